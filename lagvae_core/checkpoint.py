@@ -1,0 +1,82 @@
+"""All state of a trial to one file and back: atomically, bit-exact, and without running anything that the file says."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lagvae_core.errors import CheckpointError
+
+__all__ = ["CheckpointStore", "FileCheckpoint", "decode", "encode", "write_atomically"]
+
+FORMAT = 1
+
+
+class CheckpointStore(Protocol):
+    """Where a trial's one checkpoint lives. `save` replaces it as a whole or not at all."""
+
+    def load(self) -> bytes | None: ...
+
+    def save(self, content: bytes) -> None: ...
+
+
+class FileCheckpoint:
+    """A checkpoint in a local file."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def load(self) -> bytes | None:
+        return self.path.read_bytes() if self.path.exists() else None
+
+    def save(self, content: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, content)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, flush to the disk, rename: a reader sees the old file or the new one, whatever is killed when."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def encode(state: dict[str, Any]) -> bytes:
+    """`state` (tensors and plain values) as bytes."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    return buffer.getvalue()
+
+
+def decode(content: bytes, identity: str) -> dict[str, Any]:
+    """The state that was encoded for the trial `identity`, on the CPU.
+
+    Raises:
+        CheckpointError: the bytes are damaged, of another format, or of another trial.
+    """
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint is damaged ({error}). Remove it to start the trial anew.") from None
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"A checkpoint must have format {FORMAT}, but this one has {state.get('format')}. "
+            "Remove it to start the trial anew."
+        )
+    if state["identity"] != identity:
+        raise CheckpointError(
+            f"A checkpoint must belong to its trial {identity}, but this one is of {state['identity']}. "
+            "Give each trial a checkpoint of its own."
+        )
+    return state

@@ -1,0 +1,229 @@
+"""Tokenised sentences as arrays: a vocabulary, a split, a batch and the data set that holds them together.
+
+Shape suffixes: B examples of a batch, L tokens of a sentence with its `<s>` and `</s>`, T = L - 1 predicted
+tokens.
+"""
+
+# ruff: noqa: N802, N815  (names that carry their shape)
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["BOS", "EOS", "PAD", "SPECIALS", "UNK", "TokenBatch", "TokenDataset", "TokenSplit", "Vocabulary"]
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, BOS, EOS, UNK = range(4)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words by their ids: the four `SPECIALS` first, then the others, each once."""
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.words[: len(SPECIALS)] == SPECIALS, "a vocabulary starts with the special words"
+        assert len(set(self.words)) == len(self.words), "a vocabulary holds each word once"
+
+    @classmethod
+    def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Vocabulary:
+        """The words that occur `min_freq` times or more in `sentences`, in order of first appearance."""
+        counts = Counter(word for sentence in sentences for word in sentence.split())
+        frequent = (word for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
+        return cls((*SPECIALS, *frequent))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # A text that spells out `</s>` must not end its sentence: only `<unk>` may be written by name.
+        return {word: number for number, word in enumerate(self.words) if number >= UNK}
+
+    def encode(self, sentence: str) -> list[int]:
+        """`<s>`, the id of each word (split on white space; `<unk>` for a word that is not here), `</s>`."""
+        ids = self._ids
+        return [BOS, *(ids.get(word, UNK) for word in sentence.split()), EOS]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The sentence without `<pad>`, `<s>` and `</s>`; `<unk>` stays, as it stands for a word."""
+        return " ".join(self.words[number] for number in ids if number >= UNK)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the words in their order; a checkpoint is valid for one hash only."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Sentences of one length, so that nothing is padded.
+
+    `tokens_BL`: int64 ids, `<s>` first and `</s>` last in each row. `index_B`: int64, always on the CPU, the
+    examples' numbers in their split.
+    """
+
+    tokens_BL: Tensor
+    index_B: Tensor
+
+    @property
+    def size(self) -> int:
+        """The number of sentences."""
+        return self.tokens_BL.shape[0]
+
+    @property
+    def units(self) -> int:
+        """The number of predicted tokens, what a perplexity divides by: every token but `<s>`."""
+        return self.targets_BT.numel()
+
+    @property
+    def inputs_BT(self) -> Tensor:
+        """What the decoder reads: every token but the last."""
+        return self.tokens_BL[:, :-1]
+
+    @property
+    def targets_BT(self) -> Tensor:
+        """What the decoder predicts: every token but the first."""
+        return self.tokens_BL[:, 1:]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The batch with its tokens on `device`."""
+        return TokenBatch(self.tokens_BL.to(device), self.index_B)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSplit:
+    """N sentences, laid end to end.
+
+    `tokens`: int32, all sentences with their `<s>` and `</s>`. `offsets`: int64 [N + 1], sentence n is
+    `tokens[offsets[n]:offsets[n + 1]]`. `labels`: one for each sentence, or None.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.offsets[0] == 0, "the first sentence starts at 0"
+        assert self.offsets[-1] == len(self.tokens), "the last sentence ends with the tokens"
+        assert self.labels is None or len(self.labels) == len(self), "there is one label for each sentence"
+
+    @classmethod
+    def of(cls, sentences: Iterable[list[int]], labels: tuple[str, ...] | None = None) -> TokenSplit:
+        """The split of encoded `sentences`, which are read once and not kept."""
+        tokens, offsets = array("i"), array("q", [0])
+        for sentence in sentences:
+            tokens.extend(sentence)
+            offsets.append(len(tokens))
+        return cls(np.array(tokens, dtype=np.int32), np.array(offsets, dtype=np.int64), labels)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sentence, `<s>` and `</s>` included."""
+        return np.diff(self.offsets)
+
+    @property
+    def predicted_tokens(self) -> int:
+        """The number of tokens that a model predicts: all but the `<s>`."""
+        return len(self.tokens) - len(self)
+
+    def limit(self, n: int) -> TokenSplit:
+        """The first `n` sentences, or all where there are fewer."""
+        offsets = self.offsets[: n + 1]
+        return TokenSplit(self.tokens[: offsets[-1]], offsets, self.labels and self.labels[:n])
+
+    def batches(self, batch_size: int) -> list[TokenBatch]:
+        """Every sentence once, in batches of one length and of at most `batch_size` sentences.
+
+        Sentences are sorted by length, equal lengths in the split's order, and cut at every change of length
+        and at `batch_size`: the last batch of a length may be small, and every call gives the same batches.
+        """
+        assert batch_size > 0, "a batch holds at least one sentence"
+        order = np.argsort(self.lengths, kind="stable")
+        lengths = self.lengths[order]
+        changes = np.flatnonzero(np.diff(lengths)) + 1
+        batches = []
+        for same_length in np.split(order, changes):
+            for start in range(0, len(same_length), batch_size):
+                batches.append(self._batch(same_length[start : start + batch_size]))
+        return batches
+
+    def _batch(self, index: NDArray[np.int64]) -> TokenBatch:
+        first = self.offsets[index]
+        length = self.offsets[index[0] + 1] - first[0]
+        tokens = self.tokens[first[:, None] + np.arange(length)].astype(np.int64)
+        return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(index))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDataset:
+    """Three splits under one vocabulary.
+
+    `fingerprint`: SHA-256 (hex) of tokens, labels and vocabulary, equal just where these are equal.
+    `report`: what a user must be told. For each split `<split>_examples`, `_predicted_tokens`, `_length_min`,
+    `_length_mean`, `_length_max` (words, without `<s>` and `</s>`) and `_oov_rate` (the share of words that
+    became `<unk>`); `vocabulary` (ids, specials included); `labels` (those found); and what the source adds.
+    `truth`: the latent variables of generated data by split and name, such as `train_z` [N, Z]; else None.
+    """
+
+    train: TokenSplit
+    valid: TokenSplit
+    test: TokenSplit
+    vocabulary: Vocabulary
+    fingerprint: str
+    report: dict[str, int | float | str]
+    truth: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        train: TokenSplit,
+        valid: TokenSplit,
+        test: TokenSplit,
+        vocabulary: Vocabulary,
+        notes: Mapping[str, int | float | str] | None = None,
+        truth: dict[str, np.ndarray] | None = None,
+    ) -> TokenDataset:
+        """The data set with its fingerprint taken and its report written; `notes` are added to the report."""
+        splits = {"train": train, "valid": valid, "test": test}
+        report = {**_report(splits, vocabulary), **(notes or {})}
+        return cls(train, valid, test, vocabulary, _fingerprint(splits.values(), vocabulary), report, truth)
+
+
+def _fingerprint(splits: Iterable[TokenSplit], vocabulary: Vocabulary) -> str:
+    digest = hashlib.sha256(vocabulary.hash.encode())
+    for split in splits:
+        labels = "\n".join(split.labels or ()).encode()
+        for part in (split.offsets.astype("<i8").tobytes(), split.tokens.astype("<i4").tobytes(), labels):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _report(splits: Mapping[str, TokenSplit], vocabulary: Vocabulary) -> dict[str, int | float | str]:
+    report: dict[str, int | float | str] = {"vocabulary": len(vocabulary)}
+    for name, split in splits.items():
+        words = split.lengths - 2
+        report[f"{name}_examples"] = len(split)
+        report[f"{name}_predicted_tokens"] = split.predicted_tokens
+        report[f"{name}_length_min"] = int(words.min())
+        report[f"{name}_length_mean"] = float(words.mean())
+        report[f"{name}_length_max"] = int(words.max())
+        report[f"{name}_oov_rate"] = float(np.count_nonzero(split.tokens == UNK) / words.sum())
+    labels = sorted({label for split in splits.values() for label in split.labels or ()})
+    report["labels"] = textwrap.shorten(" ".join(labels), 200) if labels else "none"
+    return report

@@ -1,0 +1,145 @@
+"""One training step: the loss of a batch and the descent on it. Everything that a procedure may do to the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lagvae_core.config import TrainingConfig
+from lagvae_core.data import TokenBatch
+from lagvae_core.models.vae import Vae
+from lagvae_core.randomness import Streams
+from lagvae_core.strategies.base import Parts
+
+__all__ = ["Learner", "Loss"]
+
+ClipScope = Literal["all", "per_module"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one batch: the scalar that is descended, and its terms in nats an example, rec [B] and kl [B, Z]."""
+
+    total: Tensor
+    rec_B: Tensor
+    kl_BZ: Tensor
+
+
+class Learner:
+    """The model with its parts and its two optimisers; counts the steps that each has taken."""
+
+    def __init__(self, model: Vae, parts: Parts, training: TrainingConfig, streams: Streams) -> None:
+        self.model = model
+        self.parts = parts
+        self.training = training
+        self.streams = streams
+        self.batches: Sequence[TokenBatch] = ()
+        self.learning_rate = training.learning_rate
+        self.encoder_steps = 0
+        self.decoder_steps = 0
+        self._encoder = list(model.encoder_parameters())
+        self._decoder = list(model.decoder_parameters())
+        self.fresh_optimisers()
+
+    def fresh_optimisers(self) -> None:
+        """Both optimisers anew, without momentum or moments, at the current learning rate."""
+        self._encoder_optimiser = self._optimiser(self._encoder, self.learning_rate * self.parts.encoder_rate)
+        self._decoder_optimiser = self._optimiser(self._decoder, self.learning_rate)
+
+    def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        if self.training.optimiser == "sgd":
+            return torch.optim.SGD(parameters, lr=rate, momentum=self.training.momentum, foreach=True)
+        return torch.optim.Adam(parameters, lr=rate, betas=self.training.adam_betas, foreach=True)
+
+    def loss(self, batch: TokenBatch, weight: float) -> Loss:
+        """The training objective of `batch` at KL weight `weight`, with one posterior sample an example."""
+        model, parts = self.model, self.parts
+        inputs = parts.corrupt(batch.inputs_BT, self.streams["corruption"])
+        inference = model.infer(batch)
+        mean = inference.q.mean_BZ
+        noise = torch.randn(len(mean), 1, mean.shape[1], generator=self.streams["posterior"], device=mean.device)
+        z = inference.q.rsample(noise)
+        rec = model.reconstruct(batch, inputs, z).mean(1)
+        kl = model.prior.kl(inference.charged, z)
+        loss = Loss(parts.objective(rec, kl, weight), rec, kl)
+        for penalty in parts.penalties:
+            loss = Loss(loss.total + penalty(loss), rec, kl)
+        return loss
+
+    def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
+        """Step the named parameters against the gradient of `loss`, clipped to `training.clip_norm`.
+
+        `clip_scope` (the recipe's own by default) says whose norm counts: `all`, that of encoder and decoder together,
+        whether or not both step; `per_module`, each by its own.
+        """
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        scope = clip_scope or self.training.clip_scope
+        groups = [self._encoder + self._decoder] if scope == "all" else [self._encoder, self._decoder]
+        for group in groups:
+            clip_gradients(group, self.training.clip_norm)
+        if encoder:
+            self._encoder_optimiser.step()
+            self.encoder_steps += 1
+        if decoder:
+            self._decoder_optimiser.step()
+            self.decoder_steps += 1
+        self._encoder_optimiser.zero_grad()
+        self._decoder_optimiser.zero_grad()
+
+    @contextmanager
+    def inner_loop(self, *, decoder_gradients: bool) -> Iterator[None]:
+        """A block in which only the encoder learns; without `decoder_gradients` none is computed for the decoder."""
+        for parameter in self._decoder:
+            parameter.requires_grad_(decoder_gradients)
+        try:
+            yield
+        finally:
+            for parameter in self._decoder:
+                parameter.requires_grad_(True)
+
+    def random_batch(self) -> TokenBatch:
+        """A stored batch, drawn uniformly from those that can be trained on now."""
+        while True:
+            draw = torch.randint(len(self.batches), (1,), generator=self.streams["inner_batches"])
+            batch = self.batches[int(draw)]
+            if self.model.posterior.accepts(batch.size):
+                return batch
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Change the decoder's rate to `rate` and the encoder's to its multiple of it, keeping the optimisers' state."""
+        self.learning_rate = rate
+        for optimiser, factor in ((self._encoder_optimiser, self.parts.encoder_rate), (self._decoder_optimiser, 1.0)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate,
+            "encoder_steps": self.encoder_steps,
+            "decoder_steps": self.decoder_steps,
+            "encoder_optimiser": self._encoder_optimiser.state_dict(),
+            "decoder_optimiser": self._decoder_optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learning_rate = state["learning_rate"]
+        self.encoder_steps = state["encoder_steps"]
+        self.decoder_steps = state["decoder_steps"]
+        self._encoder_optimiser.load_state_dict(state["encoder_optimiser"])
+        self._decoder_optimiser.load_state_dict(state["decoder_optimiser"])
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> None:
+    """Scale the gradients of `parameters` in place so that their joint norm is at most `limit`; never reads the device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients or math.isinf(limit):
+        return
+    norms = torch._foreach_norm(gradients)
+    factor = (limit / (torch.stack(norms).norm() + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor)

@@ -1,0 +1,86 @@
+"""Mutual information between x and z under q, estimated against a mixture over examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lagvae_core.models.gaussian import LOG_2PI, Gaussian
+
+__all__ = ["Estimate", "log_aggregate", "mutual_information", "mutual_information_within"]
+
+ROWS, COLUMNS = 1024, 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte Carlo mean, its standard error, and the largest value that the estimator can take."""
+
+    value: float
+    se: float
+    ceiling: float
+
+
+def log_aggregate(z_NZ: Tensor, q: Gaussian) -> Tensor:
+    """log (1/M) sum_m q(z_i | x_m) in nats, [N], for the mixture of the M posteriors of `q`.
+
+    Blocks of 1024 x 4096 as matrix products, so memory does not grow with N or M. Float64 throughout: in float32 single
+    values are off by 0.1 at posterior deviations of 0.01.
+    """
+    mean, precision = q.mean_BZ.double(), (-q.logvar_BZ.double()).exp()
+    scaled = mean * precision
+    constant = (mean * scaled + q.logvar_BZ.double()).sum(1) + mean.shape[1] * LOG_2PI
+    pieces = []
+    for z in z_NZ.double().split(ROWS):
+        total = torch.full((len(z),), -math.inf, dtype=torch.float64, device=z.device)
+        square = z.square()
+        for first in range(0, len(mean), COLUMNS):
+            block = slice(first, first + COLUMNS)
+            log_q = -0.5 * (square @ precision[block].T - 2.0 * z @ scaled[block].T + constant[block])
+            total = torch.logaddexp(total, log_q.logsumexp(1))
+        pieces.append(total)
+    return torch.cat(pieces) - math.log(len(mean))
+
+
+def _own_density(q: Gaussian, noise_NZ: Tensor) -> Tensor:
+    """log q(z_i | x_i) at z_i = mean_i + sigma_i * noise_i, [N]."""
+    return -0.5 * (noise_NZ.double().square() + q.logvar_BZ.double() + LOG_2PI).sum(1)
+
+
+def _terms(q: Gaussian, noise_NZ: Tensor) -> Tensor:
+    z = q.rsample(noise_NZ[:, None])[:, 0]
+    return _own_density(q, noise_NZ) - log_aggregate(z, q)
+
+
+def mutual_information(q: Gaussian, noise_NZ: Tensor) -> Estimate:
+    """mean_i [log q(z_i|x_i) - log (1/N) sum_j q(z_i|x_j)] over the whole split (`mi`).
+
+    One sample an example, z_i = mean_i + sigma_i * noise_i. Unbiased for the N examples as the data distribution; as
+    an estimate for the population it is biased down, and it can never exceed ln N. Source of the estimator: Hoffman &
+    Johnson 2016; the mixture contains the sample's own posterior, as in Dieng et al. 2019.
+    """
+    terms = _terms(q, noise_NZ)
+    n = len(terms)
+    se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0
+    return Estimate(float(terms.mean()), se, math.log(n))
+
+
+def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Tensor]) -> Estimate:
+    """The same inside each group of examples, averaged with the groups' sizes as weights (`mi_batch`).
+
+    This is the protocol of He et al. 2019 (groups are test batches), which can report at most the logarithm of the
+    batch size and is biased down towards it; only compare it with numbers of the same group size. Two departures from
+    their code: log q(z_i|x_i) is taken at the sample, not as an analytic entropy, which lowers the noise and keeps the
+    ceiling; and the groups are fixed whatever the batch size of training.
+    """
+    terms = torch.cat(
+        [_terms(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise_NZ[g]) for g in groups]
+    )
+    n = sum(len(g) for g in groups)
+    ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
+    se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0
+    return Estimate(float(terms.mean()), se, ceiling)

@@ -1,0 +1,56 @@
+"""-log softmax(h W)[target] without ever holding a second copy of the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["token_nll"]
+
+CACHE_ELEMENTS = 1 << 18
+"""Logits in one block of rows; on a CPU a block that stays in the cache is faster than one large product."""
+
+
+def _row_blocks(rows: int, vocabulary: int, device: torch.device) -> int:
+    return max(32, CACHE_ELEMENTS // vocabulary) if device.type == "cpu" else rows
+
+
+class _TokenNll(torch.autograd.Function):
+    """Keeps the softmax in place of the logits and turns it into the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
+        logits_NV = hidden_NH @ weight_VH.T
+        log_z_N = logits_NV.logsumexp(1)
+        nll_N = log_z_N - logits_NV.gather(1, targets_N[:, None])[:, 0]
+        softmax_NV = logits_NV.sub_(log_z_N[:, None]).exp_()
+        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, softmax_NV)
+        return nll_N
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden_NH, weight_VH, targets_N, grad_NV = ctx.saved_tensors
+        grad_NV.mul_(grad_N[:, None])
+        grad_NV.scatter_add_(1, targets_N[:, None], -grad_N[:, None])
+        grad_hidden = grad_NV @ weight_VH if ctx.needs_input_grad[0] else None
+        grad_weight = grad_NV.T @ hidden_NH if ctx.needs_input_grad[1] else None
+        return grad_hidden, grad_weight, None
+
+
+def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
+    """-log softmax(hidden @ weight.T) at the targets in nats, [N], for a bias-free output layer.
+
+    Differentiable once. Without gradients the logits are made in blocks of rows and never kept.
+    """
+    if torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad):
+        return _TokenNll.apply(hidden_NH, weight_VH, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+    block = _row_blocks(len(hidden_NH), len(weight_VH), hidden_NH.device)
+    pieces = []
+    for hidden, targets in zip(hidden_NH.split(block), targets_N.split(block), strict=True):
+        logits = hidden @ weight_VH.T
+        pieces.append(logits.logsumexp(1) - logits.gather(1, targets[:, None])[:, 0])
+    return torch.cat(pieces)

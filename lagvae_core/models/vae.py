@@ -1,0 +1,77 @@
+"""Encoder, posterior, prior and decoder held together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from lagvae_core.data import TokenBatch
+from lagvae_core.models.gaussian import Gaussian, Inference, Prior
+
+__all__ = ["Posterior", "Vae"]
+
+
+class Posterior(nn.Module):
+    """The posterior slot: what is made of the encoder's mean and log-variance. The plain VAE leaves them as they are.
+
+    In train mode it may use statistics of the batch; in eval mode q(z|x) must depend on x alone.
+    """
+
+    def forward(self, encoded: Gaussian) -> Inference:
+        return Inference.plain(encoded)
+
+    def generative_prior(self, prior: Prior) -> Prior:
+        """The density of the decoder's input when the model is sampled from; the prior slot's own by default."""
+        return prior
+
+    def accepts(self, batch_size: int) -> bool:
+        """Whether a batch of this size can be trained on now; statistics of a batch need companions."""
+        return True
+
+    def after_step(self) -> None:
+        """Called once after each outer update."""
+
+    def after_epoch(self) -> None:
+        """Called once after the last update of an epoch, before validation."""
+
+    def progress(self) -> dict[str, Any]:
+        """State of the schedule, which a return to the best weights must not turn back; weights are buffers."""
+        return {}
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        assert not state, f"{type(self).__name__} keeps no progress, but was given {sorted(state)}"
+
+
+class Vae(nn.Module):
+    """p(x|z) p(z) and q(z|x). Parameters fall into two groups, each with an optimiser of its own.
+
+    The encoder's group holds the inference network, that of the decoder the generator: prior and decoder.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, posterior: Posterior, prior: Prior) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.posterior = posterior
+        self.prior = prior
+
+    def infer(self, batch: TokenBatch) -> Inference:
+        """q(z|x) for every example of `batch`."""
+        return self.posterior(self.encoder(batch))  # type: ignore[no-any-return]
+
+    def reconstruct(self, batch: TokenBatch, inputs_BT: Tensor, z_BSZ: Tensor) -> Tensor:
+        """-log p(x|z) in nats, [B, S]; the decoder sees `inputs_BT` as the past, the targets are the batch's own."""
+        return self.decoder(inputs_BT, batch.targets_BT, z_BSZ)  # type: ignore[no-any-return]
+
+    def generative_prior(self) -> Prior:
+        return self.posterior.generative_prior(self.prior)
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.encoder.parameters()
+        yield from self.posterior.parameters()
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.decoder.parameters()
+        yield from self.prior.parameters()

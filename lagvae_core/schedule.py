@@ -1,0 +1,47 @@
+"""When the learning rate decays and when training ends, from the validation losses alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DecayRule"]
+
+
+@dataclass
+class DecayRule:
+    """The rule of the published text code of He et al. 2019.
+
+    An epoch is bad if its loss exceeds the reference. A decay happens at the `patience`-th bad epoch running, from
+    epoch `min_epoch` (from 0) on; the count goes on before that epoch. Every other epoch that is not bad sets the
+    reference and clears the count; a decay sets the reference to its own, *worse* loss. Training stops at decay number
+    `max_decays`.
+    """
+
+    patience: int
+    min_epoch: int
+    max_decays: int
+    reference: float = math.inf
+    bad_epochs: int = 0
+    decays: int = 0
+
+    def after_epoch(self, epoch: int, loss: float) -> Literal["continue", "decay", "stop"]:
+        """What to do after `epoch` (from 0) with validation loss `loss`."""
+        if loss <= self.reference:
+            self.reference, self.bad_epochs = loss, 0
+            return "continue"
+        self.bad_epochs += 1
+        if self.bad_epochs < self.patience or epoch < self.min_epoch:
+            return "continue"
+        self.reference, self.bad_epochs = loss, 0
+        self.decays += 1
+        return "stop" if self.decays >= self.max_decays else "decay"
+
+    def state_dict(self) -> dict[str, float | int]:
+        return {"reference": self.reference, "bad_epochs": self.bad_epochs, "decays": self.decays}
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        self.reference = float(state["reference"])
+        self.bad_epochs = int(state["bad_epochs"])
+        self.decays = int(state["decays"])

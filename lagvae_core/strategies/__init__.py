@@ -1,0 +1,28 @@
+"""Every remedy, one file each. A new one is imported here, and is then in the catalogue, the search and the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from lagvae_core.strategies.aggressive import Aggressive
+from lagvae_core.strategies.base import Strategy
+from lagvae_core.strategies.beta_vae import BetaVae
+from lagvae_core.strategies.encoder_lr import EncoderLr
+from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
+from lagvae_core.strategies.scale_vae import ScaleVae
+
+__all__ = ["CATALOGUE", "Aggressive", "AnyStrategy", "BetaVae", "EncoderLr", "KlLinearEpoch", "ScaleVae", "Strategy"]
+
+CATALOGUE: dict[str, type[Strategy]] = {
+    value.name(): value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
+}
+"""Every strategy by its kind."""
+
+if TYPE_CHECKING:
+    AnyStrategy = Strategy
+else:
+    AnyStrategy = Annotated[Union[tuple(CATALOGUE.values())], Field(discriminator="kind")]  # noqa: UP007

@@ -1,0 +1,49 @@
+"""A constant weight on the KL term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Objective, Refusal, Strategy, Surroundings
+
+if TYPE_CHECKING:
+    from lagvae_core.config import TrialConfig
+
+__all__ = ["BetaVae"]
+
+
+class BetaVae(Strategy):
+    """The KL term is multiplied by `beta`: below 1 it buys information in z at the price of a looser prior match.
+
+    Source: Higgins et al. 2017; He et al. 2019 use 0.2, 0.4, 0.6 and 0.8 against collapse. Evaluation always has
+    weight 1, so the measured bounds compare. At a low beta the batch-wise MI estimate saturates at the logarithm of
+    the batch size and the aggregate posterior leaves the prior (`kl_agg`).
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"objective"})
+    paper: ClassVar[str] = "Higgins et al. 2017, beta-VAE, equation 4"
+
+    kind: Literal["beta_vae"] = "beta_vae"
+    beta: Annotated[float, Field(ge=0, description="factor on the KL term"), Tunable(0.1, 1.0)] = 0.4
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"objective": _WeightedKl(self.beta)}
+
+    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
+        for other in config.strategies:
+            if "kl_weight" in other.slots:
+                remedy = f"set {other.kind}.w_end = {self.beta} and leave beta_vae out"
+                yield Refusal("E02", f"beta_vae and {other.kind} would multiply two KL weights; {remedy}")
+
+
+class _WeightedKl(Objective):
+    def __init__(self, beta: float) -> None:
+        self._beta = beta
+
+    def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
+        return (rec_B + weight * (self._beta * kl_BZ.sum(1))).mean()

@@ -1,0 +1,55 @@
+"""KL annealing over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import KlWeight, Refusal, Strategy, Surroundings
+
+__all__ = ["KlLinearEpoch"]
+
+
+class KlLinearEpoch(Strategy):
+    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` epochs, then stays.
+
+    Source: Bowman et al. 2016; as used by Kim et al. 2018 and He et al. 2019 (0.1 to 1 in 10 epochs).
+
+    Update t (from 0) has weight min(w_end, w_start + (t + 1) * rate), N batches an epoch. `rate_mode` names the rate:
+    `exact` (w_end - w_start) / (warm_up * N), our default; `kim` w_end / (warm_up * N), which from 0.1 reaches full
+    weight after 0.9 * warm_up epochs, as the code of Kim et al. does. The public code of He et al. divides by the
+    number of examples over the batch size, which for length-bucketed batches is a little smaller than N: full weight
+    is reached a little early there. `warm_up` 0 is full weight from the first update.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
+    paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
+
+    kind: Literal["kl_linear_epoch"] = "kl_linear_epoch"
+    warm_up: Annotated[float, Field(ge=0, description="epochs until full weight"), Tunable(1, 20)] = 10.0
+    w_start: Annotated[float, Field(ge=0, le=1, description="weight before the first update")] = 0.1
+    w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
+    rate_mode: Annotated[Literal["exact", "kim"], Field(description="how the slope is computed")] = "exact"
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"kl_weight": _LinearWeight(self, surroundings.batches_per_epoch)}
+
+    def refusals(self, config: Any) -> Iterator[Refusal]:
+        if self.w_start > self.w_end:
+            yield Refusal("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+
+
+class _LinearWeight(KlWeight):
+    def __init__(self, setting: KlLinearEpoch, batches_per_epoch: int) -> None:
+        self._setting = setting
+        self._updates = setting.warm_up * batches_per_epoch
+
+    def __call__(self, step: int) -> float:
+        start, end = self._setting.w_start, self._setting.w_end
+        if step + 1 >= self._updates:
+            return end
+        rise = end - start if self._setting.rate_mode == "exact" else end
+        return min(end, start + (step + 1) * rise / self._updates)

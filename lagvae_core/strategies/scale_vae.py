@@ -1,0 +1,176 @@
+"""Posterior means scaled up to a wished spread before they enter the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.columns import Column
+from lagvae_core.metrics.active_units import active_units
+from lagvae_core.metrics.encoding import EncodedSplit
+from lagvae_core.metrics.information import mutual_information
+from lagvae_core.models.gaussian import Gaussian, Inference, NormalPrior, Prior
+from lagvae_core.models.vae import Posterior
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import LogWeight, Protocol, Refusal, Strategy, Surroundings
+
+if TYPE_CHECKING:
+    from lagvae_core.config import TrialConfig
+
+__all__ = ["ScalePosterior", "ScaleVae"]
+
+
+class ScaleVae(Strategy):
+    """The decoder reads u = f * mu + sigma * eps, with f such that the means of a batch have deviation `des_std`.
+
+    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is that of the batch,
+    des_std / std(mu), later the average f_bar over the epoch before. The KL that is charged is that of the *unscaled*
+    N(mu, sigma^2), so the trained objective is no bound on log p(x); see docs/results.md. The default columns score
+    the generator that the paper samples from: u ~ N(0, f_bar^2), proposal N(f_bar * mu, sigma^2).
+
+    Departures. Batches below `min_f_batch` are neither recorded nor scaled by their own f, because the mean of 1 / std
+    is dominated by small batches (+13 % at 8, infinite at 2); in the first phase they take the mean f recorded so far
+    in the epoch and are skipped while there is none. `f_average` `pooled` replaces the paper's `arithmetic` mean of f
+    by des_std over the pooled deviation. `objective` `valid` charges the KL of the scaled posterior to N(0, f^2), which
+    makes the objective a bound. `detach_f` stops the gradient through the deviation of the batch (the paper's lets it
+    pass). f is recorded in outer steps only.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "protocols"})
+    paper: ClassVar[str] = "Song et al. 2024, Scale-VAE: Preventing Posterior Collapse, Algorithm 1"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("nll_iw_unit", "float", "NLL of the generator u ~ N(0, I), same samples [nats]; valid, another model"),
+        Column("nll_iw_mm", "float", "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, another model"),
+        Column("nll_iw_paper", "float", "mixed weights of the paper's protocol [nats]; not a likelihood"),
+        Column("nll_elbo_paper", "float", "rec + kl_train [nats], minus the paper's objective; not a bound"),
+        Column("mi_q", "float", "MI under the unscaled N(mu, sigma^2), whole split [nats]; at most kl_train"),
+        Column("au_hat", "int", "units whose scaled mean has variance >= 0.01; all of them by construction"),
+        Column("std_fmu_split", "floats", "deviation of f_bar * mu over the split, by dimension; compare des_std"),
+    )
+
+    kind: Literal["scale_vae"] = "scale_vae"
+    des_std: Annotated[
+        float, Field(gt=0, description="wished standard deviation of the scaled means"), Tunable(0.3, 1.5)
+    ] = 0.7
+    f_epo: Annotated[int, Field(ge=1, description="epochs with the factor of the batch"), Tunable(1, 7)] = 1
+    f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="how f_bar is averaged")] = "arithmetic"
+    min_f_batch: Annotated[int, Field(ge=2, description="smallest batch whose own factor counts")] = 8
+    std_floor: Annotated[float, Field(gt=0, description="floor of the batch deviation")] = 1e-6
+    detach_f: Annotated[bool, Field(description="no gradient through the factor of the batch")] = False
+    objective: Annotated[Literal["paper", "valid"], Field(description="which KL is charged")] = "paper"
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        posterior = ScalePosterior(self, surroundings.latent_dim)
+        return {"posterior": posterior, "protocols": (_PaperProtocol(),)}
+
+    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
+        if config.training.batch_size < self.min_f_batch:
+            yield Refusal(
+                "E12",
+                f"scale_vae needs the statistics of batches of at least min_f_batch = {self.min_f_batch}, but "
+                f"training.batch_size is {config.training.batch_size}; raise it or lower scale_vae.min_f_batch",
+            )
+
+
+class ScalePosterior(Posterior):
+    """u ~ N(f * mu, sigma^2), charged as N(mu, sigma^2). `f_bar` is a buffer: the decoder's weights depend on it."""
+
+    f_bar: Tensor
+
+    def __init__(self, setting: ScaleVae, latent_dim: int) -> None:
+        super().__init__()
+        self._setting = setting
+        self.register_buffer("f_bar", torch.ones(latent_dim))
+        self._epoch = 1
+        self._sum = torch.zeros(latent_dim)
+        self._count = 0
+        self._last: Tensor | None = None
+
+    def forward(self, encoded: Gaussian) -> Inference:
+        mean, logvar = encoded.mean_BZ, encoded.logvar_BZ
+        f = self._training_factor(mean) if self.training else self.f_bar
+        q = Gaussian(f * mean, logvar)
+        if self._setting.objective == "valid":
+            return Inference(q, Gaussian(mean, logvar - 2.0 * f.log()))
+        return Inference(q, encoded)
+
+    def _training_factor(self, mean_BZ: Tensor) -> Tensor:
+        setting = self._setting
+        own = None
+        if len(mean_BZ) >= setting.min_f_batch:
+            own = setting.des_std / mean_BZ.std(0, correction=1).clamp(min=setting.std_floor)
+        self._last = None if own is None else own.detach()
+        if self._epoch > setting.f_epo:
+            return self.f_bar
+        if own is None:
+            return self._average()
+        return own.detach() if setting.detach_f else own
+
+    def _average(self) -> Tensor:
+        assert self._count > 0, "a small batch before any factor was recorded; accepts() must be asked first"
+        mean = (self._sum / self._count).to(self.f_bar)
+        return mean if self._setting.f_average == "arithmetic" else self._setting.des_std / mean.sqrt()
+
+    def accepts(self, batch_size: int) -> bool:
+        alone = batch_size < self._setting.min_f_batch and self._count == 0
+        return not (alone and self._epoch <= self._setting.f_epo)
+
+    def after_step(self) -> None:
+        if self._last is None:
+            return
+        arithmetic = self._setting.f_average == "arithmetic"
+        term = self._last if arithmetic else (self._setting.des_std / self._last).square()
+        self._sum = self._sum.to(term) + term
+        self._count += 1
+        self._last = None
+
+    def after_epoch(self) -> None:
+        if self._count:
+            self.f_bar.copy_(self._average())
+        self._sum = torch.zeros_like(self._sum)
+        self._count = 0
+        self._epoch += 1
+
+    def generative_prior(self, prior: Prior) -> Prior:
+        return NormalPrior(self.f_bar)
+
+    def progress(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "sum": self._sum.cpu(), "count": self._count}
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        self._epoch, self._count = state["epoch"], state["count"]
+        self._sum = state["sum"].clone()
+
+
+class _PaperProtocol(Protocol):
+    """The columns that repeat the paper's protocol, and two valid likelihoods of neighbouring generators."""
+
+    def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
+        unit = NormalPrior()
+        train = encoded_train()
+        scaled, spread = train.q.mean_BZ, train.q.logvar_BZ.exp().mean(0)
+        centre, matched = scaled.mean(0), NormalPrior((scaled.var(0) + spread).sqrt())
+
+        def mixed(q: Gaussian, charged: Gaussian, noise_BSZ: Tensor, u_BSZ: Tensor) -> Tensor:
+            z_BSZ = charged.rsample(noise_BSZ)
+            return unit.log_prob(z_BSZ) - charged.log_prob(z_BSZ)
+
+        return {
+            "nll_iw_unit": lambda q, charged, noise, u: unit.log_prob(u) - q.log_prob(u),
+            "nll_iw_mm": lambda q, charged, noise, u: (
+                matched.log_prob(u - centre.to(u)) - q.log_prob(u)
+            ),
+            "nll_iw_paper": mixed,
+        }
+
+    def measure(self, encoded: EncodedSplit, encoded_train: Callable[[], EncodedSplit]) -> dict[str, Any]:
+        return {
+            "nll_elbo_paper": float((encoded.rec_N + encoded.kl_train_N).mean()),
+            "mi_q": mutual_information(encoded.charged, encoded.noise_NZ).value,
+            "au_hat": active_units(encoded.q.mean_BZ).count,
+            "std_fmu_split": encoded.q.mean_BZ.std(0).tolist(),
+        }

@@ -1,0 +1,318 @@
+"""train(config): the training loop, the only one. From a configuration to a record, resumable at any update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lagvae_core import checkpoint as checkpoints
+from lagvae_core.checkpoint import CheckpointStore
+from lagvae_core.config import TrialConfig
+from lagvae_core.data import TokenBatch, TokenDataset
+from lagvae_core.divergence import DivergenceRule, check_finite
+from lagvae_core.errors import Diverged
+from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
+from lagvae_core.learner import Learner
+from lagvae_core.metrics.encoding import encode_split
+from lagvae_core.models.lstm import LstmDecoder, LstmEncoder
+from lagvae_core.models.vae import Vae
+from lagvae_core.randomness import Streams
+from lagvae_core.record import EpochRecord, Progress, TrialRecord
+from lagvae_core.runtime import peak_memory_bytes
+from lagvae_core.schedule import DecayRule
+from lagvae_core.strategies.base import Parts, Surroundings
+
+__all__ = ["Report", "Trial", "train"]
+
+Report = Callable[[EpochRecord], str | None]
+
+
+def train(
+    config: TrialConfig,
+    *,
+    report: Report = lambda record: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: CheckpointStore | None = None,
+    checkpoint_seconds: float = 60.0,
+    device: torch.device | str = "cpu",
+    dataset: TokenDataset | None = None,
+) -> TrialRecord:
+    """Train and measure one configuration.
+
+    Args:
+        report: hears every epoch; the answer "stop" ends the trial as `stopped_early`, unmeasured.
+        progress: hears every update and every evaluated batch; be quick.
+        checkpoint: where the state is kept, at every epoch's end and every `checkpoint_seconds` in between. A trial
+            that finds its own there goes on from it, and ends with the record, bit for bit on a CPU, that it would
+            have had uninterrupted. The last checkpoint holds the finished record.
+        dataset: `config.data.load()`, where it is at hand.
+
+    Returns:
+        The record; status finished, stopped_early or diverged. Every other end is an exception.
+    """
+    trial = Trial(config, dataset or config.data.load(), torch.device(device))
+    stored = checkpoint.load() if checkpoint is not None else None
+    if stored is not None:
+        state = checkpoints.decode(stored, trial.run_id)
+        if state["record"] is not None:
+            return TrialRecord.from_json(state["record"])
+        trial.load_state_dict(state)
+    keeper = _Keeper(trial, checkpoint, checkpoint_seconds)
+    try:
+        stopped = trial.fit(report, progress, keeper)
+        if stopped:
+            record = trial.record("stopped_early", stopped)
+        else:
+            metrics = trial.measure(progress)
+            record = trial.record("finished", trial.stop_reason, metrics)
+    except Diverged as error:
+        record = trial.record("diverged", f"{error}.")
+    keeper.save(record)
+    return record
+
+
+class _Keeper:
+    """Saves the trial's state when it is due."""
+
+    def __init__(self, trial: Trial, store: CheckpointStore | None, seconds: float) -> None:
+        self._trial, self._store, self._seconds = trial, store, seconds
+        self._last = time.monotonic()
+
+    def save_if_due(self) -> None:
+        if self._store is not None and time.monotonic() - self._last >= self._seconds:
+            self.save()
+
+    def save(self, record: TrialRecord | None = None) -> None:
+        if self._store is None:
+            return
+        state = self._trial.state_dict() if record is None else {"identity": self._trial.run_id}
+        self._store.save(checkpoints.encode({**state, "record": record and record.to_json()}))
+        self._last = time.monotonic()
+
+
+class Trial:
+    """The living objects of one trial, and where it stands: `epoch` (from 0) and `position` in that epoch."""
+
+    def __init__(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.run_id = config.run_id(dataset.fingerprint)
+        self.streams = Streams(config.seed, device)
+        self.train_batches = on_device(dataset.train, config.training.batch_size, device)
+        self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
+        groups = dataset.valid.batches(config.evaluation.mi_batch_size)
+        self.valid_groups = [batch.index_B for batch in groups]
+        self.parts = Parts.assemble(
+            config.strategies, Surroundings(config.model.latent_dim, len(self.train_batches))
+        )
+        self.model = build_model(config, len(dataset.vocabulary), self.parts, self.streams).to(device)
+        self.learner = Learner(self.model, self.parts, config.training, self.streams)
+        self.learner.batches = self.train_batches
+        training = config.training
+        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
+        self.divergence = DivergenceRule(training.kl_explode)
+        self.epoch = self.position = self.step = self.skipped = 0
+        self.order: list[int] = []
+        self.history: list[Tensor] = []
+        self.curve: list[EpochRecord] = []
+        self.best: dict[str, Any] = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
+        self.seconds = {"train": 0.0, "validate": 0.0, "evaluate": 0.0}
+        self.stop_reason = ""
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def fit(self, report: Report, progress: Callable[[Progress], None], keeper: _Keeper) -> str:
+        """Train to the end of the schedule, or until `report` answers "stop": then the reason, else ""."""
+        while not self.stop_reason:
+            self._train_epoch(progress, keeper)
+            record = self._validate()
+            self._end_epoch(record)
+            keeper.save()
+            if report(record) == "stop":
+                return f"stopped after epoch {record.epoch} at the scheduler's word."
+        return ""
+
+    def _train_epoch(self, progress: Callable[[Progress], None], keeper: _Keeper) -> None:
+        self.model.train()
+        if self.position == 0:
+            draw = torch.randperm(len(self.train_batches), generator=self.streams["data_order"])
+            self.order, self.history, self.skipped = draw.tolist(), [], 0
+        started = time.monotonic()
+        while self.position < len(self.order):
+            self._train_batch(self.train_batches[self.order[self.position]])
+            self.position += 1
+            progress(Progress("train", self.epoch + 1, self.position, len(self.order)))
+            started = self._clock("train", started)
+            keeper.save_if_due()
+        self.model.posterior.after_epoch()
+        losses = torch.stack([entry[0] for entry in self.history]).cpu()
+        check_finite(losses, self.step - len(losses))
+
+    def _train_batch(self, batch: TokenBatch) -> None:
+        posterior, parts = self.model.posterior, self.parts
+        if not posterior.accepts(batch.size):
+            self.skipped += 1
+            return
+        loss = parts.update(self.learner, batch, parts.kl_weight(self.step))
+        kl = loss.kl_BZ.detach()
+        parts.objective.after_step(kl)
+        posterior.after_step()
+        self.step += 1
+        terms = (loss.total.detach(), loss.rec_B.detach().mean(), kl.sum(1).mean())
+        self.history.append(torch.stack((*terms, terms[0].new_tensor(float(batch.size)))))
+
+    def _validate(self) -> EpochRecord:
+        started = time.monotonic()
+        self.model.eval()
+        seed = self.config.evaluation.seed
+        encoded = encode_split(self.model, self.valid_batches, seed)
+        weight = self.parts.kl_weight(self.step - 1)
+        kl, rec = float(encoded.kl_ND.sum(1).mean()), float(encoded.rec_N.mean())
+        self.divergence.after_epoch(self.epoch + 1, kl, rec + kl, weight)
+        columns = posterior_columns(self.model, encoded, self.valid_groups)
+        self._clock("validate", started)
+        history = torch.stack(self.history).double().cpu()
+        size = history[:, 3]
+        mean = (history[:, :3] * size[:, None]).sum(0) / size.sum()
+        return EpochRecord(
+            {
+                "epoch": self.epoch + 1,
+                "step": self.step,
+                "train_loss": float(mean[0]),
+                "train_rec": float(mean[1]),
+                "train_kl": float(mean[2]),
+                "kl_weight": weight,
+                "learning_rate": self.learner.learning_rate,
+                "valid_loss": columns["rec"] + columns["kl_train"],
+                "valid_nll_elbo": columns["nll_elbo"],
+                "valid_kl": columns["kl"],
+                "valid_mi": columns["mi"],
+                "valid_mi_batch": columns["mi_batch"],
+                "valid_au": columns["au"],
+                "encoder_steps": self.learner.encoder_steps,
+                "decoder_steps": self.learner.decoder_steps,
+                "skipped_batches": self.skipped,
+                "seconds": sum(self.seconds.values()),
+            }
+        )
+
+    def _end_epoch(self, record: EpochRecord) -> None:
+        """What follows from the validation: best weights, the procedure's own rule, decay, stop."""
+        self.curve.append(record)
+        loss = float(record["valid_loss"])
+        if loss < self.best["valid_loss"]:
+            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": record.epoch, "valid_loss": loss, "model": weights}
+        self.parts.update.after_epoch({"mi_batch": float(record["valid_mi_batch"])})
+        verdict = self.decay.after_epoch(self.epoch, loss)
+        training = self.config.training
+        if verdict == "decay":
+            if training.reload_best_on_decay:
+                self.model.load_state_dict(self.best["model"])
+            self.learner.learning_rate *= training.decay_factor
+            self.learner.fresh_optimisers()
+        self.epoch += 1
+        self.position = 0
+        if verdict == "stop":
+            self.stop_reason = f"decay number {training.max_decays} of the learning rate came due."
+        elif self.epoch >= training.epochs:
+            self.stop_reason = f"all {training.epochs} epochs are trained."
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def measure(self, progress: Callable[[Progress], None]) -> dict[str, Any]:
+        """The metric columns of the best weights."""
+        started = time.monotonic()
+        self.model.load_state_dict(self.best["model"])
+        dataset, setting = self.dataset, self.config.evaluation
+        metrics = evaluate(
+            self.model,
+            self.parts,
+            getattr(dataset, setting.split),
+            dataset.train,
+            setting,
+            self.device,
+            lambda phase, done, total: progress(Progress(phase, self.epoch, done, total)),
+        )
+        self._clock("evaluate", started)
+        best = self.curve[self.best["epoch"] - 1]
+        chosen = ("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
+        return metrics | {"best_epoch": best.epoch, "epochs": self.epoch} | {name: best[name] for name in chosen}
+
+    def record(self, status: str, reason: str, metrics: dict[str, Any] | None = None) -> TrialRecord:
+        return TrialRecord(
+            config=self.config,
+            run_id=self.run_id,
+            config_id=self.config.config_id(self.dataset.fingerprint),
+            data_fingerprint=self.dataset.fingerprint,
+            status=status,
+            stop_reason=reason,
+            metrics=metrics or {},
+            curve=self.curve,
+            cost={
+                "seconds": sum(self.seconds.values()),
+                **{f"seconds_{phase}": value for phase, value in self.seconds.items()},
+                "encoder_steps": self.learner.encoder_steps,
+                "decoder_steps": self.learner.decoder_steps,
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+            },
+            data=self.dataset.report,
+            warnings=self.config.warnings(),
+        )
+
+    def _clock(self, phase: str, started: float) -> float:
+        now = time.monotonic()
+        self.seconds[phase] += now - started
+        return now
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the trial depends on, and what the record will tell of the past."""
+        return {
+            "identity": self.run_id,
+            "model": self.model.state_dict(),
+            "posterior_progress": self.model.posterior.progress(),
+            "learner": self.learner.state_dict(),
+            "streams": self.streams.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self.parts.stateful()},
+            "decay": self.decay.state_dict(),
+            "divergence": self.divergence.state_dict(),
+            "place": [self.epoch, self.position, self.step, self.skipped],
+            "order": self.order,
+            "history": torch.stack(self.history) if self.history else None,
+            "curve": [record.values for record in self.curve],
+            "best": self.best,
+            "seconds": self.seconds,
+            "stop_reason": self.stop_reason,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.model.posterior.load_progress(state["posterior_progress"])
+        self.learner.load_state_dict(state["learner"])
+        self.streams.load_state_dict(state["streams"])
+        for name, part in self.parts.stateful():
+            part.load_state_dict(state["parts"][name])
+        self.decay.load_state_dict(state["decay"])
+        self.divergence.load_state_dict(state["divergence"])
+        self.epoch, self.position, self.step, self.skipped = state["place"]
+        self.order = state["order"]
+        self.history = [] if state["history"] is None else list(state["history"].to(self.device))
+        self.curve = [EpochRecord(values) for values in state["curve"]]
+        self.best = state["best"]
+        self.seconds = state["seconds"]
+        self.stop_reason = state["stop_reason"]
+
+
+def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Vae:
+    """Encoder and decoder of `config.model` with the posterior and prior of `parts`, initialised from the seed."""
+    with streams.initialising():
+        encoder = LstmEncoder(config.model, vocabulary)
+        decoder = LstmDecoder(config.model, vocabulary, streams["dropout"])
+        model = Vae(encoder, decoder, parts.posterior, parts.prior)
+        parts.initialise(model)
+    return model

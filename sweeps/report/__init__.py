@@ -1,0 +1,1 @@
+"""What a sweep shows to its reader: figures and the web page."""

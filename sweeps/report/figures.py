@@ -1,0 +1,284 @@
+"""Figures for papers and the web page, drawn without a display and without a change of matplotlib's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from sweeps.pareto import Sense, front
+
+__all__ = ["FrontPoint", "front_figure", "staircase"]
+
+AXIS_LABELS = {"au": "active units", "nll_iw": "NLL, importance-weighted [nats]"}
+COUNTS = frozenset({"au"})
+"""Columns that count: their axes have ticks at integers only."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette for every kind of colour vision, without the yellow that is lost on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+"""One more than colours, so that the pair first repeats after 56 arms."""
+
+WIDTH = 3.35
+"""Inches: one column of a two-column paper."""
+PLOT_HEIGHT = 2.55
+LEGEND_ROW_HEIGHT = 0.15
+LEGEND_CHARACTERS = 62
+"""Characters of legend text, handles included, that fit side by side into the width."""
+DPI = 200
+DODGE = 0.15
+"""Of a unit; below the half beyond which a point would seem to belong to the next integer."""
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "lagvae",
+}
+EDGE_COLOUR = "0.3"
+ARROWS: dict[tuple[Sense, Sense], str] = {
+    ("max", "min"): "\N{SOUTH EAST ARROW}",
+    ("max", "max"): "\N{NORTH EAST ARROW}",
+    ("min", "min"): "\N{SOUTH WEST ARROW}",
+    ("min", "max"): "\N{NORTH WEST ARROW}",
+}
+UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+"""Metadata left out, so that equal points give equal bytes."""
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One configuration in the plane of two objectives, x before y in every pair."""
+
+    arm: str
+    config_id: str
+    mean: tuple[float, float]
+    """Over the seeds; finite."""
+    se: tuple[float | None, float | None]
+    """Standard errors of the mean; None or NaN, as for a single seed, draws no bar."""
+    n: int
+    """Seeds behind the mean."""
+    member: bool
+    """Is it on the front?"""
+    label: str = ""
+    """Written beside the point."""
+
+
+def front_figure(
+    points: Sequence[FrontPoint],
+    path: Path | str,
+    *,
+    x: str = "au",
+    y: str = "nll_iw",
+    senses: tuple[Sense, Sense] = ("max", "min"),
+    title: str = "",
+) -> None:
+    """Draw the Pareto front of column `y` against column `x`; `senses` says what is better, x first.
+
+    Arms take colours and markers in the order in which they first appear in `points`. Members of the front are
+    filled and joined by the edge of what they attain; other configurations are drawn lighter. Bars reach one standard
+    error to each side. Where x is a count, points at an integer that are no members stand up to `DODGE` beside it,
+    arm by arm, so as not to hide each other; members always stand where they belong.
+
+    A PNG of 200 dpi is always written, beside it the format of the path's extension where that is another one
+    (`front.pdf` gives `front.pdf` and `front.png`). The folder must exist.
+
+    Raises:
+        ValueError: there is no point, a mean is not finite, or matplotlib does not write the extension.
+    """
+    if not points:
+        raise ValueError("A front needs at least one configuration to draw, but the list of points is empty.")
+    for point in points:
+        if not np.isfinite(point.mean).all():
+            raise ValueError(f"{point.config_id} must have a finite mean to be drawn, but has {point.mean}.")
+    files = _files(Path(path))
+    with matplotlib.rc_context(STYLE):
+        figure = _draw(points, (x, y), senses, title)
+        for file in files:
+            figure.savefig(file, dpi=DPI, metadata=UNDATED.get(file.suffix.lower()))
+
+
+def staircase(
+    xs: ArrayLike, ys: ArrayLike, senses: tuple[Sense, Sense], worst: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
+    """Vertices [K, 2], from the worst x to the best, of the edge of what the points (`xs` [M], `ys` [M]) attain.
+
+    A point attains all that is no better than itself in either coordinate, so between two neighbours on the front
+    the edge turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add no vertex.
+    Given the corner `worst`, the edge goes on from the outermost points to the two axis-parallel lines through it.
+
+    Raises:
+        ValueError: `xs` and `ys` differ in length, or `senses` is not two of "min" and "max".
+    """
+    points = np.column_stack([np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)])
+    members = np.unique(points[front(points, senses)], axis=0)
+    if senses[0] == "min":
+        members = members[::-1]
+    end_x, end_y = worst or (np.nan, np.nan)
+    edge = np.column_stack([[end_x, *np.repeat(members[:, 0], 2)], [*np.repeat(members[:, 1], 2), end_y]])
+    return edge if worst and len(members) else edge[1:-1]
+
+
+def _files(path: Path) -> list[Path]:
+    """The PNG, and `path` itself where that is not it."""
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(
+            f"A figure's extension must be one of {', '.join(sorted(known))}, but the path is {path}."
+        )
+    if path.suffix.lower() == ".png":
+        return [path]
+    return [path.with_suffix(".png"), *([path] if path.suffix else [])]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How an arm is told from the others."""
+
+    colour: str
+    marker: str
+    dodge: float
+    """What moves a point aside that would hide other arms' points, in units of a count."""
+
+
+def _looks(points: Sequence[FrontPoint]) -> dict[str, _Look]:
+    arms = dict.fromkeys(point.arm for point in points)
+    dodges = DODGE * (2 * (np.arange(len(arms)) + 0.5) / len(arms) - 1)
+    return {
+        arm: _Look(colour, marker, float(dodge))
+        for arm, colour, marker, dodge in zip(arms, cycle(COLOURS), cycle(MARKERS), dodges, strict=False)
+    }
+
+
+def _draw(
+    points: Sequence[FrontPoint], columns: tuple[str, str], senses: tuple[Sense, Sense], title: str
+) -> Figure:
+    looks = _looks(points)
+    legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, looks)) + 6))
+    legend_rows = -(-(len(looks) + 1) // legend_columns)
+    figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
+    axes = figure.add_subplot()
+    for point in points:
+        _draw_point(axes, point, looks[point.arm], senses, count=columns[0] in COUNTS)
+    _draw_edge(axes, points, senses)
+    _annotate(axes, columns, senses, title)
+    _draw_legend(figure, points, looks, legend_columns)
+    return figure
+
+
+def _draw_legend(
+    figure: Figure, points: Sequence[FrontPoint], looks: dict[str, _Look], legend_columns: int
+) -> None:
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=4, label=arm)
+        for arm, look in looks.items()
+    ]
+    handles.append(Line2D([], [], color=EDGE_COLOUR, linewidth=0.8, label="front"))
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=legend_columns,
+        title=_caption(points),
+        frameon=False,
+        fontsize=6.5,
+        title_fontsize=6,
+        handlelength=1.2,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        labelspacing=0.3,
+    )
+    legend.get_title().set_color("0.35")
+
+
+def _draw_point(
+    axes: Axes, point: FrontPoint, look: _Look, senses: tuple[Sense, Sense], *, count: bool
+) -> None:
+    x, y = point.mean
+    x_se, y_se = (np.nan if se is None else se for se in point.se)
+    axes.errorbar(
+        x + look.dodge if count and not point.member and float(x).is_integer() else x,
+        y,
+        xerr=x_se,
+        yerr=y_se,
+        color=look.colour,
+        marker=look.marker,
+        markersize=4.2 if point.member else 3.4,
+        markerfacecolor=look.colour if point.member else "white",
+        markeredgecolor="white" if point.member else look.colour,
+        markeredgewidth=0.4 if point.member else 0.7,
+        elinewidth=0.7 if point.member else 0.5,
+        alpha=None if point.member else 0.5,
+        zorder=4 if point.member else 2,
+    )
+    if point.label:
+        right, up = senses[0] == "max", senses[1] == "max"
+        axes.annotate(
+            point.label,
+            (x, y),
+            xytext=(3 if right else -3, 3 if up else -3),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if up else "top",
+            fontsize=6,
+            zorder=5,
+        )
+
+
+def _draw_edge(axes: Axes, points: Sequence[FrontPoint], senses: tuple[Sense, Sense]) -> None:
+    """The edge of what the members attain, out to the worse ends of both axes, whose limits it fixes."""
+    axes.margins(0.07)
+    limits = axes.get_xlim(), axes.get_ylim()
+    worst_x, worst_y = (
+        min(limit) if sense == "max" else max(limit) for limit, sense in zip(limits, senses, strict=True)
+    )
+    means = np.array([point.mean for point in points if point.member]).reshape(-1, 2)
+    edge = staircase(means[:, 0], means[:, 1], senses, worst=(worst_x, worst_y))
+    axes.plot(edge[:, 0], edge[:, 1], color=EDGE_COLOUR, linewidth=0.8, zorder=1)
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _annotate(axes: Axes, columns: tuple[str, str], senses: tuple[Sense, Sense], title: str) -> None:
+    for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
+        axis.set_label_text(AXIS_LABELS.get(column, column))
+        count = column in COUNTS
+        axis.set_major_locator(
+            MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10])
+        )
+    axes.ticklabel_format(useOffset=False)
+    if title:
+        axes.set_title(title, loc="left", fontsize=7.5, pad=12)
+    axes.annotate(
+        f"better {ARROWS[senses]}",
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color="0.35",
+    )
+
+
+def _caption(points: Sequence[FrontPoint]) -> str:
+    """What a marker and a bar stand for, with the number of seeds."""
+    fewest, most = min(point.n for point in points), max(point.n for point in points)
+    if most == 1:
+        return "one seed each; filled: on the front"
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds; filled: on the front"

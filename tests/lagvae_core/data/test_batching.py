@@ -1,0 +1,153 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lagvae_core.data import BOS, EOS, PAD, SPECIALS, UNK, TokenDataset, TokenSplit, Vocabulary
+
+
+def split_of_lengths(lengths, labels=None):
+    """Sentence n is `<s>`, then its own number (from 10) as often as its length says, `</s>`."""
+    return TokenSplit.of(([BOS, *[10 + n] * length, EOS] for n, length in enumerate(lengths)), labels)
+
+
+@pytest.fixture
+def split():
+    lengths = random.Random(0).choices(range(1, 8), k=200)
+    return split_of_lengths(lengths, tuple(str(length) for length in lengths))
+
+
+class TestVocabulary:
+    def test_the_order_is_that_of_first_appearance_after_the_specials(self):
+        vocabulary = Vocabulary.of(["b a  b", "c\ta"])
+        assert vocabulary.words == ("<pad>", "<s>", "</s>", "<unk>", "b", "a", "c")
+        assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+
+    def test_rare_words_are_left_out(self):
+        assert Vocabulary.of(["b a b", "c a"], min_freq=2).words == (*SPECIALS, "b", "a")
+
+    def test_encoding_and_decoding_are_inverse_up_to_unknown_words(self):
+        vocabulary = Vocabulary.of(["the cat sat"])
+        assert vocabulary.encode("the dog\u2003sat\n") == [BOS, 4, UNK, 6, EOS]
+        assert vocabulary.decode([*vocabulary.encode("the dog sat"), PAD, PAD]) == "the <unk> sat"
+        assert vocabulary.decode(vocabulary.encode(" sat the  cat ")) == "sat the cat"
+
+    def test_a_text_cannot_end_its_sentence_by_naming_a_special_word(self):
+        vocabulary = Vocabulary.of(["a </s> <s> <pad> <unk>"])
+        assert vocabulary.words == (*SPECIALS, "a")
+        assert vocabulary.encode("a </s> <s> <pad> <unk>") == [BOS, 4, UNK, UNK, UNK, UNK, EOS]
+
+    def test_the_hash_tells_words_and_their_order_apart(self):
+        hashes = {Vocabulary.of([text]).hash for text in ("a b", "b a", "a b c", "ab")}
+        assert len(hashes) == 4
+        assert Vocabulary.of(["a b"]).hash == Vocabulary.of(["a", "a b"]).hash
+
+    def test_the_specials_come_first_and_no_word_twice(self):
+        with pytest.raises(AssertionError):
+            Vocabulary(("a", *SPECIALS))
+        with pytest.raises(AssertionError):
+            Vocabulary((*SPECIALS, "a", "a"))
+
+
+class TestTokenSplit:
+    def test_sizes(self):
+        split = split_of_lengths([3, 1])
+        assert len(split) == 2
+        assert split.tokens.tolist() == [BOS, 10, 10, 10, EOS, BOS, 11, EOS]
+        assert (split.tokens.dtype, split.offsets.dtype) == (np.int32, np.int64)
+        assert split.lengths.tolist() == [5, 3]
+        assert split.predicted_tokens == 6
+
+    def test_limit_keeps_the_first_sentences_and_their_labels(self, split):
+        few = split.limit(7)
+        assert len(few) == 7
+        assert few.labels == split.labels[:7]
+        assert few.tokens.tolist() == split.tokens[: split.offsets[7]].tolist()
+        assert len(split.limit(1_000)) == len(split)
+        assert split_of_lengths([1, 2]).limit(1).labels is None
+
+    def test_offsets_and_labels_must_fit(self):
+        with pytest.raises(AssertionError):
+            TokenSplit(np.zeros(4, np.int32), np.array([0, 3]))
+        with pytest.raises(AssertionError):
+            split_of_lengths([1, 2], labels=("one",))
+
+
+class TestBatches:
+    @pytest.mark.parametrize("batch_size", [1, 7, 32, 1_000])
+    def test_each_example_is_in_one_batch_of_sentences_of_its_own_length(self, split, batch_size):
+        seen = []
+        for batch in split.batches(batch_size):
+            assert 1 <= batch.size <= batch_size
+            assert batch.tokens_BL.dtype == batch.index_B.dtype == torch.int64
+            for row, number in zip(batch.tokens_BL.tolist(), batch.index_B.tolist(), strict=True):
+                assert row == split.tokens[split.offsets[number] : split.offsets[number + 1]].tolist()
+                seen.append(number)
+        assert sorted(seen) == list(range(len(split)))
+        assert seen == sorted(seen, key=lambda number: split.lengths[number])  # stable, as sorted is
+
+    def test_batches_are_cut_only_when_full_or_at_a_change_of_length(self, split):
+        for one, following in zip(split.batches(8), split.batches(8)[1:], strict=False):
+            assert one.size == 8 or one.tokens_BL.shape[1] < following.tokens_BL.shape[1]
+
+    def test_units_add_up_to_the_predicted_tokens(self, split):
+        assert sum(batch.units for batch in split.batches(16)) == split.predicted_tokens
+
+    def test_inputs_and_targets_are_shifted_by_one(self):
+        (batch,) = split_of_lengths([2]).batches(4)
+        assert batch.inputs_BT.tolist() == [[BOS, 10, 10]]
+        assert batch.targets_BT.tolist() == [[10, 10, EOS]]
+
+    def test_the_index_stays_on_the_cpu(self, split):
+        moved = split.batches(4)[0].to("meta")
+        assert moved.tokens_BL.device.type == "meta"
+        assert moved.index_B.device.type == "cpu"
+
+    def test_no_sentences_no_batches(self):
+        assert split_of_lengths([]).batches(4) == []
+
+
+class TestTokenDataset:
+    @staticmethod
+    def dataset(train=("a b c", "a"), valid=("a d",), test=("d d e",), labels=("x", "y"), words="a b c"):
+        vocabulary = Vocabulary.of([words])
+        parts = [TokenSplit.of(map(vocabulary.encode, lines)) for lines in (train, valid, test)]
+        return TokenDataset.of(replace(parts[0], labels=labels), *parts[1:], vocabulary, {"note": 5})
+
+    def test_equal_content_equal_fingerprint(self):
+        assert self.dataset().fingerprint == self.dataset().fingerprint
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"train": ("a b", "c a")},  # the same tokens, divided otherwise
+            {"train": ("a", "a b c")},
+            {"valid": ("a d", "a")},
+            {"test": ("a d d",)},
+            {"valid": ("d d e",), "test": ("a d",)},
+            {"words": "a b c d"},
+            {"labels": ("y", "x")},
+            {"labels": None},
+        ],
+        ids=str,
+    )
+    def test_other_content_other_fingerprint(self, change):
+        assert self.dataset(**change).fingerprint != self.dataset().fingerprint
+
+    def test_the_report(self):
+        report = self.dataset().report
+        assert report["vocabulary"] == 7
+        assert (report["train_examples"], report["valid_examples"], report["test_examples"]) == (2, 1, 1)
+        assert (report["train_length_min"], report["train_length_mean"], report["train_length_max"]) == (
+            1,
+            2,
+            3,
+        )
+        assert report["train_predicted_tokens"] == 6
+        assert (report["train_oov_rate"], report["valid_oov_rate"], report["test_oov_rate"]) == (0, 0.5, 1)
+        assert report["labels"] == "x y"
+        assert report["note"] == 5
+        assert all(type(value) in (int, float, str) for value in report.values())
+        assert self.dataset(labels=None).report["labels"] == "none"

@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from lagvae_core.data import BOS, EOS, UNK, DataConfig, SyntheticData, TextData
+from lagvae_core.errors import DataError
+
+PLAIN = {"train": "the cat sat\nthe dog\n", "valid": "the cow\n", "test": "a dog\n"}
+LABELLED = {"train": "1\tthe cat\n0\tthe dog\n", "valid": "1\ta cat\n", "test": "0\ta dog\n"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that writes files (text or bytes, by name without suffix) and gives the folder's path."""
+
+    def write(**files):
+        for name, content in files.items():
+            raw = content if isinstance(content, bytes) else content.encode()
+            (tmp_path / f"{name}.txt").write_bytes(raw)
+        return str(tmp_path)
+
+    return write
+
+
+def sentences(data, split="train"):
+    part = getattr(data, split)
+    bounds = zip(part.offsets[:-1], part.offsets[1:], strict=True)
+    return [data.vocabulary.decode(part.tokens[start:end]) for start, end in bounds]
+
+
+def mistakes(setting):
+    with pytest.raises(DataError) as caught:
+        setting.load()
+    assert all(mistake.key == "data.path" for mistake in caught.value.mistakes)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+class TestReading:
+    def test_sentences_vocabulary_and_unknown_words(self, folder):
+        data = TextData(path=folder(**PLAIN)).load()
+        assert data.vocabulary.words[4:] == ("the", "cat", "sat", "dog")
+        assert sentences(data) == ["the cat sat", "the dog"]
+        assert data.valid.tokens.tolist() == [BOS, 4, UNK, EOS]
+        assert data.report["train_oov_rate"] == 0
+        assert data.report["valid_oov_rate"] == data.report["test_oov_rate"] == 0.5
+        assert data.train.labels is data.truth is None
+
+    @pytest.mark.parametrize("name", ["dev", "val"])
+    def test_other_names_of_the_validation_file(self, folder, name):
+        files = {**PLAIN, name: PLAIN["valid"]}
+        del files["valid"]
+        assert sentences(TextData(path=folder(**files)).load(), "valid") == ["the <unk>"]
+
+    def test_white_space_separates_and_only_a_newline_ends_a_sentence(self, folder):
+        train = "\ufeffa  b\x0cc \r\nd\u2028e f\u00e9"
+        data = TextData(path=folder(**PLAIN | {"train": train})).load()
+        assert sentences(data) == ["a b c", "d e f\u00e9"]
+
+    def test_empty_lines_are_dropped_and_counted(self, folder):
+        data = TextData(path=folder(**PLAIN | {"train": "\na\n \t \r\n\nb\n"})).load()
+        assert sentences(data) == ["a", "b"]
+        assert data.report["train_dropped_empty"] == 3
+        assert data.report["valid_dropped_empty"] == 0
+
+    def test_long_lines_are_dropped_and_counted_in_every_split(self, folder):
+        data = TextData(path=folder(**PLAIN | {"valid": "a\na b c d\n"}), max_length=2).load()
+        assert sentences(data) == ["the dog"]
+        assert data.vocabulary.words[4:] == ("the", "dog")
+        assert [data.report[f"{split}_dropped_long"] for split in ("train", "valid", "test")] == [1, 1, 0]
+
+    def test_rare_words_become_unknown_in_training_too(self, folder):
+        data = TextData(path=folder(**PLAIN), min_freq=2).load()
+        assert sentences(data) == ["the <unk> <unk>", "the <unk>"]
+        assert data.report["train_oov_rate"] == pytest.approx(3 / 5)
+
+    def test_limit_is_a_shorter_training_file(self, folder):
+        limited = TextData(path=folder(**LABELLED), limit=1).load()
+        short = TextData(path=folder(**LABELLED | {"train": "1\tthe cat\n"})).load()
+        assert limited.fingerprint == short.fingerprint
+        assert (len(limited.train), len(limited.valid)) == (1, 1)
+
+    def test_the_fingerprint_is_that_of_the_content(self, folder, tmp_path):
+        one = TextData(path=folder(**PLAIN)).load()
+        again = TextData(path=folder(**PLAIN | {"train": "the  cat sat\n\nthe dog"})).load()
+        assert one.fingerprint == again.fingerprint
+        other = TextData(path=folder(**PLAIN | {"test": "dog dog\n"})).load()
+        assert other.fingerprint != one.fingerprint
+
+    def test_arrays_are_small(self, folder):
+        data = TextData(path=folder(**PLAIN)).load()
+        assert (data.train.tokens.dtype, data.train.offsets.dtype) == (np.int32, np.int64)
+
+
+class TestLabels:
+    @pytest.mark.parametrize("labels", ["auto", "yes", True])
+    def test_labels_are_read(self, folder, labels):
+        data = TextData(
+            path=folder(**LABELLED | {"train": "1\tthe\tcat\n\npos itive\tdog\n0\t\n"}), labels=labels
+        )
+        data = data.load()
+        assert data.train.labels == ("1", "pos itive")
+        assert sentences(data) == ["the cat", "dog"]
+        assert data.report["train_dropped_empty"] == 2
+        assert data.report["labels"] == "0 1 pos itive"
+
+    @pytest.mark.parametrize("labels", ["no", False])
+    def test_without_labels_a_tab_is_white_space(self, folder, labels):
+        data = TextData(path=folder(**LABELLED), labels=labels).load()
+        assert data.train.labels is None
+        assert sentences(data) == ["1 the cat", "0 the dog"]
+        assert data.report["labels"] == "none"
+
+    def test_plain_text_has_no_labels(self, folder):
+        assert TextData(path=folder(**PLAIN)).load().report["labels"] == "none"
+
+    def test_labels_on_some_lines_only_are_refused(self, folder):
+        files = {"train": "1\ta\n\nb c\nd\n", "valid": "0\ta\n", "test": "a\n"}
+        train, test = mistakes(TextData(path=folder(**files)))
+        assert "train.txt, line 3: b c'" in train
+        assert "or before none" in train
+        assert "labels=no" in train
+        assert "test.txt, line 1: a'" in test
+        assert len(TextData(path=folder(**files), labels="no").load().train) == 3
+
+    def test_a_tab_without_a_label_is_no_label(self, folder):
+        (message,) = mistakes(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))
+        assert "valid.txt, line 2" in message
+
+    def test_labels_that_must_be_there(self, folder):
+        messages = mistakes(TextData(path=folder(**PLAIN), labels="yes"))
+        assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [
+            True
+        ] * 3
+
+
+class TestMistakes:
+    def test_no_folder(self, tmp_path):
+        (message,) = mistakes(TextData(path=str(tmp_path / "nowhere")))
+        assert message.startswith("data.path must be a folder, but is '")
+        (tmp_path / "file").write_text("")
+        (message,) = mistakes(TextData(path=str(tmp_path / "file")))
+        assert "must be a folder" in message
+
+    def test_missing_files_name_what_is_there(self, folder):
+        valid, test = mistakes(TextData(path=folder(train="a\n", tests="b\n")))
+        assert "must have a file valid.txt or dev.txt or val.txt" in valid
+        assert "must have a file test.txt" in test
+        assert "It holds tests.txt, train.txt." in test
+
+    def test_no_sentence_left(self, folder):
+        messages = mistakes(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
+        assert [f"{split}.txt" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
+        assert "Dropped: 0 empty lines, 1 of more than max_length words." in messages[0]
+        assert "Dropped: 2 empty lines, 0 of" in messages[1]
+
+    def test_not_utf8(self, folder):
+        (message,) = mistakes(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
+        assert "must hold UTF-8 text" in message
+        assert "train.txt, line 2, byte offset 6'" in message
+
+    def test_unreadable(self, folder, tmp_path):
+        path = folder(train="a\n", valid="a\n")
+        (tmp_path / "test.txt").mkdir()
+        (message,) = mistakes(TextData(path=path))
+        assert "test.txt" in message
+        assert "must hold readable files" in message
+
+    def test_all_mistakes_at_once(self, folder):
+        setting = TextData(path=folder(train=b"\xff\n", dev="1\ta\nb\n"))
+        with pytest.raises(DataError) as caught:
+            setting.load()
+        text = str(caught.value)
+        assert len(caught.value.mistakes) == 3
+        assert "train.txt, line 1, byte offset 0" in text
+        assert "must have a file test.txt" in text
+        assert "dev.txt, line 2: b" in text
+
+
+def test_the_kind_chooses_the_source():
+    adapter = TypeAdapter(DataConfig)
+    assert adapter.validate_python({"kind": "synthetic", "examples": 5}) == SyntheticData(examples=5)
+    assert adapter.validate_python({"kind": "text", "path": "x"}) == TextData(path="x")
+    for wrong in ({"kind": "image"}, {"kind": "text"}, {"kind": "text", "path": "x", "label": "no"}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
