@@ -1,7 +1,7 @@
 """Fronts, hypervolume, standard errors: arrays in, arrays out.
 
-Shape suffixes: N runs, D objectives, M configurations or points, R bootstrap draws. Every objective keeps its own
-unit (NLL in nats, active units as a count) and its own sense, `"min"` or `"max"`.
+Shape suffixes: N runs, D objectives, M configurations or points, R bootstrap draws. Every objective keeps its
+own unit (NLL in nats, active units as a count) and its own sense, `"min"` or `"max"`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Replicates:
 def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
     """Means and standard errors of the rows [N, D] that share a group.
 
-    A row with a NaN or an infinity in any column is no replicate and is dropped whole, so that all columns of a
-    group rest on the same seeds; a group that keeps no row is dropped too. What remains describes the runs that did
-    not fail: compare `n_M` with the seeds that were run.
+    A row with a NaN or an infinity in any column is no replicate and is dropped whole, so that all columns of
+    a group rest on the same seeds; a group that keeps no row is dropped too. What remains describes the runs
+    that did not fail: compare `n_M` with the seeds that were run.
 
     Raises:
         ValueError: `values_ND` is no matrix, or `groups_N` names another number of rows.
@@ -49,9 +49,8 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
             f"every row must have one group, but got {len(values_ND)} rows, {len(groups_N)} groups."
         )
     rows_of: dict[str, list[int]] = {}
-    for row, group in enumerate(groups_N):
-        if np.isfinite(values_ND[row]).all():
-            rows_of.setdefault(group, []).append(row)
+    for row in np.flatnonzero(_finite(values_ND)).tolist():
+        rows_of.setdefault(groups_N[row], []).append(row)
     shape = (len(rows_of), values_ND.shape[1])
     mean_MD, se_MD = np.empty(shape), np.full(shape, np.nan)
     for m, rows in enumerate(rows_of.values()):
@@ -66,20 +65,21 @@ def front(points_MD: ArrayLike, senses: Sequence[Sense]) -> NDArray[np.bool_]:
     """Which points [M, D] no other point dominates, as a mask [M].
 
     A point dominates another when it is at least as good in every column and better in one; equal points are
-    therefore members together or not at all. A point with a NaN or an infinity is no member and dominates nothing.
+    therefore members together or not at all. A point with a NaN or an infinity is no member and dominates
+    nothing.
 
     Raises:
         ValueError: `points_MD` is no matrix, or `senses` is not one "min" or "max" for each column.
     """
     points_MD = _matrix(points_MD, "points")
     maximise_D = _maximise(senses, points_MD.shape[1])
-    member_M = np.isfinite(points_MD).all(axis=1)
+    member_M = _finite(points_MD)
     member_M[member_M] = moocore.is_nondominated(points_MD[member_M], maximise=maximise_D, keep_weakly=True)
     return member_M
 
 
 def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: ArrayLike) -> float:
-    """The volume between the front of the points [M, D] and a reference [D], in the product of the columns' units.
+    """The volume between the front of the points [M, D] and a reference [D], in the product of the units.
 
     Only finite points that are better than the reference in every column contribute; without any it is 0.
 
@@ -93,23 +93,23 @@ def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: Arra
             f"reference must be {len(maximise_D)} finite numbers, but got {reference_D.tolist()}."
         )
     better_MD = np.where(maximise_D, points_MD > reference_D, points_MD < reference_D)
-    inside_M = (better_MD & np.isfinite(points_MD)).all(axis=1)
+    inside_M = better_MD.all(axis=1) & _finite(points_MD)
     return float(moocore.hypervolume(points_MD[inside_M], ref=reference_D, maximise=maximise_D))
 
 
 def front_probability(
     values: Sequence[ArrayLike], senses: Sequence[Sense], draws: int = 1000, seed: int = 0
 ) -> Floats:
-    """How often each of M configurations is on the front when all means are redrawn by bootstrap, as shares [M].
+    """How often each of M configurations is on the front when all means are bootstrapped, as shares [M].
 
-    `values` holds one array [n_i, D] for each configuration, one row a seed. A draw resamples the rows of each
-    configuration with replacement, independently of the others; a single row is kept as it is. Rows that are not
-    finite are no replicates, and a configuration without any is never on the front.
+    `values` holds one array [n_i, D] for each configuration, one row a seed. A draw resamples the rows of
+    each configuration with replacement, independently of the others; a single row is kept as it is. Rows that
+    are not finite are no replicates, and a configuration without any is never on the front.
 
     This is a rough measure at the handful of seeds that a sweep affords. The variance of a redrawn mean is
-    (n - 1) / n of the unbiased estimate (half of it at n = 2, nothing at n = 1), so shares lean towards 0 and 1: read
-    1.0 as "not contradicted by these seeds". The draws scatter about the observed means, not the true ones, so that a
-    lucky configuration stays lucky, and seeds that configurations have in common are not paired.
+    (n - 1) / n of the unbiased estimate (half of it at n = 2, nothing at n = 1), so shares lean towards 0 and
+    1: read 1.0 as "not contradicted by these seeds". The draws scatter about the observed means, not the true
+    ones, so that a lucky configuration stays lucky. Seeds that configurations have in common are not paired.
 
     Raises:
         ValueError: as `front`, for any of the arrays, or `draws` is below 1.
@@ -121,7 +121,7 @@ def front_probability(
     for m, rows in enumerate(values):
         rows_ND = _matrix(rows, f"values[{m}]")
         _maximise(senses, rows_ND.shape[1])
-        rows_ND = rows_ND[np.isfinite(rows_ND).all(axis=1)]
+        rows_ND = rows_ND[_finite(rows_ND)]
         if n := len(rows_ND):
             mean_RMD[:, m] = rows_ND[rng.integers(n, size=(draws, n))].mean(axis=1)
     share_M: Floats = np.mean([front(mean_MD, senses) for mean_MD in mean_RMD], axis=0)
@@ -133,6 +133,11 @@ def _matrix(values: ArrayLike, name: str) -> Floats:
     if matrix.ndim != 2:
         raise ValueError(f"{name} must be a matrix, one row a point, but has shape {matrix.shape}.")
     return matrix
+
+
+def _finite(matrix: Floats) -> NDArray[np.bool_]:
+    """Which rows hold finite numbers only."""
+    return np.asarray(np.isfinite(matrix).all(axis=1))
 
 
 def _maximise(senses: Sequence[Sense], columns: int) -> NDArray[np.bool_]:

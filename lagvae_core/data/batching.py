@@ -4,8 +4,6 @@ Shape suffixes: B examples of a batch, L tokens of a sentence with its `<s>` and
 tokens.
 """
 
-# ruff: noqa: N802, N815  (names that carry their shape)
-
 from __future__ import annotations
 
 import hashlib

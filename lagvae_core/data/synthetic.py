@@ -14,11 +14,14 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -124,6 +127,18 @@ def weights(setting: SyntheticData) -> Weights:
     )
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Where many trials start at once, threads that wait for each other make this ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def _generate(setting: SyntheticData) -> dict[str, np.ndarray]:
     """Words, z and component of each line of each split, by name; the cache file holds just this."""
     parameters = weights(setting)
@@ -148,21 +163,29 @@ def _draw_block(
 
     # What each word and each z add to the gates and to the logits is the same at every step.
     word_input_GE, z_input_GZ = np.hsplit(parameters.input_GI, [setting.embedding])
-    word_gates_VG = parameters.embedding_VE @ word_input_GE.T
-    z_gates_NG = z_NZ @ z_input_GZ.T + parameters.input_bias_G + parameters.recurrent_bias_G
-    z_logits_NV = z_NZ @ parameters.out_z_VZ.T
+    word_gates_VG = _project(parameters.embedding_VE, word_input_GE)
+    z_gates_NG = _project(z_NZ, z_input_GZ) + parameters.input_bias_G + parameters.recurrent_bias_G
+    z_logits_NV = _project(z_NZ, parameters.out_z_VZ)
 
     words = np.empty((_BLOCK, setting.length), dtype=np.int32)
     words[:, 0] = generator.integers(setting.vocabulary, size=_BLOCK)
-    cell_NH = z_NZ @ parameters.start_HZ.T
+    cell_NH = _project(z_NZ, parameters.start_HZ)
     hidden_NH = np.tanh(cell_NH)
     for step in range(1, setting.length):
-        gates_NG = word_gates_VG[words[:, step - 1]] + z_gates_NG + hidden_NH @ parameters.recurrent_GH.T
+        gates_NG = (
+            word_gates_VG[words[:, step - 1]] + z_gates_NG + _project(hidden_NH, parameters.recurrent_GH)
+        )
         i_NH, f_NH, g_NH, o_NH = np.split(gates_NG, 4, axis=1)
         cell_NH = _sigmoid(f_NH) * cell_NH + _sigmoid(i_NH) * np.tanh(g_NH)
         hidden_NH = _sigmoid(o_NH) * np.tanh(cell_NH)
-        words[:, step] = _draw_words(hidden_NH @ parameters.out_h_VH.T + z_logits_NV, generator)
+        words[:, step] = _draw_words(_project(hidden_NH, parameters.out_h_VH) + z_logits_NV, generator)
     return words, z_NZ, component_N
+
+
+def _project(x_NI: NDArray[np.float64], weight_OI: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x W', by torch, because numpy offers no control of its threads (see `_one_thread`)."""
+    product: NDArray[np.float64] = (torch.from_numpy(x_NI) @ torch.from_numpy(weight_OI).T).numpy()
+    return product
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,22 +19,23 @@ def _row_blocks(rows: int, vocabulary: int, device: torch.device) -> int:
 
 
 class _TokenNll(torch.autograd.Function):
-    """Keeps the softmax in place of the logits and turns it into the gradient in place."""
+    """Makes exponentials out of the logits in place, once, and out of these the gradient, in place."""
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
         logits_NV = hidden_NH @ weight_VH.T
-        log_z_N = logits_NV.logsumexp(1)
-        nll_N = log_z_N - logits_NV.gather(1, targets_N[:, None])[:, 0]
-        softmax_NV = logits_NV.sub_(log_z_N[:, None]).exp_()
-        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, softmax_NV)
-        return nll_N
+        shifted_NV = logits_NV.sub_(logits_NV.amax(1, keepdim=True))
+        chosen_N = shifted_NV.gather(1, targets_N[:, None])[:, 0]
+        unnormalised_NV = shifted_NV.exp_()
+        total_N = unnormalised_NV.sum(1)
+        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, unnormalised_NV, total_N)
+        return total_N.log() - chosen_N
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_NH, weight_VH, targets_N, grad_NV = ctx.saved_tensors
-        grad_NV.mul_(grad_N[:, None])
+        hidden_NH, weight_VH, targets_N, grad_NV, total_N = ctx.saved_tensors
+        grad_NV.mul_((grad_N / total_N)[:, None])
         grad_NV.scatter_add_(1, targets_N[:, None], -grad_N[:, None])
         grad_hidden = grad_NV @ weight_VH if ctx.needs_input_grad[0] else None
         grad_weight = grad_NV.T @ hidden_NH if ctx.needs_input_grad[1] else None

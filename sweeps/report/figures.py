@@ -1,4 +1,4 @@
-"""Figures for papers and the web page, drawn without a display and without a change of matplotlib's global state."""
+"""Figures for papers and the web page, drawn without a display; matplotlib's global state stays as it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,10 +37,12 @@ LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
 """Characters of legend text, handles included, that fit side by side into the width."""
 DPI = 200
-DODGE = 0.15
-"""Of a unit; below the half beyond which a point would seem to belong to the next integer."""
+DODGE = 0.05
+"""Of a unit of a count."""
+DODGES = 6
+"""Places side by side, after which the first is used again: never half-way to the next integer."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
     "axes.linewidth": 0.6,
@@ -77,7 +80,7 @@ class FrontPoint:
     member: bool
     """Is it on the front?"""
     label: str = ""
-    """Written beside the point."""
+    """Written beside the point; a word, for close points write over each other."""
 
 
 def front_figure(
@@ -91,10 +94,11 @@ def front_figure(
 ) -> None:
     """Draw the Pareto front of column `y` against column `x`; `senses` says what is better, x first.
 
-    Arms take colours and markers in the order in which they first appear in `points`. Members of the front are
-    filled and joined by the edge of what they attain; other configurations are drawn lighter. Bars reach one standard
-    error to each side. Where x is a count, points at an integer that are no members stand up to `DODGE` beside it,
-    arm by arm, so as not to hide each other; members always stand where they belong.
+    Arms take colours and markers in the order in which they first appear in `points`. Members of the front
+    are filled and joined by the edge of what they attain; other configurations are drawn lighter. Bars reach
+    one standard error to each side. Where x is a count and several arms share an integer, points that are no
+    members step aside, each arm by a `DODGE` more, so as not to hide each other; to the worse side, so as not
+    to seem beyond the front.
 
     A PNG of 200 dpi is always written, beside it the format of the path's extension where that is another one
     (`front.pdf` gives `front.pdf` and `front.png`). The folder must exist.
@@ -117,11 +121,12 @@ def front_figure(
 def staircase(
     xs: ArrayLike, ys: ArrayLike, senses: tuple[Sense, Sense], worst: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Vertices [K, 2], from the worst x to the best, of the edge of what the points (`xs` [M], `ys` [M]) attain.
+    """Vertices [K, 2], from the worst x to the best, of the edge of what the points (`xs`, `ys`) [M] attain.
 
-    A point attains all that is no better than itself in either coordinate, so between two neighbours on the front
-    the edge turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add no vertex.
-    Given the corner `worst`, the edge goes on from the outermost points to the two axis-parallel lines through it.
+    A point attains all that is no better than itself in either coordinate, so between two neighbours on the
+    front the edge turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add
+    no vertex. Given the corner `worst`, the edge goes on from the outermost points to the two axis-parallel
+    lines through it.
 
     Raises:
         ValueError: `xs` and `ys` differ in length, or `senses` is not two of "min" and "max".
@@ -153,17 +158,28 @@ class _Look:
 
     colour: str
     marker: str
-    dodge: float
-    """What moves a point aside that would hide other arms' points, in units of a count."""
 
 
 def _looks(points: Sequence[FrontPoint]) -> dict[str, _Look]:
     arms = dict.fromkeys(point.arm for point in points)
-    dodges = DODGE * (2 * (np.arange(len(arms)) + 0.5) / len(arms) - 1)
     return {
-        arm: _Look(colour, marker, float(dodge))
-        for arm, colour, marker, dodge in zip(arms, cycle(COLOURS), cycle(MARKERS), dodges, strict=False)
+        arm: _Look(colour, marker)
+        for arm, colour, marker in zip(arms, cycle(COLOURS), cycle(MARKERS), strict=False)
     }
+
+
+def _dodged(points: Sequence[FrontPoint], sense: Sense) -> list[float]:
+    """The x at which each point is drawn on the axis of a count."""
+    step = -DODGE if sense == "max" else DODGE
+    places: dict[float, dict[str, int]] = {}
+    xs = []
+    for point in points:
+        x = float(point.mean[0])
+        if x.is_integer() and not point.member:
+            arms = places.setdefault(x, {})
+            x += step * (arms.setdefault(point.arm, len(arms)) % DODGES)
+        xs.append(x)
+    return xs
 
 
 def _draw(
@@ -174,8 +190,10 @@ def _draw(
     legend_rows = -(-(len(looks) + 1) // legend_columns)
     figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
     axes = figure.add_subplot()
-    for point in points:
-        _draw_point(axes, point, looks[point.arm], senses, count=columns[0] in COUNTS)
+    xs = _dodged(points, senses[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
+    for point, x in zip(points, xs, strict=True):
+        _draw_point(axes, point, x, looks[point.arm])
+        _draw_label(axes, point, senses)
     _draw_edge(axes, points, senses)
     _annotate(axes, columns, senses, title)
     _draw_legend(figure, points, looks, legend_columns)
@@ -206,14 +224,11 @@ def _draw_legend(
     legend.get_title().set_color("0.35")
 
 
-def _draw_point(
-    axes: Axes, point: FrontPoint, look: _Look, senses: tuple[Sense, Sense], *, count: bool
-) -> None:
-    x, y = point.mean
+def _draw_point(axes: Axes, point: FrontPoint, x: float, look: _Look) -> None:
     x_se, y_se = (np.nan if se is None else se for se in point.se)
     axes.errorbar(
-        x + look.dodge if count and not point.member and float(x).is_integer() else x,
-        y,
+        x,
+        point.mean[1],
         xerr=x_se,
         yerr=y_se,
         color=look.colour,
@@ -226,11 +241,15 @@ def _draw_point(
         alpha=None if point.member else 0.5,
         zorder=4 if point.member else 2,
     )
+
+
+def _draw_label(axes: Axes, point: FrontPoint, senses: tuple[Sense, Sense]) -> None:
+    """On the better side of the point, where the front leaves room."""
     if point.label:
         right, up = senses[0] == "max", senses[1] == "max"
         axes.annotate(
             point.label,
-            (x, y),
+            point.mean,
             xytext=(3 if right else -3, 3 if up else -3),
             textcoords="offset points",
             ha="left" if right else "right",
@@ -242,7 +261,7 @@ def _draw_point(
 
 def _draw_edge(axes: Axes, points: Sequence[FrontPoint], senses: tuple[Sense, Sense]) -> None:
     """The edge of what the members attain, out to the worse ends of both axes, whose limits it fixes."""
-    axes.margins(0.07)
+    axes.margins(0.07, 0.1)
     limits = axes.get_xlim(), axes.get_ylim()
     worst_x, worst_y = (
         min(limit) if sense == "max" else max(limit) for limit, sense in zip(limits, senses, strict=True)

@@ -1,0 +1,1 @@
+"""Where sweeps run. Knows Ray, and nothing of VAEs."""

@@ -1,0 +1,291 @@
+"""The Parquet table: one typed row a run, one a run and epoch. Written by the driver alone, whole files at a time."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from lagvae_core.checkpoint import write_atomically
+from lagvae_core.columns import Column
+from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
+from lagvae_core.strategies import CATALOGUE
+from sweeps.space import tunable_columns
+
+__all__ = [
+    "CURVES_SCHEMA",
+    "ENDED",
+    "OBJECTIVE_COLUMNS",
+    "RUNS_SCHEMA",
+    "SCHEMA_VERSION",
+    "ResultsFolder",
+    "metric_columns",
+    "now",
+]
+
+SCHEMA_VERSION = "1"
+ENDED = ("finished", "stopped_early", "diverged", "out_of_memory", "failed")
+"""States that a run does not leave by itself. `running` and `interrupted` ones are taken up again."""
+
+_TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats": pa.list_(pa.float64())}
+
+
+def metric_columns() -> tuple[Column, ...]:
+    """The default columns, then those of each strategy."""
+    return (*METRIC_COLUMNS, *(column for strategy in CATALOGUE.values() for column in strategy.columns))
+
+
+COST_COLUMNS: tuple[Column, ...] = (
+    Column("seconds", "float", "wall time of the trial, interruptions excluded", "min"),
+    Column("seconds_train", "float", "of that, training", "min"),
+    Column("seconds_validate", "float", "of that, validation after each epoch"),
+    Column("seconds_evaluate", "float", "of that, the final measurement"),
+    Column("encoder_steps", "int", "encoder updates", "min"),
+    Column("decoder_steps", "int", "decoder updates", "min"),
+    Column("peak_memory_bytes", "int", "most memory taken by the worker (on CUDA, by the allocator)", "min"),
+)
+
+IDENTITY = (
+    ("sweep", "str", "name of the sweep"),
+    ("arm", "str", "name of the arm"),
+    ("run_id", "str", "config_id and seed; unique in the table"),
+    ("config_id", "str", "hash of the full configuration without its seed, and of the data"),
+    ("configuration", "int", "number of the configuration in its arm, from 0"),
+    ("seed", "int", "seed of the run: a replicate of its configuration"),
+    ("attempt", "int", "how often the run was started, from 1"),
+    ("status", "str", "running, finished, stopped_early, diverged, out_of_memory, failed or interrupted"),
+    ("stop_reason", "str", "why it ended, a sentence"),
+    ("error_class", "str", "class of the exception that ended it"),
+    ("traceback", "str", "the last lines of its traceback"),
+    ("history", "str", "JSON: status, error, host and end of every earlier attempt"),
+    ("warnings", "str", "JSON: what should be known of the configuration"),
+    ("parameters", "str", "JSON: the searched fields of this configuration"),
+    ("config", "str", "JSON: the full configuration"),
+)
+
+PROVENANCE = (
+    ("started_at", "time", "start of this attempt, UTC"),
+    ("ended_at", "time", "end of this attempt, UTC"),
+    ("data_fingerprint", "str", "SHA-256 of the data's content"),
+    ("spec_hash", "str", "hash of the sweep file"),
+    ("lagvae_version", "str", ""),
+    ("git_commit", "str", "of the code, where it runs from a checkout"),
+    ("git_dirty", "bool", "whether that checkout had changes"),
+    ("python_version", "str", ""),
+    ("torch_version", "str", ""),
+    ("ray_version", "str", ""),
+    ("host", "str", ""),
+    ("device", "str", "of the training"),
+    ("threads", "int", "cores that the run was given"),
+)
+
+
+def _fields(entries: Iterator[tuple[str, str]]) -> list[pa.Field]:
+    extra = {"time": pa.timestamp("us", tz="UTC"), "bool": pa.bool_()}
+    return [pa.field(name, (_TYPES | extra)[kind]) for name, kind in entries]
+
+
+RUNS_SCHEMA: pa.Schema = pa.schema(
+    [
+        *_fields((name, kind) for name, kind, _ in IDENTITY),
+        *_fields(tunable_columns()),
+        *_fields((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
+        *_fields((name, kind) for name, kind, _ in PROVENANCE),
+    ],
+    metadata={"lagvae_schema": SCHEMA_VERSION},
+)
+
+CURVES_SCHEMA: pa.Schema = pa.schema(
+    [
+        *_fields((name, kind) for name, kind, _ in IDENTITY if name in ("sweep", "arm", "run_id", "config_id", "seed")),
+        *_fields((c.name, c.kind) for c in CURVE_COLUMNS),
+    ],
+    metadata={"lagvae_schema": SCHEMA_VERSION},
+)
+
+OBJECTIVE_COLUMNS: list[str] = [c.name for c in (*metric_columns(), *COST_COLUMNS) if c.kind in ("float", "int")]
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    assert not unknown, f"columns without a declaration: {sorted(unknown)}"
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """`<results>/<sweep>`: runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/.
+
+    `results` is a local path, or a URI that pyarrow knows (file://, s3://, gs://). On a local file system every file is
+    written beside, flushed and renamed; an object store replaces objects as a whole by itself.
+    """
+
+    results: str
+    sweep: str
+
+    def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        if "://" in self.results:
+            try:
+                system, root = pyarrow.fs.FileSystem.from_uri(self.results)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+                raise ConfigError([Mistake("--results", self.results, f"be a usable URI ({error})")]) from None
+        else:
+            system, root = pyarrow.fs.LocalFileSystem(), os.path.abspath(self.results)
+        return system, f"{root.rstrip('/')}/{self.sweep}"
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder on this machine, or None on an object store."""
+        system, root = self._filesystem()
+        return Path(root) if isinstance(system, pyarrow.fs.LocalFileSystem) else None
+
+    @property
+    def uri(self) -> str:
+        """The folder as the worker processes find it."""
+        return f"{self.results.rstrip('/')}/{self.sweep}" if "://" in self.results else str(self.local_path)
+
+    def prepare(self) -> None:
+        """Make the folder, and show that it can be written to; ConfigError if it cannot."""
+        system, root = self._filesystem()
+        try:
+            for part in ("runs", "curves"):
+                system.create_dir(f"{root}/{part}", recursive=True)
+            self.write("runs/.probe", b"")
+            system.delete_file(f"{root}/runs/.probe")
+        except OSError as error:
+            law = f"be a folder that can be written to ({error.strerror or error})"
+            raise ConfigError([Mistake("--results", self.results, law, "Choose another with --results.")]) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace the file `name` as a whole."""
+        system, root = self._filesystem()
+        if isinstance(system, pyarrow.fs.LocalFileSystem):
+            write_atomically(Path(root) / name, content)
+        else:
+            with system.open_output_stream(f"{root}/{name}") as stream:
+                stream.write(content)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of the file `name`, or None if there is none."""
+        system, root = self._filesystem()
+        info = system.get_file_info(f"{root}/{name}")
+        if info.type == pyarrow.fs.FileType.NotFound:
+            return None
+        with system.open_input_stream(f"{root}/{name}") as stream:
+            return bytes(stream.read())
+
+    def remove(self, name: str) -> None:
+        system, root = self._filesystem()
+        if system.get_file_info(f"{root}/{name}").type != pyarrow.fs.FileType.NotFound:
+            system.delete_file(f"{root}/{name}")
+
+    def exists(self) -> bool:
+        system, root = self._filesystem()
+        return bool(system.get_file_info(f"{root}/runs").type == pyarrow.fs.FileType.Directory)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """A block in which this process is the only driver of the sweep; ConfigError if another one is."""
+        folder = self.local_path
+        if folder is None:
+            yield
+            return
+        with open(folder / ".driver.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                law = "be driven by one process at a time, and another one is running it"
+                remedy = "Wait for it, or stop it."
+                raise ConfigError([Mistake("the sweep", self.sweep, law, remedy)]) from None
+            yield
+
+    def write_run(self, row: Mapping[str, Any]) -> None:
+        """Write the row of one run, replacing the one before."""
+        self._write_table(f"runs/{row['run_id']}.parquet", [dict(row)], RUNS_SCHEMA)
+
+    def write_curve(self, run: Mapping[str, Any], epochs: list[dict[str, Any]]) -> None:
+        """Write the epochs of one run, replacing those before."""
+        keys = {name: run[name] for name in ("sweep", "arm", "run_id", "config_id", "seed")}
+        self._write_table(f"curves/{run['run_id']}.parquet", [keys | epoch for epoch in epochs], CURVES_SCHEMA)
+
+    def _write_table(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(_table(rows, schema), buffer, compression="zstd")
+        self.write(name, buffer.getvalue().to_pybytes())
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every row, in the order of arm, configuration and seed. A damaged file is passed over with a warning."""
+        rows = self._rows("runs", RUNS_SCHEMA)
+        return sorted(rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Every epoch of every run, by run and epoch."""
+        return sorted(self._rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))
+
+    def _rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
+        system, root = self._filesystem()
+        selector = pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True)
+        rows: list[dict[str, Any]] = []
+        for info in sorted(system.get_file_info(selector), key=lambda i: i.path):
+            if not info.base_name.endswith(".parquet") or info.base_name.startswith("."):
+                continue
+            try:
+                table = pq.read_table(system.open_input_file(info.path))
+            except (pa.ArrowInvalid, OSError) as error:
+                warnings.warn(f"{info.path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
+                continue
+            empty = dict.fromkeys(schema.names)
+            rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
+        return rows
+
+
+def provenance() -> dict[str, Any]:
+    """Where the code of this process comes from."""
+    import platform
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"python_version": platform.python_version()}
+    for name, package in (("lagvae_version", "lagvae"), ("torch_version", "torch"), ("ray_version", "ray")):
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = None
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
+        if top.returncode == 0 and Path(top.stdout.strip()) == here.parent:
+            commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+            status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=30)
+            if commit.returncode == 0:
+                found["git_commit"] = commit.stdout.strip()
+                found["git_dirty"] = bool(status.stdout.strip())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
+    return found
+
+
+def history_of(row: Mapping[str, Any]) -> str:
+    """The history of a run with the attempt that `row` tells of added to it."""
+    earlier = json.loads(row["history"] or "[]")
+    ended = row["ended_at"].isoformat() if row["ended_at"] else None
+    kept = {name: row[name] for name in ("attempt", "status", "stop_reason", "error_class", "host")}
+    return json.dumps([*earlier, kept | {"ended_at": ended}])

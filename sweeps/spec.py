@@ -1,0 +1,294 @@
+"""SweepSpec: the sweep file, validated as a whole before anything is touched."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from lagvae_core.config import TrialConfig, mistakes_of, parse_trial
+from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.settings import Setting
+from sweeps.results import OBJECTIVE_COLUMNS
+from sweeps.space import Arm, parse_arm
+
+__all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+Sense = Literal["min", "max"]
+
+
+class SearchSpec(Setting):
+    """How each arm is searched; every arm has the same budget."""
+
+    sampler: Annotated[
+        Literal["tpe", "random", "grid", "nsga2", "gp"], Field(description="Optuna sampler; grid runs every choice")
+    ] = "tpe"
+    configurations: Annotated[
+        int | None, Field(ge=1, description="configurations an arm; not for grid")
+    ] = None
+    seeds: Annotated[
+        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...],
+        Field(description="replicates of each configuration: their number, or their seeds"),
+    ] = 3
+    seed: Annotated[int, Field(ge=0, description="of the search")] = 0
+
+    @property
+    def run_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+
+class ResourceSpec(Setting):
+    """What each run is given."""
+
+    cpus: Annotated[int, Field(ge=1, description="cores, and so threads, of a run")] = 1
+    gpus: Annotated[float, Field(ge=0, description="GPUs of a run; a fraction shares one")] = 0
+    concurrent: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="runs at a time, at most")
+    ] = "auto"
+
+
+class _File(Setting):
+    """The top level of a sweep file, before its parts are looked into."""
+
+    name: str
+    trial: dict[str, Any] = {}
+    arms: dict[str, Any]
+    objectives: dict[str, Sense] = {"nll_iw": "min", "au": "max"}
+    search: SearchSpec = SearchSpec()
+    stopping: Literal["none"] = "none"
+    resources: ResourceSpec = ResourceSpec()
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep: arms over shared trial defaults, objectives, search, resources.
+
+    `trial` are the defaults of every trial as given; `source` the text of the file.
+    """
+
+    name: str
+    trial: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    objectives: Mapping[str, Sense]
+    search: SearchSpec
+    resources: ResourceSpec
+    source: str
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+
+    def trial_config(self, arm: Arm, parameters: Mapping[str, int | float | str], seed: int) -> TrialConfig:
+        """The configuration of one run of `arm`."""
+        return parse_trial({**self.trial, "strategies": arm.strategies(parameters), "seed": seed})
+
+    def configurations(self, arm: Arm) -> int:
+        """How many configurations `arm` has: the budget, or less where its space is smaller."""
+        points = arm.combinations()
+        if self.search.sampler == "grid":
+            assert points is not None
+            return len(points)
+        assert self.search.configurations is not None
+        return self.search.configurations if points is None else min(self.search.configurations, len(points))
+
+
+def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+    """The sweep file at the path `where`, or the shipped one of that name (`quickstart`).
+
+    `overrides` maps dotted keys (`trial.training.epochs`) to values that replace those of the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or any of its values is wrong; with every mistake.
+    """
+    path = Path(where)
+    shipped = resources.files("sweeps.library")
+    if not path.is_file() and shipped.joinpath(f"{where}.yaml").is_file():
+        text = shipped.joinpath(f"{where}.yaml").read_text("utf-8")
+    else:
+        text = read_text(path)
+    return parse_spec(text, source=where, overrides=overrides)
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a configuration file, or a ConfigError that says why not."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        names = sorted(p.name.removesuffix(".yaml") for p in resources.files("sweeps.library").iterdir())
+        shipped = ", ".join(name for name in names if not name.startswith("_"))
+        remedy = f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
+        raise ConfigError([Mistake("the file", str(path), "exist", remedy)]) from None
+    except UnicodeDecodeError as error:
+        mistake = Mistake("the file", str(path), f"be UTF-8 (byte {error.start} is not)", "Save it as UTF-8.")
+        raise ConfigError([mistake]) from None
+    except OSError as error:
+        mistake = Mistake("the file", str(path), f"be readable ({error.strerror})", "Check the path and its rights.")
+        raise ConfigError([mistake]) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, which YAML would resolve in silence."""
+
+
+def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds; ConfigError with line and column where it does not."""
+    try:
+        values = yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"must be YAML, but {' '.join(str(error).split())}."], source) from None
+    if not isinstance(values, dict):
+        mistake = Mistake("the file", values, "hold a mapping of keys to values", "See `lagvae plan quickstart`.")
+        raise ConfigError([mistake], source)
+    return {str(key): value for key, value in values.items()}
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put `value` at the dotted `key`, making mappings on the way."""
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.get(part)
+        values[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[part]
+    values[last] = value
+
+
+def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+    """The sweep that a YAML text describes; see `load_spec`."""
+    values = parse_yaml(text, source)
+    for key, value in (overrides or {}).items():
+        set_dotted(values, key, value)
+    if overrides:
+        text = yaml.safe_dump(values, sort_keys=False)
+    mistakes: list[Mistake | str] = []
+    file: _File | None = None
+    try:
+        file = _File.model_validate(values)
+    except ValidationError as error:
+        mistakes += mistakes_of(error, _File)
+    _check_name(values.get("name"), mistakes)
+    given_trial, given_arms = values.get("trial", {}), values.get("arms")
+    arms: list[Arm] = []
+    if isinstance(given_arms, Mapping):
+        for name, items in given_arms.items():
+            arm = parse_arm(str(name), items, mistakes)
+            if arm is not None:
+                arms.append(arm)
+        if not given_arms:
+            mistakes.append(Mistake("arms", {}, "name at least one arm", "For example  vae: []"))
+    trial = _absolute_data_path(given_trial, source) if isinstance(given_trial, Mapping) else {}
+    _check_trials(trial, arms, mistakes)
+    if file is not None:
+        _check_search(file, arms, mistakes)
+        _check_objectives(file.objectives, mistakes)
+    if mistakes:
+        raise ConfigError(list(dict.fromkeys(mistakes)), source)
+    assert file is not None
+    search = file.search
+    if search.sampler != "grid" and search.configurations is None:
+        search = search.model_copy(update={"configurations": 8})
+    return SweepSpec(file.name, trial, tuple(arms), file.objectives, search, file.resources, text)
+
+
+def _absolute_data_path(trial: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A relative `data.path` is meant from where the command runs; workers run elsewhere."""
+    data = trial.get("data")
+    if isinstance(data, Mapping) and isinstance(data.get("path"), str):
+        return {**trial, "data": {**data, "path": os.path.abspath(data["path"])}}
+    return dict(trial)
+
+
+def _check_name(name: Any, mistakes: list[Mistake | str]) -> None:
+    if isinstance(name, str) and not NAME.fullmatch(name):
+        law = "start with a letter or digit and go on with at most 99 letters, digits, dots, dashes, + or underscores"
+        mistakes.append(Mistake("name", name, law, "It becomes the name of the results folder."))
+
+
+def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mistake | str]) -> None:
+    """Every arm must make lawful trials at each end of each of its ranges."""
+    for key in ("strategies", "seed"):
+        if key in trial:
+            remedy = "Strategies stand in arms." if key == "strategies" else "Seeds stand in search.seeds."
+            mistakes.append(Mistake(f"trial.{key}", trial[key], "be left out", remedy))
+    plain = {key: value for key, value in trial.items() if key not in ("strategies", "seed")}
+    try:
+        parse_trial(plain)
+    except ConfigError as error:
+        mistakes += [_renamed(m, lambda key: f"trial.{key}") for m in error.mistakes]
+        return
+    fingerprints: dict[str, str] = {}
+    for arm in arms:
+        points = [arm.probe()]
+        points += [arm.probe() | {d.name: value} for d in arm.dimensions for value in d.probes()[1:]]
+        for point in points:
+            try:
+                parse_trial({**plain, "strategies": arm.strategies(point)})
+            except ConfigError as error:
+                mistakes += [_renamed(m, lambda key, a=arm: _arm_key(key, a)) for m in error.mistakes]  # type: ignore[misc]
+        identity = json.dumps([arm.stack, [repr(d) for d in arm.dimensions]], sort_keys=True)
+        if identity in fingerprints:
+            other = fingerprints[identity]
+            law = f"differ from every other arm, and arms.{other} is the same"
+            mistakes.append(Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
+        fingerprints[identity] = arm.name
+
+
+def _renamed(mistake: Mistake | str, rename: Any) -> Mistake | str:
+    if isinstance(mistake, str):
+        return mistake
+    return Mistake(rename(mistake.key), mistake.value, mistake.law, mistake.remedy)
+
+
+def _arm_key(key: str, arm: Arm) -> str:
+    return key.replace("strategies", f"arms.{arm.name}", 1) if key.startswith("strategies") else f"trial.{key}"
+
+
+def _check_search(file: _File, arms: list[Arm], mistakes: list[Mistake | str]) -> None:
+    search = file.search
+    seeds = search.run_seeds
+    if not seeds or len(set(seeds)) != len(seeds):
+        mistakes.append(Mistake("search.seeds", list(seeds), "hold different seeds, at least one", "For example 3."))
+    if search.sampler != "grid":
+        return
+    if search.configurations is not None:
+        remedy = "A grid runs every combination; leave it out, or use another sampler."
+        mistakes.append(Mistake("search.configurations", search.configurations, "be left out for grid", remedy))
+    for arm in arms:
+        for dimension in arm.dimensions:
+            if not dimension.tunable.choices and not dimension.integral:
+                law = "have choices when search.sampler is grid"
+                value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
+                mistakes.append(Mistake(f"arms.{arm.name}: {dimension.name}", value, law, "Write {choices: [...]}."))
+
+
+def _check_objectives(objectives: Mapping[str, Sense], mistakes: list[Mistake | str]) -> None:
+    if not objectives:
+        mistakes.append(Mistake("objectives", {}, "name at least one column", "For example  nll_iw: min"))
+    for column in objectives:
+        if column not in OBJECTIVE_COLUMNS:
+            near = difflib.get_close_matches(column, OBJECTIVE_COLUMNS, n=3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
+            mistakes.append(Mistake(f"objectives.{column}", column, "be a numeric column of the table", hint))
