@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 """What a kind of data changes in the defaults of model and training (He et al. 2019, Appendices B.1 and B.2)."""
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Setting):
     """The base recipe that every remedy plugs into: He et al. 2019, Appendix B, as their published text code runs it.
 
@@ -49,12 +53,13 @@ class TrainingConfig(Setting):
     )
     learning_rate: Annotated[float, Field(gt=0, description="at the start, of the decoder")] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD")] = 0.0
-    adam_betas: Annotated[tuple[float, float], Field(description="of Adam")] = (0.9, 0.999)
+    adam_betas: Annotated[tuple[_Beta, _Beta], Field(description="of Adam, both in [0, 1)")] = (0.9, 0.999)
     batch_size: Annotated[int, Field(ge=1, description="examples in a batch, at most")] = 32
     epochs: Annotated[int, Field(ge=1, description="passes over the training data, at most")] = 100
     clip_norm: Annotated[float, Field(gt=0, description="largest gradient norm")] = 5.0
     clip_scope: Annotated[
-        Literal["all", "per_module"], Field(description="norm of encoder and decoder together, or each its own")
+        Literal["all", "per_module"],
+        Field(description="norm of encoder and decoder together, or each its own"),
     ] = "all"
     decay_factor: Annotated[float, Field(gt=0, le=1, description="learning rate after a decay over before")] = 0.5
     decay_patience: Annotated[int, Field(ge=1, description="epochs without improvement before a decay")] = 2
@@ -62,7 +67,8 @@ class TrainingConfig(Setting):
     max_decays: Annotated[int, Field(ge=1, description="training stops at this decay")] = 5
     reload_best_on_decay: Annotated[bool, Field(description="return to the best weights at a decay")] = True
     kl_explode: Annotated[
-        float, Field(gt=0, description="validation KL that, twice running at weight >= 0.5, is divergence [nats]")
+        float,
+        Field(gt=0, description="validation KL that, twice running at weight >= 0.5, is divergence [nats]"),
     ] = 1000.0
 
 
@@ -134,7 +140,9 @@ class TrialConfig(Setting):
         for strategy in self.strategies:
             for slot in sorted(strategy.slots - Parts.SHARED):
                 if slot in owners:
-                    law = f"fill each slot at most once (E-SLOT), and {owners[slot]} and {strategy.kind} both fill {slot}"
+                    law = (
+                        f"fill each slot at most once (E-SLOT), and {owners[slot]} and {strategy.kind} both fill {slot}"
+                    )
                     yield Mistake("strategies", stack, law, "Remove one of the two.")
                 owners[slot] = strategy.kind
 
@@ -168,46 +176,98 @@ def parse_trial(given: Mapping[str, Any], source: str = "") -> TrialConfig:
 
 
 def mistakes_of(error: ValidationError, root: type[Setting]) -> list[Mistake | str]:
-    """Every error that pydantic found, as our mistakes, with keys as the user typed them."""
+    """Every error that pydantic found, as our mistakes, with keys as the user typed them.
+
+    A value that fits no member of a union is one mistake, its law naming every member.
+    """
     found: list[Mistake | str] = []
     for detail in error.errors():
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, ConfigError):
             found.extend(inner.mistakes)
+            continue
+        mistake = _mistake(detail, root)
+        last = found[-1] if found else None
+        if isinstance(last, Mistake) and last.key == mistake.key:
+            law = f"{last.law} or {mistake.law}"
+            found[-1] = Mistake(last.key, last.value, law, last.remedy or mistake.remedy)
         else:
-            found.append(_mistake(detail, root))
+            found.append(mistake)
     return found
+
+
+class _Missing:
+    """The value of a key that was not given."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+LAWS: dict[str, str] = {
+    "int_type": "be an integer",
+    "int_parsing": "be an integer",
+    "int_from_float": "be an integer",
+    "float_type": "be a number",
+    "float_parsing": "be a number",
+    "finite_number": "be a finite number",
+    "bool_type": "be true or false",
+    "bool_parsing": "be true or false",
+    "string_type": "be text",
+    "string_too_short": "have at least {min_length} character(s)",
+    "tuple_type": "be a list",
+    "too_short": "be a list of at least {min_length} values",
+    "too_long": "be a list of at most {max_length} values",
+    "model_type": "be a mapping of keys to values",
+    "model_attributes_type": "be a mapping with a kind",
+    "dict_type": "be a mapping of keys to values",
+    "literal_error": "be {expected}",
+    "missing": "be given",
+    "invalid_key": "be text",
+}
+"""What pydantic's types of error are to a human; the others say it well enough themselves."""
 
 
 def _mistake(detail: ErrorDetails, root: type[Setting]) -> Mistake:
     names, field, owner = _resolve(detail["loc"], root)
     key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".") or "the file"
-    context = detail.get("ctx", {})
-    remedy = ""
-    if field is not None and field.description:
-        remedy = f"It is: {field.description}"
-        remedy += "." if field.is_required() else f" (default {_shown(field.get_default(call_default_factory=True))})."
+    context, given = detail.get("ctx", {}), detail["input"]
     match detail["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(names[-1]), list(owner), n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            return Mistake(key, detail["input"], "be a known key", f"{hint}Known here: {', '.join(owner)}.")
-        case "missing":
-            return Mistake(key, None, "be given", remedy)
+            hint = _did_you_mean(names[-1], owner)
+            return Mistake(key, given, "be a known key", f"{hint} Known here: {', '.join(owner)}.".lstrip())
         case "union_tag_invalid":
             expected = context["expected_tags"].replace("'", "")
-            tag = context["tag"]
-            near = difflib.get_close_matches(str(tag), expected.split(", "), n=1, cutoff=0.5)
-            return Mistake(f"{key}.kind", tag, f"be one of {expected}", f"Did you mean {near[0]}?" if near else "")
+            tag = given["kind"] if isinstance(given, Mapping) else context["tag"]
+            return Mistake(f"{key}.kind", tag, f"be one of {expected}", _did_you_mean(tag, expected.split(", ")))
         case "union_tag_not_found":
-            return Mistake(key, detail["input"], "name its kind", f"Known kinds: {', '.join(CATALOGUE)}.")
-        case "literal_error":
-            return Mistake(key, detail["input"], f"be {context['expected']}", remedy)
-        case _:
-            law = detail["msg"].removeprefix("Value error, ").removeprefix("Input should ").rstrip(".")
-            law = law.replace("be a valid integer, unable to parse string as an integer", "be an integer")
-            law = law.replace("be a valid number, unable to parse string as a number", "be a number")
-            return Mistake(key, detail["input"], law, remedy)
+            return Mistake(key, given, "name its kind", f"Known kinds: {', '.join(CATALOGUE)}.")
+        case kind:
+            value = _Missing() if kind == "missing" else given
+            law = LAWS[kind].format(**context) if kind in LAWS else _law_of_message(detail["msg"])
+            return Mistake(key, value, law, _explanation(names, field))
+
+
+def _did_you_mean(word: object, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _law_of_message(message: str) -> str:
+    """pydantic's "Input should be less than 1" as "be less than 1"."""
+    return re.sub(r"^(Value error, )?(\w+ should )?", "", message).rstrip(".")
+
+
+def _explanation(names: Sequence[int | str], field: Any) -> str:
+    """What a field is, and its default; where that depends on the data, for every kind."""
+    if field is None or not field.description:
+        return ""
+    default = "" if field.is_required() else f" (default {_shown(field.get_default(call_default_factory=True))})"
+    if len(names) == 2:
+        section, key = names
+        recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}
+        shown = [f"{values[key]} for {kind}" for kind, values in recipes.items() if key in values]
+        default = f" (default {', '.join(shown)})" if shown else default
+    return f"It is: {field.description}{default}."
 
 
 def _shown(value: object) -> str:

@@ -1,11 +1,11 @@
 """The exceptions of lagvae.
 
-    LagvaeError
-    ├── UserError (ValueError)      what the user gave is wrong; carries every mistake at once
-    │   ├── ConfigError             a configuration, a sweep file, a command line
-    │   └── DataError               a data file
-    ├── CheckpointError (ValueError)  a checkpoint that is damaged or belongs to another trial
-    └── Diverged (ArithmeticError)  training left the finite numbers, or a divergence rule fired
+LagvaeError
+├── UserError (ValueError)      what the user gave is wrong; carries every mistake at once
+│   ├── ConfigError             a configuration, a sweep file, a command line
+│   └── DataError               a data file
+├── CheckpointError (ValueError)  a checkpoint that is damaged or belongs to another trial
+└── Diverged (ArithmeticError)  training left the finite numbers, or a divergence rule fired
 """
 
 from __future__ import annotations

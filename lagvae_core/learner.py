@@ -1,4 +1,4 @@
-"""One training step: the loss of a batch and the descent on it. Everything that a procedure may do to the parameters."""
+"""One training step: the loss of a batch and the descent on it; all that a procedure may do to the parameters."""
 
 from __future__ import annotations
 
@@ -111,13 +111,6 @@ class Learner:
             if self.model.posterior.accepts(batch.size):
                 return batch
 
-    def set_learning_rate(self, rate: float) -> None:
-        """Change the decoder's rate to `rate` and the encoder's to its multiple of it, keeping the optimisers' state."""
-        self.learning_rate = rate
-        for optimiser, factor in ((self._encoder_optimiser, self.parts.encoder_rate), (self._decoder_optimiser, 1.0)):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * factor
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
@@ -136,7 +129,7 @@ class Learner:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> None:
-    """Scale the gradients of `parameters` in place so that their joint norm is at most `limit`; never reads the device."""
+    """Scale the gradients of `parameters` in place to a joint norm of at most `limit`; never reads the device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients or math.isinf(limit):
         return

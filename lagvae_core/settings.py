@@ -34,7 +34,7 @@ class Tunable:
         assert bounded != bool(self.choices), "a Tunable has either low and high, or choices"
 
 
-def tunables(setting: type[Setting]) -> Iterator[tuple[str, type[Any] | None, Tunable]]:
+def tunables(setting: type[Setting]) -> Iterator[tuple[str, Any, Tunable]]:
     """Name, annotated type and range of each field of `setting` that declares itself tunable."""
     for name, field in setting.model_fields.items():
         for mark in field.metadata:

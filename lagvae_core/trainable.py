@@ -37,7 +37,7 @@ def train(
     report: Report = lambda record: None,
     progress: Callable[[Progress], None] = lambda progress: None,
     checkpoint: CheckpointStore | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = 30.0,
     device: torch.device | str = "cpu",
     dataset: TokenDataset | None = None,
 ) -> TrialRecord:
@@ -46,9 +46,9 @@ def train(
     Args:
         report: hears every epoch; the answer "stop" ends the trial as `stopped_early`, unmeasured.
         progress: hears every update and every evaluated batch; be quick.
-        checkpoint: where the state is kept, at every epoch's end and every `checkpoint_seconds` in between. A trial
-            that finds its own there goes on from it, and ends with the record, bit for bit on a CPU, that it would
-            have had uninterrupted. The last checkpoint holds the finished record.
+        checkpoint: where the state is kept, every `checkpoint_seconds` and before the final measurement. A trial that
+            finds its own there goes on from it, and ends with the record, bit for bit on a CPU, that it would have had
+            uninterrupted. The last checkpoint holds the finished record.
         dataset: `config.data.load()`, where it is at hand.
 
     Returns:
@@ -105,9 +105,7 @@ class Trial:
         self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
-        self.parts = Parts.assemble(
-            config.strategies, Surroundings(config.model.latent_dim, len(self.train_batches))
-        )
+        self.parts = Parts.assemble(config.strategies, Surroundings(config.model.latent_dim, len(self.train_batches)))
         self.model = build_model(config, len(dataset.vocabulary), self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)
         self.learner.batches = self.train_batches
@@ -130,9 +128,10 @@ class Trial:
             self._train_epoch(progress, keeper)
             record = self._validate()
             self._end_epoch(record)
-            keeper.save()
+            keeper.save_if_due()
             if report(record) == "stop":
                 return f"stopped after epoch {record.epoch} at the scheduler's word."
+        keeper.save()
         return ""
 
     def _train_epoch(self, progress: Callable[[Progress], None], keeper: _Keeper) -> None:

@@ -1,1 +1,1 @@
-"""The service: search, schedule, store, analyse, command line. Imports are light here; Ray and Optuna come when used."""
+"""The service: search, schedule, store, analyse, command line. Ray and Optuna are imported when used."""

@@ -26,10 +26,10 @@ class Replicates:
 
     groups: tuple[str, ...]
     """The M groups that have a replicate, in order of first appearance among the rows kept."""
-    mean_MD: Floats  # noqa: N815
-    se_MD: Floats  # noqa: N815
+    mean_MD: Floats
+    se_MD: Floats
     """Standard error of the mean, std(ddof=1) / sqrt(n); NaN where n = 1."""
-    n_M: NDArray[np.int64]  # noqa: N815
+    n_M: NDArray[np.int64]
     """Rows behind each mean, at least 1."""
 
 
@@ -45,9 +45,7 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
     """
     values_ND = _matrix(values_ND, "values")
     if len(groups_N) != len(values_ND):
-        raise ValueError(
-            f"every row must have one group, but got {len(values_ND)} rows, {len(groups_N)} groups."
-        )
+        raise ValueError(f"every row must have one group, but got {len(values_ND)} rows, {len(groups_N)} groups.")
     rows_of: dict[str, list[int]] = {}
     for row in np.flatnonzero(_finite(values_ND)).tolist():
         rows_of.setdefault(groups_N[row], []).append(row)
@@ -89,17 +87,13 @@ def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: Arra
     points_MD, reference_D = _matrix(points_MD, "points"), np.asarray(reference_D, dtype=np.float64)
     maximise_D = _maximise(senses, points_MD.shape[1])
     if reference_D.shape != maximise_D.shape or not np.isfinite(reference_D).all():
-        raise ValueError(
-            f"reference must be {len(maximise_D)} finite numbers, but got {reference_D.tolist()}."
-        )
+        raise ValueError(f"reference must be {len(maximise_D)} finite numbers, but got {reference_D.tolist()}.")
     better_MD = np.where(maximise_D, points_MD > reference_D, points_MD < reference_D)
     inside_M = better_MD.all(axis=1) & _finite(points_MD)
     return float(moocore.hypervolume(points_MD[inside_M], ref=reference_D, maximise=maximise_D))
 
 
-def front_probability(
-    values: Sequence[ArrayLike], senses: Sequence[Sense], draws: int = 1000, seed: int = 0
-) -> Floats:
+def front_probability(values: Sequence[ArrayLike], senses: Sequence[Sense], draws: int = 1000, seed: int = 0) -> Floats:
     """How often each of M configurations is on the front when all means are bootstrapped, as shares [M].
 
     `values` holds one array [n_i, D] for each configuration, one row a seed. A draw resamples the rows of
@@ -143,7 +137,5 @@ def _finite(matrix: Floats) -> NDArray[np.bool_]:
 def _maximise(senses: Sequence[Sense], columns: int) -> NDArray[np.bool_]:
     """`senses` as a mask [D], after a check that they fit the columns."""
     if columns == 0 or len(senses) != columns or not set(senses) <= {"min", "max"}:
-        raise ValueError(
-            f"senses must be 'min' or 'max' for each of {columns} columns, but got {list(senses)}."
-        )
+        raise ValueError(f"senses must be 'min' or 'max' for each of {columns} columns, but got {list(senses)}.")
     return np.array([sense == "max" for sense in senses])

@@ -157,15 +157,15 @@ class ResultsFolder:
         return Path(root) if isinstance(system, pyarrow.fs.LocalFileSystem) else None
 
     @property
-    def uri(self) -> str:
-        """The folder as the worker processes find it."""
-        return f"{self.results.rstrip('/')}/{self.sweep}" if "://" in self.results else str(self.local_path)
+    def root(self) -> str:
+        """`results` as worker processes, which run elsewhere, find it."""
+        return self.results if "://" in self.results else os.path.abspath(self.results)
 
     def prepare(self) -> None:
         """Make the folder, and show that it can be written to; ConfigError if it cannot."""
         system, root = self._filesystem()
         try:
-            for part in ("runs", "curves"):
+            for part in ("runs", "curves", "checkpoints"):
                 system.create_dir(f"{root}/{part}", recursive=True)
             self.write("runs/.probe", b"")
             system.delete_file(f"{root}/runs/.probe")

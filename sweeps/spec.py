@@ -26,17 +26,17 @@ __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 Sense = Literal["min", "max"]
+DEFAULT_OBJECTIVES: Mapping[str, Sense] = {"nll_iw": "min", "au": "max"}
 
 
 class SearchSpec(Setting):
     """How each arm is searched; every arm has the same budget."""
 
     sampler: Annotated[
-        Literal["tpe", "random", "grid", "nsga2", "gp"], Field(description="Optuna sampler; grid runs every choice")
+        Literal["tpe", "random", "grid", "nsga2", "gp"],
+        Field(description="Optuna sampler; grid runs every choice"),
     ] = "tpe"
-    configurations: Annotated[
-        int | None, Field(ge=1, description="configurations an arm; not for grid")
-    ] = None
+    configurations: Annotated[int | None, Field(ge=1, description="configurations an arm; not for grid")] = None
     seeds: Annotated[
         Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...],
         Field(description="replicates of each configuration: their number, or their seeds"),
@@ -62,9 +62,9 @@ class _File(Setting):
     """The top level of a sweep file, before its parts are looked into."""
 
     name: str
-    trial: dict[str, Any] = {}
+    trial: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, Any]
-    objectives: dict[str, Sense] = {"nll_iw": "min", "au": "max"}
+    objectives: dict[str, Sense] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
     search: SearchSpec = SearchSpec()
     stopping: Literal["none"] = "none"
     resources: ResourceSpec = ResourceSpec()
@@ -144,7 +144,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         seen.add(key)
@@ -247,7 +247,7 @@ def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mist
             try:
                 parse_trial({**plain, "strategies": arm.strategies(point)})
             except ConfigError as error:
-                mistakes += [_renamed(m, lambda key, a=arm: _arm_key(key, a)) for m in error.mistakes]  # type: ignore[misc]
+                mistakes += [_renamed(m, lambda key, a=arm: _arm_key(key, a)) for m in error.mistakes]
         identity = json.dumps([arm.stack, [repr(d) for d in arm.dimensions]], sort_keys=True)
         if identity in fingerprints:
             other = fingerprints[identity]

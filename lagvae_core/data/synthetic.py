@@ -4,8 +4,6 @@ Shape suffixes: N lines, V words, E embedding, H hidden units, G = 4 H gates (in
 torch orders them), Z = 2 latent dimensions.
 """
 
-# ruff: noqa: N815  (names that carry their shape)
-
 from __future__ import annotations
 
 import hashlib
@@ -82,9 +80,7 @@ class SyntheticData(Setting):
         if self.limit is not None:
             drawn |= {name: rows[: self.limit] for name, rows in drawn.items() if name.startswith("train_")}
         vocabulary = Vocabulary((*SPECIALS, *map(str, range(self.vocabulary))))
-        train, valid, test = (
-            _split(drawn.pop(f"{split}_words"), drawn[f"{split}_component"]) for split in self._sizes
-        )
+        train, valid, test = (_split(drawn.pop(f"{split}_words"), drawn[f"{split}_component"]) for split in self._sizes)
         return TokenDataset.of(train, valid, test, vocabulary, truth=drawn)  # what is left: z and component
 
     @property
@@ -172,9 +168,7 @@ def _draw_block(
     cell_NH = _project(z_NZ, parameters.start_HZ)
     hidden_NH = np.tanh(cell_NH)
     for step in range(1, setting.length):
-        gates_NG = (
-            word_gates_VG[words[:, step - 1]] + z_gates_NG + _project(hidden_NH, parameters.recurrent_GH)
-        )
+        gates_NG = word_gates_VG[words[:, step - 1]] + z_gates_NG + _project(hidden_NH, parameters.recurrent_GH)
         i_NH, f_NH, g_NH, o_NH = np.split(gates_NG, 4, axis=1)
         cell_NH = _sigmoid(f_NH) * cell_NH + _sigmoid(i_NH) * np.tanh(g_NH)
         hidden_NH = _sigmoid(o_NH) * np.tanh(cell_NH)

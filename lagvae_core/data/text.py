@@ -98,9 +98,7 @@ class TextData(Setting):
         law = "have a label and a tab before each sentence"
         if self.labels == "yes":
             return Mistake("data.path", where, law, "Set data.labels=no to read the text without labels.")
-        return Mistake(
-            "data.path", where, f"{law} or before none", "Set data.labels=no if tabs are mere text."
-        )
+        return Mistake("data.path", where, f"{law} or before none", "Set data.labels=no if tabs are mere text.")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def log_aggregate(z_NZ: Tensor, q: Gaussian) -> Tensor:
     scaled = mean * precision
     constant = (mean * scaled + q.logvar_BZ.double()).sum(1) + mean.shape[1] * LOG_2PI
     pieces = []
-    for z in z_NZ.double().split(ROWS):
+    for z in torch.split(z_NZ.double(), ROWS):
         total = torch.full((len(z),), -math.inf, dtype=torch.float64, device=z.device)
         square = z.square()
         for first in range(0, len(mean), COLUMNS):
@@ -77,9 +77,7 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     their code: log q(z_i|x_i) is taken at the sample, not as an analytic entropy, which lowers the noise and keeps the
     ceiling; and the groups are fixed whatever the batch size of training.
     """
-    terms = torch.cat(
-        [_terms(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise_NZ[g]) for g in groups]
-    )
+    terms = torch.cat([_terms(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise_NZ[g]) for g in groups])
     n = sum(len(g) for g in groups)
     ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
     se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0

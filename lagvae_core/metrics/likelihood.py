@@ -85,8 +85,8 @@ def importance_weighted(
 ) -> dict[str, LogMean]:
     """log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for every named log-weight at once and every example [N].
 
-    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: -mean >= -log p(x) in expectation, falling
-    with K towards it. The samples of an example depend on `seed` and its number alone, never on the batches.
+    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: -mean >= -log p(x) in expectation,
+    falling with K towards it. The samples of an example depend on `seed` and its number alone, never on the batches.
     `sequences` bounds how many (example, sample) pairs the decoder sees at a time; every sample counts, whether or not
     that divides `samples`. `model` must be in eval mode; results are in example order, float64, on the CPU.
     """

@@ -88,4 +88,3 @@ class NormalPrior(Prior):
 
     def std(self) -> Tensor | None:
         return self._std
-

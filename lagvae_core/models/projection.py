@@ -32,7 +32,7 @@ class _TokenNll(torch.autograd.Function):
         return total_N.log() - chosen_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         hidden_NH, weight_VH, targets_N, grad_NV, total_N = ctx.saved_tensors
         grad_NV.mul_((grad_N / total_N)[:, None])
@@ -51,7 +51,7 @@ def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor
         return _TokenNll.apply(hidden_NH, weight_VH, targets_N)  # type: ignore[no-any-return, no-untyped-call]
     block = _row_blocks(len(hidden_NH), len(weight_VH), hidden_NH.device)
     pieces = []
-    for hidden, targets in zip(hidden_NH.split(block), targets_N.split(block), strict=True):
+    for hidden, targets in zip(torch.split(hidden_NH, block), torch.split(targets_N, block), strict=True):
         logits = hidden @ weight_VH.T
         pieces.append(logits.logsumexp(1) - logits.gather(1, targets[:, None])[:, 0])
     return torch.cat(pieces)

@@ -13,7 +13,16 @@ from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.scale_vae import ScaleVae
 
-__all__ = ["CATALOGUE", "Aggressive", "AnyStrategy", "BetaVae", "EncoderLr", "KlLinearEpoch", "ScaleVae", "Strategy"]
+__all__ = [
+    "CATALOGUE",
+    "Aggressive",
+    "AnyStrategy",
+    "BetaVae",
+    "EncoderLr",
+    "KlLinearEpoch",
+    "ScaleVae",
+    "Strategy",
+]
 
 CATALOGUE: dict[str, type[Strategy]] = {
     value.name(): value

@@ -52,9 +52,9 @@ class Aggressive(Strategy):
     ] = "converge"
     check: Annotated[int | None, Field(ge=1, description="inner steps in one window of the stop test")] = None
     max_inner: Annotated[int, Field(ge=2, description="`converge` stops before this step")] = 100
-    mi_stop: Annotated[
-        Literal["auto", "text", "image", "paper"], Field(description="the rule that ends the phase")
-    ] = "auto"
+    mi_stop: Annotated[Literal["auto", "text", "image", "paper"], Field(description="the rule that ends the phase")] = (
+        "auto"
+    )
     mi_tol: Annotated[float, Field(ge=0, description="nats by which MI may fall unpunished")] = 0.0
     clip_scope: Annotated[
         Literal["all", "per_module"], Field(description="whose gradient norm clips an inner step")

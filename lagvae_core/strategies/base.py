@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from lagvae_core.learner import Learner, Loss
     from lagvae_core.metrics.encoding import EncodedSplit
 
-__all__ = ["KlWeight", "Objective", "Parts", "Posterior", "Protocol", "Refusal", "Strategy", "Surroundings", "Update"]
+__all__ = [
+    "KlWeight",
+    "Objective",
+    "Parts",
+    "Posterior",
+    "Protocol",
+    "Refusal",
+    "Strategy",
+    "Surroundings",
+    "Update",
+]
 
 LogWeight = Callable[[Gaussian, Gaussian, Tensor, Tensor], Tensor]
 """(q, charged, noise [B, S, Z], z [B, S, Z]) -> the log-weight [B, S] that log p(x|z) is added to."""

@@ -43,8 +43,16 @@ class ScaleVae(Strategy):
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "protocols"})
     paper: ClassVar[str] = "Song et al. 2024, Scale-VAE: Preventing Posterior Collapse, Algorithm 1"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("nll_iw_unit", "float", "NLL of the generator u ~ N(0, I), same samples [nats]; valid, another model"),
-        Column("nll_iw_mm", "float", "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, another model"),
+        Column(
+            "nll_iw_unit",
+            "float",
+            "NLL of the generator u ~ N(0, I), same samples [nats]; valid, another model",
+        ),
+        Column(
+            "nll_iw_mm",
+            "float",
+            "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, another model",
+        ),
         Column("nll_iw_paper", "float", "mixed weights of the paper's protocol [nats]; not a likelihood"),
         Column("nll_elbo_paper", "float", "rec + kl_train [nats], minus the paper's objective; not a bound"),
         Column("mi_q", "float", "MI under the unscaled N(mu, sigma^2), whole split [nats]; at most kl_train"),
@@ -161,9 +169,7 @@ class _PaperProtocol(Protocol):
 
         return {
             "nll_iw_unit": lambda q, charged, noise, u: unit.log_prob(u) - q.log_prob(u),
-            "nll_iw_mm": lambda q, charged, noise, u: (
-                matched.log_prob(u - centre.to(u)) - q.log_prob(u)
-            ),
+            "nll_iw_mm": lambda q, charged, noise, u: matched.log_prob(u - centre.to(u)) - q.log_prob(u),
             "nll_iw_paper": mixed,
         }
 

@@ -144,9 +144,7 @@ def _files(path: Path) -> list[Path]:
     """The PNG, and `path` itself where that is not it."""
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in known:
-        raise ValueError(
-            f"A figure's extension must be one of {', '.join(sorted(known))}, but the path is {path}."
-        )
+        raise ValueError(f"A figure's extension must be one of {', '.join(sorted(known))}, but the path is {path}.")
     if path.suffix.lower() == ".png":
         return [path]
     return [path.with_suffix(".png"), *([path] if path.suffix else [])]
@@ -163,8 +161,7 @@ class _Look:
 def _looks(points: Sequence[FrontPoint]) -> dict[str, _Look]:
     arms = dict.fromkeys(point.arm for point in points)
     return {
-        arm: _Look(colour, marker)
-        for arm, colour, marker in zip(arms, cycle(COLOURS), cycle(MARKERS), strict=False)
+        arm: _Look(colour, marker) for arm, colour, marker in zip(arms, cycle(COLOURS), cycle(MARKERS), strict=False)
     }
 
 
@@ -182,9 +179,7 @@ def _dodged(points: Sequence[FrontPoint], sense: Sense) -> list[float]:
     return xs
 
 
-def _draw(
-    points: Sequence[FrontPoint], columns: tuple[str, str], senses: tuple[Sense, Sense], title: str
-) -> Figure:
+def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], senses: tuple[Sense, Sense], title: str) -> Figure:
     looks = _looks(points)
     legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, looks)) + 6))
     legend_rows = -(-(len(looks) + 1) // legend_columns)
@@ -200,9 +195,7 @@ def _draw(
     return figure
 
 
-def _draw_legend(
-    figure: Figure, points: Sequence[FrontPoint], looks: dict[str, _Look], legend_columns: int
-) -> None:
+def _draw_legend(figure: Figure, points: Sequence[FrontPoint], looks: dict[str, _Look], legend_columns: int) -> None:
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=4, label=arm)
         for arm, look in looks.items()
@@ -276,9 +269,7 @@ def _annotate(axes: Axes, columns: tuple[str, str], senses: tuple[Sense, Sense],
     for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
         axis.set_label_text(AXIS_LABELS.get(column, column))
         count = column in COUNTS
-        axis.set_major_locator(
-            MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10])
-        )
+        axis.set_major_locator(MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10]))
     axes.ticklabel_format(useOffset=False)
     if title:
         axes.set_title(title, loc="left", fontsize=7.5, pad=12)

@@ -75,9 +75,7 @@ class TestFrontFigure:
         assert (tmp_path / "front.png").stat().st_size > 5_000
         assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
 
-    @pytest.mark.parametrize(
-        ("name", "head"), [("front.pdf", b"%PDF"), ("front.svg", b"<?xml"), ("a.b.SVG", b"<?xml")]
-    )
+    @pytest.mark.parametrize(("name", "head"), [("front.pdf", b"%PDF"), ("front.svg", b"<?xml"), ("a.b.SVG", b"<?xml")])
     def test_the_path_s_format_and_a_png_beside_it(self, tmp_path, name, head):
         front_figure(POINTS, str(tmp_path / name))
         assert (tmp_path / name).read_bytes().startswith(head)

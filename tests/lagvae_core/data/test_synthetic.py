@@ -128,9 +128,7 @@ class TestReproducibility:
     def test_blocks_and_splits_differ(self):
         data = SyntheticData(**SMALL | {"examples": 2_000, "heldout": 1_000}).load()
         z = data.truth["train_z"]
-        assert (
-            len(np.unique(np.concatenate([z, data.truth["valid_z"], data.truth["test_z"]]), axis=0)) == 4_000
-        )
+        assert len(np.unique(np.concatenate([z, data.truth["valid_z"], data.truth["test_z"]]), axis=0)) == 4_000
 
     def test_the_same_setting_gives_the_same_bytes(self, monkeypatch, tmp_path):
         one = SyntheticData(**SMALL).load()
@@ -219,9 +217,7 @@ class TestCache:
         assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "field", ["examples", "heldout", "vocabulary", "length", "hidden", "embedding", "limit"]
-)
+@pytest.mark.parametrize("field", ["examples", "heldout", "vocabulary", "length", "hidden", "embedding", "limit"])
 def test_sizes_are_positive(field):
     with pytest.raises(ValidationError):
         SyntheticData(**{field: 0})

@@ -94,9 +94,7 @@ class TestReading:
 class TestLabels:
     @pytest.mark.parametrize("labels", ["auto", "yes", True])
     def test_labels_are_read(self, folder, labels):
-        data = TextData(
-            path=folder(**LABELLED | {"train": "1\tthe\tcat\n\npos itive\tdog\n0\t\n"}), labels=labels
-        )
+        data = TextData(path=folder(**LABELLED | {"train": "1\tthe\tcat\n\npos itive\tdog\n0\t\n"}), labels=labels)
         data = data.load()
         assert data.train.labels == ("1", "pos itive")
         assert sentences(data) == ["the cat", "dog"]
@@ -128,9 +126,7 @@ class TestLabels:
 
     def test_labels_that_must_be_there(self, folder):
         messages = mistakes(TextData(path=folder(**PLAIN), labels="yes"))
-        assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [
-            True
-        ] * 3
+        assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
 
 
 class TestMistakes:

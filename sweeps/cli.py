@@ -1,0 +1,201 @@
+"""The `lagvae` command. Each verb loads what it needs: `trial` never imports Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lagvae_core.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Which remedy for posterior collapse gives the best likelihood and still uses the latent space?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+results_app = typer.Typer(help="Look at the table of a sweep.", no_args_is_help=True)
+app.add_typer(results_app, name="results")
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted: training.epochs=3. Repeatable."),
+]
+Results = Annotated[
+    str,
+    typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the tables."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command()
+def trial(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="A trial's configuration.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="A stack of strategies: 'aggressive:budget=30+kl_linear_epoch'.")
+    ] = None,
+    sets: Sets = None,
+    from_run: Annotated[
+        str | None, typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run with its own threads.")
+    ] = None,
+    results: Results = "results",
+    as_json: Json = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores to use; by default 1 for a small model, else all.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the state here, and go on from it if it exists.")
+    ] = None,
+) -> None:
+    """Train and measure one configuration here, without Ray."""
+    from sweeps.trial import run_trial
+
+    raise typer.Exit(run_trial(config, arm, parse_sets(sets), from_run, results, as_json, threads, device, checkpoint))
+
+
+@app.command()
+def plan(
+    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    sets: Sets = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Show what would run, how often and at what cost; change nothing."""
+    from sweeps.tables import print_plan
+
+    print_plan(spec, parse_sets(sets), results, as_json)
+
+
+@app.command()
+def run(
+    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    sets: Sets = None,
+    results: Results = "results",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
+    ] = None,
+) -> None:
+    """Run what is missing of a sweep and print its front; what is stored is never run again."""
+    from cluster.connection import ConnectionFailed
+    from sweeps.display import Display
+    from sweeps.driver import run_sweep
+    from sweeps.results import ResultsFolder
+    from sweeps.spec import load_spec
+    from sweeps.tables import print_front
+
+    loaded = load_spec(spec, parse_sets(sets))
+    folder = ResultsFolder(results, loaded.name)
+    try:
+        outcome = run_sweep(loaded, folder, Display(), address)
+    except ConnectionFailed as error:
+        print(f"lagvae: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print_front(folder, None, as_json=False)
+    raise typer.Exit(outcome.exit_code)
+
+
+@results_app.command("show")
+def results_show(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """One line a configuration: how its runs ended, and their mean numbers."""
+    from sweeps.tables import print_runs
+
+    print_runs(find_sweep(results, sweep), as_json)
+
+
+@results_app.command("pareto")
+def results_pareto(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    results: Results = "results",
+    as_json: Json = False,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the front: .png, .pdf or .svg.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Other axes than the sweep's own: 'nll_iw:min,mi:max'.")
+    ] = None,
+) -> None:
+    """The Pareto front, seeds as replicates, with standard errors."""
+    from sweeps.tables import draw_front, parse_objectives, print_front
+
+    folder = find_sweep(results, sweep)
+    axes = parse_objectives(objectives) if objectives is not None else None
+    if png is not None:
+        draw_front(folder, axes, png)
+    print_front(folder, axes, as_json)
+
+
+@app.command()
+def strategies(
+    name: Annotated[str | None, typer.Argument(help="A strategy, for its whole description.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalogue: what each remedy does, its paper, slots and fields."""
+    from sweeps.tables import print_catalogue
+
+    print_catalogue(name, as_json)
+
+
+def parse_sets(items: list[str] | None) -> dict[str, Any]:
+    """`--set` items as dotted keys and YAML values."""
+    import yaml
+
+    from lagvae_core.errors import ConfigError, Mistake
+
+    values: dict[str, Any] = {}
+    mistakes = []
+    for item in items or []:
+        key, sign, text = item.partition("=")
+        if not sign or not key or not all(key.split(".")):
+            mistakes.append(Mistake("--set", item, "be KEY=VALUE", "For example --set training.epochs=3"))
+            continue
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return values
+
+
+def find_sweep(results: str, sweep: str) -> Any:
+    """The folder of a stored sweep; ConfigError naming those that are there if it is not."""
+    from lagvae_core.errors import ConfigError, Mistake
+    from sweeps.results import ResultsFolder
+    from sweeps.spec import NAME
+
+    folder = ResultsFolder(results, sweep)
+    if NAME.fullmatch(sweep) and folder.exists():
+        return folder
+    root = Path(results)
+    known = sorted(path.parent.name for path in root.glob("*/runs")) if root.is_dir() else []
+    remedy = f"Stored there: {', '.join(known)}." if known else f"Nothing is stored in {results}; see --results."
+    raise ConfigError([Mistake("SWEEP", sweep, f"be a sweep stored in {results}", remedy)])
+
+
+def main() -> None:
+    """Entry point: mistakes of the user end with 2 and a message, an interrupt with 130."""
+    # A reader such as `head` that closes early is no error of ours.
+    try:
+        app()
+    except UserError as error:
+        print(f"lagvae: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lagvae: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

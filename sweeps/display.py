@@ -1,0 +1,188 @@
+"""What a person sees while a sweep runs: a live board on a terminal, plain lines elsewhere. Writes to stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.plan import ArmPlan, Plan, Run
+
+__all__ = ["Display", "describe_data", "duration"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def describe_data(report: Mapping[str, int | float | str]) -> str:
+    """What was loaded, in one line."""
+    sizes = "/".join(f"{report[f'{split}_examples']:,}" for split in ("train", "valid", "test"))
+    words = (
+        f"{report['train_length_min']} to {report['train_length_max']} words (mean {report['train_length_mean']:.1f})"
+    )
+    text = f"data: {sizes} train/valid/test examples of {words}, vocabulary {report['vocabulary']:,}"
+    dropped = {
+        why: sum(int(report.get(f"{split}_dropped_{why}", 0)) for split in ("train", "valid", "test"))
+        for why in ("empty", "long")
+    }
+    text += "".join(f", {count:,} {why} lines dropped" for why, count in dropped.items() if count)
+    unknown = [float(report.get(f"{split}_oov_rate", 0.0)) for split in ("valid", "test")]
+    text += f", unknown words {unknown[0]:.2%}/{unknown[1]:.2%} of valid/test" if any(unknown) else ""
+    return text + (f", labels {report['labels']}" if report.get("labels") else "")
+
+
+class Display:
+    """The board of one driver. Every method is called from the driver's thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self._live: Live | None = None
+        self._running: dict[str, tuple[Run, int, int, float]] = {}
+        self._recent: deque[str] = deque(maxlen=4)
+        self._workers = 1
+        self._started = time.monotonic()
+        self._done: dict[str, int] = {}
+        self._trouble: dict[str, int] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._best: dict[str, str] = {}
+        self._plans: list[ArmPlan] = []
+        self._objectives: Mapping[str, str] = {}
+        self._values: dict[str, dict[str, list[list[float]]]] = {}
+
+    def started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
+        self._plans = plan.arms()
+        self._objectives = plan.spec.objectives
+        self._done = {arm.arm: arm.ended for arm in self._plans}
+        for row in plan.rows.values():
+            self._take(row)
+        total = sum(arm.runs for arm in self._plans)
+        stored = sum(arm.ended for arm in self._plans)
+        resumed = sum(arm.resumed for arm in self._plans)
+        self._say(describe_data(report))
+        self._say(
+            f"sweep {plan.spec.name}: {len(self._plans)} arms, {total} runs, {stored} already stored"
+            + (f", {resumed} to be taken up again" if resumed else "")
+            + (f"; {len(plan.others)} stored rows belong to an earlier version of the sweep" if plan.others else "")
+        )
+
+    def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
+        self._workers = concurrent
+        self._started = time.monotonic()
+        self._say(f"{concurrent} runs at a time on {cpus} cores" + (f" and {gpus:g} GPUs" if gpus else ""))
+        if self.console.is_terminal:
+            self._live = Live(self._board(), console=self.console, refresh_per_second=4, transient=False)
+            self._live.start()
+
+    def run_started(self, run: Run) -> None:
+        self._running[run.run_id] = (run, 0, 0, time.monotonic())
+        self._refresh()
+
+    def run_progressed(self, run: Run, epoch: int, epochs: int) -> None:
+        if run.run_id in self._running:
+            started = self._running[run.run_id][3]
+            self._running[run.run_id] = (run, epoch, epochs, started)
+        self._refresh()
+
+    def run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        self._running.pop(run.run_id, None)
+        self._done[run.arm] = self._done.get(run.arm, 0) + 1
+        self._take(row)
+        numbers = "  ".join(f"{name} {row[name]:.4g}" for name in self._objectives if row.get(name) is not None)
+        text = f"{run.arm:<16} {_parameters(run):<32} seed {run.seed}  {row['status']}  {numbers}"
+        if row["status"] != "finished":
+            self._trouble[row["status"]] = self._trouble.get(row["status"], 0) + 1
+            text += f" ({str(row['stop_reason'])[:120]})"
+        done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
+        if self._live is None:
+            self._say(f"[{done}/{total}] {text.rstrip()}  {self._time_left()}")
+        self._recent.append(text.rstrip())
+        self._refresh()
+
+    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
+        if self._live is not None:
+            self._live.update(self._board())
+            self._live.stop()
+            self._live = None
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
+        self._say(f"{counts}, after {duration(time.monotonic() - self._started)}")
+        if stop_reason:
+            self._say(stop_reason)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        if row["status"] != "finished":
+            return
+        self._seconds.setdefault(row["arm"], []).append(float(row["seconds"] or 0.0))
+        values = [float(row[name]) for name in self._objectives if row.get(name) is not None]
+        if len(values) < len(self._objectives):
+            return
+        self._values.setdefault(row["arm"], {}).setdefault(row["config_id"], []).append(values)
+        sense = next(iter(self._objectives.values()))
+        means = [
+            [sum(column) / len(runs) for column in zip(*runs, strict=True)]
+            for runs in self._values[row["arm"]].values()
+        ]
+        best = (min if sense == "min" else max)(means, key=lambda mean: mean[0])
+        self._best[row["arm"]] = "  ".join(f"{n} {v:.2f}" for n, v in zip(self._objectives, best, strict=True))
+
+    def _time_left(self) -> str:
+        """From the mean seconds of each arm's finished runs; of all of them for an arm that has none."""
+        every = [s for seconds in self._seconds.values() for s in seconds]
+        if not every:
+            return ""
+        left = 0.0
+        for arm in self._plans:
+            known = self._seconds.get(arm.arm) or every
+            left += (arm.runs - self._done[arm.arm]) * sum(known) / len(known)
+        left /= self._workers
+        return f"about {duration(left)} left" if left > 0 else ""
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._board())
+
+    def _board(self) -> Group:
+        arms = Table(box=None, pad_edge=False)
+        for heading in ("arm", "runs", "", "best so far"):
+            arms.add_column(heading, style="bold" if heading == "arm" else "")
+        for arm in self._plans:
+            done = self._done.get(arm.arm, 0)
+            bar = ProgressBar(total=arm.runs, completed=done, width=24)
+            arms.add_row(arm.arm, f"{done}/{arm.runs}", bar, self._best.get(arm.arm, ""))
+        running = Table(box=None, pad_edge=False, show_header=False)
+        for run, epoch, epochs, started in self._running.values():
+            bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
+            where = f"epoch {epoch}/{epochs}" if epochs else "starting"
+            age = duration(time.monotonic() - started)
+            running.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, where, age)
+        done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
+        trouble = "".join(f", {count} {status}" for status, count in self._trouble.items())
+        head = f"{done}/{total} runs{trouble}   {duration(time.monotonic() - self._started)}   {self._time_left()}"
+        recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent]
+        return Group(Text(head, style="bold"), arms, running, *recent)
+
+
+def _parameters(run: Run) -> str:
+    def shown(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in run.parameters.items())

@@ -1,0 +1,280 @@
+"""Plan to Ray Tune to rows: runs what is missing of a sweep, and is the table's only writer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.connection import connect
+from lagvae_core.data import TokenDataset
+from sweeps.display import Display
+from sweeps.plan import Plan, Run
+from sweeps.results import ENDED, RUNS_SCHEMA, ResultsFolder, history_of, now, provenance
+from sweeps.space import tunable_columns
+from sweeps.spec import SweepSpec
+from sweeps.worker import TRACEBACK_CHARACTERS, checkpoint_name, train_run
+
+__all__ = ["Outcome", "load_data", "make_plan", "run_sweep"]
+
+LOST_RETRIES = 3
+"""Restarts of a run whose process or node was lost; it goes on from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a driver's work ended: the rows by status, and why it stopped early, if it did."""
+
+    statuses: Mapping[str, int]
+    stop_reason: str
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        return 1 if self.stop_reason or self.statuses.get("failed") or self.statuses.get("out_of_memory") else 0
+
+
+def load_data(spec: SweepSpec) -> TokenDataset:
+    """The data of all the sweep's trials."""
+    return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
+
+
+def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str) -> Plan:
+    """The plan of `spec` over what `folder` holds."""
+    return Plan(spec, fingerprint, folder.runs() if folder.exists() else [])
+
+
+def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address: str | None = None) -> Outcome:
+    """Run everything that is missing of `spec`, and return when nothing is.
+
+    Rows that ended are never touched and never repeated; runs that an earlier driver left `running` go on from their
+    checkpoints. A second driver on the same folder is refused.
+    """
+    data = load_data(spec)
+    folder.prepare()
+    with folder.locked():
+        plan = make_plan(spec, folder, data.fingerprint)
+        folder.write("spec.yaml", spec.source.encode())
+        display.started(plan, data.report)
+        outcome = Outcome({}, "", False)
+        if plan.missing:
+            outcome = _run_with_ray(spec, folder, display, plan, address)
+        rows = make_plan(spec, folder, data.fingerprint).rows.values()
+        statuses: dict[str, int] = {}
+        for row in rows:
+            statuses[row["status"]] = statuses.get(row["status"], 0) + 1
+        outcome = Outcome(statuses, outcome.stop_reason, outcome.interrupted)
+        display.finished(outcome.statuses, outcome.stop_reason)
+        return outcome
+
+
+def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan: Plan, address: str | None) -> Outcome:
+    from sweeps.search import Dealer
+
+    dealer = Dealer(plan)
+    with connect(address) as ray:
+        from sweeps.tune import RowWriter, RunSearcher, resources_of
+
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        concurrent = concurrency(spec, cpus, gpus)
+        display.workers(concurrent, cpus, gpus)
+        book = Book(spec, folder, display, dealer, provenance())
+        interrupted = _fit(
+            RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, cpus, gpus), concurrent
+        )
+    book.close(interrupted)
+    if book.error is not None:
+        raise book.error
+    return Outcome({}, dealer.stop_reason, interrupted)
+
+
+def concurrency(spec: SweepSpec, cpus: int, gpus: float) -> int:
+    """How many runs fit at a time; ConfigError if not even one does."""
+    from lagvae_core.errors import ConfigError, Mistake
+
+    wish = spec.resources
+    mistakes = []
+    if wish.cpus > cpus:
+        mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores there are", "Lower it."))
+    if wish.gpus > gpus:
+        mistakes.append(Mistake("resources.gpus", wish.gpus, f"be at most the {gpus:g} GPUs there are", "Lower it."))
+    if mistakes:
+        raise ConfigError(mistakes)
+    fit = cpus // wish.cpus
+    if wish.gpus:
+        fit = min(fit, int(gpus / wish.gpus))
+    return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
+
+
+def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> bool:
+    """Ray Tune over the searcher's runs; True if it was interrupted by SIGINT."""
+    from ray import tune
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # Tune keeps its own snapshots, of which nothing is ever read; the table is the truth.
+    scratch = Path(tempfile.mkdtemp(prefix="lagvae-tune-"))
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(train_run, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="runs",
+                storage_path=str(scratch),
+                callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
+                verbose=0,
+            ),
+        )
+        with _silence():
+            tuner.fit()
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Tune prints tables and hints even at verbosity 0; our display writes to the real streams."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+class Book:
+    """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
+
+    def __init__(
+        self, spec: SweepSpec, folder: ResultsFolder, display: Display, dealer: Any, origin: dict[str, Any]
+    ) -> None:
+        self.spec, self.folder, self.display, self.dealer, self.origin = spec, folder, display, dealer, origin
+        self.error: Exception | None = None
+        self._dealt: dict[str, Run] = {}
+        self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
+        self._columns = [name for name, _ in tunable_columns()]
+
+    @contextlib.contextmanager
+    def accountable(self) -> Iterator[None]:
+        """A block whose exception is kept in `error` and ends the sweep."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+
+    def dealt(self, run: Run) -> None:
+        """The run was handed to Ray Tune, which may take its time."""
+        self._dealt[run.run_id] = run
+
+    def started(self, run_id: str) -> None:
+        """The run's process starts; not for the first time if an earlier one was lost."""
+        if run_id in self._open:
+            self._restarted(run_id)
+            return
+        run = self._dealt.pop(run_id)
+        row = {
+            **dict.fromkeys(RUNS_SCHEMA.names),
+            "sweep": self.spec.name,
+            "arm": run.arm,
+            "run_id": run.run_id,
+            "config_id": run.config_id,
+            "configuration": run.configuration,
+            "seed": run.seed,
+            "attempt": run.attempt,
+            "status": "running",
+            "history": history_of(run.stored) if run.stored is not None else None,
+            "warnings": json.dumps(list(run.config.warnings())),
+            "parameters": json.dumps(dict(run.parameters), sort_keys=True),
+            "config": run.config.model_dump_json(),
+            "started_at": now(),
+            "data_fingerprint": self.dealer.plan.fingerprint,
+            "spec_hash": self.spec.hash,
+            "threads": self.spec.resources.cpus,
+            **self._strategy_columns(run),
+            **self.origin,
+        }
+        self.folder.write_run(row)
+        self._open[run.run_id] = (run, row)
+        self.display.run_started(run)
+
+    def _strategy_columns(self, run: Run) -> dict[str, Any]:
+        found = {}
+        for strategy in run.config.strategies:
+            for name in self._columns:
+                kind, field = name.split(".")
+                if kind == strategy.kind:
+                    value = getattr(strategy, field)
+                    found[name] = str(value) if isinstance(value, str) or name in _STRINGS else value
+        return found
+
+    def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
+        run, row = self._open[run_id]
+        row["host"], row["device"] = report.get("host"), report.get("device")
+        if "epoch" in report:
+            self.display.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
+
+    def _restarted(self, run_id: str) -> None:
+        _, row = self._open[run_id]
+        lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
+        row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
+        self.folder.write_run(row)
+
+    def ended(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """The run ended with its last report, which holds its record or its failure."""
+        if "record" in report:
+            record = json.loads(report["record"])
+            values = {name: record[name] for name in ("status", "stop_reason")}
+            values |= record["metrics"] | record["cost"]
+            self._finish(run_id, values, record["curve"])
+        elif "failure" in report:
+            self._finish(run_id, json.loads(report["failure"]), [])
+        else:
+            self.failed(run_id, "its worker ended without a record", "")
+
+    def failed(self, run_id: str, reason: str, error_text: str) -> None:
+        """The run was lost more often than it is restarted."""
+        values = {
+            "status": "failed",
+            "stop_reason": reason,
+            "error_class": "WorkerLost",
+            "traceback": error_text[-TRACEBACK_CHARACTERS:],
+        }
+        self._finish(run_id, values, [])
+
+    def _finish(self, run_id: str, values: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+        if run_id in self._dealt:
+            self.started(run_id)
+        run, row = self._open.pop(run_id)
+        row = row | values | {"ended_at": now()}
+        assert row["status"] in ENDED, row["status"]
+        if curve:
+            self.folder.write_curve(row, curve)
+        self.folder.write_run(row)
+        self.folder.remove(checkpoint_name(run_id))
+        self.dealer.ended(run, row)
+        self.display.run_ended(run, row)
+
+    def close(self, interrupted: bool) -> None:
+        """No run goes on after this; those that were cut off keep their checkpoints."""
+        for _, row in self._open.values():
+            reason = "the sweep was interrupted" if interrupted else "the driver ended"
+            self.folder.write_run(row | {"status": "interrupted", "stop_reason": f"{reason}.", "ended_at": now()})
+        self._open.clear()
+
+
+_STRINGS = {name for name, kind in tunable_columns() if kind == "str"}

@@ -1,0 +1,153 @@
+"""A sweep file and what is already stored, made into what must run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lagvae_core.config import TrialConfig
+from sweeps.results import ENDED
+from sweeps.space import Arm
+from sweeps.spec import SweepSpec
+
+__all__ = ["ArmPlan", "Configuration", "Plan", "Run"]
+
+Value = int | float | str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training to be done: a configuration under one seed. `stored` is the row of an earlier attempt, if any."""
+
+    arm: str
+    configuration: int
+    parameters: Mapping[str, Value]
+    config: TrialConfig
+    config_id: str
+    seed: int
+    stored: Mapping[str, Any] | None = None
+    alone: bool = False
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.config_id}-{self.seed}"
+
+    @property
+    def attempt(self) -> int:
+        return 1 if self.stored is None else int(self.stored["attempt"]) + 1
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of an arm's space, number `index` in the order in which the arm's points were chosen."""
+
+    arm: str
+    index: int
+    parameters: Mapping[str, Value]
+    config_id: str
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm still needs: counts of runs, and the mean seconds of those that are finished."""
+
+    arm: str
+    configurations: int
+    runs: int
+    ended: int
+    resumed: int
+    mean_seconds: float | None
+
+    @property
+    def missing(self) -> int:
+        return self.runs - self.ended
+
+
+class Plan:
+    """The stored rows, sorted into those of the sweep's own configurations and the rest.
+
+    A row belongs to the sweep as the file now stands if its arm exists, its configuration's number is within the
+    budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that do
+    not (`others`) stay in the table, but count for nothing here.
+    """
+
+    def __init__(self, spec: SweepSpec, fingerprint: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self.configurations: dict[tuple[str, int], Configuration] = {}
+        self.rows: dict[str, Mapping[str, Any]] = {}
+        self.others: list[Mapping[str, Any]] = []
+        arms = {arm.name: arm for arm in spec.arms}
+        for row in rows:
+            known = self._adopt(row, arms.get(row["arm"]))
+            if known is None:
+                self.others.append(row)
+            else:
+                self.configurations[known.arm, known.index] = known
+                self.rows[row["run_id"]] = row
+
+    def _adopt(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
+        index = row["configuration"]
+        if arm is None or index is None or index >= self.spec.configurations(arm):
+            return None
+        parameters = json.loads(row["parameters"] or "{}")
+        dimensions = {dimension.name: dimension for dimension in arm.dimensions}
+        if set(parameters) != set(dimensions):
+            return None
+        if not all(dimensions[name].holds(value) for name, value in parameters.items()):
+            return None
+        found = self.configuration(arm, index, parameters)
+        present = self.configurations.get((arm.name, index), found)
+        return found if found.config_id == row["config_id"] == present.config_id else None
+
+    def configuration(self, arm: Arm, index: int, parameters: Mapping[str, Value]) -> Configuration:
+        config = self.spec.trial_config(arm, parameters, seed=0)
+        return Configuration(arm.name, index, parameters, config.config_id(self.fingerprint))
+
+    def order(self) -> Iterator[tuple[Arm, int]]:
+        """Arms in turn: configuration 0 of each, then 1, so that a sweep cut short is fair to all."""
+        counts = {arm.name: self.spec.configurations(arm) for arm in self.spec.arms}
+        for index in range(max(counts.values(), default=0)):
+            for arm in self.spec.arms:
+                if index < counts[arm.name]:
+                    yield arm, index
+
+    def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
+        """The runs of a configuration that have not ended, in the order of the seeds."""
+        found = []
+        for seed in self.spec.search.run_seeds:
+            config = self.spec.trial_config(arm, configuration.parameters, seed)
+            run_id = f"{configuration.config_id}-{seed}"
+            stored = self.rows.get(run_id)
+            if stored is None or stored["status"] not in ENDED:
+                found.append(
+                    Run(
+                        arm.name,
+                        configuration.index,
+                        configuration.parameters,
+                        config,
+                        configuration.config_id,
+                        seed,
+                        stored,
+                    )
+                )
+        return found
+
+    def arms(self) -> list[ArmPlan]:
+        """The plan, arm by arm."""
+        seeds = self.spec.search.run_seeds
+        found = []
+        for arm in self.spec.arms:
+            rows = [row for row in self.rows.values() if row["arm"] == arm.name and row["seed"] in seeds]
+            ended = [row for row in rows if row["status"] in ENDED]
+            seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
+            count = self.spec.configurations(arm)
+            mean = sum(seconds) / len(seconds) if seconds else None
+            found.append(ArmPlan(arm.name, count, count * len(seeds), len(ended), len(rows) - len(ended), mean))
+        return found
+
+    @property
+    def missing(self) -> int:
+        return sum(arm.missing for arm in self.arms())

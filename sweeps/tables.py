@@ -1,0 +1,292 @@
+"""What the command line prints: plans, rows, fronts, the catalogue. Tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.settings import Tunable, tunables
+from lagvae_core.strategies import CATALOGUE, Strategy
+from sweeps.display import duration
+from sweeps.front import FrontRow, front_of
+from sweeps.pareto import Sense
+from sweeps.plan import Plan
+from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
+from sweeps.spec import SweepSpec, load_spec, parse_spec
+
+__all__ = ["draw_front", "parse_objectives", "print_catalogue", "print_front", "print_plan", "print_runs"]
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    # A pipe has no width of its own; nothing may be cut there.
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False))
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _parameters(parameters: Mapping[str, object]) -> str:
+    return " ".join(f"{name.split('.')[1]}={_shown(value)}" for name, value in parameters.items())
+
+
+def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool) -> None:
+    """What `lagvae run` would do; writes nothing."""
+    from sweeps.driver import load_data, make_plan
+
+    spec = load_spec(where, sets)
+    folder = ResultsFolder(results, spec.name)
+    plan = make_plan(spec, folder, load_data(spec).fingerprint)
+    arms = plan.arms()
+    known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
+    fallback = sum(known) / len(known) if known else None
+    seconds = [arm.missing * (arm.mean_seconds or fallback or 0.0) for arm in arms]
+    if as_json:
+        _json(
+            {
+                "sweep": spec.name,
+                "runs": sum(arm.runs for arm in arms),
+                "missing": plan.missing,
+                "stored_of_other_versions": len(plan.others),
+                "core_seconds": sum(seconds) * spec.resources.cpus if fallback is not None else None,
+                "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],
+            }
+        )
+        return
+    table = _table("arm", "configurations", "runs", "stored", "resumed", "to run", "seconds a run", "core time")
+    for arm, cost in zip(arms, seconds, strict=True):
+        mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
+        time = duration(cost * spec.resources.cpus) if fallback is not None and arm.missing else ""
+        counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
+        table.add_row(arm.arm, *map(str, counts), mean, time)
+    console = _console()
+    console.print(table)
+    objectives = ", ".join(f"{name} ({sense})" for name, sense in spec.objectives.items())
+    console.print(
+        f"{plan.missing} of {sum(arm.runs for arm in arms)} runs to do; sampler {spec.search.sampler} on {objectives}"
+    )
+    if fallback is None:
+        console.print("no finished run tells the cost yet")
+    if plan.others:
+        console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and stay")
+
+
+def stored_spec(folder: ResultsFolder) -> SweepSpec:
+    """The sweep file as the last driver stored it beside its rows."""
+    text = folder.read("spec.yaml")
+    if text is None:
+        raise ConfigError([Mistake("SWEEP", folder.sweep, "have its spec.yaml beside runs/", "Run the sweep again.")])
+    return parse_spec(text.decode(), "spec.yaml")
+
+
+def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:
+    """The rows of the sweep as its file stands, over the data of its latest run; those of older versions are left."""
+    rows = folder.runs()
+    latest = max(rows, key=lambda row: row["started_at"], default=None)
+    return [] if latest is None else list(Plan(spec, latest["data_fingerprint"], rows).rows.values())
+
+
+def parse_objectives(text: str) -> dict[str, Sense]:
+    """`nll_iw:min,mi:max` as columns and senses."""
+    found: dict[str, Sense] = {}
+    mistakes: list[Mistake | str] = []
+    for item in text.split(","):
+        column, _, sense = item.strip().partition(":")
+        if column not in OBJECTIVE_COLUMNS:
+            law = "name numeric columns of the table"
+            mistakes.append(Mistake("--objectives", item, law, f"For example {', '.join(OBJECTIVE_COLUMNS[2:9])}."))
+        elif sense == "min":
+            found[column] = "min"
+        elif sense == "max":
+            found[column] = "max"
+        else:
+            mistakes.append(Mistake("--objectives", item, "be COLUMN:min or COLUMN:max", "For example nll_iw:min"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
+
+
+def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, as_json: bool) -> None:
+    """The members of the front; with `as_json` a list of objects."""
+    spec = stored_spec(folder)
+    axes = objectives or spec.objectives
+    rows = front_of(current_rows(spec, folder), axes)
+    members = [row for row in rows if row.member]
+    if as_json:
+        _json([row.to_json() for row in members])
+        return
+    console = _console()
+    if not members:
+        console.print("no run has finished with these objectives measured")
+        return
+    table = _table("arm", *(f"{name} ({sense})" for name, sense in axes.items()), "n", "config_id", "parameters")
+    table.columns[-1].justify = "left"
+    for row in members:
+        numbers = [_with_se(row, name) for name in axes]
+        table.add_row(row.arm, *numbers, str(row.n), row.config_id, _parameters(row.parameters))
+    console.print(
+        f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
+    )
+    console.print(table)
+
+
+def _with_se(row: FrontRow, column: str) -> str:
+    se = row.se[column]
+    return f"{row.mean[column]:.3f}" + (f" ± {se:.3f}" if se is not None else "")
+
+
+def draw_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, path: Path) -> None:
+    """The front as a figure: the first objective upwards, the second to the right."""
+    from sweeps.report.figures import FrontPoint, front_figure
+
+    spec = stored_spec(folder)
+    axes = objectives or spec.objectives
+    if len(axes) != 2:
+        raise ConfigError([Mistake("--png", list(axes), "have two objectives to draw", "Choose with --objectives.")])
+    (y, y_sense), (x, x_sense) = axes.items()
+    points = [
+        FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
+        for row in front_of(current_rows(spec, folder), axes)
+    ]
+    if not points:
+        raise ConfigError([Mistake("SWEEP", folder.sweep, "hold finished runs to draw", "Run it first.")])
+    order = [arm.name for arm in spec.arms]
+    points.sort(key=lambda point: order.index(point.arm))
+    try:
+        front_figure(points, path, x=x, y=y, senses=(x_sense, y_sense), title=folder.sweep)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
+
+
+def print_runs(folder: ResultsFolder, as_json: bool) -> None:
+    """One line a configuration; with `as_json` every row as it is stored."""
+    rows = folder.runs()
+    if as_json:
+        _json(json.loads(json.dumps(rows, default=lambda value: value.isoformat())))
+        return
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["arm"], row["config_id"]), []).append(row)
+    columns = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
+    table = _table("arm", "runs", "status", *columns, "config_id", "parameters")
+    table.columns[-1].justify = "left"
+    for (arm, config_id), members in groups.items():
+        statuses = [row["status"] for row in members]
+        counts = " ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
+        finished = [row for row in members if row["status"] == "finished"]
+        numbers = [_mean(finished, column) for column in columns]
+        parameters = _parameters(json.loads(members[0]["parameters"] or "{}"))
+        table.add_row(arm, str(len(members)), counts, *numbers, config_id, parameters)
+    console = _console()
+    console.print(table)
+    for row in rows:
+        if row["status"] not in ("finished", "running"):
+            console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}")
+
+
+def _mean(rows: list[dict[str, Any]], column: str) -> str:
+    values = [row[column] for row in rows if row[column] is not None]
+    return f"{sum(values) / len(values):.2f}" if values else ""
+
+
+def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
+    """A strategy as plain data: everything that catalogue, help and documentation say of it."""
+    ranges = {name: tunable for name, _, tunable in tunables(strategy)}
+    fields = []
+    for name, field in strategy.model_fields.items():
+        if name == "kind":
+            continue
+        fields.append(
+            {
+                "name": name,
+                "description": field.description,
+                "type": _type_name(field.annotation),
+                "law": ", ".join(_laws(field.metadata)),
+                "default": field.default,
+                "search": _range(ranges[name]) if name in ranges else None,
+            }
+        )
+    text = inspect.getdoc(strategy) or ""
+    return {
+        "kind": strategy.name(),
+        "summary": " ".join(text.split("\n\n")[0].split()),
+        "description": text,
+        "paper": strategy.paper,
+        "slots": sorted(strategy.slots),
+        "fields": fields,
+        "columns": [{"name": column.name, "doc": column.doc} for column in strategy.columns],
+    }
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _laws(metadata: list[Any]) -> list[str]:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return [f"{sign} {getattr(mark, name)}" for mark in metadata for name, sign in signs.items() if hasattr(mark, name)]
+
+
+def _range(tunable: Tunable) -> dict[str, Any]:
+    if tunable.choices:
+        return {"choices": list(tunable.choices)}
+    return {"low": tunable.low, "high": tunable.high, "log": tunable.log}
+
+
+def print_catalogue(name: str | None, as_json: bool) -> None:
+    """All strategies, or one in full."""
+    if name is not None and name not in CATALOGUE:
+        raise ConfigError([Mistake("NAME", name, f"be one of {', '.join(CATALOGUE)}", "See `lagvae strategies`.")])
+    chosen = [CATALOGUE[name]] if name is not None else list(CATALOGUE.values())
+    described = [describe_strategy(strategy) for strategy in chosen]
+    if as_json:
+        _json(described[0] if name is not None else described)
+        return
+    console = _console()
+    if name is None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("strategy", "slots", "searched", "what it does"):
+            table.add_column(heading)
+        for entry in described:
+            searched = ", ".join(field["name"] for field in entry["fields"] if field["search"])
+            table.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
+        console.print(table)
+        return
+    entry = described[0]
+    console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
+    console.print(entry["description"], markup=False)
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("field", "law", "default", "searched over", "meaning"):
+        table.add_column(heading)
+    for field in entry["fields"]:
+        searched = "" if field["search"] is None else _range_text(field["search"])
+        table.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
+    console.print(table)
+    for column in entry["columns"]:
+        console.print(f"column {column['name']}: {column['doc']}", markup=False)
+
+
+def _range_text(search: Mapping[str, Any]) -> str:
+    if "choices" in search:
+        return "{" + ", ".join(map(str, search["choices"])) + "}"
+    return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")

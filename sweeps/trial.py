@@ -1,0 +1,256 @@
+"""`lagvae trial`: one configuration on this machine, with a progress bar, for debugging and for a first look."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from lagvae_core.config import TrialConfig, parse_trial
+from lagvae_core.errors import ConfigError, Mistake, UserError
+from lagvae_core.record import EpochRecord, Progress, TrialRecord
+
+__all__ = ["parse_arm_text", "run_trial"]
+
+SMALL_HIDDEN = 256
+"""Models below this many hidden units are faster on one core than on several."""
+
+
+def run_trial(
+    config: str | None,
+    arm: str | None,
+    sets: Mapping[str, Any],
+    from_run: str | None,
+    results: str,
+    as_json: bool,
+    threads: int | None,
+    device: str | None,
+    checkpoint: Path | None,
+) -> int:
+    """The exit code: 0 finished, 1 diverged."""
+    stored = find_run(results, from_run) if from_run is not None else None
+    wanted = configuration(config, arm, sets, stored)
+    if stored is not None and threads is None:
+        threads = stored["threads"]
+    dataset = wanted.data.load()
+    identity = wanted.run_id(dataset.fingerprint)
+    if stored is not None and not sets and arm is None and dataset.fingerprint != stored["data_fingerprint"]:
+        law = f"be what run {from_run} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
+        raise ConfigError([Mistake("the data", dataset.fingerprint[:12], law, "The files have changed since.")])
+
+    import torch
+
+    from lagvae_core import train
+    from lagvae_core.checkpoint import FileCheckpoint
+    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from sweeps.display import describe_data
+
+    chosen = choose_device(device or ("auto" if stored is None else "cpu" if stored["device"] == "cpu" else "auto"))
+    if threads is None:
+        threads = 1 if wanted.model.hidden < SMALL_HIDDEN else torch.get_num_threads()
+    use_threads(threads)
+    kept = keep_freed_memory()
+    store = FileCheckpoint(checkpoint) if checkpoint is not None else None
+    if checkpoint is not None:
+        check_writable(checkpoint)
+    with Watcher(wanted) as watcher:
+        stack = "+".join(s.kind for s in wanted.strategies) or "vae"
+        watcher.say(f"run {identity}: {stack}, seed {wanted.seed}")
+        watcher.say(describe_data(dataset.report))
+        memory = ", freed memory is kept by the process" if kept else ""
+        watcher.say(f"{chosen}, {threads} thread{'s' if threads > 1 else ''}{memory}")
+        for warning in wanted.warnings():
+            watcher.say(f"warning {warning}")
+        record = train(
+            wanted,
+            report=watcher.epoch,
+            progress=watcher.progress,
+            checkpoint=store,
+            device=chosen,
+            dataset=dataset,
+        )
+        watcher.say(f"{record.status}: {record.stop_reason}")
+    if stored is not None:
+        compare(record, stored)
+    if as_json:
+        print(json.dumps(record.to_json(), allow_nan=False))
+    else:
+        print_record(record)
+    return 0 if record.status == "finished" else 1
+
+
+def check_writable(checkpoint: Path) -> None:
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        probe = checkpoint.with_name(f".{checkpoint.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        law = f"be in a folder that can be written to ({error.strerror})"
+        raise ConfigError([Mistake("--checkpoint", str(checkpoint), law, "Choose another.")]) from None
+
+
+def configuration(
+    config: str | None, arm: str | None, sets: Mapping[str, Any], stored: Mapping[str, Any] | None
+) -> TrialConfig:
+    """The configuration from file, stored run, `--arm` and `--set`, the later winning over the earlier."""
+    from sweeps.spec import parse_yaml, read_text, set_dotted
+
+    if config is not None and stored is not None:
+        raise ConfigError([Mistake("CONFIG.yaml", config, "be left out with --from", "Give one of the two.")])
+    source = config or ""
+    values: dict[str, Any] = {}
+    if config is not None:
+        values = parse_yaml(read_text(Path(config)), config)
+    elif stored is not None:
+        values = json.loads(stored["config"])
+    mistakes: list[Mistake | str] = []
+    if arm is not None:
+        try:
+            values["strategies"] = parse_arm_text(arm)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    for key, value in sets.items():
+        set_dotted(values, key, value)
+    try:
+        parsed = parse_trial(values, source)
+    except UserError as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes, source)
+    return parsed
+
+
+def parse_arm_text(text: str) -> list[dict[str, Any]]:
+    """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
+    stack: list[dict[str, Any]] = []
+    mistakes: list[Mistake | str] = []
+    for part in text.split("+"):
+        kind, _, fields = part.strip().partition(":")
+        if kind in ("", "vae") and not fields:
+            continue
+        item: dict[str, Any] = {"kind": kind}
+        for field in filter(None, fields.split(",")):
+            name, sign, value = field.partition("=")
+            if not sign:
+                law = "give fields as name=value"
+                mistakes.append(Mistake("--arm", part, law, "For example 'aggressive:budget=30'."))
+                continue
+            item[name.strip()] = yaml.safe_load(value)
+        stack.append(item)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return stack
+
+
+def find_run(results: str, run_id: str) -> dict[str, Any]:
+    """The stored row of a run, in whichever sweep below `results` it is."""
+    from sweeps.results import ResultsFolder
+
+    root = Path(results)
+    for path in sorted(root.glob("*/runs")) if root.is_dir() else []:
+        folder = ResultsFolder(results, path.parent.name)
+        for row in folder.runs():
+            if row["run_id"] == run_id:
+                return row
+    remedy = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
+    raise ConfigError([Mistake("--from", run_id, f"be a run stored below {results}", remedy)])
+
+
+def compare(record: TrialRecord, stored: Mapping[str, Any]) -> None:
+    """Say whether the repetition gave the stored numbers."""
+    if record.run_id != stored["run_id"]:
+        return
+    different = [
+        name for name, value in record.to_json()["metrics"].items() if stored.get(name) != value and name in stored
+    ]
+    if different:
+        print(f"differs from the stored run in {', '.join(different)}", file=sys.stderr)
+    else:
+        print("every number equals that of the stored run, bit for bit", file=sys.stderr)
+
+
+class Watcher:
+    """Progress on stderr: a bar on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        self._epochs = config.training.epochs
+        self._console = Console(file=sys.stderr)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: Any = None
+        self._phase: tuple[str, int] | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> Watcher:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.say(
+            f"epoch {record.epoch:>3}/{self._epochs}  train {record['train_loss']:.3f}  "
+            f"valid -ELBO {record['valid_nll_elbo']:.3f}  kl {record['valid_kl']:.3f}  mi {record['valid_mi']:.3f}  "
+            f"au {record['valid_au']}  lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
+        )
+
+    def progress(self, now: Progress) -> None:
+        name = {"train": f"epoch {now.epoch}/{self._epochs}", "nll_iw": "importance sampling"}.get(now.phase, now.phase)
+        if self._console.is_terminal:
+            if self._phase != (now.phase, now.epoch):
+                if self._task is not None:
+                    self._bars.remove_task(self._task)
+                self._task = self._bars.add_task(name, total=now.total, note="")
+                self._phase = (now.phase, now.epoch)
+            self._bars.update(self._task, completed=now.done)
+        elif time.monotonic() - self._said > 30.0:
+            self.say(f"{name}: {now.done}/{now.total}")
+            self._said = time.monotonic()
+
+
+def print_record(record: TrialRecord) -> None:
+    """The metrics as a table on stdout."""
+    from rich.table import Table
+
+    from sweeps.results import metric_columns
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "", ""):
+        table.add_column(heading)
+    for column in metric_columns():
+        value = record.metrics.get(column.name)
+        if value is None or isinstance(value, list):
+            continue
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        table.add_row(column.name, shown, f"[dim]{column.doc.replace('[', chr(92) + '[')}[/dim]")
+    console = Console()
+    if record.metrics:
+        console.print(table)
+    cost = record.cost
+    console.print(
+        f"{cost['seconds']:.1f} s (training {cost['seconds_train']:.1f}, validation {cost['seconds_validate']:.1f}, "
+        f"measurement {cost['seconds_evaluate']:.1f}), {cost['encoder_steps']} encoder and "
+        f"{cost['decoder_steps']} decoder steps",
+        highlight=False,
+    )

@@ -1,0 +1,97 @@
+"""Ray Tune's function trainable around lagvae_core.train: threads, data, checkpoint, and an end that never raises."""
+
+from __future__ import annotations
+
+import functools
+import json
+import socket
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["TRACEBACK_CHARACTERS", "FolderCheckpoint", "checkpoint_name", "describe_failure", "train_run"]
+
+TRACEBACK_CHARACTERS = 4000
+
+
+def checkpoint_name(run_id: str) -> str:
+    return f"checkpoints/{run_id}.pt"
+
+
+@dataclass(frozen=True)
+class FolderCheckpoint:
+    """The checkpoint of one run in the sweep's results folder."""
+
+    results: str
+    sweep: str
+    run_id: str
+
+    def _folder(self) -> Any:
+        from sweeps.results import ResultsFolder
+
+        return ResultsFolder(self.results, self.sweep)
+
+    def load(self) -> bytes | None:
+        content: bytes | None = self._folder().read(checkpoint_name(self.run_id))
+        return content
+
+    def save(self, content: bytes) -> None:
+        self._folder().write(checkpoint_name(self.run_id), content)
+
+
+@functools.lru_cache(maxsize=2)
+def _dataset(data_json: str) -> Any:
+    """The data of the last trials; a reused worker loads the same data once."""
+    from pydantic import TypeAdapter
+
+    from lagvae_core.data import DataConfig
+
+    data: Any = TypeAdapter(DataConfig).validate_json(data_json)
+    return data.load()
+
+
+def describe_failure(error: BaseException) -> dict[str, Any]:
+    """Status, error class and traceback of an exception that ended a run."""
+    text = "".join(traceback.format_exception(error))
+    memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    memory = memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return {
+        "status": "out_of_memory" if memory else "failed",
+        "stop_reason": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
+        "error_class": type(error).__name__,
+        "traceback": text[-TRACEBACK_CHARACTERS:],
+    }
+
+
+def train_run(setting: dict[str, Any]) -> None:
+    """Train `setting["run"]`; every report goes to Ray Tune, the last one holds the record or the failure.
+
+    An exception of the training is reported, not raised: it would happen again, and Ray Tune must retry only what is
+    lost with a node or a process.
+    """
+    import torch
+    from ray import tune
+
+    from lagvae_core import TrialConfig, train
+    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+
+    run = setting["run"]
+    use_threads(run["threads"])
+    keep_freed_memory()
+    device = choose_device("auto" if run["gpus"] else "cpu")
+    where = {
+        "host": socket.gethostname(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+    try:
+        config = TrialConfig.model_validate(run["config"])
+        record = train(
+            config,
+            report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.training.epochs}),
+            checkpoint=FolderCheckpoint(run["results"], run["sweep"], run["run_id"]),
+            device=device,
+            dataset=_dataset(config.data.model_dump_json()),
+        )
+        tune.report({**where, "record": json.dumps(record.to_json())})
+    except Exception as error:
+        tune.report({**where, "failure": json.dumps(describe_failure(error))})
