@@ -110,4 +110,4 @@ def examples_at_a_time(device: torch.device) -> int:
 
 def sequences_at_a_time(device: torch.device) -> int:
     """On a CPU a few hundred sequences keep the LSTM in the cache; on a GPU as many as fill it."""
-    return 128 if device.type == "cpu" else 4096
+    return 256 if device.type == "cpu" else 4096

@@ -89,10 +89,10 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
         concurrent = concurrency(spec, cpus, gpus)
         display.workers(concurrent, cpus, gpus)
         book = Book(spec, folder, display, dealer, provenance())
-        interrupted = _fit(
-            RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, cpus, gpus), concurrent
-        )
-    book.close(interrupted)
+        _fit(RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, cpus, gpus), concurrent)
+    # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.
+    interrupted = not dealer.exhausted and book.error is None
+    book.close("the sweep was interrupted." if interrupted else "the driver failed.")
     if book.error is not None:
         raise book.error
     return Outcome({}, dealer.stop_reason, interrupted)
@@ -116,8 +116,8 @@ def concurrency(spec: SweepSpec, cpus: int, gpus: float) -> int:
     return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
 
 
-def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> bool:
-    """Ray Tune over the searcher's runs; True if it was interrupted by SIGINT."""
+def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> None:
+    """Ray Tune over the searcher's runs; returns early on SIGINT."""
     from ray import tune
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -143,9 +143,8 @@ def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> bool:
         )
         with _silence():
             tuner.fit()
-        return False
     except KeyboardInterrupt:
-        return True
+        pass
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -269,11 +268,10 @@ class Book:
         self.dealer.ended(run, row)
         self.display.run_ended(run, row)
 
-    def close(self, interrupted: bool) -> None:
+    def close(self, reason: str) -> None:
         """No run goes on after this; those that were cut off keep their checkpoints."""
         for _, row in self._open.values():
-            reason = "the sweep was interrupted" if interrupted else "the driver ended"
-            self.folder.write_run(row | {"status": "interrupted", "stop_reason": f"{reason}.", "ended_at": now()})
+            self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
         self._open.clear()
 
 

@@ -80,7 +80,7 @@ def importance_weighted(
     seed: int,
     log_weights: Mapping[str, LogWeight],
     *,
-    sequences: int = 128,
+    sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, LogMean]:
     """log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for every named log-weight at once and every example [N].

@@ -14,10 +14,6 @@ CACHE_ELEMENTS = 1 << 18
 """Logits in one block of rows; on a CPU a block that stays in the cache is faster than one large product."""
 
 
-def _row_blocks(rows: int, vocabulary: int, device: torch.device) -> int:
-    return max(32, CACHE_ELEMENTS // vocabulary) if device.type == "cpu" else rows
-
-
 class _TokenNll(torch.autograd.Function):
     """Makes exponentials out of the logits in place, once, and out of these the gradient, in place."""
 
@@ -49,9 +45,26 @@ def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor
     """
     if torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad):
         return _TokenNll.apply(hidden_NH, weight_VH, targets_N)  # type: ignore[no-any-return, no-untyped-call]
-    block = _row_blocks(len(hidden_NH), len(weight_VH), hidden_NH.device)
+    return _streamed_nll(hidden_NH, weight_VH, targets_N)
+
+
+def _streamed_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
+    rows, vocabulary = len(hidden_NH), len(weight_VH)
+    on_cpu = hidden_NH.device.type == "cpu"
+    block = max(32, CACHE_ELEMENTS // vocabulary) if on_cpu else max(rows, 1)
+    bounded = on_cpu and _logits_are_bounded(hidden_NH, weight_VH)
+    logits = hidden_NH.new_empty(min(block, rows), vocabulary)
     pieces = []
     for hidden, targets in zip(torch.split(hidden_NH, block), torch.split(targets_N, block), strict=True):
-        logits = hidden @ weight_VH.T
-        pieces.append(logits.logsumexp(1) - logits.gather(1, targets[:, None])[:, 0])
+        logits = torch.mm(hidden, weight_VH.T, out=logits[: len(hidden)])
+        chosen = logits.gather(1, targets[:, None])[:, 0]
+        log_z = logits.exp_().sum(1).log_() if bounded else logits.logsumexp(1)
+        pieces.append(log_z - chosen)
     return torch.cat(pieces)
+
+
+def _logits_are_bounded(hidden_NH: Tensor, weight_VH: Tensor) -> bool:
+    """Whether no logit can leave [-60, 60], by Cauchy-Schwarz; then exponentials need no maximum taken off first."""
+    if not len(hidden_NH):
+        return False
+    return bool(hidden_NH.norm(dim=1).max() * weight_VH.norm(dim=1).max() < 60.0)

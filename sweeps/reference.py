@@ -1,0 +1,77 @@
+"""The columns of the table as Markdown, from their declarations: `python -m sweeps.reference > docs/results.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
+from lagvae_core.settings import tunables
+from lagvae_core.strategies import CATALOGUE
+from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
+from sweeps.space import tunable_columns
+
+__all__ = ["results_page"]
+
+INTRODUCTION = f"""\
+# The table
+
+`<results>/<sweep>/runs/*.parquet` has one row a run, `<results>/<sweep>/curves/*.parquet` one row a run and epoch, and
+`<results>/<sweep>/spec.yaml` the sweep. Every column is always present and typed; null means not measured; NaN and
+infinity are never stored; counts are 64-bit integers. Schema version {SCHEMA_VERSION} stands in each file's metadata.
+DuckDB, pandas, polars and pyarrow read the folders unaided:
+
+    SELECT arm, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
+    WHERE status = 'finished' GROUP BY arm;
+
+A folder may hold rows of earlier versions of its sweep; `config_id`, `spec_hash` and `data_fingerprint` tell them apart,
+and `lagvae results pareto` leaves them out.
+
+## What may be compared
+
+- All default metrics come from one triple: proposal q(z|x), the prior that the model is sampled from, decoder p(x|z). So
+  `nll_iw` and `nll_elbo` are bounds on the likelihood of the model that is sampled from, whatever it was trained with.
+- Metrics are of the split that `evaluation.split` names, the test set by default, as the papers report them. A search
+  told of test numbers selects on them; to search on validation instead, write
+  `objectives: {{valid_nll_elbo: min, valid_au: max}}`.
+- `mi` mixes over the whole split and saturates at `mi_cap`; `mi_batch` mixes within batches, as He et al. 2019 do, and
+  saturates at `mi_batch_cap`. Never compare one with the other.
+- KL above zero does not show use of the latent space; read `mi` and `au` beside it.
+- `au` counts in units of the prior's standard deviation: a remedy that only rescales its latent space gains nothing.
+- Columns ending in `_paper` and `_batch` repeat a paper's protocol beside the comparable number. `nll_iw_paper` of
+  Scale-VAE weighs samples of one density with another and is no likelihood: it improves as the factor grows, whatever
+  the model. Its valid `nll_iw` charges the generator u ~ N(0, f_bar^2) that the paper samples from, and is larger.
+- An interrupted run has no metrics; a diverged one neither. They are rows, never replicates.
+"""
+
+
+def results_page() -> str:
+    """docs/results.md, whole."""
+    tunable_docs = {
+        f"{kind}.{field}": strategy.model_fields[field].description or ""
+        for kind, strategy in CATALOGUE.items()
+        for field, _, _ in tunables(strategy)
+    }
+    sections = [
+        ("Identity and status", IDENTITY),
+        ("Searched fields (null where the arm lacks them)", [(n, k, tunable_docs[n]) for n, k in tunable_columns()]),
+        ("Metrics", [(c.name, c.kind, c.doc) for c in METRIC_COLUMNS]),
+        *(
+            (f"Metrics of {kind} alone", [(c.name, c.kind, c.doc) for c in strategy.columns])
+            for kind, strategy in CATALOGUE.items()
+            if strategy.columns
+        ),
+        ("Cost", [(c.name, c.kind, c.doc) for c in COST_COLUMNS]),
+        ("Provenance", PROVENANCE),
+        ("Curves", [(c.name, c.kind, c.doc) for c in CURVE_COLUMNS]),
+    ]
+    return "\n".join([INTRODUCTION, *(_section(title, rows) for title, rows in sections)])
+
+
+def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
+    kinds = {"float": "float64", "int": "int64", "str": "string", "floats": "list of float64", "time": "timestamp"}
+    lines = [f"| `{name}` | {kinds.get(kind, kind)} | {doc} |" for name, kind, doc in rows]
+    return "\n".join([f"## {title}", "", "| column | type | meaning |", "|---|---|---|", *lines, ""])
+
+
+if __name__ == "__main__":
+    print(results_page(), end="")

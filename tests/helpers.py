@@ -1,0 +1,141 @@
+"""What several test files share: a tiny trial, its data, a checkpoint in memory and interruptions on purpose."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+
+from lagvae_core import TrialConfig, TrialRecord, train
+from lagvae_core.config import parse_trial
+from lagvae_core.data import SyntheticData, TokenDataset
+from lagvae_core.record import Progress
+from lagvae_core.trainable import Trial
+
+TINY_DATA = {
+    "kind": "synthetic",
+    "examples": 64,
+    "heldout": 32,
+    "vocabulary": 20,
+    "length": 5,
+    "hidden": 8,
+    "embedding": 8,
+}
+TINY_MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
+TINY_TRAINING = {"epochs": 2, "batch_size": 16}
+TINY_EVALUATION = {"iw_samples": 8, "limit": 16}
+SHORT_AGGRESSIVE = {"kind": "aggressive", "max_inner": 8, "check": 3, "mi_tol": 10.0}
+"""Aggressive with an inner loop of at most 7 steps, in a phase that does not end in two epochs."""
+
+
+def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
+    """A configuration that trains in a tenth of a second; `sections` change data, model, training, evaluation."""
+    defaults = {"data": TINY_DATA, "model": TINY_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
+    filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
+    return parse_trial({**filled, "strategies": list(strategies), "seed": seed})
+
+
+@functools.cache
+def dataset_of(data: SyntheticData = SyntheticData.model_validate(TINY_DATA)) -> TokenDataset:
+    """The data, generated once a process and kept out of every lasting cache."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAGVAE_CACHE", folder)
+        return data.load()
+
+
+def run(config: TrialConfig, **options: Any) -> TrialRecord:
+    assert isinstance(config.data, SyntheticData)
+    return train(config, dataset=dataset_of(config.data), **options)
+
+
+def trial_of(config: TrialConfig) -> Trial:
+    assert isinstance(config.data, SyntheticData)
+    return Trial(config, dataset_of(config.data), torch.device("cpu"))
+
+
+def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
+    """The record as JSON, without what the clock and the machine decide."""
+    values = record if isinstance(record, dict) else record.to_json()
+    kept = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
+    curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
+    return {**values, "curve": curve, "cost": kept}
+
+
+class MemoryCheckpoint:
+    """A checkpoint store without a disk."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return self.content
+
+    def save(self, content: bytes) -> None:
+        self.content = content
+
+
+class InterruptionError(Exception):
+    """The power cut of a test."""
+
+
+class Interruptions:
+    """A progress callback that raises once at each place that `wanted` names."""
+
+    def __init__(self, wanted: Callable[[Progress], bool]) -> None:
+        self.wanted = wanted
+        self.seen: set[Progress] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        if self.wanted(progress) and progress not in self.seen:
+            self.seen.add(progress)
+            raise InterruptionError
+
+
+def everywhere(progress: Progress) -> bool:
+    """Every update, and evaluation at every eighth example."""
+    return progress.phase == "train" or progress.done % 8 == 0
+
+
+def run_interrupted(
+    config: TrialConfig, wanted: Callable[[Progress], bool] = everywhere, checkpoint_seconds: float = 0.0
+) -> tuple[TrialRecord, set[Progress]]:
+    """The record of a trial that dies at every wanted place once and is started again, and those places."""
+    store, interruptions = MemoryCheckpoint(), Interruptions(wanted)
+    while True:
+        try:
+            record = run(
+                config, checkpoint=store, checkpoint_seconds=checkpoint_seconds, progress=interruptions
+            )
+            return record, interruptions.seen
+        except InterruptionError:
+            continue
+
+
+def updates(config: TrialConfig, count: int) -> tuple[list[float], dict[str, torch.Tensor], Trial]:
+    """The losses of `count` outer updates in float64, the parameters after them, and the trial."""
+    trial = trial_of(config)
+    trial.model.double()
+    trial.model.train()
+    losses = [
+        float(trial.parts.update(trial.learner, batch, trial.parts.kl_weight(step)).total.detach())
+        for step, batch in enumerate(cycle(trial.train_batches, count))
+    ]
+    return losses, dict(trial.model.named_parameters()), trial
+
+
+def cycle(batches: list[Any], count: int) -> Iterable[Any]:
+    return (batches[step % len(batches)] for step in range(count))
+
+
+def assert_equals_plain_vae(strategy: dict[str, Any], count: int = 20) -> None:
+    """A remedy at its neutral setting gives the losses and the parameters of the plain VAE, bit for bit."""
+    losses, parameters, _ = updates(tiny(strategy), count)
+    plain_losses, plain_parameters, _ = updates(tiny(), count)
+    assert losses == plain_losses
+    assert parameters.keys() == plain_parameters.keys()
+    for name, value in plain_parameters.items():
+        assert torch.equal(parameters[name], value), name

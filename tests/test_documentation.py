@@ -1,0 +1,41 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from sweeps.reference import results_page
+from sweeps.spec import load_spec
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_results_page_is_current() -> None:
+    expected = results_page()
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert page == expected, "run  python -m sweeps.reference > docs/results.md"
+
+
+def test_readme_names_only_sweeps_that_ship() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name in re.findall(r"lagvae (?:run|plan) (\w+)", readme):
+        load_spec(name)
+
+
+def test_readme_options_exist() -> None:
+    """Every long option that the README shows after a verb is one that the verb's help lists."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    verbs = {}
+    for line in readme.splitlines():
+        found = re.match(r"\s+lagvae (trial|plan|run|strategies|results show|results pareto)\b(.*)", line)
+        if found:
+            verbs.setdefault(found[1], set()).update(re.findall(r"(--[a-z-]+)", found[2]))
+    assert verbs, "the README shows no command"
+    for verb, options in verbs.items():
+        command = [sys.executable, "-m", "sweeps", *verb.split(), "--help"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        missing = {option for option in options if option not in text}
+        assert not missing, f"lagvae {verb} knows no {missing}"
