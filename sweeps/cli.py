@@ -134,6 +134,22 @@ def results_pareto(
 
 
 @app.command()
+def dashboard(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    results: Results = "results",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8080,
+) -> None:
+    """Show the search of a sweep in optuna-dashboard, from the table."""
+    from sweeps.dashboard import serve
+    from sweeps.tables import current_plan, stored_spec
+
+    folder = find_sweep(results, sweep)
+    spec = stored_spec(folder)
+    serve(spec, current_plan(spec, folder), host, port)
+
+
+@app.command()
 def strategies(
     name: Annotated[str | None, typer.Argument(help="A strategy, for its whole description.")] = None,
     as_json: Json = False,

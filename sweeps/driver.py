@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from cluster.connection import connect
 from lagvae_core.data import TokenDataset
+from lagvae_core.errors import ConfigError, Mistake
 from sweeps.display import Display
 from sweeps.plan import Plan, Run
 from sweeps.results import ENDED, RUNS_SCHEMA, ResultsFolder, history_of, now, provenance
@@ -60,6 +62,8 @@ def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address:
     checkpoints. A second driver on the same folder is refused.
     """
     data = load_data(spec)
+    if address is None:
+        concurrency(spec, *local_resources())
     folder.prepare()
     with folder.locked():
         plan = make_plan(spec, folder, data.fingerprint)
@@ -98,10 +102,15 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
     return Outcome({}, dealer.stop_reason, interrupted)
 
 
+def local_resources() -> tuple[int, int]:
+    """Cores that this process may use, and GPUs."""
+    import torch
+
+    return len(os.sched_getaffinity(0)), torch.cuda.device_count()
+
+
 def concurrency(spec: SweepSpec, cpus: int, gpus: float) -> int:
     """How many runs fit at a time; ConfigError if not even one does."""
-    from lagvae_core.errors import ConfigError, Mistake
-
     wish = spec.resources
     mistakes = []
     if wish.cpus > cpus:

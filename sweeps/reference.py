@@ -23,13 +23,13 @@ DuckDB, pandas, polars and pyarrow read the folders unaided:
     SELECT arm, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
     WHERE status = 'finished' GROUP BY arm;
 
-A folder may hold rows of earlier versions of its sweep; `config_id`, `spec_hash` and `data_fingerprint` tell them apart,
-and `lagvae results pareto` leaves them out.
+A folder may hold rows of earlier versions of its sweep; `config_id`, `spec_hash` and `data_fingerprint` tell them
+apart, and `lagvae results pareto` leaves them out.
 
 ## What may be compared
 
-- All default metrics come from one triple: proposal q(z|x), the prior that the model is sampled from, decoder p(x|z). So
-  `nll_iw` and `nll_elbo` are bounds on the likelihood of the model that is sampled from, whatever it was trained with.
+- All default metrics come from one triple: proposal q(z|x), the prior that the model is sampled from, decoder p(x|z).
+  So `nll_iw` and `nll_elbo` are bounds on the likelihood of the model that is sampled from, whatever it was trained with.
 - Metrics are of the split that `evaluation.split` names, the test set by default, as the papers report them. A search
   told of test numbers selects on them; to search on validation instead, write
   `objectives: {{valid_nll_elbo: min, valid_au: max}}`.

@@ -98,11 +98,16 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
     return parse_spec(text.decode(), "spec.yaml")
 
 
-def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:
-    """The rows of the sweep as its file stands, over the data of its latest run; those of older versions are left."""
+def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
+    """The stored rows against the sweep as its file stands, over the data of its latest run."""
     rows = folder.runs()
     latest = max(rows, key=lambda row: row["started_at"], default=None)
-    return [] if latest is None else list(Plan(spec, latest["data_fingerprint"], rows).rows.values())
+    return Plan(spec, latest["data_fingerprint"] if latest is not None else "", rows)
+
+
+def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:
+    """The rows of the current plan; those of older versions of the sweep are left out."""
+    return list(current_plan(spec, folder).rows.values())
 
 
 def parse_objectives(text: str) -> dict[str, Sense]:

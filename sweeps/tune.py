@@ -63,6 +63,7 @@ def worker_setting(run: Run, book: Book) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "results": folder.root,
         "sweep": folder.sweep,
+        "data_fingerprint": book.dealer.plan.fingerprint,
         "threads": resources.cpus,
         "gpus": resources.gpus,
         "alone": run.alone,

@@ -73,6 +73,7 @@ def train_run(setting: dict[str, Any]) -> None:
     from ray import tune
 
     from lagvae_core import TrialConfig, train
+    from lagvae_core.errors import DataError, Mistake
     from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
 
     run = setting["run"]
@@ -85,12 +86,16 @@ def train_run(setting: dict[str, Any]) -> None:
     }
     try:
         config = TrialConfig.model_validate(run["config"])
+        dataset = _dataset(config.data.model_dump_json())
+        if dataset.fingerprint != run["data_fingerprint"]:
+            law = f"be what the sweep was planned on (fingerprint {run['data_fingerprint'][:12]})"
+            raise DataError([Mistake("the data", dataset.fingerprint[:12], law, "Run the sweep again.")])
         record = train(
             config,
             report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.training.epochs}),
             checkpoint=FolderCheckpoint(run["results"], run["sweep"], run["run_id"]),
             device=device,
-            dataset=_dataset(config.data.model_dump_json()),
+            dataset=dataset,
         )
         tune.report({**where, "record": json.dumps(record.to_json())})
     except Exception as error:
