@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ from lagvae_core.errors import CheckpointError
 __all__ = ["CheckpointStore", "FileCheckpoint", "decode", "encode", "write_atomically"]
 
 FORMAT = 1
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CheckpointStore(Protocol):
@@ -53,10 +55,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def encode(state: dict[str, Any]) -> bytes:
-    """`state` (tensors and plain values) as bytes."""
+    """`state` (tensors and plain values) as bytes: their SHA-256, then torch's own format, which checks nothing."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return hashlib.sha256(content).digest() + content
 
 
 def decode(content: bytes, identity: str) -> dict[str, Any]:
@@ -65,18 +68,19 @@ def decode(content: bytes, identity: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the bytes are damaged, of another format, or of another trial.
     """
+    anew = "Remove it to start the trial anew."
+    if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+        raise CheckpointError(f"The checkpoint is damaged (its checksum is wrong). {anew}")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint is damaged ({error}). Remove it to start the trial anew.") from None
-    if state.get("format") != FORMAT:
+        raise CheckpointError(f"The checkpoint is damaged ({error}). {anew}") from None
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"A checkpoint must have format {FORMAT}, but this one has {found}. {anew}")
+    if state.get("identity") != identity:
         raise CheckpointError(
-            f"A checkpoint must have format {FORMAT}, but this one has {state.get('format')}. "
-            "Remove it to start the trial anew."
-        )
-    if state["identity"] != identity:
-        raise CheckpointError(
-            f"A checkpoint must belong to its trial {identity}, but this one is of {state['identity']}. "
+            f"A checkpoint must belong to its trial {identity}, but this one is of {state.get('identity')}. "
             "Give each trial a checkpoint of its own."
         )
     return state

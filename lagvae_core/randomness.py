@@ -51,7 +51,9 @@ class Streams:
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._generators.clear()
+        """Restore in place, so that whoever holds a stream goes on with it; one not in `state` was not yet used."""
+        for name, generator in self._generators.items():
+            generator.manual_seed(derive_seed(self.seed, name))
         for name, value in state.items():
             self[name].set_state(value.cpu())
 

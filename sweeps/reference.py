@@ -29,7 +29,7 @@ apart, and `lagvae results pareto` leaves them out.
 ## What may be compared
 
 - All default metrics come from one triple: proposal q(z|x), the prior that the model is sampled from, decoder p(x|z).
-  So `nll_iw` and `nll_elbo` are bounds on the likelihood of the model that is sampled from, whatever it was trained with.
+  So `nll_iw` and `nll_elbo` bound the likelihood of the model that is sampled from, whatever it was trained with.
 - Metrics are of the split that `evaluation.split` names, the test set by default, as the papers report them. A search
   told of test numbers selects on them; to search on validation instead, write
   `objectives: {{valid_nll_elbo: min, valid_au: max}}`.

@@ -110,7 +110,10 @@ class AggressiveUpdate(Update):
             if budget == "converge" and step % self._check == 0 and step < last_step:
                 current = float(torch.stack(window).sum()) / units
                 if not math.isfinite(current):
-                    raise Diverged(f"the loss of the inner loop is {current} after {step} encoder steps")
+                    update = learner.decoder_steps + 1
+                    raise Diverged(
+                        f"the loss of the inner loop is {current} after {step} encoder steps at update {update}"
+                    )
                 if current > previous:
                     return
                 previous, units = current, 0

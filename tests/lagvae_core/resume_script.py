@@ -14,16 +14,16 @@ CONFIG = {
     "data": {
         "kind": "synthetic",
         "examples": 256,
-        "heldout": 48,
+        "heldout": 32,
         "vocabulary": 1000,
         "length": 8,
         "hidden": 16,
         "embedding": 16,
     },
     "model": {"latent_dim": 4, "hidden": 48, "embedding": 32, "init_range": 0.1},
-    "training": {"batch_size": 32, "epochs": 5, "optimiser": "adam", "learning_rate": 0.003},
+    "training": {"batch_size": 32, "epochs": 4, "optimiser": "adam", "learning_rate": 0.003},
     "strategies": [{"kind": "aggressive", "max_inner": 6, "check": 2, "mi_tol": 0.01}, "kl_linear_epoch"],
-    "evaluation": {"iw_samples": 20},
+    "evaluation": {"iw_samples": 10},
 }
 
 

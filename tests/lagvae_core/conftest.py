@@ -1,0 +1,1 @@
+"""This folder becomes importable by this file, for `linear_gaussian`."""

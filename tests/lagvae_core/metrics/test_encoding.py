@@ -1,0 +1,189 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from linear_gaussian import LinearGaussian, VectorBatch, batches
+
+from lagvae_core.evaluation import posterior_columns
+from lagvae_core.metrics.encoding import EncodedSplit, encode_split
+from lagvae_core.models.gaussian import Gaussian, NormalPrior
+
+FIELDS = ("noise_NZ", "rec_N", "kl_ND", "kl_train_N", "z_NZ")
+
+
+def standard_error(values):
+    return float(values.std()) / math.sqrt(len(values))
+
+
+def columns(model, x, group=32):
+    encoded = encode_split(model, batches(x), 0)
+    return posterior_columns(model, encoded, list(torch.arange(len(x)).split(group)))
+
+
+class TestEncodeSplit:
+    def test_reconstruction_and_kl_are_those_of_the_sample_and_of_the_posterior(self):
+        fixture = LinearGaussian.oblique()
+        model, x = fixture.vae(), fixture.draw(50)
+        encoded = encode_split(model, batches(x, 8), 3)
+        assert encoded.z_NZ.shape == encoded.kl_ND.shape == (50, 2)
+        torch.testing.assert_close(encoded.q.mean_BZ, fixture.mean(x))
+        rec = model.decoder(None, x, encoded.z_NZ[:, None])[:, 0]
+        torch.testing.assert_close(encoded.rec_N, rec, rtol=0, atol=1e-12)
+        torch.testing.assert_close(encoded.kl_ND, encoded.q.kl_standard(), rtol=0, atol=1e-14)
+        torch.testing.assert_close(encoded.kl_train_N, encoded.kl_ND.sum(1), rtol=0, atol=1e-14)
+
+    def test_an_example_does_not_feel_its_companions(self):
+        fixture = LinearGaussian.oblique()
+        model, x = fixture.vae(), fixture.draw(30)
+        whole = encode_split(model, batches(x, 30), 0)
+        shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(1)).split(7)
+        for data in (batches(x, 1), batches(x, 7), [VectorBatch(x[rows], rows) for rows in shuffled]):
+            found = encode_split(model, data, 0)
+            for name in FIELDS:
+                torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=0, atol=1e-12)
+
+    def test_the_noise_is_standard_normal_and_the_seed_decides_it(self):
+        fixture = LinearGaussian.oblique()
+        data = batches(fixture.draw(2000))
+        noise = encode_split(fixture.vae(), data, 0).noise_NZ
+        assert noise.mean().abs() < 4 / math.sqrt(4000)
+        assert noise.var().item() == pytest.approx(1.0, abs=4 * math.sqrt(2 / 4000))
+        assert torch.equal(noise, encode_split(fixture.vae(), data, 0).noise_NZ)
+        assert not torch.equal(noise, encode_split(fixture.vae(), data, 1).noise_NZ)
+
+    def test_it_is_not_the_noise_of_the_importance_samples(self):
+        from lagvae_core.randomness import example_noise
+
+        index = torch.arange(5)
+        sample = example_noise(0, "sample", index, 1, 2)
+        assert not torch.equal(sample, example_noise(0, "importance", index, 1, 2))
+
+    def test_progress_and_mode(self):
+        fixture = LinearGaussian.oblique()
+        heard = []
+        encode_split(fixture.vae(), batches(fixture.draw(10), 4), 0, progress=heard.append)
+        assert heard == [4, 8, 10]
+        with pytest.raises(AssertionError, match="eval mode"):
+            encode_split(fixture.vae().train(), batches(fixture.draw(2)), 0)
+
+
+class TestBoundOnTheLikelihood:
+    """-ELBO = -log p(x) + KL(q || posterior), for the best diagonal posterior and for a worse one."""
+
+    @pytest.fixture(params=["best", "worse"])
+    def case(self, request):
+        fixture = LinearGaussian.oblique()
+        offset = torch.zeros(2).double() if request.param == "best" else 0.5 * fixture.variance_Z.sqrt()
+        variance = fixture.variance_Z if request.param == "best" else 2.0 * fixture.variance_Z
+        return fixture, fixture.vae(lambda x: fixture.mean(x) + offset, variance), fixture.gap(offset, variance)
+
+    def test_in_expectation_it_is_an_identity(self, case):
+        fixture, model, gap = case
+        x = fixture.draw(100)
+        encoded = encode_split(model, batches(x), 0)
+        bound = fixture.expected_rec(x, encoded.q) + encoded.kl_ND.sum(1)
+        found = bound + fixture.log_marginal(x)
+        torch.testing.assert_close(found, torch.full_like(found, gap), rtol=0, atol=1e-12)
+
+    def test_with_one_sample_it_holds_up_to_its_noise(self, case):
+        fixture, model, gap = case
+        x = fixture.draw(4000)
+        encoded = encode_split(model, batches(x), 0)
+        excess = encoded.rec_N + encoded.kl_ND.sum(1) + fixture.log_marginal(x)
+        assert float(excess.mean()) == pytest.approx(gap, abs=4 * standard_error(excess))
+        found = columns(model, x)
+        assert found["nll_elbo"] == pytest.approx(float((encoded.rec_N + encoded.kl_ND.sum(1)).mean()), abs=1e-12)
+
+
+def collapsed(n=200):
+    """A model whose decoder ignores z, with the prior for a posterior."""
+    fixture = LinearGaussian(torch.zeros(6, 2), bias=0.3)
+    return fixture, fixture.vae(), fixture.draw(n)
+
+
+class TestPosteriorColumns:
+    def test_collapse(self):
+        fixture, model, x = collapsed()
+        found = columns(model, x)
+        assert found["kl"] == 0.0
+        assert found["kl_by_dimension"] == [0.0, 0.0]
+        assert found["nll_elbo"] == pytest.approx(-float(fixture.log_marginal(x).mean()), abs=1e-12)
+        assert abs(found["mi"]) < 1e-12
+        assert abs(found["mi_batch"]) < 1e-12
+        assert abs(found["kl_agg"]) < 1e-12
+        assert found["au"] == 0
+
+    def test_a_charge_without_use_shows_as_kl_agg(self):
+        """Posteriors that are all the same N(0.7, 1): KL 0.245 in each dimension, information 0."""
+        fixture = LinearGaussian(torch.zeros(6, 2), bias=0.3)
+        model = fixture.vae(lambda x: torch.full((len(x), 2), 0.7).double(), torch.ones(2).double())
+        found = columns(model, fixture.draw(100))
+        assert found["kl"] == pytest.approx(0.49, abs=1e-12)
+        assert found["kl_agg"] == pytest.approx(0.49, abs=1e-12)
+        assert found["au"] == 0
+
+    def test_the_kl_splits_into_information_and_distance_from_the_prior(self):
+        """x = 1.5 z + noise, q = N(0.6 m(x), 0.4): the means have variance 0.36 (1 - S), so q(z) is Gaussian."""
+        fixture = LinearGaussian(torch.tensor([[1.5]]))
+        spread = 0.36 * float(1 - fixture.covariance_ZZ)
+        exact_kl = 0.5 * (spread + 0.4 - math.log(0.4) - 1)
+        exact_mi = 0.5 * math.log((spread + 0.4) / 0.4)
+        exact_agg = 0.5 * (spread + 0.4 - math.log(spread + 0.4) - 1)
+        assert (exact_kl, exact_mi, exact_agg) == pytest.approx((0.30542, 0.27590, 0.02952), abs=5e-6)
+        model = fixture.vae(lambda x: 0.6 * fixture.mean(x), torch.tensor([0.4]).double())
+        found = [columns(model, fixture.draw(4000, seed)) for seed in range(2)]
+        kl = sum(row["kl"] for row in found) / 2
+        mi = sum(row["mi"] for row in found) / 2
+        # one kl is half a squared Gaussian of variance `spread`: deviation spread / sqrt 2
+        assert kl == pytest.approx(exact_kl, abs=4 * spread / math.sqrt(2 * 8000))
+        assert mi == pytest.approx(exact_mi, abs=4 * found[0]["mi_se"] / math.sqrt(2))
+        assert sum(row["kl_agg"] for row in found) / 2 == pytest.approx(exact_agg, abs=0.02)
+        assert found[0]["kl_agg"] == found[0]["kl"] - found[0]["mi"]
+
+    def test_the_mutual_information_of_the_exact_posterior(self):
+        fixture = LinearGaussian.orthogonal(2.0, 0.8)
+        found = columns(fixture.vae(), fixture.draw(2000))
+        assert found["mi"] == pytest.approx(fixture.information, abs=0.08)
+        assert found["mi_batch"] == pytest.approx(1.39, abs=0.06)
+        assert found["mi_cap"] == math.log(2000)
+        # the aggregate of exact posteriors is the prior
+        assert found["kl_agg"] == pytest.approx(0.0, abs=0.08)
+        assert found["au"] == 2
+
+    def test_the_dimensions_add_up(self):
+        fixture = LinearGaussian.oblique()
+        found = columns(fixture.vae(), fixture.draw(300))
+        assert sum(found["kl_by_dimension"]) == pytest.approx(found["kl"], abs=1e-12)
+        assert found["kl_train"] == pytest.approx(found["kl"], abs=1e-12)
+        assert len(found["mean_variance"]) == 2
+        assert found["n"] == 300
+
+    def test_information_above_the_kl_is_an_error_of_ours(self):
+        """A KL taken with one posterior and information with another, as the printed tables of the field have it."""
+        _, model, _ = collapsed()
+        n = 100
+        q = Gaussian(torch.linspace(-50, 50, n).double()[:, None], torch.zeros(n, 1).double())
+        noise = torch.zeros(n, 1).double()
+        honest = EncodedSplit(q, q, noise, torch.zeros(n), q.kl_standard(), q.kl_standard().sum(1))
+        groups = [torch.arange(n)]
+        assert posterior_columns(model, honest, groups)["mi"] > 2
+        mixed = replace(honest, kl_ND=0.01 * torch.ones(n, 1))
+        with pytest.raises(AssertionError, match="must hold, but mi is"):
+            posterior_columns(model, mixed, groups)
+
+    def test_a_kl_that_is_no_number_passes_on_to_the_rule_for_divergence(self):
+        _, model, _ = collapsed()
+        q = Gaussian(torch.full((4, 1), torch.nan).double(), torch.zeros(4, 1).double())
+        encoded = EncodedSplit(q, q, torch.zeros(4, 1), torch.zeros(4), q.kl_standard(), q.kl_standard().sum(1))
+        assert math.isnan(posterior_columns(model, encoded, [torch.arange(4)])["kl"])
+
+    def test_a_wide_prior_is_charged_and_sets_the_unit_of_active_units(self):
+        fixture = LinearGaussian(torch.tensor([[1.5]]), prior_std=3.0)
+        prior = NormalPrior(torch.tensor([3.0]).double())
+        x = fixture.draw(2000)
+        found = columns(fixture.vae(prior=prior), x)
+        assert found["mi"] == pytest.approx(fixture.information, abs=0.1)
+        # E[KL] of exact posteriors is the information; one kl is half a squared standard Gaussian or less
+        assert found["kl"] == pytest.approx(fixture.information, abs=4 / math.sqrt(2 * 2000))
+        assert found["mean_variance"][0] == pytest.approx(1 - float(fixture.covariance_ZZ) / 9, rel=4 * 0.032)
