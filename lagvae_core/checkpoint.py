@@ -72,15 +72,17 @@ def decode(content: bytes, identity: str) -> dict[str, Any]:
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
         raise CheckpointError(f"The checkpoint is damaged (its checksum is wrong). {anew}")
     try:
-        state: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise CheckpointError(f"The checkpoint is damaged ({error}). {anew}") from None
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
+    state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    if state.get("format") != FORMAT:
+        found = state.get("format")
         raise CheckpointError(f"A checkpoint must have format {FORMAT}, but this one has {found}. {anew}")
     if state.get("identity") != identity:
         raise CheckpointError(
             f"A checkpoint must belong to its trial {identity}, but this one is of {state.get('identity')}. "
             "Give each trial a checkpoint of its own."
         )
-    return state
+    restored: dict[str, Any] = state
+    return restored

@@ -193,7 +193,14 @@ def mistakes_of(error: ValidationError, root: type[Setting]) -> list[Mistake | s
             found[-1] = Mistake(last.key, last.value, law, last.remedy or mistake.remedy)
         else:
             found.append(mistake)
-    return found
+    return [m for m in found if not (isinstance(m, Mistake) and _looked_into(m, found))]
+
+
+def _looked_into(mistake: Mistake, found: Sequence[Mistake | str]) -> bool:
+    """Whether another mistake lies inside the list or mapping of this one, which is then right as a whole."""
+    inside = (f"{mistake.key}[", f"{mistake.key}.")
+    whole = isinstance(mistake.value, Mapping | list | tuple)
+    return whole and any(isinstance(m, Mistake) and m.key.startswith(inside) for m in found)
 
 
 class _Missing:

@@ -14,7 +14,7 @@ from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import TokenBatch, TokenDataset
 from lagvae_core.divergence import DivergenceRule, check_finite
-from lagvae_core.errors import Diverged
+from lagvae_core.errors import DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.encoding import encode_split
@@ -106,6 +106,12 @@ class Trial:
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
         self.parts = Parts.assemble(config.strategies, Surroundings(config.model.latent_dim, len(self.train_batches)))
+        largest = max(batch.size for batch in self.train_batches)
+        if not self.parts.posterior.accepts(largest):
+            stack = "+".join(strategy.kind for strategy in config.strategies)
+            law = f"be large enough for the batch statistics of {stack}"
+            remedy = "A batch holds sentences of one length; give more data, or lower the strategy's smallest batch."
+            raise DataError([Mistake("the largest training batch", largest, law, remedy)])
         self.model = build_model(config, len(dataset.vocabulary), self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)
         self.learner.batches = self.train_batches

@@ -145,16 +145,18 @@ class Display:
         self._best[row["arm"]] = "  ".join(f"{n} {v:.2f}" for n, v in zip(self._objectives, best, strict=True))
 
     def _time_left(self) -> str:
-        """From the mean seconds of each arm's finished runs; of all of them for an arm that has none."""
+        """From the mean seconds of each arm's finished runs; of all of them, and said so, for an arm that has none."""
         every = [s for seconds in self._seconds.values() for s in seconds]
         if not every:
             return ""
-        left = 0.0
+        left, guessed = 0.0, False
         for arm in self._plans:
             known = self._seconds.get(arm.arm) or every
+            guessed |= arm.arm not in self._seconds and self._done[arm.arm] < arm.runs
             left += (arm.runs - self._done[arm.arm]) * sum(known) / len(known)
         left /= self._workers
-        return f"about {duration(left)} left" if left > 0 else ""
+        word = "at a guess" if guessed else "about"
+        return f"{word} {duration(left)} left" if left > 0 else ""
 
     def _refresh(self) -> None:
         if self._live is not None:

@@ -69,9 +69,7 @@ def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address:
         plan = make_plan(spec, folder, data.fingerprint)
         folder.write("spec.yaml", spec.source.encode())
         display.started(plan, data.report)
-        outcome = Outcome({}, "", False)
-        if plan.missing:
-            outcome = _run_with_ray(spec, folder, display, plan, address)
+        outcome = _run_with_ray(spec, folder, display, plan, address)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
         statuses: dict[str, int] = {}
         for row in rows:
@@ -85,7 +83,9 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
     from sweeps.search import Dealer
 
     dealer = Dealer(plan)
-    with connect(address) as ray:
+    if dealer.exhausted:
+        return Outcome({}, "", False)
+    with connect(address, cpus=local_resources()[0]) as ray:
         from sweeps.tune import RowWriter, RunSearcher, resources_of
 
         cpus = int(ray.cluster_resources().get("CPU", 1))

@@ -73,10 +73,8 @@ class ArmSearch:
 
     def suggest(self, index: int, plan: Plan, taken: set[str]) -> Configuration | None:
         """Configuration number `index`, different from those in `taken`; None if the space holds no other."""
-        points = self.arm.combinations()
         if self._spec.search.sampler == "grid":
-            assert points is not None
-            return self._adopt_new(plan.configuration(self.arm, index, points[index]))
+            return self._adopt_new(plan.configuration(self.arm, index, self.arm.point(index)))
         for attempt in range(RESAMPLES):
             trial_number, parameters = self._ask(index, attempt)
             configuration = plan.configuration(self.arm, index, parameters)
@@ -84,8 +82,8 @@ class ArmSearch:
                 self._numbers[index] = trial_number
                 return configuration
             self.study.tell(trial_number, state=TrialState.FAIL)
-        for parameters in points or []:
-            configuration = plan.configuration(self.arm, index, parameters)
+        for number in range(self.arm.size() or 0):
+            configuration = plan.configuration(self.arm, index, self.arm.point(number))
             if configuration.config_id not in taken:
                 return self._adopt_new(configuration)
         return None
@@ -137,16 +135,8 @@ class Dealer:
 
     def next(self) -> Run | None:
         """The next run to start; None if there is none now, and for good once `exhausted` is true as well."""
-        if self.stop_reason:
+        if self.stop_reason or not self._fill():
             return None
-        while not self._queue:
-            step = next(self._order, None)
-            if step is None:
-                if self._running or not self._alone:
-                    return None
-                self._queue.append(self._alone.popleft())
-                break
-            self._open_configuration(*step)
         run = self._queue.popleft()
         self._running.add(run.run_id)
         return run
@@ -154,7 +144,19 @@ class Dealer:
     @property
     def exhausted(self) -> bool:
         """Whether nothing will come any more, whatever the running runs do."""
-        return bool(self.stop_reason) or not (self._running or self._queue or self._alone)
+        return bool(self.stop_reason) or not (self._fill() or self._running)
+
+    def _fill(self) -> bool:
+        """Open configurations until there is a run to deal; False if there is none now."""
+        while not self._queue:
+            step = next(self._order, None)
+            if step is not None:
+                self._open_configuration(*step)
+            elif self._alone and not self._running:
+                self._queue.append(self._alone.popleft())
+            else:
+                return False
+        return True
 
     def _open_configuration(self, arm: Arm, index: int) -> None:
         configuration = self.plan.configurations.get((arm.name, index))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any
+from typing import Annotated, Any
 
 from lagvae_core.errors import Mistake
 from lagvae_core.settings import Tunable, tunables
@@ -58,7 +58,8 @@ class Dimension:
             return False
         assert self.tunable.low is not None
         assert self.tunable.high is not None
-        return self.tunable.low <= value <= self.tunable.high
+        whole = value == int(value) if self.integral and math.isfinite(value) else not self.integral
+        return whole and self.tunable.low <= value <= self.tunable.high
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,23 @@ class Arm:
             next(item for item in filled if item["kind"] == kind)[field] = value
         return filled
 
-    def combinations(self) -> list[dict[str, Value]] | None:
-        """Every point of a finite space in a fixed order; None where a dimension is continuous."""
+    def size(self) -> int | None:
+        """How many points the space holds; None where a dimension is continuous."""
+        axes = self._axes()
+        return None if axes is None else math.prod(map(len, axes))
+
+    def point(self, number: int) -> dict[str, Value]:
+        """Point `number` of a finite space, in a fixed order in which the last dimension turns fastest."""
+        axes = self._axes()
+        assert axes is not None, "a continuous space has no numbered points"
+        found: dict[str, Value] = {}
+        for dimension, axis in zip(reversed(self.dimensions), reversed(axes), strict=True):
+            number, place = divmod(number, len(axis))
+            found[dimension.name] = axis[place]
+        assert number == 0, "the space holds fewer points"
+        return {dimension.name: found[dimension.name] for dimension in self.dimensions}
+
+    def _axes(self) -> list[Sequence[Value]] | None:
         axes: list[Sequence[Value]] = []
         for dimension in self.dimensions:
             tunable = dimension.tunable
@@ -91,8 +107,7 @@ class Arm:
                 axes.append(range(int(tunable.low), int(tunable.high) + 1))
             else:
                 return None
-        names = [dimension.name for dimension in self.dimensions]
-        return [dict(zip(names, point, strict=True)) for point in itertools.product(*axes)]
+        return axes
 
     def probe(self) -> dict[str, Value]:
         """One lawful point, to check the stack as a whole."""
@@ -100,10 +115,19 @@ class Arm:
 
 
 def is_integral(annotation: Any) -> bool:
-    """Whether a field of this type takes whole numbers only."""
-    if isinstance(annotation, UnionType) or typing.get_origin(annotation) is typing.Union:
-        return all(is_integral(member) for member in typing.get_args(annotation) if member is not type(None))
-    return annotation is int
+    """Whether the numbers that a field of this type takes are whole; words and None beside them do not matter."""
+    numbers = set(_number_types(annotation))
+    return numbers == {int}
+
+
+def _number_types(annotation: Any) -> Iterator[type]:
+    if typing.get_origin(annotation) is Annotated:
+        yield from _number_types(typing.get_args(annotation)[0])
+    elif isinstance(annotation, UnionType) or typing.get_origin(annotation) is typing.Union:
+        for member in typing.get_args(annotation):
+            yield from _number_types(member)
+    elif annotation in (int, float):
+        yield annotation
 
 
 def tunable_columns() -> Iterator[tuple[str, str]]:
@@ -163,7 +187,8 @@ def _split(
             law = f"be a field of {strategy.name()}"
             mistakes.append(Mistake(f"{where}.{field}", dict(value), law, f"Known: {', '.join(_fields(strategy))}."))
         else:
-            tunable = _range(f"{where}.{field}", value, mistakes)
+            integral = is_integral(strategy.model_fields[field].annotation)
+            tunable = _range(f"{where}.{field}", value, integral, mistakes)
             if tunable is not None:
                 ranges[field] = tunable
     searched = []
@@ -178,7 +203,7 @@ def _fields(strategy: type[Strategy]) -> list[str]:
     return [field for field in strategy.model_fields if field != "kind"]
 
 
-def _range(where: str, value: Mapping[str, Any], mistakes: list[Mistake | str]) -> Tunable | None:
+def _range(where: str, value: Mapping[str, Any], integral: bool, mistakes: list[Mistake | str]) -> Tunable | None:
     keys = set(value)
     if keys == {"choices"}:
         choices = value["choices"]
@@ -192,7 +217,11 @@ def _range(where: str, value: Mapping[str, Any], mistakes: list[Mistake | str]) 
         low, high, log = value["low"], value["high"], value.get("log", False)
         numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
         if not numbers or not isinstance(log, bool):
-            mistakes.append(Mistake(where, dict(value), "have numbers as low and high, and true or false as log"))
+            law = "have numbers as low and high, and true or false as log"
+            mistakes.append(Mistake(where, dict(value), law, "Write for example {low: 0.1, high: 1.0, log: true}."))
+            return None
+        if integral and not all(isinstance(end, int) or end.is_integer() for end in (low, high)):
+            mistakes.append(Mistake(where, dict(value), "have whole numbers as low and high", "Round them."))
             return None
         if not low < high:
             mistakes.append(Mistake(where, dict(value), "satisfy low < high", "Exchange the two, or fix the value."))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -38,7 +38,7 @@ class SearchSpec(Setting):
     ] = "tpe"
     configurations: Annotated[int | None, Field(ge=1, description="configurations an arm; not for grid")] = None
     seeds: Annotated[
-        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...],
+        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
         Field(description="replicates of each configuration: their number, or their seeds"),
     ] = 3
     seed: Annotated[int, Field(ge=0, description="of the search")] = 0
@@ -61,13 +61,15 @@ class ResourceSpec(Setting):
 class _File(Setting):
     """The top level of a sweep file, before its parts are looked into."""
 
-    name: str
-    trial: dict[str, Any] = Field(default_factory=dict)
-    arms: dict[str, Any]
-    objectives: dict[str, Sense] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
-    search: SearchSpec = SearchSpec()
-    stopping: Literal["none"] = "none"
-    resources: ResourceSpec = ResourceSpec()
+    name: Annotated[str, Field(description="name of the sweep, and of its results folder")]
+    trial: Annotated[dict[str, Any], Field(description="defaults of every trial")] = Field(default_factory=dict)
+    arms: Annotated[dict[str, Any], Field(description="names to stacks of strategies")]
+    objectives: Annotated[dict[str, Sense], Field(description="columns of the table to min or max")] = Field(
+        default_factory=lambda: dict(DEFAULT_OBJECTIVES)
+    )
+    search: Annotated[SearchSpec, Field(description="how each arm is searched")] = SearchSpec()
+    stopping: Annotated[Literal["none"], Field(description="rule that stops runs early")] = "none"
+    resources: Annotated[ResourceSpec, Field(description="what each run is given")] = ResourceSpec()
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,12 @@ class SweepSpec:
 
     def configurations(self, arm: Arm) -> int:
         """How many configurations `arm` has: the budget, or less where its space is smaller."""
-        points = arm.combinations()
+        size = arm.size()
         if self.search.sampler == "grid":
-            assert points is not None
-            return len(points)
+            assert size is not None
+            return size
         assert self.search.configurations is not None
-        return self.search.configurations if points is None else min(self.search.configurations, len(points))
+        return self.search.configurations if size is None else min(self.search.configurations, size)
 
 
 def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -112,9 +114,9 @@ def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSp
         ConfigError: the file cannot be read, or any of its values is wrong; with every mistake.
     """
     path = Path(where)
-    shipped = resources.files("sweeps.library")
-    if not path.is_file() and shipped.joinpath(f"{where}.yaml").is_file():
-        text = shipped.joinpath(f"{where}.yaml").read_text("utf-8")
+    shipped = resources.files("sweeps.library").joinpath(f"{where}.yaml") if NAME.fullmatch(where) else None
+    if shipped is not None and shipped.is_file() and not path.is_file():
+        text = shipped.read_text("utf-8")
     else:
         text = read_text(path)
     return parse_spec(text, source=where, overrides=overrides)
@@ -132,8 +134,9 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         mistake = Mistake("the file", str(path), f"be UTF-8 (byte {error.start} is not)", "Save it as UTF-8.")
         raise ConfigError([mistake]) from None
-    except OSError as error:
-        mistake = Mistake("the file", str(path), f"be readable ({error.strerror})", "Check the path and its rights.")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        mistake = Mistake("the file", str(path), f"be readable ({reason})", "Check the path and its rights.")
         raise ConfigError([mistake]) from None
 
 
@@ -144,10 +147,13 @@ class _UniqueKeys(yaml.SafeLoader):
 def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, Hashable) and key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
+        if isinstance(key, Hashable):
+            seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -158,7 +164,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """The mapping that a YAML text holds; ConfigError with line and column where it does not."""
     try:
         values = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         raise ConfigError([f"must be YAML, but {' '.join(str(error).split())}."], source) from None
     if not isinstance(values, dict):
         mistake = Mistake("the file", values, "hold a mapping of keys to values", "See `lagvae plan quickstart`.")
@@ -205,7 +211,8 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         _check_search(file, arms, mistakes)
         _check_objectives(file.objectives, mistakes)
     if mistakes:
-        raise ConfigError(list(dict.fromkeys(mistakes)), source)
+        # A mistake may hold a list or a mapping, and so has no hash; the same text is the same mistake.
+        raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()), source)
     assert file is not None
     search = file.search
     if search.sampler != "grid" and search.configurations is None:

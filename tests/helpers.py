@@ -40,7 +40,7 @@ def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str,
 
 
 @functools.cache
-def dataset_of(data: SyntheticData = SyntheticData.model_validate(TINY_DATA)) -> TokenDataset:
+def dataset_of(data: SyntheticData) -> TokenDataset:
     """The data, generated once a process and kept out of every lasting cache."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAGVAE_CACHE", folder)
@@ -107,9 +107,7 @@ def run_interrupted(
     store, interruptions = MemoryCheckpoint(), Interruptions(wanted)
     while True:
         try:
-            record = run(
-                config, checkpoint=store, checkpoint_seconds=checkpoint_seconds, progress=interruptions
-            )
+            record = run(config, checkpoint=store, checkpoint_seconds=checkpoint_seconds, progress=interruptions)
             return record, interruptions.seen
         except InterruptionError:
             continue

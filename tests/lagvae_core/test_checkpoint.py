@@ -53,9 +53,7 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     order = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: (order.append("fsync"), fsync(number)))
-    monkeypatch.setattr(
-        os, "replace", lambda a, b: (order.append(("replace", a.read_bytes(), b)), replace(a, b))
-    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("replace", a.read_bytes(), b)), replace(a, b)))
     write_atomically(path, b"new")
     assert order == ["fsync", ("replace", b"new", path)]
 
@@ -88,7 +86,7 @@ def test_a_state_comes_back_bit_for_bit():
 
 def test_every_truncation_is_reported_as_damage():
     content = encode(STATE)
-    for length in [*range(0, 64), *range(64, len(content), 97), len(content) - 1]:
+    for length in [*range(64), *range(64, len(content), 97), len(content) - 1]:
         with pytest.raises(CheckpointError, match=r"checkpoint is damaged .*Remove it to start the trial anew\."):
             decode(content[:length], "abc-0")
 
@@ -114,7 +112,8 @@ def test_a_checkpoint_of_another_trial_is_refused():
     with pytest.raises(CheckpointError) as caught:
         decode(encode(STATE), "abc-1")
     assert str(caught.value) == (
-        "A checkpoint must belong to its trial abc-1, but this one is of abc-0. Give each trial a checkpoint of its own."
+        "A checkpoint must belong to its trial abc-1, but this one is of abc-0. "
+        "Give each trial a checkpoint of its own."
     )
 
 

@@ -23,7 +23,7 @@ from helpers import (
 )
 
 from lagvae_core import checkpoint as checkpoints
-from lagvae_core.errors import CheckpointError
+from lagvae_core.errors import CheckpointError, DataError
 from lagvae_core.evaluation import on_device
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.record import EpochRecord, Progress
@@ -135,9 +135,7 @@ def test_validation_draws_from_no_stream_and_does_not_depend_on_the_training_bat
 def test_the_sample_of_a_validated_example_does_not_depend_on_its_batch():
     trial = trial_of(tiny())
     trial.model.eval()
-    one, other = (
-        encode_split(trial.model, on_device(trial.dataset.valid, size, trial.device), 0) for size in (32, 5)
-    )
+    one, other = (encode_split(trial.model, on_device(trial.dataset.valid, size, trial.device), 0) for size in (32, 5))
     assert torch.equal(one.noise_NZ, other.noise_NZ)
     torch.testing.assert_close(one.rec_N, other.rec_N, rtol=1e-6, atol=0)
 
@@ -255,6 +253,16 @@ def test_an_encoder_that_learns_fifty_times_faster_never_crashes(optimiser, rate
         assert all(math.isfinite(v) for v in record.metrics.values() if isinstance(v, float))
     else:
         assert record.metrics == {}
+
+
+def test_data_without_a_batch_that_a_strategy_can_use_are_refused_before_training():
+    with pytest.raises(DataError) as caught:
+        run(tiny("scale_vae", data={"examples": 7}))
+    assert str(caught.value) == (
+        "the largest training batch must be large enough for the batch statistics of scale_vae, but is 7. "
+        "A batch holds sentences of one length; give more data, or lower the strategy's smallest batch."
+    )
+    assert run(tiny("scale_vae", data={"examples": 8})).status == "finished"
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

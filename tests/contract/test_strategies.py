@@ -1,0 +1,211 @@
+"""What every strategy must keep, for all files of the folder; nobody has to add a new one here."""
+
+import importlib
+import inspect
+import json
+import math
+import pickle
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import essence, run, run_interrupted, tiny, trial_of
+
+from lagvae_core import checkpoint as checkpoints
+from lagvae_core import strategies
+from lagvae_core.config import parse_trial
+from lagvae_core.errors import ConfigError
+from lagvae_core.record import METRIC_COLUMNS
+from lagvae_core.settings import tunables
+from lagvae_core.strategies import CATALOGUE, Strategy
+from lagvae_core.strategies.base import Parts, Surroundings
+from sweeps.space import Dimension, is_integral
+
+FILES = sorted(module.name for module in pkgutil.iter_modules(strategies.__path__) if module.name != "base")
+TESTS = Path(__file__).parents[1] / "lagvae_core" / "strategies"
+SURROUNDINGS = Surroundings(latent_dim=2, batches_per_epoch=4)
+
+each_strategy = pytest.mark.parametrize("name", FILES)
+
+
+def strategy_in(name):
+    module = importlib.import_module(f"lagvae_core.strategies.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Strategy) and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{name}.py must hold one strategy, but holds {found}"
+    return found[0]
+
+
+def plain(value):
+    """Tensors, and objects that hold them, as plain values that compare bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def test_the_catalogue_holds_the_files_of_the_folder():
+    assert FILES
+    assert {name: strategy_in(name) for name in FILES} == CATALOGUE
+
+
+@each_strategy
+def test_it_has_a_file_of_tests(name):
+    assert (TESTS / f"test_{name}.py").exists()
+
+
+@each_strategy
+def test_it_is_named_like_its_file_and_exported(name):
+    strategy = strategy_in(name)
+    assert strategy.name() == name
+    assert strategy().kind == name
+    assert strategy.__name__ in strategies.__all__
+    assert strategy.__name__ in importlib.import_module(strategy.__module__).__all__
+
+
+@each_strategy
+def test_it_says_what_it_is_where_it_comes_from_and_what_each_field_means(name):
+    strategy = strategy_in(name)
+    assert inspect.cleandoc(strategy.__doc__ or "").count(".") >= 1
+    assert "Source:" in strategy.__doc__
+    assert any(year in strategy.paper for year in map(str, range(2013, 2040)))
+    for field, info in strategy.model_fields.items():
+        assert field == "kind" or info.description, f"{name}.{field} has no description"
+        assert not info.is_required(), f"{name}.{field} has no default"
+
+
+@each_strategy
+def test_its_columns_are_described_and_its_own(name):
+    common = {column.name for column in METRIC_COLUMNS}
+    others = {column.name for other in FILES if other != name for column in strategy_in(other).columns}
+    for column in strategy_in(name).columns:
+        assert column.doc
+        assert column.name not in common | others
+
+
+@each_strategy
+def test_its_parts_fill_just_the_slots_that_it_declares(name):
+    strategy = strategy_in(name)
+    filled = strategy().parts(SURROUNDINGS)
+    assert set(filled) == strategy.slots
+    assert strategy.slots <= set(Parts.__dataclass_fields__)
+    again = strategy().parts(SURROUNDINGS)
+    for slot, part in filled.items():
+        assert isinstance(part, float) or part is not again[slot], f"{slot} is shared by two trials"
+
+
+@each_strategy
+def test_it_survives_json_and_pickle_alone_and_in_a_trial(name):
+    setting = strategy_in(name)()
+    assert type(setting).model_validate_json(setting.model_dump_json()) == setting
+    assert pickle.loads(pickle.dumps(setting)) == setting
+    config = tiny(name)
+    assert parse_trial(json.loads(config.model_dump_json())) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert type(config.strategies[0]) is strategy_in(name)
+
+
+@each_strategy
+def test_its_search_ranges_hold_lawful_values_only_and_its_default(name):
+    from optuna.distributions import BaseDistribution
+
+    strategy = strategy_in(name)
+    for field, annotation, tunable in tunables(strategy):
+        dimension = Dimension(f"{name}.{field}", tunable, is_integral(annotation) and not tunable.choices)
+        distribution = dimension.distribution()
+        assert isinstance(distribution, BaseDistribution)
+        for value in dimension.probes():
+            assert getattr(strategy.model_validate({field: value}), field) == value
+            assert distribution._contains(distribution.to_internal_repr(value))
+        assert dimension.holds(strategy.model_fields[field].default), f"{name}.{field}: default out of range"
+
+
+@each_strategy
+def test_it_trains_and_gives_numbers_that_keep_the_laws(name):
+    config = tiny(name, evaluation={"limit": None, "iw_samples": 50})
+    record = run(config)
+    assert record.status == "finished", record.stop_reason
+    metrics = record.metrics
+    for column in (*METRIC_COLUMNS, *strategy_in(name).columns):
+        value = metrics[column.name]
+        values = value if column.kind == "floats" else [value]
+        assert values is not None, column.name
+        assert all(math.isfinite(number) for number in values), column.name
+        if column.kind == "int":
+            assert isinstance(value, int), column.name
+    assert set(metrics) == {column.name for column in (*METRIC_COLUMNS, *strategy_in(name).columns)}
+    assert metrics["n"] == 32
+    assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + 1e-5
+    assert metrics["mi"] <= math.log(metrics["n"]) == metrics["mi_cap"]
+    assert metrics["mi_batch"] <= metrics["mi_batch_cap"] + 1e-9
+    assert metrics["nll_iw"] <= metrics["nll_elbo"] + 4 * metrics["nll_iw_mc_se"] + 0.5
+    assert metrics["kl"] >= -1e-6
+    assert 0 <= metrics["au"] <= 2
+    assert 1 <= metrics["iw_ess"] <= 50
+
+
+@each_strategy
+def test_it_resumes_bit_for_bit(name):
+    config = tiny(name, training={"epochs": 3})
+    record, places = run_interrupted(
+        config, lambda place: (place.phase, place.epoch, place.done) in {("train", 1, 3), ("train", 3, 2)}
+    )
+    assert len(places) == 2
+    assert essence(record) == essence(run(config))
+
+
+@each_strategy
+def test_a_checkpoint_holds_the_state_of_every_slot(name):
+    class NoKeeper:
+        def save_if_due(self):
+            pass
+
+    def to_the_middle_of_the_second_epoch(place):
+        if (place.epoch, place.done) == (2, 2):
+            raise StopIteration
+
+    trial, fresh = trial_of(tiny(name)), trial_of(tiny(name))
+    trial._train_epoch(lambda place: None, NoKeeper())
+    trial._end_epoch(trial._validate())
+    with pytest.raises(StopIteration):
+        trial._train_epoch(to_the_middle_of_the_second_epoch, NoKeeper())
+    state = checkpoints.decode(checkpoints.encode(trial.state_dict()), trial.run_id)
+    assert set(state["parts"]) == {slot for slot, _ in trial.parts.stateful()}
+    fresh.load_state_dict(state)
+    assert plain(fresh.state_dict()) == plain(trial.state_dict())
+    for (slot, part), (_, restored) in zip(trial.parts.stateful(), fresh.parts.stateful(), strict=True):
+        assert plain(vars(restored)) == plain(vars(part)), slot
+    hidden, restored = (
+        {key: value for key, value in vars(t.parts.posterior).items() if key not in vars(torch.nn.Module())}
+        for t in (trial, fresh)
+    )
+    assert plain(restored) == plain(hidden)
+
+
+def stack_or_refusal(*names):
+    try:
+        return tiny(*names)
+    except ConfigError as error:
+        return str(error)
+
+
+def test_every_strategy_stands_beside_every_other_or_is_refused_with_a_reason():
+    for one in FILES:
+        for other in FILES:
+            config = stack_or_refusal(one, other)
+            if isinstance(config, str):
+                assert re.match(r"strategies must .*\((E-SLOT|E\d\d)\).*, but is ", config), config
+                continue
+            trial = trial_of(config)
+            trial.model.train()
+            for batch in trial.train_batches[:2]:
+                trial._train_batch(batch)
+            assert all(torch.isfinite(entry).all() for entry in trial.history)

@@ -1,0 +1,292 @@
+import contextlib
+import itertools
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import assert_equals_plain_vae, tiny, trial_of
+
+from lagvae_core import learner as learners
+from lagvae_core.errors import Diverged
+from lagvae_core.learner import Loss
+from lagvae_core.strategies.aggressive import Aggressive
+from lagvae_core.strategies.base import Surroundings
+
+
+def aggressive(**fields):
+    return {"kind": "aggressive", **fields}
+
+
+def copies(parameters):
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def unchanged(parameters, before):
+    return [torch.equal(parameter, value) for parameter, value in zip(parameters, before, strict=True)]
+
+
+def update_of(modality="text", **fields):
+    setting = Aggressive(**fields)
+    return setting.parts(Surroundings(2, 4, modality))["update"]
+
+
+def test_a_budget_of_no_steps_is_the_plain_vae():
+    assert_equals_plain_vae(aggressive(budget=0))
+
+
+def test_a_budget_of_no_steps_never_becomes_active():
+    update = update_of(budget=0)
+    update.after_epoch({"mi_batch": 1.0})
+    assert not update.active
+
+
+# --- who moves -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip_scope", ["all", "per_module"])
+def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(clip_scope):
+    trial = trial_of(tiny(aggressive(budget=3, clip_scope=clip_scope)))
+    trial.model.train()
+    seen = []
+    inner = trial.parts.update._train_encoder
+
+    def watched(learner, batch, weight):
+        encoder, decoder = copies(trial.model.encoder_parameters()), copies(trial.model.decoder_parameters())
+        inner(learner, batch, weight)
+        assert not any(unchanged(trial.model.encoder_parameters(), encoder))
+        assert all(unchanged(trial.model.decoder_parameters(), decoder))
+        seen.append(copies(trial.model.encoder_parameters()))
+
+    trial.parts.update._train_encoder = watched
+    decoder = copies(trial.model.decoder_parameters())
+    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    assert all(unchanged(trial.model.encoder_parameters(), seen[0])), "the outer step moved the encoder"
+    assert not any(unchanged(trial.model.decoder_parameters(), decoder))
+
+
+def test_after_the_phase_both_move_together_and_once():
+    trial = trial_of(tiny(aggressive(budget=3)))
+    trial.model.train()
+    trial.parts.update.active = False
+    encoder, decoder = copies(trial.model.encoder_parameters()), copies(trial.model.decoder_parameters())
+    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    assert not any(unchanged(trial.model.encoder_parameters(), encoder))
+    assert not any(unchanged(trial.model.decoder_parameters(), decoder))
+    assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (1, 1)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 15, 30])
+def test_a_fixed_budget_is_exactly_that_many_encoder_steps(budget):
+    trial = trial_of(tiny(aggressive(budget=budget)))
+    trial.model.train()
+    for step, batch in enumerate(trial.train_batches[:2], 1):
+        trial.parts.update(trial.learner, batch, 1.0)
+        assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (step * budget, step)
+
+
+def gradients_seen_when_clipping(monkeypatch, clip_scope):
+    """For each clipped group of inner and of outer steps, whether its parameters have a gradient."""
+    trial = trial_of(tiny(aggressive(budget=2, clip_scope=clip_scope)))
+    trial.model.train()
+    decoder = {id(p) for p in trial.model.decoder_parameters()}
+    seen, clip = [], learners.clip_gradients
+
+    def spy(parameters, limit):
+        parts = {(id(p) in decoder, p.grad is not None) for p in parameters}
+        seen.append(parts)
+        clip(parameters, limit)
+
+    monkeypatch.setattr(learners, "clip_gradients", spy)
+    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    assert all(p.requires_grad for p in trial.model.parameters())
+    return seen
+
+
+def test_per_module_clipping_computes_no_gradient_for_the_decoder_in_the_inner_loop(monkeypatch):
+    encoder, no_decoder = {(False, True)}, {(True, False)}
+    inner, outer = [encoder, no_decoder], [{(False, True), (True, True)}]
+    assert gradients_seen_when_clipping(monkeypatch, "per_module") == inner + inner + outer
+
+
+def test_joint_clipping_computes_the_gradients_of_both(monkeypatch):
+    both = {(False, True), (True, True)}
+    assert gradients_seen_when_clipping(monkeypatch, "all") == [both] * 3
+
+
+def test_the_decoder_learns_again_after_an_error_in_the_inner_loop():
+    trial = trial_of(tiny(aggressive()))
+    with pytest.raises(ZeroDivisionError), trial.learner.inner_loop(decoder_gradients=False):
+        raise ZeroDivisionError
+    assert all(p.requires_grad for p in trial.model.parameters())
+
+
+def encoder_step_length(clip_scope):
+    trial = trial_of(tiny(aggressive(budget=1, clip_scope=clip_scope), training={"clip_norm": 0.01}))
+    trial.model.train()
+    before = copies(trial.model.encoder_parameters())
+    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    moved = [p.detach() - b for p, b in zip(trial.model.encoder_parameters(), before, strict=True)]
+    return math.sqrt(sum(float(m.square().sum()) for m in moved))
+
+
+def test_the_joint_norm_shortens_the_step_of_the_encoder():
+    assert encoder_step_length("per_module") == pytest.approx(0.01, rel=1e-3)
+    assert encoder_step_length("all") < 0.009
+
+
+def test_the_weight_and_the_update_count_advance_once_an_outer_step():
+    trial = trial_of(tiny(aggressive(budget=3), {"kind": "kl_linear_epoch", "warm_up": 1.0, "w_start": 0.0}))
+    trial.model.train()
+    weights, loss = [], trial.learner.loss
+
+    def spy(batch, weight):
+        weights.append(weight)
+        return loss(batch, weight)
+
+    trial.learner.loss = spy
+    for step, batch in enumerate(trial.train_batches):
+        assert trial.step == step
+        trial._train_batch(batch)
+    assert trial.step == 4
+    assert weights == [w for w in (0.25, 0.5, 0.75, 1.0) for _ in range(4)]
+
+
+# --- the end of the inner loop ---------------------------------------------------------------------------------------
+
+
+class ScriptedLearner:
+    """Answers every loss from a list, hands out the batches of a list in turn, counts the encoder's steps."""
+
+    def __init__(self, losses, batches):
+        self.losses, self.batches = iter(losses), iter(batches)
+        self.encoder_steps = self.decoder_steps = 0
+
+    def inner_loop(self, *, decoder_gradients):
+        return contextlib.nullcontext()
+
+    def loss(self, batch, weight):
+        total = torch.tensor(next(self.losses), dtype=torch.float64)
+        return Loss(total, total[None], total[None, None])
+
+    def descend(self, loss, *, encoder, decoder, clip_scope=None):
+        self.encoder_steps += encoder
+        self.decoder_steps += decoder
+
+    def random_batch(self):
+        return next(self.batches)
+
+
+def batch_of(size, words):
+    return SimpleNamespace(size=size, units=size * words)
+
+
+def inner_steps(losses, batches=None, **fields):
+    batches = batches or [batch_of(1, 1)]
+    learner = ScriptedLearner(losses, itertools.chain(batches[1:], itertools.repeat(batches[-1])))
+    update_of(**fields)(learner, batches[0], 1.0)
+    assert learner.decoder_steps == 1
+    return learner.encoder_steps
+
+
+def steps_of_the_published_loop(losses, batches, check, max_inner):
+    step, previous, current, words = 1, 1e4, 0.0, 0
+    while step < max_inner:
+        batch = batches[min(step - 1, len(batches) - 1)]
+        current += losses[step - 1] * batch.size
+        words += batch.units
+        if step % check == 0:
+            if previous - current / words < 0:
+                return step
+            previous, current, words = current / words, 0.0, 0
+        step += 1
+    return max_inner - 1
+
+
+def test_it_ends_with_the_first_window_whose_mean_rises():
+    falling, rising = [3.0] * 4 + [2.0] * 4, [2.5] * 4
+    assert inner_steps(falling + rising + [0.0] * 90, check=4) == 12
+    assert inner_steps([1.0] * 4 + [2.0] * 4 + [0.0] * 90, check=4) == 8
+
+
+def test_equal_windows_do_not_end_it():
+    assert inner_steps([1.0] * 200, check=4, max_inner=50) == 49
+
+
+@pytest.mark.parametrize(("modality", "check"), [("text", 15), ("images", 10)])
+def test_the_window_is_that_of_the_published_code(modality, check):
+    losses = [1.0] * check + [2.0] * 200
+    assert inner_steps(losses, modality=modality) == 2 * check
+
+
+def test_a_mean_is_taken_over_words_not_over_batches():
+    short, long = batch_of(8, 2), batch_of(8, 20)
+    losses = [4.0, 4.0, 20.0, 20.0] + [0.0] * 90
+    assert inner_steps(losses, [short, short, long, long, long], check=2, max_inner=9) == 8
+    assert inner_steps(losses, [short] * 5, check=2, max_inner=9) == 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_makes_the_steps_of_the_published_loop(seed):
+    draw = random.Random(seed)
+    check, max_inner = draw.randint(1, 9), draw.randint(20, 60)
+    batches = [batch_of(draw.randint(1, 5), draw.randint(1, 7)) for _ in range(max_inner + 1)]
+    fall = draw.uniform(0.0, 0.3)
+    losses = [10.0 - fall * step + draw.gauss(0, 0.3) for step in range(max_inner + 1)]
+    losses = [loss * batch.units / batch.size for loss, batch in zip(losses, batches, strict=True)]
+    steps = inner_steps(losses, batches, check=check, max_inner=max_inner)
+    assert steps == steps_of_the_published_loop(losses, batches, check, max_inner)
+    assert 2 * check <= steps <= max_inner - 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_it_ends_as_diverged_when_the_loss_leaves_the_finite_numbers(value):
+    with pytest.raises(Diverged, match=f"the loss of the inner loop is {value} after 4 encoder steps at update 1"):
+        inner_steps([1.0, 1.0, value] + [1.0] * 90, check=2)
+
+
+# --- the end of the phase --------------------------------------------------------------------------------------------
+
+PHASES = [
+    ("text", 0.0, [0.1, 0.2, 0.2, 0.19, 0.5], [True, True, True, False, False]),
+    ("text", 0.0, [-0.001, 1.0], [False, False]),
+    ("text", 0.01, [-0.001, 0.0, -0.009, -0.02], [True, True, True, False]),
+    ("paper", 0.0, [0.1, 0.2, 0.2, 0.3], [True, True, False, False]),
+    ("paper", 0.0, [0.0, 0.3], [False, False]),
+    ("image", 0.0, [1.0, 0.9, 0.8, 1.1, 1.0, 1.1, 0.9, 1.05], [True] * 7 + [False]),
+    ("image", 0.15, [1.0, 0.9, 0.8, 0.8, 0.8, 0.8, 0.8], [True] * 6 + [False]),
+]
+
+
+@pytest.mark.parametrize(("rule", "tolerance", "information", "active"), PHASES)
+def test_the_phase_ends_by_its_rule_and_never_returns(rule, tolerance, information, active):
+    update = update_of(mi_stop=rule, mi_tol=tolerance)
+    seen = []
+    for mi in [*information, 100.0]:
+        update.after_epoch({"mi_batch": mi})
+        seen.append(update.active)
+    assert seen == [*active, False]
+
+
+@pytest.mark.parametrize(("modality", "rule"), [("text", "text"), ("images", "image")])
+def test_the_automatic_rule_is_that_of_the_modality(modality, rule):
+    automatic, named = update_of(modality), update_of(modality, mi_stop=rule)
+    for mi in [0.5, 0.6, 0.55, 0.3, 0.3, 0.3, 0.3]:
+        automatic.after_epoch({"mi_batch": mi})
+        named.after_epoch({"mi_batch": mi})
+        assert automatic.state_dict() == named.state_dict()
+
+
+@pytest.mark.parametrize(("rule", "tolerance", "information", "active"), PHASES)
+def test_a_restored_phase_ends_where_the_uninterrupted_one_does(rule, tolerance, information, active):
+    update = update_of(mi_stop=rule, mi_tol=tolerance)
+    seen = []
+    for mi in information:
+        fresh = update_of(mi_stop=rule, mi_tol=tolerance)
+        fresh.load_state_dict(json.loads(json.dumps(update.state_dict())))
+        update = fresh
+        update.after_epoch({"mi_batch": mi})
+        seen.append(update.active)
+    assert seen == active

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from lagvae_core.errors import ConfigError
+from lagvae_core.settings import tunables
+from lagvae_core.strategies import CATALOGUE
+from sweeps.results import (
+    CURVES_SCHEMA,
+    ENDED,
+    OBJECTIVE_COLUMNS,
+    RUNS_SCHEMA,
+    SCHEMA_VERSION,
+    ResultsFolder,
+    history_of,
+    metric_columns,
+    now,
+)
+
+MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
+
+
+def row(run_id: str = "a-0", **values: Any) -> dict[str, Any]:
+    identity = {"sweep": "s", "arm": "vae", "run_id": run_id, "config_id": "a", "configuration": 0, "seed": 0}
+    return {**dict.fromkeys(RUNS_SCHEMA.names), **identity, "attempt": 1, "status": "finished", **values}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ResultsFolder:
+    folder = ResultsFolder(str(tmp_path / "results"), "s")
+    folder.prepare()
+    return folder
+
+
+def path_of(folder: ResultsFolder, name: str) -> Path:
+    assert folder.local_path is not None
+    return folder.local_path / name
+
+
+class TestSchema:
+    def test_every_column_once_and_typed(self):
+        for schema in (RUNS_SCHEMA, CURVES_SCHEMA):
+            assert len(set(schema.names)) == len(schema.names)
+            assert not any(pa.types.is_null(field.type) for field in schema)
+
+    def test_every_metric_and_every_tunable_has_its_column(self):
+        names = set(RUNS_SCHEMA.names)
+        assert {column.name for column in metric_columns()} <= names
+        assert {f"{kind}.{field}" for kind, s in CATALOGUE.items() for field, _, _ in tunables(s)} <= names
+        assert {column.name for s in CATALOGUE.values() for column in s.columns} <= names
+
+    def test_counts_are_whole_and_measures_are_not(self):
+        types = {field.name: field.type for field in RUNS_SCHEMA}
+        assert {types[name] for name in ("seed", "attempt", "au", "iw_k", "n", "encoder_steps")} == {pa.int64()}
+        assert {types[name] for name in ("nll_iw", "kl", "mi", "seconds", "beta_vae.beta")} == {pa.float64()}
+        assert types["mean_variance"] == pa.list_(pa.float64())
+        assert types["started_at"] == pa.timestamp("us", tz="UTC")
+
+    def test_only_numbers_are_objectives(self):
+        types = {field.name: field.type for field in RUNS_SCHEMA}
+        assert {types[name] for name in OBJECTIVE_COLUMNS} == {pa.float64(), pa.int64()}
+        assert {"nll_iw", "au", "seconds"} <= set(OBJECTIVE_COLUMNS)
+        assert not {"seed", "configuration", "attempt"} & set(OBJECTIVE_COLUMNS)
+
+    def test_the_version_is_in_the_file(self, folder):
+        folder.write_run(row())
+        metadata = pq.read_schema(path_of(folder, "runs/a-0.parquet")).metadata
+        assert metadata[b"lagvae_schema"] == SCHEMA_VERSION.encode()
+
+
+class TestRoundTrip:
+    def test_a_row_of_nulls_keeps_every_type(self, folder):
+        folder.write_run(row())
+        assert pq.read_schema(path_of(folder, "runs/a-0.parquet")).equals(RUNS_SCHEMA)
+        assert folder.runs() == [row()]
+
+    def test_a_full_row(self, folder):
+        full = row(
+            status="diverged",
+            nll_iw=28.25,
+            au=2,
+            mean_variance=[0.5, 0.25],
+            kl_by_dimension=None,
+            git_dirty=False,
+            started_at=MOMENT,
+            traceback="Zeile 1\nZeile 2: ä\U0001f600",
+            **{"aggressive.budget": "converge", "beta_vae.beta": 0.1},
+        )
+        folder.write_run(full)
+        assert folder.runs() == [full]
+
+    def test_a_later_row_replaces_the_earlier_one(self, folder):
+        folder.write_run(row(status="running"))
+        folder.write_run(row(nll_iw=1.0))
+        assert [(r["status"], r["nll_iw"]) for r in folder.runs()] == [("finished", 1.0)]
+
+    def test_order_is_arm_configuration_seed(self, folder):
+        for arm, configuration, seed in (("b", 0, 0), ("a", 10, 0), ("a", 2, 1), ("a", 2, 0)):
+            folder.write_run(row(f"{arm}{configuration}-{seed}", arm=arm, configuration=configuration, seed=seed))
+        assert [r["run_id"] for r in folder.runs()] == ["a2-0", "a2-1", "a10-0", "b0-0"]
+
+    def test_curves(self, folder):
+        epochs = [dict.fromkeys((f.name for f in CURVES_SCHEMA), 1) | {"epoch": n} for n in (2, 1)]
+        for epoch in epochs:
+            for name in ("sweep", "arm", "run_id", "config_id", "seed"):
+                del epoch[name]
+        folder.write_curve(row(), epochs)
+        found = folder.curves()
+        assert [(r["run_id"], r["epoch"]) for r in found] == [("a-0", 1), ("a-0", 2)]
+        assert pq.read_schema(path_of(folder, "curves/a-0.parquet")).equals(CURVES_SCHEMA)
+
+    def test_a_column_without_a_declaration_is_our_own_mistake(self, folder):
+        with pytest.raises(AssertionError, match="nll_of_the_moon"):
+            folder.write_run(row(nll_of_the_moon=1.0))
+        assert folder.runs() == []
+
+    def test_a_file_of_a_smaller_schema_is_filled_up_with_nulls(self, folder):
+        table = pa.table({"run_id": ["old-0"], "arm": ["vae"], "seed": [0], "configuration": [0], "gone": [1]})
+        pq.write_table(table, path_of(folder, "runs/old-0.parquet"))
+        (found,) = folder.runs()
+        assert set(found) == set(RUNS_SCHEMA.names)
+        assert found["run_id"] == "old-0"
+        assert found["nll_iw"] is None
+
+
+class TestOtherReaders:
+    """Every engine reads the folder with no help, though each file alone has columns that are all null."""
+
+    @pytest.fixture
+    def two(self, folder) -> ResultsFolder:
+        folder.write_run(row("a-0", nll_iw=1.5, au=3, mean_variance=[1.0], started_at=MOMENT))
+        folder.write_run(row("b-0", status="diverged", **{"aggressive.budget": "10"}))
+        return folder
+
+    def test_pyarrow(self, two):
+        table = pa.dataset.dataset(path_of(two, "runs"), format="parquet").to_table()
+        assert table.schema.equals(RUNS_SCHEMA)
+        assert sorted(table["nll_iw"].to_pylist(), key=str) == [1.5, None]
+        files = sorted(path_of(two, "runs").glob("*.parquet"))
+        assert pa.concat_tables([pq.read_table(file) for file in files]).num_rows == 2
+
+    def test_pandas(self, two):
+        frame = pd.read_parquet(path_of(two, "runs"))
+        assert len(frame) == 2
+        assert frame.set_index("run_id").loc["a-0", "nll_iw"] == 1.5
+        assert frame["au"].isna().sum() == 1
+
+    def test_duckdb(self, two, monkeypatch):
+        monkeypatch.chdir(path_of(two, "."))
+        found = duckdb.sql(
+            "SELECT run_id, nll_iw, au, \"aggressive.budget\" FROM 'runs/*.parquet' ORDER BY 1"
+        ).fetchall()
+        assert found == [("a-0", 1.5, 3, None), ("b-0", None, None, "10")]
+
+
+class TestDamage:
+    def test_a_truncated_file_is_passed_over_with_a_warning(self, folder):
+        folder.write_run(row("a-0"))
+        folder.write_run(row("b-0"))
+        damaged = path_of(folder, "runs/a-0.parquet")
+        damaged.write_bytes(damaged.read_bytes()[:-20])
+        with pytest.warns(UserWarning, match=r"a-0\.parquet is not readable"):
+            assert [r["run_id"] for r in folder.runs()] == ["b-0"]
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but quite long enough"])
+    def test_other_damage(self, folder, content):
+        path_of(folder, "runs/a-0.parquet").write_bytes(content)
+        with pytest.warns(UserWarning, match="passed over"):
+            assert folder.runs() == []
+
+    def test_what_is_not_a_row_is_not_seen(self, folder):
+        folder.write_run(row())
+        for name in (".a-0.parquet.99.tmp", ".hidden.parquet", "notes.txt", "b-0.parquet.tmp"):
+            path_of(folder, f"runs/{name}").write_bytes(b"rubbish")
+        assert [r["run_id"] for r in folder.runs()] == ["a-0"]
+
+    def test_a_death_between_write_and_rename_leaves_the_old_row(self, folder, monkeypatch):
+        folder.write_run(row(status="running"))
+        before = path_of(folder, "runs/a-0.parquet").read_bytes()
+
+        def die(source: object, target: object) -> None:
+            raise SystemExit("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", die)
+            with pytest.raises(SystemExit):
+                folder.write_run(row(nll_iw=1.0))
+        assert path_of(folder, "runs/a-0.parquet").read_bytes() == before
+        assert [r["status"] for r in folder.runs()] == ["running"]
+
+
+class TestPlaces:
+    def test_a_file_uri_is_the_plain_path(self, tmp_path):
+        root = tmp_path / "re sults"
+        plain, uri = ResultsFolder(str(root), "s"), ResultsFolder(root.as_uri(), "s")
+        uri.prepare()
+        uri.write_run(row(nll_iw=2.0))
+        uri.write("spec.yaml", b"name: s")
+        assert plain.runs() == uri.runs() == [row(nll_iw=2.0)]
+        assert plain.read("spec.yaml") == uri.read("spec.yaml") == b"name: s"
+        assert plain.local_path == uri.local_path
+        assert uri.exists()
+        uri.remove("spec.yaml")
+        uri.remove("spec.yaml")
+        assert plain.read("spec.yaml") is None
+
+    def test_what_is_not_there(self, tmp_path):
+        folder = ResultsFolder(str(tmp_path / "none"), "s")
+        assert not folder.exists()
+        assert folder.runs() == folder.curves() == []
+        assert folder.read("spec.yaml") is None
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_root_for_workers_is_absolute(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert ResultsFolder("results", "s").root == str(tmp_path / "results")
+        assert ResultsFolder("file:///x", "s").root == "file:///x"
+
+    def test_below_a_regular_file_nothing_can_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        folder = ResultsFolder(str(tmp_path / "file" / "results"), "s")
+        assert not folder.exists()
+        with pytest.raises(ConfigError, match="--results must be a folder that can be written to"):
+            folder.prepare()
+
+    @pytest.mark.parametrize("uri", ["nowhere://bucket/x", "://", "file://relative"])
+    def test_a_uri_that_nothing_reads(self, uri):
+        with pytest.raises(ConfigError, match="--results must be a usable URI"):
+            ResultsFolder(uri, "s").exists()
+
+
+class TestLock:
+    HOLD = (
+        "import sys\n"
+        "from sweeps.results import ResultsFolder\n"
+        "with ResultsFolder(sys.argv[1], 's').locked():\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+
+    def test_a_second_process_is_refused_until_the_first_ends(self, folder):
+        holder = subprocess.Popen(
+            [sys.executable, "-c", self.HOLD, folder.results], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            with pytest.raises(ConfigError, match="one process at a time"), folder.locked():
+                pass
+            holder.kill()
+            holder.wait()
+            with folder.locked():
+                pass
+        finally:
+            holder.kill()
+            holder.communicate()
+
+    def test_released_at_the_end_of_the_block(self, folder):
+        for _ in range(2):
+            with folder.locked():
+                pass
+
+
+def test_states_that_end_a_run():
+    assert set(ENDED) == {"finished", "stopped_early", "diverged", "out_of_memory", "failed"}
+
+
+def test_history_grows_by_one_attempt():
+    first = row(attempt=1, status="interrupted", stop_reason="the sweep was interrupted.", ended_at=MOMENT)
+    second = row(attempt=2, status="failed", error_class="OSError", history=history_of(first))
+    told = json.loads(history_of(second))
+    assert [(t["attempt"], t["status"], t["ended_at"]) for t in told] == [
+        (1, "interrupted", "2024-02-29T12:30:15.000250+00:00"),
+        (2, "failed", None),
+    ]
+
+
+def test_now_is_in_utc():
+    assert now().utcoffset() == datetime.timedelta(0)

@@ -1,0 +1,102 @@
+"""What the tests of the sweeps share: small sweep files, rows without training, and a world that answers at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from sweeps.plan import Plan, Run
+from sweeps.results import RUNS_SCHEMA, now
+from sweeps.search import Dealer
+from sweeps.spec import SweepSpec, parse_spec
+
+FINGERPRINT = "0" * 64
+
+TINY_TRIAL: dict[str, Any] = {
+    "data": {
+        "kind": "synthetic",
+        "examples": 64,
+        "heldout": 32,
+        "vocabulary": 20,
+        "length": 5,
+        "hidden": 8,
+        "embedding": 8,
+    },
+    "model": {"hidden": 8, "embedding": 8, "latent_dim": 2},
+    "training": {"epochs": 2},
+    "evaluation": {"iw_samples": 10},
+}
+
+Row = dict[str, Any]
+Answer = Callable[[Run], Mapping[str, Any]]
+
+
+def sweep(**changes: Any) -> dict[str, Any]:
+    """A lawful sweep file as a mapping, with `changes` at its top level; None removes a key."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "trial": TINY_TRIAL,
+        "arms": {"vae": [], "beta": ["beta_vae"]},
+        "search": {"sampler": "random", "configurations": 3, "seeds": 2, "seed": 0},
+    }
+    values |= changes
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def spec_of(**changes: Any) -> SweepSpec:
+    return parse_spec(yaml.safe_dump(sweep(**changes), sort_keys=False))
+
+
+def row_of(run: Run, **values: Any) -> Row:
+    """The row that a driver would write for `run`."""
+    return {
+        **dict.fromkeys(RUNS_SCHEMA.names),
+        "sweep": "tiny",
+        "arm": run.arm,
+        "run_id": run.run_id,
+        "config_id": run.config_id,
+        "configuration": run.configuration,
+        "seed": run.seed,
+        "attempt": run.attempt,
+        "status": "finished",
+        "parameters": json.dumps(dict(run.parameters)),
+        "started_at": now(),
+        "data_fingerprint": FINGERPRINT,
+        **values,
+    }
+
+
+def plausible(run: Run) -> dict[str, Any]:
+    """Objectives that follow from configuration and seed alone."""
+    number = int(run.config_id, 16) % 1000
+    return {"nll_iw": 100.0 + number / 100 + run.seed, "au": number % 3}
+
+
+def play(
+    spec: SweepSpec,
+    rows: Iterable[Row] = (),
+    answer: Answer = plausible,
+    ends: int | None = None,
+    concurrent: int = 1,
+) -> tuple[list[Row], Dealer]:
+    """The table after a driver has seen `ends` runs end (all by default); what was then running is left `running`."""
+    table = {row["run_id"]: row for row in rows}
+    dealer = Dealer(Plan(spec, FINGERPRINT, list(table.values())))
+    running: list[Run] = []
+    while True:
+        while len(running) < concurrent and (run := dealer.next()) is not None:
+            running.append(run)
+            table[run.run_id] = row_of(run, status="running")
+        if not running or ends == 0:
+            return list(table.values()), dealer
+        run = running.pop(0)
+        table[run.run_id] = row_of(run, **answer(run))
+        dealer.ended(run, table[run.run_id])
+        ends = None if ends is None else ends - 1
+
+
+def run_ids(rows: Iterable[Row]) -> list[str]:
+    return sorted(row["run_id"] for row in rows)
