@@ -316,6 +316,13 @@ def test_decays_survive_an_interruption():
     assert essence(record) == essence(expected)
 
 
+def test_an_interrupted_trial_diverges_where_the_uninterrupted_one_does():
+    config = tiny(training={"kl_explode": 1e-9, "epochs": 4})
+    expected = run(config)
+    assert "after epoch 2" in expected.stop_reason
+    assert essence(run_interrupted(config)[0]) == essence(expected)
+
+
 def test_work_since_the_last_checkpoint_is_done_again_alike():
     config = tiny(SHORT_AGGRESSIVE, training={"epochs": 3})
     store, interruptions = MemoryCheckpoint(), Interruptions(lambda place: place.done == 3)
