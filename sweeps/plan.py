@@ -143,10 +143,22 @@ class Plan:
             rows = [row for row in self.rows.values() if row["arm"] == arm.name and row["seed"] in seeds]
             ended = [row for row in rows if row["status"] in ENDED]
             seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
-            count = self.spec.configurations(arm)
+            count = self._count(arm)
             mean = sum(seconds) / len(seconds) if seconds else None
             found.append(ArmPlan(arm.name, count, count * len(seeds), len(ended), len(rows) - len(ended), mean))
         return found
+
+    def _count(self, arm: Arm) -> int:
+        """How many configurations `arm` has in the end: a point that another arm has is not run twice."""
+        count, size = self.spec.configurations(arm), arm.size()
+        if size is None or not arm.dimensions:
+            return count
+        foreign = {c.config_id for c in self.configurations.values() if c.arm != arm.name}
+        foreign |= {self.configuration(fixed, 0, {}).config_id for fixed in self.spec.arms if not fixed.dimensions}
+        if size >= count + len(foreign):
+            return count
+        points = (self.configuration(arm, number, arm.point(number)) for number in range(size))
+        return min(count, sum(point.config_id not in foreign for point in points))
 
     @property
     def missing(self) -> int:

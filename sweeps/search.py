@@ -74,7 +74,8 @@ class ArmSearch:
     def suggest(self, index: int, plan: Plan, taken: set[str]) -> Configuration | None:
         """Configuration number `index`, different from those in `taken`; None if the space holds no other."""
         if self._spec.search.sampler == "grid":
-            return self._adopt_new(plan.configuration(self.arm, index, self.arm.point(index)))
+            configuration = plan.configuration(self.arm, index, self.arm.point(index))
+            return None if configuration.config_id in taken else self._adopt_new(configuration)
         for attempt in range(RESAMPLES):
             trial_number, parameters = self._ask(index, attempt)
             configuration = plan.configuration(self.arm, index, parameters)
