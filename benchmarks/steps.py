@@ -2,9 +2,9 @@
 
     python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda] [--json FILE]
 
-Sizes: `synthetic` is He et al. 2019, Appendix B.1 (batch 16, length 11, vocabulary 1,004, embedding and hidden 50, latent
-1); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden 1,024, latent
-32) on random tokens. `plain` is the same step written in the straightforward way of the public codes: one
+Sizes: `synthetic` is He et al. 2019, Appendix B.1 (batch 16, length 11, vocabulary 1,004, embedding and hidden 50, one
+latent); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden 1,024,
+latent 32) on random tokens. `plain` is the same step written in the straightforward way of the public codes: one
 cross-entropy over all logits, torch's dropout and clipping. All variants are timed in turn in one process, so that
 their ratios hold even where the machine's speed drifts; quote ratios, not milliseconds. The peak is the best
 float32 matrix product of this run; FLOPs are those of the matrix products that the step needs.
@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lagvae_core.config import TrainingConfig
 from lagvae_core.data import TokenBatch
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.lstm import LstmDecoder, LstmEncoder, LstmModel
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
+from lagvae_core.recipe import TrainingConfig
 from lagvae_core.runtime import keep_freed_memory, peak_memory_bytes
 from lagvae_core.strategies.base import Parts
 

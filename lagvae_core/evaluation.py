@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from lagvae_core.config import EvaluationConfig
 from lagvae_core.data import TokenBatch, TokenSplit
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split
 from lagvae_core.metrics.information import mutual_information, mutual_information_within
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.vae import Vae
+from lagvae_core.recipe import EvaluationConfig
 from lagvae_core.strategies.base import Parts
 
 __all__ = ["evaluate", "on_device", "posterior_columns"]

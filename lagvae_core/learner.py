@@ -5,30 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lagvae_core.config import TrainingConfig
 from lagvae_core.data import TokenBatch
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
-from lagvae_core.strategies.base import Parts
+from lagvae_core.recipe import TrainingConfig
+from lagvae_core.strategies.base import ClipScope, Loss, Parts
 
-__all__ = ["Learner", "Loss"]
-
-ClipScope = Literal["all", "per_module"]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of one batch: the scalar that is descended, and its terms in nats an example, rec [B] and kl [B, Z]."""
-
-    total: Tensor
-    rec_B: Tensor
-    kl_BZ: Tensor
+__all__ = ["Learner", "clip_gradients"]
 
 
 class Learner:

@@ -1,10 +1,9 @@
-"""Plan to Ray Tune to rows: runs what is missing of a sweep, and is the table's only writer."""
+"""Plan to Ray Tune to rows: runs what is missing of a sweep."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -17,12 +16,12 @@ from typing import Any
 from cluster.connection import connect
 from lagvae_core.data import TokenDataset
 from lagvae_core.errors import ConfigError, Mistake
+from sweeps.book import Book
 from sweeps.display import Display
-from sweeps.plan import Plan, Run
-from sweeps.results import ENDED, RUNS_SCHEMA, ResultsFolder, history_of, now, provenance
-from sweeps.space import tunable_columns
+from sweeps.plan import Plan
+from sweeps.results import ResultsFolder, provenance
 from sweeps.spec import SweepSpec
-from sweeps.worker import TRACEBACK_CHARACTERS, checkpoint_name, train_run
+from sweeps.worker import train_run
 
 __all__ = ["Outcome", "load_data", "make_plan", "run_sweep"]
 
@@ -163,125 +162,3 @@ def _silence() -> Iterator[None]:
     """Tune prints tables and hints even at verbosity 0; our display writes to the real streams."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-class Book:
-    """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
-
-    def __init__(
-        self, spec: SweepSpec, folder: ResultsFolder, display: Display, dealer: Any, origin: dict[str, Any]
-    ) -> None:
-        self.spec, self.folder, self.display, self.dealer, self.origin = spec, folder, display, dealer, origin
-        self.error: Exception | None = None
-        self._dealt: dict[str, Run] = {}
-        self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
-        self._columns = [name for name, _ in tunable_columns()]
-
-    @contextlib.contextmanager
-    def accountable(self) -> Iterator[None]:
-        """A block whose exception is kept in `error` and ends the sweep."""
-        try:
-            yield
-        except Exception as error:
-            self.error = error
-
-    def dealt(self, run: Run) -> None:
-        """The run was handed to Ray Tune, which may take its time."""
-        self._dealt[run.run_id] = run
-
-    def started(self, run_id: str) -> None:
-        """The run's process starts; not for the first time if an earlier one was lost."""
-        if run_id in self._open:
-            self._restarted(run_id)
-            return
-        run = self._dealt.pop(run_id)
-        row = {
-            **dict.fromkeys(RUNS_SCHEMA.names),
-            "sweep": self.spec.name,
-            "arm": run.arm,
-            "run_id": run.run_id,
-            "config_id": run.config_id,
-            "configuration": run.configuration,
-            "seed": run.seed,
-            "attempt": run.attempt,
-            "status": "running",
-            "history": history_of(run.stored) if run.stored is not None else None,
-            "warnings": json.dumps(list(run.config.warnings())),
-            "parameters": json.dumps(dict(run.parameters), sort_keys=True),
-            "config": run.config.model_dump_json(),
-            "started_at": now(),
-            "data_fingerprint": self.dealer.plan.fingerprint,
-            "spec_hash": self.spec.hash,
-            "threads": self.spec.resources.cpus,
-            **self._strategy_columns(run),
-            **self.origin,
-        }
-        self.folder.write_run(row)
-        self._open[run.run_id] = (run, row)
-        self.display.run_started(run)
-
-    def _strategy_columns(self, run: Run) -> dict[str, Any]:
-        found = {}
-        for strategy in run.config.strategies:
-            for name in self._columns:
-                kind, field = name.split(".")
-                if kind == strategy.kind:
-                    value = getattr(strategy, field)
-                    found[name] = str(value) if isinstance(value, str) or name in _STRINGS else value
-        return found
-
-    def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
-        run, row = self._open[run_id]
-        row["host"], row["device"] = report.get("host"), report.get("device")
-        if "epoch" in report:
-            self.display.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
-
-    def _restarted(self, run_id: str) -> None:
-        _, row = self._open[run_id]
-        lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
-        row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
-        self.folder.write_run(row)
-
-    def ended(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run ended with its last report, which holds its record or its failure."""
-        if "record" in report:
-            record = json.loads(report["record"])
-            values = {name: record[name] for name in ("status", "stop_reason")}
-            values |= record["metrics"] | record["cost"]
-            self._finish(run_id, values, record["curve"])
-        elif "failure" in report:
-            self._finish(run_id, json.loads(report["failure"]), [])
-        else:
-            self.failed(run_id, "its worker ended without a record", "")
-
-    def failed(self, run_id: str, reason: str, error_text: str) -> None:
-        """The run was lost more often than it is restarted."""
-        values = {
-            "status": "failed",
-            "stop_reason": reason,
-            "error_class": "WorkerLost",
-            "traceback": error_text[-TRACEBACK_CHARACTERS:],
-        }
-        self._finish(run_id, values, [])
-
-    def _finish(self, run_id: str, values: dict[str, Any], curve: list[dict[str, Any]]) -> None:
-        if run_id in self._dealt:
-            self.started(run_id)
-        run, row = self._open.pop(run_id)
-        row = row | values | {"ended_at": now()}
-        assert row["status"] in ENDED, row["status"]
-        if curve:
-            self.folder.write_curve(row, curve)
-        self.folder.write_run(row)
-        self.folder.remove(checkpoint_name(run_id))
-        self.dealer.ended(run, row)
-        self.display.run_ended(run, row)
-
-    def close(self, reason: str) -> None:
-        """No run goes on after this; those that were cut off keep their checkpoints."""
-        for _, row in self._open.values():
-            self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
-        self._open.clear()
-
-
-_STRINGS = {name for name, kind in tunable_columns() if kind == "str"}

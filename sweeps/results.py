@@ -214,6 +214,9 @@ class ResultsFolder:
                 law = "be driven by one process at a time, and another one is running it"
                 remedy = "Wait for it, or stop it."
                 raise ConfigError([Mistake("the sweep", self.sweep, law, remedy)]) from None
+            # What a killed process had written beside and not yet renamed.
+            for leftover in folder.glob("**/.*.tmp"):
+                leftover.unlink(missing_ok=True)
             yield
 
     def write_run(self, row: Mapping[str, Any]) -> None:

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from lagvae_core.config import TrialConfig, mistakes_of, parse_trial
+from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.mistakes import mistakes_of
 from lagvae_core.settings import Setting
 from sweeps.results import OBJECTIVE_COLUMNS
 from sweeps.space import Arm, parse_arm

@@ -12,7 +12,7 @@ from sweeps.plan import Run
 from sweeps.spec import ResourceSpec
 
 if TYPE_CHECKING:
-    from sweeps.driver import Book
+    from sweeps.book import Book
     from sweeps.search import Dealer
 
 __all__ = ["RowWriter", "RunSearcher", "resources_of"]

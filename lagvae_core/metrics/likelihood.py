@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenBatch
+from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
-from lagvae_core.strategies.base import LogWeight
 
-__all__ = ["LogMean", "StreamedLogMean", "importance_weighted", "proposal_weight"]
+__all__ = ["LogMean", "LogWeight", "StreamedLogMean", "importance_weighted", "proposal_weight"]
+
+LogWeight = Callable[[Gaussian, Gaussian, Tensor, Tensor], Tensor]
+"""(q, charged, noise [B, S, Z], z [B, S, Z]) -> the log-weight [B, S] that log p(x|z) is added to."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,11 +13,7 @@ from torch import Tensor
 from lagvae_core.data import TokenBatch
 from lagvae_core.errors import Diverged
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Strategy, Surroundings, Update
-
-if TYPE_CHECKING:
-    from lagvae_core.config import TrialConfig
-    from lagvae_core.learner import Learner, Loss
+from lagvae_core.strategies.base import Loss, Refusal, Setup, Strategy, Surroundings, Trainer, Update
 
 __all__ = ["Aggressive"]
 
@@ -64,8 +60,8 @@ class Aggressive(Strategy):
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"update": AggressiveUpdate(self, surroundings.modality)}
 
-    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
-        for other in config.strategies:
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        for other in setup.strategies:
             if other.kind == "scale_vae" and not self.allow_untested:
                 yield Refusal(
                     "E13",
@@ -87,7 +83,7 @@ class AggressiveUpdate(Update):
         self._best_mi = 0.0
         self._below_best = 0
 
-    def __call__(self, learner: Learner, batch: TokenBatch, weight: float) -> Loss:
+    def __call__(self, learner: Trainer, batch: TokenBatch, weight: float) -> Loss:
         if self.active:
             with learner.inner_loop(decoder_gradients=self._setting.clip_scope == "all"):
                 self._train_encoder(learner, batch, weight)
@@ -95,7 +91,7 @@ class AggressiveUpdate(Update):
         learner.descend(loss, encoder=not self.active, decoder=True)
         return loss
 
-    def _train_encoder(self, learner: Learner, batch: TokenBatch, weight: float) -> None:
+    def _train_encoder(self, learner: Trainer, batch: TokenBatch, weight: float) -> None:
         budget = self._setting.budget
         last_step = self._setting.max_inner - 1 if isinstance(budget, str) else budget
         window: list[Tensor] = []

@@ -4,37 +4,52 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor, nn
 
 from lagvae_core.columns import Column
 from lagvae_core.data import TokenBatch
-from lagvae_core.models.gaussian import Gaussian, NormalPrior, Prior
+from lagvae_core.metrics.encoding import EncodedSplit
+from lagvae_core.metrics.likelihood import LogWeight
+from lagvae_core.models.gaussian import NormalPrior, Prior
+from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.vae import Posterior
+from lagvae_core.recipe import TrainingConfig
 from lagvae_core.settings import Setting
 
-if TYPE_CHECKING:
-    from lagvae_core.config import TrialConfig
-    from lagvae_core.learner import Learner, Loss
-    from lagvae_core.metrics.encoding import EncodedSplit
-
 __all__ = [
+    "ClipScope",
     "KlWeight",
+    "LogWeight",
+    "Loss",
     "Objective",
     "Parts",
     "Posterior",
     "Protocol",
     "Refusal",
+    "Setup",
     "Strategy",
     "Surroundings",
+    "Trainer",
     "Update",
 ]
 
-LogWeight = Callable[[Gaussian, Gaussian, Tensor, Tensor], Tensor]
-"""(q, charged, noise [B, S, Z], z [B, S, Z]) -> the log-weight [B, S] that log p(x|z) is added to."""
+ClipScope = Literal["all", "per_module"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a strategy may know of the configuration that it stands in, before data or model exist."""
+
+    strategies: tuple[Strategy, ...]
+    training: TrainingConfig
+    model: LstmModel
+    data_kind: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,33 @@ class Surroundings:
     latent_dim: int
     batches_per_epoch: int
     modality: Literal["text", "images"] = "text"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one batch: the scalar that is descended, and its terms in nats an example, rec [B] and kl [B, Z]."""
+
+    total: Tensor
+    rec_B: Tensor
+    kl_BZ: Tensor
+
+
+class Trainer(Interface):
+    """What an update may do; `lagvae_core.learner.Learner` does it."""
+
+    decoder_steps: int
+
+    def loss(self, batch: TokenBatch, weight: float) -> Loss:
+        """The training objective of `batch` at KL weight `weight`."""
+
+    def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
+        """Step the named parameters against the gradient of `loss`."""
+
+    def inner_loop(self, *, decoder_gradients: bool) -> AbstractContextManager[None]:
+        """A block in which only the encoder learns."""
+
+    def random_batch(self) -> TokenBatch:
+        """A stored batch, drawn uniformly."""
 
 
 class Stateful:
@@ -76,7 +118,7 @@ class Objective(Stateful):
 class Update(Stateful):
     """One outer update: which parameters step, and how often. Encoder and decoder together, once, by default."""
 
-    def __call__(self, learner: Learner, batch: TokenBatch, weight: float) -> Loss:
+    def __call__(self, learner: Trainer, batch: TokenBatch, weight: float) -> Loss:
         loss = learner.loss(batch, weight)
         learner.descend(loss, encoder=True, decoder=True)
         return loss
@@ -171,11 +213,11 @@ class Strategy(Setting, ABC):
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         """The filled slots: names of `Parts` to fresh objects, exactly those of `slots`."""
 
-    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
-        """What forbids this strategy in `config`; called once the whole configuration is known."""
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        """What forbids this strategy in `setup`; called once the whole configuration is known."""
         yield from ()
 
-    def warnings(self, config: TrialConfig) -> Iterator[str]:
+    def warnings(self, setup: Setup) -> Iterator[str]:
         """What may be run but should be known."""
         yield from ()
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Objective, Refusal, Strategy, Surroundings
-
-if TYPE_CHECKING:
-    from lagvae_core.config import TrialConfig
+from lagvae_core.strategies.base import Objective, Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["BetaVae"]
 
@@ -34,8 +31,8 @@ class BetaVae(Strategy):
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"objective": _WeightedKl(self.beta)}
 
-    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
-        for other in config.strategies:
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        for other in setup.strategies:
             if "kl_weight" in other.slots:
                 remedy = f"set {other.kind}.w_end = {self.beta} and leave beta_vae out"
                 yield Refusal("E02", f"beta_vae and {other.kind} would multiply two KL weights; {remedy}")

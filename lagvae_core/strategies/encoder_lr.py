@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Strategy, Surroundings
-
-if TYPE_CHECKING:
-    from lagvae_core.config import TrialConfig
+from lagvae_core.strategies.base import Setup, Strategy, Surroundings
 
 __all__ = ["EncoderLr"]
 
@@ -36,6 +33,6 @@ class EncoderLr(Strategy):
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"encoder_rate": self.multiplier}
 
-    def warnings(self, config: TrialConfig) -> Iterator[str]:
-        if self.multiplier != 1.0 and any(s.kind == "aggressive" for s in config.strategies):
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        if self.multiplier != 1.0 and any(s.kind == "aggressive" for s in setup.strategies):
             yield "W1: encoder_lr and aggressive both change the encoder's speed; their effects cannot be told apart."

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import KlWeight, Refusal, Strategy, Surroundings
+from lagvae_core.strategies.base import KlWeight, Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["KlLinearEpoch"]
 
@@ -37,7 +37,7 @@ class KlLinearEpoch(Strategy):
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"kl_weight": _LinearWeight(self, surroundings.batches_per_epoch)}
 
-    def refusals(self, config: Any) -> Iterator[Refusal]:
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
         if self.w_start > self.w_end:
             yield Refusal("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
 

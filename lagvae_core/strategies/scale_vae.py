@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +16,7 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import LogWeight, Protocol, Refusal, Strategy, Surroundings
-
-if TYPE_CHECKING:
-    from lagvae_core.config import TrialConfig
+from lagvae_core.strategies.base import LogWeight, Protocol, Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 
@@ -75,12 +72,12 @@ class ScaleVae(Strategy):
         posterior = ScalePosterior(self, surroundings.latent_dim)
         return {"posterior": posterior, "protocols": (_PaperProtocol(),)}
 
-    def refusals(self, config: TrialConfig) -> Iterator[Refusal]:
-        if config.training.batch_size < self.min_f_batch:
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if setup.training.batch_size < self.min_f_batch:
             yield Refusal(
                 "E12",
                 f"scale_vae needs the statistics of batches of at least min_f_batch = {self.min_f_batch}, but "
-                f"training.batch_size is {config.training.batch_size}; raise it or lower scale_vae.min_f_batch",
+                f"training.batch_size is {setup.training.batch_size}; raise it or lower scale_vae.min_f_batch",
             )
 
 

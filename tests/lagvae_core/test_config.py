@@ -6,8 +6,10 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from lagvae_core.config import RECIPES, TrialConfig, mistakes_of, parse_trial
+from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError
+from lagvae_core.mistakes import mistakes_of
+from lagvae_core.recipe import RECIPES
 from lagvae_core.strategies import CATALOGUE
 
 TEXT = {"data": {"kind": "text", "path": "somewhere"}}

@@ -11,9 +11,8 @@ from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core import learner as learners
 from lagvae_core.errors import Diverged
-from lagvae_core.learner import Loss
 from lagvae_core.strategies.aggressive import Aggressive
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import Loss, Surroundings
 
 
 def aggressive(**fields):
