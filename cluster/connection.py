@@ -6,13 +6,14 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ConnectionFailed", "connect"]
+__all__ = ["ConnectionFailed", "check_address", "connect"]
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Trials exchange only small records, so that an embedded Ray needs little shared memory."""
@@ -26,12 +27,18 @@ QUIET = {
 }
 
 
+CONNECT_SECONDS = 5.0
+"""How long a cluster's port may take to answer; Ray itself would ask a dead one for minutes."""
+
+REMEDY = "Start one with `ray start --head`, or leave --address out to run on this machine."
+
+
 class ConnectionFailed(Exception):
     """The cluster cannot be reached; the message says what to do."""
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None, log_folder: Path | None = None) -> Iterator[Any]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
     """The `ray` module, connected; on leaving, disconnected, and shut down if it was started here.
 
     Without `address` an embedded Ray is started on this machine with `cpus` cores (all by default): token
@@ -42,31 +49,58 @@ def connect(address: str | None = None, cpus: int | None = None, log_folder: Pat
     Raises:
         ConnectionFailed: no cluster answers at `address`.
     """
+    if address is not None:
+        check_address(address)
     private = Path(tempfile.mkdtemp(prefix="lagvae-"))
-    environment = dict(QUIET)
+    environment: dict[str, str | None] = dict(QUIET)
     if address is None:
         token = private / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        os.environ.pop("RAY_AUTH_TOKEN", None)
-        os.environ.pop("RAY_ADDRESS", None)
+        # Either would go before what is set here.
+        environment |= {"RAY_AUTH_TOKEN": None, "RAY_ADDRESS": None}
     elif "RAY_AUTH_MODE" not in os.environ and _token_is_at_hand():
         environment["RAY_AUTH_MODE"] = "token"
     before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+    _set(environment)
     try:
         yield _start(address, cpus)
     finally:
         import ray
 
         ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
         shutil.rmtree(private, ignore_errors=True)
+
+
+def _set(environment: Mapping[str, str | None]) -> None:
+    """Put these variables into the environment; None takes one out."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def check_address(address: str) -> None:
+    """Ask whether anything answers at `address`, in seconds.
+
+    Raises:
+        ConnectionFailed: nothing does, or it is no address.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise ConnectionFailed(f"--address must be `auto` or HOST:PORT, but is {address!r}. {REMEDY}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectionFailed(
+            f"A Ray cluster must answer at {address}, but nothing does ({reason}). {REMEDY}"
+        ) from None
 
 
 def _token_is_at_hand() -> bool:
@@ -87,8 +121,6 @@ def _start(address: str | None, cpus: int | None) -> Any:
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConnectionFailed(
-            f"A Ray cluster must answer at {address}, but {type(error).__name__}: {str(error).splitlines()[0]} "
-            "Start one with `ray start --head`, or leave --address out to run on this machine."
-        ) from None
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0].rstrip('.')}"
+        raise ConnectionFailed(f"A Ray cluster must answer at {address}, but {reason}. {REMEDY}") from None
     return ray

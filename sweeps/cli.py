@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lagvae_core.errors import UserError
+from lagvae_core.errors import CheckpointError, UserError
 
 __all__ = ["app", "main"]
 
@@ -175,7 +175,7 @@ def parse_sets(items: list[str] | None) -> dict[str, Any]:
             continue
         try:
             values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2020-13-45
             mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
     if mistakes:
         raise ConfigError(mistakes)
@@ -185,14 +185,13 @@ def parse_sets(items: list[str] | None) -> dict[str, Any]:
 def find_sweep(results: str, sweep: str) -> Any:
     """The folder of a stored sweep; ConfigError naming those that are there if it is not."""
     from lagvae_core.errors import ConfigError, Mistake
-    from sweeps.results import ResultsFolder
+    from sweeps.results import ResultsFolder, stored_sweeps
     from sweeps.spec import NAME
 
     folder = ResultsFolder(results, sweep)
     if NAME.fullmatch(sweep) and folder.exists():
         return folder
-    root = Path(results)
-    known = sorted(path.parent.name for path in root.glob("*/runs")) if root.is_dir() else []
+    known = stored_sweeps(results)
     remedy = f"Stored there: {', '.join(known)}." if known else f"Nothing is stored in {results}; see --results."
     raise ConfigError([Mistake("SWEEP", sweep, f"be a sweep stored in {results}", remedy)])
 
@@ -202,7 +201,7 @@ def main() -> None:
     # A reader such as `head` that closes early is no error of ours.
     try:
         app()
-    except UserError as error:
+    except (UserError, CheckpointError) as error:
         print(f"lagvae: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.connection import connect
+from cluster.connection import check_address, connect
 from lagvae_core.data import TokenDataset
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.book import Book
@@ -63,6 +63,8 @@ def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address:
     data = load_data(spec)
     if address is None:
         concurrency(spec, *local_resources())
+    else:
+        check_address(address)
     folder.prepare()
     with folder.locked():
         plan = make_plan(spec, folder, data.fingerprint)

@@ -34,6 +34,7 @@ __all__ = [
     "ResultsFolder",
     "metric_columns",
     "now",
+    "stored_sweeps",
 ]
 
 SCHEMA_VERSION = "1"
@@ -257,6 +258,14 @@ class ResultsFolder:
             empty = dict.fromkeys(schema.names)
             rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
         return rows
+
+
+def stored_sweeps(results: str) -> list[str]:
+    """The names of the sweeps below `results`, a path or URI."""
+    system, root = ResultsFolder(results, "")._filesystem()
+    entries = system.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
+    folders = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory]
+    return sorted(name for name in folders if ResultsFolder(results, name).exists())
 
 
 def provenance() -> dict[str, Any]:

@@ -144,7 +144,10 @@ def parse_arm_text(text: str) -> list[dict[str, Any]]:
                 law = "give fields as name=value"
                 mistakes.append(Mistake("--arm", part, law, "For example 'aggressive:budget=30'."))
                 continue
-            item[name.strip()] = yaml.safe_load(value)
+            try:
+                item[name.strip()] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError):
+                mistakes.append(Mistake("--arm", part, "give each field a YAML value", "Quote it if it is a text."))
         stack.append(item)
     if mistakes:
         raise ConfigError(mistakes)
@@ -153,12 +156,10 @@ def parse_arm_text(text: str) -> list[dict[str, Any]]:
 
 def find_run(results: str, run_id: str) -> dict[str, Any]:
     """The stored row of a run, in whichever sweep below `results` it is."""
-    from sweeps.results import ResultsFolder
+    from sweeps.results import ResultsFolder, stored_sweeps
 
-    root = Path(results)
-    for path in sorted(root.glob("*/runs")) if root.is_dir() else []:
-        folder = ResultsFolder(results, path.parent.name)
-        for row in folder.runs():
+    for sweep in stored_sweeps(results):
+        for row in ResultsFolder(results, sweep).runs():
             if row["run_id"] == run_id:
                 return row
     remedy = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."

@@ -21,7 +21,7 @@ def test_results_page_is_current() -> None:
 
 def test_readme_names_only_sweeps_that_ship() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    for name in re.findall(r"lagvae (?:run|plan) (\w+)", readme):
+    for name in re.findall(r"lagvae (?:run|plan) ([\w-]+)(?=[`\s]|$)", readme):
         load_spec(name)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
 
@@ -184,7 +186,7 @@ class TestCost:
 class TestSharedPoints:
     """A point that two arms could both choose is run by one of them, and missed in neither."""
 
-    ARMS = {
+    ARMS: ClassVar = {
         "searched": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}],
         "fixed": [{"kind": "encoder_lr", "multiplier": 2}],
     }

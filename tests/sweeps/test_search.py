@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 from optuna.trial import TrialState
-from worlds import FINGERPRINT, play, plausible, row_of, run_ids, spec_of
+from worlds import FINGERPRINT, plausible, play, row_of, run_ids, spec_of
 
 from sweeps.plan import Plan
 from sweeps.search import Dealer
@@ -77,7 +78,7 @@ class TestDealing:
 
 
 class TestFiniteSpaces:
-    LR = {"lr": ARMS["lr"]}
+    LR: ClassVar = {"lr": ARMS["lr"]}
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     @pytest.mark.parametrize("seed", [0, 1])
@@ -99,7 +100,7 @@ class TestFiniteSpaces:
 
 
 class TestGrid:
-    ARMS = {
+    ARMS: ClassVar = {
         "vae": [],
         "grid": [
             {"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}},
@@ -116,7 +117,7 @@ class TestGrid:
 class TestInterruption:
     """Whatever the moment, the rows alone give back the same search."""
 
-    CASES = {
+    CASES: ClassVar = {
         "random": spec("random", configurations=4),
         "grid": spec("grid", TestGrid.ARMS, configurations=None),
         "tpe": spec("tpe", configurations=4),

@@ -117,7 +117,7 @@ class TestPosteriorColumns:
     def test_a_charge_without_use_shows_as_kl_agg(self):
         """Posteriors that are all the same N(0.7, 1): KL 0.245 in each dimension, information 0."""
         fixture = LinearGaussian(torch.zeros(6, 2), bias=0.3)
-        model = fixture.vae(lambda x: torch.full((len(x), 2), 0.7).double(), torch.ones(2).double())
+        model = fixture.vae(lambda x: torch.full((len(x), 2), 0.7, dtype=torch.float64), torch.ones(2).double())
         found = columns(model, fixture.draw(100))
         assert found["kl"] == pytest.approx(0.49, abs=1e-12)
         assert found["kl_agg"] == pytest.approx(0.49, abs=1e-12)

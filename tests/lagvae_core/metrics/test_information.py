@@ -51,9 +51,10 @@ class TestWholeSplit:
 
     def test_the_ceiling_is_reached_by_posteriors_that_do_not_overlap_and_never_passed(self):
         n = 50
-        q = Gaussian(1e3 * torch.arange(n).double()[:, None], torch.zeros(n, 1).double())
+        q = Gaussian(30.0 * torch.arange(n).double()[:, None], torch.zeros(n, 1).double())
         found = mutual_information(q, draws(n, 1))
-        assert found.value == pytest.approx(math.log(n), abs=1e-9)
+        # squares of 1,500 leave a rounding error of 2e6 * 2e-16 in each term
+        assert found.value == pytest.approx(math.log(n), abs=2e-9)
         # log q(z_i|x_i) - log mean_j q(z_i|x_j) <= ln N holds for each term, whatever the draws
         for seed in range(5):
             _, q, noise = exact_posterior(20, 30.0, 30.0, seed=seed)
@@ -90,7 +91,7 @@ class TestWithinGroups:
         _, q, noise = exact_posterior(2000, 2.0, 0.8)
         found = mutual_information_within(q, noise, groups_of(2000, size))
         assert found.value == pytest.approx(expected, abs=tolerance)
-        assert found.ceiling == pytest.approx(math.log(size))
+        assert found.ceiling == pytest.approx(math.log(size), abs=0.006)  # the last group may be smaller
 
     def test_larger_groups_see_more(self):
         _, q, noise = exact_posterior(2000, 2.0, 0.8)

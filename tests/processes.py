@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MARK", "Ended", "descendants", "lagvae", "private_home"]
+__all__ = ["MARK", "Ended", "descendants", "kill_all", "lagvae", "private_home", "survivors"]
 
 MARK = "LAGVAE_TEST_PROCESS"
 """A variable that only the processes of one command carry; Ray's daemons inherit it."""
@@ -48,6 +49,29 @@ def descendants(mark: str) -> set[int]:
     return found
 
 
+def survivors(mark: str, patience: float = 30.0) -> list[str]:
+    """The commands of the processes that still carry `mark` when all should have ended; waits for them to do so."""
+    deadline = time.monotonic() + patience
+    while (left := descendants(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found = []
+    for pid in left:
+        try:
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def kill_all(mark: str) -> None:
+    """Kill every process that carries `mark`."""
+    for pid in descendants(mark):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
 @contextmanager
 def private_home() -> Iterator[dict[str, str]]:
     """An environment whose home and Ray folder are new, and are gone afterwards with every process that has it.
@@ -56,15 +80,11 @@ def private_home() -> Iterator[dict[str, str]]:
     """
     mark, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="lv")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LAGVAE_RESULTS"))}
-    environment |= {MARK: mark, "HOME": folder, "RAY_TMPDIR": folder, "COLUMNS": "200"}
+    environment |= {MARK: mark, "COLUMNS": "200", **dict.fromkeys(("HOME", "TMPDIR", "RAY_TMPDIR"), folder)}
     try:
         yield environment
     finally:
-        for pid in descendants(mark):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_all(mark)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,0 +1,243 @@
+"""Starting and joining Ray. Ray reads its environment when it is imported, so each case has a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import MARK, kill_all, private_home, survivors
+
+from cluster.connection import ConnectionFailed, check_address, connect
+
+SET_BY_RAY = {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}
+"""Variables that ray.init sets of its own accord and leaves."""
+
+TIMEOUT = 180
+"""Seconds after which a start hangs; it takes about 10 on two busy cores."""
+
+EMBEDDED = """
+import json, os, socket, sys
+from pathlib import Path
+from cluster.connection import connect
+
+before = dict(os.environ)
+seen = {}
+with connect(cpus=2) as ray:
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    seen["mode"] = os.environ["RAY_AUTH_MODE"]
+    seen["stronger"] = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_ADDRESS")]
+    seen["rights"] = [oct(token.stat().st_mode & 0o777), oct(token.parent.stat().st_mode & 0o777)]
+    seen["token"] = token.read_text()
+    seen["cpus"] = ray.cluster_resources()["CPU"]
+    seen["answer"] = ray.get(ray.remote(lambda: 6 * 7).remote())
+    seen["address"] = ray.get_runtime_context().gcs_address
+    with socket.socket() as probe:
+        seen["dashboard"] = probe.connect_ex(("127.0.0.1", 8265)) == 0 and os.environ["DASHBOARD_BEFORE"] == "0"
+    stranger = "import ray; ray.init(address=%r, log_to_driver=False); print('inside')" % seen["address"]
+    import subprocess
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    try:
+        ended = subprocess.run([sys.executable, "-c", stranger], env=plain, capture_output=True, text=True, timeout=12)
+        seen["stranger"] = ended.stdout
+    except subprocess.TimeoutExpired as error:
+        seen["stranger"] = (error.stdout or b"").decode()
+seen["gone"] = not token.exists() and not token.parent.exists()
+after = dict(os.environ)
+seen["changed"] = {n: [before.get(n), after.get(n)] for n in before.keys() | after if before.get(n) != after.get(n)}
+seen["initialized"] = ray.is_initialized()
+with open("seen.json", "w") as file:
+    json.dump(seen, file)
+"""
+
+JOIN = """
+import json, sys
+from cluster.connection import connect
+with connect(sys.argv[1]) as ray:
+    seen = {"answer": ray.get(ray.remote(lambda: 6 * 7).remote()), "address": ray.get_runtime_context().gcs_address}
+with open("seen.json", "w") as file:
+    json.dump(seen, file)
+"""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A home and a Ray folder of one's own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def python(self, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.folder,
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            start_new_session=True,
+        )
+
+    def seen(self) -> dict[str, Any]:
+        return json.loads((self.folder / "seen.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def room() -> Iterator[Room]:
+    with private_home() as environment:
+        yield Room(Path(environment["HOME"]), environment)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Embedded:
+    seen: dict[str, Any]
+    ended: subprocess.CompletedProcess[str]
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def embedded(room) -> Embedded:
+    """An embedded Ray in a shell whose variables point elsewhere."""
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", 8265)) == 0
+    elsewhere = {
+        "RAY_ADDRESS": "127.0.0.1:1",
+        "RAY_AUTH_TOKEN": "of another cluster",
+        "DASHBOARD_BEFORE": str(int(taken)),
+    }
+    ended = room.python(EMBEDDED, **elsewhere)
+    assert ended.returncode == 0, ended.stderr
+    return Embedded(room.seen(), ended, survivors(room.environment[MARK]))
+
+
+class TestEmbedded:
+    def test_works_with_the_cores_it_was_given(self, embedded):
+        assert embedded.seen["answer"] == 42
+        assert embedded.seen["cpus"] == 2
+
+    def test_says_nothing(self, embedded):
+        assert embedded.ended.stdout == ""
+        assert embedded.ended.stderr == ""
+
+    def test_authentication_is_on_with_a_token_of_its_own(self, embedded):
+        assert embedded.seen["mode"] == "token"
+        assert len(embedded.seen["token"]) >= 32
+        assert embedded.seen["stronger"] == [None, None]
+
+    def test_only_this_user_reads_the_token(self, embedded):
+        assert embedded.seen["rights"] == ["0o600", "0o700"]
+
+    def test_a_stranger_without_the_token_stays_outside(self, embedded):
+        assert "inside" not in embedded.seen["stranger"]
+
+    def test_no_dashboard_listens(self, embedded):
+        assert not embedded.seen["dashboard"]
+
+    def test_afterwards_all_is_as_before(self, embedded):
+        assert embedded.seen["gone"]
+        assert embedded.seen["changed"].keys() <= SET_BY_RAY
+        assert not embedded.seen["initialized"]
+
+    def test_no_process_is_left(self, embedded):
+        assert embedded.left == []
+
+    def test_no_token_is_left_in_the_home(self, embedded, room):
+        assert not (room.folder / ".ray" / "auth_token").exists()
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    token: Path
+
+
+@pytest.fixture(scope="module")
+def head(embedded, room) -> Iterator[Head]:
+    """`ray start --head` on the loopback, with token authentication."""
+    token = room.folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    address = f"127.0.0.1:{free_port()}"
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--node-ip-address=127.0.0.1"]
+    options = [f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", "--num-cpus=2"]
+    quiet = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        subprocess.run(
+            [*map(str, command), *options, "--object-store-memory=100000000", "--disable-usage-stats"],
+            env=room.environment | quiet,
+            cwd=room.folder,
+            check=True,
+            capture_output=True,
+            timeout=TIMEOUT,
+            start_new_session=True,
+        )
+        yield Head(address, token)
+    finally:
+        kill_all(room.environment[MARK])
+
+
+class TestJoining:
+    @pytest.mark.parametrize("where", ["variable", "home"])
+    def test_with_the_token(self, head, room, where):
+        variables = {}
+        if where == "variable":
+            variables = {"RAY_AUTH_TOKEN_PATH": str(head.token)}
+        else:
+            (room.folder / ".ray").mkdir()
+            (room.folder / ".ray" / "auth_token").write_text(head.token.read_text())
+        ended = room.python(JOIN, head.address, **variables)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout == ""
+        assert room.seen()["answer"] == 42
+        assert room.seen()["address"].rpartition(":")[2] == head.address.rpartition(":")[2]
+
+    def test_the_cluster_lives_on(self, head):
+        check_address(head.address)
+
+    def test_a_wrong_token_is_told_in_one_sentence(self, head, room):
+        wrong = room.folder / "wrong"
+        wrong.write_text(secrets.token_hex(32))
+        ended = room.python(JOIN, head.address, RAY_AUTH_TOKEN_PATH=str(wrong))
+        assert ended.returncode == 1
+        assert "cluster.connection.ConnectionFailed" in ended.stderr
+
+
+class TestNoCluster:
+    @pytest.mark.parametrize(
+        "address",
+        ["127.0.0.1:{}", "nonsense", "ray://127.0.0.1:10001", "http://x:1", ":6379", "host:", "h:x", "local", ""],
+    )
+    def test_is_one_sentence_that_says_what_to_do(self, address):
+        address = address.format(free_port())
+        before = dict(os.environ)
+        with pytest.raises(ConnectionFailed) as caught, connect(address):
+            pass
+        assert address in str(caught.value)
+        assert "ray start --head" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert dict(os.environ) == before
+
+    def test_a_port_that_cannot_be(self):
+        with pytest.raises(ConnectionFailed):
+            check_address("127.0.0.1:99999999")
+
+    def test_something_listens(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            check_address(f"127.0.0.1:{server.getsockname()[1]}")
+
+    def test_auto_is_left_to_ray(self):
+        check_address("auto")

@@ -1,0 +1,555 @@
+import math
+
+import pytest
+import torch
+from helpers import MemoryCheckpoint, assert_equals_plain_vae, cycle, run, tiny, trial_of
+from linear_gaussian import LinearGaussian, batches
+
+from lagvae_core import checkpoint as checkpoints
+from lagvae_core.errors import ConfigError
+from lagvae_core.metrics.encoding import encode_split
+from lagvae_core.metrics.information import mutual_information
+from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
+from lagvae_core.models.gaussian import Gaussian, NormalPrior
+from lagvae_core.recipe import EvaluationConfig
+from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.scale_vae import ScalePosterior, ScaleVae
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def encoded(batch, seed=0, dimensions=3):
+    scale = 10.0 ** -torch.arange(dimensions).double()
+    return Gaussian(draws(batch, dimensions, seed=seed) * scale + 2.0, draws(batch, dimensions, seed=seed + 100))
+
+
+def posterior(dimensions=3, f_bar=None, **setting):
+    built = ScaleVae(**setting).parts(Surroundings(dimensions, 10))["posterior"].double()
+    if f_bar is not None:
+        built.f_bar.copy_(torch.tensor(f_bar))
+    return built
+
+
+def protocol(**setting):
+    return ScaleVae(**setting).parts(Surroundings(1, 10))["protocols"][0]
+
+
+def outer_step(module, batch, seed=0):
+    """One outer update of a batch; the factor that was used, [Z]."""
+    q = encoded(batch, seed)
+    inference = module(q)
+    module.after_step()
+    return (inference.q.mean_BZ / q.mean_BZ)[0]
+
+
+def own_factor(batch, seed=0, des_std=0.7):
+    return des_std / encoded(batch, seed).mean_BZ.std(0)
+
+
+def assert_close(found, expected, tolerance=1e-12):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# --- with a factor of one -------------------------------------------------------------------------------------------
+
+
+class TestFactorOne:
+    @pytest.fixture(autouse=True)
+    def forced(self, monkeypatch):
+        monkeypatch.setattr(ScalePosterior, "_training_factor", lambda self, mean_BZ: torch.ones_like(mean_BZ[0]))
+
+    @pytest.mark.parametrize("objective", ["paper", "valid"])
+    def test_it_is_the_plain_vae(self, objective):
+        assert_equals_plain_vae({"kind": "scale_vae", "objective": objective})
+
+    def test_the_gradients_are_those_of_the_plain_vae(self):
+        found = []
+        for stack in (({"kind": "scale_vae"},), ()):
+            trial = trial_of(tiny(*stack))
+            trial.model.double().train()
+            trial.learner.loss(trial.train_batches[0], 0.3).total.backward()
+            found.append([parameter.grad for parameter in trial.model.parameters()])
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+    def test_the_default_columns_are_those_of_the_plain_vae(self):
+        """f_bar stays 1 because no factor is recorded."""
+        scaled, plain = run(tiny("scale_vae")).metrics, run(tiny()).metrics
+        for name, value in plain.items():
+            assert scaled[name] == pytest.approx(value, rel=1e-9), name
+        for name in ("nll_iw_unit", "nll_iw_paper"):
+            assert scaled[name] == pytest.approx(plain["nll_iw"], rel=1e-6)
+        assert scaled["nll_elbo_paper"] == pytest.approx(plain["nll_elbo"], rel=1e-12)
+        assert scaled["mi_q"] == plain["mi"]
+        assert scaled["au_hat"] == plain["au"]
+
+
+# --- the factor in training -----------------------------------------------------------------------------------------
+
+
+class TestTrainingFactor:
+    @pytest.mark.parametrize("des_std", [0.3, 0.7, 1.5])
+    @pytest.mark.parametrize("batch", [8, 32])
+    def test_the_scaled_means_have_the_wished_deviation(self, des_std, batch):
+        inference = posterior(des_std=des_std)(encoded(batch))
+        assert_close(inference.q.mean_BZ.std(0, correction=1), torch.full((3,), des_std).double(), 1e-6)
+
+    def test_only_the_mean_is_scaled_and_the_unscaled_one_is_charged(self):
+        q = encoded(16)
+        inference = posterior()(q)
+        assert_close(inference.q.mean_BZ, own_factor(16) * q.mean_BZ)
+        assert torch.equal(inference.q.logvar_BZ, q.logvar_BZ)
+        assert torch.equal(inference.charged.mean_BZ, q.mean_BZ)
+        assert torch.equal(inference.charged.logvar_BZ, q.logvar_BZ)
+
+    def test_the_scale_of_the_encoder_cancels(self):
+        q = encoded(16)
+        once = posterior()(q).q.mean_BZ
+        for c in (1e-3, 0.5, 1e3):
+            assert_close(posterior()(Gaussian(c * q.mean_BZ, q.logvar_BZ)).q.mean_BZ, once)
+
+    def test_equal_means_meet_the_floor(self):
+        q = Gaussian(torch.ones(8, 3).double(), torch.zeros(8, 3).double())
+        assert_close(posterior(des_std=0.5, std_floor=0.01)(q).q.mean_BZ, torch.full((8, 3), 50.0).double())
+
+    def test_the_gradient_passes_through_the_deviation_unless_detached(self):
+        """Scaled by their own deviation the means cannot change it, so its gradient vanishes."""
+        for detach, expectation in ((False, 0.0), (True, 1.0)):
+            mean = encoded(16).mean_BZ.requires_grad_()
+            scaled = posterior(detach_f=detach)(Gaussian(mean, torch.zeros_like(mean))).q.mean_BZ
+            (gradient,) = torch.autograd.grad(scaled.std(0).log().sum(), mean)
+            (plain,) = torch.autograd.grad(mean.std(0).log().sum(), mean)
+            torch.testing.assert_close(gradient, expectation * plain, rtol=1e-9, atol=1e-9)
+
+    def test_in_eval_mode_an_example_does_not_feel_its_companions(self):
+        module, q = posterior(f_bar=[2.0, 3.0, 4.0]).eval(), encoded(16)
+        whole = module(q).q.mean_BZ
+        assert torch.equal(whole, q.mean_BZ * torch.tensor([2.0, 3.0, 4.0]).double())
+        assert torch.equal(module(Gaussian(q.mean_BZ[:1], q.logvar_BZ[:1])).q.mean_BZ, whole[:1])
+        module.after_step()
+        module.after_epoch()
+        assert module.f_bar.tolist() == [2.0, 3.0, 4.0]  # evaluation records nothing
+
+    def test_an_inner_step_is_not_recorded(self):
+        module = posterior()
+        module(encoded(8, seed=1))
+        outer_step(module, 8, seed=2)
+        module.after_epoch()
+        assert_close(module.f_bar, own_factor(8, 2))
+
+
+class TestAverage:
+    def test_arithmetic(self):
+        module = posterior()
+        used = [outer_step(module, batch, seed) for seed, batch in enumerate((8, 20, 16))]
+        module.after_epoch()
+        assert_close(module.f_bar, torch.stack(used).mean(0))
+        assert_close(used[1], own_factor(20, 1))
+
+    def test_pooled(self):
+        module = posterior(f_average="pooled", des_std=0.9)
+        for seed, batch in enumerate((8, 20, 16)):
+            outer_step(module, batch, seed)
+        module.after_epoch()
+        variance = torch.stack([encoded(batch, seed).mean_BZ.var(0) for seed, batch in enumerate((8, 20, 16))])
+        assert_close(module.f_bar, 0.9 / variance.mean(0).sqrt())
+
+    def test_the_pooled_average_lies_below_the_arithmetic_one(self):
+        found = {}
+        for average in ("arithmetic", "pooled"):
+            module = posterior(f_average=average)
+            for seed in range(50):
+                outer_step(module, 8, seed)
+            module.after_epoch()
+            found[average] = module.f_bar
+        assert bool((found["pooled"] < found["arithmetic"]).all())
+
+    def test_later_epochs_use_the_average_of_the_one_before(self):
+        module = posterior(f_epo=2)
+        assert_close(outer_step(module, 8, 1), own_factor(8, 1))
+        module.after_epoch()
+        assert_close(outer_step(module, 8, 2), own_factor(8, 2))  # still its own: the second of two
+        assert_close(outer_step(module, 8, 3), own_factor(8, 3))
+        module.after_epoch()
+        average = (own_factor(8, 2) + own_factor(8, 3)) / 2
+        assert_close(outer_step(module, 8, 4), average)
+        assert_close(outer_step(module, 8, 5), average)
+        module.after_epoch()  # recorded all the same
+        assert_close(module.f_bar, (own_factor(8, 4) + own_factor(8, 5)) / 2)
+
+    def test_the_average_carries_no_gradient(self):
+        module = posterior()
+        q = encoded(8)
+        module(Gaussian(q.mean_BZ.requires_grad_(), q.logvar_BZ))
+        module.after_step()
+        module.after_epoch()
+        assert not module.f_bar.requires_grad
+
+    def test_an_epoch_without_a_factor_keeps_the_average(self):
+        module = posterior()
+        outer_step(module, 8)
+        module.after_epoch()
+        before = module.f_bar.clone()
+        outer_step(module, 3)
+        module.after_epoch()
+        assert torch.equal(module.f_bar, before)
+
+
+class TestSmallBatches:
+    def test_they_take_the_average_so_far_and_leave_no_trace(self):
+        for average in ("arithmetic", "pooled"):
+            module = posterior(f_average=average)
+            outer_step(module, 8, 1)
+            outer_step(module, 9, 2)
+            small = outer_step(module, 7, 3)
+            module.after_epoch()
+            assert_close(small, module.f_bar)
+            if average == "arithmetic":
+                assert_close(small, (own_factor(8, 1) + own_factor(9, 2)) / 2)
+
+    def test_one_example_is_enough_once_there_is_an_average(self):
+        module = posterior()
+        outer_step(module, 8, 1)
+        assert_close(outer_step(module, 1, 2), own_factor(8, 1))
+
+    def test_they_are_refused_while_nothing_is_recorded(self):
+        module = posterior(f_epo=2, min_f_batch=5)
+        for _epoch in range(2):
+            assert not module.accepts(4)
+            assert module.accepts(5)
+            outer_step(module, 5)
+            assert module.accepts(1)
+            module.after_epoch()
+        assert module.accepts(1)  # from here on f_bar is used
+        with pytest.raises(AssertionError, match="accepts"):
+            posterior()(encoded(7))
+
+    def test_a_smaller_batch_size_is_refused(self):
+        with pytest.raises(ConfigError, match="E12"):
+            tiny({"kind": "scale_vae", "min_f_batch": 17})
+        tiny({"kind": "scale_vae", "min_f_batch": 16})
+
+    def test_the_trial_skips_them(self):
+        """65 lines in batches of 16 leave one alone; it is skipped exactly if it comes first."""
+        outcomes = set()
+        for seed in range(12):
+            trial = trial_of(tiny("scale_vae", seed=seed, data={"examples": 65}, training={"epochs": 1}))
+            record = trial.fit(lambda record: None, lambda progress: None, NoKeeper())
+            assert record == ""
+            alone_first = trial.train_batches[trial.order[0]].size == 1
+            assert trial.skipped == int(alone_first)
+            assert trial.step == 5 - trial.skipped
+            outcomes.add(alone_first)
+        assert outcomes == {True, False}
+
+
+# --- the charge -----------------------------------------------------------------------------------------------------
+
+
+class TestCharge:
+    f = torch.tensor([3.0, 0.5, 1.0], dtype=torch.float64)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_valid_charges_the_distance_of_the_scaled_posterior_from_the_scaled_prior(self, training):
+        module = posterior(objective="valid", f_bar=self.f.tolist()).train(training)
+        q = encoded(16)
+        inference = module(q)
+        factor = own_factor(16) if training else self.f
+        exact = torch.distributions.kl_divergence(
+            torch.distributions.Normal(factor * q.mean_BZ, (0.5 * q.logvar_BZ).exp()),
+            torch.distributions.Normal(0.0, factor),
+        )
+        assert_close(NormalPrior().kl(inference.charged, inference.q.mean_BZ[:, None]), exact, 1e-10)
+        if not training:
+            assert_close(module.generative_prior(NormalPrior()).kl(inference.q, None), exact, 1e-12)
+
+    def test_kl_less_the_charged_kl_in_closed_form(self):
+        """sum_d [log f_d - 0.5 sigma_d^2 (1 - 1 / f_d^2)]."""
+        fixture = LinearGaussian(draws(6, 3))
+        variance = torch.tensor([0.9, 0.2, 1.7], dtype=torch.float64)
+        model = fixture.vae(variance_Z=variance, posterior=posterior(f_bar=self.f.tolist()))
+        found = encode_split(model, batches(fixture.draw(50)), 0)
+        difference = found.kl_ND - found.charged.kl_standard()
+        exact = self.f.log() - 0.5 * variance * (1 - self.f.square().reciprocal())
+        assert_close(difference, exact.expand(50, 3))
+        assert_close(found.kl_ND.sum(1) - found.kl_train_N, exact.sum().expand(50))
+        assert difference[0, 2].item() == pytest.approx(0.0, abs=1e-15)
+        # a factor of 3 hides 0.70 nats in each dimension whose variance is 0.9
+        assert difference[0, 0].item() == pytest.approx(0.70, abs=0.005)
+
+    def test_valid_leaves_nothing_uncharged(self):
+        fixture = LinearGaussian(draws(6, 3))
+        model = fixture.vae(posterior=posterior(objective="valid", f_bar=self.f.tolist()))
+        found = encode_split(model, batches(fixture.draw(50)), 0)
+        assert_close(found.kl_ND.sum(1), found.kl_train_N)
+
+    def test_the_generator_draws_from_the_scaled_prior(self):
+        prior = posterior(f_bar=self.f.tolist()).generative_prior(NormalPrior())
+        assert torch.equal(prior.std(), self.f)
+
+
+# --- the likelihoods ------------------------------------------------------------------------------------------------
+
+
+class Toy:
+    """x = 1.5 u + N(0, 0.5), trained at u ~ N(0, 1): the encoder gives a third of the posterior mean, and f is 3.
+
+    So the decoder reads draws of the exact posterior N(m(x), S) of the *unscaled* prior, while the generator that the
+    method samples from is u ~ N(0, 9).
+    """
+
+    f = 3.0
+
+    def __init__(self, examples=1000, **setting):
+        self.unit = LinearGaussian(torch.tensor([[1.5]]))
+        self.scaled = LinearGaussian(torch.tensor([[1.5]]), prior_std=self.f)
+        self.x = self.unit.draw(examples)
+        self.variance = self.unit.covariance_ZZ[0]
+        self.module = posterior(1, f_bar=[self.f], **setting)
+        self.model = self.unit.vae(lambda x: self.unit.mean(x) / self.f, self.variance, self.module)
+        self.protocol = protocol(**setting)
+        self.encoded = encode_split(self.model, batches(self.x), 0)
+
+    def log_means(self, samples):
+        weights = {"nll_iw": proposal_weight(self.model)} | self.protocol.log_weights(lambda: self.encoded)
+        return importance_weighted(self.model, batches(self.x), samples, 0, weights)
+
+    def expectation(self, kl):
+        """-E[rec + kl] over x ~ the unit generator, exactly: the ELBO at unit prior is log p(x), and pays 0.852."""
+        paid = 0.5 * (1.0 - 1.0 - float(self.variance.log()))
+        return -0.5 * (math.log(2 * math.pi * 2.75) + 1) + paid - kl
+
+
+def standard_error(values):
+    return float(values.std()) / math.sqrt(len(values))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return Toy()
+
+
+class TestLikelihoods:
+    def test_the_known_values(self, toy):
+        """Two honest likelihoods, the bound on the second, and the trained objective, which lies above them all."""
+        s, spread = float(toy.variance), float(1 - toy.variance)
+        elbo_unit = toy.expectation(0.5 * (spread + s - 1 - math.log(s)))
+        log_p_scaled = -0.5 * (math.log(2 * math.pi * 20.75) + 2.75 / 20.75)
+        elbo_scaled = toy.expectation(0.5 * ((spread + s) / 9 - math.log(s / 9) - 1))
+        mixed = toy.expectation(0.5 * (spread / 9 + s - math.log(s) - 1))
+        assert elbo_unit == pytest.approx(-1.925, abs=5e-4)
+        assert log_p_scaled == pytest.approx(-2.5015, abs=5e-4)
+        assert elbo_scaled == pytest.approx(-2.579, abs=5e-4)
+        assert mixed == pytest.approx(-1.561, abs=5e-4)
+        assert elbo_scaled < log_p_scaled < elbo_unit < mixed
+
+        rec, charged = toy.encoded.rec_N, toy.encoded.kl_train_N
+        log_p = toy.unit.log_marginal(toy.x).mean(), toy.scaled.log_marginal(toy.x).mean()
+        noise = 4 * standard_error(toy.unit.log_marginal(toy.x))  # how far 1,000 draws of x lie from all of them
+        assert float(log_p[0]) == pytest.approx(elbo_unit, abs=noise)
+        assert float(log_p[1]) == pytest.approx(log_p_scaled, abs=noise)
+        bound, objective = rec + toy.encoded.kl_ND.sum(1), rec + charged
+        assert -float(bound.mean()) == pytest.approx(elbo_scaled, abs=4 * standard_error(bound))
+        assert -float(objective.mean()) == pytest.approx(mixed, abs=4 * standard_error(objective))
+
+    def test_nll_iw_is_exact_for_the_scaled_generator(self, toy):
+        found = toy.log_means(500)["nll_iw"]
+        exact = toy.scaled.log_marginal(toy.x)
+        assert found.nll == pytest.approx(-float(exact.mean()), abs=4 * found.mc_se + 1e-3)
+        assert found.mc_se < 2e-3
+
+    def test_nll_iw_unit_is_exact_for_the_unscaled_generator(self, toy):
+        """Here q is its exact posterior, so every weight is the likelihood."""
+        assert_close(toy.log_means(3)["nll_iw_unit"].value_N, toy.unit.log_marginal(toy.x))
+
+    def test_nll_iw_mm_is_exact_for_the_matched_generator(self, toy):
+        q = toy.encoded.q
+        centre = q.mean_BZ.mean()
+        spread = q.mean_BZ.var() + toy.variance
+        exact = torch.distributions.Normal(1.5 * centre, (2.25 * spread + 0.5).sqrt()).log_prob(toy.x[:, 0])
+        found = toy.log_means(500)["nll_iw_mm"]
+        assert_close(found.value_N, exact, 0.02)
+        assert found.nll == pytest.approx(-float(exact.mean()), abs=4 * found.mc_se + 1e-4)
+
+    def test_the_papers_weights_claim_too_much(self, toy):
+        found, exact = toy.log_means(500), toy.scaled.log_marginal(toy.x)
+        assert found["nll_iw_paper"].nll < -float(exact.mean()) - 0.5
+        assert found["nll_iw_paper"].nll < found["nll_iw"].nll - 0.5
+        # less even than the entropy of the data, below which no likelihood can go on average
+        assert found["nll_iw_paper"].nll < 0.5 * (math.log(2 * math.pi * 2.75) + 1) - 0.1
+
+    def test_the_papers_weights_are_no_density(self):
+        """They tend to N(x - 1.5 (f - 1) mu(x); 0, 2.75), whose integral is 1 / (1 - 1.5 * 2 * 0.5454 / 3) = 2.2."""
+        toy = Toy(examples=2)
+        step = 0.1
+        toy.x = torch.arange(-15, 15, step, dtype=torch.float64)[:, None]
+        found = toy.log_means(500)["nll_iw_paper"].value_N
+        slope = float(toy.unit.covariance_ZZ) * 1.5 / 0.5 / 3
+        limit = torch.distributions.Normal(0.0, math.sqrt(2.75)).log_prob((1 - 3 * slope) * toy.x[:, 0])
+        middle = toy.x[:, 0].abs() < 3
+        torch.testing.assert_close(found[middle], limit[middle], rtol=0, atol=0.3)
+        assert float(limit.exp().sum() * step) == pytest.approx(2.2, abs=0.01)
+        assert float(found.exp().sum() * step) == pytest.approx(2.2, abs=0.1)
+
+    def test_one_sample_of_the_papers_weights_is_the_trained_objective_on_average(self, toy):
+        found = -toy.log_means(1)["nll_iw_paper"].value_N
+        exact = toy.unit.expected_rec(toy.x, toy.encoded.q) + toy.encoded.kl_train_N
+        difference = found - exact
+        assert float(difference.mean()) == pytest.approx(0.0, abs=4 * standard_error(difference))
+        assert 4 * standard_error(difference) < 0.2
+        measured = toy.protocol.measure(toy.encoded, lambda: toy.encoded)["nll_elbo_paper"]
+        noise = toy.encoded.rec_N - toy.unit.expected_rec(toy.x, toy.encoded.q)
+        assert measured == pytest.approx(float(exact.mean()), abs=4 * standard_error(noise))
+        assert measured == pytest.approx(float((toy.encoded.rec_N + toy.encoded.kl_train_N).mean()), abs=1e-12)
+
+    def test_in_coordinates_of_the_unscaled_prior_the_likelihood_is_the_same(self):
+        """v = u / f: proposal N(mu, sigma^2 / f^2), prior N(0, I), decoder of f v."""
+        fixture, f = LinearGaussian(draws(6, 2), bias=0.3), torch.tensor([3.0, 0.5]).double()
+        x = fixture.draw(40)
+        variance = 1.5 * fixture.variance_Z
+        in_u = fixture.vae(lambda x: fixture.mean(x) / f, variance, posterior(2, f_bar=f.tolist()))
+        other = LinearGaussian(fixture.weight_DZ * f, bias=0.3)
+        in_v = other.vae(lambda x: fixture.mean(x) / f, variance / f.square())
+        found = [
+            importance_weighted(model, batches(x), 50, 0, {"nll_iw": proposal_weight(model)})["nll_iw"]
+            for model in (in_u, in_v)
+        ]
+        assert_close(found[0].value_N, found[1].value_N, 1e-10)
+        one, two = (encode_split(model, batches(x), 0) for model in (in_u, in_v))
+        assert_close(one.kl_ND, two.kl_ND)
+        assert_close(one.rec_N, two.rec_N)
+        noise = one.noise_NZ
+        assert mutual_information(one.q, noise).value == pytest.approx(mutual_information(two.q, noise).value, abs=1e-9)
+
+
+class TestMeasure:
+    def test_the_columns(self, toy):
+        found = toy.protocol.measure(toy.encoded, lambda: toy.encoded)
+        mean = toy.encoded.q.mean_BZ[:, 0]
+        assert found["std_fmu_split"] == pytest.approx([float(mean.std())])
+        assert found["std_fmu_split"][0] == pytest.approx(math.sqrt(1 - float(toy.variance)), rel=0.1)
+        assert found["au_hat"] == 1
+
+    def test_the_information_of_the_unscaled_posterior_is_less_than_the_charged_kl(self, toy):
+        """Exactly 0.5 ln(1 + Var(mu) / S), because the means are Gaussian."""
+        unscaled = mutual_information(toy.encoded.charged, toy.encoded.noise_NZ)
+        scaled = mutual_information(toy.encoded.q, toy.encoded.noise_NZ)
+        found = toy.protocol.measure(toy.encoded, lambda: toy.encoded)["mi_q"]
+        spread, s = float(1 - toy.variance) / 9, float(toy.variance)
+        assert found == unscaled.value
+        assert found == pytest.approx(0.5 * math.log(1 + spread / s), abs=5 * unscaled.se)
+        assert found <= float(toy.encoded.kl_train_N.mean()) + 3 * unscaled.se
+        assert scaled.value > float(toy.encoded.kl_train_N.mean()) + 3 * scaled.se  # as the printed tables have it
+
+
+# --- whole trials ---------------------------------------------------------------------------------------------------
+
+
+class NoKeeper:
+    def save(self, record=None):
+        pass
+
+    def save_if_due(self):
+        pass
+
+
+def silent(_):
+    return None
+
+
+class TestTrial:
+    @pytest.mark.parametrize("setting", [{}, {"f_average": "pooled"}, {"objective": "valid"}, {"detach_f": True}])
+    def test_every_declared_column_is_present_and_finite(self, setting):
+        record = run(tiny({"kind": "scale_vae", **setting}))
+        assert record.status == "finished"
+        for column in ScaleVae.columns:
+            value = record.metrics[column.name]
+            values = value if column.kind == "floats" else [value]
+            assert all(isinstance(number, int if column.kind == "int" else float) for number in values), column.name
+            assert all(math.isfinite(number) for number in values), column.name
+        assert len(record.metrics["std_fmu_split"]) == 2
+
+    def test_the_columns_agree_with_each_other(self):
+        trial = trial_of(tiny("scale_vae", evaluation={"limit": None}))
+        assert trial.fit(silent, silent, NoKeeper()) == ""
+        metrics = trial.measure(silent)
+        f_bar = trial.model.posterior.f_bar.double()
+        assert float((f_bar.log().abs()).min()) > 0.01  # else nothing below could fail
+        found = encode_split(trial.model, trial.dataset.test.batches(32), EvaluationConfig().seed)
+        variance = found.q.logvar_BZ.exp()
+        uncharged = (f_bar.log() - 0.5 * variance * (1 - f_bar.square().reciprocal())).sum(1).mean()
+        # float32 sums of a few numbers of size 1 to 100
+        assert metrics["kl"] - metrics["kl_train"] == pytest.approx(float(uncharged), abs=1e-4)
+        assert metrics["mi_q"] <= metrics["kl_train"] + 3 * mutual_information(found.charged, found.noise_NZ).se
+        assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"]
+        assert metrics["nll_elbo_paper"] == pytest.approx(metrics["rec"] + metrics["kl_train"], abs=1e-9)
+        assert metrics["nll_elbo"] == pytest.approx(metrics["rec"] + metrics["kl"], abs=1e-9)
+        expected = (found.q.mean_BZ / f_bar).var(0).tolist()
+        assert metrics["mean_variance"] == pytest.approx(expected, rel=1e-5)
+
+    def test_the_valid_objective_hides_nothing(self):
+        metrics = run(tiny({"kind": "scale_vae", "objective": "valid"})).metrics
+        assert metrics["kl"] == pytest.approx(metrics["kl_train"], abs=1e-4)
+        assert metrics["nll_iw_paper"] == pytest.approx(metrics["nll_iw"], abs=1e-4)
+
+    def test_the_average_after_an_epoch_is_that_of_its_recorded_factors(self, monkeypatch):
+        seen = []
+        forward = ScalePosterior.forward
+
+        def listening(self, q):
+            if self.training:
+                seen.append(0.7 / q.mean_BZ.detach().std(0))
+            return forward(self, q)
+
+        monkeypatch.setattr(ScalePosterior, "forward", listening)
+        trial = trial_of(tiny("scale_vae", training={"epochs": 3}))
+        expected = []
+
+        def note(record):
+            expected.append(torch.stack(seen).mean(0))
+            assert len(seen) == 4
+            seen.clear()
+            torch.testing.assert_close(trial.model.posterior.f_bar, expected[-1], rtol=1e-6, atol=0)
+
+        trial.fit(note, silent, NoKeeper())
+        assert len(expected) == 3
+
+    @pytest.mark.parametrize("average", ["arithmetic", "pooled"])
+    @pytest.mark.parametrize("epochs", [0, 1])
+    def test_an_interruption_in_mid_epoch_does_not_change_the_average(self, average, epochs):
+        """Saved after the second of four batches, in the first phase and after it, and taken up by another trial."""
+        config = tiny({"kind": "scale_vae", "f_average": average})
+
+        def steps(trial, count):
+            for batch in cycle(trial.train_batches, count):
+                trial.parts.update(trial.learner, batch, 1.0)
+                trial.model.posterior.after_step()
+
+        whole = trial_of(config)
+        whole.model.train()
+        for _ in range(epochs):
+            steps(whole, 4)
+            whole.model.posterior.after_epoch()
+        steps(whole, 2)
+        store = MemoryCheckpoint()
+        store.save(checkpoints.encode(whole.state_dict()))
+        resumed = trial_of(config)
+        resumed.load_state_dict(checkpoints.decode(store.load(), resumed.run_id))
+        for trial in (whole, resumed):
+            trial.model.train()
+            steps(trial, 2)
+            trial.model.posterior.after_epoch()
+        assert torch.equal(resumed.model.posterior.f_bar, whole.model.posterior.f_bar)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value), name
+
+    def test_the_best_weights_bring_their_average_back_but_not_the_schedule(self):
+        trial = trial_of(tiny("scale_vae"))
+        trial.fit(silent, silent, NoKeeper())
+        module = trial.model.posterior
+        progress = module.progress()
+        module.f_bar.fill_(123.0)
+        trial.model.load_state_dict(trial.best["model"])
+        assert 123.0 not in module.f_bar.tolist()
+        assert module.progress()["epoch"] == progress["epoch"] == 3
