@@ -98,7 +98,8 @@ def front_figure(
     are filled and joined by the edge of what they attain; other configurations are drawn lighter. Bars reach
     one standard error to each side. Where x is a count and several arms share an integer, points that are no
     members step aside, each arm by a `DODGE` more, so as not to hide each other; to the worse side, so as not
-    to seem beyond the front.
+    to seem beyond the front. Configurations far worse in y than the rest (see `beyond`) are shown as triangles at the
+    edge, and the caption says where they are.
 
     A PNG of 200 dpi is always written, beside it the format of the path's extension where that is another one
     (`front.pdf` gives `front.pdf` and `front.png`). The folder must exist.
@@ -186,16 +187,38 @@ def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], senses: tuple[
     figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
     axes = figure.add_subplot()
     xs = _dodged(points, senses[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
-    for point, x in zip(points, xs, strict=True):
-        _draw_point(axes, point, x, looks[point.arm])
-        _draw_label(axes, point, senses)
+    outside = beyond([point.mean[1] for point in points], senses[1])
+    for point, x, out in zip(points, xs, outside, strict=True):
+        if not out:
+            _draw_point(axes, point, x, looks[point.arm])
+            _draw_label(axes, point, senses)
     _draw_edge(axes, points, senses)
+    for point, x, out in zip(points, xs, outside, strict=True):
+        if out:
+            _draw_outside(axes, x, looks[point.arm], senses[1])
     _annotate(axes, columns, senses, title)
-    _draw_legend(figure, points, looks, legend_columns)
+    _draw_legend(figure, _caption(points, outside), looks, legend_columns)
     return figure
 
 
-def _draw_legend(figure: Figure, points: Sequence[FrontPoint], looks: dict[str, _Look], legend_columns: int) -> None:
+def beyond(ys: Sequence[float], sense: Sense) -> NDArray[np.bool_]:
+    """Which values [M] are so much worse than the rest that to show them would flatten all the others.
+
+    Those beyond the worse quartile by more than three times the distance of the quartiles; never a better one.
+    """
+    badness = np.asarray(ys, dtype=np.float64) * (1.0 if sense == "min" else -1.0)
+    lower, upper = np.quantile(badness, (0.25, 0.75))
+    return np.asarray(badness > upper + 3.0 * max(upper - lower, 1e-9 * abs(upper)))
+
+
+def _draw_outside(axes: Axes, x: float, look: _Look, sense: Sense) -> None:
+    """A pointer at the worse end of the y axis, towards a configuration beyond it."""
+    low, high = axes.get_ylim()
+    y, marker = (high, "^") if sense == "min" else (low, "v")
+    axes.plot(x, y, color=look.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
+
+
+def _draw_legend(figure: Figure, caption: str, looks: dict[str, _Look], legend_columns: int) -> None:
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=4, label=arm)
         for arm, look in looks.items()
@@ -205,7 +228,7 @@ def _draw_legend(figure: Figure, points: Sequence[FrontPoint], looks: dict[str, 
         handles=handles,
         loc="outside lower center",
         ncols=legend_columns,
-        title=_caption(points),
+        title=caption,
         frameon=False,
         fontsize=6.5,
         title_fontsize=6,
@@ -285,10 +308,14 @@ def _annotate(axes: Axes, columns: tuple[str, str], senses: tuple[Sense, Sense],
     )
 
 
-def _caption(points: Sequence[FrontPoint]) -> str:
-    """What a marker and a bar stand for, with the number of seeds."""
+def _caption(points: Sequence[FrontPoint], outside: NDArray[np.bool_]) -> str:
+    """What a marker and a bar stand for, with the number of seeds, and what is beyond the axis."""
     fewest, most = min(point.n for point in points), max(point.n for point in points)
-    if most == 1:
-        return "one seed each; filled: on the front"
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
-    return f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds; filled: on the front"
+    spread = f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds" if most > 1 else "one seed each"
+    caption = f"{spread}; filled: on the front"
+    if outside.any():
+        far = [point.mean[1] for point, out in zip(points, outside, strict=True) if out]
+        reach = f"{min(far):.4g} to {max(far):.4g}" if len(far) > 1 else f"{far[0]:.4g}"
+        caption += f"\ntriangles at the edge: {len(far)} beyond the axis, {reach}"
+    return caption

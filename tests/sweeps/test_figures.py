@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from sweeps.report.figures import DODGE, DPI, WIDTH, FrontPoint, _dodged, front_figure, staircase
+from sweeps.report.figures import DODGE, DPI, WIDTH, FrontPoint, _dodged, _draw, beyond, front_figure, staircase
 
 POINTS = [
     FrontPoint("vae", "a0", (0.0, 330.1), (0.0, 0.2), 3, member=False),
@@ -133,3 +133,23 @@ class TestFrontFigure:
         with pytest.raises(ValueError, match=r"one of .*pdf.*svg"):
             front_figure(POINTS, tmp_path / "front.docx")
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sense", ["min", "max"])
+def test_only_values_far_on_the_worse_side_are_beyond(sense: str) -> None:
+    sign = 1.0 if sense == "min" else -1.0
+    ys = [sign * y for y in (24.0, 24.2, 24.4, 24.6, 24.8, 51.0, -90.0)]
+    assert beyond(ys, sense).tolist() == [False] * 5 + [True, False]
+
+
+def test_equal_values_and_a_single_one_are_not_beyond() -> None:
+    assert not beyond([3.0, 3.0, 3.0, 3.0], "min").any()
+    assert not beyond([-7.0], "max").any()
+
+
+def test_an_outlier_does_not_flatten_the_rest() -> None:
+    points = [FrontPoint("a", str(y), (1.0, y), (None, None), 1, member=y == 24.0) for y in (24.0, 24.5, 25.0, 25.5)]
+    far = FrontPoint("b", "far", (1.0, 500.0), (None, None), 1, member=False)
+    drawn = [_draw(some, ("au", "nll_iw"), ("max", "min"), "").axes[0].get_ylim() for some in (points, [*points, far])]
+    assert drawn[0] == drawn[1]
+    assert drawn[1][1] < 30.0
