@@ -83,6 +83,24 @@ def run(
     ] = None,
 ) -> None:
     """Run what is missing of a sweep and print its front; what is stored is never run again."""
+    raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=False))
+
+
+@app.command()
+def retry(
+    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    sets: Sets = None,
+    results: Results = "results",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
+    ] = None,
+) -> None:
+    """Like run, and once more for the runs that failed or ran out of memory."""
+    raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=True))
+
+
+def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
+    """Run a sweep and print its front; the exit code."""
     from cluster.connection import ConnectionFailed
     from sweeps.display import Display
     from sweeps.driver import run_sweep
@@ -90,15 +108,15 @@ def run(
     from sweeps.spec import load_spec
     from sweeps.tables import print_front
 
-    loaded = load_spec(spec, parse_sets(sets))
+    loaded = load_spec(spec, sets)
     folder = ResultsFolder(results, loaded.name)
     try:
-        outcome = run_sweep(loaded, folder, Display(), address)
+        outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
     except ConnectionFailed as error:
         print(f"lagvae: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        return 2
     print_front(folder, None, as_json=False)
-    raise typer.Exit(outcome.exit_code)
+    return outcome.exit_code
 
 
 @results_app.command("show")

@@ -11,7 +11,6 @@ from optuna.storages.journal import JournalFileBackend
 
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.plan import Plan
-from sweeps.results import ENDED
 from sweeps.search import ArmSearch
 from sweeps.spec import SweepSpec
 
@@ -34,7 +33,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
                 continue
             search.adopt(configuration)
             rows = [plan.rows.get(f"{configuration.config_id}-{seed}") for seed in spec.search.run_seeds]
-            ended = [row for row in rows if row is not None and row["status"] in ENDED]
+            ended = [row for row in rows if row is not None and plan.ended(row)]
             if len(ended) == len(rows):
                 search.tell(index, ended)
             trial = search.study.trials[-1]

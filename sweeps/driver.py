@@ -49,13 +49,15 @@ def load_data(spec: SweepSpec) -> TokenDataset:
     return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
 
 
-def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str) -> Plan:
+def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:
     """The plan of `spec` over what `folder` holds."""
-    return Plan(spec, fingerprint, folder.runs() if folder.exists() else [])
+    return Plan(spec, fingerprint, folder.runs() if folder.exists() else [], retry=retry)
 
 
-def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address: str | None = None) -> Outcome:
-    """Run everything that is missing of `spec`, and return when nothing is.
+def run_sweep(
+    spec: SweepSpec, folder: ResultsFolder, display: Display, address: str | None = None, *, retry: bool = False
+) -> Outcome:
+    """Run everything that is missing of `spec`, with `retry` also what failed, and return when nothing is.
 
     Rows that ended are never touched and never repeated; runs that an earlier driver left `running` go on from their
     checkpoints. A second driver on the same folder is refused.
@@ -67,7 +69,7 @@ def run_sweep(spec: SweepSpec, folder: ResultsFolder, display: Display, address:
         check_address(address)
     folder.prepare()
     with folder.locked():
-        plan = make_plan(spec, folder, data.fingerprint)
+        plan = make_plan(spec, folder, data.fingerprint, retry=retry)
         folder.write("spec.yaml", spec.source.encode())
         display.started(plan, data.report)
         outcome = _run_with_ray(spec, folder, display, plan, address)

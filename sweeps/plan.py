@@ -70,11 +70,15 @@ class Plan:
 
     A row belongs to the sweep as the file now stands if its arm exists, its configuration's number is within the
     budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that do
-    not (`others`) stay in the table, but count for nothing here.
+    not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory have
+    not ended.
     """
 
-    def __init__(self, spec: SweepSpec, fingerprint: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, spec: SweepSpec, fingerprint: str, rows: Sequence[Mapping[str, Any]], *, retry: bool = False
+    ) -> None:
         self.spec = spec
+        self._retry = retry
         self.fingerprint = fingerprint
         self.configurations: dict[tuple[str, int], Configuration] = {}
         self.rows: dict[str, Mapping[str, Any]] = {}
@@ -114,6 +118,13 @@ class Plan:
                 if index < counts[arm.name]:
                     yield arm, index
 
+    def ended(self, row: Mapping[str, Any]) -> bool:
+        """Whether the run of `row` is over. A first lack of memory is not the end: it is tried once more, alone."""
+        if row["status"] == "out_of_memory":
+            alone_before = any(entry["status"] == "out_of_memory" for entry in json.loads(row["history"] or "[]"))
+            return alone_before and not self._retry
+        return row["status"] in ENDED and not (self._retry and row["status"] == "failed")
+
     def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
         """The runs of a configuration that have not ended, in the order of the seeds."""
         found = []
@@ -121,7 +132,7 @@ class Plan:
             config = self.spec.trial_config(arm, configuration.parameters, seed)
             run_id = f"{configuration.config_id}-{seed}"
             stored = self.rows.get(run_id)
-            if stored is None or stored["status"] not in ENDED:
+            if stored is None or not self.ended(stored):
                 found.append(
                     Run(
                         arm.name,
@@ -131,6 +142,7 @@ class Plan:
                         configuration.config_id,
                         seed,
                         stored,
+                        alone=stored is not None and stored["status"] == "out_of_memory",
                     )
                 )
         return found
@@ -141,7 +153,7 @@ class Plan:
         found = []
         for arm in self.spec.arms:
             rows = [row for row in self.rows.values() if row["arm"] == arm.name and row["seed"] in seeds]
-            ended = [row for row in rows if row["status"] in ENDED]
+            ended = [row for row in rows if self.ended(row)]
             seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
             count = self._count(arm)
             mean = sum(seconds) / len(seconds) if seconds else None

@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 
 from lagvae_core.randomness import derive_seed
 from sweeps.plan import Configuration, Plan, Run, Value
-from sweeps.results import ENDED
 from sweeps.space import Arm
 from sweeps.spec import SweepSpec
 
@@ -173,14 +172,15 @@ class Dealer:
             self._taken.add(configuration.config_id)
             self.plan.configurations[arm.name, index] = configuration
             self._begin(configuration)
-        self._queue.extend(self.plan.runs(arm, configuration))
+        for run in self.plan.runs(arm, configuration):
+            (self._alone if run.alone else self._queue).append(run)
 
     def _begin(self, configuration: Configuration) -> None:
         """Open the books of a configuration with the rows that have ended already."""
         known = {}
         for seed in self.plan.spec.search.run_seeds:
             row = self.plan.rows.get(f"{configuration.config_id}-{seed}")
-            if row is not None and row["status"] in ENDED:
+            if row is not None and self.plan.ended(row):
                 known[seed] = row
         self._open[configuration.arm, configuration.index] = known
         self._close_if_complete(configuration.arm, configuration.index)

@@ -30,7 +30,8 @@ def test_readme_options_exist() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     verbs = {}
     for line in readme.splitlines():
-        found = re.match(r"\s+lagvae (trial|plan|run|strategies|results show|results pareto)\b(.*)", line)
+        verb = "trial|plan|run|retry|dashboard|strategies|results show|results pareto"
+        found = re.match(rf"\s+lagvae ({verb})\b(.*)", line)
         if found:
             verbs.setdefault(found[1], set()).update(re.findall(r"(--[a-z-]+)", found[2]))
     assert verbs, "the README shows no command"

@@ -50,9 +50,15 @@ class ScaleVae(Strategy):
             "float",
             "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, another model",
         ),
-        Column("nll_iw_paper", "float", "mixed weights of the paper's protocol [nats]; not a likelihood"),
-        Column("nll_elbo_paper", "float", "rec + kl_train [nats], minus the paper's objective; not a bound"),
-        Column("mi_q", "float", "MI under the unscaled N(mu, sigma^2), whole split [nats]; at most kl_train"),
+        Column(
+            "nll_iw_paper",
+            "float",
+            "mixed weights of the paper's protocol [nats]; a likelihood only if objective is valid",
+        ),
+        Column(
+            "nll_elbo_paper", "float", "rec + kl_train [nats], minus the objective; a bound only if objective is valid"
+        ),
+        Column("mi_q", "float", "MI under the charged posterior, whole split [nats]; at most kl_train"),
         Column("au_hat", "int", "units whose scaled mean has variance >= 0.01; all of them by construction"),
         Column("std_fmu_split", "floats", "deviation of f_bar * mu over the split, by dimension; compare des_std"),
     )

@@ -22,7 +22,7 @@ from sweeps.results import CURVES_SCHEMA, ENDED, RUNS_SCHEMA, ResultsFolder
 
 PARTS = ("runs", "curves")
 WHEN_AND_WHERE = {
-    *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes"),
+    *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes", "git_commit", "git_dirty"),
     *(name for name in RUNS_SCHEMA.names if name.startswith("seconds")),
 }
 """What may differ between two runs of the same configuration and seed."""

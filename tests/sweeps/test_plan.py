@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import pytest
@@ -97,7 +98,8 @@ class TestAdoption:
 
     @pytest.mark.parametrize("status", ["finished", "stopped_early", "diverged", "out_of_memory", "failed"])
     def test_what_ended_is_never_run_again(self, status):
-        rows = [row | {"status": status} for row in play(spec_of())[0]]
+        second_try = {"status": status, "history": json.dumps([{"status": "out_of_memory"}])}
+        rows = [row | second_try for row in play(spec_of())[0]]
         assert Plan(spec_of(), FINGERPRINT, rows).missing == 0
 
     @pytest.mark.parametrize(

@@ -235,6 +235,33 @@ class TestOutOfMemory:
         assert dealer.next() is None, "one after the other"
         assert not dealer.exhausted
 
+    def test_a_driver_that_died_in_between_does_not_forget_the_second_try(self):
+        first = row_of(Dealer(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next(), status="out_of_memory")
+        rows, _ = play(spec(arms={"vae": []}, seeds=1), rows=[first])
+        assert [(row["status"], row["attempt"]) for row in rows] == [("finished", 2)]
+
+
+class TestRetry:
+    @staticmethod
+    def bad(run):
+        status = {"vae": "failed", "beta": "out_of_memory", "lr": "diverged"}.get(run.arm)
+        return {"status": status, "traceback": run.run_id} if status else plausible(run)
+
+    def test_only_what_failed_or_lacked_memory_runs_again(self):
+        before, _ = play(spec(), answer=self.bad)
+        after, dealer = play(spec(), rows=before, retry=True)
+        again = {row["run_id"] for row in before if row["status"] in ("failed", "out_of_memory")}
+        assert again
+        assert {row["run_id"] for row in after if row["attempt"] > 1} == again
+        assert {row["status"] for row in after} == {"finished", "diverged"}
+        assert [row for row in after if row["run_id"] not in again] == [r for r in before if r["run_id"] not in again]
+        assert dealer.exhausted
+
+    def test_without_it_they_stay(self):
+        before, _ = play(spec(), answer=self.bad)
+        after, _ = play(spec(), rows=before)
+        assert after == before
+
 
 class TestCommonFailure:
     @staticmethod

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sweeps.plan import Plan, Run
-from sweeps.results import RUNS_SCHEMA, now
+from sweeps.results import RUNS_SCHEMA, history_of, now
 from sweeps.search import Dealer
 from sweeps.spec import SweepSpec, parse_spec
 
@@ -62,6 +62,7 @@ def row_of(run: Run, **values: Any) -> Row:
         "seed": run.seed,
         "attempt": run.attempt,
         "status": "finished",
+        "history": history_of(run.stored) if run.stored is not None else None,
         "parameters": json.dumps(dict(run.parameters)),
         "started_at": now(),
         "data_fingerprint": FINGERPRINT,
@@ -81,10 +82,11 @@ def play(
     answer: Answer = plausible,
     ends: int | None = None,
     concurrent: int = 1,
+    retry: bool = False,
 ) -> tuple[list[Row], Dealer]:
     """The table after a driver has seen `ends` runs end (all by default); what was then running is left `running`."""
     table = {row["run_id"]: row for row in rows}
-    dealer = Dealer(Plan(spec, FINGERPRINT, list(table.values())))
+    dealer = Dealer(Plan(spec, FINGERPRINT, list(table.values()), retry=retry))
     running: list[Run] = []
     while True:
         while len(running) < concurrent and (run := dealer.next()) is not None:

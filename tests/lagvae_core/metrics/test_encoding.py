@@ -7,6 +7,7 @@ from linear_gaussian import LinearGaussian, VectorBatch, batches
 
 from lagvae_core.evaluation import posterior_columns
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split
+from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 
 FIELDS = ("noise_NZ", "rec_N", "kl_ND", "kl_train_N", "z_NZ")
@@ -53,11 +54,15 @@ class TestEncodeSplit:
         assert not torch.equal(noise, encode_split(fixture.vae(), data, 1).noise_NZ)
 
     def test_it_is_not_the_noise_of_the_importance_samples(self):
-        from lagvae_core.randomness import example_noise
-
-        index = torch.arange(5)
-        sample = example_noise(0, "sample", index, 1, 2)
-        assert not torch.equal(sample, example_noise(0, "importance", index, 1, 2))
+        """Else nll_iw and nll_elbo would share their luck."""
+        fixture = LinearGaussian.oblique()
+        model, seen = fixture.vae(), []
+        model.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[2]))
+        data = batches(fixture.draw(5))
+        encode_split(model, data, 0)
+        importance_weighted(model, data, 1, 0, {"nll_iw": proposal_weight(model)})
+        assert seen[0].shape == seen[1].shape
+        assert bool((seen[0] != seen[1]).all())
 
     def test_progress_and_mode(self):
         fixture = LinearGaussian.oblique()
