@@ -11,6 +11,7 @@ from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
+from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.scale_vae import ScaleVae
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "BetaVae",
     "EncoderLr",
     "KlLinearEpoch",
+    "KlLinearIter",
     "ScaleVae",
     "Strategy",
 ]

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from typing import Protocol as Interface
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.columns import Column
@@ -24,6 +25,7 @@ from lagvae_core.settings import Setting
 
 __all__ = [
     "ClipScope",
+    "KlSchedule",
     "KlWeight",
     "LogWeight",
     "Loss",
@@ -224,3 +226,36 @@ class Strategy(Setting, ABC):
     @classmethod
     def name(cls) -> str:
         return str(cls.model_fields["kind"].default)
+
+
+class KlSchedule(Strategy):
+    """A KL weight of w_start + (w_end - w_start) * share(t) at outer update t, counted from 0; evaluation has weight 1.
+
+    Nothing but t is remembered. `w_start` = `w_end` = 1 is the plain VAE.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
+
+    w_start: Annotated[float, Field(ge=0, le=1, description="weight from which it rises")] = 0.0
+    w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
+
+    @abstractmethod
+    def share(self, step: int, batches_per_epoch: int) -> float:
+        """How much of the way from `w_start` to `w_end` is covered at outer update `step`, from 0 to 1."""
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"kl_weight": _ScheduledWeight(self, surroundings.batches_per_epoch)}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if self.w_start > self.w_end:
+            yield Refusal("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+
+
+class _ScheduledWeight(KlWeight):
+    def __init__(self, schedule: KlSchedule, batches_per_epoch: int) -> None:
+        self._schedule = schedule
+        self._batches = batches_per_epoch
+
+    def __call__(self, step: int) -> float:
+        start, end = self._schedule.w_start, self._schedule.w_end
+        return min(end, start + (end - start) * self._schedule.share(step, self._batches))

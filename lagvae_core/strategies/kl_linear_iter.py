@@ -1,0 +1,38 @@
+"""KL annealing over updates, linear."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import KlSchedule
+
+__all__ = ["KlLinearIter"]
+
+
+class KlLinearIter(KlSchedule):
+    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` updates, then stays.
+
+    Source: He et al. 2019, Appendix E: from 0 to 1 in 30,000, 50,000, 100,000 or 120,000 updates, for text and images.
+
+    Update t (from 0) has share min(1, t / warm_up), so that the first one has weight `w_start` itself. Outer updates
+    count; the inner ones of `aggressive` do not. A training of fewer updates never reaches `w_end`. `warm_up` 0 is full
+    weight from the first update.
+
+    Departure. With a `w_end` other than 1 the slope is (w_end - w_start) / warm_up, not 1 / warm_up, so that `warm_up`
+    keeps its meaning.
+    """
+
+    paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Appendix E"
+
+    kind: Literal["kl_linear_iter"] = "kl_linear_iter"
+    warm_up: Annotated[
+        int,
+        Field(ge=0, description="updates until full weight"),
+        Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
+    ] = 100_000
+
+    def share(self, step: int, batches_per_epoch: int) -> float:
+        return step / self.warm_up if step < self.warm_up else 1.0
