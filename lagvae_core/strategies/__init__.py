@@ -12,6 +12,7 @@ from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
+from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 from lagvae_core.strategies.scale_vae import ScaleVae
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EncoderLr",
     "KlLinearEpoch",
     "KlLinearIter",
+    "KlSigmoid",
     "ScaleVae",
     "Strategy",
 ]
