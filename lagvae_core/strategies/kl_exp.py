@@ -1,0 +1,41 @@
+"""KL annealing over updates, along an exponential."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import KlSchedule
+
+__all__ = ["KlExp"]
+
+
+class KlExp(KlSchedule):
+    """The weight of the KL term grows exponentially from `w_start` to `w_end` over `warm_up` updates, then stays.
+
+    Source: annealing is that of Bowman et al. 2016. The blog post "Posterior collapse and the strong generator problem"
+    names the exponential shape beside the linear one.
+
+    Departure. No formula for it is published, so this one is ours: with a = min(1, t / warm_up) at update t (from 0),
+    the share is (exp(curvature * a) - 1) / (exp(curvature) - 1). A positive `curvature` starts slowly, a negative one
+    ends slowly, and 0, the limit, is `kl_linear_iter`. `warm_up` 0 is full weight from the first update.
+    """
+
+    paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space; the shape is ours"
+
+    kind: Literal["kl_exp"] = "kl_exp"
+    warm_up: Annotated[
+        int,
+        Field(ge=0, description="updates until full weight"),
+        Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
+    ] = 100_000
+    curvature: Annotated[float, Field(ge=-50, le=50, description="logarithm of last slope over first")] = 5.0
+
+    def share(self, step: int, batches_per_epoch: int) -> float:
+        if step >= self.warm_up:
+            return 1.0
+        way = step / self.warm_up
+        return math.expm1(self.curvature * way) / math.expm1(self.curvature) if self.curvature else way
