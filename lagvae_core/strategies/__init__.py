@@ -10,6 +10,7 @@ from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
+from lagvae_core.strategies.kl_cyclical import KlCyclical
 from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
@@ -22,6 +23,7 @@ __all__ = [
     "AnyStrategy",
     "BetaVae",
     "EncoderLr",
+    "KlCyclical",
     "KlExp",
     "KlLinearEpoch",
     "KlLinearIter",
