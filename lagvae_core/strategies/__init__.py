@@ -10,6 +10,7 @@ from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
+from lagvae_core.strategies.free_bits import FreeBits
 from lagvae_core.strategies.kl_cyclical import KlCyclical
 from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
@@ -23,6 +24,7 @@ __all__ = [
     "AnyStrategy",
     "BetaVae",
     "EncoderLr",
+    "FreeBits",
     "KlCyclical",
     "KlExp",
     "KlLinearEpoch",

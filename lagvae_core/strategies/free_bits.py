@@ -1,0 +1,83 @@
+"""A KL below which nothing is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Objective, Refusal, Setup, Strategy, Surroundings
+
+__all__ = ["FreeBits"]
+
+Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
+
+
+class FreeBits(Strategy):
+    """The KL term is max(floor, KL), so that the first nats of KL cost nothing; `mode` says what is compared.
+
+    Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three, options 2, 1 and 3 of their code);
+    the blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and
+    f nats of `floor` a dimension, the KL term is
+
+    - `group_batch`: the sum over groups g of max(f * size of g, batch mean of the KL of g), `groups` of equal size,
+      by default each dimension its own;
+    - `dim_sample`: the batch mean of the sum over dimensions of max(f, KL of the example's dimension);
+    - `total_sample`: the batch mean of max(f * Z, KL of the example);
+    - `total_batch`: max(f * Z, batch mean of the KL);
+    - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` by another name,
+
+    all times the KL weight. Below the floor the gradient of the KL is exactly 0, and modes that compare dimensions tend
+    to fill each with the floor (active units by construction).
+
+    Departures. The papers give a total or nats a group; `floor` counts nats a *dimension* in every mode, so that one
+    range serves all: Li et al.'s totals of 2 to 9 nats at 32 dimensions are 0.06 to 0.28. Li et al.'s code puts 0 for
+    a KL below the floor where we put the floor: the same gradient, another loss. The blog's `habits` averages the
+    reconstruction over words and the KL over dimensions, an implicit KL weight of words / Z; ours stays in nats an
+    example, because nothing else here is weighed by length.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"objective"})
+    paper: ClassVar[str] = "Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow"
+
+    kind: Literal["free_bits"] = "free_bits"
+    mode: Annotated[Mode, Field(description="what is compared with the floor")] = "group_batch"
+    floor: Annotated[float, Field(ge=0, description="free KL a latent dimension [nats]"), Tunable(0.05, 0.5)] = 0.1
+    groups: Annotated[int | None, Field(ge=1, description="groups of `group_batch`; null: each dimension its own")] = (
+        None
+    )
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"objective": _FlooredKl(self, surroundings.latent_dim)}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if self.groups is None:
+            return
+        if self.mode != "group_batch":
+            yield Refusal("E18", f"free_bits.groups is an unused option in mode {self.mode}; leave it out")
+        elif setup.model.latent_dim % self.groups:
+            yield Refusal(
+                "E-RANGE",
+                f"free_bits.groups must divide model.latent_dim, but got {self.groups} and {setup.model.latent_dim}",
+            )
+
+
+class _FlooredKl(Objective):
+    """Keeps the KL of what lies at or above its floor and puts the floor for the rest: max, with an exact gradient."""
+
+    def __init__(self, setting: FreeBits, latent_dim: int) -> None:
+        by_dimension = {"group_batch": setting.groups or latent_dim, "dim_sample": latent_dim}
+        self._groups = by_dimension.get(setting.mode, 1)
+        self._by_example = setting.mode in ("dim_sample", "total_sample")
+        self._floor = setting.floor * latent_dim / self._groups
+
+    def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
+        kl_BG = kl_BZ.detach().reshape(len(kl_BZ), self._groups, -1).sum(2)
+        compared = kl_BG if self._by_example else kl_BG.mean(0, keepdim=True)
+        free = compared < self._floor
+        paid_BZ = kl_BZ.masked_fill(free.repeat_interleave(kl_BZ.shape[1] // self._groups, 1), 0.0)
+        floors = self._floor * free.sum(1).to(rec_B).mean()
+        return (rec_B + weight * paid_BZ.sum(1)).mean() + weight * floors

@@ -1,0 +1,154 @@
+import pytest
+import torch
+from helpers import assert_equals_plain_vae, tiny, trial_of
+
+from lagvae_core.errors import ConfigError
+from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.free_bits import FreeBits
+
+MODES = ["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
+EXAMPLES, DIMENSIONS = 5, 6
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def objective_of(**fields):
+    return FreeBits(**fields).parts(Surroundings(DIMENSIONS, 4))["objective"]
+
+
+def terms(seed=0):
+    """rec [B] and kl [B, Z] of 0 to 1 nats a dimension, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    rec, kl = (
+        torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ([EXAMPLES], [EXAMPLES, DIMENSIONS])
+    )
+    return 10.0 * rec, kl.requires_grad_()
+
+
+def defined(mode, floor, kl_BZ, groups=None):
+    """The KL term as the table of modes defines it, in loops."""
+    examples, dimensions = kl_BZ.shape
+    if mode == "group_batch":
+        size = dimensions // (groups or dimensions)
+        parts = [kl_BZ[:, start : start + size].sum(1).mean() for start in range(0, dimensions, size)]
+        return sum(max(floor * size, float(part)) for part in parts)
+    if mode == "dim_sample":
+        return sum(max(floor, float(kl)) for kl in kl_BZ.flatten()) / examples
+    if mode == "total_sample":
+        return sum(max(floor * dimensions, float(kl)) for kl in kl_BZ.sum(1)) / examples
+    if mode == "total_batch":
+        return max(floor * dimensions, float(kl_BZ.sum(1).mean()))
+    return dimensions * max(floor, float(kl_BZ.mean()))
+
+
+@each_mode
+def test_no_free_bits_are_the_plain_vae(mode):
+    assert_equals_plain_vae({"kind": "free_bits", "mode": mode, "floor": 0.0})
+
+
+CASES = [(mode, None) for mode in MODES] + [("group_batch", groups) for groups in (1, 2, 3, 6)]
+
+
+@pytest.mark.parametrize(("mode", "groups"), CASES)
+@pytest.mark.parametrize("floor", [0.0, 0.2, 0.45, 0.5, 0.55, 2.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_kl_term_is_that_of_the_definition_times_the_weight(mode, groups, floor, weight):
+    for seed in range(5):
+        rec, kl = terms(seed)
+        value = float(objective_of(mode=mode, floor=floor, groups=groups)(rec, kl.detach(), weight))
+        expected = float(rec.mean()) + weight * defined(mode, floor, kl.detach(), groups)
+        assert value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "groups"), CASES)
+@pytest.mark.parametrize("floor", [0.2, 0.45, 0.5, 0.55])
+def test_the_gradient_is_that_of_the_definition(mode, groups, floor):
+    rec, kl = terms()
+    (gradient,) = torch.autograd.grad(objective_of(mode=mode, floor=floor, groups=groups)(rec, kl, 1.0), kl)
+    nudge = 1e-6
+    for index in range(kl.numel()):
+        values = []
+        for sign in (1, -1):
+            nudged = kl.detach().clone()
+            nudged.view(-1)[index] += sign * nudge
+            values.append(defined(mode, floor, nudged, groups))
+        assert float(gradient.view(-1)[index]) == pytest.approx((values[0] - values[1]) / (2 * nudge), abs=1e-7)
+
+
+def encoder_gradient(mode, term):
+    trial = trial_of(tiny({"kind": "free_bits", "mode": mode, "floor": 50.0}))
+    trial.model.double().train()
+    loss = trial.learner.loss(trial.train_batches[0], 1.0)
+    assert 1e-3 < float(loss.kl_BZ.detach().max()) < 50.0
+    parameters = list(trial.model.encoder_parameters())
+    return torch.autograd.grad(term(loss), parameters, materialize_grads=True)
+
+
+@each_mode
+def test_below_the_floor_the_encoder_has_the_gradient_of_the_reconstruction_alone(mode):
+    of_loss = encoder_gradient(mode, lambda loss: loss.total)
+    of_rec = encoder_gradient(mode, lambda loss: loss.rec_B.mean())
+    assert any(float(gradient.abs().max()) > 0 for gradient in of_rec)
+    assert all(torch.equal(a, b) for a, b in zip(of_loss, of_rec, strict=True))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2, 0.45, 0.55, 2.0])
+def test_one_group_and_the_mean_over_dimensions_are_the_total_of_the_batch(floor):
+    for seed in range(5):
+        rec, kl = terms(seed)
+        total = objective_of(mode="total_batch", floor=floor)(rec, kl, 0.7)
+        assert torch.equal(objective_of(mode="group_batch", groups=1, floor=floor)(rec, kl, 0.7), total)
+        assert torch.equal(objective_of(mode="habits", floor=floor)(rec, kl, 0.7), total)
+
+
+@each_mode
+def test_the_loss_is_at_least_that_of_the_plain_vae_and_equal_just_where_nothing_is_free(mode):
+    for floor in (0.0, 0.02, 0.2, 0.45, 0.55, 2.0):
+        for seed in range(5):
+            rec, kl = terms(seed)
+            kl = kl.detach()
+            plain = (rec + kl.sum(1)).mean()
+            value = objective_of(mode=mode, floor=floor)(rec, kl, 1.0)
+            compared = {
+                "group_batch": kl.mean(0),
+                "dim_sample": kl,
+                "total_sample": kl.mean(1),
+                "total_batch": kl.mean(),
+                "habits": kl.mean(),
+            }[mode]
+            if bool((compared < floor).any()):
+                assert float(value) > float(plain)
+            else:
+                assert torch.equal(value, plain)
+
+
+def test_the_published_totals_are_the_floor_times_the_dimensions():
+    rec, kl = terms()
+    value = objective_of(mode="total_batch", floor=8 / DIMENSIONS)(rec, kl.detach(), 1.0)
+    assert float(value - rec.mean()) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("mode", ["total_sample", "total_batch", "habits"])
+def test_totals_need_no_kl_that_splits_over_dimensions(mode):
+    rec, kl = terms()
+    whole = kl.sum(1, keepdim=True)
+    for floor in (0.2, 2.0):
+        objective = objective_of(mode=mode, floor=floor)
+        torch.testing.assert_close(objective(rec, whole, 1.0), objective(rec, kl, 1.0))
+
+
+def test_groups_must_divide_the_dimensions():
+    with pytest.raises(ConfigError, match=r"\(E-RANGE\).*groups must divide model.latent_dim, but got 3 and 2"):
+        tiny({"kind": "free_bits", "groups": 3})
+    tiny({"kind": "free_bits", "groups": 2})
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_groups_where_nothing_is_grouped_are_an_unused_option(mode):
+    with pytest.raises(ConfigError, match=rf"\(E18\).*groups is an unused option in mode {mode}"):
+        tiny({"kind": "free_bits", "mode": mode, "groups": 2})
+
+
+@pytest.mark.parametrize("other", ["kl_linear_epoch", "kl_linear_iter", "aggressive"])
+def test_it_stands_beside_annealing_and_aggressive_training(other):
+    tiny("free_bits", other)
