@@ -118,10 +118,11 @@ def updates(config: TrialConfig, count: int) -> tuple[list[float], dict[str, tor
     trial = trial_of(config)
     trial.model.double()
     trial.model.train()
-    losses = [
-        float(trial.parts.update(trial.learner, batch, trial.parts.kl_weight(step)).total.detach())
-        for step, batch in enumerate(cycle(trial.train_batches, count))
-    ]
+    losses = []
+    for step, batch in enumerate(cycle(trial.train_batches, count)):
+        loss = trial.parts.update(trial.learner, batch, trial.parts.kl_weight(step))
+        trial.parts.objective.after_step(loss.kl_BZ.detach())
+        losses.append(float(loss.total.detach()))
     return losses, dict(trial.model.named_parameters()), trial
 
 
