@@ -17,6 +17,7 @@ from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 from lagvae_core.strategies.scale_vae import ScaleVae
+from lagvae_core.strategies.soft_free_bits import SoftFreeBits
 
 __all__ = [
     "CATALOGUE",
@@ -31,6 +32,7 @@ __all__ = [
     "KlLinearIter",
     "KlSigmoid",
     "ScaleVae",
+    "SoftFreeBits",
     "Strategy",
 ]
 

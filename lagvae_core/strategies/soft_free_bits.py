@@ -1,0 +1,79 @@
+"""A KL weight that seeks a wished KL by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Objective, Refusal, Setup, Strategy, Surroundings
+
+__all__ = ["SoftFreeBits"]
+
+
+class SoftFreeBits(Strategy):
+    """The KL weight falls by `factor` after each update whose KL is below `rate`, and grows by it after one above.
+
+    Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" is more than `tolerance` above, in between the
+    weight rests; it stays in [weight_min, 1]. The KL is the batch mean of the sum over dimensions, unweighted.
+
+    Departures. `weight_start` 0.1 is that of the code of Pelsmaeker & Aziz; 1 would start at the bound itself. Their
+    code derives its factor from the slope of an annealing schedule (11 at its default); ours is the paper's 1.1.
+    `weight_min` is ours: from a weight of 0 no factor leads back.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"objective"})
+    paper: ClassVar[str] = "Chen et al. 2017, Variational Lossy Autoencoder"
+
+    kind: Literal["soft_free_bits"] = "soft_free_bits"
+    rate: Annotated[float, Field(gt=0, description="wished KL [nats]"), Tunable(1, 20)] = 5.0
+    factor: Annotated[float, Field(ge=1, description="by which an update changes the weight")] = 1.1
+    tolerance: Annotated[float, Field(ge=0, description="relative excess of KL that changes nothing")] = 0.05
+    weight_start: Annotated[float, Field(gt=0, le=1, description="weight of the first update")] = 0.1
+    weight_min: Annotated[float, Field(gt=0, le=1, description="smallest weight")] = 1e-4
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"objective": _SeekingWeight(self)}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        for other in setup.strategies:
+            if "kl_weight" in other.slots or other.kind == "beta_vae":
+                yield Refusal(
+                    "E01",
+                    f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; "
+                    "remove one of the two",
+                )
+        if self.weight_min > self.weight_start:
+            yield Refusal(
+                "E-RANGE",
+                f"weight_min <= weight_start must hold, but got {self.weight_min} > {self.weight_start}",
+            )
+
+
+class _SeekingWeight(Objective):
+    """The weight lives on the device of the KL, so that no update waits for it."""
+
+    def __init__(self, setting: SoftFreeBits) -> None:
+        self._setting = setting
+        self._weight = torch.tensor(setting.weight_start, dtype=torch.float64)
+
+    def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
+        return (rec_B + weight * (self._weight.to(kl_BZ) * kl_BZ.sum(1))).mean()
+
+    def after_step(self, kl_BZ: Tensor) -> None:
+        setting = self._setting
+        kl = kl_BZ.sum(1).mean()
+        current = self._weight.to(kl.device)
+        lower, higher = current / setting.factor, current * setting.factor
+        above = torch.where(kl > (1.0 + setting.tolerance) * setting.rate, higher, current)
+        self._weight = torch.where(kl < setting.rate, lower, above).clamp(setting.weight_min, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self._weight.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._weight = state["weight"]
