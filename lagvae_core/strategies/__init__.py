@@ -16,6 +16,7 @@ from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
+from lagvae_core.strategies.mdr import Mdr
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
 
@@ -31,6 +32,7 @@ __all__ = [
     "KlLinearEpoch",
     "KlLinearIter",
     "KlSigmoid",
+    "Mdr",
     "ScaleVae",
     "SoftFreeBits",
     "Strategy",
