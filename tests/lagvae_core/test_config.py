@@ -126,7 +126,8 @@ def replaced(values, path, value):
 
 
 WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "no", "elsewhere")
-CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, *WORDS, [0.8, 0.9], {"kind": "lstm"})
+WORDS += ("total_batch", "cosine", "softplus")
+CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], {"kind": "lstm"})
 
 
 def lawful_changes(values, path, config):
@@ -356,6 +357,8 @@ def test_a_schedule_that_falls_is_refused():
         ["scale_vae", "kl_linear_epoch"],
         ["beta_vae", "aggressive", "encoder_lr"],
         ["beta_vae", "scale_vae"],
+        ["free_bits", "kl_linear_epoch"],
+        ["aggressive", "kl_cyclical"],
     ],
 )
 def test_a_meaningful_stack_is_accepted(stack):
