@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -80,15 +81,11 @@ class TrialConfig(Setting):
             yield Mistake("strategies", stack, f"be a meaningful stack ({refusal.code})", f"{refusal.message}.")
         if coded:
             return
-        owners: dict[str, str] = {}
-        for strategy in self.strategies:
-            for slot in sorted(strategy.slots - Parts.SHARED):
-                if slot in owners:
-                    law = (
-                        f"fill each slot at most once (E-SLOT), and {owners[slot]} and {strategy.kind} both fill {slot}"
-                    )
-                    yield Mistake("strategies", stack, law, "Remove one of the two.")
-                owners[slot] = strategy.kind
+        for one, other in itertools.combinations(self.strategies, 2):
+            slots = " and ".join(sorted((one.slots & other.slots) - Parts.SHARED))
+            if slots:
+                law = f"fill each slot at most once (E-SLOT), and {one.kind} and {other.kind} both fill {slots}"
+                yield Mistake("strategies", stack, law, "Remove one of the two.")
 
     def warnings(self) -> tuple[str, ...]:
         """What may be run but should be known, each once."""
