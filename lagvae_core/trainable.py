@@ -105,7 +105,8 @@ class Trial:
         self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
-        self.parts = Parts.assemble(config.strategies, Surroundings(config.model.latent_dim, len(self.train_batches)))
+        surroundings = Surroundings(config.model.latent_dim, len(self.train_batches), streams=self.streams)
+        self.parts = Parts.assemble(config.strategies, surroundings)
         largest = max(batch.size for batch in self.train_batches)
         if not self.parts.posterior.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
@@ -161,7 +162,9 @@ class Trial:
         if not posterior.accepts(batch.size):
             self.skipped += 1
             return
-        loss = parts.update(self.learner, batch, parts.kl_weight(self.step))
+        weight = parts.kl_weight(self.step)
+        posterior.before_step(weight)
+        loss = parts.update(self.learner, batch, weight)
         kl = loss.kl_BZ.detach()
         parts.objective.after_step(kl)
         posterior.after_step()

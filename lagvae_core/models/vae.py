@@ -30,6 +30,9 @@ class Posterior(nn.Module):
         """Whether a batch of this size can be trained on now; statistics of a batch need companions."""
         return True
 
+    def before_step(self, weight: float) -> None:
+        """Called once before each outer update with the KL weight of that update."""
+
     def after_step(self) -> None:
         """Called once after each outer update."""
 

@@ -20,6 +20,7 @@ from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import NormalPrior, Prior
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.vae import Posterior
+from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.settings import Setting
 
@@ -56,11 +57,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a strategy may know of the trial when its parts are built."""
+    """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own."""
 
     latent_dim: int
     batches_per_epoch: int
     modality: Literal["text", "images"] = "text"
+    streams: Streams = field(default_factory=lambda: Streams(0))
 
 
 @dataclass(frozen=True)
