@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Gaussian", "Inference", "NormalPrior", "Prior"]
@@ -19,6 +20,11 @@ class Gaussian:
 
     mean_BZ: Tensor
     logvar_BZ: Tensor
+
+    def at_least_float32(self) -> Gaussian:
+        """The same, with parameters of half precision widened."""
+        dtype = torch.promote_types(self.mean_BZ.dtype, torch.float32)
+        return Gaussian(self.mean_BZ.to(dtype), self.logvar_BZ.to(dtype))
 
     def rsample(self, noise_BSZ: Tensor) -> Tensor:
         """z = mean + exp(logvar / 2) * noise, [B, S, Z], differentiable in both parameters."""

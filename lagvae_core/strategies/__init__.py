@@ -9,6 +9,7 @@ from pydantic import Field
 from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
+from lagvae_core.strategies.bn_vae import BnVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.free_bits import FreeBits
 from lagvae_core.strategies.kl_cyclical import KlCyclical
@@ -25,6 +26,7 @@ __all__ = [
     "Aggressive",
     "AnyStrategy",
     "BetaVae",
+    "BnVae",
     "EncoderLr",
     "FreeBits",
     "KlCyclical",
