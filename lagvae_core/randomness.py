@@ -24,8 +24,9 @@ def derive_seed(*parts: object) -> int:
 class Streams:
     """One `torch.Generator` for each consumer, derived from the trial's seed by the consumer's name.
 
-    The names in use: `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`. Parameters are
-    initialised under `initialising()`; evaluation draws come from `example_noise` and belong to no stream.
+    The names in use: `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`,
+    `variance_dropout`. Parameters are initialised under `initialising()`; evaluation draws come from `example_noise`
+    and belong to no stream.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

@@ -123,6 +123,9 @@ def updates(config: TrialConfig, count: int) -> tuple[list[float], dict[str, tor
         loss = trial.parts.update(trial.learner, batch, trial.parts.kl_weight(step))
         trial.parts.objective.after_step(loss.kl_BZ.detach())
         losses.append(float(loss.total.detach()))
+        weight = trial.parts.kl_weight(step)
+        trial.parts.posterior.before_step(weight)
+        losses.append(float(trial.parts.update(trial.learner, batch, weight).total.detach()))
     return losses, dict(trial.model.named_parameters()), trial
 
 

@@ -45,6 +45,8 @@ def plain(value):
     """Tensors, and objects that hold them, as plain values that compare bit for bit."""
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), value.tolist())
+    if isinstance(value, torch.Generator):
+        return plain(value.get_state())
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -6,7 +6,7 @@ import torch
 from lagvae_core import randomness
 from lagvae_core.randomness import HOST_STREAMS, Streams, derive_seed, example_noise
 
-NAMES = ("data_order", "posterior", "dropout", "corruption", "inner_batches", "auxiliary")
+NAMES = ("data_order", "posterior", "dropout", "corruption", "inner_batches", "auxiliary", "variance_dropout")
 
 
 def draws(streams, name, count=5):
