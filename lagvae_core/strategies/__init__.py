@@ -10,6 +10,7 @@ from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.bn_vae import BnVae
+from lagvae_core.strategies.delta_vae import DeltaVae
 from lagvae_core.strategies.du_vae import DuVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.free_bits import FreeBits
@@ -28,6 +29,7 @@ __all__ = [
     "AnyStrategy",
     "BetaVae",
     "BnVae",
+    "DeltaVae",
     "DuVae",
     "EncoderLr",
     "FreeBits",
