@@ -110,6 +110,12 @@ def test_extreme_outputs_give_finite_values_and_gradients(delta):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_rounding_at_the_ends_of_the_interval_never_roots_a_negative_number():
+    ends = Gaussian(torch.full((2, 5), -1.0), torch.tensor([[-100.0], [100.0]]).expand(2, 5))
+    means = torch.stack([posterior_of(step / 10).float()(ends).q.mean_BZ for step in range(1, 101)])
+    assert (means >= 1e-4 * (1 - 1e-6)).all()
+
+
 def test_below_zero_the_mean_moves_with_sigma_alone():
     a, s = torch.tensor([[-1.0, 1.0]], requires_grad=True), torch.tensor([[0.3, 0.3]], requires_grad=True)
     of_a, of_s = torch.autograd.grad(posterior_of().float()(Gaussian(a, s)).q.mean_BZ.sum(), (a, s))
