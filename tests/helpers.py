@@ -120,12 +120,12 @@ def updates(config: TrialConfig, count: int) -> tuple[list[float], dict[str, tor
     trial.model.train()
     losses = []
     for step, batch in enumerate(cycle(trial.train_batches, count)):
-        loss = trial.parts.update(trial.learner, batch, trial.parts.kl_weight(step))
-        trial.parts.objective.after_step(loss.kl_BZ.detach())
-        losses.append(float(loss.total.detach()))
         weight = trial.parts.kl_weight(step)
         trial.parts.posterior.before_step(weight)
-        losses.append(float(trial.parts.update(trial.learner, batch, weight).total.detach()))
+        loss = trial.parts.update(trial.learner, batch, weight)
+        trial.parts.objective.after_step(loss.kl_BZ.detach())
+        trial.parts.posterior.after_step()
+        losses.append(float(loss.total.detach()))
     return losses, dict(trial.model.named_parameters()), trial
 
 

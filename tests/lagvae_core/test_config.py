@@ -125,11 +125,9 @@ def replaced(values, path, value):
     return values
 
 
-WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "no", "elsewhere")
+WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
 WORDS += ("total_batch", "cosine", "softplus")
 CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], {"kind": "lstm"})
-WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
-CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, *WORDS, [0.8, 0.9], {"kind": "lstm"})
 
 
 def lawful_changes(values, path, config):
