@@ -31,6 +31,11 @@ Results = Annotated[
     str,
     typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the tables."),
 ]
+Spec = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
+Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -62,7 +67,7 @@ def trial(
 
 @app.command()
 def plan(
-    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    spec: Spec,
     sets: Sets = None,
     results: Results = "results",
     as_json: Json = False,
@@ -75,12 +80,10 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    spec: Spec,
     sets: Sets = None,
     results: Results = "results",
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Run what is missing of a sweep and print its front; what is stored is never run again."""
     raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=False))
@@ -88,12 +91,10 @@ def run(
 
 @app.command()
 def retry(
-    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    spec: Spec,
     sets: Sets = None,
     results: Results = "results",
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Like run, and once more for the runs that failed or ran out of memory."""
     raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=True))
@@ -121,7 +122,7 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
 
 @results_app.command("show")
 def results_show(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    sweep: Sweep,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
@@ -133,7 +134,7 @@ def results_show(
 
 @results_app.command("pareto")
 def results_pareto(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    sweep: Sweep,
     results: Results = "results",
     as_json: Json = False,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the front: .png, .pdf or .svg.")] = None,
@@ -153,7 +154,7 @@ def results_pareto(
 
 @app.command()
 def dashboard(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    sweep: Sweep,
     results: Results = "results",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8080,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -133,7 +134,7 @@ def parse_arm_text(text: str) -> list[dict[str, Any]]:
     """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
     stack: list[dict[str, Any]] = []
     mistakes: list[Mistake | str] = []
-    for part in text.split("+"):
+    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # not the sign of 1e+3
         kind, _, fields = part.strip().partition(":")
         if kind in ("", "vae") and not fields:
             continue

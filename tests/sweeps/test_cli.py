@@ -18,6 +18,7 @@ from worlds import TINY_TRIAL, sweep
 from lagvae_core.strategies import CATALOGUE
 from sweeps import cli
 from sweeps.results import ResultsFolder
+from sweeps.trial import parse_arm_text
 
 Cli = Callable[..., Ended]
 
@@ -425,3 +426,9 @@ def test_a_reader_that_closes_early_is_no_error(tmp_path):
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert ended.stdout == "["
     assert ended.stderr == ""
+
+
+def test_a_stack_is_split_at_its_strategies_and_not_at_the_sign_of_a_number():
+    stack = parse_arm_text("encoder_lr:multiplier=1e+1 + kl_linear_epoch:warm_up=2.5e+0")
+    assert [item["kind"] for item in stack] == ["encoder_lr", "kl_linear_epoch"]
+    assert parse_arm_text("vae") == []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
+from helpers import TINY_DATA
 
 from sweeps.plan import Plan, Run
 from sweeps.results import RUNS_SCHEMA, history_of, now
@@ -16,15 +17,7 @@ from sweeps.spec import SweepSpec, parse_spec
 FINGERPRINT = "0" * 64
 
 TINY_TRIAL: dict[str, Any] = {
-    "data": {
-        "kind": "synthetic",
-        "examples": 64,
-        "heldout": 32,
-        "vocabulary": 20,
-        "length": 5,
-        "hidden": 8,
-        "embedding": 8,
-    },
+    "data": TINY_DATA,
     "model": {"hidden": 8, "embedding": 8, "latent_dim": 2},
     "training": {"epochs": 2},
     "evaluation": {"iw_samples": 10},
