@@ -76,6 +76,8 @@ class Display:
         stored = sum(arm.ended for arm in self._plans)
         resumed = sum(arm.resumed for arm in self._plans)
         self._say(describe_data(report))
+        for warning in plan.spec.warnings():
+            self._say(f"warning, {warning}")
         self._say(
             f"sweep {plan.spec.name}: {len(self._plans)} arms, {total} runs, {stored} already stored"
             + (f", {resumed} to be taken up again" if resumed else "")

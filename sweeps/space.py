@@ -113,6 +113,11 @@ class Arm:
         """One lawful point, to check the stack as a whole."""
         return {dimension.name: dimension.probes()[0] for dimension in self.dimensions}
 
+    def probes(self) -> list[dict[str, Value]]:
+        """Points that between them take every end of every range, and every choice."""
+        first = self.probe()
+        return [first, *(first | {d.name: value} for d in self.dimensions for value in d.probes()[1:])]
+
 
 def is_integral(annotation: Any) -> bool:
     """Whether the numbers that a field of this type takes are whole; words and None beside them do not matter."""

@@ -96,6 +96,16 @@ class SweepSpec:
         """The configuration of one run of `arm`."""
         return parse_trial({**self.trial, "strategies": arm.strategies(parameters), "seed": seed})
 
+    def warnings(self) -> list[str]:
+        """What may be run but should be known, each once with the arms that it is about."""
+        arms: dict[str, list[str]] = {}
+        for arm in self.arms:
+            for point in arm.probes():
+                for text in self.trial_config(arm, point, seed=0).warnings():
+                    names = arms.setdefault(text, [])
+                    names += [] if arm.name in names else [arm.name]
+        return [f"{', '.join(names)}: {text}" for text, names in arms.items()]
+
     def configurations(self, arm: Arm) -> int:
         """How many configurations `arm` has: the budget, or less where its space is smaller."""
         size = arm.size()
@@ -249,9 +259,7 @@ def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mist
         return
     fingerprints: dict[str, str] = {}
     for arm in arms:
-        points = [arm.probe()]
-        points += [arm.probe() | {d.name: value} for d in arm.dimensions for value in d.probes()[1:]]
-        for point in points:
+        for point in arm.probes():
             try:
                 parse_trial({**plain, "strategies": arm.strategies(point)})
             except ConfigError as error:

@@ -67,6 +67,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
                 "runs": sum(arm.runs for arm in arms),
                 "missing": plan.missing,
                 "stored_of_other_versions": len(plan.others),
+                "warnings": spec.warnings(),
                 "core_seconds": sum(seconds) * spec.resources.cpus if fallback is not None else None,
                 "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],
             }
@@ -84,6 +85,8 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
     console.print(
         f"{plan.missing} of {sum(arm.runs for arm in arms)} runs to do; sampler {spec.search.sampler} on {objectives}"
     )
+    for warning in spec.warnings():
+        console.print(f"warning, {warning}", soft_wrap=True)
     if fallback is None:
         console.print("no finished run tells the cost yet")
     if plan.others:

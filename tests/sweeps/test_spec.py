@@ -387,3 +387,10 @@ def test_lawful_ends_of_a_mistaken_file_are_not_complained_of():
     """A mistake in the trial's defaults must not come back once for each arm."""
     found = mistakes(trial={"training": {"epochs": 0}}, arms={"a": ["beta_vae"], "b": ["aggressive"], "c": []})
     assert [m.key for m in found] == ["trial.training.epochs"]
+
+
+def test_warnings_name_their_arms_and_come_once():
+    both = [{"kind": "aggressive", "budget": 10}, {"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}}]
+    spec = spec_of(arms={"vae": [], "one": both, "two": [*both, "kl_linear_epoch"]})
+    (warning,) = spec.warnings()
+    assert warning.startswith("one, two: W1")
