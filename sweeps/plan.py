@@ -9,12 +9,10 @@ from typing import Any
 
 from lagvae_core.config import TrialConfig
 from sweeps.results import ENDED
-from sweeps.space import Arm
+from sweeps.space import Arm, Value
 from sweeps.spec import SweepSpec
 
-__all__ = ["ArmPlan", "Configuration", "Plan", "Run"]
-
-Value = int | float | str
+__all__ = ["ArmPlan", "Configuration", "Plan", "Run", "Value"]
 
 
 @dataclass(frozen=True)

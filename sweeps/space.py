@@ -16,7 +16,7 @@ from lagvae_core.strategies import CATALOGUE, Strategy
 if typing.TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Arm", "Dimension", "parse_arm", "tunable_columns"]
+__all__ = ["Arm", "Dimension", "Value", "parse_arm", "tunable_columns"]
 
 Value = int | float | str
 

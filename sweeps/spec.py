@@ -27,6 +27,8 @@ __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 Sense = Literal["min", "max"]
+LIBRARY = resources.files("sweeps") / "library"
+"""The sweeps that ship."""
 DEFAULT_OBJECTIVES: Mapping[str, Sense] = {"nll_iw": "min", "au": "max"}
 
 
@@ -125,7 +127,7 @@ def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSp
         ConfigError: the file cannot be read, or any of its values is wrong; with every mistake.
     """
     path = Path(where)
-    shipped = resources.files("sweeps.library").joinpath(f"{where}.yaml") if NAME.fullmatch(where) else None
+    shipped = LIBRARY.joinpath(f"{where}.yaml") if NAME.fullmatch(where) else None
     if shipped is not None and shipped.is_file() and not path.is_file():
         text = shipped.read_text("utf-8")
     else:
@@ -138,7 +140,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:
-        names = sorted(p.name.removesuffix(".yaml") for p in resources.files("sweeps.library").iterdir())
+        names = sorted(p.name.removesuffix(".yaml") for p in LIBRARY.iterdir())
         shipped = ", ".join(name for name in names if not name.startswith("_"))
         remedy = f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
         raise ConfigError([Mistake("the file", str(path), "exist", remedy)]) from None

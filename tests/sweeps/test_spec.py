@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ from worlds import FINGERPRINT, spec_of, sweep
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.strategies import CATALOGUE
 from sweeps.plan import Plan
-from sweeps.spec import load_spec, parse_spec
+from sweeps.spec import LIBRARY, load_spec, parse_spec
 
-SHIPPED = sorted(p.name for p in resources.files("sweeps.library").iterdir() if p.name.endswith(".yaml"))
+SHIPPED = sorted(p.name for p in LIBRARY.iterdir() if p.name.endswith(".yaml"))
 
 
 def refusal(text: str, **overrides: Any) -> ConfigError:
