@@ -222,7 +222,9 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     _check_trials(trial, arms, mistakes)
     if file is not None:
         _check_search(file, arms, mistakes)
-        _check_objectives(file.objectives, mistakes)
+    objectives = values.get("objectives", DEFAULT_OBJECTIVES)
+    if isinstance(objectives, Mapping):
+        _check_objectives([str(column) for column in objectives], mistakes)
     if mistakes:
         # A mistake may hold a list or a mapping, and so has no hash; the same text is the same mistake.
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()), source)
@@ -302,7 +304,7 @@ def _check_search(file: _File, arms: list[Arm], mistakes: list[Mistake | str]) -
                 mistakes.append(Mistake(f"arms.{arm.name}: {dimension.name}", value, law, "Write {choices: [...]}."))
 
 
-def _check_objectives(objectives: Mapping[str, Sense], mistakes: list[Mistake | str]) -> None:
+def _check_objectives(objectives: list[str], mistakes: list[Mistake | str]) -> None:
     if not objectives:
         mistakes.append(Mistake("objectives", {}, "name at least one column", "For example  nll_iw: min"))
     for column in objectives:

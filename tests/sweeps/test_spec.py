@@ -393,3 +393,9 @@ def test_warnings_name_their_arms_and_come_once():
     spec = spec_of(arms={"vae": [], "one": both, "two": [*both, "kl_linear_epoch"]})
     (warning,) = spec.warnings()
     assert warning.startswith("one, two: W1")
+
+
+def test_an_unknown_objective_is_told_beside_mistakes_of_structure():
+    with pytest.raises(ConfigError) as caught:
+        spec_of(objectives={"nll": "min"}, search={"seeds": 0}, trail={})
+    assert {m.key for m in caught.value.mistakes} == {"objectives.nll", "search.seeds", "trail"}
