@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -194,18 +195,7 @@ class Dealer:
         """`run` ended with `row`. A first lack of memory is not its end: it is dealt once more at last, alone."""
         self._running.discard(run.run_id)
         if row["status"] == "out_of_memory" and not run.alone:
-            self._alone.append(
-                Run(
-                    run.arm,
-                    run.configuration,
-                    run.parameters,
-                    run.config,
-                    run.config_id,
-                    run.seed,
-                    row,
-                    alone=True,
-                )
-            )
+            self._alone.append(replace(run, stored=row, alone=True))
             return
         self._watch_for_a_common_failure(row)
         self._open[run.arm, run.configuration][run.seed] = row

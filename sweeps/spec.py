@@ -218,7 +218,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
                 arms.append(arm)
         if not given_arms:
             mistakes.append(Mistake("arms", {}, "name at least one arm", "For example  vae: []"))
-    trial = _absolute_data_path(given_trial, source) if isinstance(given_trial, Mapping) else {}
+    trial = _absolute_data_path(given_trial) if isinstance(given_trial, Mapping) else {}
     _check_trials(trial, arms, mistakes)
     if file is not None:
         _check_search(file, arms, mistakes)
@@ -235,7 +235,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     return SweepSpec(file.name, trial, tuple(arms), file.objectives, search, file.resources, text)
 
 
-def _absolute_data_path(trial: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _absolute_data_path(trial: Mapping[str, Any]) -> dict[str, Any]:
     """A relative `data.path` is meant from where the command runs; workers run elsewhere."""
     data = trial.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("path"), str):
