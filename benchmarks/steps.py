@@ -121,8 +121,8 @@ def timed(act: Callable[[], object], device: torch.device) -> float:
 def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
     """Name to (what to time, needed FLOPs)."""
     streams = Streams(0, device)
-    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"])
     parts = Parts()
+    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"], parts.wiring(size.model))
     model = Vae(LstmEncoder(size.model, size.vocabulary), decoder, parts.posterior, parts.prior).to(device)
     learner = Learner(model, parts, TrainingConfig(), streams)
     tokens = torch.randint(4, size.vocabulary, (size.batch, size.predicted + 1), device=device)

@@ -26,7 +26,8 @@ def check_finite(losses_S: Tensor, first_step: int) -> None:
 @dataclass
 class DivergenceRule:
     """Diverged is: a validation number that is not finite; a validation KL above `kl_explode` nats at a weight of at
-    least 0.5, twice running; or a validation -ELBO above twice that of the first epoch, twice running.
+    least 0.5, twice running; or a validation -ELBO above twice that of the first epoch, twice running at such a
+    weight. Below it a large KL is what warm-ups and autoencoders are for.
     """
 
     kl_explode: float
@@ -41,7 +42,7 @@ class DivergenceRule:
         if self.first_nll is None:
             self.first_nll = nll_elbo
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0
-        self.doubled = self.doubled + 1 if nll_elbo > 2.0 * abs(self.first_nll) else 0
+        self.doubled = self.doubled + 1 if nll_elbo > 2.0 * abs(self.first_nll) and weight >= 0.5 else 0
         if self.exploded >= PATIENCE:
             raise Diverged(f"the validation KL is {kl:.4g} nats, above {self.kl_explode:g}, after epoch {epoch}")
         if self.doubled >= PATIENCE:

@@ -11,17 +11,26 @@ import torch
 
 from lagvae_core.data import TokenBatch, TokenSplit
 from lagvae_core.metrics.active_units import active_units
-from lagvae_core.metrics.encoding import EncodedSplit, encode_split
-from lagvae_core.metrics.information import mutual_information, mutual_information_within
-from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
+from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
+from lagvae_core.metrics.information import (
+    Estimate,
+    mutual_information,
+    mutual_information_within,
+    pairwise_information,
+)
+from lagvae_core.metrics.likelihood import LogMean, LogWeight, importance_weighted, proposal_weight
+from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import Vae
 from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.strategies.base import Parts
+from lagvae_core.strategies.base import Measurement, Parts
 
 __all__ = ["evaluate", "on_device", "posterior_columns"]
 
 ENCODE_BATCH = 32
 Report = Callable[[str, int, int], None]
+
+PAIRED = 512
+"""Examples over which mi_batch is taken where every pair of them costs an inversion."""
 
 
 def on_device(split: TokenSplit, batch_size: int, device: torch.device) -> list[TokenBatch]:
@@ -29,29 +38,62 @@ def on_device(split: TokenSplit, batch_size: int, device: torch.device) -> list[
 
 
 def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: list[torch.Tensor]) -> dict[str, Any]:
-    """Every column that needs no further decoding: rec, KL, MI and active units of an encoded split."""
-    q, kl_ND = encoded.q, encoded.kl_ND
-    mi = mutual_information(q, encoded.noise_NZ)
-    mi_batch = mutual_information_within(q, encoded.noise_NZ, mi_groups)
-    au = active_units(q.mean_BZ, model.generative_prior().std())
-    rec, kl = float(encoded.rec_N.mean()), float(kl_ND.sum(1).mean())
-    assert not kl < mi.value - 6 * mi.se - 1e-6, f"I(x; z) <= E[KL] must hold, but mi is {mi.value} and kl is {kl}."
-    return {
-        "n": len(encoded.rec_N),
-        "rec": rec,
+    """Every column that needs no further decoding: rec, KL, MI and active units of an encoded split.
+
+    A model without z has a rec alone, and what speaks of z is None: it is not measured, and not 0.
+    """
+    rec, kl = float(encoded.rec_N.mean()), float(encoded.kl_ND.sum(1).mean())
+    columns = {"n": len(encoded.rec_N), "rec": rec, "nll_elbo": rec + kl}
+    dimensions = encoded.q.size[1]
+    if dimensions == 0:
+        return columns | dict.fromkeys(LATENT_COLUMNS)
+    mi, mi_batch = _information(encoded, mi_groups)
+    au = active_units(encoded.mean_NZ, model.generative_prior().std(), encoded.mean_noise_Z)
+    assert mi is None or not kl < mi.value - 6 * mi.se - 1e-6, f"I(x; z) <= E[KL] must hold, not {mi.value} and {kl}."
+    return columns | {
         "kl": kl,
         "kl_train": float(encoded.kl_train_N.mean()),
-        "nll_elbo": rec + kl,
-        "mi": mi.value,
-        "mi_se": mi.se,
-        "mi_cap": mi.ceiling,
+        "mi": mi and mi.value,
+        "mi_se": mi and mi.se,
+        "mi_cap": mi and mi.ceiling,
         "mi_batch": mi_batch.value,
         "mi_batch_cap": mi_batch.ceiling,
-        "kl_agg": kl - mi.value,
+        "kl_agg": mi and kl - mi.value,
         "au": au.count,
         "mean_variance": list(au.variance),
-        "kl_by_dimension": kl_ND.mean(0).tolist() if kl_ND.shape[1] == q.mean_BZ.shape[1] else None,
+        "kl_by_dimension": encoded.kl_ND.mean(0).tolist() if encoded.kl_ND.shape[1] == dimensions else None,
     }
+
+
+LATENT_COLUMNS = (
+    "kl",
+    "kl_train",
+    "mi",
+    "mi_se",
+    "mi_cap",
+    "mi_batch",
+    "mi_batch_cap",
+    "kl_agg",
+    "au",
+    "mean_variance",
+    "kl_by_dimension",
+)
+"""What posterior_columns says of z."""
+
+
+def _information(encoded: EncodedSplit, groups: list[torch.Tensor]) -> tuple[Estimate | None, Estimate]:
+    """`mi` and `mi_batch`; of a flow `mi_batch` alone, over the first groups that hold PAIRED examples."""
+    q = encoded.q
+    if isinstance(q, Gaussian):
+        noise = encoded.noise_NZ
+        return mutual_information(q, noise), mutual_information_within(q, noise, groups)
+    few, found = [], 0
+    for group in groups:
+        few.append(group)
+        found += len(group)
+        if found >= PAIRED:
+            break
+    return None, pairwise_information(q, encoded.z_NZ, encoded.log_q_N, few)
 
 
 def evaluate(
@@ -71,25 +113,32 @@ def evaluate(
     split = split.limit(setting.limit) if setting.limit is not None else split
     total = len(split)
     batches = on_device(split, ENCODE_BATCH, device)
-    encoded = encode_split(model, batches, setting.seed, progress=lambda n: report("encode", n, total))
+    refined = parts.refine(model, setting.seed)
+    encoded = encode_split(model, batches, setting.seed, infer=refined, progress=lambda n: report("encode", n, total))
     groups = [batch.index_B for batch in split.batches(setting.mi_batch_size)]
 
     @functools.cache
     def encoded_train() -> EncodedSplit:
-        return encode_split(model, on_device(train, ENCODE_BATCH, device), setting.seed)
+        return encode_split(model, on_device(train, ENCODE_BATCH, device), setting.seed, infer=refined)
+
+    samples = setting.iw_samples if encoded.q.size[1] else 1  # without z, one "sample" is the likelihood itself
+
+    def importance(infer: Infer, weights: dict[str, LogWeight]) -> dict[str, LogMean]:
+        return importance_weighted(
+            model,
+            on_device(split, examples_at_a_time(device), device),
+            samples,
+            setting.seed,
+            weights,
+            infer=infer,
+            sequences=sequences_at_a_time(device),
+            progress=lambda n: report("nll_iw", n, total),
+        )
 
     weights = {"nll_iw": proposal_weight(model)}
     for protocol in parts.protocols:
         weights |= protocol.log_weights(encoded_train)
-    means = importance_weighted(
-        model,
-        on_device(split, examples_at_a_time(device), device),
-        setting.iw_samples,
-        setting.seed,
-        weights,
-        sequences=sequences_at_a_time(device),
-        progress=lambda n: report("nll_iw", n, total),
-    )
+    means = importance(encoded.infer, weights)
     likelihood = means["nll_iw"]
     metrics = posterior_columns(model, encoded, groups) | {
         "tokens": split.predicted_tokens,
@@ -99,8 +148,15 @@ def evaluate(
         "ppl": math.exp(min(likelihood.nll * total / split.predicted_tokens, 700.0)),
         **{name: mean.nll for name, mean in means.items()},
     }
+    measurement = Measurement(
+        model,
+        batches,
+        encoded,
+        encoded_train,
+        lambda infer: importance(infer, {"nll_iw": proposal_weight(model)})["nll_iw"],
+    )
     for protocol in parts.protocols:
-        metrics |= protocol.measure(encoded, encoded_train)
+        metrics |= protocol.measure(measurement)
     return metrics
 
 

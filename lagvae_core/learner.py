@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import History, TokenBatch
+from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
-from lagvae_core.strategies.base import ClipScope, Loss, Parts
+from lagvae_core.strategies.base import ClipScope, Forward, Loss, Parts
 
 __all__ = ["Learner", "clip_gradients"]
 
@@ -41,24 +42,38 @@ class Learner:
         self._decoder_optimiser = self._optimiser(self._decoder, self.learning_rate)
 
     def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        group = [{"params": parameters}]  # as a group, it may be empty: a language model has no encoder
         if self.training.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=self.training.momentum, foreach=True)
-        return torch.optim.Adam(parameters, lr=rate, betas=self.training.adam_betas, foreach=True)
+            return torch.optim.SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
+        return torch.optim.Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
 
     def loss(self, batch: TokenBatch, weight: float) -> Loss:
         """The training objective of `batch` at KL weight `weight`, with one posterior sample an example."""
+        return self.loss_at(batch, self.model.infer(batch), weight)
+
+    def loss_at(self, batch: TokenBatch, inference: Inference, weight: float) -> Loss:
+        """The same with `inference` in the place of the encoder's."""
         model, parts = self.model, self.parts
-        inputs = parts.corrupt(batch.inputs_BT, self.streams["corruption"])
-        inference = model.infer(batch)
-        mean = inference.q.mean_BZ
-        noise = torch.randn(len(mean), 1, mean.shape[1], generator=self.streams["posterior"], device=mean.device)
-        z = inference.q.rsample(noise)
-        rec = model.reconstruct(batch, inputs, z).mean(1)
-        kl = model.prior.kl(inference.charged, z)
-        loss = Loss(parts.objective(rec, kl, weight), rec, kl)
+        draw = inference.q.draw(self.noise(inference.q))
+        rec, further = parts.decode(self, batch, draw.z_BSZ)
+        kl = model.prior.kl(inference.charged, draw)
+        total = parts.objective(rec, kl, parts.kl_share * weight)
+        if further is not None:
+            total = total + further
+        forward = Forward(batch, inference, draw, rec, kl, weight, model, self.streams)
         for penalty in parts.penalties:
-            loss = Loss(loss.total + penalty(loss), rec, kl)
-        return loss
+            total = total + penalty(forward)
+        return Loss(total, rec, kl)
+
+    def history(self, batch: TokenBatch) -> History:
+        """What the decoder may see of the past in one pass, corrupted anew at each call."""
+        return self.parts.corrupt(batch.history, self.streams["corruption"])
+
+    def noise(self, q: Proposal) -> Tensor:
+        """Standard normal noise [B, 1, Z] for one posterior sample an example."""
+        examples, dimensions = q.size
+        device = q.base.mean_BZ.device
+        return torch.randn(examples, 1, dimensions, generator=self.streams["posterior"], device=device)
 
     def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
         """Step the named parameters against the gradient of `loss`, clipped to `training.clip_norm`.
@@ -67,6 +82,10 @@ class Learner:
         whether or not both step; `per_module`, each by its own.
         """
         loss.total.backward()  # type: ignore[no-untyped-call]
+        self.step(encoder=encoder, decoder=decoder, clip_scope=clip_scope)
+
+    def step(self, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
+        """Step the named parameters against the gradients that they hold, clipped as said, and clear all gradients."""
         scope = clip_scope or self.training.clip_scope
         groups = [self._encoder + self._decoder] if scope == "all" else [self._encoder, self._decoder]
         for group in groups:
@@ -96,7 +115,7 @@ class Learner:
         while True:
             draw = torch.randint(len(self.batches), (1,), generator=self.streams["inner_batches"])
             batch = self.batches[int(draw)]
-            if self.model.posterior.accepts(batch.size):
+            if self.parts.accepts(batch.size):
                 return batch
 
     def state_dict(self) -> dict[str, Any]:

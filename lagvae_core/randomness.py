@@ -42,10 +42,13 @@ class Streams:
         return self._generators[name]
 
     @contextmanager
-    def initialising(self) -> Iterator[None]:
-        """A block in which torch's global generator is seeded for parameter initialisation, and restored after."""
+    def initialising(self, *what: str) -> Iterator[None]:
+        """A block in which torch's global generator is seeded for parameter initialisation, and restored after.
+
+        The model's own start has no name; whatever else is initialised is named by `what`.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "initialise"))
+            torch.manual_seed(derive_seed(self.seed, "initialise", *what))
             yield
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from lagvae_core.errors import DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.encoding import encode_split
-from lagvae_core.models.lstm import LstmDecoder, LstmEncoder
+from lagvae_core.models.decoder import Decoder
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
@@ -105,10 +105,18 @@ class Trial:
         self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
-        surroundings = Surroundings(config.model.latent_dim, len(self.train_batches), streams=self.streams)
-        self.parts = Parts.assemble(config.strategies, surroundings)
+        surroundings = Surroundings(
+            config.model.latent_dim,
+            len(self.train_batches),
+            streams=self.streams,
+            vocabulary=len(dataset.vocabulary),
+            model=config.model,
+            train_batches=self.train_batches,
+        )
+        with self.streams.initialising("parts"):
+            self.parts = Parts.assemble(config.strategies, surroundings)
         largest = max(batch.size for batch in self.train_batches)
-        if not self.parts.posterior.accepts(largest):
+        if not self.parts.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
             law = f"be large enough for the batch statistics of {stack}"
             remedy = "A batch holds sentences of one length; give more data, or lower the strategy's smallest batch."
@@ -126,6 +134,7 @@ class Trial:
         self.best: dict[str, Any] = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
         self.seconds = {"train": 0.0, "validate": 0.0, "evaluate": 0.0}
         self.stop_reason = ""
+        self._enter_stage()
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -158,8 +167,8 @@ class Trial:
         check_finite(losses, self.step - len(losses))
 
     def _train_batch(self, batch: TokenBatch) -> None:
-        posterior, parts = self.model.posterior, self.parts
-        if not posterior.accepts(batch.size):
+        posterior, parts = self.model.posterior, self.learner.parts
+        if not parts.accepts(batch.size):
             self.skipped += 1
             return
         weight = parts.kl_weight(self.step)
@@ -176,8 +185,8 @@ class Trial:
         started = time.monotonic()
         self.model.eval()
         seed = self.config.evaluation.seed
-        encoded = encode_split(self.model, self.valid_batches, seed)
-        weight = self.parts.kl_weight(self.step - 1)
+        encoded = encode_split(self.model, self.valid_batches, seed, infer=self.parts.refine(self.model, seed))
+        weight = self.learner.parts.kl_weight(self.step - 1)
         kl, rec = float(encoded.kl_ND.sum(1).mean()), float(encoded.rec_N.mean())
         self.divergence.after_epoch(self.epoch + 1, kl, rec + kl, weight)
         columns = posterior_columns(self.model, encoded, self.valid_groups)
@@ -194,7 +203,7 @@ class Trial:
                 "train_kl": float(mean[2]),
                 "kl_weight": weight,
                 "learning_rate": self.learner.learning_rate,
-                "valid_loss": columns["rec"] + columns["kl_train"],
+                "valid_loss": columns["rec"] + float(encoded.kl_train_N.mean()),
                 "valid_nll_elbo": columns["nll_elbo"],
                 "valid_kl": columns["kl"],
                 "valid_mi": columns["mi"],
@@ -214,20 +223,41 @@ class Trial:
         if loss < self.best["valid_loss"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": record.epoch, "valid_loss": loss, "model": weights}
-        self.parts.update.after_epoch({"mi_batch": float(record["valid_mi_batch"])})
-        verdict = self.decay.after_epoch(self.epoch, loss)
         training = self.config.training
+        self.epoch += 1
+        self.position = 0
+        if self.epoch == self.parts.pretraining.epochs:
+            self._begin_anew()
+            return
+        self.learner.parts.update.after_epoch({"mi_batch": record["valid_mi_batch"]})
+        verdict = self.decay.after_epoch(self.epoch - 1 - self.parts.pretraining.epochs, loss)
         if verdict == "decay":
             if training.reload_best_on_decay:
                 self.model.load_state_dict(self.best["model"])
             self.learner.learning_rate *= training.decay_factor
             self.learner.fresh_optimisers()
-        self.epoch += 1
-        self.position = 0
         if verdict == "stop":
             self.stop_reason = f"decay number {training.max_decays} of the learning rate came due."
-        elif self.epoch >= training.epochs:
-            self.stop_reason = f"all {training.epochs} epochs are trained."
+        elif self.epoch >= training.epochs + self.parts.pretraining.epochs:
+            self.stop_reason = f"all {self.epoch} epochs are trained."
+
+    def _enter_stage(self) -> None:
+        pretraining = self.parts.pretraining
+        self.learner.parts = pretraining.parts(self.parts) if self.epoch < pretraining.epochs else self.parts
+
+    def _begin_anew(self) -> None:
+        """After the pretraining: the trained encoder, a fresh decoder, every schedule at its beginning."""
+        with self.streams.initialising("second decoder"):
+            fresh = build_decoder(self.config, len(self.dataset.vocabulary), self.parts, self.streams)
+        self.model.decoder.load_state_dict(fresh.state_dict())
+        training = self.config.training
+        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
+        self.divergence = DivergenceRule(training.kl_explode)
+        self.best = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
+        self.step = 0
+        self.learner.learning_rate = training.learning_rate
+        self.learner.fresh_optimisers()
+        self._enter_stage()
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
@@ -314,13 +344,18 @@ class Trial:
         self.best = state["best"]
         self.seconds = state["seconds"]
         self.stop_reason = state["stop_reason"]
+        self._enter_stage()
 
 
 def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Vae:
-    """Encoder and decoder of `config.model` with the posterior and prior of `parts`, initialised from the seed."""
+    """The model of `config` with the slots of `parts` filled in, initialised from the seed."""
     with streams.initialising():
-        encoder = LstmEncoder(config.model, vocabulary)
-        decoder = LstmDecoder(config.model, vocabulary, streams["dropout"])
-        model = Vae(encoder, decoder, parts.posterior, parts.prior)
+        encoder = parts.encoder(config.model, vocabulary, parts.features)
+        decoder = build_decoder(config, vocabulary, parts, streams)
+        model = Vae(encoder, decoder, parts.posterior, parts.prior, parts.penalties)
         parts.initialise(model)
     return model
+
+
+def build_decoder(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Decoder:
+    return parts.decoder(config.model, vocabulary, streams["dropout"], parts.wiring(config.model))

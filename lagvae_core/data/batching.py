@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BOS", "EOS", "PAD", "SPECIALS", "UNK", "TokenBatch", "TokenDataset", "TokenSplit", "Vocabulary"]
+__all__ = ["BOS", "EOS", "PAD", "SPECIALS", "UNK", "History", "TokenBatch", "TokenDataset", "TokenSplit", "Vocabulary"]
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
@@ -66,6 +66,17 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, eq=False)
+class History:
+    """What the decoder may see of the past: `tokens_BT`, int64 ids, read one step before each target.
+
+    Where `blank_BT` (bool) is true, the decoder reads a vector of zeros in the place of the token's embedding.
+    """
+
+    tokens_BT: Tensor
+    blank_BT: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class TokenBatch:
     """Sentences of one length, so that nothing is padded.
 
@@ -87,14 +98,18 @@ class TokenBatch:
         return self.targets_BT.numel()
 
     @property
-    def inputs_BT(self) -> Tensor:
+    def history(self) -> History:
         """What the decoder reads: every token but the last."""
-        return self.tokens_BL[:, :-1]
+        return History(self.tokens_BL[:, :-1])
 
     @property
     def targets_BT(self) -> Tensor:
         """What the decoder predicts: every token but the first."""
         return self.tokens_BL[:, 1:]
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokens_BL.device
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch with its tokens on `device`."""

@@ -9,32 +9,52 @@ import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenBatch
-from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.gaussian import Gaussian, Inference, Prior, Proposal
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
-__all__ = ["EncodedSplit", "encode_split"]
+__all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean"]
+
+Infer = Callable[[TokenBatch], Inference]
+"""What gives q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of it."""
+
+MONTE_CARLO = 100
+"""Samples an example behind every mean that has no closed form."""
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """A split after inference, on the CPU in float64: row i belongs to example i.
 
-    `q` and `charged` have shape [N, Z]; `noise_NZ` made the one sample of each posterior; `rec_N` is -log p(x|z) at
-    that sample. `kl_ND` is KL(q(z|x) || p(z)) for the prior that the model is sampled from, D = Z where it splits over
-    dimensions and else 1; `kl_train_N` is the KL that training charges. All in nats.
+    `inference` holds q and the charged density; `noise_NZ` made the one sample `z_NZ` of each q, with density
+    `log_q_N` there; `rec_N` is -log p(x|z) at that sample. `mean_NZ` is E_q[z|x], and `mean_noise_Z` the mean variance
+    of its Monte Carlo error, 0 where it is exact. `kl_ND` is KL(q(z|x) || p(z)) for the prior that the model is sampled
+    from, D = Z where it splits over dimensions and else 1; `kl_train_N` is the KL that training charges. All in nats.
+    `precision` is that of the model.
     """
 
-    q: Gaussian
-    charged: Gaussian
+    inference: Inference
     noise_NZ: Tensor
+    z_NZ: Tensor
+    log_q_N: Tensor
     rec_N: Tensor
+    mean_NZ: Tensor
+    mean_noise_Z: Tensor
     kl_ND: Tensor
     kl_train_N: Tensor
+    precision: torch.dtype = torch.float32
 
     @property
-    def z_NZ(self) -> Tensor:
-        return self.q.rsample(self.noise_NZ[:, None])[:, 0]
+    def q(self) -> Proposal:
+        return self.inference.q
+
+    @property
+    def charged(self) -> Proposal:
+        return self.inference.charged
+
+    def infer(self, batch: TokenBatch) -> Inference:
+        """The stored q(z|x) of the batch's examples, in the precision in which the model gave it."""
+        return self.inference.select(batch.index_B).map(lambda rows: rows.to(batch.device, self.precision))
 
 
 @torch.no_grad()
@@ -43,31 +63,54 @@ def encode_split(
     batches: Sequence[TokenBatch],
     seed: int,
     *,
+    infer: Infer | None = None,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> EncodedSplit:
-    """Infer and reconstruct every example once; `model` must be in eval mode.
+    """Infer (by `model.infer`, if nothing else is given) and reconstruct every example once.
 
-    The sample of an example depends on `seed` and its number alone. `progress` hears the examples done.
+    `model` must be in eval mode. The draws of an example depend on `seed` and its number alone. `progress` hears the
+    examples done.
     """
     assert not model.training, "evaluation wants eval mode"
+    infer = infer or model.infer
     prior = model.generative_prior()
+    inferred: list[Inference] = []
     rows: list[tuple[Tensor, ...]] = []
     index = torch.cat([batch.index_B for batch in batches])
     done = 0
     for batch in batches:
-        inference = model.infer(batch)
-        mean = inference.q.mean_BZ
-        noise = example_noise(seed, "sample", batch.index_B, 1, mean.shape[1])
-        z = inference.q.rsample(noise.to(mean))
-        rec = model.reconstruct(batch, batch.inputs_BT, z).mean(1)
-        q, charged = inference.q, inference.charged
-        kl, kl_train = prior.kl(q, z), model.prior.kl(charged, z).sum(1)
-        rows.append((mean, q.logvar_BZ, charged.mean_BZ, charged.logvar_BZ, noise[:, 0], rec, kl, kl_train))
+        inference = infer(batch)
+        q = inference.q
+        noise = example_noise(seed, "sample", batch.index_B, 1, q.size[1]).to(q.base.mean_BZ)
+        draw = q.draw(noise)
+        rec = model.reconstruct(batch, batch.history, draw.z_BSZ).mean(1)
+        mean, error = posterior_mean(q, batch.index_B, seed)
+        kl = _kl(prior, q, batch.index_B, seed)
+        same = inference.charged is q and prior is model.prior
+        kl_train = kl if same else _kl(model.prior, inference.charged, batch.index_B, seed)
+        inferred.append(inference)
+        rows.append((noise[:, 0], draw.z_BSZ[:, 0], draw.log_q().sum(-1)[:, 0], rec, mean, error, kl, kl_train.sum(1)))
         done += batch.size
         progress(done)
     order = index.argsort()
-    mean, logvar, charged_mean, charged_logvar, noise, rec, kl, kl_train = (
+    noise, z, log_q, rec, mean, error, kl, kl_train = (
         torch.cat([row.double().cpu() for row in column])[order] for column in zip(*rows, strict=True)
     )
-    q, charged = Gaussian(mean, logvar), Gaussian(charged_mean, charged_logvar)
-    return EncodedSplit(q, charged, noise, rec, kl, kl_train)
+    whole = inferred[0].beside(inferred[1:]).map(lambda tensor: tensor.double().cpu()[order])
+    return EncodedSplit(whole, noise, z, log_q, rec, mean, error.mean(0), kl, kl_train, rows[0][0].dtype)
+
+
+def _kl(prior: Prior, q: Proposal, index_B: Tensor, seed: int) -> Tensor:
+    """KL(q || p) in nats, [B, D]: in closed form, or by 100 samples an example."""
+    samples = 1 if prior.closed_form(q) else MONTE_CARLO
+    noise = example_noise(seed, "kl", index_B, samples, q.size[1]) if samples > 1 else torch.zeros(*q.size)[:, None]
+    return prior.kl(q, q.draw(noise.to(q.base.mean_BZ)))
+
+
+def posterior_mean(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """E_q[z|x] and the variance of its error, both [B, Z]: exact for a Gaussian, else by 100 samples an example."""
+    if isinstance(q, Gaussian):
+        return q.mean_BZ, torch.zeros_like(q.mean_BZ)
+    noise = example_noise(seed, "mean", index_B, MONTE_CARLO, q.size[1]).to(q.base.mean_BZ)
+    z = q.draw(noise).z_BSZ.double()
+    return z.mean(1), z.var(1) / MONTE_CARLO

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lagvae_core.models.gaussian import LOG_2PI, Gaussian
+from lagvae_core.models.gaussian import LOG_2PI, Gaussian, Proposal, log_mixture
 
-__all__ = ["Estimate", "log_aggregate", "mutual_information", "mutual_information_within"]
-
-ROWS, COLUMNS = 1024, 4096
+__all__ = ["Estimate", "log_aggregate", "mutual_information", "mutual_information_within", "pairwise_information"]
 
 
 @dataclass(frozen=True)
@@ -26,24 +24,8 @@ class Estimate:
 
 
 def log_aggregate(z_NZ: Tensor, q: Gaussian) -> Tensor:
-    """log (1/M) sum_m q(z_i | x_m) in nats, [N], for the mixture of the M posteriors of `q`.
-
-    Blocks of 1024 x 4096 as matrix products, so memory does not grow with N or M. Float64 throughout: in float32 single
-    values are off by 0.1 at posterior deviations of 0.01.
-    """
-    mean, precision = q.mean_BZ.double(), (-q.logvar_BZ.double()).exp()
-    scaled = mean * precision
-    constant = (mean * scaled + q.logvar_BZ.double()).sum(1) + mean.shape[1] * LOG_2PI
-    pieces = []
-    for z in torch.split(z_NZ.double(), ROWS):
-        total = torch.full((len(z),), -math.inf, dtype=torch.float64, device=z.device)
-        square = z.square()
-        for first in range(0, len(mean), COLUMNS):
-            block = slice(first, first + COLUMNS)
-            log_q = -0.5 * (square @ precision[block].T - 2.0 * z @ scaled[block].T + constant[block])
-            total = torch.logaddexp(total, log_q.logsumexp(1))
-        pieces.append(total)
-    return torch.cat(pieces) - math.log(len(mean))
+    """log (1/M) sum_m q(z_i | x_m) in nats, [N], for the mixture of the M posteriors of `q`."""
+    return log_mixture(z_NZ, q)
 
 
 def _own_density(q: Gaussian, noise_NZ: Tensor) -> Tensor:
@@ -82,3 +64,20 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
     se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0
     return Estimate(float(terms.mean()), se, ceiling)
+
+
+def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Sequence[Tensor]) -> Estimate:
+    """`mutual_information_within` for a q that is no Gaussian, from its densities at every pair of a group.
+
+    `z_NZ` are samples of q, one an example, and `log_q_N` the densities of their own posteriors there. For a flow each
+    density at a foreign sample is an inversion, Z steps long.
+    """
+    terms = []
+    for group in groups:
+        z_BSZ = z_NZ[group].expand(len(group), -1, -1)
+        log_q_BS = q.select(group).log_prob(z_BSZ).double()
+        terms.append(log_q_N[group] - (log_q_BS.logsumexp(0) - math.log(len(group))))
+    whole = torch.cat(terms)
+    n = len(whole)
+    ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
+    return Estimate(float(whole.mean()), float(whole.std()) / math.sqrt(n) if n > 1 else 0.0, ceiling)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenBatch
-from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.metrics.encoding import Infer
+from lagvae_core.models.gaussian import Draw, Inference
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
 __all__ = ["LogMean", "LogWeight", "StreamedLogMean", "importance_weighted", "proposal_weight"]
 
-LogWeight = Callable[[Gaussian, Gaussian, Tensor, Tensor], Tensor]
-"""(q, charged, noise [B, S, Z], z [B, S, Z]) -> the log-weight [B, S] that log p(x|z) is added to."""
+LogWeight = Callable[[Inference, Draw], Tensor]
+"""(inference, its draw of S samples) -> the log-weight [B, S] that log p(x|z) is added to."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class StreamedLogMean:
 def proposal_weight(model: Vae) -> LogWeight:
     """log p(z) - log q(z|x) with the density that the model is sampled from: the weight of `nll_iw`."""
     prior = model.generative_prior()
-    return lambda q, charged, noise, z: prior.log_prob(z) - q.log_prob(z)
+    return lambda inference, draw: prior.log_prob(draw.z_BSZ) - draw.log_q().sum(-1)
 
 
 def _samples_at_a_time(batch: TokenBatch, samples: int, sequences: int) -> Iterator[slice]:
@@ -83,6 +84,7 @@ def importance_weighted(
     seed: int,
     log_weights: Mapping[str, LogWeight],
     *,
+    infer: Infer | None = None,
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, LogMean]:
@@ -90,23 +92,24 @@ def importance_weighted(
 
     With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: -mean >= -log p(x) in expectation,
     falling with K towards it. The samples of an example depend on `seed` and its number alone, never on the batches.
-    `sequences` bounds how many (example, sample) pairs the decoder sees at a time; every sample counts, whether or not
-    that divides `samples`. `model` must be in eval mode; results are in example order, float64, on the CPU.
+    `infer` gives q, `model.infer` by default. `sequences` bounds how many (example, sample) pairs the decoder sees at a
+    time; every sample counts, whether or not that divides `samples`. `model` must be in eval mode; results are in
+    example order, float64, on the CPU.
     """
     assert not model.training, "evaluation wants eval mode"
     found: dict[str, list[LogMean]] = {name: [] for name in log_weights}
+    infer = infer or model.infer
     done = 0
     for batch in batches:
-        inference = model.infer(batch)
-        q, charged = inference.q, inference.charged
-        noise_BKZ = example_noise(seed, "importance", batch.index_B, samples, q.mean_BZ.shape[1]).to(q.mean_BZ)
-        streams = {name: StreamedLogMean(batch.size, q.mean_BZ.device) for name in log_weights}
+        inference = infer(batch)
+        mean = inference.q.base.mean_BZ
+        noise_BKZ = example_noise(seed, "importance", batch.index_B, samples, mean.shape[1]).to(mean)
+        streams = {name: StreamedLogMean(batch.size, mean.device) for name in log_weights}
         for part in _samples_at_a_time(batch, samples, sequences):
-            noise_BSZ = noise_BKZ[:, part]
-            z_BSZ = q.rsample(noise_BSZ)
-            log_px_BS = -model.reconstruct(batch, batch.inputs_BT, z_BSZ)
+            draw = inference.q.draw(noise_BKZ[:, part])
+            log_px_BS = -model.reconstruct(batch, batch.history, draw.z_BSZ)
             for name, weight in log_weights.items():
-                streams[name].add(log_px_BS + weight(q, charged, noise_BSZ, z_BSZ))
+                streams[name].add(log_px_BS + weight(inference, draw))
         for name, stream in streams.items():
             found[name].append(stream.result())
         done += batch.size

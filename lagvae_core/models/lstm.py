@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import History, TokenBatch
+from lagvae_core.models.decoder import Decoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.projection import token_nll
 from lagvae_core.settings import Setting
 
-__all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "dropout"]
+__all__ = ["Features", "LstmDecoder", "LstmEncoder", "LstmModel", "start_uniformly"]
 
 
 class LstmModel(Setting):
@@ -33,76 +33,78 @@ class LstmModel(Setting):
     init_embedding: Annotated[float, Field(gt=0, description="bound of the uniform start of embeddings")] = 0.1
 
 
-def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Inverted dropout from a stream of its own; without a generator (evaluation) x itself.
-
-    The mask comes from 31-bit integers, a third of the cost of Bernoulli draws.
-    """
-    if generator is None or rate == 0.0:
-        return x
-    draws = torch.empty(x.shape, dtype=torch.int32, device=x.device).random_(generator=generator)
-    return x * (draws >= int(rate * 2**31)).to(x.dtype).mul_(1.0 / (1.0 - rate))
-
-
-def _start(module: nn.Module, setting: LstmModel) -> None:
+def start_uniformly(module: nn.Module, setting: LstmModel) -> None:
+    """Every parameter from U(-init_range, init_range), embeddings from U(-init_embedding, init_embedding)."""
     for name, parameter in module.named_parameters():
-        bound = setting.init_embedding if name.startswith("embedding") else setting.init_range
+        bound = setting.init_embedding if "embedding" in name else setting.init_range
         nn.init.uniform_(parameter, -bound, bound)
 
 
-class LstmEncoder(nn.Module):
-    """Mean and log-variance from the last hidden state after reading <s> x </s>; no dropout."""
+class Features(nn.Module):
+    """What an encoder may know of a sentence beside its last state: `forward(batch)` gives [B, size]."""
 
-    def __init__(self, setting: LstmModel, vocabulary: int) -> None:
+    size: int
+
+
+class LstmEncoder(nn.Module):
+    """Mean and log-variance from the last hidden state after reading <s> x </s>; no dropout.
+
+    `features`, if there are any, are concatenated to that state.
+    """
+
+    def __init__(self, setting: LstmModel, vocabulary: int, features: Features | None = None) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, setting.embedding)
         self.lstm = nn.LSTM(setting.embedding, setting.hidden)
-        self.to_latent = nn.Linear(setting.hidden, 2 * setting.latent_dim, bias=False)
-        _start(self, setting)
+        state = setting.hidden + (features.size if features is not None else 0)
+        self.to_latent = nn.Linear(state, 2 * setting.latent_dim, bias=False)
+        self.features = features
+        start_uniformly(self, setting)
 
     def forward(self, batch: TokenBatch) -> Gaussian:
         """q(z|x) before the posterior slot: both parameters [B, Z]."""
-        _, (last, _) = self.lstm(self.embedding(batch.tokens_BL.T))
-        mean, logvar = self.to_latent(last[0]).chunk(2, 1)
+        further = None if self.features is None else self.features(batch)
+        return self.read(self.embedding(batch.tokens_BL.T), further)
+
+    def read(self, words_LBE: Tensor, further_BF: Tensor | None = None) -> Gaussian:
+        """The same from embedded sentences."""
+        _, (last, _) = self.lstm(words_LBE)
+        state = last[0] if further_BF is None else torch.cat([last[0], further_BF], 1)
+        mean, logvar = self.to_latent(state).chunk(2, 1)
         return Gaussian(mean, logvar)
 
 
-class LstmDecoder(nn.Module):
-    """p(x|z): z is concatenated to every input embedding and sets the start state, c0 = W z, h0 = tanh(c0)."""
+class LstmDecoder(Decoder):
+    """p(x|z): z is concatenated to every input embedding and sets the start state, c0 = W z, h0 = tanh(c0).
 
-    def __init__(self, setting: LstmModel, vocabulary: int, dropout_stream: torch.Generator) -> None:
-        super().__init__()
-        self._setting = setting
-        self._dropout_stream = dropout_stream
-        self.embedding = nn.Embedding(vocabulary, setting.embedding)
+    With `wiring.skip`, z also reaches the output layer: `concat`, logits = W [h; z]; `add`, logits = W (h + U z). There
+    is no layer between the one LSTM and the output, so that `everywhere` adds nothing here.
+    """
+
+    def __init__(self, setting: LstmModel, vocabulary: int, stream: torch.Generator, wiring: Wiring) -> None:
+        super().__init__(stream)
+        self._setting, self._skip = setting, wiring.skip
+        self.reader = TokenReader(setting.embedding, vocabulary, wiring)
         self.lstm = nn.LSTM(setting.embedding + setting.latent_dim, setting.hidden)
         self.start = nn.Linear(setting.latent_dim, setting.hidden, bias=False)
-        self.output = nn.Linear(setting.hidden, vocabulary, bias=False)
-        _start(self, setting)
+        concatenated = setting.latent_dim if self._skip is not None and self._skip.kind == "concat" else 0
+        self.output = nn.Linear(setting.hidden + concatenated, vocabulary, bias=False)
+        if self._skip is not None and self._skip.kind == "add":
+            self.skip = nn.Linear(setting.latent_dim, setting.hidden, bias=False)
+        start_uniformly(self, setting)
 
-    def forward(self, inputs_BT: Tensor, targets_BT: Tensor, z_BSZ: Tensor) -> Tensor:
-        """-log p(targets | inputs, z) in nats, summed over the tokens, [B, S].
-
-        The S samples of an example share one dropout mask on their embeddings, as they share the embeddings.
-        """
-        hidden_TRH = self._hidden(inputs_BT, z_BSZ)
-        (batch, samples), steps = z_BSZ.shape[:2], inputs_BT.shape[1]
-        hidden_TRH = dropout(hidden_TRH, self._setting.dropout_out, self._active_stream())
-        targets_TBS = targets_BT.T[:, :, None].expand(steps, batch, samples)
-        nll_N = token_nll(hidden_TRH.flatten(0, 1), self.output.weight, targets_TBS.flatten())
-        return nll_N.view(steps, batch, samples).sum(0)
-
-    def _hidden(self, inputs_BT: Tensor, z_BSZ: Tensor) -> Tensor:
-        """LSTM outputs [T, R, H] for the R = B * S sequences."""
-        steps, (batch, samples) = inputs_BT.shape[1], z_BSZ.shape[:2]
-        words_TBE = dropout(self.embedding(inputs_BT.T), self._setting.dropout_in, self._active_stream())
+    def features(self, history: History, z_BSZ: Tensor) -> Tensor:
+        steps, samples = history.tokens_BT.shape[1], z_BSZ.shape[1]
+        words_TBE = self.reader(history, self.active_stream())
         words_TRE = words_TBE[:, :, None].expand(-1, -1, samples, -1).flatten(1, 2)
         z_RZ = z_BSZ.flatten(0, 1)
+        z_TRZ = z_RZ.expand(steps, -1, -1)
         cell_RH = self.start(z_RZ)
-        inputs_TRI = torch.cat([words_TRE, z_RZ.expand(steps, -1, -1)], 2)
-        hidden_TRH, _ = self.lstm(inputs_TRI, (cell_RH.tanh()[None], cell_RH[None]))
-        assert hidden_TRH.shape[1] == batch * samples
-        return hidden_TRH  # type: ignore[no-any-return]
-
-    def _active_stream(self) -> torch.Generator | None:
-        return self._dropout_stream if self.training else None
+        hidden_TRH, _ = self.lstm(torch.cat([words_TRE, z_TRZ], 2), (cell_RH.tanh()[None], cell_RH[None]))
+        hidden_TRH = dropout(hidden_TRH, self._setting.dropout_out, self.active_stream())
+        if self._skip is None:
+            return hidden_TRH
+        if self._skip.kind == "add":
+            added_RH: Tensor = self.skip(z_RZ)
+            return hidden_TRH + added_RH
+        return torch.cat([hidden_TRH, z_TRZ], 2)

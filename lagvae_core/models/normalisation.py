@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MeanNormalisation", "start_encoder_by_default"]
+__all__ = ["MeanNormalisation", "start_by_default"]
 
 
 class MeanNormalisation(nn.Module):
@@ -44,9 +44,9 @@ class MeanNormalisation(nn.Module):
         self.running_var.lerp_(variance_Z, share)
 
 
-def start_encoder_by_default(model: nn.Module) -> None:
-    """Initialise every layer of the encoder as torch does by default."""
-    for module in model.get_submodule("encoder").modules():
+def start_by_default(encoder: nn.Module) -> None:
+    """Initialise every layer of `encoder` as torch does by default."""
+    for module in encoder.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()

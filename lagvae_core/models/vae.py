@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import History, TokenBatch
 from lagvae_core.models.gaussian import Gaussian, Inference, Prior
 
 __all__ = ["Posterior", "Vae"]
@@ -25,6 +25,9 @@ class Posterior(nn.Module):
     def generative_prior(self, prior: Prior) -> Prior:
         """The density of the decoder's input when the model is sampled from; the prior slot's own by default."""
         return prior
+
+    def start(self, encoder: nn.Module) -> None:
+        """Called once when the model is built, for a posterior that needs another start of the encoder."""
 
     def accepts(self, batch_size: int) -> bool:
         """Whether a batch of this size can be trained on now; statistics of a batch need companions."""
@@ -50,23 +53,34 @@ class Posterior(nn.Module):
 class Vae(nn.Module):
     """p(x|z) p(z) and q(z|x). Parameters fall into two groups, each with an optimiser of its own.
 
-    The encoder's group holds the inference network, that of the decoder the generator: prior and decoder.
+    The encoder's group holds the inference network, that of the decoder the generator: prior, decoder and the
+    `auxiliaries`, further networks that training needs and measurement does not.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, posterior: Posterior, prior: Prior) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        posterior: Posterior,
+        prior: Prior,
+        auxiliaries: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
         self.prior = prior
+        self.auxiliaries = nn.ModuleList(auxiliaries)
+        posterior.start(encoder)
+        prior.bind(encoder, posterior)
 
     def infer(self, batch: TokenBatch) -> Inference:
         """q(z|x) for every example of `batch`."""
         return self.posterior(self.encoder(batch))  # type: ignore[no-any-return]
 
-    def reconstruct(self, batch: TokenBatch, inputs_BT: Tensor, z_BSZ: Tensor) -> Tensor:
-        """-log p(x|z) in nats, [B, S]; the decoder sees `inputs_BT` as the past, the targets are the batch's own."""
-        return self.decoder(inputs_BT, batch.targets_BT, z_BSZ)  # type: ignore[no-any-return]
+    def reconstruct(self, batch: TokenBatch, history: History, z_BSZ: Tensor) -> Tensor:
+        """-log p(x|z) in nats, [B, S]; the decoder sees `history` as the past, the targets are the batch's own."""
+        return self.decoder(history, batch.targets_BT, z_BSZ)  # type: ignore[no-any-return]
 
     def generative_prior(self) -> Prior:
         return self.posterior.generative_prior(self.prior)
@@ -78,3 +92,4 @@ class Vae(nn.Module):
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.decoder.parameters()
         yield from self.prior.parameters()
+        yield from self.auxiliaries.parameters()

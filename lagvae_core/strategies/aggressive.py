@@ -115,7 +115,7 @@ class AggressiveUpdate(Update):
                 previous, units = current, 0
                 window.clear()
 
-    def after_epoch(self, validation: Mapping[str, float]) -> None:
+    def after_epoch(self, validation: Mapping[str, Any]) -> None:
         if not self.active:
             return
         mi = validation["mi_batch"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 from typing import Protocol as Interface
 
@@ -14,25 +14,30 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.columns import Column
-from lagvae_core.data import TokenBatch
-from lagvae_core.metrics.encoding import EncodedSplit
-from lagvae_core.metrics.likelihood import LogWeight
-from lagvae_core.models.gaussian import NormalPrior, Prior
-from lagvae_core.models.lstm import LstmModel
-from lagvae_core.models.vae import Posterior
+from lagvae_core.data import History, TokenBatch
+from lagvae_core.metrics.encoding import EncodedSplit, Infer
+from lagvae_core.metrics.likelihood import LogMean, LogWeight
+from lagvae_core.models.decoder import Decoder, Past, Skip, UnitDropout, Wiring
+from lagvae_core.models.gaussian import Draw, Inference, NormalPrior, Prior, Proposal
+from lagvae_core.models.lstm import Features, LstmDecoder, LstmEncoder, LstmModel
+from lagvae_core.models.vae import Posterior, Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.settings import Setting
 
 __all__ = [
     "ClipScope",
+    "Decoding",
     "KlSchedule",
     "KlWeight",
     "LogWeight",
     "Loss",
+    "Measurement",
     "Objective",
     "Parts",
+    "Penalty",
     "Posterior",
+    "Pretraining",
     "Protocol",
     "Refusal",
     "Setup",
@@ -57,12 +62,18 @@ class Setup:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own."""
+    """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own.
+
+    `train_batches` are those of one epoch, on the trial's device, in their stored order.
+    """
 
     latent_dim: int
     batches_per_epoch: int
     modality: Literal["text", "images"] = "text"
     streams: Streams = field(default_factory=lambda: Streams(0))
+    vocabulary: int = 4
+    model: LstmModel = field(default_factory=LstmModel)
+    train_batches: Sequence[TokenBatch] = ()
 
 
 @dataclass(frozen=True)
@@ -74,13 +85,51 @@ class Loss:
     kl_BZ: Tensor
 
 
+@dataclass(frozen=True)
+class Forward:
+    """All that was computed on the way to the loss of a batch; what a penalty may use.
+
+    `draw` holds the samples of `inference.q` that were decoded, `rec_B` and `kl_BZ` are nats an example, and `weight`
+    is the KL weight of the update.
+    """
+
+    batch: TokenBatch
+    inference: Inference
+    draw: Draw
+    rec_B: Tensor
+    kl_BZ: Tensor
+    weight: float
+    model: Vae
+    streams: Streams
+
+    @property
+    def charged_draw(self) -> Draw:
+        """Samples of `inference.charged` from the same noise."""
+        same = self.inference.charged is self.inference.q
+        return self.draw if same else self.inference.charged.draw(self.draw.noise_BSZ)
+
+
 class Trainer(Interface):
     """What an update may do; `lagvae_core.learner.Learner` does it."""
 
+    model: Vae
+    streams: Streams
     decoder_steps: int
 
     def loss(self, batch: TokenBatch, weight: float) -> Loss:
         """The training objective of `batch` at KL weight `weight`."""
+
+    def loss_at(self, batch: TokenBatch, inference: Inference, weight: float) -> Loss:
+        """The training objective of `batch` with `inference` in the place of the encoder's."""
+
+    def history(self, batch: TokenBatch) -> History:
+        """What the decoder may see of the past in one pass, corrupted anew at each call."""
+
+    def noise(self, q: Proposal) -> Tensor:
+        """Standard normal noise [B, 1, Z] for one posterior sample an example."""
+
+    def step(self, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
+        """Step the named parameters against the gradients that they hold, clipped, and clear all gradients."""
 
     def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
         """Step the named parameters against the gradient of `loss`."""
@@ -127,8 +176,65 @@ class Update(Stateful):
         learner.descend(loss, encoder=True, decoder=True)
         return loss
 
-    def after_epoch(self, validation: Mapping[str, float]) -> None:
+    def after_epoch(self, validation: Mapping[str, Any]) -> None:
         """Called once an epoch with the validation columns of that epoch."""
+
+
+class Decoding(Stateful):
+    """How a sampled z is decoded in training: one pass, rec [B] = -log p(x|z) in nats, by default.
+
+    The second value is a further term of the loss, a scalar, or None.
+    """
+
+    def __call__(self, trainer: Trainer, batch: TokenBatch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
+        return trainer.model.reconstruct(batch, trainer.history(batch), z_BSZ).mean(1), None
+
+
+class Penalty(nn.Module, ABC):
+    """A further term of the training loss. Its parameters, if it has any, learn with the decoder's optimiser."""
+
+    least_batch: int = 1
+    """Smaller batches are not trained on."""
+
+    @abstractmethod
+    def forward(self, forward: Forward) -> Tensor:
+        """The term, a scalar in nats an example."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Epochs before the first of the trial proper, in which encoder and decoder are a mere autoencoder.
+
+    The loss is rec alone, whatever objective, penalties, schedule and procedure follow. Then the decoder starts anew,
+    the optimisers, the learning rate and its decay too, and the schedules begin at update 0.
+    """
+
+    epochs: int = 0
+
+    def parts(self, parts: Parts) -> Parts:
+        """The parts that are in force during the pretraining."""
+        autoencoder = replace(parts, kl_weight=_NoKl(), objective=Objective(), update=Update())
+        return replace(autoencoder, penalties=(), decode=Decoding())
+
+
+class _NoKl(KlWeight):
+    def __call__(self, step: int) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a protocol may use: the model in eval mode, the measured split and its encoding.
+
+    `importance_weighted(infer)` is the bound of `nll_iw` with another proposal; `encoded_train()` encodes the training
+    set at the first call.
+    """
+
+    model: Vae
+    batches: Sequence[TokenBatch]
+    encoded: EncodedSplit
+    encoded_train: Callable[[], EncodedSplit]
+    importance_weighted: Callable[[Infer], LogMean]
 
 
 class Protocol:
@@ -138,32 +244,47 @@ class Protocol:
         """Further importance weights by column name, averaged over the same samples as `nll_iw`."""
         return {}
 
-    def measure(self, encoded: EncodedSplit, encoded_train: Callable[[], EncodedSplit]) -> dict[str, Any]:
-        """Further columns from the encoded split."""
+    def measure(self, measurement: Measurement) -> dict[str, Any]:
+        """Further columns."""
         return {}
 
 
-def unchanged(inputs_BT: Tensor, generator: torch.Generator) -> Tensor:
+def unchanged(history: History, generator: torch.Generator) -> History:
     """The corrupt slot of the plain VAE."""
-    return inputs_BT
+    return history
 
 
 def left_as_built(model: nn.Module) -> None:
     """The initialise slot of the plain VAE: the model's own initialisation stands."""
 
 
+def as_inferred(model: Vae, seed: int) -> Infer:
+    """The refine slot of the plain VAE: the encoder's word is final."""
+    return model.infer
+
+
 @dataclass(frozen=True)
 class Parts:
     """The slots of one trial. A strategy returns those that it fills; the rest keep these defaults."""
 
-    corrupt: Callable[[Tensor, torch.Generator], Tensor] = unchanged
+    encoder: Callable[[LstmModel, int, Features | None], nn.Module] = LstmEncoder
+    features: Features | None = None
+    decoder: Callable[[LstmModel, int, torch.Generator, Wiring], Decoder] = LstmDecoder
+    past: Past = "seen"
+    skip: Skip | None = None
+    input_dropout: UnitDropout | None = None
+    corrupt: Callable[[History, torch.Generator], History] = unchanged
+    decode: Decoding = field(default_factory=Decoding)
     posterior: Posterior = field(default_factory=Posterior)
     prior: Prior = field(default_factory=NormalPrior)
     kl_weight: KlWeight = field(default_factory=KlWeight)
     objective: Objective = field(default_factory=Objective)
-    penalties: tuple[Callable[[Loss], Tensor], ...] = ()
+    kl_share: float = 1.0
+    penalties: tuple[Penalty, ...] = ()
     update: Update = field(default_factory=Update)
+    refine: Callable[[Vae, int], Infer] = as_inferred
     encoder_rate: float = 1.0
+    pretraining: Pretraining = field(default_factory=Pretraining)
     initialise: Callable[[nn.Module], None] = left_as_built
     protocols: tuple[Protocol, ...] = ()
 
@@ -185,6 +306,13 @@ class Parts:
                     filled[slot] = value
         return cls(**filled)
 
+    def wiring(self, model: LstmModel) -> Wiring:
+        return Wiring(self.input_dropout or UnitDropout(model.dropout_in), self.past, self.skip)
+
+    def accepts(self, batch_size: int) -> bool:
+        """Whether a batch of this size can be trained on now."""
+        return self.posterior.accepts(batch_size) and all(p.least_batch <= batch_size for p in self.penalties)
+
     def stateful(self) -> Iterator[tuple[str, Stateful]]:
         """The slots whose state goes into the checkpoint beside the model's, by name."""
         for entry in fields(self):
@@ -205,12 +333,16 @@ class Strategy(Setting, ABC):
     """A remedy: its fields are its hyperparameters, its docstring its science.
 
     A subclass gives `kind` a literal default, `slots` the names of the slots that it fills, `paper` its source in one
-    line, and `columns` the columns that only it adds to the table.
+    line, and `columns` the columns that only it adds to the table. `unmeasured` names default columns that are null
+    under it, because the number does not exist or costs too much. `latent` says whether it acts on z, and so has no
+    place in a model without one.
     """
 
     slots: ClassVar[frozenset[str]]
     paper: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]] = ()
+    unmeasured: ClassVar[frozenset[str]] = frozenset()
+    latent: ClassVar[bool] = True
     kind: Any
 
     @abstractmethod

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.models.gaussian import Gaussian, Inference
-from lagvae_core.models.normalisation import MeanNormalisation, start_encoder_by_default
+from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
@@ -36,7 +36,7 @@ class BnVae(Strategy):
     - `gamma` 0 is a spread of 0; in the published code it switches the normalisation off.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "initialise"})
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior"})
     paper: ClassVar[str] = "Zhu et al. 2020, A Batch Normalized Inference Network, section 3"
 
     kind: Literal["bn_vae"] = "bn_vae"
@@ -48,7 +48,7 @@ class BnVae(Strategy):
     min_batch: Annotated[int, Field(ge=2, description="smaller batches are skipped")] = 2
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"posterior": BnPosterior(self, surroundings.latent_dim), "initialise": start_encoder_by_default}
+        return {"posterior": BnPosterior(self, surroundings.latent_dim)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:
@@ -92,6 +92,9 @@ class BnPosterior(Posterior):
         wide = encoded.at_least_float32()
         mean = self._setting.gamma * self.normalise(wide.mean_BZ) + self.beta
         return Inference.plain(Gaussian(mean, wide.logvar_BZ))
+
+    def start(self, encoder: nn.Module) -> None:
+        start_by_default(encoder)
 
     def accepts(self, batch_size: int) -> bool:
         return batch_size >= self._setting.min_batch

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.models.gaussian import Gaussian, Inference
-from lagvae_core.models.normalisation import MeanNormalisation, start_encoder_by_default
+from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
@@ -41,7 +41,7 @@ class DuVae(Strategy):
       encoder, is not allowed; use the plain VAE.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "initialise"})
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior"})
     paper: ClassVar[str] = (
         "Shen et al. 2021, Regularizing Variational Autoencoder with Diversity and Uncertainty Awareness"
     )
@@ -62,8 +62,7 @@ class DuVae(Strategy):
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         masks = surroundings.streams["variance_dropout"]
-        posterior = DuPosterior(self, surroundings.latent_dim, masks)
-        return {"posterior": posterior, "initialise": start_encoder_by_default}
+        return {"posterior": DuPosterior(self, surroundings.latent_dim, masks)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:
@@ -153,6 +152,9 @@ class DuPosterior(Posterior):
         rate = self._setting.delta_rate
         self._begun = True
         self.log_floor.fill_(math.log(rate / (2.0 * math.pi * math.e)) if rate > 0 else -math.inf)
+
+    def start(self, encoder: nn.Module) -> None:
+        start_by_default(encoder)
 
     def accepts(self, batch_size: int) -> bool:
         return batch_size >= self._setting.min_batch

@@ -13,10 +13,10 @@ from lagvae_core.columns import Column
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit
 from lagvae_core.metrics.information import mutual_information
-from lagvae_core.models.gaussian import Gaussian, Inference, NormalPrior, Prior
+from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import LogWeight, Protocol, Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import LogWeight, Measurement, Protocol, Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 
@@ -163,23 +163,27 @@ class _PaperProtocol(Protocol):
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
         unit = NormalPrior()
         train = encoded_train()
-        scaled, spread = train.q.mean_BZ, train.q.logvar_BZ.exp().mean(0)
+        scaled, spread = train.q.base.mean_BZ, train.q.base.logvar_BZ.exp().mean(0)
         centre, matched = scaled.mean(0), NormalPrior((scaled.var(0) + spread).sqrt())
 
-        def mixed(q: Gaussian, charged: Gaussian, noise_BSZ: Tensor, u_BSZ: Tensor) -> Tensor:
-            z_BSZ = charged.rsample(noise_BSZ)
-            return unit.log_prob(z_BSZ) - charged.log_prob(z_BSZ)
+        def under(generator: Callable[[Tensor], Tensor]) -> LogWeight:
+            return lambda inference, draw: generator(draw.z_BSZ) - draw.log_q().sum(-1)
+
+        def mixed(inference: Inference, draw: Draw) -> Tensor:
+            z = inference.charged.draw(draw.noise_BSZ)
+            return unit.log_prob(z.z_BSZ) - z.log_q().sum(-1)
 
         return {
-            "nll_iw_unit": lambda q, charged, noise, u: unit.log_prob(u) - q.log_prob(u),
-            "nll_iw_mm": lambda q, charged, noise, u: matched.log_prob(u - centre.to(u)) - q.log_prob(u),
+            "nll_iw_unit": under(unit.log_prob),
+            "nll_iw_mm": under(lambda u: matched.log_prob(u - centre.to(u))),
             "nll_iw_paper": mixed,
         }
 
-    def measure(self, encoded: EncodedSplit, encoded_train: Callable[[], EncodedSplit]) -> dict[str, Any]:
+    def measure(self, measurement: Measurement) -> dict[str, Any]:
+        encoded = measurement.encoded
         return {
             "nll_elbo_paper": float((encoded.rec_N + encoded.kl_train_N).mean()),
-            "mi_q": mutual_information(encoded.charged, encoded.noise_NZ).value,
-            "au_hat": active_units(encoded.q.mean_BZ).count,
-            "std_fmu_split": encoded.q.mean_BZ.std(0).tolist(),
+            "mi_q": mutual_information(encoded.charged.base, encoded.noise_NZ).value,
+            "au_hat": active_units(encoded.mean_NZ).count,
+            "std_fmu_split": encoded.mean_NZ.std(0).tolist(),
         }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lagvae_core.data import History
 from lagvae_core.models.gaussian import LOG_2PI, Gaussian, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior, Vae
 
@@ -34,8 +35,12 @@ class VectorBatch:
         return self.x_BD.numel()
 
     @property
-    def inputs_BT(self) -> Tensor:
-        return self.x_BD[:, :0]
+    def history(self) -> History:
+        return History(self.x_BD[:, :0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.x_BD.device
 
     @property
     def targets_BT(self) -> Tensor:
@@ -59,7 +64,7 @@ class VectorDecoder(nn.Module):
         super().__init__()
         self.weight_DZ, self.bias_D, self.noise = weight_DZ, bias_D, noise
 
-    def forward(self, inputs_BT: Tensor, x_BD: Tensor, z_BSZ: Tensor) -> Tensor:
+    def forward(self, history: History, x_BD: Tensor, z_BSZ: Tensor) -> Tensor:
         error = x_BD[:, None] - self.bias_D - z_BSZ @ self.weight_DZ.T
         return 0.5 * (error.square().sum(-1) / self.noise + x_BD.shape[1] * (LOG_2PI + math.log(self.noise)))
 

@@ -106,13 +106,16 @@ class TestAnyModel:
     def test_columns_of_a_protocol_are_added(self):
         class Twice:
             def log_weights(self, encoded_train):
-                return {"doubled": lambda q, charged, noise, z: 2 * torch.zeros_like(q.log_prob(z))}
+                return {"doubled": lambda inference, draw: torch.zeros_like(draw.z_BSZ[..., 0])}
 
-            def measure(self, encoded, encoded_train):
-                return {"examples": len(encoded.rec_N), "train_examples": len(encoded_train().rec_N)}
+            def measure(self, measurement):
+                whole = measurement.importance_weighted(measurement.encoded.infer)
+                found = {"examples": len(measurement.encoded.rec_N), "again": whole.nll}
+                return found | {"train_examples": len(measurement.encoded_train().rec_N)}
 
         trial = trial_of(tiny())
         trial.parts = replace(trial.parts, protocols=(Twice(),))
         columns = measured(trial, ragged_split())
         assert (columns["examples"], columns["train_examples"]) == (30, 64)
         assert math.isfinite(columns["doubled"])
+        assert columns["again"] == columns["nll_iw"]

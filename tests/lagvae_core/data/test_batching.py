@@ -97,7 +97,7 @@ class TestBatches:
 
     def test_inputs_and_targets_are_shifted_by_one(self):
         (batch,) = split_of_lengths([2]).batches(4)
-        assert batch.inputs_BT.tolist() == [[BOS, 10, 10]]
+        assert batch.history.tokens_BT.tolist() == [[BOS, 10, 10]]
         assert batch.targets_BT.tolist() == [[10, 10, EOS]]
 
     def test_the_index_stays_on_the_cpu(self, split):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from linear_gaussian import LinearGaussian
 
-from lagvae_core.metrics import information
 from lagvae_core.metrics.information import log_aggregate, mutual_information, mutual_information_within
+from lagvae_core.models import gaussian
 from lagvae_core.models.gaussian import Gaussian
 
 
@@ -148,11 +148,11 @@ class TestLogAggregate:
     def test_blocks_do_not_matter(self, monkeypatch, rows, columns):
         _, q, noise = exact_posterior(1100, 2.0, 0.8)
         z = q.rsample(noise[:, None])[:40, 0]
-        monkeypatch.setattr(information, "ROWS", 2000)
-        monkeypatch.setattr(information, "COLUMNS", 2000)
+        monkeypatch.setattr(gaussian, "ROWS", 2000)
+        monkeypatch.setattr(gaussian, "COLUMNS", 2000)
         whole = log_aggregate(z, q)
-        monkeypatch.setattr(information, "ROWS", rows)
-        monkeypatch.setattr(information, "COLUMNS", columns)
+        monkeypatch.setattr(gaussian, "ROWS", rows)
+        monkeypatch.setattr(gaussian, "COLUMNS", columns)
         torch.testing.assert_close(log_aggregate(z, q), whole, rtol=0, atol=1e-9)
 
     def test_samples_far_from_every_posterior_do_not_underflow(self):

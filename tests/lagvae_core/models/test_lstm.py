@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from lagvae_core.data import BOS, EOS, TokenBatch
-from lagvae_core.models.lstm import LstmDecoder, LstmEncoder, LstmModel, dropout
+from lagvae_core.data import BOS, EOS, History, TokenBatch
+from lagvae_core.models.decoder import UnitDropout, Wiring, dropout
+from lagvae_core.models.lstm import LstmDecoder, LstmEncoder, LstmModel
 
 TINY = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
 VOCABULARY = 6
@@ -15,6 +16,10 @@ def stream(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def wiring(setting=TINY):
+    return Wiring(UnitDropout(setting.dropout_in))
+
+
 def draws(*shape, seed=0):
     return torch.randn(*shape, generator=stream(seed), dtype=torch.float64)
 
@@ -22,7 +27,8 @@ def draws(*shape, seed=0):
 def decoder(setting=TINY, vocabulary=VOCABULARY, seed=0, **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LstmDecoder(setting.model_copy(update=changes), vocabulary, stream()).double().eval()
+        setting = setting.model_copy(update=changes)
+        return LstmDecoder(setting, vocabulary, stream(), wiring(setting)).double().eval()
 
 
 def encoder(setting=TINY, vocabulary=VOCABULARY, seed=0):
@@ -54,7 +60,7 @@ class TestSizes:
     def test_parameters(self, vocabulary, embedding, hidden, latent, in_encoder, in_decoder):
         setting = LstmModel(latent_dim=latent, hidden=hidden, embedding=embedding)
         with torch.device("meta"):
-            found = count(LstmEncoder(setting, vocabulary)), count(LstmDecoder(setting, vocabulary, stream()))
+            found = count(LstmEncoder(setting, vocabulary)), count(LstmDecoder(setting, vocabulary, stream(), wiring()))
         lstm = 4 * hidden * (embedding + hidden) + 8 * hidden
         assert found[0] == in_encoder == vocabulary * embedding + lstm + 2 * latent * hidden
         own = 4 * hidden * latent + latent * hidden + hidden * vocabulary
@@ -67,11 +73,11 @@ class TestSizes:
         q = encoder()(batch)
         assert q.mean_BZ.shape == q.logvar_BZ.shape == (4, 2)
         for samples in (1, 3):
-            assert decoder()(batch.inputs_BT, batch.targets_BT, draws(4, samples, 2)).shape == (4, samples)
+            assert decoder()(batch.history, batch.targets_BT, draws(4, samples, 2)).shape == (4, samples)
 
 
 class TestStart:
-    @pytest.mark.parametrize("build", [LstmEncoder, lambda *given: LstmDecoder(*given, stream())])
+    @pytest.mark.parametrize("build", [LstmEncoder, lambda *given: LstmDecoder(*given, stream(), wiring())])
     def test_ranges(self, build):
         """Uniform on (-b, b): deviation b / sqrt 3, a mean within four standard errors of 0, and b nearly reached."""
         setting = LstmModel(latent_dim=32, hidden=64, embedding=32)
@@ -80,7 +86,7 @@ class TestStart:
             module = build(setting, 200)
         names = []
         for name, parameter in module.named_parameters():
-            bound = 0.1 if name.startswith("embedding") else 0.01
+            bound = 0.1 if "embedding" in name else 0.01
             values, n = parameter.detach().double(), parameter.numel()
             assert float(values.abs().max()) <= bound * (1 + 1e-6)
             assert float(values.abs().max()) > 0.97 * bound
@@ -94,9 +100,9 @@ class TestStart:
 
     def test_the_settings_are_the_bounds(self):
         module = LstmDecoder(
-            LstmModel(latent_dim=1, hidden=8, embedding=8, init_range=3.0, init_embedding=7.0), 50, stream()
+            LstmModel(latent_dim=1, hidden=8, embedding=8, init_range=3.0, init_embedding=7.0), 50, stream(), wiring()
         )
-        assert 6.5 < float(module.embedding.weight.detach().abs().max()) <= 7.0
+        assert 6.5 < float(module.reader.embedding.weight.detach().abs().max()) <= 7.0
         assert 2.7 < float(module.lstm.weight_hh_l0.detach().abs().max()) <= 3.0
 
     def test_no_offset_for_the_forget_gate(self):
@@ -112,19 +118,19 @@ class TestDecoderIsADistribution:
         every = torch.tensor(list(itertools.product(range(4), repeat=steps)))
         inputs = torch.cat([torch.full((len(every), 1), BOS), every[:, :-1]], 1)
         with torch.no_grad():
-            nll = model(inputs, every, draws(1, 3, 2).expand(len(every), -1, -1))
+            nll = model(History(inputs), every, draws(1, 3, 2).expand(len(every), -1, -1))
         probability = (-nll).exp()
         torch.testing.assert_close(probability.sum(0), torch.ones(3).double(), rtol=0, atol=1e-12)
         assert float(probability.std(0).min()) > 0.01 / len(every)  # and they are not all equal
 
     def test_against_the_equations_word_by_word(self):
         model, batch, z = decoder(), sentences(), draws(3, 1, 2)
-        found = model(batch.inputs_BT, batch.targets_BT, z)[:, 0]
+        found = model(batch.history, batch.targets_BT, z)[:, 0]
         lstm, latent = model.lstm, z[:, 0]
         cell = latent @ model.start.weight.T
         hidden, nll = cell.tanh(), torch.zeros(3).double()
-        for word, target in zip(batch.inputs_BT.T, batch.targets_BT.T, strict=True):
-            given = torch.cat([model.embedding.weight[word], latent], 1) @ lstm.weight_ih_l0.T + lstm.bias_ih_l0
+        for word, target in zip(batch.history.tokens_BT.T, batch.targets_BT.T, strict=True):
+            given = torch.cat([model.reader.embedding.weight[word], latent], 1) @ lstm.weight_ih_l0.T + lstm.bias_ih_l0
             i, f, g, o = (given + hidden @ lstm.weight_hh_l0.T + lstm.bias_hh_l0).chunk(4, 1)
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             hidden = o.sigmoid() * cell.tanh()
@@ -133,9 +139,9 @@ class TestDecoderIsADistribution:
 
     def test_with_and_without_gradients_it_is_the_same(self):
         model, batch, z = decoder(), sentences(), draws(3, 2, 2)
-        with_gradient = model(batch.inputs_BT, batch.targets_BT, z)
+        with_gradient = model(batch.history, batch.targets_BT, z)
         with torch.no_grad():
-            without = model(batch.inputs_BT, batch.targets_BT, z)
+            without = model(batch.history, batch.targets_BT, z)
         torch.testing.assert_close(without, with_gradient.detach(), rtol=0, atol=1e-12)
 
 
@@ -149,11 +155,11 @@ class TestWhatAStepSees:
             return kept["words"]
 
         hooks = [
-            model.embedding.register_forward_hook(cut),
+            model.reader.embedding.register_forward_hook(cut),
             model.lstm.register_forward_hook(lambda module, inputs, output: kept.update(hidden=output[0])),
         ]
         batch = sentences(len(z), steps)
-        model(batch.inputs_BT, batch.targets_BT, z)
+        model(batch.history, batch.targets_BT, z)
         for hook in hooks:
             hook.remove()
         return kept["hidden"], kept["words"]
@@ -195,7 +201,7 @@ class TestWhatAStepSees:
         states = []
         hook = model.lstm.register_forward_pre_hook(lambda module, inputs: states.append(inputs[1]))
         batch = sentences(2)
-        model(batch.inputs_BT, batch.targets_BT, z)
+        model(batch.history, batch.targets_BT, z)
         hook.remove()
         hidden, cell = states[0]
         torch.testing.assert_close(cell[0], z[:, 0] @ model.start.weight.T, rtol=0, atol=1e-14)
@@ -205,20 +211,20 @@ class TestWhatAStepSees:
 class TestCompany:
     def test_many_samples_in_one_call_equal_single_calls(self):
         model, batch, z = decoder(), sentences(batch=4), draws(4, 6, 2)
-        together = model(batch.inputs_BT, batch.targets_BT, z)
+        together = model(batch.history, batch.targets_BT, z)
         for sample in range(6):
-            alone = model(batch.inputs_BT, batch.targets_BT, z[:, sample : sample + 1])
+            alone = model(batch.history, batch.targets_BT, z[:, sample : sample + 1])
             torch.testing.assert_close(together[:, sample : sample + 1], alone, rtol=0, atol=1e-12)
 
     def test_many_sentences_in_one_call_equal_single_calls(self):
         read, write, batch, z = encoder(), decoder(), sentences(batch=4), draws(4, 2, 2)
         q = read(batch)
-        nll = write(batch.inputs_BT, batch.targets_BT, z)
+        nll = write(batch.history, batch.targets_BT, z)
         for row in range(4):
             one = TokenBatch(batch.tokens_BL[row : row + 1], batch.index_B[row : row + 1])
             torch.testing.assert_close(read(one).mean_BZ[0], q.mean_BZ[row], rtol=0, atol=1e-12)
             torch.testing.assert_close(read(one).logvar_BZ[0], q.logvar_BZ[row], rtol=0, atol=1e-12)
-            alone = write(one.inputs_BT, one.targets_BT, z[row : row + 1])
+            alone = write(one.history, one.targets_BT, z[row : row + 1])
             torch.testing.assert_close(alone[0], nll[row], rtol=0, atol=1e-12)
 
     def test_the_encoder_reads_the_whole_sentence(self):
@@ -272,34 +278,34 @@ class TestDropout:
 
     def test_it_is_off_in_evaluation(self):
         model, batch, z = decoder(), sentences(), draws(3, 2, 2)
-        before = model._dropout_stream.get_state()
-        first = model(batch.inputs_BT, batch.targets_BT, z)
-        assert torch.equal(model(batch.inputs_BT, batch.targets_BT, z), first)
-        assert torch.equal(model._dropout_stream.get_state(), before)
+        before = model._stream.get_state()
+        first = model(batch.history, batch.targets_BT, z)
+        assert torch.equal(model(batch.history, batch.targets_BT, z), first)
+        assert torch.equal(model._stream.get_state(), before)
         plain = decoder(dropout_in=0.0, dropout_out=0.0).train()
-        assert torch.equal(plain(batch.inputs_BT, batch.targets_BT, z), first)
+        assert torch.equal(plain(batch.history, batch.targets_BT, z), first)
 
     @pytest.mark.parametrize("place", ["dropout_in", "dropout_out"])
     def test_each_place_drops_in_training(self, place):
         model, batch, z = decoder(**{"dropout_in": 0.0, "dropout_out": 0.0, place: 0.5}), sentences(), draws(3, 1, 2)
-        whole = model(batch.inputs_BT, batch.targets_BT, z)
+        whole = model(batch.history, batch.targets_BT, z)
         model.train()
-        dropped = [model(batch.inputs_BT, batch.targets_BT, z) for _ in range(2)]
+        dropped = [model(batch.history, batch.targets_BT, z) for _ in range(2)]
         assert not torch.equal(dropped[0], whole)
         assert not torch.equal(dropped[0], dropped[1])
-        model._dropout_stream.manual_seed(0)
-        assert torch.equal(model(batch.inputs_BT, batch.targets_BT, z), dropped[0])
+        model._stream.manual_seed(0)
+        assert torch.equal(model(batch.history, batch.targets_BT, z), dropped[0])
 
     def test_the_samples_of_an_example_share_the_mask_of_their_words(self):
         model, batch = decoder(dropout_out=0.0).train(), sentences()
-        nll = model(batch.inputs_BT, batch.targets_BT, draws(3, 1, 2).expand(3, 4, 2))
+        nll = model(batch.history, batch.targets_BT, draws(3, 1, 2).expand(3, 4, 2))
         torch.testing.assert_close(nll, nll[:, :1].expand(3, 4), rtol=0, atol=1e-12)
 
     def test_z_is_never_dropped(self):
         model, batch, seen = decoder(dropout_in=0.9).train(), sentences(), []
         z = draws(3, 1, 2)
         hook = model.lstm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        model(batch.inputs_BT, batch.targets_BT, z)
+        model(batch.history, batch.targets_BT, z)
         hook.remove()
         assert torch.equal(seen[0][:, :, TINY.embedding :], z[:, 0].expand(6, 3, 2))
         assert bool((seen[0][:, :, : TINY.embedding] == 0).any())

@@ -12,7 +12,7 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import Measurement, Surroundings
 from lagvae_core.strategies.scale_vae import ScalePosterior, ScaleVae
 
 
@@ -319,6 +319,9 @@ class Toy:
         self.protocol = protocol(**setting)
         self.encoded = encode_split(self.model, batches(self.x), 0)
 
+    def measured(self):
+        return self.protocol.measure(Measurement(self.model, (), self.encoded, lambda: self.encoded, None))
+
     def log_means(self, samples):
         weights = {"nll_iw": proposal_weight(self.model)} | self.protocol.log_weights(lambda: self.encoded)
         return importance_weighted(self.model, batches(self.x), samples, 0, weights)
@@ -409,7 +412,7 @@ class TestLikelihoods:
         difference = found - exact
         assert float(difference.mean()) == pytest.approx(0.0, abs=4 * standard_error(difference))
         assert 4 * standard_error(difference) < 0.2
-        measured = toy.protocol.measure(toy.encoded, lambda: toy.encoded)["nll_elbo_paper"]
+        measured = toy.measured()["nll_elbo_paper"]
         noise = toy.encoded.rec_N - toy.unit.expected_rec(toy.x, toy.encoded.q)
         assert measured == pytest.approx(float(exact.mean()), abs=4 * standard_error(noise))
         assert measured == pytest.approx(float((toy.encoded.rec_N + toy.encoded.kl_train_N).mean()), abs=1e-12)
@@ -436,7 +439,7 @@ class TestLikelihoods:
 
 class TestMeasure:
     def test_the_columns(self, toy):
-        found = toy.protocol.measure(toy.encoded, lambda: toy.encoded)
+        found = toy.measured()
         mean = toy.encoded.q.mean_BZ[:, 0]
         assert found["std_fmu_split"] == pytest.approx([float(mean.std())])
         assert found["std_fmu_split"][0] == pytest.approx(math.sqrt(1 - float(toy.variance)), rel=0.1)
@@ -446,7 +449,7 @@ class TestMeasure:
         """Exactly 0.5 ln(1 + Var(mu) / S), because the means are Gaussian."""
         unscaled = mutual_information(toy.encoded.charged, toy.encoded.noise_NZ)
         scaled = mutual_information(toy.encoded.q, toy.encoded.noise_NZ)
-        found = toy.protocol.measure(toy.encoded, lambda: toy.encoded)["mi_q"]
+        found = toy.measured()["mi_q"]
         spread, s = float(1 - toy.variance) / 9, float(toy.variance)
         assert found == unscaled.value
         assert found == pytest.approx(0.5 * math.log(1 + spread / s), abs=5 * unscaled.se)

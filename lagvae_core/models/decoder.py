@@ -1,0 +1,118 @@
+"""What every decoder is, and what strategies may change around its core.
+
+Shape suffixes: T predicted tokens, R = B * S sequences, F features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lagvae_core.data import UNK, History
+from lagvae_core.models.projection import token_nll
+
+__all__ = ["Decoder", "Skip", "TokenReader", "UnitDropout", "Wiring", "dropout"]
+
+Past = Literal["seen", "unknown", "absent"]
+
+
+def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Inverted dropout from a stream of its own; without a generator (evaluation) x itself.
+
+    The mask comes from 31-bit integers, a third of the cost of Bernoulli draws.
+    """
+    if generator is None or rate == 0.0:
+        return x
+    draws = torch.empty(x.shape, dtype=torch.int32, device=x.device).random_(generator=generator)
+    return x * (draws >= int(rate * 2**31)).to(x.dtype).mul_(1.0 / (1.0 - rate))
+
+
+@dataclass(frozen=True)
+class UnitDropout:
+    """Dropout on single units of the input embeddings, one mask for each token."""
+
+    rate: float
+
+    def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
+        """The embeddings [T, B, E] of the tokens; without a stream (evaluation) nothing is dropped."""
+        return dropout(embedding(tokens_TB), self.rate, stream)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Further paths of z through the decoder: to the output layer, and to all layers between if `everywhere`."""
+
+    kind: Literal["concat", "add"] = "concat"
+    everywhere: bool = True
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What strategies change around the core of a decoder.
+
+    `past`: `seen`, the decoder reads the tokens before; `unknown`, it reads `<unk>` in the place of each; `absent`, it
+    reads one learned vector. The latter two are part of the model and hold in evaluation too.
+    """
+
+    input_dropout: UnitDropout = field(default_factory=lambda: UnitDropout(0.0))
+    past: Past = "seen"
+    skip: Skip | None = None
+
+
+class TokenReader(nn.Module):
+    """History -> input vectors [T, B, E] of the decoder: embeddings under their dropout."""
+
+    def __init__(self, size: int, vocabulary: int, wiring: Wiring) -> None:
+        super().__init__()
+        self._wiring = wiring
+        self.embedding = nn.Embedding(1 if wiring.past == "absent" else vocabulary, size)
+
+    def forward(self, history: History, stream: torch.Generator | None) -> Tensor:
+        tokens_TB = history.tokens_BT.T
+        if self._wiring.past == "unknown":
+            tokens_TB = torch.full_like(tokens_TB, UNK)
+        elif self._wiring.past == "absent":
+            tokens_TB = torch.zeros_like(tokens_TB)
+        words_TBE = self._wiring.input_dropout(self.embedding, tokens_TB, stream)
+        if history.blank_BT is not None:
+            words_TBE = words_TBE.masked_fill(history.blank_BT.T[:, :, None], 0.0)
+        return words_TBE
+
+
+class Decoder(nn.Module, ABC):
+    """p(x|z) over sequences of tokens: features of each position, then one bias-free output layer.
+
+    A subclass makes `output` (a bias-free linear layer, F to V) and `features`. `stream` feeds all its dropout.
+    """
+
+    output: nn.Linear
+
+    def __init__(self, stream: torch.Generator) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @abstractmethod
+    def features(self, history: History, z_BSZ: Tensor) -> Tensor:
+        """What the output layer reads, [T, R, F]; position t depends on the history up to t, on z and on nothing else.
+
+        The S samples of an example share one dropout mask on their embeddings, as they share the embeddings.
+        """
+
+    def forward(self, history: History, targets_BT: Tensor, z_BSZ: Tensor) -> Tensor:
+        """-log p(targets | history, z) in nats, summed over the tokens, [B, S]."""
+        return self.nll(self.features(history, z_BSZ), targets_BT)
+
+    def nll(self, features_TRF: Tensor, targets_BT: Tensor) -> Tensor:
+        """The same from `features`."""
+        (batch, steps), rows = targets_BT.shape, features_TRF.shape[1]
+        samples = rows // batch
+        targets_TBS = targets_BT.T[:, :, None].expand(steps, batch, samples)
+        nll_N = token_nll(features_TRF.flatten(0, 1), self.output.weight, targets_TBS.flatten())
+        return nll_N.view(steps, batch, samples).sum(0)
+
+    def active_stream(self) -> torch.Generator | None:
+        return self._stream if self.training else None
