@@ -28,6 +28,7 @@ from lagvae_core.settings import Setting
 __all__ = [
     "ClipScope",
     "Decoding",
+    "Forward",
     "KlSchedule",
     "KlWeight",
     "LogWeight",
@@ -45,6 +46,8 @@ __all__ = [
     "Surroundings",
     "Trainer",
     "Update",
+    "needs_companions",
+    "text_only",
 ]
 
 ClipScope = Literal["all", "per_module"]
@@ -327,6 +330,22 @@ class Refusal:
 
     code: str
     message: str
+
+
+def text_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+    """For strategies that are about words."""
+    if setup.data_kind == "images":
+        yield Refusal("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
+
+
+def needs_companions(kind: str, field: str, least: int, setup: Setup) -> Iterator[Refusal]:
+    """For strategies that use the statistics of a batch of at least `least`, the value of their `field`."""
+    if setup.training.batch_size < least:
+        yield Refusal(
+            "E12",
+            f"{kind} needs the statistics of batches of at least {field} = {least}, but training.batch_size is "
+            f"{setup.training.batch_size}; raise it or lower {kind}.{field}",
+        )
 
 
 class Strategy(Setting, ABC):

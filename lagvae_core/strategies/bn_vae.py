@@ -13,7 +13,7 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, needs_companions
 
 __all__ = ["BnPosterior", "BnVae"]
 
@@ -58,12 +58,7 @@ class BnVae(Strategy):
                     "bn_vae already fixes the deviation of the means that scale_vae would set, whose factor would be "
                     "the constant des_std / gamma; remove one of the two",
                 )
-        if setup.training.batch_size < self.min_batch:
-            yield Refusal(
-                "E12",
-                f"bn_vae needs the statistics of batches of at least min_batch = {self.min_batch}, but "
-                f"training.batch_size is {setup.training.batch_size}; raise it or lower bn_vae.min_batch",
-            )
+        yield from needs_companions("bn_vae", "min_batch", self.min_batch, setup)
 
     def warnings(self, setup: Setup) -> Iterator[str]:
         if setup.data_kind == "text":

@@ -14,7 +14,7 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, needs_companions
 
 __all__ = ["DuPosterior", "DuVae"]
 
@@ -74,12 +74,7 @@ class DuVae(Strategy):
                     "du_vae already fixes the deviations of the means that scale_vae would set, whose factors would "
                     "only undo the learned spreads; remove one of the two",
                 )
-        if setup.training.batch_size < self.min_batch:
-            yield Refusal(
-                "E12",
-                f"du_vae needs the statistics of batches of at least min_batch = {self.min_batch}, but "
-                f"training.batch_size is {setup.training.batch_size}; raise it or lower du_vae.min_batch",
-            )
+        yield from needs_companions("du_vae", "min_batch", self.min_batch, setup)
         if self.dropout > 0 and self.delta_rate == 0:
             yield Refusal(
                 "E-RANGE",

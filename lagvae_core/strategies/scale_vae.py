@@ -16,7 +16,16 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import LogWeight, Measurement, Protocol, Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import (
+    LogWeight,
+    Measurement,
+    Protocol,
+    Refusal,
+    Setup,
+    Strategy,
+    Surroundings,
+    needs_companions,
+)
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 
@@ -79,12 +88,7 @@ class ScaleVae(Strategy):
         return {"posterior": posterior, "protocols": (_PaperProtocol(),)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        if setup.training.batch_size < self.min_f_batch:
-            yield Refusal(
-                "E12",
-                f"scale_vae needs the statistics of batches of at least min_f_batch = {self.min_f_batch}, but "
-                f"training.batch_size is {setup.training.batch_size}; raise it or lower scale_vae.min_f_batch",
-            )
+        yield from needs_companions("scale_vae", "min_f_batch", self.min_f_batch, setup)
 
 
 class ScalePosterior(Posterior):
