@@ -125,11 +125,21 @@ def results_show(
     sweep: Sweep,
     results: Results = "results",
     as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    columns: Annotated[str | None, typer.Option(help="Columns of the table, with commas between: 'nll_iw,mi'.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Show training time in units of that of this arm.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """One line a configuration: how its runs ended, and their mean numbers."""
-    from sweeps.tables import print_runs
+    """One line a configuration: how its runs ended, mean and standard error of their numbers."""
+    from sweeps.tables import draw_arms, print_runs
 
-    print_runs(find_sweep(results, sweep), as_json)
+    folder = find_sweep(results, sweep)
+    chosen = [name.strip() for name in columns.split(",")] if columns is not None else None
+    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline)
+    if png is not None:
+        draw_arms(folder, chosen, baseline, png)
 
 
 @results_app.command("pareto")
@@ -174,7 +184,7 @@ def strategies(
     as_json: Json = False,
 ) -> None:
     """The catalogue: what each remedy does, its paper, slots and fields."""
-    from sweeps.tables import print_catalogue
+    from sweeps.catalogue import print_catalogue
 
     print_catalogue(name, as_json)
 

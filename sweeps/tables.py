@@ -1,27 +1,27 @@
-"""What the command line prints: plans, rows, fronts, the catalogue. Tables for people, JSON for programs."""
+"""What the command line prints: plans, rows, fronts. Tables for people, JSON for programs."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.settings import Tunable, tunables
-from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.display import duration
 from sweeps.front import FrontRow, front_of
 from sweeps.pareto import Sense
 from sweeps.plan import Plan
 from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
 from sweeps.spec import SweepSpec, load_spec, parse_spec
+from sweeps.summary import Summary, summarise
 
-__all__ = ["draw_front", "parse_objectives", "print_catalogue", "print_front", "print_plan", "print_runs"]
+__all__ = ["draw_arms", "draw_front", "parse_objectives", "print_front", "print_plan", "print_runs"]
+
+Style = Literal["table", "json", "markdown"]
 
 
 def _table(*headings: str) -> Table:
@@ -185,25 +185,32 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, pa
         raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
 
 
-def print_runs(folder: ResultsFolder, as_json: bool) -> None:
-    """One line a configuration; with `as_json` every row as it is stored."""
+SHOWN = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
+"""The columns of `lagvae results show` where none are named."""
+
+
+def print_runs(folder: ResultsFolder, style: Style, columns: Sequence[str] | None, baseline: str | None) -> None:
+    """One line a configuration, mean and standard error over its finished runs; as `json`, every row as it is stored.
+
+    `baseline` is an arm whose training time is the unit of a further column.
+    """
     rows = folder.runs()
-    if as_json:
+    if style == "json":
         _json(json.loads(json.dumps(rows, default=lambda value: value.isoformat())))
         return
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["arm"], row["config_id"]), []).append(row)
-    columns = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
-    table = _table("arm", "runs", "status", *columns, "config_id", "parameters")
+    summaries = summaries_of(folder, rows, columns, baseline)
+    names = (*(columns or SHOWN), *(["time"] if baseline is not None else []))
+    lines = [_summary_line(summary, names) for summary in summaries]
+    headings = ["arm", "runs", *names, "config_id", "parameters"]
+    if style == "markdown":
+        print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+        for line in lines:
+            print(f"| {' | '.join(line)} |")
+        return
+    table = _table(*headings)
     table.columns[-1].justify = "left"
-    for (arm, config_id), members in groups.items():
-        statuses = [row["status"] for row in members]
-        counts = " ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
-        finished = [row for row in members if row["status"] == "finished"]
-        numbers = [_mean(finished, column) for column in columns]
-        parameters = _parameters(json.loads(members[0]["parameters"] or "{}"))
-        table.add_row(arm, str(len(members)), counts, *numbers, config_id, parameters)
+    for line in lines:
+        table.add_row(*line)
     console = _console()
     console.print(table)
     for row in rows:
@@ -211,90 +218,39 @@ def print_runs(folder: ResultsFolder, as_json: bool) -> None:
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}")
 
 
-def _mean(rows: list[dict[str, Any]], column: str) -> str:
-    values = [row[column] for row in rows if row[column] is not None]
-    return f"{sum(values) / len(values):.2f}" if values else ""
+def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
+    finished = summary.ends.get("finished", 0)
+    others = " ".join(f"{count} {status}" for status, count in summary.ends.items() if status != "finished")
+    numbers = ["" if (value := summary.columns[name]) is None else value.text() for name in names]
+    return [summary.arm, f"{finished} {others}".strip(), *numbers, summary.config_id, _parameters(summary.parameters)]
 
 
-def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
-    """A strategy as plain data: everything that catalogue, help and documentation say of it."""
-    ranges = {name: tunable for name, _, tunable in tunables(strategy)}
-    fields = []
-    for name, field in strategy.model_fields.items():
-        if name == "kind":
-            continue
-        fields.append(
-            {
-                "name": name,
-                "description": field.description,
-                "type": _type_name(field.annotation),
-                "law": ", ".join(_laws(field.metadata)),
-                "default": field.default,
-                "search": _range(ranges[name]) if name in ranges else None,
-            }
-        )
-    text = inspect.getdoc(strategy) or ""
-    return {
-        "kind": strategy.name(),
-        "summary": " ".join(text.split("\n\n")[0].split()),
-        "description": text,
-        "paper": strategy.paper,
-        "slots": sorted(strategy.slots),
-        "fields": fields,
-        "columns": [{"name": column.name, "doc": column.doc} for column in strategy.columns],
-    }
+def summaries_of(
+    folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None, baseline: str | None
+) -> list[Summary]:
+    """The configurations of the stored rows, in the order of the sweep's arms."""
+    mistakes: list[Mistake | str] = []
+    unknown = [name for name in columns or () if name not in OBJECTIVE_COLUMNS]
+    if unknown:
+        known = ", ".join(OBJECTIVE_COLUMNS)
+        mistakes.append(Mistake("--columns", ", ".join(unknown), "be numeric columns of the table", f"Known: {known}."))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    if baseline is not None and baseline not in arms:
+        mistakes.append(Mistake("--baseline", baseline, f"be an arm of {folder.sweep}", f"Stored: {', '.join(arms)}."))
+    if mistakes:
+        raise ConfigError(mistakes)
+    order = [arm.name for arm in stored_spec(folder).arms]
+    summaries = summarise(rows, columns or SHOWN, baseline)
+    return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+def draw_arms(folder: ResultsFolder, columns: Sequence[str] | None, baseline: str | None, path: Path) -> None:
+    """Every configuration as a row of a picture, with a panel for each column."""
+    from sweeps.report.arms import arms_figure
 
-
-def _laws(metadata: list[Any]) -> list[str]:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return [f"{sign} {getattr(mark, name)}" for mark in metadata for name, sign in signs.items() if hasattr(mark, name)]
-
-
-def _range(tunable: Tunable) -> dict[str, Any]:
-    if tunable.choices:
-        return {"choices": list(tunable.choices)}
-    return {"low": tunable.low, "high": tunable.high, "log": tunable.log}
-
-
-def print_catalogue(name: str | None, as_json: bool) -> None:
-    """All strategies, or one in full."""
-    if name is not None and name not in CATALOGUE:
-        raise ConfigError([Mistake("NAME", name, f"be one of {', '.join(CATALOGUE)}", "See `lagvae strategies`.")])
-    chosen = [CATALOGUE[name]] if name is not None else list(CATALOGUE.values())
-    described = [describe_strategy(strategy) for strategy in chosen]
-    if as_json:
-        _json(described[0] if name is not None else described)
-        return
-    console = _console()
-    if name is None:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("strategy", "slots", "searched", "what it does"):
-            table.add_column(heading)
-        for entry in described:
-            searched = ", ".join(field["name"] for field in entry["fields"] if field["search"])
-            table.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
-        console.print(table)
-        return
-    entry = described[0]
-    console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
-    console.print(entry["description"], markup=False)
-    console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("field", "law", "default", "searched over", "meaning"):
-        table.add_column(heading)
-    for field in entry["fields"]:
-        searched = "" if field["search"] is None else _range_text(field["search"])
-        table.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
-    console.print(table)
-    for column in entry["columns"]:
-        console.print(f"column {column['name']}: {column['doc']}", markup=False)
-
-
-def _range_text(search: Mapping[str, Any]) -> str:
-    if "choices" in search:
-        return "{" + ", ".join(map(str, search["choices"])) + "}"
-    return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")
+    names = (*(columns or ("nll_iw", "kl", "mi", "au")), *(["time"] if baseline is not None else []))
+    summaries = summaries_of(folder, folder.runs(), [name for name in names if name != "time"], baseline)
+    try:
+        arms_figure(summaries, names, path, title=folder.sweep)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sweeps.pareto import Sense, front
 
-__all__ = ["FrontPoint", "front_figure", "staircase"]
+__all__ = ["FrontPoint", "beyond", "figure_files", "front_figure", "staircase"]
 
 AXIS_LABELS = {"au": "active units", "nll_iw": "NLL, importance-weighted [nats]"}
 COUNTS = frozenset({"au"})
@@ -112,7 +112,7 @@ def front_figure(
     for point in points:
         if not np.isfinite(point.mean).all():
             raise ValueError(f"{point.config_id} must have a finite mean to be drawn, but has {point.mean}.")
-    files = _files(Path(path))
+    files = figure_files(Path(path))
     with matplotlib.rc_context(STYLE):
         figure = _draw(points, (x, y), senses, title)
         for file in files:
@@ -141,8 +141,8 @@ def staircase(
     return edge if worst and len(members) else edge[1:-1]
 
 
-def _files(path: Path) -> list[Path]:
-    """The PNG, and `path` itself where that is not it."""
+def figure_files(path: Path) -> list[Path]:
+    """The files that a figure at `path` is written to: the PNG, and `path` itself where that is not it."""
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in known:
         raise ValueError(f"A figure's extension must be one of {', '.join(sorted(known))}, but the path is {path}.")

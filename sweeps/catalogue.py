@@ -1,0 +1,203 @@
+"""The catalogue of strategies: what each does, its paper, slots, fields and what it cannot be stacked with.
+
+    python -m sweeps.reference strategies
+
+writes it as Markdown, for docs/strategies.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lagvae_core.config import parse_trial
+from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.settings import Tunable, tunables
+from lagvae_core.strategies import CATALOGUE, Strategy
+
+__all__ = ["catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
+
+CODE = re.compile(r"\((E[\w-]+)\)")
+
+
+def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
+    """A strategy as plain data: everything that catalogue, help and documentation say of it."""
+    ranges = {name: tunable for name, _, tunable in tunables(strategy)}
+    fields = [
+        {
+            "name": name,
+            "description": field.description,
+            "type": _type_name(field.annotation),
+            "law": ", ".join(_laws(field.metadata)),
+            "default": field.default,
+            "search": _range(ranges[name]) if name in ranges else None,
+        }
+        for name, field in strategy.model_fields.items()
+        if name != "kind"
+    ]
+    text = inspect.getdoc(strategy) or ""
+    return {
+        "kind": strategy.name(),
+        "summary": " ".join(text.split("\n\n")[0].split()),
+        "description": text,
+        "paper": strategy.paper,
+        "slots": sorted(strategy.slots),
+        "fields": fields,
+        "columns": [{"name": column.name, "doc": column.doc} for column in strategy.columns],
+        "unmeasured": sorted(strategy.unmeasured),
+        "conflicts": conflicts_of(strategy.name()),
+    }
+
+
+@functools.cache
+def _refused_pairs() -> dict[str, dict[str, str]]:
+    """Each kind to the kinds that it is refused with at its defaults, and why; found by asking for every pair."""
+    found: dict[str, dict[str, str]] = {kind: {} for kind in CATALOGUE}
+    kinds = list(CATALOGUE)
+    for number, one in enumerate(kinds):
+        for other in kinds[number + 1 :]:
+            reason = _refusal(one, other)
+            if reason:
+                found[one][other] = found[other][one] = reason
+    return found
+
+
+def _refusal(one: str, other: str) -> str:
+    try:
+        parse_trial({"data": {"kind": "text", "path": "."}, "strategies": [one, other]})
+    except ConfigError as error:
+        reasons = [_reason(mistake) for mistake in error.mistakes if isinstance(mistake, Mistake)]
+        return "; ".join(reasons)
+    return ""
+
+
+def _reason(mistake: Mistake) -> str:
+    code = CODE.search(mistake.law)
+    assert code, f"a refused stack without a code: {mistake}"
+    if code[1] == "E-SLOT":
+        return f"E-SLOT, both fill {mistake.law.rpartition(' fill ')[2]}"
+    return f"{code[1]}, {mistake.remedy.rstrip('.')}"
+
+
+def conflicts_of(kind: str) -> dict[str, str]:
+    """The kinds that `kind` may not be stacked with at default settings, and why."""
+    return _refused_pairs()[kind]
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _laws(metadata: list[Any]) -> list[str]:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return [f"{sign} {getattr(mark, name)}" for mark in metadata for name, sign in signs.items() if hasattr(mark, name)]
+
+
+def _range(tunable: Tunable) -> dict[str, Any]:
+    if tunable.choices:
+        return {"choices": list(tunable.choices)}
+    return {"low": tunable.low, "high": tunable.high, "log": tunable.log}
+
+
+def _range_text(search: Mapping[str, Any] | None) -> str:
+    if search is None:
+        return ""
+    if "choices" in search:
+        return "{" + ", ".join(map(str, search["choices"])) + "}"
+    return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _grouped(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The reasons, each with all the kinds that it is given for."""
+    kinds: dict[str, list[str]] = {}
+    for kind, reason in conflicts.items():
+        kinds.setdefault(reason, []).append(kind)
+    for reason, together in kinds.items():
+        yield ", ".join(together), reason
+
+
+# --- on the terminal ------------------------------------------------------------------------------------------------
+
+
+def print_catalogue(name: str | None, as_json: bool) -> None:
+    """All strategies, or one in full."""
+    if name is not None and name not in CATALOGUE:
+        raise ConfigError([Mistake("NAME", name, f"be one of {', '.join(CATALOGUE)}", "See `lagvae strategies`.")])
+    chosen = [CATALOGUE[name]] if name is not None else list(CATALOGUE.values())
+    described = [describe_strategy(strategy) for strategy in chosen]
+    if as_json:
+        print(json.dumps(described[0] if name is not None else described, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
+    if name is None:
+        table = _table("strategy", "slots", "searched", "what it does")
+        for entry in described:
+            searched = ", ".join(field["name"] for field in entry["fields"] if field["search"])
+            table.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
+        console.print(table)
+    else:
+        _print_one(console, described[0])
+
+
+def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
+    console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
+    console.print(entry["description"], markup=False)
+    console.print()
+    table = _table("field", "law", "default", "searched over", "meaning")
+    for field in entry["fields"]:
+        searched = _range_text(field["search"])
+        table.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
+    console.print(table)
+    for column in entry["columns"]:
+        console.print(f"column {column['name']}: {column['doc']}", markup=False)
+    if entry["unmeasured"]:
+        console.print(f"null under it: {', '.join(entry['unmeasured'])}", markup=False)
+    for kinds, reason in _grouped(entry["conflicts"]):
+        console.print(f"not with {kinds}: {reason}", markup=False)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+# --- as Markdown ----------------------------------------------------------------------------------------------------
+
+
+def catalogue_page() -> str:
+    """Every strategy as a section of docs/strategies.md."""
+    return "\n".join(_section(describe_strategy(strategy)) for strategy in CATALOGUE.values())
+
+
+def _section(entry: Mapping[str, Any]) -> str:
+    lines = [f"### {entry['kind']}", "", entry["description"], ""]
+    lines += [f"Paper: {entry['paper']}. Slots: {', '.join(f'`{slot}`' for slot in entry['slots'])}.", ""]
+    if entry["fields"]:
+        lines += ["| field | law | default | searched over | meaning |", "|---|---|---|---|---|"]
+        for field in entry["fields"]:
+            cells = (field["law"], f"`{_shown(field['default'])}`", _range_text(field["search"]), field["description"])
+            lines.append(f"| `{field['name']}` | {' | '.join(cells)} |")
+        lines.append("")
+    if entry["columns"]:
+        lines += [f"Columns of its own: {', '.join('`' + column['name'] + '`' for column in entry['columns'])}.", ""]
+    if entry["unmeasured"]:
+        lines += [f"Null under it: {', '.join(f'`{name}`' for name in entry['unmeasured'])}.", ""]
+    if entry["conflicts"]:
+        lines += ["Not to be stacked, at default settings, with"]
+        lines += [f"- {kinds}: {reason}" for kinds, reason in _grouped(entry["conflicts"])]
+        lines.append("")
+    return "\n".join(lines)
