@@ -1,9 +1,4 @@
-"""The catalogue of strategies: what each does, its paper, slots, fields and what it cannot be stacked with.
-
-    python -m sweeps.reference strategies
-
-writes it as Markdown, for docs/strategies.md.
-"""
+"""The catalogue of strategies: what each does, its paper, slots, fields and what it cannot be stacked with."""
 
 from __future__ import annotations
 
@@ -22,7 +17,9 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 
-__all__ = ["catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
+__all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
+
+HEADING = "## The catalogue\n"
 
 CODE = re.compile(r"\((E[\w-]+)\)")
 
@@ -179,8 +176,8 @@ def _table(*headings: str) -> Table:
 
 
 def catalogue_page() -> str:
-    """Every strategy as a section of docs/strategies.md."""
-    return "\n".join(_section(describe_strategy(strategy)) for strategy in CATALOGUE.values())
+    """The heading of the catalogue in docs/strategies.md, and every strategy as a section below it."""
+    return "\n".join([HEADING, *(_section(describe_strategy(strategy)) for strategy in CATALOGUE.values())])
 
 
 def _section(entry: Mapping[str, Any]) -> str:

@@ -1,12 +1,18 @@
-"""The columns of the table as Markdown, from their declarations: `python -m sweeps.reference > docs/results.md`."""
+"""What the documentation takes from declarations in the code, as Markdown.
+
+python -m sweeps.reference results       docs/results.md, whole
+python -m sweeps.reference strategies    docs/strategies.md, from the heading of the catalogue on
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
+from sweeps.catalogue import catalogue_page
 from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
 from sweeps.space import tunable_columns
 
@@ -74,4 +80,5 @@ def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(results_page(), end="")
+    pages = {"results": results_page, "strategies": catalogue_page}
+    print(pages[sys.argv[1]](), end="")

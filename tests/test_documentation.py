@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sweeps.catalogue import HEADING, catalogue_page
 from sweeps.reference import results_page
 from sweeps.spec import load_spec
 
@@ -16,7 +17,13 @@ ROOT = Path(__file__).parent.parent
 def test_results_page_is_current() -> None:
     expected = results_page()
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert page == expected, "run  python -m sweeps.reference > docs/results.md"
+    assert page == expected, "run  python -m sweeps.reference results > docs/results.md"
+
+
+def test_catalogue_of_strategies_is_current() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text("utf-8")
+    found = page[page.index(HEADING) :]
+    assert found == catalogue_page(), "replace its catalogue by that of  python -m sweeps.reference strategies"
 
 
 def test_readme_names_only_sweeps_that_ship() -> None:

@@ -7,6 +7,8 @@ import math
 import pickle
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,21 @@ def test_it_resumes_bit_for_bit(name):
     )
     assert len(places) == 2
     assert essence(record) == essence(run(config))
+
+
+@pytest.fixture(scope="module")
+def resumed_elsewhere(tmp_path_factory):
+    """The records of trials that one process began and another finished, by strategy."""
+    folder = tmp_path_factory.mktemp("resumed")
+    for what in ("begin", "finish"):
+        script = str(Path(__file__).with_name("resume_script.py"))
+        subprocess.run([sys.executable, "-W", "error", script, what, str(folder)], check=True)
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in FILES}
+
+
+@each_strategy
+def test_it_resumes_bit_for_bit_in_a_new_process(name, resumed_elsewhere):
+    assert essence(resumed_elsewhere[name]) == essence(run(tiny(name)))
 
 
 @each_strategy
