@@ -116,12 +116,12 @@ def _shown(value: object) -> str:
 
 
 def _grouped(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The reasons, each with all the kinds that it is given for."""
-    kinds: dict[str, list[str]] = {}
+    """The kinds that are refused for one reason together, and the reason, which then says "the other" of each."""
+    alike: dict[str, list[str]] = {}
     for kind, reason in conflicts.items():
-        kinds.setdefault(reason, []).append(kind)
-    for reason, together in kinds.items():
-        yield ", ".join(together), reason
+        alike.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)
+    for reason, kinds in alike.items():
+        yield ", ".join(kinds), reason if len(kinds) > 1 else conflicts[kinds[0]]
 
 
 # --- on the terminal ------------------------------------------------------------------------------------------------
