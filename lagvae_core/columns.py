@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Column"]
+__all__ = ["LATENT_COLUMNS", "Column"]
 
 
 @dataclass(frozen=True)
@@ -16,3 +16,19 @@ class Column:
     kind: Literal["float", "int", "floats"]
     doc: str
     sense: Literal["min", "max", ""] = ""
+
+
+LATENT_COLUMNS = (
+    "kl",
+    "kl_train",
+    "mi",
+    "mi_se",
+    "mi_cap",
+    "mi_batch",
+    "mi_batch_cap",
+    "kl_agg",
+    "au",
+    "mean_variance",
+    "kl_by_dimension",
+)
+"""The measured columns that speak of z; null in a model without one."""

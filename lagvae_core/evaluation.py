@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.data import TokenBatch, TokenSplit
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
@@ -63,22 +64,6 @@ def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: list[torch.T
         "mean_variance": list(au.variance),
         "kl_by_dimension": encoded.kl_ND.mean(0).tolist() if encoded.kl_ND.shape[1] == dimensions else None,
     }
-
-
-LATENT_COLUMNS = (
-    "kl",
-    "kl_train",
-    "mi",
-    "mi_se",
-    "mi_cap",
-    "mi_batch",
-    "mi_batch_cap",
-    "kl_agg",
-    "au",
-    "mean_variance",
-    "kl_by_dimension",
-)
-"""What posterior_columns says of z."""
 
 
 def _information(encoded: EncodedSplit, groups: list[torch.Tensor]) -> tuple[Estimate | None, Estimate]:

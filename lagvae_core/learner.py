@@ -92,7 +92,7 @@ class Learner:
             clip_gradients(group, self.training.clip_norm)
         if encoder:
             self._encoder_optimiser.step()
-            self.encoder_steps += 1
+            self.encoder_steps += bool(self._encoder)
         if decoder:
             self._decoder_optimiser.step()
             self.decoder_steps += 1

@@ -79,15 +79,15 @@ CURVE_COLUMNS: tuple[Column, ...] = (
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: the values of CURVE_COLUMNS."""
+    """One epoch: the values of CURVE_COLUMNS; what speaks of z is None in a model without one."""
 
-    values: dict[str, float | int]
+    values: dict[str, Any]
 
     @property
     def epoch(self) -> int:
         return int(self.values["epoch"])
 
-    def __getitem__(self, column: str) -> float | int:
+    def __getitem__(self, column: str) -> Any:
         return self.values[column]
 
 

@@ -200,7 +200,7 @@ class Trial:
                 "step": self.step,
                 "train_loss": float(mean[0]),
                 "train_rec": float(mean[1]),
-                "train_kl": float(mean[2]),
+                "train_kl": float(mean[2]) if columns["kl"] is not None else None,
                 "kl_weight": weight,
                 "learning_rate": self.learner.learning_rate,
                 "valid_loss": columns["rec"] + float(encoded.kl_train_N.mean()),
@@ -219,7 +219,7 @@ class Trial:
     def _end_epoch(self, record: EpochRecord) -> None:
         """What follows from the validation: best weights, the procedure's own rule, decay, stop."""
         self.curve.append(record)
-        loss = float(record["valid_loss"])
+        loss: float = record["valid_loss"]
         if loss < self.best["valid_loss"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": record.epoch, "valid_loss": loss, "model": weights}

@@ -82,7 +82,7 @@ class Book:
                 kind, field = name.split(".")
                 if kind == strategy.kind:
                     value = getattr(strategy, field)
-                    found[name] = str(value) if isinstance(value, str) or name in _STRINGS else value
+                    found[name] = str(value) if name in _STRINGS and value is not None else value
         return found
 
     def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:

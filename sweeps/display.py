@@ -64,7 +64,7 @@ class Display:
         self._best: dict[str, str] = {}
         self._plans: list[ArmPlan] = []
         self._objectives: Mapping[str, str] = {}
-        self._values: dict[str, dict[str, list[list[float]]]] = {}
+        self._values: dict[str, dict[str, list[dict[str, float]]]] = {}
 
     def started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
         self._plans = plan.arms()
@@ -134,17 +134,21 @@ class Display:
         if row["status"] != "finished":
             return
         self._seconds.setdefault(row["arm"], []).append(float(row["seconds"] or 0.0))
-        values = [float(row[name]) for name in self._objectives if row.get(name) is not None]
-        if len(values) < len(self._objectives):
+        measured = {name: float(row[name]) for name in self._objectives if row.get(name) is not None}
+        first, sense = next(iter(self._objectives.items()))
+        if first not in measured:
             return
-        self._values.setdefault(row["arm"], {}).setdefault(row["config_id"], []).append(values)
-        sense = next(iter(self._objectives.values()))
+        self._values.setdefault(row["arm"], {}).setdefault(row["config_id"], []).append(measured)
         means = [
-            [sum(column) / len(runs) for column in zip(*runs, strict=True)]
+            {
+                name: sum(run[name] for run in runs) / len(runs)
+                for name in self._objectives
+                if all(name in r for r in runs)
+            }
             for runs in self._values[row["arm"]].values()
         ]
-        best = (min if sense == "min" else max)(means, key=lambda mean: mean[0])
-        self._best[row["arm"]] = "  ".join(f"{n} {v:.2f}" for n, v in zip(self._objectives, best, strict=True))
+        best = (min if sense == "min" else max)(means, key=lambda mean: mean[first])
+        self._best[row["arm"]] = "  ".join(f"{name} {value:.2f}" for name, value in best.items())
 
     def _time_left(self) -> str:
         """From the mean seconds of each arm's finished runs; of all of them, and said so, for an arm that has none."""

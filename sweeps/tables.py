@@ -137,7 +137,8 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     """The members of the front; with `as_json` a list of objects."""
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
-    rows = front_of(current_rows(spec, folder), axes)
+    stored = current_rows(spec, folder)
+    rows = front_of(stored, axes)
     members = [row for row in rows if row.member]
     if as_json:
         _json([row.to_json() for row in members])
@@ -146,6 +147,8 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     if not members:
         console.print("no run has finished with these objectives measured")
         return
+    measured = {row.arm for row in rows}
+    without = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in measured)
     table = _table("arm", *(f"{name} ({sense})" for name, sense in axes.items()), "n", "config_id", "parameters")
     table.columns[-1].justify = "left"
     for row in members:
@@ -155,6 +158,8 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
     console.print(table)
+    if without:
+        console.print(f"not compared, because an objective is not measured: {', '.join(without)}")
 
 
 def _with_se(row: FrontRow, column: str) -> str:

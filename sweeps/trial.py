@@ -211,10 +211,12 @@ class Watcher:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, record: EpochRecord) -> None:
+        of_z = (("kl", "valid_kl", ".3f"), ("mi", "valid_mi", ".3f"), ("au", "valid_au", "d"))
+        latent = "".join(f"{name} {record[c]:{form}}  " for name, c, form in of_z if record[c] is not None)
         self.say(
             f"epoch {record.epoch:>3}/{self._epochs}  train {record['train_loss']:.3f}  "
-            f"valid -ELBO {record['valid_nll_elbo']:.3f}  kl {record['valid_kl']:.3f}  mi {record['valid_mi']:.3f}  "
-            f"au {record['valid_au']}  lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
+            f"valid -ELBO {record['valid_nll_elbo']:.3f}  {latent}"
+            f"lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
         )
 
     def progress(self, now: Progress) -> None:

@@ -13,6 +13,7 @@ import torch
 from lagvae_core import TrialConfig, TrialRecord, train
 from lagvae_core.config import parse_trial
 from lagvae_core.data import SyntheticData, TokenDataset
+from lagvae_core.models.lstm import LstmDecoder
 from lagvae_core.record import Progress
 from lagvae_core.trainable import Trial
 
@@ -141,3 +142,15 @@ def assert_equals_plain_vae(strategy: dict[str, Any], count: int = 20) -> None:
     assert parameters.keys() == plain_parameters.keys()
     for name, value in plain_parameters.items():
         assert torch.equal(parameters[name], value), name
+
+
+@torch.no_grad()
+def ignore_z(decoder: LstmDecoder, model: LstmDecoder) -> None:
+    """Cut both paths of z through `decoder` and give it the weights of the language model `model`."""
+    assert decoder.start is not None
+    decoder.start.weight.zero_()
+    weights = model.state_dict()
+    words = weights.pop("lstm.weight_ih_l0")
+    decoder.lstm.weight_ih_l0.zero_()
+    decoder.lstm.weight_ih_l0[:, : words.shape[1]].copy_(words)
+    decoder.load_state_dict(weights, strict=False)

@@ -78,7 +78,8 @@ class LstmDecoder(Decoder):
     """p(x|z): z is concatenated to every input embedding and sets the start state, c0 = W z, h0 = tanh(c0).
 
     With `wiring.skip`, z also reaches the output layer: `concat`, logits = W [h; z]; `add`, logits = W (h + U z). There
-    is no layer between the one LSTM and the output, so that `everywhere` adds nothing here.
+    is no layer between the one LSTM and the output, so that `everywhere` adds nothing here. With `latent_dim` 0 it is a
+    language model: z has no entries, and the start state is 0.
     """
 
     def __init__(self, setting: LstmModel, vocabulary: int, stream: torch.Generator, wiring: Wiring) -> None:
@@ -86,7 +87,7 @@ class LstmDecoder(Decoder):
         self._setting, self._skip = setting, wiring.skip
         self.reader = TokenReader(setting.embedding, vocabulary, wiring)
         self.lstm = nn.LSTM(setting.embedding + setting.latent_dim, setting.hidden)
-        self.start = nn.Linear(setting.latent_dim, setting.hidden, bias=False)
+        self.start = nn.Linear(setting.latent_dim, setting.hidden, bias=False) if setting.latent_dim else None
         concatenated = setting.latent_dim if self._skip is not None and self._skip.kind == "concat" else 0
         self.output = nn.Linear(setting.hidden + concatenated, vocabulary, bias=False)
         if self._skip is not None and self._skip.kind == "add":
@@ -99,7 +100,7 @@ class LstmDecoder(Decoder):
         words_TRE = words_TBE[:, :, None].expand(-1, -1, samples, -1).flatten(1, 2)
         z_RZ = z_BSZ.flatten(0, 1)
         z_TRZ = z_RZ.expand(steps, -1, -1)
-        cell_RH = self.start(z_RZ)
+        cell_RH = z_RZ.new_zeros(len(z_RZ), self._setting.hidden) if self.start is None else self.start(z_RZ)
         hidden_TRH, _ = self.lstm(torch.cat([words_TRE, z_TRZ], 2), (cell_RH.tanh()[None], cell_RH[None]))
         hidden_TRH = dropout(hidden_TRH, self._setting.dropout_out, self.active_stream())
         if self._skip is None:

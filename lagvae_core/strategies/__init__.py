@@ -19,6 +19,7 @@ from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
+from lagvae_core.strategies.lstm_lm import LstmLm
 from lagvae_core.strategies.mdr import Mdr
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
@@ -38,6 +39,7 @@ __all__ = [
     "KlLinearEpoch",
     "KlLinearIter",
     "KlSigmoid",
+    "LstmLm",
     "Mdr",
     "ScaleVae",
     "SoftFreeBits",
