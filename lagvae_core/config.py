@@ -72,7 +72,7 @@ class TrialConfig(Setting):
     @property
     def setup(self) -> Setup:
         """What a strategy may know of the configuration that it stands in."""
-        return Setup(self.strategies, self.training, self.model, self.data.kind)
+        return Setup(self.strategies, self.training, self.model, self.data.kind, self.data.partition)
 
     def _stack_mistakes(self) -> Iterator[Mistake]:
         stack = "+".join(strategy.kind for strategy in self.strategies)

@@ -101,7 +101,7 @@ class Trial:
         self.config, self.dataset, self.device = config, dataset, device
         self.run_id = config.run_id(dataset.fingerprint)
         self.streams = Streams(config.seed, device)
-        self.train_batches = on_device(dataset.train, config.training.batch_size, device)
+        self.train_batches = self._partition(0)
         self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
@@ -150,8 +150,16 @@ class Trial:
         keeper.save()
         return ""
 
+    def _partition(self, epoch: int) -> list[TokenBatch]:
+        """The training batches of `epoch` (from 0); a function of configuration, data and seed, never of the past."""
+        config = self.config
+        batches = config.data.train_batches(self.dataset.train, config.training.batch_size, config.seed, epoch)
+        return [batch.to(self.device) for batch in batches]
+
     def _train_epoch(self, progress: Callable[[Progress], None], keeper: _Keeper) -> None:
         self.model.train()
+        if self.config.data.partition == "resplit_random":
+            self.train_batches = self.learner.batches = self._partition(self.epoch)
         if self.position == 0:
             draw = torch.randperm(len(self.train_batches), generator=self.streams["data_order"])
             self.order, self.history, self.skipped = draw.tolist(), [], 0

@@ -13,16 +13,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BOS", "EOS", "PAD", "SPECIALS", "UNK", "History", "TokenBatch", "TokenDataset", "TokenSplit", "Vocabulary"]
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "SPECIALS",
+    "UNK",
+    "History",
+    "Partition",
+    "TokenBatch",
+    "TokenDataset",
+    "TokenSplit",
+    "Vocabulary",
+]
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
+
+Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
+"""How the training examples are cut into batches: at random anew for each epoch, at random once, or each batch from one
+group. What a group is, the source of the data says."""
 
 
 @dataclass(frozen=True)
@@ -160,21 +177,31 @@ class TokenSplit:
         offsets = self.offsets[: n + 1]
         return TokenSplit(self.tokens[: offsets[-1]], offsets, self.labels and self.labels[:n])
 
-    def batches(self, batch_size: int) -> list[TokenBatch]:
-        """Every sentence once, in batches of one length and of at most `batch_size` sentences.
+    def batches(self, batch_size: int, *, by_label: bool = False, seed: int | None = None) -> list[TokenBatch]:
+        """Every sentence once, in batches of one length, with `by_label` of one label too, of at most `batch_size`.
 
-        Sentences are sorted by length, equal lengths in the split's order, and cut at every change of length
-        and at `batch_size`: the last batch of a length may be small, and every call gives the same batches.
+        Sentences are sorted by length and label, equal ones in the split's order or, given a `seed`, in a random
+        one, and cut at every change and at `batch_size`: the last batch of a group may be small. How many batches
+        there are does not depend on the seed, and equal arguments give equal batches.
         """
         assert batch_size > 0, "a batch holds at least one sentence"
-        order = np.argsort(self.lengths, kind="stable")
-        lengths = self.lengths[order]
-        changes = np.flatnonzero(np.diff(lengths)) + 1
+        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
+        group_N = self._groups(by_label)
+        order = order[np.argsort(group_N[order], kind="stable")]
+        changes = np.flatnonzero(np.diff(group_N[order])) + 1
         batches = []
-        for same_length in np.split(order, changes):
-            for start in range(0, len(same_length), batch_size):
-                batches.append(self._batch(same_length[start : start + batch_size]))
+        for group in np.split(order, changes):
+            for start in range(0, len(group), batch_size):
+                batches.append(self._batch(group[start : start + batch_size]))
         return batches
+
+    def _groups(self, by_label: bool) -> NDArray[np.int64]:
+        """A number for each sentence, equal where sentences may share a batch; shorter sentences have smaller ones."""
+        if not by_label:
+            return self.lengths
+        assert self.labels is not None, "sentences without labels cannot be grouped by them"
+        names, label_N = np.unique(np.array(self.labels), return_inverse=True)
+        return self.lengths * len(names) + label_N
 
     def _batch(self, index: NDArray[np.int64]) -> TokenBatch:
         first = self.offsets[index]

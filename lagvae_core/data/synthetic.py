@@ -23,7 +23,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lagvae_core.data.batching import BOS, EOS, SPECIALS, TokenDataset, TokenSplit, Vocabulary
+from lagvae_core.data.batching import (
+    BOS,
+    EOS,
+    SPECIALS,
+    Partition,
+    TokenBatch,
+    TokenDataset,
+    TokenSplit,
+    Vocabulary,
+)
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 
@@ -52,6 +61,10 @@ class SyntheticData(Setting):
 
     The words are "0" to "V-1", all of them in the vocabulary, and a line's label is its component. Each split
     is the start of an endless stream of its own: a larger `examples` only adds lines at the end.
+
+    `partition` is that of the training lines alone. Lines are drawn independently, so that their stored order is
+    already a random one: `fixed_random` cuts it as it is. `fixed_by_group` fills each batch from one component of
+    the mixture, and `resplit_random` shuffles all lines before each epoch.
     """
 
     kind: Literal["synthetic"] = "synthetic"
@@ -65,6 +78,7 @@ class SyntheticData(Setting):
     z_scale: float = Field(5.0, ge=0, description="the same for the weights from z to the output")
     seed: int = Field(19950927, ge=0, description="of the weights and of the lines; not the trial's seed")
     limit: int | None = Field(None, ge=1, description="use only the first `limit` training lines")
+    partition: Partition = Field("fixed_random", description="how training lines are cut into batches")
 
     def load(self) -> TokenDataset:
         """Generate the data, or read them from the cache.
@@ -82,6 +96,12 @@ class SyntheticData(Setting):
         vocabulary = Vocabulary((*SPECIALS, *map(str, range(self.vocabulary))))
         train, valid, test = (_split(drawn.pop(f"{split}_words"), drawn[f"{split}_component"]) for split in self._sizes)
         return TokenDataset.of(train, valid, test, vocabulary, truth=drawn)  # what is left: z and component
+
+    def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
+        """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
+        if self.partition == "resplit_random":
+            return train.batches(batch_size, seed=derive_seed(seed, "partition", epoch))
+        return train.batches(batch_size, by_label=self.partition == "fixed_by_group")
 
     @property
     def _sizes(self) -> dict[str, int]:
@@ -201,7 +221,7 @@ def _split(words: NDArray[np.int32], component: NDArray[np.int64]) -> TokenSplit
 
 
 def _cache_file(setting: SyntheticData) -> Path:
-    identity = f"{_FORMAT} {setting.model_dump_json(exclude={'limit'})}"
+    identity = f"{_FORMAT} {setting.model_dump_json(exclude={'limit', 'partition'})}"
     name = f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()}.npz"
     if folder := os.environ.get("LAGVAE_CACHE"):
         return Path(folder, name)

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lagvae_core.data.batching import TokenDataset, TokenSplit, Vocabulary
+from lagvae_core.data.batching import Partition, TokenBatch, TokenDataset, TokenSplit, Vocabulary
 from lagvae_core.errors import DataError, Mistake
+from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 
 __all__ = ["TextData"]
@@ -32,6 +33,10 @@ class TextData(Setting):
     sentences in use, in order of first appearance; any other word is read as `<unk>`. With `min_freq` 1 no
     training sentence holds an `<unk>`, so its probability is untrained: read the NLL beside the `oov_rate`. A
     literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
+
+    `partition` is that of the training sentences alone. Under each a batch holds sentences of one length, so that
+    nothing is padded: that length is the group of `fixed_by_group`, which takes them as the file has them;
+    `fixed_random` shuffles them once, `resplit_random` before each epoch.
     """
 
     kind: Literal["text"] = "text"
@@ -42,6 +47,7 @@ class TextData(Setting):
     max_length: int | None = Field(None, ge=1, description="drop sentences of more words, in every split")
     min_freq: int = Field(1, ge=1, description="words rarer than this in the training sentences become <unk>")
     limit: int | None = Field(None, ge=1, description="use only the first `limit` training sentences")
+    partition: Partition = Field("fixed_by_group", description="how training sentences are cut into batches")
 
     def load(self) -> TokenDataset:
         """Read and encode the files; the report adds `<split>_dropped_empty` and `_dropped_long`, in lines.
@@ -70,6 +76,13 @@ class TextData(Setting):
             notes[f"{split}_dropped_long"] = sentences.dropped_long
         train, valid, test = (parsed[split].encode(vocabulary) for split in _FILES)
         return TokenDataset.of(train, valid, test, vocabulary, notes)
+
+    def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
+        """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
+        if self.partition == "fixed_by_group":
+            return train.batches(batch_size)
+        shuffle = epoch if self.partition == "resplit_random" else 0
+        return train.batches(batch_size, seed=derive_seed(seed, "partition", shuffle))
 
     def _parse(self, file: _File, labelled: bool, mistakes: list[Mistake]) -> _Sentences:
         """The sentences of `file`; what is wrong with them is added to `mistakes`."""

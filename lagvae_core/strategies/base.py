@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.columns import Column
-from lagvae_core.data import History, TokenBatch
+from lagvae_core.data import History, Partition, TokenBatch
 from lagvae_core.metrics.encoding import EncodedSplit, Infer
 from lagvae_core.metrics.likelihood import LogMean, LogWeight
 from lagvae_core.models.decoder import Decoder, Past, Skip, UnitDropout, Wiring
@@ -46,6 +46,7 @@ __all__ = [
     "Surroundings",
     "Trainer",
     "Update",
+    "grouped_batches",
     "needs_companions",
     "text_only",
 ]
@@ -61,13 +62,14 @@ class Setup:
     training: TrainingConfig
     model: LstmModel
     data_kind: str
+    partition: Partition
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own.
 
-    `train_batches` are those of one epoch, on the trial's device, in their stored order.
+    `train_batches` are those of the first epoch, on the trial's device, in their stored order.
     """
 
     latent_dim: int
@@ -346,6 +348,20 @@ def needs_companions(kind: str, field: str, least: int, setup: Setup) -> Iterato
             f"{kind} needs the statistics of batches of at least {field} = {least}, but training.batch_size is "
             f"{setup.training.batch_size}; raise it or lower {kind}.{field}",
         )
+
+
+def grouped_batches(kind: str, setup: Setup) -> Iterator[str]:
+    """What to know of a strategy that uses the statistics of a batch where each batch holds one group (W4)."""
+    if setup.data_kind == "text":
+        group, remedy = "sentence length", "every partition of a text has such batches"
+    elif setup.partition == "fixed_by_group":
+        group, remedy = "group", "data.partition = fixed_random mixes the groups"
+    else:
+        return
+    yield (
+        f"W4: {kind} uses the statistics of batches of one {group} each, so that training leaves out how the "
+        f"{group}s differ from each other, and evaluation does not; {remedy}."
+    )
 
 
 class Strategy(Setting, ABC):

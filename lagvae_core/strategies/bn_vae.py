@@ -13,7 +13,7 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, needs_companions
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
 
 __all__ = ["BnPosterior", "BnVae"]
 
@@ -61,11 +61,7 @@ class BnVae(Strategy):
         yield from needs_companions("bn_vae", "min_batch", self.min_batch, setup)
 
     def warnings(self, setup: Setup) -> Iterator[str]:
-        if setup.data_kind == "text":
-            yield (
-                "W4: bn_vae normalises within batches of one sentence length, which takes the differences between "
-                "lengths out of the means in training but not in evaluation; the KL of the two differs."
-            )
+        yield from grouped_batches("bn_vae", setup)
 
 
 class BnPosterior(Posterior):

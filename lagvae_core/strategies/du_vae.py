@@ -14,7 +14,7 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, needs_companions
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
 
 __all__ = ["DuPosterior", "DuVae"]
 
@@ -83,11 +83,7 @@ class DuVae(Strategy):
             )
 
     def warnings(self, setup: Setup) -> Iterator[str]:
-        if setup.data_kind == "text":
-            yield (
-                "W4: du_vae normalises within batches of one sentence length, which takes the differences between "
-                "lengths out of the means in training but not in evaluation; the KL of the two differs."
-            )
+        yield from grouped_batches("du_vae", setup)
         for other in setup.strategies:
             final = other.model_dump().get("w_end", 1.0)
             if "kl_weight" in other.slots and final < FULL_WEIGHT and self.regularise_from == "full_weight":

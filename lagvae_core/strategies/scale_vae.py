@@ -24,6 +24,7 @@ from lagvae_core.strategies.base import (
     Setup,
     Strategy,
     Surroundings,
+    grouped_batches,
     needs_companions,
 )
 
@@ -89,6 +90,9 @@ class ScaleVae(Strategy):
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         yield from needs_companions("scale_vae", "min_f_batch", self.min_f_batch, setup)
+
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        yield from grouped_batches("scale_vae", setup)
 
 
 class ScalePosterior(Posterior):

@@ -111,6 +111,59 @@ def test_the_answer_stop_ends_the_trial_early_and_unmeasured():
     assert essence(run(tiny(training={"epochs": 5}), checkpoint=store)) == essence(record)
 
 
+# --- partition of the training examples ------------------------------------------------------------------------------
+
+
+def trained_batches(config):
+    """For each epoch the examples of its batches, as sets, in the order in which they are trained on; and the trial."""
+    trial, epochs, train_batch = trial_of(config), [], Trial._train_batch
+    with pytest.MonkeyPatch.context() as patch:
+
+        def noted(self, batch):
+            epochs[-1].append(frozenset(batch.index_B.tolist()))
+            assert any(batch is stored for stored in self.learner.batches)  # whence an inner loop draws
+            train_batch(self, batch)
+
+        patch.setattr(Trial, "_train_batch", noted)
+        for _ in range(config.training.epochs):
+            epochs.append([])
+            trial._train_epoch(silent, NoKeeper())
+            trial._end_epoch(trial._validate())
+    return epochs, trial
+
+
+@pytest.mark.parametrize("partition", ["fixed_random", "fixed_by_group", "resplit_random"])
+def test_an_epoch_trains_on_every_example_once_in_batches_that_only_resplitting_changes(partition):
+    config = tiny(data={"partition": partition}, training={"epochs": 3})
+    epochs, trial = trained_batches(config)
+    labels = trial.dataset.train.labels
+    for batches in epochs:
+        assert sorted(n for batch in batches for n in batch) == list(range(64))
+    assert len({frozenset(batches) for batches in epochs}) == (3 if partition == "resplit_random" else 1)
+    pure = all(len({labels[n] for n in batch}) == 1 for batches in epochs for batch in batches)
+    assert pure == (partition == "fixed_by_group")
+
+
+def test_the_partition_is_that_of_training_alone():
+    expected = trial_of(tiny())
+    for partition in ("fixed_by_group", "resplit_random"):
+        trial = trial_of(tiny(data={"partition": partition}))
+        trial._train_epoch(silent, NoKeeper())
+        for one, other in zip(trial.valid_batches, expected.valid_batches, strict=True):
+            assert torch.equal(one.index_B, other.index_B)
+        assert all(torch.equal(a, b) for a, b in zip(trial.valid_groups, expected.valid_groups, strict=True))
+
+
+@pytest.mark.parametrize("stack", ["vae", "aggressive"])
+def test_resplit_batches_survive_an_interruption_at_any_update(stack):
+    config = tiny(*STACKS[stack], data={"partition": "resplit_random"}, training={"epochs": 3})
+    expected = run(config)
+    assert essence(run_interrupted(config)[0]) == essence(expected)
+    fixed = run(tiny(*STACKS[stack], training={"epochs": 3}))
+    assert fixed.config_id != expected.config_id
+    assert fixed.metrics["nll_iw"] != expected.metrics["nll_iw"]
+
+
 # --- validation ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -107,6 +108,43 @@ class TestBatches:
 
     def test_no_sentences_no_batches(self):
         assert split_of_lengths([]).batches(4) == []
+
+    @pytest.mark.parametrize("batch_size", [1, 7, 32])
+    def test_a_seed_shuffles_within_each_length_and_changes_no_shape(self, split, batch_size):
+        stored, shuffled = split.batches(batch_size), split.batches(batch_size, seed=5)
+        assert [batch.tokens_BL.shape for batch in shuffled] == [batch.tokens_BL.shape for batch in stored]
+        for length in range(3, 10):
+            one, other = (
+                [n for batch in batches if batch.tokens_BL.shape[1] == length for n in batch.index_B.tolist()]
+                for batches in (stored, shuffled)
+            )
+            assert sorted(other) == one
+            assert other != one
+        for batch in shuffled:
+            assert batch.tokens_BL[:, 1].tolist() == [10 + n for n in batch.index_B.tolist()]
+
+    def test_the_seed_alone_decides_the_shuffle(self, split):
+        def cut(seed):
+            return [batch.index_B.tolist() for batch in split.batches(8, seed=seed)]
+
+        assert cut(1) == cut(1)
+        assert cut(1) != cut(2)
+
+    @pytest.mark.parametrize("seed", [None, 3])
+    def test_by_label_no_batch_holds_two_labels_or_two_lengths(self, seed):
+        lengths = random.Random(0).choices(range(1, 4), k=90)
+        labels = tuple(random.Random(1).choices(["10", "9", "a"], k=90))
+        split = split_of_lengths(lengths, labels)
+        batches = split.batches(4, by_label=True, seed=seed)
+        for batch in batches:
+            assert len({(lengths[n], labels[n]) for n in batch.index_B.tolist()}) == 1
+        assert sorted(n for batch in batches for n in batch.index_B.tolist()) == list(range(90))
+        groups = Counter(zip(lengths, labels, strict=True))
+        assert len(batches) == sum(-(-size // 4) for size in groups.values())
+
+    def test_only_labelled_sentences_can_be_grouped_by_label(self):
+        with pytest.raises(AssertionError, match="without labels"):
+            split_of_lengths([1, 2]).batches(4, by_label=True)
 
 
 class TestTokenDataset:

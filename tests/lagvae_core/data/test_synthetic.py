@@ -146,6 +146,38 @@ class TestReproducibility:
         assert SyntheticData(**SMALL | change).load().fingerprint != SyntheticData(**SMALL).load().fingerprint
 
 
+class TestPartition:
+    @staticmethod
+    def cut(partition, seed=0, epoch=0):
+        setting = SyntheticData(**SMALL | {"examples": 100, "partition": partition})
+        train = setting.load().train
+        return [batch.index_B.tolist() for batch in setting.train_batches(train, 8, seed, epoch)], train.labels
+
+    def test_by_default_the_lines_are_cut_as_they_are_stored(self):
+        assert SyntheticData().partition == "fixed_random"
+        stored = [list(range(100))[start : start + 8] for start in range(0, 100, 8)]
+        assert self.cut("fixed_random")[0] == self.cut("fixed_random", seed=9, epoch=4)[0] == stored
+
+    def test_by_group_each_batch_holds_lines_of_one_component(self):
+        batches, labels = self.cut("fixed_by_group")
+        assert {len({labels[n] for n in batch}) for batch in batches} == {1}
+        assert sorted(n for batch in batches for n in batch) == list(range(100))
+        assert self.cut("fixed_by_group", seed=9, epoch=4)[0] == batches
+
+    def test_resplit_lines_are_cut_anew_by_seed_and_epoch(self):
+        cuts = [self.cut("resplit_random", seed, epoch)[0] for seed in (0, 1) for epoch in (0, 1)]
+        for batches in cuts:
+            assert [len(batch) for batch in batches] == [8] * 12 + [4]
+            assert sorted(n for batch in batches for n in batch) == list(range(100))
+        assert len({str(batches) for batches in cuts}) == 4
+        assert self.cut("resplit_random", 1, 1)[0] == cuts[3]
+
+    def test_it_is_no_part_of_the_content(self, cache):
+        one, other = (SyntheticData(**SMALL, partition=p).load() for p in ("fixed_random", "fixed_by_group"))
+        assert_same(one, other)
+        assert len(list(cache.iterdir())) == 1
+
+
 class TestCache:
     def test_a_hit_equals_a_regeneration(self, cache, monkeypatch):
         generated = SyntheticData(**SMALL).load()

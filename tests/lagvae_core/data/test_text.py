@@ -1,8 +1,10 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lagvae_core.data import BOS, EOS, UNK, DataConfig, SyntheticData, TextData
+from lagvae_core.data import BOS, EOS, UNK, DataConfig, Partition, SyntheticData, TextData
 from lagvae_core.errors import DataError
 
 PLAIN = {"train": "the cat sat\nthe dog\n", "valid": "the cow\n", "test": "a dog\n"}
@@ -127,6 +129,39 @@ class TestLabels:
     def test_labels_that_must_be_there(self, folder):
         messages = mistakes(TextData(path=folder(**PLAIN), labels="yes"))
         assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
+
+
+class TestPartition:
+    @staticmethod
+    def cut(folder, partition, seed=0, epoch=0):
+        """The sentences of each batch, of 4 at most, in a text of 20 sentences of one word and 30 of two."""
+        lines = [f"a{n}" if n % 5 < 2 else f"a{n} b" for n in range(50)]
+        setting = TextData(path=folder(**PLAIN | {"train": "\n".join(lines)}), partition=partition)
+        train = setting.load().train
+        return [batch.index_B.tolist() for batch in setting.train_batches(train, 4, seed, epoch)]
+
+    @pytest.mark.parametrize("partition", get_args(Partition))
+    def test_every_sentence_is_in_one_batch_of_its_length(self, folder, partition):
+        batches = self.cut(folder, partition)
+        assert sorted(n for batch in batches for n in batch) == list(range(50))
+        assert {len({n % 5 < 2 for n in batch}) for batch in batches} == {1}
+        assert [len(batch) for batch in batches] == [4] * 5 + [4] * 7 + [2]
+
+    def test_by_default_the_file_decides(self, folder):
+        assert TextData(path="x").partition == "fixed_by_group"
+        batches = self.cut(folder, "fixed_by_group")
+        assert batches == self.cut(folder, "fixed_by_group", seed=9, epoch=4)
+        assert batches[:5] == [[0, 1, 5, 6], [10, 11, 15, 16], [20, 21, 25, 26], [30, 31, 35, 36], [40, 41, 45, 46]]
+
+    def test_fixed_batches_are_those_of_the_seed_and_resplit_ones_of_seed_and_epoch(self, folder):
+        def cuts(partition):
+            return [str(self.cut(folder, partition, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+
+        fixed, resplit = cuts("fixed_random"), cuts("resplit_random")
+        assert fixed[0] == fixed[1] != fixed[2] == fixed[3]
+        assert len({*fixed, *resplit}) == 4
+        assert fixed[0] == resplit[0]
+        assert str(self.cut(folder, "fixed_by_group")) not in {*fixed, *resplit}
 
 
 class TestMistakes:

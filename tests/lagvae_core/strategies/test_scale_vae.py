@@ -472,6 +472,12 @@ def silent(_):
     return None
 
 
+def test_batches_of_one_group_are_warned_of():
+    (warning,) = tiny("scale_vae", data={"partition": "fixed_by_group"}).warnings()
+    assert warning.startswith("W4: scale_vae ")
+    assert tiny("scale_vae").warnings() == ()
+
+
 class TestTrial:
     @pytest.mark.parametrize("setting", [{}, {"f_average": "pooled"}, {"objective": "valid"}, {"detach_f": True}])
     def test_every_declared_column_is_present_and_finite(self, setting):
