@@ -10,6 +10,7 @@ from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.bn_vae import BnVae
+from lagvae_core.strategies.contiguous_dropout import ContiguousDropout
 from lagvae_core.strategies.delta_vae import DeltaVae
 from lagvae_core.strategies.du_vae import DuVae
 from lagvae_core.strategies.encoder_lr import EncoderLr
@@ -23,6 +24,7 @@ from lagvae_core.strategies.lstm_lm import LstmLm
 from lagvae_core.strategies.mdr import Mdr
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
+from lagvae_core.strategies.word_dropout import WordDropout
 
 __all__ = [
     "CATALOGUE",
@@ -30,6 +32,7 @@ __all__ = [
     "AnyStrategy",
     "BetaVae",
     "BnVae",
+    "ContiguousDropout",
     "DeltaVae",
     "DuVae",
     "EncoderLr",
@@ -44,6 +47,7 @@ __all__ = [
     "ScaleVae",
     "SoftFreeBits",
     "Strategy",
+    "WordDropout",
 ]
 
 CATALOGUE: dict[str, type[Strategy]] = {

@@ -1,0 +1,56 @@
+"""A decoder that is not shown every word of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from lagvae_core.data import History
+from lagvae_core.data.corruption import Replacement, conceal
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+
+__all__ = ["WordDropout"]
+
+
+class WordDropout(Strategy):
+    """In training each word that the decoder reads is dropped with probability `rate`, so that it must ask z.
+
+    Source: Bowman et al. 2016, section 3.2; Iyyer et al. 2015 drop words of a text in the same way. `replace` says what
+    is read in the place of a dropped word: `unk`, the word `<unk>`, as there; `zero`, a vector of zeros. Targets and
+    the encoder's input are never touched, and evaluation drops nothing. On a text whose words are characters this is
+    character dropout (the blog post "Posterior collapse and the strong generator problem").
+
+    - Every word of every sentence has a draw of its own. In the code of the blog post one draw serves the whole batch
+      at a time step, replaces the word by zeros, and is made in testing too.
+    - `<s>` is kept unless `drop_bos`, because it tells nothing but where the sentence starts.
+    - The default rate is that of the blog post's code.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"corrupt"})
+    paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.2"
+    latent: ClassVar[bool] = False
+
+    kind: Literal["word_dropout"] = "word_dropout"
+    rate: Annotated[float, Field(ge=0, le=1, description="share of words dropped"), Tunable(0.1, 0.8)] = 0.4
+    drop_bos: Annotated[bool, Field(description="whether <s> may be dropped too")] = False
+    replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"corrupt": self.corrupt}
+
+    def corrupt(self, history: History, generator: torch.Generator) -> History:
+        """`history` with words dropped; at rate 0 nothing is drawn."""
+        if self.rate == 0:
+            return history
+        tokens_BT = history.tokens_BT
+        dropped_BT = torch.rand(tokens_BT.shape, generator=generator, device=tokens_BT.device) < self.rate
+        if not self.drop_bos:
+            dropped_BT[:, 0] = False
+        return conceal(history, dropped_BT, self.replace)
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        yield from text_only("word_dropout", setup)
