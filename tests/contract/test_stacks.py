@@ -154,7 +154,7 @@ def test_an_option_of_a_strategy_that_is_not_there_is_refused():
 @pytest.mark.parametrize("kind", ["word_dropout", "contiguous_dropout", "multitask_bow", "cnn_decoder", "historyless"])
 def test_what_is_about_words_is_refused_on_images(kind):
     strategy = CATALOGUE[kind]()
-    setup = Setup((strategy,), TrainingConfig(), tiny().model, "images")
+    setup = Setup((strategy,), TrainingConfig(), tiny().model, "images", "fixed_random")
     assert "E09" in {refusal.code for refusal in strategy.refusals(setup)}
 
 
