@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lagvae_core.data import UNK, History
 from lagvae_core.models.projection import token_nll
 
-__all__ = ["Decoder", "Skip", "TokenReader", "UnitDropout", "Wiring", "dropout"]
+__all__ = ["Decoder", "InputDropout", "RowDropout", "Skip", "TokenReader", "UnitDropout", "Wiring", "dropout"]
 
 Past = Literal["seen", "unknown", "absent"]
 
@@ -31,6 +32,13 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor
     return x * (draws >= int(rate * 2**31)).to(x.dtype).mul_(1.0 / (1.0 - rate))
 
 
+class InputDropout(Interface):
+    """What is dropped of the input embeddings in training."""
+
+    def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
+        """The embeddings [T, B, E] of the tokens; without a stream (evaluation) nothing is dropped."""
+
+
 @dataclass(frozen=True)
 class UnitDropout:
     """Dropout on single units of the input embeddings, one mask for each token."""
@@ -38,8 +46,19 @@ class UnitDropout:
     rate: float
 
     def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
-        """The embeddings [T, B, E] of the tokens; without a stream (evaluation) nothing is dropped."""
         return dropout(embedding(tokens_TB), self.rate, stream)
+
+
+@dataclass(frozen=True)
+class RowDropout:
+    """Dropout on whole rows of the embedding matrix: a word is dropped wherever it stands in the batch."""
+
+    rate: float
+
+    def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
+        kept_V1 = dropout(embedding.weight.new_ones(embedding.num_embeddings, 1), self.rate, stream)
+        words_TBE: Tensor = embedding(tokens_TB)
+        return words_TBE * kept_V1[tokens_TB]
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Wiring:
     reads one learned vector. The latter two are part of the model and hold in evaluation too.
     """
 
-    input_dropout: UnitDropout = field(default_factory=lambda: UnitDropout(0.0))
+    input_dropout: InputDropout = field(default_factory=lambda: UnitDropout(0.0))
     past: Past = "seen"
     skip: Skip | None = None
 

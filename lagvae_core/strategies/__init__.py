@@ -13,6 +13,7 @@ from lagvae_core.strategies.bn_vae import BnVae
 from lagvae_core.strategies.contiguous_dropout import ContiguousDropout
 from lagvae_core.strategies.delta_vae import DeltaVae
 from lagvae_core.strategies.du_vae import DuVae
+from lagvae_core.strategies.embedding_dropout import EmbeddingDropout
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.free_bits import FreeBits
 from lagvae_core.strategies.kl_cyclical import KlCyclical
@@ -35,6 +36,7 @@ __all__ = [
     "ContiguousDropout",
     "DeltaVae",
     "DuVae",
+    "EmbeddingDropout",
     "EncoderLr",
     "FreeBits",
     "KlCyclical",

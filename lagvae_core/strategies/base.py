@@ -17,7 +17,7 @@ from lagvae_core.columns import Column
 from lagvae_core.data import History, Partition, TokenBatch
 from lagvae_core.metrics.encoding import EncodedSplit, Infer
 from lagvae_core.metrics.likelihood import LogMean, LogWeight
-from lagvae_core.models.decoder import Decoder, Past, Skip, UnitDropout, Wiring
+from lagvae_core.models.decoder import Decoder, InputDropout, Past, Skip, UnitDropout, Wiring
 from lagvae_core.models.gaussian import Draw, Inference, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import Features, LstmDecoder, LstmEncoder, LstmModel
 from lagvae_core.models.vae import Posterior, Vae
@@ -277,7 +277,7 @@ class Parts:
     decoder: Callable[[LstmModel, int, torch.Generator, Wiring], Decoder] = LstmDecoder
     past: Past = "seen"
     skip: Skip | None = None
-    input_dropout: UnitDropout | None = None
+    input_dropout: InputDropout | None = None
     corrupt: Callable[[History, torch.Generator], History] = unchanged
     decode: Decoding = field(default_factory=Decoding)
     posterior: Posterior = field(default_factory=Posterior)
