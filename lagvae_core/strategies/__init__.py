@@ -15,6 +15,7 @@ from lagvae_core.strategies.delta_vae import DeltaVae
 from lagvae_core.strategies.du_vae import DuVae
 from lagvae_core.strategies.embedding_dropout import EmbeddingDropout
 from lagvae_core.strategies.encoder_lr import EncoderLr
+from lagvae_core.strategies.fraternal_dropout import FraternalDropout
 from lagvae_core.strategies.free_bits import FreeBits
 from lagvae_core.strategies.kl_cyclical import KlCyclical
 from lagvae_core.strategies.kl_exp import KlExp
@@ -38,6 +39,7 @@ __all__ = [
     "DuVae",
     "EmbeddingDropout",
     "EncoderLr",
+    "FraternalDropout",
     "FreeBits",
     "KlCyclical",
     "KlExp",
