@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lagvae_core.data import History, TokenBatch
 from lagvae_core.models.gaussian import Inference, Proposal
-from lagvae_core.models.vae import Vae
+from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.strategies.base import ClipScope, Forward, Loss, Parts
@@ -65,6 +65,12 @@ class Learner:
             total = total + penalty(forward)
         return Loss(total, rec, kl)
 
+    def bound(self, batch: TokenBatch, history: History, q: Proposal, noise_BSZ: Tensor, weight: float) -> Tensor:
+        """The bare objective of `batch` at `q`: no penalties, no further terms of the decoding, the given draws."""
+        draw = q.draw(noise_BSZ)
+        rec = self.model.reconstruct(batch, history, draw.z_BSZ).mean(1)
+        return self.parts.objective(rec, self.model.prior.kl(q, draw), self.parts.kl_share * weight)
+
     def history(self, batch: TokenBatch) -> History:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""
         return self.parts.corrupt(batch.history, self.streams["corruption"])
@@ -102,13 +108,8 @@ class Learner:
     @contextmanager
     def inner_loop(self, *, decoder_gradients: bool) -> Iterator[None]:
         """A block in which only the encoder learns; without `decoder_gradients` none is computed for the decoder."""
-        for parameter in self._decoder:
-            parameter.requires_grad_(decoder_gradients)
-        try:
+        with nullcontext() if decoder_gradients else frozen(self._decoder):
             yield
-        finally:
-            for parameter in self._decoder:
-                parameter.requires_grad_(True)
 
     def random_batch(self) -> TokenBatch:
         """A stored batch, drawn uniformly from those that can be trained on now."""

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-__all__ = ["token_nll"]
+__all__ = ["token_nll", "twice_differentiable"]
 
 BLOCK_ROWS = 512
 """Rows of logits made at a time on a CPU: enough for a fast product, few enough to stay near the processor."""
+
+
+_TWICE = ContextVar("twice", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """A block in which models may be differentiated twice: no fused kernels, whose gradients have no gradient."""
+    token = _TWICE.set(True)
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    found = [library.enabled for library in libraries]
+    try:
+        for library in libraries:
+            library.enabled = False
+        yield
+    finally:
+        for library, enabled in zip(libraries, found, strict=True):
+            library.enabled = enabled
+        _TWICE.reset(token)
 
 
 class _TokenNll(torch.autograd.Function):
@@ -41,9 +64,12 @@ class _TokenNll(torch.autograd.Function):
 def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
     """-log softmax(hidden @ weight.T) at the targets in nats, [N], for a bias-free output layer.
 
-    Differentiable once. Without gradients the logits are made in blocks of rows and never kept.
+    Differentiable once, except under `twice_differentiable`. Without gradients the logits are made in blocks of rows
+    and never kept.
     """
     if torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad):
+        if _TWICE.get():
+            return functional.cross_entropy(hidden_NH @ weight_VH.T, targets_N, reduction="none")
         return _TokenNll.apply(hidden_NH, weight_VH, targets_N)  # type: ignore[no-any-return, no-untyped-call]
     return _streamed_nll(hidden_NH, weight_VH, targets_N)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,20 @@ from torch import Tensor, nn
 from lagvae_core.data import History, TokenBatch
 from lagvae_core.models.gaussian import Gaussian, Inference, Prior
 
-__all__ = ["Posterior", "Vae"]
+__all__ = ["Posterior", "Vae", "frozen"]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """A block in which no gradient is computed for `parameters`."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 class Posterior(nn.Module):

@@ -1,9 +1,11 @@
+import contextlib
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from lagvae_core.models import projection
-from lagvae_core.models.projection import token_nll
+from lagvae_core.models.projection import token_nll, twice_differentiable
 
 ROWS, HIDDEN, VOCABULARY = 23, 5, 11
 
@@ -112,3 +114,32 @@ class TestWithoutGradient:
         token_nll(hidden, weight, targets)
         for one, other in zip((hidden, weight, targets), case(), strict=True):
             assert torch.equal(one, other)
+
+
+class TestTwice:
+    def test_it_has_a_second_gradient_in_the_block_and_the_same_value(self):
+        hidden, weight, targets = case()
+        hidden.requires_grad_()
+        weight.requires_grad_()
+        with twice_differentiable():
+            torch.testing.assert_close(token_nll(hidden, weight, targets), direct(hidden, weight, targets))
+            assert torch.autograd.gradgradcheck(lambda h, w: token_nll(h, w, targets), (hidden, weight))
+
+    def test_elsewhere_a_second_gradient_is_an_error(self):
+        hidden, weight, targets = case()
+        hidden.requires_grad_()
+        value = token_nll(hidden, weight, targets).square().sum()
+        (gradient,) = torch.autograd.grad(value, hidden, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
+
+    def test_no_fused_kernels_in_the_block_and_all_is_restored_after_it(self):
+        libraries = (torch.backends.mkldnn, torch.backends.cudnn)
+        before = [library.enabled for library in libraries]
+        within = []
+        with contextlib.suppress(KeyError), twice_differentiable():
+            within += [library.enabled for library in libraries]
+            raise KeyError
+        assert within == [False, False]
+        assert [library.enabled for library in libraries] == before
+        assert any(before)
