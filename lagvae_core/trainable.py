@@ -257,6 +257,7 @@ class Trial:
         """After the pretraining: the trained encoder, a fresh decoder, every schedule at its beginning."""
         with self.streams.initialising("second decoder"):
             fresh = build_decoder(self.config, len(self.dataset.vocabulary), self.parts, self.streams)
+            self.parts.initialise(fresh, "decoder")
         self.model.decoder.load_state_dict(fresh.state_dict())
         training = self.config.training
         self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
@@ -361,7 +362,9 @@ def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Str
         encoder = parts.encoder(config.model, vocabulary, parts.features)
         decoder = build_decoder(config, vocabulary, parts, streams)
         model = Vae(encoder, decoder, parts.posterior, parts.prior, parts.penalties)
-        parts.initialise(model)
+    with streams.initialising():  # another start is made of the same draws
+        parts.initialise(encoder, "encoder")
+        parts.initialise(decoder, "decoder")
     return model
 
 

@@ -13,7 +13,7 @@ from lagvae_core.models.decoder import Decoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.settings import Setting
 
-__all__ = ["Features", "LstmDecoder", "LstmEncoder", "LstmModel", "start_uniformly"]
+__all__ = ["Features", "LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
 
 
 class LstmModel(Setting):
@@ -35,9 +35,15 @@ class LstmModel(Setting):
 
 def start_uniformly(module: nn.Module, setting: LstmModel) -> None:
     """Every parameter from U(-init_range, init_range), embeddings from U(-init_embedding, init_embedding)."""
+    weights, embeddings = setting.init_range, setting.init_embedding
+    start_between(module, (-weights, weights), (-embeddings, embeddings))
+
+
+def start_between(module: nn.Module, weights: tuple[float, float], embeddings: tuple[float, float]) -> None:
+    """Every parameter uniformly between the two of `weights`, embeddings between those of `embeddings`."""
     for name, parameter in module.named_parameters():
-        bound = setting.init_embedding if "embedding" in name else setting.init_range
-        nn.init.uniform_(parameter, -bound, bound)
+        low, high = embeddings if "embedding" in name else weights
+        nn.init.uniform_(parameter, low, high)
 
 
 class Features(nn.Module):

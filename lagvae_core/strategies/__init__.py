@@ -24,6 +24,7 @@ from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 from lagvae_core.strategies.lstm_lm import LstmLm
 from lagvae_core.strategies.mdr import Mdr
+from lagvae_core.strategies.offset_init import OffsetInit
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
@@ -49,6 +50,7 @@ __all__ = [
     "KlSigmoid",
     "LstmLm",
     "Mdr",
+    "OffsetInit",
     "SaVae",
     "ScaleVae",
     "SoftFreeBits",

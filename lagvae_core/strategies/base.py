@@ -42,6 +42,7 @@ __all__ = [
     "Protocol",
     "Refusal",
     "Setup",
+    "Side",
     "Strategy",
     "Surroundings",
     "Trainer",
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 ClipScope = Literal["all", "per_module"]
+Side = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,8 @@ def unchanged(history: History, generator: torch.Generator) -> History:
     return history
 
 
-def left_as_built(model: nn.Module) -> None:
-    """The initialise slot of the plain VAE: the model's own initialisation stands."""
+def left_as_built(module: nn.Module, side: Side) -> None:
+    """The initialise slot of the plain VAE: encoder and decoder keep the start that they were built with."""
 
 
 def as_inferred(model: Vae, seed: int) -> Infer:
@@ -293,7 +295,7 @@ class Parts:
     refine: Callable[[Vae, int], Infer] = as_inferred
     encoder_rate: float = 1.0
     pretraining: Pretraining = field(default_factory=Pretraining)
-    initialise: Callable[[nn.Module], None] = left_as_built
+    initialise: Callable[[nn.Module, Side], None] = left_as_built
     protocols: tuple[Protocol, ...] = ()
 
     SHARED: ClassVar[frozenset[str]] = frozenset({"penalties", "protocols"})
