@@ -66,6 +66,7 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     return Estimate(float(terms.mean()), se, ceiling)
 
 
+@torch.no_grad()
 def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Sequence[Tensor]) -> Estimate:
     """`mutual_information_within` for a q that is no Gaussian, from its densities at every pair of a group.
 

@@ -155,12 +155,13 @@ def test_it_trains_and_gives_numbers_that_keep_the_laws(name):
     assert metrics["n"] == 32
     assert metrics["nll_iw"] <= metrics["nll_elbo"] + 4 * metrics["nll_iw_mc_se"] + 0.5
     assert 1 <= metrics["iw_ess"] <= 50
+    sampling = 0.005  # what 3,200 samples of a KL near 0 may be off by, where it has no closed form
     if "mi" not in unmeasured:
-        assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + 1e-5
+        assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + sampling
         assert metrics["mi"] <= math.log(metrics["n"]) == metrics["mi_cap"]
     if "kl" not in unmeasured:
         assert metrics["mi_batch"] <= metrics["mi_batch_cap"] + 1e-9
-        assert metrics["kl"] >= -1e-6
+        assert metrics["kl"] >= -sampling
         assert 0 <= metrics["au"] <= 2
 
 
@@ -229,7 +230,7 @@ def test_every_strategy_stands_beside_every_other_or_is_refused_with_a_reason():
         for other in FILES:
             config = stack_or_refusal(one, other)
             if isinstance(config, str):
-                assert re.match(r"strategies must .*\((E-SLOT|E\d\d)\).*, but is ", config), config
+                assert re.match(r"strategies must .*\((E-SLOT|E-PSEUDO|E\d\d)\).*, but is ", config), config
                 continue
             trial = trial_of(config)
             trial.model.train()
