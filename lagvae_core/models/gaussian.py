@@ -19,10 +19,10 @@ ROWS, COLUMNS = 1024, 4096
 
 @dataclass(frozen=True)
 class Draw:
-    """Samples z = T(noise) of a density, where T maps standard normal noise by a triangular, invertible map.
+    """Samples z = T(noise) of a density, where T is a chain of triangular, invertible maps of standard normal noise.
 
-    `z_BSZ` and `noise_BSZ` have the same shape; `log_scale_BSZ`, of that shape or broadcast to it, is
-    log |dT_d / dnoise_d| by dimension.
+    `z_BSZ` and `noise_BSZ` have the same shape; `log_scale_BSZ`, of that shape or broadcast to it, is the sum over the
+    chain of log |dT_d / dnoise_d|, by dimension.
     """
 
     z_BSZ: Tensor
