@@ -13,6 +13,7 @@ import torch
 from lagvae_core import TrialConfig, TrialRecord, train
 from lagvae_core.config import parse_trial
 from lagvae_core.data import SyntheticData, TokenDataset
+from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import LstmDecoder
 from lagvae_core.record import Progress
 from lagvae_core.trainable import Trial
@@ -114,10 +115,32 @@ def run_interrupted(
             continue
 
 
-def updates(config: TrialConfig, count: int) -> tuple[list[float], dict[str, torch.Tensor], Trial]:
-    """The losses of `count` outer updates in float64, the parameters after them, and the trial."""
+class SampledPrior(NormalPrior):
+    """N(0, I) whose KL is never in closed form: one number an example, or one for each dimension."""
+
+    def __init__(self, by_dimension: bool = False) -> None:
+        super().__init__()
+        self._whole = not by_dimension
+
+    def closed_form(self, q: Proposal) -> bool:
+        return False
+
+    def kl(self, q: Proposal, draw: Draw) -> torch.Tensor:
+        if self._whole:
+            return Prior.kl(self, q, draw)
+        return (draw.log_q() + 0.5 * (draw.z_BSZ.square() + LOG_2PI)).mean(1)
+
+
+def updates(
+    config: TrialConfig, count: int, prepare: Callable[[Trial], None] = lambda trial: None
+) -> tuple[list[float], dict[str, torch.Tensor], Trial]:
+    """The losses of `count` outer updates in float64, the parameters after them, and the trial.
+
+    `prepare` changes the trial before the first.
+    """
     trial = trial_of(config)
     trial.model.double()
+    prepare(trial)
     trial.model.train()
     losses = []
     for step, batch in enumerate(cycle(trial.train_batches, count)):
@@ -154,3 +177,25 @@ def ignore_z(decoder: LstmDecoder, model: LstmDecoder) -> None:
     decoder.lstm.weight_ih_l0.zero_()
     decoder.lstm.weight_ih_l0[:, : words.shape[1]].copy_(words)
     decoder.load_state_dict(weights, strict=False)
+
+
+def assert_equals_sampled_vae(
+    strategy: dict[str, Any],
+    prepare: Callable[[Trial], None] = lambda trial: None,
+    *,
+    by_dimension: bool = False,
+    tolerance: float = 0.0,
+    count: int = 20,
+) -> None:
+    """The same of a remedy whose KL is by Monte Carlo, beside the plain VAE with such a KL; it may add parameters."""
+
+    def sampled(trial: Trial) -> None:
+        trial.model.prior = SampledPrior(by_dimension)
+
+    losses, parameters, _ = updates(tiny(strategy), count, prepare)
+    plain_losses, plain_parameters, _ = updates(tiny(), count, sampled)
+    closed_losses, _, _ = updates(tiny(), count)
+    assert plain_losses != closed_losses
+    assert losses == pytest.approx(plain_losses, rel=tolerance, abs=0.0)
+    for name, value in plain_parameters.items():
+        torch.testing.assert_close(parameters[name], value, rtol=tolerance, atol=tolerance)

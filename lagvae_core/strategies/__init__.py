@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
+from lagvae_core.strategies.af_prior import AfPrior
 from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
@@ -17,6 +18,7 @@ from lagvae_core.strategies.embedding_dropout import EmbeddingDropout
 from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.fraternal_dropout import FraternalDropout
 from lagvae_core.strategies.free_bits import FreeBits
+from lagvae_core.strategies.iaf_posterior import IafPosterior
 from lagvae_core.strategies.kl_cyclical import KlCyclical
 from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
@@ -24,14 +26,17 @@ from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 from lagvae_core.strategies.lstm_lm import LstmLm
 from lagvae_core.strategies.mdr import Mdr
+from lagvae_core.strategies.mog_prior import MogPrior
 from lagvae_core.strategies.offset_init import OffsetInit
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
+from lagvae_core.strategies.vamp_prior import VampPrior
 from lagvae_core.strategies.word_dropout import WordDropout
 
 __all__ = [
     "CATALOGUE",
+    "AfPrior",
     "Aggressive",
     "AnyStrategy",
     "BetaVae",
@@ -43,6 +48,7 @@ __all__ = [
     "EncoderLr",
     "FraternalDropout",
     "FreeBits",
+    "IafPosterior",
     "KlCyclical",
     "KlExp",
     "KlLinearEpoch",
@@ -50,11 +56,13 @@ __all__ = [
     "KlSigmoid",
     "LstmLm",
     "Mdr",
+    "MogPrior",
     "OffsetInit",
     "SaVae",
     "ScaleVae",
     "SoftFreeBits",
     "Strategy",
+    "VampPrior",
     "WordDropout",
 ]
 

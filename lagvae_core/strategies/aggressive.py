@@ -18,6 +18,14 @@ from lagvae_core.strategies.base import Loss, Refusal, Setup, Strategy, Surround
 __all__ = ["Aggressive"]
 
 
+OUTER_ONLY = {
+    "af_prior": "the prior then learns",
+    "scale_vae": "factors are then recorded",
+    "vamp_prior": "pseudo-inputs then learn",
+}
+"""Untested beside an inner loop, by what they do in the outer steps."""
+
+
 class Aggressive(Strategy):
     """Before each decoder step the encoder alone takes many, until inference has caught up; later as the plain VAE.
 
@@ -55,18 +63,18 @@ class Aggressive(Strategy):
     clip_scope: Annotated[
         Literal["all", "per_module"], Field(description="whose gradient norm clips an inner step")
     ] = "all"
-    allow_untested: Annotated[bool, Field(description="permit stacking with scale_vae")] = False
+    allow_untested: Annotated[bool, Field(description="permit stacking with scale_vae or a learned prior")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"update": AggressiveUpdate(self, surroundings.modality)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:
-            if other.kind == "scale_vae" and not self.allow_untested:
+            if other.kind in OUTER_ONLY and not self.allow_untested:
                 yield Refusal(
                     "E13",
-                    "aggressive and scale_vae are an untested combination; set aggressive.allow_untested = true to "
-                    "run it (factors are then recorded in outer steps only)",
+                    f"aggressive and {other.kind} are an untested combination; set aggressive.allow_untested = true to "
+                    f"run it ({OUTER_ONLY[other.kind]} in outer steps only)",
                 )
 
 

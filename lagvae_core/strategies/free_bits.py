@@ -13,6 +13,12 @@ from lagvae_core.strategies.base import Objective, Refusal, Setup, Strategy, Sur
 
 __all__ = ["FreeBits"]
 
+WHOLE_KL = frozenset({"af_prior", "mog_prior", "vamp_prior"})
+"""Under these priors the KL is no sum over dimensions."""
+
+SAMPLED_KL = WHOLE_KL | {"iaf_posterior"}
+"""Under these the KL is by Monte Carlo."""
+
 Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
 
 
@@ -54,6 +60,24 @@ class FreeBits(Strategy):
         return {"objective": _FlooredKl(self, surroundings.latent_dim)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        yield from self._of_groups(setup)
+        by_dimension = self.mode == "dim_sample" or (self.mode == "group_batch" and self.groups != 1)
+        by_example = self.mode in ("dim_sample", "total_sample")
+        for other in setup.strategies:
+            if by_dimension and other.kind in WHOLE_KL:
+                yield Refusal(
+                    "E07",
+                    f"the KL under {other.kind} does not split over dimensions, which free_bits compares in mode "
+                    f"{self.mode}; use mode total_batch",
+                )
+            elif by_example and other.kind in SAMPLED_KL:
+                yield Refusal(
+                    "E07",
+                    f"the KL of an example is one draw under {other.kind} and may be negative, and free_bits compares "
+                    f"it in mode {self.mode}; use mode {'total_batch' if other.kind in WHOLE_KL else 'group_batch'}",
+                )
+
+    def _of_groups(self, setup: Setup) -> Iterator[Refusal]:
         if self.groups is None:
             return
         if self.mode != "group_batch":

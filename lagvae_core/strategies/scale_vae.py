@@ -90,6 +90,13 @@ class ScaleVae(Strategy):
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         yield from needs_companions("scale_vae", "min_f_batch", self.min_f_batch, setup)
+        for other in setup.strategies:
+            if "prior" in other.slots and "posterior" not in other.slots:
+                yield Refusal(
+                    "E08",
+                    f"the scaled generator of scale_vae is defined for the prior N(0, I) alone, which {other.kind} "
+                    "would replace; remove one of the two",
+                )
 
     def warnings(self, setup: Setup) -> Iterator[str]:
         yield from grouped_batches("scale_vae", setup)

@@ -149,6 +149,52 @@ def test_groups_where_nothing_is_grouped_are_an_unused_option(mode):
         tiny({"kind": "free_bits", "mode": mode, "groups": 2})
 
 
+WHOLE = ["vamp_prior", "mog_prior", "af_prior"]
+
+
+def free_bits(mode, **fields):
+    return {"kind": "free_bits", "mode": mode, **fields}
+
+
+@pytest.mark.parametrize("mode", ["group_batch", "dim_sample"])
+@pytest.mark.parametrize("other", WHOLE)
+def test_dimensions_cannot_be_compared_where_the_kl_does_not_split(mode, other):
+    for stack in ((free_bits(mode), other), (other, free_bits(mode))):
+        with pytest.raises(ConfigError, match=rf"\(E07\).*under {other} does not split .* use mode total_batch"):
+            tiny(*stack)
+
+
+@pytest.mark.parametrize(
+    ("mode", "other", "instead"),
+    [("total_sample", other, "total_batch") for other in WHOLE]
+    + [(mode, "iaf_posterior", "group_batch") for mode in ("dim_sample", "total_sample")],
+)
+def test_examples_cannot_be_compared_where_their_kl_is_one_draw(mode, other, instead):
+    for stack in ((free_bits(mode), other), (other, free_bits(mode))):
+        with pytest.raises(ConfigError, match=rf"\(E07\).*one draw under {other} .* use mode {instead}"):
+            tiny(*stack)
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [(setting, other) for setting in ("total_batch", "habits") for other in (*WHOLE, "iaf_posterior")]
+    + [("group_batch", "iaf_posterior")],
+)
+def test_what_a_sampled_kl_allows_trains(setting, other):
+    trial = trial_of(tiny(free_bits(setting), other))
+    trial.model.train()
+    for batch in trial.train_batches[:2]:
+        trial._train_batch(batch)
+    assert torch.stack(trial.history).isfinite().all()
+
+
+def test_one_group_of_all_dimensions_needs_no_kl_that_splits():
+    trial = trial_of(tiny(free_bits("group_batch", groups=1), "mog_prior"))
+    trial.model.train()
+    trial._train_batch(trial.train_batches[0])
+    assert torch.stack(trial.history).isfinite().all()
+
+
 @pytest.mark.parametrize("other", ["kl_linear_epoch", "kl_linear_iter", "aggressive"])
 def test_it_stands_beside_annealing_and_aggressive_training(other):
     tiny("free_bits", other)

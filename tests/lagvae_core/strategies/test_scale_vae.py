@@ -573,3 +573,10 @@ class TestTrial:
         trial.model.load_state_dict(trial.best["model"])
         assert 123.0 not in module.f_bar.tolist()
         assert module.progress()["epoch"] == progress["epoch"] == 3
+
+
+@pytest.mark.parametrize("other", ["af_prior", "mog_prior", "vamp_prior"])
+def test_another_prior_than_the_standard_one_is_refused(other):
+    for stack in (("scale_vae", other), (other, "scale_vae")):
+        with pytest.raises(ConfigError, match=rf"\(E08\).*of scale_vae is defined for .* alone, which {other} would"):
+            tiny(*stack)

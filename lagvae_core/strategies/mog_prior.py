@@ -1,0 +1,64 @@
+"""A prior that is a learned mixture of Gaussians."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Strategy, Surroundings
+
+__all__ = ["MixturePrior", "MogPrior"]
+
+
+class MogPrior(Strategy):
+    """The prior is a mixture of diagonal Gaussians whose means, variances and weights are learned.
+
+    Source: Kamoi & Fukutomi 2018, the multimodal prior.
+
+    p(z) = sum_c w_c N(z; m_c, diag(v_c)), the mixture of vamp_prior with free components in the place of posteriors.
+    The KL is by Monte Carlo, log q(z|x) - log p(z) at the sample that is decoded and in evaluation at 100; it does not
+    split over dimensions. The components learn with the decoder.
+
+    The defaults are ours. Means start from N(0, init_spread^2), variances at 1, weights equal; one component with
+    `init_spread` 0 starts as N(0, I).
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"prior"})
+    paper: ClassVar[str] = "Kamoi & Fukutomi 2018, multimodal prior"
+    unmeasured: ClassVar[frozenset[str]] = frozenset({"kl_by_dimension"})
+
+    kind: Literal["mog_prior"] = "mog_prior"
+    components: Annotated[
+        int, Field(ge=1, le=65536, description="Gaussians of the mixture"), Tunable(2, 50, log=True)
+    ] = 10
+    init_spread: Annotated[float, Field(ge=0, description="deviation of the means at the start"), Tunable(0.1, 2)] = 1.0
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"prior": MixturePrior(self, surroundings.latent_dim)}
+
+
+class MixturePrior(Prior):
+    """sum_c w_c N(m_c, diag(v_c)); C components."""
+
+    splits = False
+
+    def __init__(self, setting: MogPrior, latent_dim: int) -> None:
+        super().__init__()
+        self.mean_CZ = nn.Parameter(setting.init_spread * torch.randn(setting.components, latent_dim))
+        self.logvar_CZ = nn.Parameter(torch.zeros(setting.components, latent_dim))
+        self.logit_C = nn.Parameter(torch.zeros(setting.components))
+
+    def log_prob(self, z_BSZ: Tensor) -> Tensor:
+        components = Gaussian(self.mean_CZ, self.logvar_CZ)
+        log_p_N = log_mixture(z_BSZ.flatten(0, 1), components, self.logit_C.double().log_softmax(0))
+        return log_p_N.view(z_BSZ.shape[:2]).to(z_BSZ)
+
+    def sample(self, noise_NZ: Tensor, generator: torch.Generator) -> Tensor:
+        weight_C = self.logit_C.softmax(0)
+        chosen = torch.multinomial(weight_C, len(noise_NZ), replacement=True, generator=generator)
+        return self.mean_CZ[chosen] + (0.5 * self.logvar_CZ[chosen]).exp() * noise_NZ
