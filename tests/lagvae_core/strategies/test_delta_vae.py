@@ -3,14 +3,15 @@ import re
 
 import pytest
 import torch
-from helpers import run, tiny
+from helpers import assert_equals_plain_vae, run, tiny, trial_of
 from scipy.special import lambertw
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.strategies.base import Surroundings
-from lagvae_core.strategies.delta_vae import DeltaVae, committed_deviations
+from lagvae_core.strategies.delta_vae import Ar1Prior, DeltaVae, committed_deviations, committed_rate
 
 DELTAS = [1e-9, 1e-4, 0.05, 0.1, 0.15, 1.0, 10.0]
 SPREADS = [0.1, 3.0, 30.0]
@@ -165,3 +166,168 @@ def test_another_remedy_that_rewrites_the_means_is_refused_by_name(other):
             parse_trial({"strategies": stack})
         assert re.findall(r"\((E[-\w]+)\)", str(caught.value)) == ["E03"]
         assert f"delta_vae and {other} both rewrite the means" in str(caught.value)
+
+
+# --- the autoregressive prior ----------------------------------------------------------------------------------------
+
+SEQUENCES = [(2, 1), (2, 3), (3, 2), (6, 1)]
+
+each_sequence = pytest.mark.parametrize(("steps", "k"), SEQUENCES)
+
+
+def ar1(**fields):
+    return {"kind": "delta_vae", "prior": "ar1", **fields}
+
+
+def joint(steps, k, correlation):
+    """N(0, C) of the whole sequence: correlation^|s - t| between the same dimension of steps s and t."""
+    time = torch.arange(steps * k) // k
+    channel = torch.arange(steps * k) % k
+    covariance = correlation ** (time[:, None] - time).abs().double() * (channel[:, None] == channel)
+    return MultivariateNormal(torch.zeros(steps * k).double(), covariance)
+
+
+def some_q(size, examples=5):
+    draw = torch.Generator().manual_seed(0)
+    mean, logvar = (torch.randn(examples, size, generator=draw, dtype=torch.float64) for _ in range(2))
+    return Gaussian(mean, logvar)
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_without_correlation_it_is_the_plain_vae():
+    assert_equals_plain_vae(ar1(correlation=0.0))
+
+
+@each_sequence
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9, 0.999])
+def test_the_density_is_that_of_the_joint_gaussian(steps, k, correlation):
+    z = draws(4, 3, steps * k)
+    found = Ar1Prior(steps, correlation).log_prob(z)
+    torch.testing.assert_close(found, joint(steps, k, correlation).log_prob(z), rtol=1e-9, atol=1e-9)
+
+
+@each_sequence
+def test_samples_follow_the_sequence(steps, k):
+    prior, n = Ar1Prior(steps, 0.8), 100_000
+    z = prior.sample(draws(n, steps * k), torch.Generator())
+    covariance = z.T @ z / n
+    torch.testing.assert_close(covariance, joint(steps, k, 0.8).covariance_matrix, rtol=0, atol=4 * math.sqrt(2 / n))
+
+
+@each_sequence
+@pytest.mark.parametrize("correlation", [0.3, 0.9, 0.999])
+def test_the_kl_is_exact_and_the_sum_of_terms_that_are_never_negative(steps, k, correlation):
+    q, prior = some_q(steps * k), Ar1Prior(steps, correlation)
+    found = prior.kl(q, q.draw(draws(5, 1, steps * k)))
+    whole = MultivariateNormal(q.mean_BZ, q.logvar_BZ.exp().diag_embed())
+    exact = kl_divergence(whole, joint(steps, k, correlation).expand((5,)))
+    torch.testing.assert_close(found.sum(1), exact, rtol=1e-9, atol=1e-9)
+    assert found.shape == (5, steps * k)
+    assert (found >= 0).all()
+    assert prior.closed_form(q)
+    assert prior.std() is None
+
+
+def test_a_term_is_the_expected_kl_of_a_step_given_the_one_before():
+    q, prior, n = some_q(2, 1), Ar1Prior(2, 0.9), 200_000
+    z = q.rsample(draws(1, n, 2))[0]
+    given = Gaussian(q.mean_BZ[:, 1:].expand(n, 1) - 0.9 * z[:, :1], q.logvar_BZ[:, 1:].expand(n, 1))
+    conditional = NormalPrior(torch.tensor([math.sqrt(1 - 0.81)]).double()).kl(given, given.draw(draws(n, 1, 1)))
+    found = prior.kl(q, q.draw(draws(1, 1, 2)))
+    torch.testing.assert_close(found[0, 0], q.kl_standard()[0, 0])
+    error = float(conditional.std()) / math.sqrt(n)
+    assert float(found[0, 1]) == pytest.approx(float(conditional.mean()), abs=4 * error)
+
+
+@each_sequence
+@pytest.mark.parametrize("correlation", [0.3, 0.9, 0.99])
+def test_no_posterior_gets_below_the_committed_rate_and_the_best_meets_it(steps, k, correlation):
+    """The least KL over diagonal Gaussians, by Newton's method from elsewhere."""
+    size, prior = steps * k, Ar1Prior(steps, correlation)
+    start = torch.cat([0.5 * draws(size), 0.1 * draws(size, seed=1)]).requires_grad_()
+    optimiser = torch.optim.LBFGS([start], max_iter=400, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def kl():
+        q = Gaussian(start[None, :size], start[None, size:])
+        return prior.kl(q, q.draw(torch.zeros(1, 1, size))).sum()
+
+    def closure():
+        optimiser.zero_grad()
+        value = kl()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    rate = committed_rate(steps, k, correlation)
+    assert float(kl().detach()) == pytest.approx(rate, rel=1e-7)
+    for seed in range(20):
+        q = Gaussian(
+            0.3 * draws(1, size, seed=seed), start.detach()[None, size:] + 0.3 * draws(1, size, seed=seed + 99)
+        )
+        assert float(prior.kl(q, q.draw(torch.zeros(1, 1, size))).sum()) > rate
+
+
+def test_a_trained_model_keeps_the_committed_rate():
+    metrics = run(tiny(ar1(correlation=0.8))).metrics
+    rate = committed_rate(2, 1, 0.8)
+    assert rate == pytest.approx(-0.5 * math.log(1 - 0.64))
+    assert metrics["kl"] >= rate - 1e-6
+    assert sum(metrics["kl_by_dimension"]) == pytest.approx(metrics["kl"])
+    assert metrics["nll_iw"] <= metrics["nll_elbo"] + 0.5
+
+
+def test_the_latent_vector_is_read_as_the_stated_number_of_steps():
+    wide = {"latent_dim": 6}
+    assert trial_of(tiny(ar1(), model=wide)).model.prior._steps == 6
+    assert trial_of(tiny(ar1(steps=3), model=wide)).model.prior._steps == 3
+    prior = Ar1Prior(3, 0.5)
+    z = torch.arange(6.0)[None, None]
+    assert prior._before(z).tolist() == [[[0.0, 0.0, 0.0, 1.0, 2.0, 3.0]]]
+
+
+@pytest.mark.parametrize(("steps", "size"), [(4, 6), (None, 1), (7, 6)])
+def test_steps_must_divide_the_dimensions(steps, size):
+    with pytest.raises(ConfigError, match=rf"\(E-RANGE\).*steps must be 2 or more .* {size}"):
+        tiny(ar1(steps=steps), model={"latent_dim": size})
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "form"),
+    [
+        ({"prior": "ar1", "delta": 0.2}, "delta", "ar1"),
+        ({"steps": 2}, "steps", "independent"),
+        ({"correlation": 0.5}, "correlation", "independent"),
+    ],
+)
+def test_an_option_of_the_other_form_is_unused(setting, name, form):
+    with pytest.raises(ConfigError, match=rf"\(E18\).*delta_vae.{name} is an unused option with prior = {form}"):
+        tiny({"kind": "delta_vae", **setting})
+
+
+@pytest.mark.parametrize("other", ["vamp_prior", "mog_prior", "af_prior"])
+@pytest.mark.parametrize("own", ["delta_vae", ar1()])
+def test_another_prior_voids_the_least_kl_and_is_refused(own, other):
+    for stack in ([own, other], [other, own]):
+        with pytest.raises(ConfigError) as caught:
+            parse_trial({"strategies": stack, "model": {"latent_dim": 2}})
+        assert re.findall(r"\((E[-\w]+)\)", str(caught.value)) == ["E06"]
+        assert f"of delta_vae is derived for its own prior, which {other} would replace" in str(caught.value)
+
+
+def test_free_bits_below_delta_have_no_effect_and_are_refused():
+    for floor in (0.05, 0.1):
+        free = {"kind": "free_bits", "floor": floor}
+        for stack in ([free, "delta_vae"], ["delta_vae", free]):
+            with pytest.raises(ConfigError, match=rf"\(E06\).*free_bits.floor = {floor} has no effect .* delta = 0.1"):
+                tiny(*stack)
+        tiny(free, ar1())
+    tiny({"kind": "free_bits", "floor": 0.11}, "delta_vae")
+
+
+@pytest.mark.parametrize("other", ["bn_vae", "scale_vae", "iaf_posterior"])
+def test_a_second_posterior_beside_the_autoregressive_form_is_refused(other):
+    with pytest.raises(ConfigError, match=r"\(E-SLOT\).* both fill posterior"):
+        tiny(ar1(), other)
