@@ -128,6 +128,7 @@ def replaced(values, path, value):
 WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
 WORDS += ("total_batch", "cosine", "softplus", "ar1")
 WORDS += ("resplit_random", "zero", "row", "hidden", "encoder")
+WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli")
 CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], {"kind": "lstm"})
 
 
