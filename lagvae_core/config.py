@@ -70,6 +70,11 @@ class TrialConfig(Setting):
         return self
 
     @property
+    def epochs(self) -> int:
+        """How many epochs are trained at most, those of a pretraining included."""
+        return self.training.epochs + sum(strategy.pretraining_epochs for strategy in self.strategies)
+
+    @property
     def setup(self) -> Setup:
         """What a strategy may know of the configuration that it stands in."""
         return Setup(self.strategies, self.training, self.model, self.data.kind, self.data.partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +96,16 @@ class _Keeper:
 
 
 class Trial:
-    """The living objects of one trial, and where it stands: `epoch` (from 0) and `position` in that epoch."""
+    """The living objects of one trial, and where it stands: `epoch` (from 0) and `position` in that epoch.
+
+    `step` counts the outer updates; the schedules count theirs from `first_step`, which is that of the trial proper
+    once a pretraining is over. `parts` are those of the trial proper, `learner.parts` those in force.
+    """
+
+    first_step: int
+    decay: DecayRule
+    divergence: DivergenceRule
+    best: dict[str, Any]
 
     def __init__(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
@@ -124,17 +134,14 @@ class Trial:
         self.model = build_model(config, len(dataset.vocabulary), self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)
         self.learner.batches = self.train_batches
-        training = config.training
-        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
-        self.divergence = DivergenceRule(training.kl_explode)
         self.epoch = self.position = self.step = self.skipped = 0
         self.order: list[int] = []
         self.history: list[Tensor] = []
         self.curve: list[EpochRecord] = []
-        self.best: dict[str, Any] = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
         self.seconds = {"train": 0.0, "validate": 0.0, "evaluate": 0.0}
         self.stop_reason = ""
-        self._enter_stage()
+        self._untrained_progress = copy.deepcopy(self.model.posterior.progress())
+        self._begin()
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +186,7 @@ class Trial:
         if not parts.accepts(batch.size):
             self.skipped += 1
             return
-        weight = parts.kl_weight(self.step)
+        weight = parts.kl_weight(self.step - self.first_step)
         posterior.before_step(weight)
         loss = parts.update(self.learner, batch, weight)
         kl = loss.kl_BZ.detach()
@@ -193,8 +200,9 @@ class Trial:
         started = time.monotonic()
         self.model.eval()
         seed = self.config.evaluation.seed
-        encoded = encode_split(self.model, self.valid_batches, seed, infer=self.parts.refine(self.model, seed))
-        weight = self.learner.parts.kl_weight(self.step - 1)
+        parts = self.learner.parts
+        encoded = encode_split(self.model, self.valid_batches, seed, infer=parts.refine(self.model, seed))
+        weight = parts.kl_weight(self.step - self.first_step - 1)
         kl, rec = float(encoded.kl_ND.sum(1).mean()), float(encoded.rec_N.mean())
         self.divergence.after_epoch(self.epoch + 1, kl, rec + kl, weight)
         columns = posterior_columns(self.model, encoded, self.valid_groups)
@@ -227,18 +235,19 @@ class Trial:
     def _end_epoch(self, record: EpochRecord) -> None:
         """What follows from the validation: best weights, the procedure's own rule, decay, stop."""
         self.curve.append(record)
+        self.epoch += 1
+        self.position = 0
+        training, pretraining = self.config.training, self.parts.pretraining.epochs
+        if self.epoch <= pretraining:
+            if self.epoch == pretraining:
+                self._leave_pretraining()
+            return
         loss: float = record["valid_loss"]
         if loss < self.best["valid_loss"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": record.epoch, "valid_loss": loss, "model": weights}
-        training = self.config.training
-        self.epoch += 1
-        self.position = 0
-        if self.epoch == self.parts.pretraining.epochs:
-            self._begin_anew()
-            return
-        self.learner.parts.update.after_epoch({"mi_batch": record["valid_mi_batch"]})
-        verdict = self.decay.after_epoch(self.epoch - 1 - self.parts.pretraining.epochs, loss)
+        self.parts.update.after_epoch({"mi_batch": record["valid_mi_batch"]})
+        verdict = self.decay.after_epoch(self.epoch - pretraining - 1, loss)
         if verdict == "decay":
             if training.reload_best_on_decay:
                 self.model.load_state_dict(self.best["model"])
@@ -246,27 +255,29 @@ class Trial:
             self.learner.fresh_optimisers()
         if verdict == "stop":
             self.stop_reason = f"decay number {training.max_decays} of the learning rate came due."
-        elif self.epoch >= training.epochs + self.parts.pretraining.epochs:
-            self.stop_reason = f"all {self.epoch} epochs are trained."
+        elif self.epoch >= self.config.epochs:
+            before = f", after {pretraining} of pretraining" if pretraining else ""
+            self.stop_reason = f"all {training.epochs} epochs are trained{before}."
 
-    def _enter_stage(self) -> None:
-        pretraining = self.parts.pretraining
-        self.learner.parts = pretraining.parts(self.parts) if self.epoch < pretraining.epochs else self.parts
+    def _begin(self) -> None:
+        """Stand before the first update of the pretraining or of the trial proper: nothing is known but the weights."""
+        training = self.config.training
+        self.first_step = self.step
+        self.learner.parts = self.parts.pretraining.in_force(self.parts, self.epoch)
+        self.learner.learning_rate = training.learning_rate
+        self.learner.fresh_optimisers()
+        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
+        self.divergence = DivergenceRule(training.kl_explode)
+        self.best = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
 
-    def _begin_anew(self) -> None:
-        """After the pretraining: the trained encoder, a fresh decoder, every schedule at its beginning."""
+    def _leave_pretraining(self) -> None:
+        """Begin the trial proper, with a decoder that starts as never before and a posterior whose schedule does."""
         with self.streams.initialising("second decoder"):
             fresh = build_decoder(self.config, len(self.dataset.vocabulary), self.parts, self.streams)
             self.parts.initialise(fresh, "decoder")
         self.model.decoder.load_state_dict(fresh.state_dict())
-        training = self.config.training
-        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
-        self.divergence = DivergenceRule(training.kl_explode)
-        self.best = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
-        self.step = 0
-        self.learner.learning_rate = training.learning_rate
-        self.learner.fresh_optimisers()
-        self._enter_stage()
+        self.model.posterior.load_progress(self._untrained_progress)
+        self._begin()
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
@@ -328,7 +339,7 @@ class Trial:
             "parts": {name: part.state_dict() for name, part in self.parts.stateful()},
             "decay": self.decay.state_dict(),
             "divergence": self.divergence.state_dict(),
-            "place": [self.epoch, self.position, self.step, self.skipped],
+            "place": [self.epoch, self.position, self.step, self.first_step, self.skipped],
             "order": self.order,
             "history": torch.stack(self.history) if self.history else None,
             "curve": [record.values for record in self.curve],
@@ -346,14 +357,14 @@ class Trial:
             part.load_state_dict(state["parts"][name])
         self.decay.load_state_dict(state["decay"])
         self.divergence.load_state_dict(state["divergence"])
-        self.epoch, self.position, self.step, self.skipped = state["place"]
+        self.epoch, self.position, self.step, self.first_step, self.skipped = state["place"]
+        self.learner.parts = self.parts.pretraining.in_force(self.parts, self.epoch)
         self.order = state["order"]
         self.history = [] if state["history"] is None else list(state["history"].to(self.device))
         self.curve = [EpochRecord(values) for values in state["curve"]]
         self.best = state["best"]
         self.seconds = state["seconds"]
         self.stop_reason = state["stop_reason"]
-        self._enter_stage()
 
 
 def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Vae:

@@ -184,7 +184,7 @@ class Watcher:
     """Progress on stderr: a bar on a terminal, a line an epoch elsewhere."""
 
     def __init__(self, config: TrialConfig) -> None:
-        self._epochs = config.training.epochs
+        self._epochs = config.epochs
         self._console = Console(file=sys.stderr)
         self._bars = Bars(
             TextColumn("{task.description}"),

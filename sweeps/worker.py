@@ -92,7 +92,7 @@ def train_run(setting: dict[str, Any]) -> None:
             raise DataError([Mistake("the data", dataset.fingerprint[:12], law, "Run the sweep again.")])
         record = train(
             config,
-            report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.training.epochs}),
+            report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.epochs}),
             checkpoint=FolderCheckpoint(run["results"], run["sweep"], run["run_id"]),
             device=device,
             dataset=dataset,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
+from lagvae_core.strategies.ae_pretrain import AePretrain
 from lagvae_core.strategies.af_prior import AfPrior
 from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
@@ -36,6 +37,7 @@ from lagvae_core.strategies.word_dropout import WordDropout
 
 __all__ = [
     "CATALOGUE",
+    "AePretrain",
     "AfPrior",
     "Aggressive",
     "AnyStrategy",

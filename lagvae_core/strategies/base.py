@@ -213,21 +213,32 @@ class Penalty(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Epochs before the first of the trial proper, in which encoder and decoder are a mere autoencoder.
+    """How many epochs before the first of the trial proper train encoder and decoder as a mere autoencoder.
 
-    The loss is rec alone, whatever objective, penalties, schedule and procedure follow. Then the decoder starts anew,
-    the optimisers, the learning rate and its decay too, and the schedules begin at update 0.
+    The learning rate does not decay in them, and no weights of theirs are measured. After the last the decoder starts
+    anew; so do the optimisers, the decay of the learning rate and every schedule. The inference network stays as it is.
     """
 
     epochs: int = 0
 
-    def parts(self, parts: Parts) -> Parts:
-        """The parts that are in force during the pretraining."""
-        autoencoder = replace(parts, kl_weight=_NoKl(), objective=Objective(), update=Update())
-        return replace(autoencoder, penalties=(), decode=Decoding())
+    def in_force(self, parts: Parts, epoch: int) -> Parts:
+        """The `parts` that train in `epoch`, counted from 0.
+
+        The loss of an autoencoder is rec alone, whatever objective, penalties, schedule and procedure follow. What
+        makes the model, and what the decoder may see of the past, is the same throughout.
+        """
+        if epoch >= self.epochs:
+            return parts
+        autoencoder = replace(parts, objective=_Reconstruction(), kl_weight=_NoWeight(), penalties=())
+        return replace(autoencoder, decode=Decoding(), update=Update(), refine=as_inferred)
 
 
-class _NoKl(KlWeight):
+class _Reconstruction(Objective):
+    def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
+        return rec_B.mean()
+
+
+class _NoWeight(KlWeight):
     def __call__(self, step: int) -> float:
         return 0.0
 
@@ -384,6 +395,11 @@ class Strategy(Setting, ABC):
     unmeasured: ClassVar[frozenset[str]] = frozenset()
     latent: ClassVar[bool] = True
     kind: Any
+
+    @property
+    def pretraining_epochs(self) -> int:
+        """How many epochs it trains before the `training.epochs` of the trial proper."""
+        return 0
 
     @abstractmethod
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:

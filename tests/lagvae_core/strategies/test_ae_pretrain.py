@@ -1,0 +1,302 @@
+import itertools
+
+import pytest
+import torch
+from helpers import (
+    SHORT_AGGRESSIVE,
+    InterruptionError,
+    MemoryCheckpoint,
+    assert_equals_plain_vae,
+    essence,
+    run,
+    run_interrupted,
+    tiny,
+    trial_of,
+)
+
+from lagvae_core.record import EpochRecord, Progress
+from lagvae_core.strategies.base import Decoding, Objective, Update, as_inferred
+from lagvae_core.trainable import build_decoder
+
+THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
+
+
+def ae_pretrain(epochs=2):
+    return {"kind": "ae_pretrain", "epochs": epochs}
+
+
+class NoKeeper:
+    def save(self, record=None):
+        pass
+
+    def save_if_due(self):
+        pass
+
+
+def silent(_):
+    return None
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+class Boundary:
+    """A trial just before and after its last epoch of pretraining ends; `before` and `after` are its weights."""
+
+    def __init__(self, *others, epochs=2, seed=0, **sections):
+        self.trial = trial_of(tiny(ae_pretrain(epochs), *others, seed=seed, **sections))
+        self.first = copied(self.trial.model)
+        for epoch in range(epochs):
+            self.trial._train_epoch(silent, NoKeeper())
+            record = self.trial._validate()
+            self.before = copied(self.trial.model)
+            assert self.trial.epoch == epoch
+            self.trial._end_epoch(record)
+        self.after = copied(self.trial.model)
+
+    def kept(self, part):
+        """Whether the weights of `part` are the same before and after."""
+        named = [name for name in self.before if name.startswith(part)]
+        assert named
+        return [torch.equal(self.before[name], self.after[name]) for name in named]
+
+
+# --- no pretraining --------------------------------------------------------------------------------------------------
+
+
+def test_no_epochs_are_the_plain_vae():
+    assert_equals_plain_vae(ae_pretrain(0))
+    found, plain = (essence(run(tiny(*stack))) for stack in ((ae_pretrain(0),), ()))
+    for name in ("metrics", "curve", "stop_reason", "cost"):
+        assert found[name] == plain[name]
+
+
+# --- the boundary ----------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_stays_and_the_decoder_starts_anew():
+    boundary = Boundary()
+    assert all(boundary.kept("encoder"))
+    assert not any(boundary.kept("decoder"))
+    assert not any(torch.equal(boundary.after[n], boundary.first[n]) for n in boundary.after)
+    for name, value in boundary.after.items():
+        if name.startswith("decoder"):
+            bound = 0.1 if "embedding" in name else 0.3
+            assert 0.5 * bound < float(value.abs().max()) <= bound, name
+    trial = boundary.trial
+    with trial.streams.initialising("second decoder"):  # draws that nothing else has had
+        fresh = build_decoder(trial.config, len(trial.dataset.vocabulary), trial.parts, trial.streams)
+    assert equal(trial.model.decoder.state_dict(), fresh.state_dict())
+    again, other = Boundary(), Boundary(seed=1)
+    assert equal(again.after, boundary.after)
+    assert not any(torch.equal(other.after[n], boundary.after[n]) for n in boundary.after)
+
+
+def test_the_second_start_of_the_decoder_obeys_the_stack():
+    boundary = Boundary("offset_init")
+    values = torch.cat([v.flatten() for n, v in boundary.after.items() if n.startswith("decoder") and "emb" not in n])
+    assert float(values.min()) >= 0.04
+    assert float(values.max()) <= 0.06
+
+
+def test_what_belongs_to_the_posterior_stays_with_the_encoder():
+    boundary = Boundary("bn_vae")
+    assert all(boundary.kept("posterior"))
+    assert int(boundary.trial.model.posterior.normalise.count) == 8
+    assert float(boundary.trial.model.posterior.beta.detach().abs().min()) > 0
+
+
+def test_the_schedule_of_the_posterior_starts_again():
+    """Scale-VAE keeps the factor that belongs to the encoder, and is in its first epoch."""
+    boundary = Boundary({"kind": "scale_vae", "f_epo": 2})
+    fresh = trial_of(tiny("scale_vae")).model.posterior.progress()
+    found = boundary.trial.model.posterior.progress()
+    assert (found["epoch"], found["count"]) == (fresh["epoch"], fresh["count"]) == (1, 0)
+    assert torch.equal(found["sum"], fresh["sum"])
+    assert all(boundary.kept("posterior.f_bar"))
+    assert not torch.equal(boundary.after["posterior.f_bar"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("other", "slot"),
+    [("mdr", "objective"), ("soft_free_bits", "objective"), (SHORT_AGGRESSIVE, "update")],
+)
+def test_the_state_of_other_slots_knows_nothing_of_the_pretraining(other, slot):
+    boundary = Boundary(other)
+    fresh = trial_of(tiny(other))
+    found, expected = (getattr(trial.parts, slot).state_dict() for trial in (boundary.trial, fresh))
+    assert str(found) == str(expected)
+
+
+def test_optimisers_rates_and_rules_start_again():
+    training = {"optimiser": "adam", "learning_rate": 0.01}
+    trial = Boundary(training=training).trial
+    state = trial.learner.state_dict()
+    assert state["encoder_optimiser"]["state"] == state["decoder_optimiser"]["state"] == {}
+    assert state["learning_rate"] == 0.01
+    fresh = trial_of(tiny(training=training))
+    assert trial.decay == fresh.decay
+    assert trial.divergence == fresh.divergence
+    assert trial.best == fresh.best
+    assert trial.learner.parts is trial.parts
+
+
+def test_of_the_parts_only_what_makes_the_loss_differs_before():
+    stack = ("aggressive", "word_dropout", "fraternal_dropout", "encoder_lr", "scale_vae", "kl_linear_epoch")
+    stack = ({**SHORT_AGGRESSIVE, "allow_untested": True}, *stack[1:])
+    trial = trial_of(tiny(ae_pretrain(1), *stack))
+    early, late = trial.learner.parts, trial.parts.pretraining.in_force(trial.parts, 1)
+    assert late is trial.parts
+    assert type(early.update) is Update
+    assert type(early.decode) is Decoding
+    assert early.penalties == ()
+    assert early.refine is as_inferred
+    assert type(early.objective) is not Objective
+    assert [early.kl_weight(step) for step in range(3)] == [0.0, 0.0, 0.0]
+    for slot in ("corrupt", "encoder_rate", "posterior", "prior", "initialise", "protocols", "input_dropout"):
+        assert getattr(early, slot) is getattr(late, slot)
+
+
+# --- both stages -----------------------------------------------------------------------------------------------------
+
+
+def test_at_first_the_loss_is_the_reconstruction_and_then_that_of_the_stack():
+    curve = run(tiny(ae_pretrain(2), *THE_PAPERS, training={"epochs": 3})).curve
+    for epoch in curve[:2]:
+        assert epoch["train_loss"] == epoch["train_rec"]
+        assert epoch["kl_weight"] == 0.0
+    plain = run(tiny(*THE_PAPERS, training={"epochs": 3})).curve
+    assert [epoch["kl_weight"] for epoch in curve[2:]] == [epoch["kl_weight"] for epoch in plain] == [0.5, 1.0, 1.0]
+    assert curve[3]["train_loss"] > curve[3]["train_rec"]
+
+
+def test_the_autoencoder_has_the_gradient_of_the_reconstruction_alone():
+    found = []
+    for term in (lambda loss: loss.total, lambda loss: loss.rec_B.mean()):
+        trial = trial_of(tiny(ae_pretrain(1), "mdr"))
+        trial.model.double().train()
+        loss = trial.learner.loss(trial.train_batches[0], 1.0)
+        found.append(torch.autograd.grad(term(loss), list(trial.model.encoder_parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_epochs_updates_and_steps_are_counted_through():
+    config, places = tiny(ae_pretrain(2), *THE_PAPERS, training={"epochs": 3}), []
+    record = run(config, progress=places.append)
+    assert config.epochs == record.metrics["epochs"] == 5
+    assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4, 5]
+    assert [epoch["step"] for epoch in record.curve] == [4, 8, 12, 16, 20]
+    assert record.cost["encoder_steps"] == record.cost["decoder_steps"] == 20
+    assert record.stop_reason == "all 3 epochs are trained, after 2 of pretraining."
+    assert [p for p in places if p.phase == "train"] == [
+        Progress("train", epoch, done, 4) for epoch in range(1, 6) for done in range(1, 5)
+    ]
+    assert tiny(training={"epochs": 3}).epochs == 3
+
+
+def test_the_best_weights_are_those_of_the_trial_proper_even_if_the_pretraining_did_better():
+    trial = trial_of(tiny(ae_pretrain(2), training={"epochs": 3}))
+    weights = {}
+    for epoch, loss in enumerate((2.0, 1.0, 9.0, 8.0, 8.5), start=1):
+        trial._train_epoch(silent, NoKeeper())
+        weights[epoch] = copied(trial.model)
+        trial._end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
+    assert (trial.best["epoch"], trial.best["valid_loss"]) == (4, 8.0)
+    assert equal(trial.best["model"], weights[4])
+    assert trial.stop_reason.startswith("all 3 epochs")
+
+
+def test_the_learning_rate_decays_in_the_trial_proper_alone_and_by_its_own_epochs():
+    training = {"epochs": 12, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": 0, "max_decays": 3}
+    record = run(tiny(ae_pretrain(6), training=training))
+    rates = [epoch["learning_rate"] for epoch in record.curve]
+    losses = [epoch["valid_loss"] for epoch in record.curve]
+    assert rates[:7] == [8.0] * 7
+    assert any(later > earlier for earlier, later in itertools.pairwise(losses[:6]))  # it had reason to
+    assert "decay number 3" in record.stop_reason
+    late = run(tiny(ae_pretrain(6), training={**training, "decay_min_epoch": 5}))
+    assert [epoch["learning_rate"] for epoch in late.curve][:12] == [8.0] * 12
+
+
+def test_a_large_kl_is_a_divergence_only_in_the_trial_proper():
+    record = run(tiny(ae_pretrain(3), training={"kl_explode": 1e-9, "epochs": 5}))
+    assert record.status == "diverged"
+    assert "above 1e-09, after epoch 5" in record.stop_reason
+    assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4]
+
+
+# --- interruptions ---------------------------------------------------------------------------------------------------
+
+STACKS = {
+    "paper": THE_PAPERS,
+    "aggressive": (SHORT_AGGRESSIVE,),
+    "scale_vae": ({"kind": "scale_vae", "f_epo": 2}, "word_dropout"),
+    "du_vae": ({"kind": "du_vae", "min_batch": 2}, "kl_linear_epoch"),
+}
+
+
+@pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
+def test_a_trial_that_dies_at_every_update_of_both_stages_ends_alike(stack):
+    config = tiny(ae_pretrain(2), *stack, training={"epochs": 2, "momentum": 0.5})
+    expected = run(config)
+    assert expected.status == "finished"
+    record, places = run_interrupted(config)
+    assert {(p.epoch, p.done) for p in places if p.phase == "train"} == {
+        (e, d) for e in range(1, 5) for d in range(1, 5)
+    }
+    assert essence(record) == essence(expected)
+
+
+def test_a_trial_that_dies_once_in_each_stage_from_seldom_checkpoints_ends_alike():
+    """The checkpoint lies a few updates back, and once on the other side of the boundary."""
+    config, store, seen = tiny(ae_pretrain(2), *THE_PAPERS), MemoryCheckpoint(), []
+    expected, save, saves = run(config), store.save, []
+
+    def every_third(content):
+        saves.append(content)
+        if len(saves) % 3 == 1:
+            save(content)
+
+    def die(place):
+        here = (place.phase, place.epoch, place.done)
+        if here in {("train", 1, 2), ("train", 2, 4), ("train", 3, 1), ("train", 4, 3)} and here not in seen:
+            seen.append(here)
+            raise InterruptionError
+
+    store.save, record = every_third, None
+    while record is None:
+        try:
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=die)
+        except InterruptionError:
+            continue
+    assert len(seen) == 4
+    assert essence(record) == essence(expected)
+
+
+def test_an_interruption_in_the_report_of_the_boundary_changes_nothing():
+    config, store, seen = tiny(ae_pretrain(2), *THE_PAPERS), MemoryCheckpoint(), set()
+
+    def report(epoch):
+        if epoch.epoch not in seen:
+            seen.add(epoch.epoch)
+            raise InterruptionError
+
+    record = None
+    while record is None:
+        try:
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, report=report)
+        except InterruptionError:
+            continue
+    assert seen == {1, 2, 3, 4}
+    assert essence(record) == essence(run(config))
+
+
+def test_the_scheduler_may_stop_it_in_the_pretraining():
+    record = run(tiny(ae_pretrain(2)), report=lambda epoch: "stop")
+    assert (record.status, record.metrics, len(record.curve)) == ("stopped_early", {}, 1)
