@@ -91,6 +91,13 @@ class TrialConfig(Setting):
             if slots:
                 law = f"fill each slot at most once (E-SLOT), and {one.kind} and {other.kind} both fill {slots}"
                 yield Mistake("strategies", stack, law, "Remove one of the two.")
+            elif one.kind == other.kind:
+                yield Mistake(
+                    "strategies",
+                    stack,
+                    f"name each strategy once (E-SLOT), and {one.kind} is there twice",
+                    "Remove one.",
+                )
 
     def warnings(self) -> tuple[str, ...]:
         """What may be run but should be known, each once."""

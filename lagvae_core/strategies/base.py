@@ -29,6 +29,7 @@ __all__ = [
     "ClipScope",
     "Decoding",
     "Forward",
+    "KlExchange",
     "KlSchedule",
     "KlWeight",
     "LogWeight",
@@ -49,7 +50,9 @@ __all__ = [
     "Update",
     "grouped_batches",
     "needs_companions",
+    "several_penalties",
     "text_only",
+    "without_effect",
 ]
 
 ClipScope = Literal["all", "per_module"]
@@ -356,13 +359,14 @@ def text_only(kind: str, setup: Setup) -> Iterator[Refusal]:
         yield Refusal("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
 
 
-def needs_companions(kind: str, field: str, least: int, setup: Setup) -> Iterator[Refusal]:
-    """For strategies that use the statistics of a batch of at least `least`, the value of their `field`."""
+def needs_companions(kind: str, field: str | None, least: int, setup: Setup) -> Iterator[Refusal]:
+    """For strategies that use the statistics of a batch of at least `least`, the value of their `field`, if any."""
     if setup.training.batch_size < least:
+        law, remedy = (f"{field} = {least}", f" or lower {kind}.{field}") if field is not None else (f"{least}", "")
         yield Refusal(
             "E12",
-            f"{kind} needs the statistics of batches of at least {field} = {least}, but training.batch_size is "
-            f"{setup.training.batch_size}; raise it or lower {kind}.{field}",
+            f"{kind} needs the statistics of batches of at least {law}, but training.batch_size is "
+            f"{setup.training.batch_size}; raise it{remedy}",
         )
 
 
@@ -378,6 +382,20 @@ def grouped_batches(kind: str, setup: Setup) -> Iterator[str]:
         f"W4: {kind} uses the statistics of batches of one {group} each, so that training leaves out how the "
         f"{group}s differ from each other, and evaluation does not; {remedy}."
     )
+
+
+def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Refusal]:
+    """For fields that change nothing `where` (such as "in mode code"): they must be left at their defaults."""
+    for name in names:
+        if getattr(strategy, name) != type(strategy).model_fields[name].default:
+            yield Refusal("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
+
+
+def several_penalties(setup: Setup) -> Iterator[str]:
+    """For strategies that add a penalty: the same text from each of them, in whatever order they stand."""
+    kinds = sorted(strategy.kind for strategy in setup.strategies if "penalties" in strategy.slots)
+    if len(kinds) > 1:
+        yield f"W6: {' and '.join(kinds)} each add to the loss; no published weights balance them with one another."
 
 
 class Strategy(Setting, ABC):
@@ -449,3 +467,48 @@ class _ScheduledWeight(KlWeight):
     def __call__(self, step: int) -> float:
         start, end = self._schedule.w_start, self._schedule.w_end
         return min(end, start + (end - start) * self._schedule.share(step, self._batches))
+
+
+class KlExchange(Strategy):
+    """Part of the KL is exchanged for a divergence D of the aggregate posterior q(z) from the prior.
+
+    The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w (Zhao et al. 2017). At
+    `alpha` 0 and `scale` 1 this is the plain VAE, and nothing is computed or drawn for D.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"kl_share", "penalties"})
+
+    alpha: Annotated[float, Field(le=1, description="share of the KL that is not paid")] = 0.0
+    scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)")] = 1.0
+
+    @abstractmethod
+    def penalty(self, weight: float) -> Penalty:
+        """weight * D."""
+
+    @property
+    def divergence_weight(self) -> float:
+        """alpha + scale - 1, where what rounding leaves of a sum of 1 is 0."""
+        return round(self.alpha + self.scale - 1.0, 12)
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        weight = self.divergence_weight
+        return {"kl_share": 1.0 - self.alpha, "penalties": (self.penalty(weight),) if weight > 0 else ()}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if self.divergence_weight < 0:
+            yield Refusal(
+                "E17",
+                f"{self.kind} would reward the divergence from the prior: alpha + scale >= 1 must hold, but got "
+                f"{self.alpha} + {self.scale}; raise {self.kind}.scale",
+            )
+        if self.divergence_weight > 0:
+            yield from needs_companions(self.kind, None, 2, setup)
+
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        yield from several_penalties(setup)
+        for other in setup.strategies:
+            if self.alpha == 1 and "kl_weight" in other.slots:
+                yield (
+                    f"{self.kind}: at alpha = 1 no KL is paid, so that the weight of {other.kind} changes nothing in "
+                    "the loss."
+                )
