@@ -1,0 +1,98 @@
+"""A level for the Fisher information of the posteriors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import (
+    Forward,
+    Penalty,
+    Refusal,
+    Setup,
+    Strategy,
+    Surroundings,
+    several_penalties,
+    without_effect,
+)
+
+__all__ = ["Fisher", "FisherInformation", "fisher_information"]
+
+BOUND, HIGHEST = 88.0, 40.0
+
+
+class Fisher(Strategy):
+    """The loss asks for a level of the Fisher information of q(z|x), that is, for small posterior variances.
+
+    Source: Zheng et al. 2019, Understanding VAEs in Fisher-Shannon Plane (the Fisher auto-encoder).
+
+    J is the mean over batch and dimensions of 1 / sigma^2 + 1 / (2 sigma^4), the information of a Gaussian about its
+    mean and about its variance; it is 1.5 at sigma 1. The loss grows by `weight` times
+
+    - `floor`: max(0, log level - log J), no more than what is missing;
+    - `target`: |log J - log level|, pulled from both sides;
+    - `code`: the mean over batch and dimensions of -max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88), whatever the
+      level.
+
+    It acts on the variances alone. A posterior with a small variance and a constant mean has a large KL and no
+    information about x: read `mi`.
+
+    - The paper bounds the absolute difference of J and its level; the logarithms are ours, since 1 / sigma^4 has
+      gradients of any size, and `floor` is ours, since more information than wished is no collapse.
+    - `code` is what the published fully connected model trains, with weight 1 whatever its options say. The bound of 88
+      is not in that model; without it the reward would have no end.
+    - The defaults 0.1 and 5 are those of the options of that code.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
+    paper: ClassVar[str] = "Zheng et al. 2019, Understanding VAEs in Fisher-Shannon Plane"
+
+    kind: Literal["fisher"] = "fisher"
+    mode: Annotated[Literal["floor", "target", "code"], Field(description="how the information is rewarded")] = "floor"
+    weight: Annotated[float, Field(ge=0, description="weight in the loss"), Tunable(0.01, 10, log=True)] = 0.1
+    level: Annotated[float, Field(gt=0, description="wished Fisher information of a dimension")] = 5.0
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"penalties": (FisherInformation(self),) if self.weight > 0 else ()}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if self.mode == "code":
+            yield from without_effect(self, "in mode code", "level")
+
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        yield from several_penalties(setup)
+
+
+class FisherInformation(Penalty):
+    """weight * shortfall(log sigma^2), of the posteriors whose KL is charged."""
+
+    def __init__(self, setting: Fisher) -> None:
+        super().__init__()
+        self._weight = setting.weight
+        log_level = math.log(setting.level)
+        shortfalls: dict[str, Callable[[Tensor], Tensor]] = {
+            "floor": lambda logvar: (log_level - fisher_information(logvar)).relu(),
+            "target": lambda logvar: (fisher_information(logvar) - log_level).abs(),
+            "code": _published,
+        }
+        self._shortfall = shortfalls[setting.mode]
+
+    def forward(self, forward: Forward) -> Tensor:
+        return self._weight * self._shortfall(forward.inference.charged.base.at_least_float32().logvar_BZ)
+
+
+def fisher_information(logvar_BZ: Tensor) -> Tensor:
+    """log J, where J is the mean of 1 / sigma^2 + 1 / (2 sigma^4); finite for every finite logvar."""
+    precision_BZ = (-logvar_BZ).clamp(max=HIGHEST).exp()
+    return torch.addcmul(precision_BZ, precision_BZ, precision_BZ, value=0.5).mean().log()
+
+
+def _published(logvar_BZ: Tensor) -> Tensor:
+    """-mean(max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88))."""
+    return (logvar_BZ.expm1().clamp(max=0.0) * (-logvar_BZ).clamp(max=BOUND / 3.0)).mean()
