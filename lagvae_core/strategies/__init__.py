@@ -24,6 +24,7 @@ from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 from lagvae_core.strategies.mae import Mae
 from lagvae_core.strategies.mdr import Mdr
+from lagvae_core.strategies.multitask_bow import MultitaskBow
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
 
@@ -47,6 +48,7 @@ __all__ = [
     "KlSigmoid",
     "Mae",
     "Mdr",
+    "MultitaskBow",
     "ScaleVae",
     "SoftFreeBits",
     "Strategy",

@@ -1,0 +1,73 @@
+"""Sentences as bags of words: an encoder that reads them, a head that says from z what is in them.
+
+Shape suffixes: B sentences, L tokens of each, S samples, W words: the vocabulary without `<pad>`, `<s>` and `</s>`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lagvae_core.data import PAD, UNK, TokenBatch
+from lagvae_core.models.lstm import Features
+
+__all__ = ["BagFeatures", "BagHead", "word_counts"]
+
+
+def word_counts(batch: TokenBatch, vocabulary: int) -> Tensor:
+    """How often each word stands in each sentence, [B, W]; `<unk>` is a word, as it stands for one."""
+    tokens_BL = batch.tokens_BL
+    counts = torch.zeros(len(tokens_BL), vocabulary, device=tokens_BL.device)
+    return counts.scatter_add_(1, tokens_BL, counts.new_ones(tokens_BL.shape))[:, UNK:]
+
+
+class BagFeatures(Features):
+    """A linear layer on the word counts of a sentence, [B, size], as the sum of one row for each word."""
+
+    def __init__(self, size: int, vocabulary: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(vocabulary, size))
+        self.bias = nn.Parameter(torch.empty(size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As torch starts a linear layer of that many inputs."""
+        bound = 1.0 / math.sqrt(len(self.weight))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        words_BL = batch.tokens_BL.masked_fill(batch.tokens_BL < UNK, PAD)
+        return functional.embedding_bag(words_BL, self.weight, mode="sum", padding_idx=PAD) + self.bias
+
+
+class BagHead(nn.Module):
+    """z -> logits of the words, [B, S, W], by one hidden layer under tanh; initialised as torch does."""
+
+    def __init__(self, latent_dim: int, hidden: int, vocabulary: int) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, hidden),
+            nn.Tanh(),
+            nn.Linear(hidden, vocabulary - UNK),
+        )
+
+    def forward(self, z_BSZ: Tensor) -> Tensor:
+        return self.layers(z_BSZ)  # type: ignore[no-any-return]
+
+    def multinomial(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+        """-sum_t log softmax(logits)[x_t] in nats over the words x_t of each sentence in any order, [B, S]."""
+        counts_BW = word_counts(batch, self._vocabulary)
+        log_p_BSW: Tensor = self(z_BSZ).log_softmax(2)
+        return -(counts_BW[:, None] * log_p_BSW).sum(2)
+
+    def bernoulli(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+        """-log probability in nats, for each word independently, that it is in the sentence or is not, [B, S]."""
+        logits_BSW = self(z_BSZ)
+        present_BSW = (word_counts(batch, self._vocabulary) > 0).to(logits_BSW)[:, None].expand_as(logits_BSW)
+        return functional.binary_cross_entropy_with_logits(logits_BSW, present_BSW, reduction="none").sum(2)

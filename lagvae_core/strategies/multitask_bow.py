@@ -1,0 +1,125 @@
+"""A second task for z: which words are in the sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.columns import Column
+from lagvae_core.data import TokenBatch
+from lagvae_core.models.bag import BagFeatures, BagHead
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import (
+    Forward,
+    Measurement,
+    Penalty,
+    Protocol,
+    Refusal,
+    Setup,
+    Strategy,
+    Surroundings,
+    several_penalties,
+    text_only,
+    without_effect,
+)
+
+__all__ = ["BagTask", "MultitaskBow"]
+
+
+class MultitaskBow(Strategy):
+    """z must also tell, to a head of its own, which words the sentence holds.
+
+    Source: Kamoi & Fukutomi 2018, as told by the blog post "Posterior collapse and the strong generator problem". The
+    paper's exact loss is not known here; what follows is our reading.
+
+    A head, one hidden layer on the sample of z that is decoded, gives a logit for each word, and the loss grows by
+    `weight` times the batch mean of
+
+    - `multinomial`: -sum_t log softmax(logits)[x_t], as if the words were drawn from one bag;
+    - `bernoulli`: the cross-entropy of the presence of each word of the vocabulary.
+
+    Words are all tokens but `<pad>`, `<s>` and `</s>`; `<unk>` is one, since it stands for a word of the sentence. With
+    `bow_input` a linear layer on the word counts also joins the last state of the encoder, before the projection to
+    mean and log-variance. The head learns with the decoder and is no part of the measured model: `bow_nll` alone tells
+    of it.
+
+    - `multinomial` is of the size of the reconstruction, so a `weight` of 1 about doubles what draws z to the sentence.
+      KL and `mi` rise by what the bag needs, which the decoder may or may not use.
+    - By default the layer on the counts is as large as a word embedding, being a sum of one vector for each word, and
+      the hidden layer of the head as large as z. It is not the mean: the counts keep the length.
+    - `bow_input` changes the encoder: the plain VAE is `weight` 0 without it.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"features", "penalties", "protocols"})
+    paper: ClassVar[str] = (
+        "Kamoi & Fukutomi 2018, Variational autoencoders for text modeling without weakening the decoder"
+    )
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("bow_nll", "float", "loss of the bag-of-words head at one sample an example [nats]", "min"),
+    )
+
+    kind: Literal["multitask_bow"] = "multitask_bow"
+    weight: Annotated[float, Field(ge=0, description="weight of the bag of words in the loss"), Tunable(0.1, 2)] = 1.0
+    loss: Annotated[Literal["multinomial", "bernoulli"], Field(description="what the head predicts")] = "multinomial"
+    hidden: Annotated[int | None, Field(ge=1, description="hidden units of the head; null: the dimensions of z")] = None
+    bow_input: Annotated[bool, Field(description="whether the encoder sees the bag too")] = True
+    bow_size: Annotated[
+        int | None, Field(ge=1, description="features that it makes of the bag; null: the size of a word embedding")
+    ] = None
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        model, vocabulary = surroundings.model, surroundings.vocabulary
+        features = BagFeatures(self.bow_size or model.embedding, vocabulary) if self.bow_input else None
+        task = None
+        if self.weight > 0:
+            hidden = self.hidden or surroundings.latent_dim
+            task = BagTask(self, BagHead(surroundings.latent_dim, hidden, vocabulary))
+        penalties = () if task is None else (task,)
+        return {"features": features, "penalties": penalties, "protocols": (_BagProtocol(task),)}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        yield from text_only("multitask_bow", setup)
+        if not self.bow_input:
+            yield from without_effect(self, "where bow_input is false", "bow_size")
+
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        yield from several_penalties(setup)
+
+
+class BagTask(Penalty):
+    """weight * mean loss of the head."""
+
+    def __init__(self, setting: MultitaskBow, head: BagHead) -> None:
+        super().__init__()
+        self._setting = setting
+        self.head = head
+
+    def forward(self, forward: Forward) -> Tensor:
+        return self._setting.weight * self.nll(forward.batch, forward.draw.z_BSZ).mean()
+
+    def nll(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+        """The unweighted loss in nats an example and sample, [B, S]."""
+        score = self.head.multinomial if self._setting.loss == "multinomial" else self.head.bernoulli
+        return score(batch, z_BSZ)
+
+
+class _BagProtocol(Protocol):
+    """`bow_nll` at the one encoded sample; null where no head is trained."""
+
+    def __init__(self, task: BagTask | None) -> None:
+        self._task = task
+
+    @torch.no_grad()
+    def measure(self, measurement: Measurement) -> dict[str, Any]:
+        if self._task is None:
+            return {"bow_nll": None}
+        encoded = measurement.encoded
+        nll = [
+            self._task.nll(batch, encoded.z_NZ[batch.index_B, None].to(batch.device, encoded.precision)).double()
+            for batch in measurement.batches
+        ]
+        return {"bow_nll": float(torch.cat(nll).mean())}
