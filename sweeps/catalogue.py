@@ -16,6 +16,7 @@ from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
+from sweeps.markdown import table
 
 __all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
 
@@ -139,11 +140,11 @@ def print_catalogue(name: str | None, as_json: bool) -> None:
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=200)
     if name is None:
-        table = _table("strategy", "slots", "searched", "what it does")
+        listing = _table("strategy", "slots", "searched", "what it does")
         for entry in described:
             searched = ", ".join(field["name"] for field in entry["fields"] if field["search"])
-            table.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
-        console.print(table)
+            listing.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
+        console.print(listing)
     else:
         _print_one(console, described[0])
 
@@ -152,11 +153,11 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
     console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
     console.print(entry["description"], markup=False)
     console.print()
-    table = _table("field", "law", "default", "searched over", "meaning")
+    fields = _table("field", "law", "default", "searched over", "meaning")
     for field in entry["fields"]:
         searched = _range_text(field["search"])
-        table.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
-    console.print(table)
+        fields.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
+    console.print(fields)
     for column in entry["columns"]:
         console.print(f"column {column['name']}: {column['doc']}", markup=False)
     if entry["unmeasured"]:
@@ -166,10 +167,10 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading)
-    return table
+        made.add_column(heading)
+    return made
 
 
 # --- as Markdown ----------------------------------------------------------------------------------------------------
@@ -184,11 +185,11 @@ def _section(entry: Mapping[str, Any]) -> str:
     lines = [f"### {entry['kind']}", "", entry["description"], ""]
     lines += [f"Paper: {entry['paper']}. Slots: {', '.join(f'`{slot}`' for slot in entry['slots'])}.", ""]
     if entry["fields"]:
-        lines += ["| field | law | default | searched over | meaning |", "|---|---|---|---|---|"]
-        for field in entry["fields"]:
-            cells = (field["law"], f"`{_shown(field['default'])}`", _range_text(field["search"]), field["description"])
-            lines.append(f"| `{field['name']}` | {' | '.join(cells)} |")
-        lines.append("")
+        fields = [
+            (f"`{f['name']}`", f["law"], f"`{_shown(f['default'])}`", _range_text(f["search"]), f["description"])
+            for f in entry["fields"]
+        ]
+        lines += [*table(("field", "law", "default", "searched over", "meaning"), fields), ""]
     if entry["columns"]:
         lines += [f"Columns of its own: {', '.join('`' + column['name'] + '`' for column in entry['columns'])}.", ""]
     if entry["unmeasured"]:

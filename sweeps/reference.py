@@ -13,6 +13,7 @@ from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps.catalogue import catalogue_page
+from sweeps.markdown import table
 from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
 from sweeps.space import tunable_columns
 
@@ -75,8 +76,8 @@ def results_page() -> str:
 
 def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
     kinds = {"float": "float64", "int": "int64", "str": "string", "floats": "list of float64", "time": "timestamp"}
-    lines = [f"| `{name}` | {kinds.get(kind, kind)} | {doc} |" for name, kind, doc in rows]
-    return "\n".join([f"## {title}", "", "| column | type | meaning |", "|---|---|---|", *lines, ""])
+    cells = ((f"`{name}`", kinds.get(kind, kind), doc) for name, kind, doc in rows)
+    return "\n".join([f"## {title}", "", *table(("column", "type", "meaning"), cells), ""])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.table import Table
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.display import duration
 from sweeps.front import FrontRow, front_of
+from sweeps.markdown import table as markdown_table
 from sweeps.pareto import Sense
 from sweeps.plan import Plan
 from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
@@ -208,9 +209,7 @@ def print_runs(folder: ResultsFolder, style: Style, columns: Sequence[str] | Non
     lines = [_summary_line(summary, names) for summary in summaries]
     headings = ["arm", "runs", *names, "config_id", "parameters"]
     if style == "markdown":
-        print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-        for line in lines:
-            print(f"| {' | '.join(line)} |")
+        print("\n".join(markdown_table(headings, lines)))
         return
     table = _table(*headings)
     table.columns[-1].justify = "left"

@@ -506,6 +506,8 @@ class KlExchange(Strategy):
 
     def warnings(self, setup: Setup) -> Iterator[str]:
         yield from several_penalties(setup)
+        if self.divergence_weight > 0:
+            yield from grouped_batches(self.kind, setup)
         for other in setup.strategies:
             if self.alpha == 1 and "kl_weight" in other.slots:
                 yield (

@@ -17,6 +17,7 @@ from lagvae_core.strategies.base import (
     Setup,
     Strategy,
     Surroundings,
+    grouped_batches,
     needs_companions,
     several_penalties,
 )
@@ -68,6 +69,7 @@ class Mae(Strategy):
 
     def warnings(self, setup: Setup) -> Iterator[str]:
         yield from several_penalties(setup)
+        yield from grouped_batches("mae", setup)
 
 
 class MutualDivergence(Penalty):
