@@ -139,7 +139,7 @@ def parse_arm_text(text: str) -> list[dict[str, Any]]:
         if kind in ("", "vae") and not fields:
             continue
         item: dict[str, Any] = {"kind": kind}
-        for field in filter(None, fields.split(",")):
+        for field in filter(None, re.split(r",(?![^\[\]]*\])", fields)):  # not within a list
             name, sign, value = field.partition("=")
             if not sign:
                 law = "give fields as name=value"

@@ -13,6 +13,7 @@ from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Strategy
 from lagvae_core.strategies.beta_vae import BetaVae
 from lagvae_core.strategies.bn_vae import BnVae
+from lagvae_core.strategies.cnn_decoder import CnnDecoder
 from lagvae_core.strategies.contiguous_dropout import ContiguousDropout
 from lagvae_core.strategies.delta_vae import DeltaVae
 from lagvae_core.strategies.du_vae import DuVae
@@ -21,6 +22,7 @@ from lagvae_core.strategies.encoder_lr import EncoderLr
 from lagvae_core.strategies.fisher import Fisher
 from lagvae_core.strategies.fraternal_dropout import FraternalDropout
 from lagvae_core.strategies.free_bits import FreeBits
+from lagvae_core.strategies.historyless import Historyless
 from lagvae_core.strategies.iaf_posterior import IafPosterior
 from lagvae_core.strategies.info_mmd import InfoMmd
 from lagvae_core.strategies.kl_cyclical import KlCyclical
@@ -36,6 +38,7 @@ from lagvae_core.strategies.multitask_bow import MultitaskBow
 from lagvae_core.strategies.offset_init import OffsetInit
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.scale_vae import ScaleVae
+from lagvae_core.strategies.skip_vae import SkipVae
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
 from lagvae_core.strategies.vamp_prior import VampPrior
 from lagvae_core.strategies.word_dropout import WordDropout
@@ -49,6 +52,7 @@ __all__ = [
     "AnyStrategy",
     "BetaVae",
     "BnVae",
+    "CnnDecoder",
     "ContiguousDropout",
     "DeltaVae",
     "DuVae",
@@ -57,6 +61,7 @@ __all__ = [
     "Fisher",
     "FraternalDropout",
     "FreeBits",
+    "Historyless",
     "IafPosterior",
     "InfoMmd",
     "KlCyclical",
@@ -72,6 +77,7 @@ __all__ = [
     "OffsetInit",
     "SaVae",
     "ScaleVae",
+    "SkipVae",
     "SoftFreeBits",
     "Strategy",
     "VampPrior",

@@ -448,3 +448,8 @@ def test_a_stack_is_split_at_its_strategies_and_not_at_the_sign_of_a_number():
     stack = parse_arm_text("encoder_lr:multiplier=1e+1 + kl_linear_epoch:warm_up=2.5e+0")
     assert [item["kind"] for item in stack] == ["encoder_lr", "kl_linear_epoch"]
     assert parse_arm_text("vae") == []
+
+
+def test_the_commas_of_a_list_do_not_separate_fields():
+    stack = parse_arm_text("cnn_decoder:size=null,dilations=[1, 2,4],kernel=2")
+    assert stack == [{"kind": "cnn_decoder", "size": None, "dilations": [1, 2, 4], "kernel": 2}]

@@ -90,7 +90,7 @@ class TestLawful:
     @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
     def test_every_strategy_by_its_bare_name(self, kind, sampler):
         spec = spec_of(arms={"one": [kind]}, search={"sampler": sampler, "configurations": 3})
-        assert spec.configurations(spec.arms[0]) == 3
+        assert spec.configurations(spec.arms[0]) == min(3, spec.arms[0].size() or 3)
 
 
 class TestShipped:

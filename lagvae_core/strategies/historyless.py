@@ -1,0 +1,60 @@
+"""A decoder that does not see the words before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+
+__all__ = ["Historyless"]
+
+
+class Historyless(Strategy):
+    """The decoder never reads the words before the one that it predicts: only z can tell what they have in common.
+
+    Source: Semeniuta et al. 2017; the blog post "Posterior collapse and the strong generator problem".
+
+    p(x|z) = prod_t p(x_t | z, t) over the words and the final `</s>`: given z the words are independent, and the LSTM
+    only counts. `variant` says what it reads in their place: `unk`, the embedding of `<unk>` at every step, the first
+    too; `notoken`, one learned vector, in a decoder that has no embeddings of words. Both are dropped by
+    `model.dropout_in` as embeddings are, and are the same family of distributions.
+
+    It is no corruption but the model: measured and sampled from as it is trained, and so a proper density. That z is
+    the only means left does not make it found: while inference lags, as from the small start of `model.init_range`
+    under SGD, z stays as empty as with the plain decoder. Expect a far worse `nll_iw` wherever z has too few dimensions
+    to stand for the past.
+    """
+
+    slots: ClassVar[frozenset[str]] = frozenset({"past"})
+    paper: ClassVar[str] = "Semeniuta et al. 2017, A Hybrid Convolutional Variational Autoencoder for Text Generation"
+    latent: ClassVar[bool] = False
+
+    kind: Literal["historyless"] = "historyless"
+    variant: Annotated[
+        Literal["unk", "notoken"],
+        Field(description="what the decoder reads in the place of words: `<unk>`, or a learned vector"),
+        Tunable(choices=("unk", "notoken")),
+    ] = "unk"
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"past": "unknown" if self.variant == "unk" else "absent"}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        for other in setup.strategies:
+            if "corrupt" in other.slots:
+                yield Refusal(
+                    "E09",
+                    f"historyless leaves no word of the past that {other.kind} could drop; remove one of the two",
+                )
+            elif other.kind == "cnn_decoder":
+                yield Refusal(
+                    "E09",
+                    "historyless takes away the past that the receptive field of cnn_decoder is about, and without it "
+                    "convolutions cannot even tell the places of words; remove cnn_decoder, or keep it, remove "
+                    "historyless and shorten cnn_decoder.dilations",
+                )
+        yield from text_only("historyless", setup)
