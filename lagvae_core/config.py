@@ -87,17 +87,12 @@ class TrialConfig(Setting):
         if coded:
             return
         for one, other in itertools.combinations(self.strategies, 2):
-            slots = " and ".join(sorted((one.slots & other.slots) - Parts.SHARED))
-            if slots:
+            if one.kind == other.kind:
+                law = f"name each strategy once (E-SLOT), and {one.kind} is there twice"
+                yield Mistake("strategies", stack, law, "Remove one of the two.")
+            elif slots := " and ".join(sorted((one.slots & other.slots) - Parts.SHARED)):
                 law = f"fill each slot at most once (E-SLOT), and {one.kind} and {other.kind} both fill {slots}"
                 yield Mistake("strategies", stack, law, "Remove one of the two.")
-            elif one.kind == other.kind:
-                yield Mistake(
-                    "strategies",
-                    stack,
-                    f"name each strategy once (E-SLOT), and {one.kind} is there twice",
-                    "Remove one.",
-                )
 
     def warnings(self) -> tuple[str, ...]:
         """What may be run but should be known, each once."""

@@ -223,7 +223,7 @@ class TestWrongTrial:
             (["--set", "training.epochs=["], ["--set training.epochs must be a YAML value", "'['"]),
             (["--set", "training.epochs=2020-13-45"], ["--set training.epochs must be a YAML value"]),
             (["--set", "seed=-1"], ["seed must be greater than or equal to 0", "-1"]),
-            (["--set", "strategies=[beta_vae, beta_vae]"], ["both fill objective", "Remove one of the two."]),
+            (["--set", "strategies=[beta_vae, beta_vae]"], ["beta_vae is there twice", "Remove one of the two."]),
             (["--arm", "beta_vae+kl_linear_epoch"], ["beta_vae", "kl_linear_epoch", "E02"]),
             (["--arm", "nonsense"], ["nonsense", "aggressive"]),
             (["--arm", "beta_vae:beta"], ["--arm must give fields as name=value", "For example"]),
