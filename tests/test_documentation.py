@@ -26,6 +26,17 @@ def test_catalogue_of_strategies_is_current() -> None:
     assert found == catalogue_page(), "replace its catalogue by that of  python -m sweeps.reference strategies"
 
 
+def test_worked_example_is_the_code() -> None:
+    """Every line of the example of a new remedy stands in the remedy's file, in that order."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    example = page[page.index("### A new remedy") :]
+    shown = [line for block in re.findall(r"```python\n(.*?)```", example, re.S) for line in block.splitlines()]
+    code = iter((ROOT / "lagvae_core/strategies/word_dropout.py").read_text("utf-8").splitlines())
+    assert len(shown) > 25
+    for line in shown:
+        assert line.strip() in ("", "...") or line in code, f"not in the file, or not in this order: {line}"
+
+
 def test_readme_names_only_sweeps_that_ship() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for name in re.findall(r"lagvae (?:run|plan) ([\w-]+)(?=[`\s]|$)", readme):
