@@ -65,11 +65,10 @@ class Learner:
             total = total + penalty(forward)
         return Loss(total, rec, kl)
 
-    def bound(self, batch: TokenBatch, history: History, q: Proposal, noise_BSZ: Tensor, weight: float) -> Tensor:
-        """The bare objective of `batch` at `q`: no penalties, no further terms of the decoding, the given draws."""
-        draw = q.draw(noise_BSZ)
-        rec = self.model.reconstruct(batch, history, draw.z_BSZ).mean(1)
-        return self.parts.objective(rec, self.model.prior.kl(q, draw), self.parts.kl_share * weight)
+    def kl_factor(self, weight: float) -> Tensor:
+        """What the objective multiplies the KL of an example by at KL weight `weight`, where it is linear in the KL."""
+        one = torch.ones(1, dtype=torch.float64, device=self.streams.device)
+        return self.parts.objective(torch.zeros_like(one), one[:, None], self.parts.kl_share * weight)
 
     def history(self, batch: TokenBatch) -> History:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""

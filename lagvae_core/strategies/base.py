@@ -132,8 +132,8 @@ class Trainer(Interface):
     def loss_at(self, batch: TokenBatch, inference: Inference, weight: float) -> Loss:
         """The training objective of `batch` with `inference` in the place of the encoder's."""
 
-    def bound(self, batch: TokenBatch, history: History, q: Proposal, noise_BSZ: Tensor, weight: float) -> Tensor:
-        """The bare objective of `batch` at `q`: no penalties, no further terms of the decoding, the given draws."""
+    def kl_factor(self, weight: float) -> Tensor:
+        """What the objective multiplies the KL of an example by at KL weight `weight`, where it is linear in the KL."""
 
     def history(self, batch: TokenBatch) -> History:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""

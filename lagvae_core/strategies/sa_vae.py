@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lagvae_core.columns import Column
 from lagvae_core.data import TokenBatch
@@ -178,12 +179,24 @@ class _Descent:
         return self._setting.momentum * last - self.clipped(gradient)
 
 
+OfRec = Callable[[Tensor], Tensor]
+"""z [B, Z] -> the gradient [B, Z] of each example's rec at its z."""
+
+
+def _gradient(parameters: Tensor, noise_BZ: Tensor, kl_factor: Tensor | float, of_rec: OfRec) -> Tensor:
+    """The gradient at lambda of each example's rec + kl_factor * KL, with z from `noise_BZ`; prior N(0, I)."""
+    mean, logvar = parameters
+    apart = (0.5 * logvar).exp() * noise_BZ
+    of_z = of_rec(mean + apart)
+    return torch.stack([of_z + kl_factor * mean, 0.5 * (of_z * apart + kl_factor * (logvar.exp() - 1.0))])
+
+
 def _gaussian(parameters: Tensor) -> Gaussian:
     return Gaussian(parameters[0], parameters[1])
 
 
 def _refined(setting: SaVae, descent: _Descent, start: Tensor, gradient: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """lambda after all steps from `start`; `gradient(k, lambda)` is that of step k."""
+    """lambda after all steps from `start`; `gradient(k, lambda)` is g of step k, unclipped."""
     parameters, velocity = start, torch.zeros_like(start)
     for k in range(setting.refinement_steps):
         velocity = descent.velocity(velocity, gradient(k, parameters))
@@ -192,35 +205,6 @@ def _refined(setting: SaVae, descent: _Descent, start: Tensor, gradient: Callabl
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
-
-
-class _Passes:
-    """The losses L_k of one update, batch means; each has noise, corruption and dropout masks that can be had again."""
-
-    def __init__(self, trainer: Trainer, batch: TokenBatch, weight: float, steps: int, like: Tensor) -> None:
-        self._trainer, self._batch, self._weight = trainer, batch, weight
-        self._histories = [trainer.history(batch) for _ in range(steps)]
-        size = (steps, like.shape[1], 1, like.shape[2])
-        draws = torch.randn(size, generator=trainer.streams["svi"], device=like.device)
-        self._noise = draws.to(like.dtype)
-        self._dropout = trainer.streams["dropout"]
-        self._states: list[Tensor] = []
-
-    def first(self, k: int, parameters: Tensor) -> Tensor:
-        """L_k with fresh masks, which are remembered."""
-        self._states.append(self._dropout.get_state())
-        return self._loss(k, parameters)
-
-    def again(self, k: int, parameters: Tensor) -> Tensor:
-        """L_k with the masks of its first pass; the stream is left as it was found."""
-        found = self._dropout.get_state()
-        self._dropout.set_state(self._states[k])
-        loss = self._loss(k, parameters)
-        self._dropout.set_state(found)
-        return loss
-
-    def _loss(self, k: int, parameters: Tensor) -> Tensor:
-        return self._trainer.bound(self._batch, self._histories[k], _gaussian(parameters), self._noise[k], self._weight)
 
 
 class SemiAmortised(Update):
@@ -233,138 +217,216 @@ class SemiAmortised(Update):
         setting = self._setting
         if setting.refinement_steps == 0:
             return super().__call__(trainer, batch, weight)
-        encoded = trainer.model.infer(batch).q.base
-        start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])
-        passes = _Passes(trainer, batch, weight, setting.refinement_steps, start)
-        descent = _Descent(setting, batch.size, alone=False)
         if setting.backward == "none":
-            loss = self._apart(trainer, batch, weight, start, passes, descent)
+            loss = _Apart(setting, trainer, batch, weight).backward()
         elif setting.backward == "autograd":
-            loss = self._by_autograd(trainer, batch, weight, start, passes, descent)
+            loss = _Exactly(setting, trainer, batch, weight).backward()
+        elif setting.finite_diff_clip == "consistent":
+            loss = _ByDifferences(setting, trainer, batch, weight).backward()
         else:
-            loss = self._by_differences(trainer, batch, weight, start, passes, descent)
+            loss = _AsPublished(setting, trainer, batch, weight).backward()
         trainer.step(encoder=True, decoder=True)
         return loss
 
-    def _apart(
-        self, trainer: Trainer, batch: TokenBatch, weight: float, start: Tensor, passes: _Passes, descent: _Descent
-    ) -> Loss:
-        """The gradients of VAE+SVI: the decoder's at the refined posterior, the encoder's at its own."""
-        unit = batch.size / self._setting.reference_batch
 
-        def gradient(k: int, parameters: Tensor) -> Tensor:
-            leaf = _leaf(parameters)
-            (found,) = torch.autograd.grad(passes.first(k, leaf), leaf)
-            return unit * found
+class _Training(ABC):
+    """One update of a batch: its start at the encoder, and K decoder passes with noise and masks of their own."""
 
-        with trainer.inner_loop(decoder_gradients=False):
-            refined = _gaussian(_refined(self._setting, descent, start.detach(), gradient))
-            if self._setting.train_kl:
-                teaching = _kl(_gaussian(start), refined)
+    def __init__(self, setting: SaVae, trainer: Trainer, batch: TokenBatch, weight: float) -> None:
+        self.setting, self.trainer, self.batch, self.weight = setting, trainer, batch, weight
+        encoded = trainer.model.infer(batch).q.base
+        self.start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])
+        self.descent = _Descent(setting, batch.size, alone=False)
+        self.kl_factor = trainer.kl_factor(weight).to(self.start)
+        steps = setting.refinement_steps
+        self._histories = [trainer.history(batch) for _ in range(steps)]
+        self._noise = [self.noise() for _ in range(steps)]
+        self._dropout = trainer.streams["dropout"]
+        self._states: list[Tensor] = []
+
+    def noise(self) -> Tensor:
+        """Standard normal noise [B, Z] from a stream of the refinement's own."""
+        draws = torch.randn(
+            self.start.shape[1:], generator=self.trainer.streams["svi"], device=self.start.device, dtype=torch.float32
+        )
+        return draws.to(self.start)
+
+    @abstractmethod
+    def backward(self) -> Loss:
+        """The loss at the refined posterior; the gradients are added to those of the parameters."""
+
+    def rec(self, k: int, z_BZ: Tensor) -> Tensor:
+        """rec [B] of step k. Its first pass draws its masks; a later one has the same, and leaves the stream alone."""
+        found = self._dropout.get_state()
+        again = k < len(self._states)
+        if again:
+            self._dropout.set_state(self._states[k])
+        else:
+            self._states.append(found)
+        rec_B = self.trainer.model.reconstruct(self.batch, self._histories[k], z_BZ[:, None])[:, 0]
+        if again:
+            self._dropout.set_state(found)
+        return rec_B
+
+    def gradient(self, k: int, parameters: Tensor, of_sum: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """g of step k at lambda, unclipped. `of_sum(rec_B, z)` is the gradient of the sum of `rec_B` at z."""
+
+        def of_rec(z_BZ: Tensor) -> Tensor:
+            z_BZ.requires_grad_()
+            return of_sum(self.rec(k, z_BZ), z_BZ)
+
+        found = _gradient(parameters, self._noise[k], self.kl_factor, of_rec)
+        return found / self.setting.reference_batch
+
+    def loss(self, refined: Tensor) -> Loss:
+        return self.trainer.loss_at(self.batch, Inference.plain(_gaussian(refined)), self.weight)
+
+    def final(self, refined: Tensor) -> tuple[Loss, Tensor]:
+        """The loss at lambda_K, its gradients added to the decoder's, and its gradient there, scaled as g is."""
+        leaf = refined.requires_grad_()
+        loss = self.loss(leaf)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return loss, leaf.grad * (self.batch.size / self.setting.reference_batch)
+
+    def teach_encoder(self, outer: Tensor) -> None:
+        """Add the gradients of the encoder, given that of the loss at lambda_0, scaled as g is."""
+        torch.autograd.backward([self.start], [outer * (self.setting.reference_batch / self.batch.size)])
+
+
+def _grad(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
+    return torch.autograd.grad(rec_B.sum(), z_BZ)[0]
+
+
+def _grad_with_graph(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
+    return torch.autograd.grad(rec_B.sum(), z_BZ, create_graph=True)[0]
+
+
+class _Apart(_Training):
+    """VAE+SVI: the decoder learns at the refined posterior, the encoder at its own or towards the refined one."""
+
+    def backward(self) -> Loss:
+        with self.trainer.inner_loop(decoder_gradients=False):
+            start = self.start.detach()
+            refined = _refined(self.setting, self.descent, start, lambda k, at: self.gradient(k, at, _grad))
+            own, found = _gaussian(self.start), _gaussian(refined)
+            if self.setting.train_kl:
+                teaching = _kl(own, found)
             else:
-                own = _Passes(trainer, batch, weight, 1, start)
-                teaching = own.first(0, start)
-        loss = trainer.loss_at(batch, Inference.plain(refined), weight)
+                teaching = self._at_its_own(own)
+        loss = self.loss(refined)
         (loss.total + teaching).backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _by_autograd(
-        self, trainer: Trainer, batch: TokenBatch, weight: float, start: Tensor, passes: _Passes, descent: _Descent
-    ) -> Loss:
-        """All gradients through the steps, exactly."""
-        unit = batch.size / self._setting.reference_batch
+    def _at_its_own(self, q: Gaussian) -> Tensor:
+        """The objective at the encoder's posterior, from noise and masks of one pass more."""
+        z_BSZ = q.rsample(self.noise()[:, None])
+        rec_B = self.trainer.model.reconstruct(self.batch, self.trainer.history(self.batch), z_BSZ)[:, 0]
+        return (rec_B + self.kl_factor * q.kl_standard().sum(1)).mean()
 
-        def gradient(k: int, parameters: Tensor) -> Tensor:
-            (found,) = torch.autograd.grad(passes.first(k, parameters), parameters, create_graph=True)
-            return unit * found
 
+class _Exactly(_Training):
+    """All gradients through the steps, by differentiating twice."""
+
+    def backward(self) -> Loss:
         with twice_differentiable():
-            refined = _refined(self._setting, descent, start, gradient)
-            loss = trainer.loss_at(batch, Inference.plain(_gaussian(refined)), weight)
+            steps = lambda k, at: self.gradient(k, at, _grad_with_graph)  # noqa: E731
+            loss = self.loss(_refined(self.setting, self.descent, self.start, steps))
             loss.total.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _by_differences(
-        self, trainer: Trainer, batch: TokenBatch, weight: float, start: Tensor, passes: _Passes, descent: _Descent
-    ) -> Loss:
-        """All gradients through the steps. What a step k adds to those of the decoder is a difference over r too:
 
-        minus 1/r times the gradient at lambda_k + r d, plus 1/r times that at lambda_k. Both are added to the
-        parameters' gradients as they come, so that no copy of the decoder is ever kept.
-        """
-        setting = self._setting
-        consistent = setting.finite_diff_clip == "consistent"
-        r = setting.difference_step
-        unit = batch.size / setting.reference_batch
+class _ByDifferences(_Training):
+    """All gradients through the steps. What step k adds to the decoder's is a difference over r = difference_step too:
+
+    minus 1/r times the gradient at lambda_k + r d, plus 1/r times that at lambda_k. Both are added to the parameters'
+    gradients as they come, so that no copy of the decoder is ever kept.
+    """
+
+    def backward(self) -> Loss:
+        setting, r = self.setting, self.setting.difference_step
         places: list[Tensor] = []
         gradients: list[Tensor] = []
 
-        def gradient(k: int, parameters: Tensor) -> Tensor:
+        def step(k: int, parameters: Tensor) -> Tensor:
             places.append(parameters)
-            leaf = _leaf(parameters)
-            if consistent:
-                found = r * _backward(passes.first(k, leaf) / r, leaf)
-            else:
-                with trainer.inner_loop(decoder_gradients=False):
-                    found = _backward(passes.first(k, leaf), leaf)
-            gradients.append(unit * found)
+            gradients.append(self.gradient(k, parameters, self._adding(1.0 / r)))
             return gradients[-1]
 
-        refined = _leaf(_refined(setting, descent, start.detach(), gradient))
-        loss = trainer.loss_at(batch, Inference.plain(_gaussian(refined)), weight)
-        outer = unit * _backward(loss.total, refined)
+        loss, outer = self.final(_refined(setting, self.descent, self.start.detach(), step))
         ahead = torch.zeros_like(outer)
         for k in reversed(range(setting.refinement_steps)):
             ahead = setting.momentum * ahead + setting.rate * outer
-            if consistent:
-                direction = descent.clipped_backward(gradients[k], ahead)
-                moved = _leaf(places[k] + r * direction)
-                found = -r * _backward(-passes.again(k, moved) / r, moved)
-                outer = outer - (unit * found - gradients[k]) / r
-            else:
-                outer = self._as_published(trainer, passes, descent, k, places[k], gradients[k], ahead, outer)
-        torch.autograd.backward([start], [outer / unit])
+            direction = self.descent.clipped_backward(gradients[k], ahead)
+            there = self.gradient(k, places[k] + r * direction, self._adding(-1.0 / r))
+            outer = outer - (there - gradients[k]) / r
+        self.teach_encoder(outer)
         return loss
 
-    def _as_published(
-        self,
-        trainer: Trainer,
-        passes: _Passes,
-        descent: _Descent,
-        k: int,
-        place: Tensor,
-        gradient: Tensor,
-        ahead: Tensor,
-        outer: Tensor,
-    ) -> Tensor:
-        """The backward of step k with the clippings of the code; what `outer` becomes."""
-        r, limit = self._setting.difference_step, self._setting.clip
-        unit = place.shape[1] / self._setting.reference_batch
-        weights = list(trainer.model.decoder.parameters())
-        here = torch.autograd.grad(passes.again(k, place), weights, materialize_grads=True)
-        moved = _leaf(place + r * ahead)
-        found, *there = torch.autograd.grad(passes.again(k, moved), [moved, *weights], materialize_grads=True)
-        found = unit * found
-        shrink = _limit(limit, descent.joint_norm(found), *there)
-        products = [(shrink * one - other) / r for one, other in zip(there, here, strict=True)]
-        product = (shrink * found - descent.clipped(gradient)) / r
-        shrink = _limit(limit, *products)
-        for weight, value in zip(weights, products, strict=True):
+    def _adding(self, factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """The gradient at z; `factor` times that of the batch mean is added to the gradients of the decoder."""
+        scale = factor / self.batch.size
+
+        def of_sum(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
+            rec_B.backward(torch.full_like(rec_B, scale))  # type: ignore[no-untyped-call]
+            assert z_BZ.grad is not None
+            return z_BZ.grad / scale
+
+        return of_sum
+
+
+class _AsPublished(_Training):
+    """The same differences with the clippings of the published code."""
+
+    def backward(self) -> Loss:
+        setting = self.setting
+        places: list[Tensor] = []
+        gradients: list[Tensor] = []
+
+        def step(k: int, parameters: Tensor) -> Tensor:
+            places.append(parameters)
+            gradients.append(self.gradient(k, parameters, _grad))
+            return gradients[-1]
+
+        with self.trainer.inner_loop(decoder_gradients=False):
+            refined = _refined(setting, self.descent, self.start.detach(), step)
+        loss, outer = self.final(refined)
+        ahead = torch.zeros_like(outer)
+        for k in reversed(range(setting.refinement_steps)):
+            ahead = setting.momentum * ahead + setting.rate * outer
+            product = self._product(k, places[k], self.descent.clipped(gradients[k]), ahead)
+            outer = outer - product
+            outer = outer * _limit(setting.clip, self.descent.joint_norm(outer))
+        self.teach_encoder(outer)
+        return loss
+
+    def _product(self, k: int, place: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The difference quotient of g at lambda_k along `direction`; that of the decoder is taken off its gradient."""
+        r, limit = self.setting.difference_step, self.setting.clip
+        weights = list(self.trainer.model.decoder.parameters())
+        here, there = (_Kept(weights, self.batch.size) for _ in range(2))
+        self.gradient(k, place, here)
+        found = self.gradient(k, place + r * direction, there)
+        shrink = _limit(limit, self.descent.joint_norm(found), *there.of_weights)
+        pairs = zip(there.of_weights, here.of_weights, strict=True)
+        quotients = [(shrink * one - other) / r for one, other in pairs]
+        for weight, quotient in zip(weights, torch._foreach_mul(quotients, _limit(limit, *quotients)), strict=True):
             assert weight.grad is not None, "the final step has reached every weight of the decoder"
-            weight.grad.sub_(shrink * value)
-        outer = outer - product
-        return outer * _limit(limit, descent.joint_norm(outer))
+            weight.grad.sub_(quotient)
+        return (shrink * found - gradient) / r
 
 
-def _leaf(parameters: Tensor) -> Tensor:
-    return parameters.detach().requires_grad_()
+class _Kept:
+    """The gradient at z; that of the batch mean at `weights` is kept in `of_weights`."""
 
+    def __init__(self, weights: list[nn.Parameter], examples: int) -> None:
+        self._weights, self._examples = weights, examples
+        self.of_weights: list[Tensor] = []
 
-def _backward(loss: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of `loss` at `leaf`; those of the parameters are added to what these hold."""
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert leaf.grad is not None
-    return leaf.grad
+    def __call__(self, rec_B: Tensor, z_BZ: Tensor) -> Tensor:
+        of_z, *found = torch.autograd.grad(rec_B.sum(), [z_BZ, *self._weights], materialize_grads=True)
+        self.of_weights = [gradient / self._examples for gradient in found]
+        return of_z
 
 
 def _limit(limit: float, *tensors: Tensor) -> Tensor:
@@ -400,13 +462,12 @@ class _Refine:
                 start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])
                 noise_BKZ = example_noise(seed, "svi", batch.index_B, steps, start.shape[2]).to(start)
 
+                def of_rec(z_BZ: Tensor) -> Tensor:
+                    z_BZ.requires_grad_()
+                    return _grad(model.reconstruct(batch, batch.history, z_BZ[:, None])[:, 0], z_BZ)
+
                 def gradient(k: int, parameters: Tensor) -> Tensor:
-                    leaf = _leaf(parameters)
-                    q = _gaussian(leaf)
-                    draw = q.draw(noise_BKZ[:, k : k + 1])
-                    loss_B = model.reconstruct(batch, batch.history, draw.z_BSZ)[:, 0] + model.prior.kl(q, draw).sum(1)
-                    (found,) = torch.autograd.grad(loss_B.sum(), leaf)
-                    return found / self.setting.reference_batch
+                    return _gradient(parameters, noise_BKZ[:, k], 1.0, of_rec) / self.setting.reference_batch
 
                 descent = _Descent(self.setting, batch.size, alone=True)
                 return Inference.plain(_gaussian(_refined(self.setting, descent, start, gradient)))
