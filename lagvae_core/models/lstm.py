@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lagvae_core.data import History, TokenBatch
 from lagvae_core.models.decoder import Decoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.recurrence import read_beside
 from lagvae_core.settings import Setting
 
 __all__ = ["Features", "LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
@@ -105,13 +106,12 @@ class LstmDecoder(Decoder):
         words_TBE = self.reader(history, self.active_stream())
         words_TRE = words_TBE[:, :, None].expand(-1, -1, samples, -1).flatten(1, 2)
         z_RZ = z_BSZ.flatten(0, 1)
-        z_TRZ = z_RZ.expand(steps, -1, -1)
         cell_RH = z_RZ.new_zeros(len(z_RZ), self._setting.hidden) if self.start is None else self.start(z_RZ)
-        hidden_TRH, _ = self.lstm(torch.cat([words_TRE, z_TRZ], 2), (cell_RH.tanh()[None], cell_RH[None]))
+        hidden_TRH = read_beside(self.lstm, words_TRE, z_RZ, cell_RH.tanh(), cell_RH)
         hidden_TRH = dropout(hidden_TRH, self._setting.dropout_out, self.active_stream())
         if self._skip is None:
             return hidden_TRH
         if self._skip.kind == "add":
             added_RH: Tensor = self.skip(z_RZ)
             return hidden_TRH + added_RH
-        return torch.cat([hidden_TRH, z_TRZ], 2)
+        return torch.cat([hidden_TRH, z_RZ.expand(steps, -1, -1)], 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["token_nll", "twice_differentiable"]
+__all__ = ["fused", "token_nll", "twice_differentiable"]
 
 BLOCK_ROWS = 512
 """Rows of logits made at a time on a CPU: enough for a fast product, few enough to stay near the processor."""
@@ -35,6 +35,11 @@ def twice_differentiable() -> Iterator[None]:
         for library, enabled in zip(libraries, found, strict=True):
             library.enabled = enabled
         _TWICE.reset(token)
+
+
+def fused() -> bool:
+    """Whether what can be differentiated once only may be used."""
+    return not _TWICE.get()
 
 
 class _TokenNll(torch.autograd.Function):
@@ -68,7 +73,7 @@ def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor
     and never kept.
     """
     if torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad):
-        if _TWICE.get():
+        if not fused():
             return functional.cross_entropy(hidden_NH @ weight_VH.T, targets_N, reduction="none")
         return _TokenNll.apply(hidden_NH, weight_VH, targets_N)  # type: ignore[no-any-return, no-untyped-call]
     return _streamed_nll(hidden_NH, weight_VH, targets_N)
