@@ -32,8 +32,8 @@ class AfPrior(Strategy):
     Departures. The paper's other half, a decoder that sees little of its past, is not here; its form for images comes
     with an image decoder. The published code of Ma et al. 2019, from which the number of blocks is, has pairs of passes
     in the place of our single ones, one hidden layer with direct connections under weight normalisation, and free
-    deviations; here there are two hidden layers, log s is held in (-3, 3), which a learning rate of 1.0 needs, and the
-    prior starts as N(0, I) exactly.
+    deviations; here there are two hidden layers, and the prior starts as N(0, I) exactly. log s is held in (-3, 3), and
+    what the networks give is divided by the root of their width, because a learning rate of 1.0 overshoots otherwise.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})

@@ -36,8 +36,8 @@ class FreeBits(Strategy):
     - `total_batch`: max(f * Z, batch mean of the KL);
     - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` by another name,
 
-    all times the KL weight. Below the floor the gradient of the KL is exactly 0, and modes that compare dimensions tend
-    to fill each with the floor (active units by construction).
+    all times the KL weight. Below the floor the gradient of the KL is exactly 0, a learned prior's too, and modes that
+    compare dimensions tend to fill each with the floor (active units by construction).
 
     Departures. The papers give a total or nats a group; `floor` counts nats a *dimension* in every mode, so that one
     range serves all: Li et al.'s totals of 2 to 9 nats at 32 dimensions are 0.06 to 0.28. Li et al.'s code puts 0 for

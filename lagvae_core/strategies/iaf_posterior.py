@@ -37,7 +37,7 @@ class IafPosterior(Strategy):
     sigma is exp(logvar / 2), as in every other posterior here, where the code has a softplus. Each step there reverses
     the dimensions themselves, which mixes up the terms by dimension that free bits compare; here dimension d stays
     dimension d. Nor does the context reach the first dimension there. The hidden layers there are 60 units a latent
-    dimension, here 16 by default.
+    dimension, here 16 by default, and what the networks give is divided by the root of that width (see af_prior).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "protocols"})

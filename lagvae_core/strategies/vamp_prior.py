@@ -38,7 +38,7 @@ class VampPrior(Strategy):
     - `length` counts vectors, `<s>` and `</s>` included; null is the mean over the training sentences.
     - Vectors start from N(init_mean, init_std^2). With `init_from_data` they start as the encoder's embeddings of the
       training sentences nearest to `length`, cut or continued with `</s>` to it, under noise of deviation init_std.
-    - The papers' pseudo-inputs are images, squashed into (0, 1); vectors before an LSTM need no bound. Their code drops
+    - The paper's pseudo-inputs are images, squashed into (0, 1); vectors before an LSTM need no bound. Their code drops
       constants that cancel between the two densities; here they stay. It holds log-variances in (-6, 2); here nothing
       does. It can take several samples of the KL an example; training here draws one, for every remedy.
     """

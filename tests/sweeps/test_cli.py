@@ -90,6 +90,11 @@ class TestTrial:
         assert "nll_iw" in ended.stdout
         assert "epoch" in ended.stderr
 
+    def test_a_number_that_is_not_measured_is_a_dash(self, call, trial_file):
+        ended = call("trial", trial_file, "--arm", "iaf_posterior")
+        assert ended.returncode == 0
+        assert "  mi -  au " in ended.stderr
+
     def test_the_same_twice(self, call, trial_file):
         first, again = (json.loads(call("trial", trial_file, "--json").stdout) for _ in range(2))
         assert first["metrics"] == again["metrics"]
@@ -281,7 +286,7 @@ class TestWrongSweep:
             {"arms": {"a": [{"kind": "beta_vae", "beta": {"low": 1, "high": 0}}]}},
             ["arms.a[0].beta must satisfy low < high"],
         ),
-        ({"arms": {"a": ["nonsense"]}}, ["arms.a[0].kind must be one of aggressive", "'nonsense'"]),
+        ({"arms": {"a": ["nonsense"]}}, ["arms.a[0].kind must be one of af_prior, aggressive", "'nonsense'"]),
         ({"arms": {"a": ["beta_vae", "kl_linear_epoch"]}}, ["arms.a must", "E02", "beta_vae", "kl_linear_epoch"]),
         ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["data.path must be a folder", "none"]),
         ({"trial": {"data": {"kind": "text", "path": "latin"}}}, ["must hold UTF-8 text"]),
@@ -335,7 +340,7 @@ class TestWrongSweep:
         check_refusal(call("results", "pareto", "tiny", "--results", here, "--objectives", axes), "--objectives must")
 
     def test_an_unknown_strategy(self, call):
-        check_refusal(call("strategies", "agressive"), "NAME must be one of aggressive", "'agressive'")
+        check_refusal(call("strategies", "agressive"), "NAME must be one of af_prior, aggressive", "'agressive'")
 
 
 class TestPlan:
