@@ -163,9 +163,6 @@ def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None
 class Prior(nn.Module, ABC):
     """p(z): a density with a KL from q, in closed form or by Monte Carlo at the given samples."""
 
-    splits: bool = True
-    """Whether the density is a product over the latent dimensions, so that the KL is a sum over them."""
-
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
         """Called once when the model is built, for a prior that is made of the inference network."""
 

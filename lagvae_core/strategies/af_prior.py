@@ -65,8 +65,6 @@ class AfPrior(Strategy):
 class FlowPrior(Prior):
     """p(z) = N(flow(z); 0, I) |det dflow/dz|."""
 
-    splits = False
-
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow

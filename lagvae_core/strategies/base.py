@@ -67,7 +67,7 @@ class Setup:
     training: TrainingConfig
     model: LstmModel
     data_kind: str
-    partition: Partition
+    partition: Partition = "fixed_random"
 
 
 @dataclass(frozen=True)

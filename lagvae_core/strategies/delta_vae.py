@@ -126,8 +126,6 @@ class DeltaPosterior(Posterior):
 class Ar1Prior(Prior):
     """z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I): dimension d follows dimension d - k, and is N(0, 1) by itself."""
 
-    splits = False
-
     def __init__(self, steps: int, correlation: float) -> None:
         super().__init__()
         self._steps, self._correlation = steps, correlation

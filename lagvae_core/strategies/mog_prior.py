@@ -45,8 +45,6 @@ class MogPrior(Strategy):
 class MixturePrior(Prior):
     """sum_c w_c N(m_c, diag(v_c)); C components."""
 
-    splits = False
-
     def __init__(self, setting: MogPrior, latent_dim: int) -> None:
         super().__init__()
         self.mean_CZ = nn.Parameter(setting.init_spread * torch.randn(setting.components, latent_dim))

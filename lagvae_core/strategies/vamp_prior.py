@@ -85,8 +85,6 @@ class PseudoPrior(Prior):
     It holds encoder and posterior without owning their parameters, which are in the model once.
     """
 
-    splits = False
-
     def __init__(self, setting: VampPrior, embedding: int, batches: Sequence[TokenBatch]) -> None:
         super().__init__()
         length = setting.length or mean_length(batches)
