@@ -33,7 +33,7 @@ from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.runtime import keep_freed_memory, peak_memory_bytes
-from lagvae_core.strategies.base import Parts
+from lagvae_core.slots import Parts
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from lagvae_core.mistakes import mistakes_of
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.recipe import RECIPES, EvaluationConfig, TrainingConfig
 from lagvae_core.settings import Setting
+from lagvae_core.slots import Parts
 from lagvae_core.strategies import AnyStrategy
-from lagvae_core.strategies.base import Parts, Setup
+from lagvae_core.strategies.base import Setup
 
 __all__ = ["TrialConfig", "parse_trial"]
 

@@ -23,7 +23,7 @@ from lagvae_core.metrics.likelihood import LogMean, LogWeight, importance_weight
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import Vae
 from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.strategies.base import Measurement, Parts
+from lagvae_core.slots import Measurement, Parts
 
 __all__ = ["evaluate", "on_device", "posterior_columns"]
 

@@ -15,7 +15,7 @@ from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
-from lagvae_core.strategies.base import ClipScope, Forward, Loss, Parts
+from lagvae_core.slots import ClipScope, Forward, Loss, Parts
 
 __all__ = ["Learner", "clip_gradients"]
 

@@ -25,7 +25,8 @@ from lagvae_core.randomness import Streams
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
 from lagvae_core.runtime import peak_memory_bytes
 from lagvae_core.schedule import DecayRule
-from lagvae_core.strategies.base import Parts, Surroundings
+from lagvae_core.slots import Parts
+from lagvae_core.strategies.base import Surroundings, assemble
 
 __all__ = ["Report", "Trial", "train"]
 
@@ -124,7 +125,7 @@ class Trial:
             train_batches=self.train_batches,
         )
         with self.streams.initialising("parts"):
-            self.parts = Parts.assemble(config.strategies, surroundings)
+            self.parts = assemble(config.strategies, surroundings)
         largest = max(batch.size for batch in self.train_batches)
         if not self.parts.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)

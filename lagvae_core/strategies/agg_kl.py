@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lagvae_core.models.divergences import log_aggregate
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Forward, KlExchange, Penalty
+from lagvae_core.slots import Forward, Penalty
+from lagvae_core.strategies.base import KlExchange
 
 __all__ = ["AggKl", "AggregateKl"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from lagvae_core.data import TokenBatch
 from lagvae_core.errors import Diverged
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Loss, Refusal, Setup, Strategy, Surroundings, Trainer, Update
+from lagvae_core.slots import Loss, Trainer, Update
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["Aggressive"]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from lagvae_core.data import TokenBatch
 from lagvae_core.models.decoder import Decoder
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Decoding, Refusal, Setup, Strategy, Surroundings, Trainer, text_only
+from lagvae_core.slots import Decoding, Trainer
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 
 __all__ = ["FraternalDecoding", "FraternalDropout"]
 

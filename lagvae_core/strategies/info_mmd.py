@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lagvae_core.models.divergences import inverse_multiquadratic, mmd, radial
 from lagvae_core.settings import Tunable
+from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.agg_kl import AggregateKl
-from lagvae_core.strategies.base import Forward, KlExchange, Penalty, Refusal, Setup, without_effect
+from lagvae_core.strategies.base import KlExchange, Refusal, Setup, without_effect
 
 __all__ = ["Discrepancy", "InfoMmd"]
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from lagvae_core.models.divergences import mutual_divergence
 from lagvae_core.settings import Tunable
+from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.base import (
-    Forward,
-    Penalty,
     Refusal,
     Setup,
     Strategy,

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Objective, Refusal, Setup, Strategy, Surroundings
+from lagvae_core.slots import Objective
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["Mdr"]
 

@@ -13,11 +13,8 @@ from lagvae_core.columns import Column
 from lagvae_core.data import TokenBatch
 from lagvae_core.models.bag import BagFeatures, BagHead
 from lagvae_core.settings import Tunable
+from lagvae_core.slots import Forward, Measurement, Penalty, Protocol
 from lagvae_core.strategies.base import (
-    Forward,
-    Measurement,
-    Penalty,
-    Protocol,
     Refusal,
     Setup,
     Strategy,

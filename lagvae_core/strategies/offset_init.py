@@ -10,7 +10,8 @@ from torch import nn
 
 from lagvae_core.models.lstm import start_between
 from lagvae_core.models.normalisation import start_by_default
-from lagvae_core.strategies.base import Refusal, Setup, Side, Strategy, Surroundings
+from lagvae_core.slots import Side
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["OffsetInit"]
 

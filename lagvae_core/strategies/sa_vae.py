@@ -19,17 +19,8 @@ from lagvae_core.models.projection import twice_differentiable
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import example_noise
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    Loss,
-    Measurement,
-    Protocol,
-    Refusal,
-    Setup,
-    Strategy,
-    Surroundings,
-    Trainer,
-    Update,
-)
+from lagvae_core.slots import Loss, Measurement, Protocol, Trainer, Update
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["SaVae"]
 

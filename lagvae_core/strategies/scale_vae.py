@@ -13,20 +13,12 @@ from lagvae_core.columns import Column
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit
 from lagvae_core.metrics.information import mutual_information
+from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    LogWeight,
-    Measurement,
-    Protocol,
-    Refusal,
-    Setup,
-    Strategy,
-    Surroundings,
-    grouped_batches,
-    needs_companions,
-)
+from lagvae_core.slots import Measurement, Protocol
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 

@@ -21,8 +21,9 @@ from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.settings import tunables
+from lagvae_core.slots import Parts
 from lagvae_core.strategies import CATALOGUE, Strategy
-from lagvae_core.strategies.base import Parts, Surroundings
+from lagvae_core.strategies.base import Surroundings
 from sweeps.space import Dimension, is_integral
 
 FILES = sorted(module.name for module in pkgutil.iter_modules(strategies.__path__) if module.name != "base")

@@ -27,7 +27,7 @@ from lagvae_core.errors import CheckpointError, DataError
 from lagvae_core.evaluation import on_device
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.record import EpochRecord, Progress
-from lagvae_core.strategies.base import Objective
+from lagvae_core.slots import Objective
 from lagvae_core.trainable import Trial
 
 STACKS = {

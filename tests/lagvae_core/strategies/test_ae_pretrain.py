@@ -15,7 +15,7 @@ from helpers import (
 )
 
 from lagvae_core.record import EpochRecord, Progress
-from lagvae_core.strategies.base import Decoding, Objective, Update, as_inferred
+from lagvae_core.slots import Decoding, Objective, Update, as_inferred
 from lagvae_core.trainable import build_decoder
 
 THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})

@@ -11,8 +11,9 @@ from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core import learner as learners
 from lagvae_core.errors import Diverged
+from lagvae_core.slots import Loss
 from lagvae_core.strategies.aggressive import Aggressive
-from lagvae_core.strategies.base import Loss, Surroundings
+from lagvae_core.strategies.base import Surroundings
 
 
 def aggressive(**fields):

@@ -9,7 +9,7 @@ from lagvae_core.config import parse_trial
 from lagvae_core.data import BOS, UNK, History
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Parts, Setup, Surroundings
+from lagvae_core.strategies.base import Setup, Surroundings, assemble
 from lagvae_core.strategies.historyless import Historyless
 
 VOCABULARY = 6
@@ -20,7 +20,7 @@ each_variant = pytest.mark.parametrize("variant", ["unk", "notoken"])
 
 def decoder(variant=None, vocabulary=VOCABULARY, setting=MODEL):
     stack = () if variant is None else (Historyless(variant=variant),)
-    parts = Parts.assemble(stack, Surroundings(2, 4))
+    parts = assemble(stack, Surroundings(2, 4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return parts.decoder(setting, vocabulary, torch.Generator(), parts.wiring(setting)).double()

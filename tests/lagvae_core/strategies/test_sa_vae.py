@@ -11,8 +11,9 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.slots import Penalty
 from lagvae_core.strategies import sa_vae
-from lagvae_core.strategies.base import Penalty, Setup, Surroundings
+from lagvae_core.strategies.base import Setup, Surroundings
 from lagvae_core.strategies.sa_vae import SaVae
 
 STEEP = {"init_range": 0.8}

@@ -12,7 +12,8 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.strategies.base import Measurement, Surroundings
+from lagvae_core.slots import Measurement
+from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.scale_vae import ScalePosterior, ScaleVae
 
 

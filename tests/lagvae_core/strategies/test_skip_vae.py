@@ -7,7 +7,7 @@ from torch import nn
 
 from lagvae_core.data import BOS, History
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Parts, Surroundings
+from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
 from lagvae_core.strategies.skip_vae import SkipVae
 
@@ -30,7 +30,7 @@ def words(*shape, vocabulary=VOCABULARY):
 
 def decoder(core, *stack, vocabulary=VOCABULARY):
     surroundings = Surroundings(2, 4, model=MODEL)
-    parts = Parts.assemble((*CORES[core], *stack), surroundings)
+    parts = assemble((*CORES[core], *stack), surroundings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = parts.decoder(MODEL, vocabulary, torch.Generator(), parts.wiring(MODEL)).double().eval()
