@@ -147,7 +147,7 @@ class _Descent:
 
     def factor(self, gradient: Tensor) -> Tensor:
         """What clipping multiplies the gradient by."""
-        norm = (self._share * gradient.square().sum(self._axes, keepdim=True)).sqrt()
+        norm: Tensor = self._share**0.5 * torch.linalg.vector_norm(gradient, dim=self._axes, keepdim=True)
         return self._setting.clip / norm.clamp(min=self._setting.clip)
 
     def joint_norm(self, gradient: Tensor) -> Tensor:
@@ -203,19 +203,13 @@ class SemiAmortised(Update):
 
     def __init__(self, setting: SaVae) -> None:
         self._setting = setting
+        differences = {"consistent": _ByDifferences, "reference": _AsPublished}[setting.finite_diff_clip]
+        self._way = {"none": _Apart, "autograd": _Exactly, "finite_diff": differences}[setting.backward]
 
     def __call__(self, trainer: Trainer, batch: TokenBatch, weight: float) -> Loss:
-        setting = self._setting
-        if setting.refinement_steps == 0:
+        if self._setting.refinement_steps == 0:
             return super().__call__(trainer, batch, weight)
-        if setting.backward == "none":
-            loss = _Apart(setting, trainer, batch, weight).backward()
-        elif setting.backward == "autograd":
-            loss = _Exactly(setting, trainer, batch, weight).backward()
-        elif setting.finite_diff_clip == "consistent":
-            loss = _ByDifferences(setting, trainer, batch, weight).backward()
-        else:
-            loss = _AsPublished(setting, trainer, batch, weight).backward()
+        loss = self._way(self._setting, trainer, batch, weight).backward()
         trainer.step(encoder=True, decoder=True)
         return loss
 
@@ -237,10 +231,8 @@ class _Training(ABC):
 
     def noise(self) -> Tensor:
         """Standard normal noise [B, Z] from a stream of the refinement's own."""
-        draws = torch.randn(
-            self.start.shape[1:], generator=self.trainer.streams["svi"], device=self.start.device, dtype=torch.float32
-        )
-        return draws.to(self.start)
+        size, stream = self.start.shape[1:], self.trainer.streams["svi"]
+        return torch.randn(size, generator=stream, device=self.start.device).to(self.start)
 
     @abstractmethod
     def backward(self) -> Loss:
@@ -268,6 +260,10 @@ class _Training(ABC):
 
         found = _gradient(parameters, self._noise[k], self.kl_factor, of_rec)
         return found / self.setting.reference_batch
+
+    def refined(self, start: Tensor, of_sum: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """lambda after all steps from `start`."""
+        return _refined(self.setting, self.descent, start, lambda k, at: self.gradient(k, at, of_sum))
 
     def loss(self, refined: Tensor) -> Loss:
         return self.trainer.loss_at(self.batch, Inference.plain(_gaussian(refined)), self.weight)
@@ -298,13 +294,9 @@ class _Apart(_Training):
 
     def backward(self) -> Loss:
         with self.trainer.inner_loop(decoder_gradients=False):
-            start = self.start.detach()
-            refined = _refined(self.setting, self.descent, start, lambda k, at: self.gradient(k, at, _grad))
-            own, found = _gaussian(self.start), _gaussian(refined)
-            if self.setting.train_kl:
-                teaching = _kl(own, found)
-            else:
-                teaching = self._at_its_own(own)
+            refined = self.refined(self.start.detach(), _grad)
+            own = _gaussian(self.start)
+            teaching = _kl(own, _gaussian(refined)) if self.setting.train_kl else self._at_its_own(own)
         loss = self.loss(refined)
         (loss.total + teaching).backward()  # type: ignore[no-untyped-call]
         return loss
@@ -321,8 +313,7 @@ class _Exactly(_Training):
 
     def backward(self) -> Loss:
         with twice_differentiable():
-            steps = lambda k, at: self.gradient(k, at, _grad_with_graph)  # noqa: E731
-            loss = self.loss(_refined(self.setting, self.descent, self.start, steps))
+            loss = self.loss(self.refined(self.start, _grad_with_graph))
             loss.total.backward()  # type: ignore[no-untyped-call]
         return loss
 
