@@ -1,4 +1,4 @@
-"""What a training step, an encoder-only inner step and nll_iw cost, in ms and as a share of this machine's peak.
+"""What a training step, an inner step, a semi-amortised one and nll_iw cost, in ms and as a share of the peak.
 
     python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda] [--json FILE]
 
@@ -34,6 +34,8 @@ from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.runtime import keep_freed_memory, peak_memory_bytes
 from lagvae_core.slots import Parts
+from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.sa_vae import SaVae
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,13 @@ SIZES = {
     "synthetic": Size(16, 11, 1004, LstmModel(latent_dim=1, hidden=50, embedding=50), 200, 4, 500),
     "yahoo": Size(32, 80, 20001, LstmModel(latent_dim=32, hidden=1024, embedding=512), 5, 1, 100),
 }
+
+
+STEPS = 10
+"""Refinement steps of sa_vae, as in He et al. 2019."""
+
+SLOW = ("nll_iw", "sa_vae")
+"""What is timed in three rounds of ten."""
 
 
 class PlainStep:
@@ -149,6 +158,16 @@ def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], o
         chunk = 256 if device.type == "cpu" else 4096
         importance_weighted(model, few, size.iw_samples, 0, {"nll_iw": proposal_weight(model)}, sequences=chunk)
 
+    def semi_amortised(backward: str) -> Callable[[], None]:
+        setting = SaVae.model_validate({"backward": backward, "refinement_steps": STEPS})
+        update = setting.parts(Surroundings(size.model.latent_dim, 1))["update"]
+
+        def step() -> None:
+            model.train()
+            update(learner, batch, 1.0)
+
+        return step
+
     everything = 3 * (encoder + decoder_flops)
     return {
         "plain full step": (lambda: plain(tokens), everything),
@@ -156,6 +175,8 @@ def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], o
         "full step": (full, everything),
         "inner step, clip_scope all": (inner("all"), everything),
         "inner step, clip_scope per_module": (inner("per_module"), 3 * encoder + 2 * decoder_flops),
+        f"sa_vae, {STEPS} steps, finite_diff": (semi_amortised("finite_diff"), everything + 6 * STEPS * decoder_flops),
+        f"sa_vae, {STEPS} steps, none": (semi_amortised("none"), everything + 2 * (STEPS + 1) * decoder_flops),
         f"nll_iw, {size.iw_examples} x {size.iw_samples} samples": (
             weigh,
             decoder_flops / size.batch * size.iw_examples * size.iw_samples,
@@ -185,7 +206,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in acts}
         for repetition in range(size.repetitions + 2):
             for name, (act, _) in acts.items():
-                if name.startswith("nll_iw") and repetition % 10 > 2:
+                if name.startswith(SLOW) and repetition % 10 > 2:
                     continue
                 seconds = timed(act, device)
                 if repetition >= 2:
