@@ -25,7 +25,7 @@ def word_counts(batch: TokenBatch, vocabulary: int) -> Tensor:
 
 
 class BagFeatures(Features):
-    """A linear layer on the word counts of a sentence, [B, size], as the sum of one row for each word."""
+    """A linear layer on the share of each word in a sentence, [B, size]: the mean of one row for each of its words."""
 
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class BagFeatures(Features):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         words_BL = batch.tokens_BL.masked_fill(batch.tokens_BL < UNK, PAD)
-        return functional.embedding_bag(words_BL, self.weight, mode="sum", padding_idx=PAD) + self.bias
+        return functional.embedding_bag(words_BL, self.weight, mode="mean", padding_idx=PAD) + self.bias
 
 
 class BagHead(nn.Module):

@@ -40,14 +40,16 @@ class MultitaskBow(Strategy):
     - `bernoulli`: the cross-entropy of the presence of each word of the vocabulary.
 
     Words are all tokens but `<pad>`, `<s>` and `</s>`; `<unk>` is one, since it stands for a word of the sentence. With
-    `bow_input` a linear layer on the word counts also joins the last state of the encoder, before the projection to
-    mean and log-variance. The head learns with the decoder and is no part of the measured model: `bow_nll` alone tells
+    `bow_input` a linear layer on the bag also joins the last state of the encoder, before the projection to mean and
+    log-variance. The head learns with the decoder and is no part of the measured model: `bow_nll` alone tells
     of it.
 
     - `multinomial` is of the size of the reconstruction, so a `weight` of 1 about doubles what draws z to the sentence.
       KL and `mi` rise by what the bag needs, which the decoder may or may not use.
-    - By default the layer on the counts is as large as a word embedding, being a sum of one vector for each word, and
-      the hidden layer of the head as large as z. It is not the mean: the counts keep the length.
+    - The bag that the encoder sees holds the share of each word among the words of the sentence. On counts, which have
+      no bound as the last state of the encoder has, the base recipe with its learning rate of 1 diverges.
+    - By default the layer on the bag is as large as a word embedding, being a mean of one vector for each word, and the
+      hidden layer of the head as large as z.
     - `bow_input` changes the encoder: the plain VAE is `weight` 0 without it.
     """
 

@@ -38,9 +38,10 @@ def test_the_counts_are_of_words_alone():
     assert counts.sum(1).tolist() == (PADDED.shape[1] - specials).tolist()
 
 
-def test_the_features_are_a_linear_layer_on_the_counts():
+def test_the_features_are_a_linear_layer_on_the_shares_of_the_words():
     features = BagFeatures(4, VOCABULARY).double()
-    expected = word_counts(batch_of(PADDED), VOCABULARY).double() @ features.weight[3:] + features.bias
+    counts = word_counts(batch_of(PADDED), VOCABULARY).double()
+    expected = counts / counts.sum(1, keepdim=True).clamp(min=1) @ features.weight[3:] + features.bias
     torch.testing.assert_close(features(batch_of(PADDED)), expected)
     assert features.size == 4
     slope, truth = (
