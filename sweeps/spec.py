@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -103,10 +103,21 @@ class SweepSpec:
         arms: dict[str, list[str]] = {}
         for arm in self.arms:
             for point in arm.probes():
-                for text in self.trial_config(arm, point, seed=0).warnings():
+                config = self.trial_config(arm, point, seed=0)
+                for text in (*config.warnings(), *self._unmeasured(config)):
                     names = arms.setdefault(text, [])
                     names += [] if arm.name in names else [arm.name]
         return [f"{', '.join(names)}: {text}" for text, names in arms.items()]
+
+    def _unmeasured(self, config: TrialConfig) -> Iterator[str]:
+        """Objectives that a strategy leaves null, so that the search hears of no success and the front of no run."""
+        for strategy in config.strategies:
+            null = [name for name in self.objectives if name in strategy.unmeasured]
+            if null:
+                yield (
+                    f"{strategy.kind} does not measure {' and '.join(null)}, so that the arm can be on no front of "
+                    "these objectives, nor be searched by them."
+                )
 
     def configurations(self, arm: Arm) -> int:
         """How many configurations `arm` has: the budget, or less where its space is smaller."""

@@ -395,6 +395,14 @@ def test_warnings_name_their_arms_and_come_once():
     assert warning.startswith("one, two: W1")
 
 
+def test_an_arm_that_leaves_an_objective_null_is_warned_of():
+    arms = {"vae": [], "lm": ["lstm_lm"], "flow": ["iaf_posterior"]}
+    assert spec_of(arms=arms, objectives={"nll_iw": "min"}).warnings() == []
+    (warning,) = spec_of(arms=arms, objectives={"nll_iw": "min", "au": "max"}).warnings()
+    assert warning.startswith("lm: lstm_lm does not measure au,")
+    assert len(spec_of(arms=arms, objectives={"mi": "max", "au": "max"}).warnings()) == 2
+
+
 def test_an_unknown_objective_is_told_beside_mistakes_of_structure():
     with pytest.raises(ConfigError) as caught:
         spec_of(objectives={"nll": "min"}, search={"seeds": 0}, trail={})
