@@ -37,7 +37,7 @@ class CnnDecoder(Strategy):
 
     - Channels between and within the blocks are `channels`, by default `model.hidden`; 512 is the size recalled.
     - `dropout` falls on what a block adds and not on the sum, because after 5 to 15 halvings nothing is left of what
-      entered: with them `mcnn` hardly learned and `vlcnn` diverged. `model.dropout_in` holds for the embeddings,
+      entered: tried so, `mcnn` hardly learned and `vlcnn` diverged. `model.dropout_in` holds for the embeddings,
       `model.dropout_out` for what the output layer reads.
     - The layers start as torch's do, embeddings as `model.init_embedding` says. From `model.init_range` what the blocks
       add would be next to nothing for long.
@@ -45,7 +45,9 @@ class CnnDecoder(Strategy):
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decoder"})
-    paper: ClassVar[str] = "Yang et al. 2017, Improved Variational Autoencoders for Text Modeling"
+    paper: ClassVar[str] = (
+        "Yang et al. 2017, Improved Variational Autoencoders for Text Modeling using Dilated Convolutions"
+    )
     latent: ClassVar[bool] = False
 
     kind: Literal["cnn_decoder"] = "cnn_decoder"
