@@ -211,12 +211,11 @@ class Watcher:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, record: EpochRecord) -> None:
-        of_z = (("kl", "valid_kl", ".3f"), ("mi", "valid_mi", ".3f"), ("au", "valid_au", "d"))
-        latent = "".join(f"{name} {record[c]:{form}}  " for name, c, form in of_z if record[c] is not None)
+        kl, mi, au = (record[f"valid_{name}"] for name in ("kl", "mi", "au"))
         self.say(
             f"epoch {record.epoch:>3}/{self._epochs}  train {record['train_loss']:.3f}  "
-            f"valid -ELBO {record['valid_nll_elbo']:.3f}  {latent}"
-            f"lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
+            f"valid -ELBO {record['valid_nll_elbo']:.3f}  kl {_shown(kl)}  mi {_shown(mi)}  "
+            f"au {'-' if au is None else au}  lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
         )
 
     def progress(self, now: Progress) -> None:
@@ -231,6 +230,11 @@ class Watcher:
         elif time.monotonic() - self._said > 30.0:
             self.say(f"{name}: {now.done}/{now.total}")
             self._said = time.monotonic()
+
+
+def _shown(value: float | None) -> str:
+    """Three decimals, or a dash for what is not measured."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def print_record(record: TrialRecord) -> None:

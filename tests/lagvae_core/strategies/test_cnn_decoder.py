@@ -1,6 +1,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.models.decoder import UnitDropout, Wiring
 from lagvae_core.models.dilated_cnn import CausalConvolution, DilatedCnn
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Setup, Surroundings
+from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.cnn_decoder import SIZES, CnnDecoder
 
 VOCABULARY = 6
@@ -341,7 +342,6 @@ def test_another_decoder_is_refused_by_name():
 
 
 def test_it_is_about_words():
-    config = tiny("cnn_decoder")
-    (refusal,) = CnnDecoder().refusals(Setup(config.strategies, config.training, config.model, "images"))
+    (refusal,) = CnnDecoder().refusals(replace(tiny("cnn_decoder").setup, data_kind="images"))
     assert refusal.code == "E09"
     assert "cnn_decoder is about the words of a text" in refusal.message

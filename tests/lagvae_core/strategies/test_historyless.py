@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from lagvae_core.config import parse_trial
 from lagvae_core.data import BOS, UNK, History
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Setup, Surroundings, assemble
+from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.historyless import Historyless
 
 VOCABULARY = 6
@@ -116,8 +117,7 @@ def test_the_model_that_is_measured_is_the_one_that_was_trained(variant):
 
 
 def setup(*others, data_kind="text"):
-    config = parse_trial({})
-    return Setup((Historyless(), *others), config.training, config.model, data_kind)
+    return replace(parse_trial({}).setup, strategies=(Historyless(), *others), data_kind=data_kind)
 
 
 @pytest.mark.parametrize("kind", ["word_dropout", "contiguous_dropout"])

@@ -1,6 +1,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.recipe import EvaluationConfig
 from lagvae_core.record import TrialRecord
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Setup
 from lagvae_core.strategies.lstm_lm import LstmLm, decoder_without_z
 
 SETTING = EvaluationConfig(iw_samples=20)
@@ -155,9 +155,7 @@ def test_whatever_acts_on_z_is_refused_by_name_in_either_order(kind):
 
 
 def test_it_is_about_words():
-    config = tiny("lstm_lm")
-    setup = Setup(config.strategies, config.training, config.model, "images")
-    (refusal,) = LstmLm().refusals(setup)
+    (refusal,) = LstmLm().refusals(replace(tiny("lstm_lm").setup, data_kind="images"))
     assert refusal.code == "E09"
     assert "lstm_lm is about the words of a text" in refusal.message
 
