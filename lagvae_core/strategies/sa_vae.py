@@ -46,8 +46,9 @@ class SaVae(Strategy):
     - `finite_diff`, as published: a product of the Hessian of L_k with a vector d is the difference of two gradients,
       at lambda_k and lambda_k + difference_step * d, over `difference_step`, with the same noise and masks;
     - `autograd`: exactly, by differentiating twice; keeps all passes in memory, without fused kernels;
-    - `none`: not at all. The decoder learns at the refined posterior, the encoder from the loss at its own one, or with
-      `train_kl` from KL(encoder's || refined): the paper's VAE+SVI and VAE+SVI+KL.
+    - `none`: not at all. The decoder learns at the refined posterior, the encoder from the loss at its own one (the
+      paper's VAE+SVI);
+    - `none_kl`: the same, but the encoder learns from KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the code).
 
     Departures from the published code, with the reason.
 
@@ -84,7 +85,8 @@ class SaVae(Strategy):
     clip: Annotated[float, Field(ge=0, description="largest norm of a step's gradient; 0 is none")] = 5.0
     reference_batch: Annotated[int, Field(ge=1, description="examples whose mean loss the steps descend")] = 32
     backward: Annotated[
-        Literal["finite_diff", "autograd", "none"], Field(description="how training differentiates the steps")
+        Literal["finite_diff", "autograd", "none", "none_kl"],
+        Field(description="how training differentiates the steps"),
     ] = "finite_diff"
     difference_step: Annotated[
         float, Field(gt=0, le=1, description="length of a finite difference, in refinement steps")
@@ -92,7 +94,6 @@ class SaVae(Strategy):
     finite_diff_clip: Annotated[
         Literal["consistent", "reference"], Field(description="differences as derived, or clipped as in the code")
     ] = "consistent"
-    train_kl: Annotated[bool, Field(description="with backward none: fit the encoder to the refined posterior")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"update": SemiAmortised(self), "refine": _Refine(self), "protocols": (_Unrefined(),)}
@@ -121,7 +122,6 @@ class SaVae(Strategy):
         for field, unused in (
             ("difference_step", not differences and self.difference_step != default),
             ("finite_diff_clip", self.finite_diff_clip == "reference" and not (differences and self.clip)),
-            ("train_kl", self.train_kl and self.backward != "none"),
         ):
             if unused:
                 mode = f"backward {self.backward} and clip {self.clip}"
@@ -203,8 +203,9 @@ class SemiAmortised(Update):
 
     def __init__(self, setting: SaVae) -> None:
         self._setting = setting
-        differences = {"consistent": _ByDifferences, "reference": _AsPublished}[setting.finite_diff_clip]
-        self._way = {"none": _Apart, "autograd": _Exactly, "finite_diff": differences}[setting.backward]
+        differences = _ByDifferences if setting.finite_diff_clip == "consistent" else _AsPublished
+        ways = {"finite_diff": differences, "autograd": _Exactly, "none": _Apart, "none_kl": _Apart}
+        self._way = ways[setting.backward]
 
     def __call__(self, trainer: Trainer, batch: TokenBatch, weight: float) -> Loss:
         if self._setting.refinement_steps == 0:
@@ -296,7 +297,8 @@ class _Apart(_Training):
         with self.trainer.inner_loop(decoder_gradients=False):
             refined = self.refined(self.start.detach(), _grad)
             own = _gaussian(self.start)
-            teaching = _kl(own, _gaussian(refined)) if self.setting.train_kl else self._at_its_own(own)
+            towards = self.setting.backward == "none_kl"
+            teaching = _kl(own, _gaussian(refined)) if towards else self._at_its_own(own)
         loss = self.loss(refined)
         (loss.total + teaching).backward()  # type: ignore[no-untyped-call]
         return loss

@@ -68,11 +68,11 @@ def svi_noise(trial, batch):
 
 
 class TestNeutral:
-    @pytest.mark.parametrize("backward", ["finite_diff", "autograd", "none"])
+    @pytest.mark.parametrize("backward", ["finite_diff", "autograd", "none", "none_kl"])
     def test_no_steps_is_the_plain_vae(self, backward):
         assert_equals_plain_vae(sa(refinement_steps=0, backward=backward))
 
-    @pytest.mark.parametrize("backward", ["finite_diff", "autograd", "none"])
+    @pytest.mark.parametrize("backward", ["finite_diff", "autograd", "none", "none_kl"])
     @pytest.mark.parametrize("steps", [1, 4])
     def test_a_rate_of_zero_gives_the_loss_of_the_plain_vae(self, steps, backward):
         losses, _, _ = updates(tiny(sa(refinement_steps=steps, rate=0.0, backward=backward), model=NO_DROPOUT), 1)
@@ -155,7 +155,7 @@ class TestGradientThroughTheSteps:
 
     def test_the_streams_are_left_where_the_unperturbed_passes_left_them(self):
         states = []
-        for fields in ({}, {"backward": "autograd"}, {"backward": "none", "train_kl": True}):
+        for fields in ({}, {"backward": "autograd"}, {"backward": "none_kl"}):
             trial = trial_with(**fields)
             gradients_of(trial)
             states.append(trial.streams.state_dict())
@@ -305,10 +305,10 @@ class TestDescent:
 class TestApart:
     """VAE+SVI, with and without KL; nothing is dropped, so that a pass can be had again."""
 
-    @pytest.fixture(params=[False, True])
+    @pytest.fixture(params=["none", "none_kl"])
     def case(self, request):
-        """Whether `train_kl`, the gradients and the refined posterior."""
-        trial = trial_with(backward="none", train_kl=request.param, refinement_steps=3, model=STEEP | NO_DROPOUT)
+        """How the encoder learns, the gradients and the refined posterior."""
+        trial = trial_with(backward=request.param, refinement_steps=3, model=STEEP | NO_DROPOUT)
         refined, loss_at = [], trial.learner.loss_at
         trial.learner.loss_at = lambda batch, inference, weight: (
             refined.append(inference.q) or loss_at(batch, inference, weight)
@@ -325,11 +325,11 @@ class TestApart:
             torch.testing.assert_close(found[f"decoder.{name}"], parameter.grad, rtol=1e-9, atol=1e-12)
 
     def test_the_encoder_learns_at_its_own_posterior_or_towards_the_refined_one(self, case):
-        train_kl, found, refined = case
+        backward, found, refined = case
         trial = trial_with(model=STEEP | NO_DROPOUT)
         batch = trial.train_batches[0]
         start = trial.model.infer(batch).q
-        if train_kl:
+        if backward == "none_kl":
             one, two = (torch.distributions.Normal(q.mean_BZ, (0.5 * q.logvar_BZ).exp()) for q in (start, refined))
             loss = torch.distributions.kl_divergence(one, two).sum(1).mean()
         else:
@@ -472,9 +472,7 @@ class TestMeasurement:
         assert record["valid_kl"] == pytest.approx(float(refined.kl_ND.sum(1).mean()))
         assert record["valid_kl"] != pytest.approx(float(initial.kl_ND.sum(1).mean()), rel=1e-3)
 
-    @pytest.mark.parametrize(
-        "fields", [{"backward": "none"}, {"backward": "none", "train_kl": True}, {"backward": "autograd"}]
-    )
+    @pytest.mark.parametrize("fields", [{"backward": "none"}, {"backward": "none_kl"}, {"backward": "autograd"}])
     def test_every_mode_trains_to_finite_numbers(self, fields):
         record = run(tiny(sa(**fields)))
         assert record.status == "finished"
@@ -538,7 +536,6 @@ def test_another_objective_than_the_weighted_elbo_is_refused(other):
         ({"backward": "autograd", "difference_step": 1e-4}, "difference_step"),
         ({"backward": "none", "finite_diff_clip": "reference"}, "finite_diff_clip"),
         ({"clip": 0.0, "finite_diff_clip": "reference"}, "finite_diff_clip"),
-        ({"train_kl": True}, "train_kl"),
     ],
 )
 def test_an_option_without_effect_is_refused(fields, option):
