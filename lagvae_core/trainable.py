@@ -272,7 +272,7 @@ class Trial:
         self.best = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
 
     def _leave_pretraining(self) -> None:
-        """Begin the trial proper, with a decoder that starts as never before and a posterior whose schedule does."""
+        """Begin the trial proper: the decoder from other weights than its first, the posterior's schedule anew."""
         with self.streams.initialising("second decoder"):
             fresh = build_decoder(self.config, len(self.dataset.vocabulary), self.parts, self.streams)
             self.parts.initialise(fresh, "decoder")

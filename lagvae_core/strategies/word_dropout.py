@@ -54,3 +54,10 @@ class WordDropout(Strategy):
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         yield from text_only("word_dropout", setup)
+
+    def warnings(self, setup: Setup) -> Iterator[str]:
+        if self.rate == 1:
+            yield (
+                "word_dropout at a rate of 1 shows the decoder no word in training, and in evaluation every word by an "
+                "embedding that was never trained; historyless leaves the words out of both."
+            )

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from helpers import (
     tiny,
     trial_of,
 )
+from torch import nn
 
+from lagvae_core.models.gaussian import NormalPrior
 from lagvae_core.record import EpochRecord, Progress
-from lagvae_core.slots import Decoding, Objective, Update, as_inferred
+from lagvae_core.slots import Decoding, Objective, Parts, Penalty, Update, as_inferred
 from lagvae_core.trainable import build_decoder
 
 THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
@@ -110,6 +113,39 @@ def test_what_belongs_to_the_posterior_stays_with_the_encoder():
     assert all(boundary.kept("posterior"))
     assert int(boundary.trial.model.posterior.normalise.count) == 8
     assert float(boundary.trial.model.posterior.beta.detach().abs().min()) > 0
+
+
+class LearnedPrior(NormalPrior):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def kl(self, q, draw):
+        return super().kl(q, draw) + (q.mean_BZ - self.shift).square()
+
+
+class LearnedPenalty(Penalty):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(2))
+
+    def forward(self, forward):
+        return (self.factor * forward.draw.z_BSZ).square().mean()
+
+
+def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypatch):
+    assemble = Parts.assemble
+
+    def with_networks(strategies, surroundings):
+        return replace(assemble(strategies, surroundings), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
+
+    monkeypatch.setattr(Parts, "assemble", with_networks)
+    boundary = Boundary(training={"epochs": 2, "optimiser": "adam"})
+    for name in ("prior.shift", "auxiliaries.0.factor"):
+        assert torch.equal(boundary.after[name], boundary.first[name])
+    boundary.trial._train_epoch(silent, NoKeeper())
+    for name in ("prior.shift", "auxiliaries.0.factor"):
+        assert not torch.equal(boundary.trial.model.state_dict()[name], boundary.first[name])
 
 
 def test_the_schedule_of_the_posterior_starts_again():

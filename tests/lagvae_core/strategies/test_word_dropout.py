@@ -120,6 +120,12 @@ def test_it_trains_with_each_replacement():
         assert run(tiny(setting)).status == "finished"
 
 
+def test_words_that_are_seen_in_evaluation_alone_are_warned_of():
+    (warning,) = tiny(word_dropout(rate=1.0)).warnings()
+    assert warning.startswith("word_dropout at a rate of 1 shows the decoder no word in training")
+    assert tiny(word_dropout(rate=0.99)).warnings() == ()
+
+
 def test_it_is_about_words():
     config = tiny("word_dropout")
     (refusal,) = config.strategies[0].refusals(replace(config.setup, data_kind="images"))
