@@ -16,9 +16,11 @@ from helpers import (
 )
 from torch import nn
 
+from lagvae_core import trainable
 from lagvae_core.models.gaussian import NormalPrior
 from lagvae_core.record import EpochRecord, Progress
-from lagvae_core.slots import Decoding, Objective, Parts, Penalty, Update, as_inferred
+from lagvae_core.slots import Decoding, Objective, Penalty, Update, as_inferred
+from lagvae_core.strategies.base import assemble
 from lagvae_core.trainable import build_decoder
 
 THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
@@ -134,12 +136,10 @@ class LearnedPenalty(Penalty):
 
 
 def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypatch):
-    assemble = Parts.assemble
-
     def with_networks(strategies, surroundings):
         return replace(assemble(strategies, surroundings), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
 
-    monkeypatch.setattr(Parts, "assemble", with_networks)
+    monkeypatch.setattr(trainable, "assemble", with_networks)
     boundary = Boundary(training={"epochs": 2, "optimiser": "adam"})
     for name in ("prior.shift", "auxiliaries.0.factor"):
         assert torch.equal(boundary.after[name], boundary.first[name])
