@@ -35,8 +35,8 @@ class Mae(Strategy):
     dimension, so that it can start a use of z and cannot force one. The posteriors are those whose KL is charged, which
     for a flow is the Gaussian that it transforms.
 
-    - In the published code the first term is diversity * softplus(-m_d / diversity); here m_d is not divided, as in the
-      formula of the paper. At `diversity` 1, the default, both are the same.
+    - The published code has diversity * softplus(-m_d / diversity); here m_d is not divided, so that `diversity` is a
+      mere weight. At 1, the default, both are the same.
     - The code also averages the weights over updates and has an autoregressive flow as its prior. Neither is part of
       this remedy.
     - Of two examples there are only two pairs, no measure of spread: with `smoothness` above 0 batches below 3 are
