@@ -113,6 +113,7 @@ def mmd(one_NZ: Tensor, other_NZ: Tensor, kernel: Kernel) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _pair_weights(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What each ordered pair of n samples and n others counts in the discrepancy: 1 / (n (n - 1)) or -1 / n^2."""
-    side = torch.ones(n, 1, dtype=dtype).new_tensor([1.0] * n + [-1.0] * n)
+    side = torch.ones(2 * n, dtype=dtype, device=device)
+    side[n:] = -1.0
     same = 0.5 * (1.0 + side[:, None] * side)
-    return (same / (n * (n - 1)) - (1.0 - same) / n**2).fill_diagonal_(0.0).to(device)
+    return (same / (n * (n - 1)) - (1.0 - same) / n**2).fill_diagonal_(0.0)

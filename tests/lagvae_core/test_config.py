@@ -350,11 +350,17 @@ def test_an_untested_combination_must_be_allowed():
 
 
 @pytest.mark.parametrize("kind", CATALOGUE)
-def test_a_slot_is_filled_once(kind):
+def test_a_strategy_is_named_once(kind):
     codes, message = refusals(kind, kind)
     assert codes == ["E-SLOT"]
     assert f"{kind} is there twice" in message
     assert message.endswith("Remove one of the two.")
+
+
+def test_a_slot_is_filled_once():
+    codes, message = refusals("beta_vae", "free_bits")
+    assert codes == ["E-SLOT"]
+    assert "beta_vae and free_bits both fill objective" in message
 
 
 def test_every_reason_against_a_stack_is_told_at_once_and_once():
