@@ -38,9 +38,9 @@ class AggKl(KlExchange):
 
     kind: Literal["agg_kl"] = "agg_kl"
     alpha: Annotated[float, Field(le=1, description="share of the mean KL that is not paid"), Tunable(0.0, 1.0)] = 1.0
-    scale: Annotated[
-        float, Field(ge=0, description="weight of KL(q(z) || p(z)) as a whole (lambda)"), Tunable(1, 10, log=True)
-    ] = 1.0
+    scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)"), Tunable(1, 10, log=True)] = (
+        1.0
+    )
 
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight)

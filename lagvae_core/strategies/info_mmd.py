@@ -50,7 +50,7 @@ class InfoMmd(KlExchange):
     alpha: Annotated[float, Field(le=1, description="share of the mean KL that is not paid"), Tunable(0.0, 1.0)] = 0.0
     scale: Annotated[
         float,
-        Field(ge=0, description="weight of the divergence of q(z) as a whole (lambda)"),
+        Field(ge=0, description="weight of q(z) as a whole (lambda)"),
         Tunable(1, 1e3, log=True),
     ] = 10.0
     divergence: Annotated[Literal["mmd", "kl"], Field(description="how q(z) is compared with the prior")] = "mmd"

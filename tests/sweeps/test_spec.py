@@ -235,7 +235,7 @@ class TestArms:
         item = {"kind": "kl_linear_epoch", "warm_up": 3}
         found = the_mistake(arms={"two": [item, item]})
         assert found.key == "arms.two"
-        assert "both fill kl_weight" in found.law
+        assert "kl_linear_epoch is there twice" in found.law
 
     def test_an_unlawful_end_of_a_range(self):
         found = the_mistake(arms={"beta": [{"kind": "beta_vae", "beta": {"low": -1, "high": 0.5}}]})
