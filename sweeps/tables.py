@@ -206,13 +206,17 @@ def print_runs(folder: ResultsFolder, style: Style, columns: Sequence[str] | Non
         return
     summaries = summaries_of(folder, rows, columns, baseline)
     names = (*(columns or SHOWN), *(["time"] if baseline is not None else []))
+    headings = ["arm", "runs", *names, "config_id"]
     lines = [_summary_line(summary, names) for summary in summaries]
-    headings = ["arm", "runs", *names, "config_id", "parameters"]
+    if any(summary.parameters for summary in summaries):
+        headings.append("parameters")
+        lines = [[*line, _parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
     if style == "markdown":
         print("\n".join(markdown_table(headings, lines)))
         return
     table = _table(*headings)
-    table.columns[-1].justify = "left"
+    if headings[-1] == "parameters":
+        table.columns[-1].justify = "left"
     for line in lines:
         table.add_row(*line)
     console = _console()
@@ -226,7 +230,7 @@ def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
     finished = summary.ends.get("finished", 0)
     others = " ".join(f"{count} {status}" for status, count in summary.ends.items() if status != "finished")
     numbers = ["" if (value := summary.columns[name]) is None else value.text() for name in names]
-    return [summary.arm, f"{finished} {others}".strip(), *numbers, summary.config_id, _parameters(summary.parameters)]
+    return [summary.arm, f"{finished} {others}".strip(), *numbers, summary.config_id]
 
 
 def summaries_of(
