@@ -34,7 +34,7 @@ class Statistic:
 
     def text(self, digits: int = 2) -> str:
         spread = f" ± {self.se:.{digits}f}" if self.se is not None else ""
-        return f"{self.mean:.{digits}f}{spread}"
+        return f"{round(self.mean, digits) + 0.0:.{digits}f}{spread}"  # never -0.00
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def test_mean_and_standard_error():
     assert (found.mean, found.n) == (3.0, 3)
     assert found.se == pytest.approx(math.sqrt(7.0 / 3.0))
     assert found.text(1) == "3.0 ± 1.5"
+    assert Statistic(-0.001, 0.002, 2).text() == "0.00 ± 0.00"
 
 
 def test_one_value_has_no_error_and_none_no_statistic():
