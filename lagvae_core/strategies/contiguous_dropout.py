@@ -77,9 +77,10 @@ class ContiguousDropout(Strategy):
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         yield from text_only("contiguous_dropout", setup)
-        if self.starts is not None and self.rate != type(self).model_fields["rate"].default:
+        default = type(self).model_fields["rate"].default
+        if self.starts is not None and self.rate != default:
             yield Refusal(
                 "E18",
                 f"contiguous_dropout.rate = {self.rate} is an unused option where starts = {self.starts} is given; "
-                "leave one of the two out",
+                f"leave rate at its default {default}, or starts out",
             )

@@ -10,6 +10,7 @@ from torch import nn
 
 from lagvae_core.models.lstm import start_between
 from lagvae_core.models.normalisation import start_by_default
+from lagvae_core.settings import Tunable
 from lagvae_core.slots import Side
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
@@ -38,7 +39,7 @@ class OffsetInit(Strategy):
 
     kind: Literal["offset_init"] = "offset_init"
     low: Annotated[float, Field(description="lower end of the start of all weights")] = 0.04
-    high: Annotated[float, Field(description="upper end of the start of all weights")] = 0.06
+    high: Annotated[float, Field(description="upper end of the start of all weights"), Tunable(0.05, 0.1)] = 0.06
     embedding_low: Annotated[float, Field(description="lower end of the start of embeddings")] = 0.0
     embedding_high: Annotated[float, Field(description="upper end of the start of embeddings")] = 0.2
     scope: Annotated[Literal["encoder", "all"], Field(description="what starts so")] = "all"
