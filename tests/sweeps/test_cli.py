@@ -286,7 +286,7 @@ class TestWrongSweep:
             {"arms": {"a": [{"kind": "beta_vae", "beta": {"low": 1, "high": 0}}]}},
             ["arms.a[0].beta must satisfy low < high"],
         ),
-        ({"arms": {"a": ["nonsense"]}}, ["arms.a[0].kind must be one of af_prior, aggressive", "'nonsense'"]),
+        ({"arms": {"a": ["nonsense"]}}, ["arms.a[0].kind must be one of ", "aggressive", "'nonsense'"]),
         ({"arms": {"a": ["beta_vae", "kl_linear_epoch"]}}, ["arms.a must", "E02", "beta_vae", "kl_linear_epoch"]),
         ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["data.path must be a folder", "none"]),
         ({"trial": {"data": {"kind": "text", "path": "latin"}}}, ["must hold UTF-8 text"]),
@@ -340,7 +340,7 @@ class TestWrongSweep:
         check_refusal(call("results", "pareto", "tiny", "--results", here, "--objectives", axes), "--objectives must")
 
     def test_an_unknown_strategy(self, call):
-        check_refusal(call("strategies", "agressive"), "NAME must be one of af_prior, aggressive", "'agressive'")
+        check_refusal(call("strategies", "agressive"), "NAME must be one of ", "aggressive", "'agressive'")
 
 
 class TestPlan:
