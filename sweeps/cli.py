@@ -137,9 +137,9 @@ def results_show(
 
     folder = find_sweep(results, sweep)
     chosen = [name.strip() for name in columns.split(",")] if columns is not None else None
-    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline)
     if png is not None:
         draw_arms(folder, chosen, baseline, png)
+    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline)
 
 
 @results_app.command("pareto")

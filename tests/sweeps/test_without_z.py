@@ -67,7 +67,7 @@ def test_the_printed_front_says_who_is_missing(folder, capsys):
     shown = capsys.readouterr().out
     assert "not compared" not in shown
     assert "lm" in shown
-    print_runs(folder, as_json=False)
+    print_runs(folder, "table", None, None)
     assert "99.00" in capsys.readouterr().out
 
 
