@@ -9,8 +9,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from sweeps.report.figures import AXIS_LABELS, COLOURS, DPI, STYLE, UNDATED, beyond, figure_files
+from sweeps.report.figures import AXIS_LABELS, COLOURS, DPI, STYLE, UNDATED, figure_files
 from sweeps.summary import Statistic, Summary
 
 __all__ = ["arms_figure"]
@@ -28,9 +29,8 @@ LOGARITHMIC = frozenset({"time"})
 def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = "") -> None:
     """Draw mean and standard error of `columns`, a panel each, with one row for each summary, the first on top.
 
-    The first column is taken for one to be minimised: a dotted line shows its value in the first row. Values far beyond
-    the rest (see `figures.beyond`) are written at the edge. A PNG is always written, beside it the format of the path's
-    extension where that is another one.
+    A dotted line repeats the value of the first row, the baseline as a rule. Values far beyond the rest are written at
+    the right edge. A PNG is always written, beside it the format of the path's extension where that is another one.
 
     Raises:
         ValueError: there is no summary, or matplotlib does not write the extension.
@@ -61,6 +61,12 @@ def _name(summary: Summary, summaries: Sequence[Summary]) -> str:
     return summary.arm if alone else f"{summary.arm} {values}"
 
 
+def _far(means: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values [M] would flatten the rest: above the ninth decile by five times its distance from the least."""
+    decile, least = np.quantile(means, 0.9, method="lower"), means.min()
+    return np.asarray(means > decile + 5.0 * (decile - least))
+
+
 def _draw_panel(axes: Axes, statistics: Sequence[Statistic | None], column: str) -> None:
     rows = [row for row, statistic in enumerate(statistics) if statistic is not None]
     means = np.array([statistic.mean for statistic in statistics if statistic is not None])
@@ -72,7 +78,7 @@ def _draw_panel(axes: Axes, statistics: Sequence[Statistic | None], column: str)
     if not rows:
         return
     logarithmic = column in LOGARITHMIC and bool((means > 0).all())
-    far = beyond(means.tolist(), "min") if not logarithmic else np.zeros(len(means), dtype=bool)
+    far = np.zeros(len(means), dtype=bool) if logarithmic else _far(means)
     near = ~far
     axes.errorbar(
         means[near],
