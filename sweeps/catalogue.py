@@ -17,6 +17,7 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.markdown import table
+from sweeps.terminal import console_of_stdout, shown
 
 __all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
 
@@ -112,10 +113,6 @@ def _range_text(search: Mapping[str, Any] | None) -> str:
     return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")
 
 
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _grouped(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The kinds that are refused for one reason together, and the reason, which then says "the other" of each."""
     alike: dict[str, list[str]] = {}
@@ -137,8 +134,7 @@ def print_catalogue(name: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(described[0] if name is not None else described, allow_nan=False))
         return
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
+    console = console_of_stdout()
     if name is None:
         listing = _table("strategy", "slots", "searched", "what it does")
         for entry in described:
@@ -156,7 +152,7 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
     fields = _table("field", "law", "default", "searched over", "meaning")
     for field in entry["fields"]:
         searched = _range_text(field["search"])
-        fields.add_row(field["name"], field["law"], _shown(field["default"]), searched, field["description"])
+        fields.add_row(field["name"], field["law"], shown(field["default"]), searched, field["description"])
     console.print(fields)
     for column in entry["columns"]:
         console.print(f"column {column['name']}: {column['doc']}", markup=False)
@@ -186,7 +182,7 @@ def _section(entry: Mapping[str, Any]) -> str:
     lines += [f"Paper: {entry['paper']}. Slots: {', '.join(f'`{slot}`' for slot in entry['slots'])}.", ""]
     if entry["fields"]:
         fields = [
-            (f"`{f['name']}`", f["law"], f"`{_shown(f['default'])}`", _range_text(f["search"]), f["description"])
+            (f"`{f['name']}`", f["law"], f"`{shown(f['default'])}`", _range_text(f["search"]), f["description"])
             for f in entry["fields"]
         ]
         lines += [*table(("field", "law", "default", "searched over", "meaning"), fields), ""]

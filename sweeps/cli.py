@@ -133,13 +133,11 @@ def results_show(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
 ) -> None:
     """One line a configuration: how its runs ended, mean and standard error of their numbers."""
-    from sweeps.tables import draw_arms, print_runs
+    from sweeps.tables import print_runs
 
     folder = find_sweep(results, sweep)
     chosen = [name.strip() for name in columns.split(",")] if columns is not None else None
-    if png is not None:
-        draw_arms(folder, chosen, baseline, png)
-    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline)
+    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline, png)
 
 
 @results_app.command("pareto")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Statistic", "Summary", "summarise"]
+__all__ = ["TIME", "Statistic", "Summary", "summarise"]
 
 TIME = "time"
 """The column that `summarise` adds: training seconds over those of the baseline's runs on average."""

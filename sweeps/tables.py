@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from lagvae_core.errors import ConfigError, Mistake
@@ -18,9 +17,10 @@ from sweeps.pareto import Sense
 from sweeps.plan import Plan
 from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
 from sweeps.spec import SweepSpec, load_spec, parse_spec
-from sweeps.summary import Summary, summarise
+from sweeps.summary import TIME, Summary, summarise
+from sweeps.terminal import console_of_stdout, shown
 
-__all__ = ["draw_arms", "draw_front", "parse_objectives", "print_front", "print_plan", "print_runs"]
+__all__ = ["draw_front", "parse_objectives", "print_front", "print_plan", "print_runs"]
 
 Style = Literal["table", "json", "markdown"]
 
@@ -32,22 +32,12 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    # A pipe has no width of its own; nothing may be cut there.
-    return console if console.is_terminal else Console(highlight=False, width=200)
-
-
 def _json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _parameters(parameters: Mapping[str, object]) -> str:
-    return " ".join(f"{name.split('.')[1]}={_shown(value)}" for name, value in parameters.items())
+    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in parameters.items())
 
 
 def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool) -> None:
@@ -80,7 +70,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
         time = duration(cost * spec.resources.cpus) if fallback is not None and arm.missing else ""
         counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
         table.add_row(arm.arm, *map(str, counts), mean, time)
-    console = _console()
+    console = console_of_stdout()
     console.print(table)
     objectives = ", ".join(f"{name} ({sense})" for name, sense in spec.objectives.items())
     console.print(
@@ -144,7 +134,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     if as_json:
         _json([row.to_json() for row in members])
         return
-    console = _console()
+    console = console_of_stdout()
     if not members:
         console.print("no run has finished with these objectives measured")
         return
@@ -195,17 +185,29 @@ SHOWN = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
 """The columns of `lagvae results show` where none are named."""
 
 
-def print_runs(folder: ResultsFolder, style: Style, columns: Sequence[str] | None, baseline: str | None) -> None:
+DRAWN = ("nll_iw", "kl", "mi", "au")
+"""The columns of its picture where none are named."""
+
+
+def print_runs(
+    folder: ResultsFolder, style: Style, columns: Sequence[str] | None, baseline: str | None, png: Path | None = None
+) -> None:
     """One line a configuration, mean and standard error over its finished runs; as `json`, every row as it is stored.
 
-    `baseline` is an arm whose training time is the unit of a further column.
+    `baseline` is an arm whose training time is the unit of a further column. `png` also gets every configuration as a
+    row of a picture, with a panel for each column.
     """
     rows = folder.runs()
+    time = () if baseline is None else (TIME,)
+    if png is not None:
+        drawn = columns or DRAWN
+        _draw_arms(folder, summaries_of(folder, rows, drawn, baseline), (*drawn, *time), png)
     if style == "json":
         _json(json.loads(json.dumps(rows, default=lambda value: value.isoformat())))
         return
-    summaries = summaries_of(folder, rows, columns, baseline)
-    names = (*(columns or SHOWN), *(["time"] if baseline is not None else []))
+    printed = columns or SHOWN
+    summaries = summaries_of(folder, rows, printed, baseline)
+    names = (*printed, *time)
     headings = ["arm", "runs", *names, "config_id"]
     lines = [_summary_line(summary, names) for summary in summaries]
     if any(summary.parameters for summary in summaries):
@@ -219,7 +221,7 @@ def print_runs(folder: ResultsFolder, style: Style, columns: Sequence[str] | Non
         table.columns[-1].justify = "left"
     for line in lines:
         table.add_row(*line)
-    console = _console()
+    console = console_of_stdout()
     console.print(table)
     for row in rows:
         if row["status"] not in ("finished", "running"):
@@ -234,11 +236,11 @@ def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
 
 
 def summaries_of(
-    folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None, baseline: str | None
+    folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baseline: str | None
 ) -> list[Summary]:
     """The configurations of the stored rows, in the order of the sweep's arms."""
     mistakes: list[Mistake | str] = []
-    unknown = [name for name in columns or () if name not in OBJECTIVE_COLUMNS]
+    unknown = [name for name in columns if name not in OBJECTIVE_COLUMNS]
     if unknown:
         known = ", ".join(OBJECTIVE_COLUMNS)
         mistakes.append(Mistake("--columns", ", ".join(unknown), "be numeric columns of the table", f"Known: {known}."))
@@ -248,16 +250,14 @@ def summaries_of(
     if mistakes:
         raise ConfigError(mistakes)
     order = [arm.name for arm in stored_spec(folder).arms]
-    summaries = summarise(rows, columns or SHOWN, baseline)
+    summaries = summarise(rows, columns, baseline)
     return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
 
 
-def draw_arms(folder: ResultsFolder, columns: Sequence[str] | None, baseline: str | None, path: Path) -> None:
-    """Every configuration as a row of a picture, with a panel for each column."""
+def _draw_arms(folder: ResultsFolder, summaries: Sequence[Summary], names: Sequence[str], path: Path) -> None:
+    """`summaries` as rows of a picture, with a panel for each column of `names`."""
     from sweeps.report.arms import arms_figure
 
-    names = (*(columns or ("nll_iw", "kl", "mi", "au")), *(["time"] if baseline is not None else []))
-    summaries = summaries_of(folder, folder.runs(), [name for name in names if name != "time"], baseline)
     try:
         arms_figure(summaries, names, path, title=folder.sweep)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenBatch
-from lagvae_core.models.gaussian import Gaussian, Inference, Prior, Proposal
+from lagvae_core.models.gaussian import Draw, Gaussian, Inference, Prior, Proposal
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
@@ -85,9 +85,9 @@ def encode_split(
         draw = q.draw(noise)
         rec = model.reconstruct(batch, batch.history, draw.z_BSZ).mean(1)
         mean, error = posterior_mean(q, batch.index_B, seed)
-        kl = _kl(prior, q, batch.index_B, seed)
+        kl = _kl(prior, q, draw, batch.index_B, seed)
         same = inference.charged is q and prior is model.prior
-        kl_train = kl if same else _kl(model.prior, inference.charged, batch.index_B, seed)
+        kl_train = kl if same else _kl(model.prior, inference.charged, draw, batch.index_B, seed)
         inferred.append(inference)
         rows.append((noise[:, 0], draw.z_BSZ[:, 0], draw.log_q().sum(-1)[:, 0], rec, mean, error, kl, kl_train.sum(1)))
         done += batch.size
@@ -100,11 +100,12 @@ def encode_split(
     return EncodedSplit(whole, noise, z, log_q, rec, mean, error.mean(0), kl, kl_train, rows[0][0].dtype)
 
 
-def _kl(prior: Prior, q: Proposal, index_B: Tensor, seed: int) -> Tensor:
-    """KL(q || p) in nats, [B, D]: in closed form, or by 100 samples an example."""
-    samples = 1 if prior.closed_form(q) else MONTE_CARLO
-    noise = example_noise(seed, "kl", index_B, samples, q.size[1]) if samples > 1 else torch.zeros(*q.size)[:, None]
-    return prior.kl(q, q.draw(noise.to(q.base.mean_BZ)))
+def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Tensor:
+    """KL(q || p) in nats, [B, D]: in closed form, whatever `draw` is, or by 100 samples an example."""
+    if not prior.closed_form(q):
+        noise = example_noise(seed, "kl", index_B, MONTE_CARLO, q.size[1])
+        draw = q.draw(noise.to(q.base.mean_BZ))
+    return prior.kl(q, draw)
 
 
 def posterior_mean(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:

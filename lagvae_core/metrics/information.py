@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lagvae_core.models.gaussian import LOG_2PI, Gaussian, Proposal, log_mixture
+from lagvae_core.models.gaussian import Gaussian, Proposal, log_mixture
 
-__all__ = ["Estimate", "log_aggregate", "mutual_information", "mutual_information_within", "pairwise_information"]
+__all__ = ["Estimate", "mutual_information", "mutual_information_within", "pairwise_information"]
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,21 @@ class Estimate:
     se: float
     ceiling: float
 
-
-def log_aggregate(z_NZ: Tensor, q: Gaussian) -> Tensor:
-    """log (1/M) sum_m q(z_i | x_m) in nats, [N], for the mixture of the M posteriors of `q`."""
-    return log_mixture(z_NZ, q)
-
-
-def _own_density(q: Gaussian, noise_NZ: Tensor) -> Tensor:
-    """log q(z_i | x_i) at z_i = mean_i + sigma_i * noise_i, [N]."""
-    return -0.5 * (noise_NZ.double().square() + q.logvar_BZ.double() + LOG_2PI).sum(1)
+    @classmethod
+    def of(cls, terms_N: Tensor, ceiling: float) -> Estimate:
+        n = len(terms_N)
+        return cls(float(terms_N.mean()), float(terms_N.std()) / math.sqrt(n) if n > 1 else 0.0, ceiling)
 
 
 def _terms(q: Gaussian, noise_NZ: Tensor) -> Tensor:
-    z = q.rsample(noise_NZ[:, None])[:, 0]
-    return _own_density(q, noise_NZ) - log_aggregate(z, q)
+    """log q(z_i | x_i) - log (1/N) sum_j q(z_i | x_j) at z_i = mean_i + sigma_i * noise_i, [N]."""
+    draw = q.map(Tensor.double).draw(noise_NZ.double()[:, None])
+    return draw.log_q().sum(-1)[:, 0] - log_mixture(draw.z_BSZ[:, 0], q)
+
+
+def _ceiling(groups: Sequence[Tensor]) -> float:
+    """The mean logarithm of the size of an example's group."""
+    return sum(len(g) * math.log(len(g)) for g in groups) / sum(len(g) for g in groups)
 
 
 def mutual_information(q: Gaussian, noise_NZ: Tensor) -> Estimate:
@@ -45,10 +46,7 @@ def mutual_information(q: Gaussian, noise_NZ: Tensor) -> Estimate:
     an estimate for the population it is biased down, and it can never exceed ln N. Source of the estimator: Hoffman &
     Johnson 2016; the mixture contains the sample's own posterior, as in Dieng et al. 2019.
     """
-    terms = _terms(q, noise_NZ)
-    n = len(terms)
-    se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0
-    return Estimate(float(terms.mean()), se, math.log(n))
+    return Estimate.of(_terms(q, noise_NZ), math.log(len(noise_NZ)))
 
 
 def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Tensor]) -> Estimate:
@@ -59,11 +57,8 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     their code: log q(z_i|x_i) is taken at the sample, not as an analytic entropy, which lowers the noise and keeps the
     ceiling; and the groups are fixed whatever the batch size of training.
     """
-    terms = torch.cat([_terms(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise_NZ[g]) for g in groups])
-    n = sum(len(g) for g in groups)
-    ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
-    se = float(terms.std()) / math.sqrt(n) if n > 1 else 0.0
-    return Estimate(float(terms.mean()), se, ceiling)
+    terms = torch.cat([_terms(q.select(group), noise_NZ[group]) for group in groups])
+    return Estimate.of(terms, _ceiling(groups))
 
 
 @torch.no_grad()
@@ -78,7 +73,4 @@ def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Seq
         z_BSZ = z_NZ[group].expand(len(group), -1, -1)
         log_q_BS = q.select(group).log_prob(z_BSZ).double()
         terms.append(log_q_N[group] - (log_q_BS.logsumexp(0) - math.log(len(group))))
-    whole = torch.cat(terms)
-    n = len(whole)
-    ceiling = sum(len(g) * math.log(len(g)) for g in groups) / n
-    return Estimate(float(whole.mean()), float(whole.std()) / math.sqrt(n) if n > 1 else 0.0, ceiling)
+    return Estimate.of(torch.cat(terms), _ceiling(groups))
