@@ -140,6 +140,7 @@ class Trial:
         self.history: list[Tensor] = []
         self.curve: list[EpochRecord] = []
         self.seconds = {"train": 0.0, "validate": 0.0, "evaluate": 0.0}
+        self.cpu_seconds = 0.0
         self.stop_reason = ""
         self._untrained_progress = copy.deepcopy(self.model.posterior.progress())
         self._begin()
@@ -171,12 +172,14 @@ class Trial:
         if self.position == 0:
             draw = torch.randperm(len(self.train_batches), generator=self.streams["data_order"])
             self.order, self.history, self.skipped = draw.tolist(), [], 0
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         while self.position < len(self.order):
             self._train_batch(self.train_batches[self.order[self.position]])
             self.position += 1
             progress(Progress("train", self.epoch + 1, self.position, len(self.order)))
-            started = self._clock("train", started)
+            started, cpu_before = self._clock("train", started), cpu_started
+            cpu_started = time.process_time()
+            self.cpu_seconds += cpu_started - cpu_before
             keeper.save_if_due()
         self.model.posterior.after_epoch()
         losses = torch.stack([entry[0] for entry in self.history]).cpu()
@@ -314,6 +317,7 @@ class Trial:
             cost={
                 "seconds": sum(self.seconds.values()),
                 **{f"seconds_{phase}": value for phase, value in self.seconds.items()},
+                "cpu_seconds_train": self.cpu_seconds,
                 "encoder_steps": self.learner.encoder_steps,
                 "decoder_steps": self.learner.decoder_steps,
                 "peak_memory_bytes": peak_memory_bytes(self.device),
@@ -346,6 +350,7 @@ class Trial:
             "curve": [record.values for record in self.curve],
             "best": self.best,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "stop_reason": self.stop_reason,
         }
 
@@ -365,6 +370,7 @@ class Trial:
         self.curve = [EpochRecord(values) for values in state["curve"]]
         self.best = state["best"]
         self.seconds = state["seconds"]
+        self.cpu_seconds = state["cpu_seconds"]
         self.stop_reason = state["stop_reason"]
 
 

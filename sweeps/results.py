@@ -52,6 +52,9 @@ def metric_columns() -> tuple[Column, ...]:
 COST_COLUMNS: tuple[Column, ...] = (
     Column("seconds", "float", "wall time of the trial, interruptions excluded", "min"),
     Column("seconds_train", "float", "of that, training", "min"),
+    Column(
+        "cpu_seconds_train", "float", "processor time of training, which hardly grows where runs share a machine", "min"
+    ),
     Column("seconds_validate", "float", "of that, validation after each epoch"),
     Column("seconds_evaluate", "float", "of that, the final measurement"),
     Column("encoder_steps", "int", "encoder updates", "min"),

@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["TIME", "Statistic", "Summary", "summarise"]
 
 TIME = "time"
-"""The column that `summarise` adds: training seconds over those of the baseline's runs on average."""
+"""The column that `summarise` adds: the time of training over that of the baseline's runs on average."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,22 @@ def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baselin
     """A summary for each configuration in `rows`, in order of first appearance.
 
     Each column rests on the finished runs that measured it. With `baseline`, the name of an arm, a column `time` is
-    added: `seconds_train` of a run over the mean of the baseline's finished runs, on whatever machines they ran.
+    added: the training time of a run over the mean of the baseline's finished runs, on whatever machines they ran. That
+    time is the processor's where every run in question trained on a CPU, since runs that share one slow each other's
+    clock down; else `seconds_train`.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["arm"], row["config_id"]), []).append(row)
-    unit = Statistic.of([r["seconds_train"] for r in rows if r["arm"] == baseline and r["status"] == "finished"])
+    on_cpu = all(r["device"] == "cpu" and r["cpu_seconds_train"] is not None for r in rows if r["status"] == "finished")
+    clock = "cpu_seconds_train" if on_cpu else "seconds_train"
+    unit = Statistic.of([r[clock] for r in rows if r["arm"] == baseline and r["status"] == "finished"])
     found = []
     for (arm, config_id), members in groups.items():
         finished = [row for row in members if row["status"] == "finished"]
         numbers = {name: Statistic.of([r[name] for r in finished if r[name] is not None]) for name in columns}
         if baseline is not None:
-            numbers[TIME] = Statistic.of([r["seconds_train"] / unit.mean for r in finished]) if unit else None
+            numbers[TIME] = Statistic.of([r[clock] / unit.mean for r in finished]) if unit else None
         ends = Counter(row["status"] for row in members)
         found.append(Summary(arm, config_id, json.loads(members[0]["parameters"] or "{}"), ends, numbers))
     return found

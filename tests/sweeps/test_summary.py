@@ -8,7 +8,7 @@ from sweeps.report.arms import arms_figure
 from sweeps.summary import Statistic, Summary, summarise
 
 
-def row(arm="vae", config="a", status="finished", nll=1.0, mi=0.5, train=10.0, parameters="{}"):
+def row(arm="vae", config="a", status="finished", nll=1.0, mi=0.5, train=10.0, parameters="{}", device="cpu", cpu=None):
     done = status == "finished"
     return {
         "arm": arm,
@@ -17,6 +17,8 @@ def row(arm="vae", config="a", status="finished", nll=1.0, mi=0.5, train=10.0, p
         "nll_iw": nll if done else None,
         "mi": mi if done else None,
         "seconds_train": train,
+        "cpu_seconds_train": train if cpu is None else cpu,
+        "device": device,
         "parameters": parameters,
     }
 
@@ -64,6 +66,13 @@ def test_time_is_in_units_of_the_baseline():
     vae, slow = summarise(rows, ["mi"], baseline="vae")
     assert vae.columns["time"].mean == 1.0
     assert slow.columns["time"] == Statistic(5.0, None, 1)
+
+
+def test_time_is_that_of_the_processor_where_all_runs_trained_on_one():
+    crowded = [row(train=10.0, cpu=10.0), row(arm="slow", config="b", train=90.0, cpu=30.0)]
+    assert summarise(crowded, ["mi"], baseline="vae")[1].columns["time"].mean == 3.0
+    elsewhere = [*crowded, row(arm="gpu", config="c", device="cuda:0", train=5.0, cpu=1.0)]
+    assert [s.columns["time"].mean for s in summarise(elsewhere, ["mi"], baseline="vae")] == [1.0, 9.0, 0.5]
 
 
 def test_without_a_finished_baseline_there_is_no_time():
