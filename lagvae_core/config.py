@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lagvae_core.data import DataConfig, SyntheticData
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.mistakes import mistakes_of
+from lagvae_core.models import ModelConfig
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.recipe import RECIPES, EvaluationConfig, TrainingConfig
 from lagvae_core.settings import Setting
@@ -31,7 +32,7 @@ class TrialConfig(Setting):
     """
 
     data: Annotated[DataConfig, Field(description="what is learned")] = SyntheticData()
-    model: Annotated[LstmModel, Field(description="encoder and decoder")] = LstmModel()
+    model: Annotated[ModelConfig, Field(description="encoder and decoder")] = LstmModel()
     strategies: Annotated[tuple[AnyStrategy, ...], Field(description="remedies; none is the plain VAE")] = ()
     training: Annotated[TrainingConfig, Field(description="the base recipe")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, Field(description="how it is measured")] = EvaluationConfig()
@@ -48,7 +49,8 @@ class TrialConfig(Setting):
         for section, values in RECIPES.get(str(kind), {}).items():
             own = given.get(section, {})
             if isinstance(own, Mapping):
-                filled[section] = {**values, **own}
+                same = own.get("kind", values.get("kind")) == values.get("kind")
+                filled[section] = {**values, **own} if same else own
         return filled
 
     @field_validator("data", mode="before")
@@ -64,8 +66,8 @@ class TrialConfig(Setting):
         return tuple({"kind": item} if isinstance(item, str) else item for item in given)
 
     @model_validator(mode="after")
-    def _stack_is_meaningful(self) -> TrialConfig:
-        mistakes = list(self._stack_mistakes())
+    def _is_meaningful(self) -> TrialConfig:
+        mistakes = [*self._model_mistakes()] or [*self._stack_mistakes()]
         if mistakes:
             raise ConfigError(mistakes)
         return self
@@ -79,6 +81,12 @@ class TrialConfig(Setting):
     def setup(self) -> Setup:
         """What a strategy may know of the configuration that it stands in."""
         return Setup(self.strategies, self.training, self.model, self.data.kind, self.data.partition)
+
+    def _model_mistakes(self) -> Iterator[Mistake]:
+        kind, known = self.data.kind, self.model.data_kinds
+        if kind not in known:
+            law = f"model data of kind {kind}"
+            yield Mistake("model.kind", self.model.kind, law, f"It models {' and '.join(sorted(known))}.")
 
     def _stack_mistakes(self) -> Iterator[Mistake]:
         stack = "+".join(strategy.kind for strategy in self.strategies)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lagvae_core.columns import LATENT_COLUMNS
-from lagvae_core.data import TokenBatch, TokenSplit
+from lagvae_core.data import Batch, Dataset, Split
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
 from lagvae_core.metrics.information import (
@@ -34,7 +34,7 @@ PAIRED = 512
 """Examples over which mi_batch is taken where every pair of them costs an inversion."""
 
 
-def on_device(split: TokenSplit, batch_size: int, device: torch.device) -> list[TokenBatch]:
+def on_device(split: Split, batch_size: int, device: torch.device) -> list[Batch]:
     return [batch.to(device) for batch in split.batches(batch_size)]
 
 
@@ -93,8 +93,8 @@ def _information(encoded: EncodedSplit, groups: list[torch.Tensor]) -> tuple[Est
 def evaluate(
     model: Vae,
     parts: Parts,
-    split: TokenSplit,
-    train: TokenSplit,
+    dataset: Dataset,
+    split: Split,
     setting: EvaluationConfig,
     device: torch.device,
     report: Report = lambda phase, done, total: None,
@@ -113,7 +113,7 @@ def evaluate(
 
     @functools.cache
     def encoded_train() -> EncodedSplit:
-        return encode_split(model, on_device(train, ENCODE_BATCH, device), setting.seed, infer=refined)
+        return encode_split(model, on_device(dataset.train, ENCODE_BATCH, device), setting.seed, infer=refined)
 
     samples = setting.iw_samples if encoded.q.size[1] else 1  # without z, one "sample" is the likelihood itself
 
@@ -135,11 +135,10 @@ def evaluate(
     means = importance(encoded.infer, weights)
     likelihood = means["nll_iw"]
     metrics = posterior_columns(model, encoded, groups) | {
-        "tokens": split.predicted_tokens,
+        **dataset.domain.columns(likelihood.nll, total, split.units),
         "iw_k": likelihood.samples,
         "iw_ess": float(likelihood.ess_N.median()),
         "nll_iw_mc_se": likelihood.mc_se,
-        "ppl": math.exp(min(likelihood.nll * total / split.predicted_tokens, 700.0)),
         **{name: mean.nll for name, mean in means.items()},
     }
     measurement = Measurement(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lagvae_core.data import History, TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
@@ -28,7 +28,7 @@ class Learner:
         self.parts = parts
         self.training = training
         self.streams = streams
-        self.batches: Sequence[TokenBatch] = ()
+        self.batches: Sequence[Batch] = ()
         self.learning_rate = training.learning_rate
         self.encoder_steps = 0
         self.decoder_steps = 0
@@ -47,11 +47,11 @@ class Learner:
             return torch.optim.SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
         return torch.optim.Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
 
-    def loss(self, batch: TokenBatch, weight: float) -> Loss:
+    def loss(self, batch: Batch, weight: float) -> Loss:
         """The training objective of `batch` at KL weight `weight`, with one posterior sample an example."""
         return self.loss_at(batch, self.model.infer(batch), weight)
 
-    def loss_at(self, batch: TokenBatch, inference: Inference, weight: float) -> Loss:
+    def loss_at(self, batch: Batch, inference: Inference, weight: float) -> Loss:
         """The same with `inference` in the place of the encoder's."""
         model, parts = self.model, self.parts
         draw = inference.q.draw(self.noise(inference.q))
@@ -70,7 +70,7 @@ class Learner:
         one = torch.ones(1, dtype=torch.float64, device=self.streams.device)
         return self.parts.objective(torch.zeros_like(one), one[:, None], self.parts.kl_share * weight)
 
-    def history(self, batch: TokenBatch) -> History:
+    def history(self, batch: Batch) -> Any:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""
         return self.parts.corrupt(batch.history, self.streams["corruption"])
 
@@ -110,13 +110,17 @@ class Learner:
         with nullcontext() if decoder_gradients else frozen(self._decoder):
             yield
 
-    def random_batch(self) -> TokenBatch:
+    def observed(self, batch: Batch) -> Batch:
+        """What training sees of `batch` this time."""
+        return batch.observed(self.streams["observation"])
+
+    def random_batch(self) -> Batch:
         """A stored batch, drawn uniformly from those that can be trained on now."""
         while True:
             draw = torch.randint(len(self.batches), (1,), generator=self.streams["inner_batches"])
             batch = self.batches[int(draw)]
             if self.parts.accepts(batch.size):
-                return batch
+                return self.observed(batch)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -25,8 +25,8 @@ class Streams:
     """One `torch.Generator` for each consumer, derived from the trial's seed by the consumer's name.
 
     The names in use: `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`,
-    `variance_dropout`, `svi`. Parameters are initialised under `initialising()`; evaluation draws come from
-    `example_noise` and belong to no stream.
+    `variance_dropout`, `svi`, `observation`. Parameters are initialised under `initialising()`; evaluation draws come
+    from `example_noise` and belong to no stream.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

@@ -12,11 +12,11 @@ __all__ = ["RECIPES", "EvaluationConfig", "TrainingConfig"]
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "synthetic": {
-        "model": {"latent_dim": 1, "hidden": 50, "embedding": 50},
+        "model": {"kind": "lstm", "latent_dim": 1, "hidden": 50, "embedding": 50},
         "training": {"batch_size": 16, "epochs": 50, "decay_min_epoch": 0},
     },
     "text": {
-        "model": {"latent_dim": 32, "hidden": 1024, "embedding": 512},
+        "model": {"kind": "lstm", "latent_dim": 32, "hidden": 1024, "embedding": 512},
         "training": {"batch_size": 32, "epochs": 100, "decay_min_epoch": 15},
     },
 }

@@ -12,12 +12,12 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
-from lagvae_core.data import History, TokenBatch
+from lagvae_core.data import Batch, Domain
 from lagvae_core.metrics.encoding import EncodedSplit, Infer
 from lagvae_core.metrics.likelihood import LogMean, LogWeight
 from lagvae_core.models.decoder import Decoder, InputDropout, Past, Skip, UnitDropout, Wiring
 from lagvae_core.models.gaussian import Draw, Inference, NormalPrior, Prior, Proposal
-from lagvae_core.models.lstm import Features, LstmDecoder, LstmEncoder, LstmModel
+from lagvae_core.models.setting import Features, ModelSetting
 from lagvae_core.models.vae import Posterior, Vae
 from lagvae_core.randomness import Streams
 
@@ -61,7 +61,7 @@ class Forward:
     is the KL weight of the update.
     """
 
-    batch: TokenBatch
+    batch: Batch
     inference: Inference
     draw: Draw
     rec_B: Tensor
@@ -84,16 +84,16 @@ class Trainer(Interface):
     streams: Streams
     decoder_steps: int
 
-    def loss(self, batch: TokenBatch, weight: float) -> Loss:
+    def loss(self, batch: Batch, weight: float) -> Loss:
         """The training objective of `batch` at KL weight `weight`."""
 
-    def loss_at(self, batch: TokenBatch, inference: Inference, weight: float) -> Loss:
+    def loss_at(self, batch: Batch, inference: Inference, weight: float) -> Loss:
         """The training objective of `batch` with `inference` in the place of the encoder's."""
 
     def kl_factor(self, weight: float) -> Tensor:
         """What the objective multiplies the KL of an example by at KL weight `weight`, where it is linear in the KL."""
 
-    def history(self, batch: TokenBatch) -> History:
+    def history(self, batch: Batch) -> Any:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""
 
     def noise(self, q: Proposal) -> Tensor:
@@ -108,7 +108,7 @@ class Trainer(Interface):
     def inner_loop(self, *, decoder_gradients: bool) -> AbstractContextManager[None]:
         """A block in which only the encoder learns."""
 
-    def random_batch(self) -> TokenBatch:
+    def random_batch(self) -> Batch:
         """A stored batch, drawn uniformly."""
 
 
@@ -142,7 +142,7 @@ class Objective(Stateful):
 class Update(Stateful):
     """One outer update: which parameters step, and how often. Encoder and decoder together, once, by default."""
 
-    def __call__(self, learner: Trainer, batch: TokenBatch, weight: float) -> Loss:
+    def __call__(self, learner: Trainer, batch: Batch, weight: float) -> Loss:
         loss = learner.loss(batch, weight)
         learner.descend(loss, encoder=True, decoder=True)
         return loss
@@ -157,7 +157,7 @@ class Decoding(Stateful):
     The second value is a further term of the loss, a scalar, or None.
     """
 
-    def __call__(self, trainer: Trainer, batch: TokenBatch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
         return trainer.model.reconstruct(batch, trainer.history(batch), z_BSZ).mean(1), None
 
 
@@ -213,7 +213,7 @@ class Measurement:
     """
 
     model: Vae
-    batches: Sequence[TokenBatch]
+    batches: Sequence[Batch]
     encoded: EncodedSplit
     encoded_train: Callable[[], EncodedSplit]
     importance_weighted: Callable[[Infer], LogMean]
@@ -231,7 +231,17 @@ class Protocol:
         return {}
 
 
-def unchanged(history: History, generator: torch.Generator) -> History:
+def own_encoder(model: ModelSetting, domain: Domain, features: Features | None) -> nn.Module:
+    """The encoder slot of the plain VAE."""
+    return model.encoder(domain, features)
+
+
+def own_decoder(model: ModelSetting, domain: Domain, stream: torch.Generator, wiring: Wiring) -> Decoder:
+    """The decoder slot of the plain VAE."""
+    return model.decoder(domain, stream, wiring)
+
+
+def unchanged(history: Any, generator: torch.Generator) -> Any:
     """The corrupt slot of the plain VAE."""
     return history
 
@@ -249,13 +259,13 @@ def as_inferred(model: Vae, seed: int) -> Infer:
 class Parts:
     """The slots of one trial. A strategy returns those that it fills; the rest keep these defaults."""
 
-    encoder: Callable[[LstmModel, int, Features | None], nn.Module] = LstmEncoder
+    encoder: Callable[[Any, Any, Features | None], nn.Module] = own_encoder
     features: Features | None = None
-    decoder: Callable[[LstmModel, int, torch.Generator, Wiring], Decoder] = LstmDecoder
+    decoder: Callable[[Any, Any, torch.Generator, Wiring], Decoder] = own_decoder
     past: Past = "seen"
     skip: Skip | None = None
     input_dropout: InputDropout | None = None
-    corrupt: Callable[[History, torch.Generator], History] = unchanged
+    corrupt: Callable[[Any, torch.Generator], Any] = unchanged
     decode: Decoding = field(default_factory=Decoding)
     posterior: Posterior = field(default_factory=Posterior)
     prior: Prior = field(default_factory=NormalPrior)
@@ -273,8 +283,8 @@ class Parts:
     SHARED: ClassVar[frozenset[str]] = frozenset({"penalties", "protocols"})
     """Slots to which several strategies may add."""
 
-    def wiring(self, model: LstmModel) -> Wiring:
-        return Wiring(self.input_dropout or UnitDropout(model.dropout_in), self.past, self.skip)
+    def wiring(self, model: ModelSetting) -> Wiring:
+        return Wiring(self.input_dropout or UnitDropout(model.input_rate), self.past, self.skip)
 
     def accepts(self, batch_size: int) -> bool:
         """Whether a batch of this size can be trained on now."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from lagvae_core import checkpoint as checkpoints
 from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.config import TrialConfig
-from lagvae_core.data import TokenBatch, TokenDataset
+from lagvae_core.data import Batch, Dataset, Domain
 from lagvae_core.divergence import DivergenceRule, check_finite
 from lagvae_core.errors import DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
@@ -41,7 +41,7 @@ def train(
     checkpoint: CheckpointStore | None = None,
     checkpoint_seconds: float = 30.0,
     device: torch.device | str = "cpu",
-    dataset: TokenDataset | None = None,
+    dataset: Dataset | None = None,
 ) -> TrialRecord:
     """Train and measure one configuration.
 
@@ -108,7 +108,7 @@ class Trial:
     divergence: DivergenceRule
     best: dict[str, Any]
 
-    def __init__(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> None:
+    def __init__(self, config: TrialConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.run_id = config.run_id(dataset.fingerprint)
         self.streams = Streams(config.seed, device)
@@ -120,7 +120,7 @@ class Trial:
             config.model.latent_dim,
             len(self.train_batches),
             streams=self.streams,
-            vocabulary=len(dataset.vocabulary),
+            domain=dataset.domain,
             model=config.model,
             train_batches=self.train_batches,
         )
@@ -130,9 +130,11 @@ class Trial:
         if not self.parts.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
             law = f"be large enough for the batch statistics of {stack}"
-            remedy = "A batch holds sentences of one length; give more data, or lower the strategy's smallest batch."
+            remedy = (
+                "Batches of text hold sentences of one length; give more data, or lower the strategy's smallest batch."
+            )
             raise DataError([Mistake("the largest training batch", largest, law, remedy)])
-        self.model = build_model(config, len(dataset.vocabulary), self.parts, self.streams).to(device)
+        self.model = build_model(config, dataset.domain, self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)
         self.learner.batches = self.train_batches
         self.epoch = self.position = self.step = self.skipped = 0
@@ -159,10 +161,11 @@ class Trial:
         keeper.save()
         return ""
 
-    def _partition(self, epoch: int) -> list[TokenBatch]:
+    def _partition(self, epoch: int) -> list[Batch]:
         """The training batches of `epoch` (from 0); a function of configuration, data and seed, never of the past."""
         config = self.config
-        batches = config.data.train_batches(self.dataset.train, config.training.batch_size, config.seed, epoch)
+        train: Any = self.dataset.train  # the source cuts what it loaded
+        batches = config.data.train_batches(train, config.training.batch_size, config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
 
     def _train_epoch(self, progress: Callable[[Progress], None], keeper: _Keeper) -> None:
@@ -174,7 +177,7 @@ class Trial:
             self.order, self.history, self.skipped = draw.tolist(), [], 0
         started, cpu_started = time.monotonic(), time.process_time()
         while self.position < len(self.order):
-            self._train_batch(self.train_batches[self.order[self.position]])
+            self._train_batch(self.learner.observed(self.train_batches[self.order[self.position]]))
             self.position += 1
             progress(Progress("train", self.epoch + 1, self.position, len(self.order)))
             started, cpu_before = self._clock("train", started), cpu_started
@@ -185,7 +188,7 @@ class Trial:
         losses = torch.stack([entry[0] for entry in self.history]).cpu()
         check_finite(losses, self.step - len(losses))
 
-    def _train_batch(self, batch: TokenBatch) -> None:
+    def _train_batch(self, batch: Batch) -> None:
         posterior, parts = self.model.posterior, self.learner.parts
         if not parts.accepts(batch.size):
             self.skipped += 1
@@ -277,7 +280,7 @@ class Trial:
     def _leave_pretraining(self) -> None:
         """Begin the trial proper: the decoder from other weights than its first, the posterior's schedule anew."""
         with self.streams.initialising("second decoder"):
-            fresh = build_decoder(self.config, len(self.dataset.vocabulary), self.parts, self.streams)
+            fresh = build_decoder(self.config, self.dataset.domain, self.parts, self.streams)
             self.parts.initialise(fresh, "decoder")
         self.model.decoder.load_state_dict(fresh.state_dict())
         self.model.posterior.load_progress(self._untrained_progress)
@@ -293,8 +296,8 @@ class Trial:
         metrics = evaluate(
             self.model,
             self.parts,
+            dataset,
             getattr(dataset, setting.split),
-            dataset.train,
             setting,
             self.device,
             lambda phase, done, total: progress(Progress(phase, self.epoch, done, total)),
@@ -374,11 +377,11 @@ class Trial:
         self.stop_reason = state["stop_reason"]
 
 
-def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Vae:
+def build_model(config: TrialConfig, domain: Domain, parts: Parts, streams: Streams) -> Vae:
     """The model of `config` with the slots of `parts` filled in, initialised from the seed."""
     with streams.initialising():
-        encoder = parts.encoder(config.model, vocabulary, parts.features)
-        decoder = build_decoder(config, vocabulary, parts, streams)
+        encoder = parts.encoder(config.model, domain, parts.features)
+        decoder = build_decoder(config, domain, parts, streams)
         model = Vae(encoder, decoder, parts.posterior, parts.prior, parts.penalties)
     with streams.initialising():  # another start is made of the same draws
         parts.initialise(encoder, "encoder")
@@ -386,5 +389,5 @@ def build_model(config: TrialConfig, vocabulary: int, parts: Parts, streams: Str
     return model
 
 
-def build_decoder(config: TrialConfig, vocabulary: int, parts: Parts, streams: Streams) -> Decoder:
-    return parts.decoder(config.model, vocabulary, streams["dropout"], parts.wiring(config.model))
+def build_decoder(config: TrialConfig, domain: Domain, parts: Parts, streams: Streams) -> Decoder:
+    return parts.decoder(config.model, domain, streams["dropout"], parts.wiring(config.model))

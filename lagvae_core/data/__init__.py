@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lagvae_core.data.base import Batch, Dataset, Domain, Partition, Split
 from lagvae_core.data.batching import (
     BOS,
     EOS,
@@ -11,7 +12,8 @@ from lagvae_core.data.batching import (
     SPECIALS,
     UNK,
     History,
-    Partition,
+    Ragged,
+    TextDomain,
     TokenBatch,
     TokenDataset,
     TokenSplit,
@@ -26,11 +28,17 @@ __all__ = [
     "PAD",
     "SPECIALS",
     "UNK",
+    "Batch",
     "DataConfig",
+    "Dataset",
+    "Domain",
     "History",
     "Partition",
+    "Ragged",
+    "Split",
     "SyntheticData",
     "TextData",
+    "TextDomain",
     "TokenBatch",
     "TokenDataset",
     "TokenSplit",

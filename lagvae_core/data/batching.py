@@ -1,24 +1,27 @@
 """Tokenised sentences as arrays: a vocabulary, a split, a batch and the data set that holds them together.
 
 Shape suffixes: B examples of a batch, L tokens of a sentence with its `<s>` and `</s>`, T = L - 1 predicted
-tokens.
+tokens. In a padded batch L is that of the longest sentence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import textwrap
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lagvae_core.data.base import Batch, Dataset, Domain, Split
 
 __all__ = [
     "BOS",
@@ -27,7 +30,8 @@ __all__ = [
     "SPECIALS",
     "UNK",
     "History",
-    "Partition",
+    "Ragged",
+    "TextDomain",
     "TokenBatch",
     "TokenDataset",
     "TokenSplit",
@@ -36,10 +40,6 @@ __all__ = [
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
-
-Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
-"""How the training examples are cut into batches: at random anew for each epoch, at random once, or each batch from one
-group. What a group is, the source of the data says."""
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,30 @@ class History:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenBatch:
-    """Sentences of one length, so that nothing is padded.
+class Ragged:
+    """Targets [B, T] of which those at `kept_N` alone are predicted, T * B positions counted step by step."""
 
-    `tokens_BL`: int64 ids, `<s>` first and `</s>` last in each row. `index_B`: int64, always on the CPU, the
-    examples' numbers in their split.
+    tokens_BT: Tensor
+    kept_N: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch(Batch):
+    """Sentences of one length, or padded with `<pad>` to that of the longest.
+
+    `tokens_BL`: int64 ids, `<s>` first and `</s>` last in each sentence. `index_B`: int64, always on the CPU, the
+    examples' numbers in their split. `lengths_B`: int64, always on the CPU, the tokens of each sentence; None where
+    nothing is padded.
     """
 
     tokens_BL: Tensor
     index_B: Tensor
+    lengths_B: Tensor | None = None
 
-    @property
-    def size(self) -> int:
-        """The number of sentences."""
-        return self.tokens_BL.shape[0]
-
-    @property
+    @cached_property
     def units(self) -> int:
         """The number of predicted tokens, what a perplexity divides by: every token but `<s>`."""
-        return self.targets_BT.numel()
+        return self.targets_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum()) - self.size
 
     @property
     def history(self) -> History:
@@ -124,17 +129,31 @@ class TokenBatch:
         """What the decoder predicts: every token but the first."""
         return self.tokens_BL[:, 1:]
 
+    @cached_property
+    def targets(self) -> Tensor | Ragged:
+        """`targets_BT`, and where sentences are padded, which of them count."""
+        if self.lengths_B is None:
+            return self.targets_BT
+        steps_T1 = torch.arange(self.targets_BT.shape[1])[:, None]
+        kept_N = (steps_T1 < self.lengths_B - 1).flatten().nonzero()[:, 0]
+        return Ragged(self.targets_BT, kept_N.to(self.device))
+
+    @cached_property
+    def last_B(self) -> Tensor | None:
+        """Where each sentence has its `</s>`, on the device; None where that is the last position of all."""
+        return None if self.lengths_B is None else (self.lengths_B - 1).to(self.device)
+
     @property
     def device(self) -> torch.device:
         return self.tokens_BL.device
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch with its tokens on `device`."""
-        return TokenBatch(self.tokens_BL.to(device), self.index_B)
+        return TokenBatch(self.tokens_BL.to(device), self.index_B, self.lengths_B)
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSplit:
+class TokenSplit(Split):
     """N sentences, laid end to end.
 
     `tokens`: int32, all sentences with their `<s>` and `</s>`. `offsets`: int64 [N + 1], sentence n is
@@ -168,7 +187,7 @@ class TokenSplit:
         return np.diff(self.offsets)
 
     @property
-    def predicted_tokens(self) -> int:
+    def units(self) -> int:
         """The number of tokens that a model predicts: all but the `<s>`."""
         return len(self.tokens) - len(self)
 
@@ -210,8 +229,21 @@ class TokenSplit:
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(index))
 
 
+@dataclass(frozen=True)
+class TextDomain(Domain):
+    """Sentences over `vocabulary` words, the specials counted."""
+
+    words: ClassVar[bool] = True
+
+    vocabulary: int
+
+    def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
+        """Predicted tokens, and the perplexity of the whole corpus, exp(sum of NLL / sum of predicted tokens)."""
+        return {"tokens": units, "ppl": math.exp(min(nll * examples / units, 700.0))}
+
+
 @dataclass(frozen=True, eq=False)
-class TokenDataset:
+class TokenDataset(Dataset):
     """Three splits under one vocabulary.
 
     `fingerprint`: SHA-256 (hex) of tokens, labels and vocabulary, equal just where these are equal.
@@ -228,6 +260,10 @@ class TokenDataset:
     fingerprint: str
     report: dict[str, int | float | str]
     truth: dict[str, np.ndarray] | None = None
+
+    @property
+    def domain(self) -> TextDomain:
+        return TextDomain(len(self.vocabulary))
 
     @classmethod
     def of(
@@ -259,7 +295,7 @@ def _report(splits: Mapping[str, TokenSplit], vocabulary: Vocabulary) -> dict[st
     for name, split in splits.items():
         words = split.lengths - 2
         report[f"{name}_examples"] = len(split)
-        report[f"{name}_predicted_tokens"] = split.predicted_tokens
+        report[f"{name}_predicted_tokens"] = split.units
         report[f"{name}_length_min"] = int(words.min())
         report[f"{name}_length_mean"] = float(words.mean())
         report[f"{name}_length_max"] = int(words.max())

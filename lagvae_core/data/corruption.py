@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -14,9 +15,9 @@ Replacement = Literal["unk", "zero"]
 """What the decoder reads in the place of a dropped word: `<unk>`, or a vector of zeros."""
 
 
-def conceal(history: History, dropped_BT: Tensor, replace: Replacement) -> History:
+def conceal(history: History, dropped_BT: Tensor, replacement: Replacement) -> History:
     """`history` without the words where `dropped_BT` (bool) is true."""
-    if replace == "unk":
-        return History(history.tokens_BT.masked_fill(dropped_BT, UNK), history.blank_BT)
+    if replacement == "unk":
+        return replace(history, tokens_BT=history.tokens_BT.masked_fill(dropped_BT, UNK))
     blank_BT = dropped_BT if history.blank_BT is None else dropped_BT | history.blank_BT
-    return History(history.tokens_BT, blank_BT)
+    return replace(history, blank_BT=blank_BT)

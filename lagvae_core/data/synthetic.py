@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from lagvae_core.data.base import Partition
 from lagvae_core.data.batching import (
     BOS,
     EOS,
     SPECIALS,
-    Partition,
     TokenBatch,
     TokenDataset,
     TokenSplit,

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lagvae_core.data.batching import Partition, TokenBatch, TokenDataset, TokenSplit, Vocabulary
+from lagvae_core.data.base import Partition
+from lagvae_core.data.batching import TokenBatch, TokenDataset, TokenSplit, Vocabulary
 from lagvae_core.errors import DataError, Mistake
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting

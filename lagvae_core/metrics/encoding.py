@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, Prior, Proposal
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
 __all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean"]
 
-Infer = Callable[[TokenBatch], Inference]
+Infer = Callable[[Batch], Inference]
 """What gives q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of it."""
 
 MONTE_CARLO = 100
@@ -52,7 +52,7 @@ class EncodedSplit:
     def charged(self) -> Proposal:
         return self.inference.charged
 
-    def infer(self, batch: TokenBatch) -> Inference:
+    def infer(self, batch: Batch) -> Inference:
         """The stored q(z|x) of the batch's examples, in the precision in which the model gave it."""
         return self.inference.select(batch.index_B).map(lambda rows: rows.to(batch.device, self.precision))
 
@@ -60,7 +60,7 @@ class EncodedSplit:
 @torch.no_grad()
 def encode_split(
     model: Vae,
-    batches: Sequence[TokenBatch],
+    batches: Sequence[Batch],
     seed: int,
     *,
     infer: Infer | None = None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.metrics.encoding import Infer
 from lagvae_core.models.gaussian import Draw, Inference
 from lagvae_core.models.vae import Vae
@@ -70,7 +70,7 @@ def proposal_weight(model: Vae) -> LogWeight:
     return lambda inference, draw: prior.log_prob(draw.z_BSZ) - draw.log_q().sum(-1)
 
 
-def _samples_at_a_time(batch: TokenBatch, samples: int, sequences: int) -> Iterator[slice]:
+def _samples_at_a_time(batch: Batch, samples: int, sequences: int) -> Iterator[slice]:
     step = max(1, min(samples, sequences // batch.size))
     for first in range(0, samples, step):
         yield slice(first, min(first + step, samples))
@@ -79,7 +79,7 @@ def _samples_at_a_time(batch: TokenBatch, samples: int, sequences: int) -> Itera
 @torch.no_grad()
 def importance_weighted(
     model: Vae,
-    batches: Sequence[TokenBatch],
+    batches: Sequence[Batch],
     samples: int,
     seed: int,
     log_weights: Mapping[str, LogWeight],

@@ -1,1 +1,7 @@
-"""Encoders, decoders and the densities between them."""
+"""Encoders, decoders and the densities between them. `ModelConfig` is one of the models."""
+
+from lagvae_core.models.lstm import LstmModel
+
+__all__ = ["ModelConfig"]
+
+ModelConfig = LstmModel

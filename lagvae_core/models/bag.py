@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lagvae_core.data import PAD, UNK, TokenBatch
-from lagvae_core.models.lstm import Features
+from lagvae_core.data import PAD, UNK, Batch, TokenBatch
+from lagvae_core.models.setting import Features
 
 __all__ = ["BagFeatures", "BagHead", "word_counts"]
 
 
-def word_counts(batch: TokenBatch, vocabulary: int) -> Tensor:
+def word_counts(batch: Batch, vocabulary: int) -> Tensor:
     """How often each word stands in each sentence, [B, W]; `<unk>` is a word, as it stands for one."""
+    assert isinstance(batch, TokenBatch), "a batch of words"
     tokens_BL = batch.tokens_BL
     counts = torch.zeros(len(tokens_BL), vocabulary, device=tokens_BL.device)
     return counts.scatter_add_(1, tokens_BL, counts.new_ones(tokens_BL.shape))[:, UNK:]
@@ -40,7 +41,8 @@ class BagFeatures(Features):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        assert isinstance(batch, TokenBatch), "a batch of words"
         words_BL = batch.tokens_BL.masked_fill(batch.tokens_BL < UNK, PAD)
         return functional.embedding_bag(words_BL, self.weight, mode="mean", padding_idx=PAD) + self.bias
 
@@ -60,13 +62,13 @@ class BagHead(nn.Module):
     def forward(self, z_BSZ: Tensor) -> Tensor:
         return self.layers(z_BSZ)  # type: ignore[no-any-return]
 
-    def multinomial(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+    def multinomial(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
         """-sum_t log softmax(logits)[x_t] in nats over the words x_t of each sentence in any order, [B, S]."""
         counts_BW = word_counts(batch, self._vocabulary)
         log_p_BSW: Tensor = self(z_BSZ).log_softmax(2)
         return -(counts_BW[:, None] * log_p_BSW).sum(2)
 
-    def bernoulli(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+    def bernoulli(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
         """-log probability in nats, for each word independently, that it is in the sentence or is not, [B, S]."""
         logits_BSW = self(z_BSZ)
         present_BSW = (word_counts(batch, self._vocabulary) > 0).to(logits_BSW)[:, None].expand_as(logits_BSW)

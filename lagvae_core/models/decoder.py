@@ -7,16 +7,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor, nn
 
-from lagvae_core.data import UNK, History
+from lagvae_core.data import UNK, History, Ragged
 from lagvae_core.models.projection import token_nll
 
-__all__ = ["Decoder", "InputDropout", "RowDropout", "Skip", "TokenReader", "UnitDropout", "Wiring", "dropout"]
+__all__ = [
+    "Decoder",
+    "InputDropout",
+    "RowDropout",
+    "Skip",
+    "TokenDecoder",
+    "TokenReader",
+    "UnitDropout",
+    "Wiring",
+    "dropout",
+    "predicting",
+]
 
 Past = Literal["seen", "unknown", "absent"]
 
@@ -103,16 +114,30 @@ class TokenReader(nn.Module):
 
 
 class Decoder(nn.Module, ABC):
-    """p(x|z) over sequences of tokens: features of each position, then one bias-free output layer.
-
-    A subclass makes `output` (a bias-free linear layer, F to V) and `features`. `stream` feeds all its dropout.
-    """
-
-    output: nn.Linear
+    """p(x|z), each unit given those before it. `stream` feeds all its dropout."""
 
     def __init__(self, stream: torch.Generator) -> None:
         super().__init__()
         self._stream = stream
+
+    @abstractmethod
+    def forward(self, history: Any, targets: Any, z_BSZ: Tensor) -> Tensor:
+        """-log p(targets | history, z) in nats, summed over tokens or pixels, [B, S].
+
+        `history` and `targets` are those of a batch, the former perhaps corrupted.
+        """
+
+    def active_stream(self) -> torch.Generator | None:
+        return self._stream if self.training else None
+
+
+class TokenDecoder(Decoder):
+    """p(x|z) over sequences of tokens: features of each position, then one bias-free output layer.
+
+    A subclass makes `output` (a bias-free linear layer, F to V) and `features`.
+    """
+
+    output: nn.Linear
 
     @abstractmethod
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
@@ -121,17 +146,31 @@ class Decoder(nn.Module, ABC):
         The S samples of an example share one dropout mask on their embeddings, as they share the embeddings.
         """
 
-    def forward(self, history: History, targets_BT: Tensor, z_BSZ: Tensor) -> Tensor:
-        """-log p(targets | history, z) in nats, summed over the tokens, [B, S]."""
-        return self.nll(self.features(history, z_BSZ), targets_BT)
+    def forward(self, history: History, targets: Tensor | Ragged, z_BSZ: Tensor) -> Tensor:
+        return self.nll(self.features(history, z_BSZ), targets)
 
-    def nll(self, features_TRF: Tensor, targets_BT: Tensor) -> Tensor:
-        """The same from `features`."""
-        (batch, steps), rows = targets_BT.shape, features_TRF.shape[1]
+    def nll(self, features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
+        """The same from `features`; of padded sentences no feature meets the output layer that predicts nothing."""
+        if isinstance(targets, Ragged):
+            return self._nll_of_kept(features_TRF, targets)
+        (batch, steps), rows = targets.shape, features_TRF.shape[1]
         samples = rows // batch
-        targets_TBS = targets_BT.T[:, :, None].expand(steps, batch, samples)
+        targets_TBS = targets.T[:, :, None].expand(steps, batch, samples)
         nll_N = token_nll(features_TRF.flatten(0, 1), self.output.weight, targets_TBS.flatten())
         return nll_N.view(steps, batch, samples).sum(0)
 
-    def active_stream(self) -> torch.Generator | None:
-        return self._stream if self.training else None
+    def _nll_of_kept(self, features_TRF: Tensor, targets: Ragged) -> Tensor:
+        batch, rows = len(targets.tokens_BT), features_TRF.shape[1]
+        samples = rows // batch
+        targets_NS = targets.tokens_BT.T.flatten()[targets.kept_N, None].expand(-1, samples)
+        nll_N = token_nll(predicting(features_TRF, targets), self.output.weight, targets_NS.flatten())
+        total_BS = nll_N.new_zeros(batch, samples)
+        return total_BS.index_add(0, targets.kept_N % batch, nll_N.view(-1, samples))
+
+
+def predicting(features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
+    """The features [N * S, F] of the positions that predict something."""
+    if not isinstance(targets, Ragged):
+        return features_TRF.flatten(0, 1)
+    batch, size = len(targets.tokens_BT), features_TRF.shape[2]
+    return features_TRF.reshape(-1, features_TRF.shape[1] // batch, size)[targets.kept_N].flatten(0, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.data import History
-from lagvae_core.models.decoder import Decoder, Skip, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import Skip, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.lstm import LstmModel
 
 __all__ = ["CausalConvolution", "DilatedCnn", "ResidualBlock"]
@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
         return x_TRC + dropout(branch_TRC, self._rate, stream)
 
 
-class DilatedCnn(Decoder):
+class DilatedCnn(TokenDecoder):
     """p(x|z) of the last words alone: [embedding; z] -> 1x1 -> one residual block for each dilation -> output layer.
 
     Position t sees the last 1 + (kernel - 1) * sum(dilations) words. `wiring.skip` as in LstmDecoder; `everywhere`

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lagvae_core.data import History, TokenBatch
-from lagvae_core.models.decoder import Decoder, TokenReader, Wiring, dropout
+from lagvae_core.data import History, TextDomain, TokenBatch
+from lagvae_core.models.decoder import TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.recurrence import read_beside
-from lagvae_core.settings import Setting
+from lagvae_core.models.setting import Features, TokenModel
 
-__all__ = ["Features", "LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
+__all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
 
 
-class LstmModel(Setting):
+class LstmModel(TokenModel):
     """One-layer LSTM encoder and decoder; nothing is tied between them or to the output layer.
 
     All parameters start from U(-init_range, init_range), both LSTM biases among them and with no forget-gate offset;
     embeddings from U(-init_embedding, init_embedding).
     """
 
+    data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
+
     kind: Literal["lstm"] = "lstm"
-    latent_dim: Annotated[int, Field(ge=1, le=4096, description="dimensions of z")] = 32
-    hidden: Annotated[int, Field(ge=1, le=65536, description="LSTM units, in the encoder and in the decoder")] = 1024
-    embedding: Annotated[int, Field(ge=1, le=65536, description="size of the word embeddings")] = 512
-    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's embeddings")] = 0.5
-    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's LSTM outputs")] = 0.5
     init_range: Annotated[float, Field(gt=0, description="bound of the uniform start of all weights")] = 0.01
     init_embedding: Annotated[float, Field(gt=0, description="bound of the uniform start of embeddings")] = 0.1
+
+    def encoder(self, domain: TextDomain, features: Features | None) -> LstmEncoder:
+        return LstmEncoder(self, domain.vocabulary, features)
+
+    def decoder(self, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> LstmDecoder:
+        return LstmDecoder(self, domain.vocabulary, stream, wiring)
 
 
 def start_uniformly(module: nn.Module, setting: LstmModel) -> None:
@@ -45,12 +48,6 @@ def start_between(module: nn.Module, weights: tuple[float, float], embeddings: t
     for name, parameter in module.named_parameters():
         low, high = embeddings if "embedding" in name else weights
         nn.init.uniform_(parameter, low, high)
-
-
-class Features(nn.Module):
-    """What an encoder may know of a sentence beside its last state: `forward(batch)` gives [B, size]."""
-
-    size: int
 
 
 class LstmEncoder(nn.Module):
@@ -71,17 +68,19 @@ class LstmEncoder(nn.Module):
     def forward(self, batch: TokenBatch) -> Gaussian:
         """q(z|x) before the posterior slot: both parameters [B, Z]."""
         further = None if self.features is None else self.features(batch)
-        return self.read(self.embedding(batch.tokens_BL.T), further)
+        return self.read(self.embedding(batch.tokens_BL.T), further, batch.last_B)
 
-    def read(self, words_LBE: Tensor, further_BF: Tensor | None = None) -> Gaussian:
-        """The same from embedded sentences."""
-        _, (last, _) = self.lstm(words_LBE)
-        state = last[0] if further_BF is None else torch.cat([last[0], further_BF], 1)
+    def read(self, words_LBE: Tensor, further_BF: Tensor | None = None, last_B: Tensor | None = None) -> Gaussian:
+        """The same from embedded sentences, each of which ends at `last_B`, or all with the last word."""
+        every_LBH, (last_1BH, _) = self.lstm(words_LBE)
+        state = last_1BH[0] if last_B is None else every_LBH[last_B, torch.arange(len(last_B), device=last_B.device)]
+        if further_BF is not None:
+            state = torch.cat([state, further_BF], 1)
         mean, logvar = self.to_latent(state).chunk(2, 1)
         return Gaussian(mean, logvar)
 
 
-class LstmDecoder(Decoder):
+class LstmDecoder(TokenDecoder):
     """p(x|z): z is concatenated to every input embedding and sets the start state, c0 = W z, h0 = tanh(c0).
 
     With `wiring.skip`, z also reaches the output layer: `concat`, logits = W [h; z]; `add`, logits = W (h + U z). There

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lagvae_core.data import History, TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Gaussian, Inference, Prior
 
 __all__ = ["Posterior", "Vae", "frozen"]
@@ -88,13 +88,13 @@ class Vae(nn.Module):
         posterior.start(encoder)
         prior.bind(encoder, posterior)
 
-    def infer(self, batch: TokenBatch) -> Inference:
+    def infer(self, batch: Batch) -> Inference:
         """q(z|x) for every example of `batch`."""
         return self.posterior(self.encoder(batch))  # type: ignore[no-any-return]
 
-    def reconstruct(self, batch: TokenBatch, history: History, z_BSZ: Tensor) -> Tensor:
+    def reconstruct(self, batch: Batch, history: Any, z_BSZ: Tensor) -> Tensor:
         """-log p(x|z) in nats, [B, S]; the decoder sees `history` as the past, the targets are the batch's own."""
-        return self.decoder(history, batch.targets_BT, z_BSZ)  # type: ignore[no-any-return]
+        return self.decoder(history, batch.targets, z_BSZ)  # type: ignore[no-any-return]
 
     def generative_prior(self) -> Prior:
         return self.posterior.generative_prior(self.prior)

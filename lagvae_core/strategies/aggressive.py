@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.errors import Diverged
 from lagvae_core.settings import Tunable
 from lagvae_core.slots import Loss, Trainer, Update
@@ -67,7 +67,7 @@ class Aggressive(Strategy):
     allow_untested: Annotated[bool, Field(description="permit stacking with scale_vae or a learned prior")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"update": AggressiveUpdate(self, surroundings.modality)}
+        return {"update": AggressiveUpdate(self, surroundings.domain.words)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:
@@ -82,17 +82,16 @@ class Aggressive(Strategy):
 class AggressiveUpdate(Update):
     """The inner loop and the rule that ends it; `active` never returns once it is false."""
 
-    def __init__(self, setting: Aggressive, modality: str) -> None:
+    def __init__(self, setting: Aggressive, words: bool) -> None:
         self._setting = setting
-        self._check = setting.check or (15 if modality == "text" else 10)
-        rules = {"text": "text", "images": "image"}
-        self._rule = rules[modality] if setting.mi_stop == "auto" else setting.mi_stop
+        self._check = setting.check or (15 if words else 10)
+        self._rule = ("text" if words else "image") if setting.mi_stop == "auto" else setting.mi_stop
         self.active = setting.budget != 0
         self._previous_mi = 0.0
         self._best_mi = 0.0
         self._below_best = 0
 
-    def __call__(self, learner: Trainer, batch: TokenBatch, weight: float) -> Loss:
+    def __call__(self, learner: Trainer, batch: Batch, weight: float) -> Loss:
         if self.active:
             with learner.inner_loop(decoder_gradients=self._setting.clip_scope == "all"):
                 self._train_encoder(learner, batch, weight)
@@ -100,7 +99,7 @@ class AggressiveUpdate(Update):
         learner.descend(loss, encoder=not self.active, decoder=True)
         return loss
 
-    def _train_encoder(self, learner: Trainer, batch: TokenBatch, weight: float) -> None:
+    def _train_encoder(self, learner: Trainer, batch: Batch, weight: float) -> None:
         budget = self._setting.budget
         last_step = self._setting.max_inner - 1 if isinstance(budget, str) else budget
         window: list[Tensor] = []

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from lagvae_core.columns import Column
-from lagvae_core.data import Partition, TokenBatch
+from lagvae_core.data import Batch, Domain, Partition, TextDomain
 from lagvae_core.models.lstm import LstmModel
+from lagvae_core.models.setting import ModelSetting, TokenModel
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.settings import Setting
@@ -39,9 +40,15 @@ class Setup:
 
     strategies: tuple[Strategy, ...]
     training: TrainingConfig
-    model: LstmModel
+    model: ModelSetting
     data_kind: str
     partition: Partition = "fixed_random"
+
+    @property
+    def token_model(self) -> TokenModel:
+        """The model, for strategies that are about words."""
+        assert isinstance(self.model, TokenModel), "a model of words"
+        return self.model
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,22 @@ class Surroundings:
 
     latent_dim: int
     batches_per_epoch: int
-    modality: Literal["text", "images"] = "text"
     streams: Streams = field(default_factory=lambda: Streams(0))
-    vocabulary: int = 4
-    model: LstmModel = field(default_factory=LstmModel)
-    train_batches: Sequence[TokenBatch] = ()
+    domain: Domain = field(default_factory=lambda: TextDomain(4))
+    model: ModelSetting = field(default_factory=LstmModel)
+    train_batches: Sequence[Batch] = ()
+
+    @property
+    def token_model(self) -> TokenModel:
+        """The model, for strategies that are about words."""
+        assert isinstance(self.model, TokenModel), "a model of words"
+        return self.model
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of words, for strategies that are about them."""
+        assert isinstance(self.domain, TextDomain), "a domain of words"
+        return self.domain.vocabulary
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
+from lagvae_core.data import TextDomain
+from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.dilated_cnn import DilatedCnn
+from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 
@@ -69,13 +72,20 @@ class CnnDecoder(Strategy):
         return self.dilations or SIZES[str(self.size)]
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        decoder = functools.partial(
-            DilatedCnn,
-            dilations=self.stack,
-            kernel=self.kernel,
-            channels=self.channels or surroundings.model.hidden,
-            rate=self.dropout,
-        )
+        channels = self.channels or surroundings.token_model.hidden
+
+        def decoder(model: LstmModel, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> DilatedCnn:
+            return DilatedCnn(
+                model,
+                domain.vocabulary,
+                stream,
+                wiring,
+                dilations=self.stack,
+                kernel=self.kernel,
+                channels=channels,
+                rate=self.dropout,
+            )
+
         return {"decoder": decoder}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:

@@ -47,7 +47,7 @@ class EmbeddingDropout(Strategy):
         yield from text_only("embedding_dropout", setup)
 
     def warnings(self, setup: Setup) -> Iterator[str]:
-        chosen = setup.model.dropout_in
+        chosen = setup.token_model.dropout_in
         if chosen != BASE_RATE and (chosen, "unit") != (self.rate, self.scope):
             yield (
                 f"embedding_dropout drops {self.scope}s at a rate of {self.rate} in place of model.dropout_in = "

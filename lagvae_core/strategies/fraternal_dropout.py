@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.data import TokenBatch
-from lagvae_core.models.decoder import Decoder
+from lagvae_core.data import Batch
+from lagvae_core.models.decoder import TokenDecoder, predicting
 from lagvae_core.settings import Tunable
 from lagvae_core.slots import Decoding, Trainer
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
@@ -74,8 +74,8 @@ def _dropout_rates(setup: Setup) -> Iterator[float]:
     inputs = [s.model_dump()["rate"] for s in setup.strategies if "input_dropout" in s.slots]
     decoders = [s.model_dump().items() for s in setup.strategies if "decoder" in s.slots]
     own = [value for fields in decoders for name, value in fields if "dropout" in name]
-    yield from inputs or [setup.model.dropout_in]
-    yield from own or [setup.model.dropout_out]
+    yield from inputs or [setup.token_model.dropout_in]
+    yield from own or [setup.token_model.dropout_out]
 
 
 class FraternalDecoding(Decoding):
@@ -84,29 +84,29 @@ class FraternalDecoding(Decoding):
     def __init__(self, setting: FraternalDropout) -> None:
         self._setting = setting
 
-    def __call__(self, trainer: Trainer, batch: TokenBatch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
-        setting, decoder, targets_BT = self._setting, trainer.model.decoder, batch.targets_BT
-        assert isinstance(decoder, Decoder), "a decoder of words"
+    def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
+        setting, decoder, targets = self._setting, trainer.model.decoder, batch.targets
+        assert isinstance(decoder, TokenDecoder), "a decoder of words"
         assert z_BSZ.shape[1] == 1, "training decodes one sample an example"
         history = trainer.history(batch)
         one_TBF = decoder.features(history, z_BSZ)
-        rec_B = decoder.nll(one_TBF, targets_BT).mean(1)
+        rec_B = decoder.nll(one_TBF, targets).mean(1)
         if setting.weight == 0 and not setting.double_target:
             return rec_B, None
         if not setting.same_word_mask:
             history = trainer.history(batch)
         other_TBF = decoder.features(history, z_BSZ)
         if setting.double_target:
-            rec_B = 0.5 * (rec_B + decoder.nll(other_TBF, targets_BT).mean(1))
+            rec_B = 0.5 * (rec_B + decoder.nll(other_TBF, targets).mean(1))
         if setting.weight == 0:
             return rec_B, None
-        length = targets_BT.shape[1] if setting.scale_by_length else 1
-        return rec_B, setting.weight * length * self._mean_square(one_TBF - other_TBF, decoder)
+        length = batch.units / batch.size if setting.scale_by_length else 1.0
+        return rec_B, setting.weight * length * self._mean_square(predicting(one_TBF - other_TBF, targets), decoder)
 
-    def _mean_square(self, d_TBF: Tensor, decoder: Decoder) -> Tensor:
+    def _mean_square(self, d_NF: Tensor, decoder: TokenDecoder) -> Tensor:
         """Of d itself, or of the logits W d: the mean of (W d)' (W d) = d' (W' W) d over the vocabulary."""
         if self._setting.target == "hidden":
-            return d_TBF.square().mean()
+            return d_NF.square().mean()
         weight_VF = decoder.output.weight
-        squares_TB = (d_TBF @ (weight_VF.T @ weight_VF) * d_TBF).sum(2)
-        return squares_TB.mean() / len(weight_VF)
+        squares_N = (d_NF @ (weight_VF.T @ weight_VF) * d_NF).sum(1)
+        return squares_N.mean() / len(weight_VF)

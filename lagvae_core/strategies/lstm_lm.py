@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.columns import LATENT_COLUMNS
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch, TextDomain
 from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.lstm import Features, LstmDecoder, LstmModel
+from lagvae_core.models.lstm import LstmDecoder, LstmModel
+from lagvae_core.models.setting import Features
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 
 __all__ = ["LstmLm", "NoEncoder"]
@@ -54,14 +55,14 @@ class NoEncoder(nn.Module):
 
     nothing: Tensor
 
-    def __init__(self, setting: LstmModel, vocabulary: int, features: Features | None = None) -> None:
+    def __init__(self, setting: LstmModel, domain: TextDomain, features: Features | None = None) -> None:
         super().__init__()
         self.register_buffer("nothing", torch.zeros(0), persistent=False)
 
-    def forward(self, batch: TokenBatch) -> Gaussian:
+    def forward(self, batch: Batch) -> Gaussian:
         nothing_BZ = self.nothing.expand(batch.size, 0)
         return Gaussian(nothing_BZ, nothing_BZ)
 
 
-def decoder_without_z(setting: LstmModel, vocabulary: int, stream: torch.Generator, wiring: Wiring) -> LstmDecoder:
-    return LstmDecoder(setting.model_copy(update={"latent_dim": 0}), vocabulary, stream, wiring)
+def decoder_without_z(setting: LstmModel, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> LstmDecoder:
+    return LstmDecoder(setting.model_copy(update={"latent_dim": 0}), domain.vocabulary, stream, wiring)

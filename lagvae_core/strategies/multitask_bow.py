@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.models.bag import BagFeatures, BagHead
 from lagvae_core.settings import Tunable
 from lagvae_core.slots import Forward, Measurement, Penalty, Protocol
@@ -71,7 +71,7 @@ class MultitaskBow(Strategy):
     ] = None
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        model, vocabulary = surroundings.model, surroundings.vocabulary
+        model, vocabulary = surroundings.token_model, surroundings.vocabulary
         features = BagFeatures(self.bow_size or model.embedding, vocabulary) if self.bow_input else None
         task = None
         if self.weight > 0:
@@ -100,7 +100,7 @@ class BagTask(Penalty):
     def forward(self, forward: Forward) -> Tensor:
         return self._setting.weight * self.nll(forward.batch, forward.draw.z_BSZ).mean()
 
-    def nll(self, batch: TokenBatch, z_BSZ: Tensor) -> Tensor:
+    def nll(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
         """The unweighted loss in nats an example and sample, [B, S]."""
         score = self.head.multinomial if self._setting.loss == "multinomial" else self.head.bernoulli
         return score(batch, z_BSZ)

@@ -10,6 +10,7 @@ from torch import nn
 
 from lagvae_core.models.lstm import start_between
 from lagvae_core.models.normalisation import start_by_default
+from lagvae_core.models.setting import TokenModel
 from lagvae_core.settings import Tunable
 from lagvae_core.slots import Side
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
@@ -61,7 +62,8 @@ class OffsetInit(Strategy):
                 )
 
     def warnings(self, setup: Setup) -> Iterator[str]:
-        start = setup.model.hidden * (self.low + self.high) / 2
+        summed = setup.model.hidden if isinstance(setup.model, TokenModel) else 0
+        start = summed * (self.low + self.high) / 2
         if start > LARGEST_START:
             yield (
                 f"offset_init: log-variances may start near model.hidden * (low + high) / 2 = {start:g}, their KL near "

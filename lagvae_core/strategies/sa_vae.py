@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.columns import Column
-from lagvae_core.data import TokenBatch
+from lagvae_core.data import Batch
 from lagvae_core.metrics.encoding import Infer
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.projection import twice_differentiable
@@ -207,7 +207,7 @@ class SemiAmortised(Update):
         ways = {"finite_diff": differences, "autograd": _Exactly, "none": _Apart, "none_kl": _Apart}
         self._way = ways[setting.backward]
 
-    def __call__(self, trainer: Trainer, batch: TokenBatch, weight: float) -> Loss:
+    def __call__(self, trainer: Trainer, batch: Batch, weight: float) -> Loss:
         if self._setting.refinement_steps == 0:
             return super().__call__(trainer, batch, weight)
         loss = self._way(self._setting, trainer, batch, weight).backward()
@@ -218,7 +218,7 @@ class SemiAmortised(Update):
 class _Training(ABC):
     """One update of a batch: its start at the encoder, and K decoder passes with noise and masks of their own."""
 
-    def __init__(self, setting: SaVae, trainer: Trainer, batch: TokenBatch, weight: float) -> None:
+    def __init__(self, setting: SaVae, trainer: Trainer, batch: Batch, weight: float) -> None:
         self.setting, self.trainer, self.batch, self.weight = setting, trainer, batch, weight
         encoded = trainer.model.infer(batch).q.base
         self.start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])
@@ -440,7 +440,7 @@ class _Refine:
             return model.infer
 
         @torch.enable_grad()
-        def infer(batch: TokenBatch) -> Inference:
+        def infer(batch: Batch) -> Inference:
             with frozen(model.parameters()):
                 encoded = model.infer(batch).q.base
                 start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])

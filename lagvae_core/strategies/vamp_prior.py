@@ -59,7 +59,8 @@ class VampPrior(Strategy):
     init_from_data: Annotated[bool, Field(description="start as embedded training sentences")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"prior": PseudoPrior(self, surroundings.model.embedding, surroundings.train_batches)}
+        batches = [batch for batch in surroundings.train_batches if isinstance(batch, TokenBatch)]
+        return {"prior": PseudoPrior(self, surroundings.token_model.embedding, batches)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:

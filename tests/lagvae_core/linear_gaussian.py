@@ -43,7 +43,7 @@ class VectorBatch:
         return self.x_BD.device
 
     @property
-    def targets_BT(self) -> Tensor:
+    def targets(self) -> Tensor:
         return self.x_BD
 
 

@@ -23,7 +23,7 @@ def ragged_split(examples=30):
 
 
 def measured(trial, split, setting=SETTING, **options):
-    return evaluate(trial.model, trial.parts, split, trial.dataset.train, setting, torch.device("cpu"), **options)
+    return evaluate(trial.model, trial.parts, trial.dataset, split, setting, torch.device("cpu"), **options)
 
 
 def weights_zeroed(trial, *modules):
@@ -45,7 +45,7 @@ class TestUniformDecoder:
         assert columns["ppl"] == pytest.approx(VOCABULARY, rel=1e-6)
 
     def test_every_other_number(self, columns):
-        exact = ragged_split().predicted_tokens * math.log(VOCABULARY) / 30
+        exact = ragged_split().units * math.log(VOCABULARY) / 30
         for name in ("nll_iw", "nll_elbo", "rec"):
             assert columns[name] == pytest.approx(exact, rel=1e-6)
         for name in ("kl", "kl_train", "mi", "mi_batch", "kl_agg", "mi_se"):
@@ -54,7 +54,7 @@ class TestUniformDecoder:
         assert columns["iw_ess"] == pytest.approx(20.0)
         assert columns["nll_iw_mc_se"] == pytest.approx(0.0, abs=1e-9)
         assert (columns["n"], columns["iw_k"]) == (30, 20)
-        assert columns["tokens"] == ragged_split().predicted_tokens
+        assert columns["tokens"] == ragged_split().units
 
 
 class TestAnyModel:

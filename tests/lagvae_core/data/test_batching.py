@@ -59,7 +59,7 @@ class TestTokenSplit:
         assert split.tokens.tolist() == [BOS, 10, 10, 10, EOS, BOS, 11, EOS]
         assert (split.tokens.dtype, split.offsets.dtype) == (np.int32, np.int64)
         assert split.lengths.tolist() == [5, 3]
-        assert split.predicted_tokens == 6
+        assert split.units == 6
 
     def test_limit_keeps_the_first_sentences_and_their_labels(self, split):
         few = split.limit(7)
@@ -94,7 +94,7 @@ class TestBatches:
             assert one.size == 8 or one.tokens_BL.shape[1] < following.tokens_BL.shape[1]
 
     def test_units_add_up_to_the_predicted_tokens(self, split):
-        assert sum(batch.units for batch in split.batches(16)) == split.predicted_tokens
+        assert sum(batch.units for batch in split.batches(16)) == split.units
 
     def test_inputs_and_targets_are_shifted_by_one(self):
         (batch,) = split_of_lengths([2]).batches(4)

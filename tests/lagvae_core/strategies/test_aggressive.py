@@ -10,6 +10,7 @@ import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core import learner as learners
+from lagvae_core.data import Domain, TextDomain
 from lagvae_core.errors import Diverged
 from lagvae_core.slots import Loss
 from lagvae_core.strategies.aggressive import Aggressive
@@ -28,9 +29,19 @@ def unchanged(parameters, before):
     return [torch.equal(parameter, value) for parameter, value in zip(parameters, before, strict=True)]
 
 
+class Pixels(Domain):
+    words = False
+
+    def columns(self, nll, examples, units):
+        return {}
+
+
+DOMAINS = {"text": TextDomain(4), "images": Pixels()}
+
+
 def update_of(modality="text", **fields):
     setting = Aggressive(**fields)
-    return setting.parts(Surroundings(2, 4, modality))["update"]
+    return setting.parts(Surroundings(2, 4, domain=DOMAINS[modality]))["update"]
 
 
 def test_a_budget_of_no_steps_is_the_plain_vae():

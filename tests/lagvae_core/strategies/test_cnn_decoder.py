@@ -9,7 +9,7 @@ from helpers import run, tiny, trial_of
 from torch.nn import functional
 
 from lagvae_core.config import parse_trial
-from lagvae_core.data import BOS, EOS, History, TokenBatch
+from lagvae_core.data import BOS, EOS, History, TextDomain, TokenBatch
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.decoder import UnitDropout, Wiring
 from lagvae_core.models.dilated_cnn import CausalConvolution, DilatedCnn
@@ -300,14 +300,14 @@ def test_the_samples_of_an_example_share_the_mask_of_their_words():
 @pytest.mark.parametrize(("size", "blocks"), [("scnn", 3), ("mcnn", 5), ("lcnn", 10), ("vlcnn", 15)])
 def test_the_sizes(size, blocks):
     part = CnnDecoder(size=size).parts(Surroundings(2, 4, model=MODEL))["decoder"]
-    model = part(MODEL, VOCABULARY, stream(), Wiring())
+    model = part(MODEL, TextDomain(VOCABULARY), stream(), Wiring())
     assert len(model.blocks) == blocks
     assert model.output.in_features == model.blocks[0].convolve.weight.shape[1] == MODEL.hidden
 
 
 def test_dilations_and_channels_of_ones_own():
     setting = CnnDecoder(size=None, dilations=(1, 5), kernel=2, channels=9)
-    model = setting.parts(Surroundings(2, 4, model=MODEL))["decoder"](MODEL, VOCABULARY, stream(), Wiring())
+    model = setting.parts(Surroundings(2, 4, model=MODEL))["decoder"](MODEL, TextDomain(VOCABULARY), stream(), Wiring())
     assert [block.convolve._dilation for block in model.blocks] == [1, 5]
     assert model.blocks[0].convolve.weight.shape == (2, 9, 9)
     record = run(tiny({"kind": "cnn_decoder", "size": None, "dilations": [1, 5], "kernel": 2, "channels": 9}))

@@ -187,7 +187,7 @@ def test_active_units_before_the_flow_are_a_column_and_mi_is_not_measured():
     shaken(trial.model.posterior)
     trial.model.float()
     split = dataset_of(config.data).test
-    metrics = evaluate(trial.model, trial.parts, split, trial.dataset.train, config.evaluation, torch.device("cpu"))
+    metrics = evaluate(trial.model, trial.parts, trial.dataset, split, config.evaluation, torch.device("cpu"))
     with torch.no_grad():
         base = torch.cat([trial.model.infer(batch).q.base.mean_BZ for batch in split.limit(16).batches(16)])
     assert metrics["au_base"] == active_units(base).count == 2

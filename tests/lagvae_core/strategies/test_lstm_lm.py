@@ -9,7 +9,7 @@ from helpers import ignore_z, run, tiny, trial_of, updates
 
 from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.config import parse_trial
-from lagvae_core.data import BOS, History
+from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation import evaluate
 from lagvae_core.models.decoder import Skip, Wiring
@@ -26,7 +26,7 @@ def language_model(vocabulary=6, setting=None, wiring=None):
     setting = setting or LstmModel(latent_dim=3, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return decoder_without_z(setting, vocabulary, torch.Generator(), wiring or Wiring()).double().eval()
+        return decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), wiring or Wiring()).double().eval()
 
 
 def nothing(batch):
@@ -36,7 +36,7 @@ def nothing(batch):
 def measured(trial, **changes):
     trial.model.double()
     setting, dataset = SETTING.model_copy(update=changes), trial.dataset
-    return evaluate(trial.model, trial.parts, dataset.test, dataset.train, setting, torch.device("cpu"))
+    return evaluate(trial.model, trial.parts, dataset, dataset.test, setting, torch.device("cpu"))
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def measured(trial, **changes):
 def test_its_size_is_that_of_the_decoder_without_z(vocabulary, embedding, hidden, exact):
     setting = LstmModel(latent_dim=32, hidden=hidden, embedding=embedding)
     with torch.device("meta"):
-        model = decoder_without_z(setting, vocabulary, torch.Generator(), Wiring())
+        model = decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), Wiring())
         vae = LstmDecoder(setting, vocabulary, torch.Generator(), Wiring())
     count, of_vae = (sum(p.numel() for p in module.parameters()) for module in (model, vae))
     lstm = 4 * hidden * (embedding + hidden) + 8 * hidden
@@ -125,7 +125,7 @@ def test_the_likelihood_is_exact_whatever_the_number_of_samples():
             for batch in split.batches(32)
         )
     assert found["nll_iw"] == pytest.approx(by_hand / len(split), abs=1e-12)
-    assert found["ppl"] == pytest.approx(math.exp(by_hand / split.predicted_tokens), rel=1e-12)
+    assert found["ppl"] == pytest.approx(math.exp(by_hand / split.units), rel=1e-12)
 
 
 def test_what_speaks_of_z_is_null_and_not_zero():

@@ -100,7 +100,7 @@ def test_the_column_is_the_mean_loss_at_the_one_encoded_sample(loss):
     trial = trial_of(config)
     data = dataset_of(config.data)
     split = data.test
-    found = evaluate(trial.model, trial.parts, split, data.train, config.evaluation, torch.device("cpu"))["bow_nll"]
+    found = evaluate(trial.model, trial.parts, data, split, config.evaluation, torch.device("cpu"))["bow_nll"]
     batches = split.batches(5)
     encoded = encode_split(trial.model, batches, config.evaluation.seed)
     (task,) = trial.model.auxiliaries

@@ -5,7 +5,7 @@ import torch
 from helpers import run, tiny, trial_of
 from torch import nn
 
-from lagvae_core.data import BOS, History
+from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
@@ -33,7 +33,7 @@ def decoder(core, *stack, vocabulary=VOCABULARY):
     parts = assemble((*CORES[core], *stack), surroundings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = parts.decoder(MODEL, vocabulary, torch.Generator(), parts.wiring(MODEL)).double().eval()
+        model = parts.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), parts.wiring(MODEL)).double().eval()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             parameter.copy_(0.5 * draws(*parameter.shape, seed=number))

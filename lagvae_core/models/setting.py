@@ -1,0 +1,58 @@
+"""What the setting of every model is: plain data that builds an encoder and a decoder for a domain."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lagvae_core.models.decoder import Decoder, Wiring
+from lagvae_core.settings import Setting
+
+__all__ = ["Features", "ModelSetting", "TokenModel"]
+
+
+class Features(nn.Module):
+    """What an encoder may know of an example beside its last state: `forward(batch)` gives [B, size]."""
+
+    size: int
+
+
+class ModelSetting(Setting, ABC):
+    """Sizes and start of an encoder and a decoder. A subclass gives `kind` a literal default.
+
+    `data_kinds` names the kinds of data that it models.
+    """
+
+    data_kinds: ClassVar[frozenset[str]]
+    kind: Any
+    latent_dim: Annotated[int, Field(ge=1, le=4096, description="dimensions of z")] = 32
+
+    @abstractmethod
+    def encoder(self, domain: Any, features: Features | None) -> nn.Module:
+        """Batch -> Gaussian over z, freshly initialised from torch's global generator."""
+
+    @abstractmethod
+    def decoder(self, domain: Any, stream: torch.Generator, wiring: Wiring) -> Decoder:
+        """p(x|z), freshly initialised; `stream` feeds its dropout, `wiring` is what strategies change around it."""
+
+    @property
+    def input_rate(self) -> float:
+        """Dropout on what the decoder reads, where no strategy says otherwise."""
+        return 0.0
+
+
+class TokenModel(ModelSetting):
+    """A recurrent encoder and decoder of tokens."""
+
+    hidden: Annotated[int, Field(ge=1, le=65536, description="recurrent units, of encoder and decoder")] = 1024
+    embedding: Annotated[int, Field(ge=1, le=65536, description="size of the word embeddings")] = 512
+    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's embeddings")] = 0.5
+    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's outputs")] = 0.5
+
+    @property
+    def input_rate(self) -> float:
+        return self.dropout_in
