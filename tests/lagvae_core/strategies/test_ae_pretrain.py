@@ -96,7 +96,7 @@ def test_the_encoder_stays_and_the_decoder_starts_anew():
             assert 0.5 * bound < float(value.abs().max()) <= bound, name
     trial = boundary.trial
     with trial.streams.initialising("second decoder"):  # draws that nothing else has had
-        fresh = build_decoder(trial.config, len(trial.dataset.vocabulary), trial.parts, trial.streams)
+        fresh = build_decoder(trial.config, trial.dataset.domain, trial.parts, trial.streams)
     assert equal(trial.model.decoder.state_dict(), fresh.state_dict())
     again, other = Boundary(), Boundary(seed=1)
     assert equal(again.after, boundary.after)

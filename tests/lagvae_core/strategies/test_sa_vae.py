@@ -6,11 +6,12 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, run, tiny, trial_of, updates
 
+from lagvae_core import refinement
 from lagvae_core.data import History
 from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
-from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.slots import Penalty
 from lagvae_core.strategies import sa_vae
 from lagvae_core.strategies.base import Setup, Surroundings
@@ -230,7 +231,7 @@ def spelled_out(trial, setting, weight):
         velocity = [setting.momentum * v - part for v, part in zip(velocity, g, strict=True)]
         q = [part + setting.rate * v for part, v in zip(q, velocity, strict=True)]
     q = [part.detach().requires_grad_() for part in q]
-    final = sa_vae.Inference.plain(Gaussian(*q))
+    final = Inference.plain(Gaussian(*q))
     outer = torch.autograd.grad(learner.loss_at(batch, final, weight).total, [*q, *decoder.values()])
     outer, total = [g * size / reference for g in outer[:2]], list(outer[2:])
     p = [0.0, 0.0]
@@ -273,7 +274,7 @@ class TestDescent:
     GRADIENT = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).double()
 
     def descent(self, examples, *, alone=False, **fields):
-        return sa_vae._Descent(SaVae(**fields), examples, alone=alone)
+        return refinement.Descent(SaVae(**fields), examples, alone=alone)
 
     def test_in_a_batch_of_the_reference_size_each_half_is_clipped_by_its_norm(self):
         found = self.descent(5, clip=0.5, reference_batch=5).clipped(self.GRADIENT)
@@ -319,7 +320,7 @@ class TestApart:
     def test_the_decoder_learns_at_the_refined_posterior(self, case):
         _, found, q = case
         trial = trial_with(model=STEEP | NO_DROPOUT)
-        trial.learner.loss_at(trial.train_batches[0], sa_vae.Inference.plain(q), 0.7).total.backward()
+        trial.learner.loss_at(trial.train_batches[0], Inference.plain(q), 0.7).total.backward()
         assert not q.mean_BZ.requires_grad
         for name, parameter in trial.model.decoder.named_parameters():
             torch.testing.assert_close(found[f"decoder.{name}"], parameter.grad, rtol=1e-9, atol=1e-12)
