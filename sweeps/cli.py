@@ -160,6 +160,29 @@ def results_pareto(
     print_front(folder, axes, as_json)
 
 
+@results_app.command("compare")
+def results_compare(
+    sweep: Sweep,
+    paper: Annotated[str, typer.Option(metavar="NAME", help="he2019 or song2024.")],
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The paper's data set; by default what the sweep's data tell.")
+    ] = None,
+    results: Results = "results",
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also list published rows that no arm stands beside.")
+    ] = False,
+) -> None:
+    """Each configuration beside what a paper prints of it, and what differs in data, model and protocol."""
+    from sweeps.compare import print_comparison
+
+    folder = find_sweep(results, sweep)
+    print_comparison(
+        folder, paper, dataset, "json" if as_json else "markdown" if markdown else "table", everything=everything
+    )
+
+
 @app.command()
 def dashboard(
     sweep: Sweep,

@@ -51,6 +51,11 @@ class Summary:
     def runs(self) -> int:
         return sum(self.ends.values())
 
+    def ended(self) -> str:
+        """How many runs finished, and how the others ended: `2 1 diverged`."""
+        others = " ".join(f"{count} {status}" for status, count in self.ends.items() if status != "finished")
+        return f"{self.ends.get('finished', 0)} {others}".strip()
+
 
 def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baseline: str | None = None) -> list[Summary]:
     """A summary for each configuration in `rows`, in order of first appearance.

@@ -18,7 +18,7 @@ from sweeps.plan import Plan
 from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
 from sweeps.spec import SweepSpec, load_spec, parse_spec
 from sweeps.summary import TIME, Summary, summarise
-from sweeps.terminal import console_of_stdout, shown
+from sweeps.terminal import console_of_stdout, shown_parameters
 
 __all__ = ["draw_front", "parse_objectives", "print_front", "print_plan", "print_runs"]
 
@@ -34,10 +34,6 @@ def _table(*headings: str) -> Table:
 
 def _json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
-
-
-def _parameters(parameters: Mapping[str, object]) -> str:
-    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in parameters.items())
 
 
 def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool) -> None:
@@ -144,7 +140,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     table.columns[-1].justify = "left"
     for row in members:
         numbers = [_with_se(row, name) for name in axes]
-        table.add_row(row.arm, *numbers, str(row.n), row.config_id, _parameters(row.parameters))
+        table.add_row(row.arm, *numbers, str(row.n), row.config_id, shown_parameters(row.parameters))
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
@@ -212,7 +208,7 @@ def print_runs(
     lines = [_summary_line(summary, names) for summary in summaries]
     if any(summary.parameters for summary in summaries):
         headings.append("parameters")
-        lines = [[*line, _parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
+        lines = [[*line, shown_parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
     if style == "markdown":
         print("\n".join(markdown_table(headings, lines)))
         return
@@ -229,10 +225,8 @@ def print_runs(
 
 
 def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
-    finished = summary.ends.get("finished", 0)
-    others = " ".join(f"{count} {status}" for status, count in summary.ends.items() if status != "finished")
     numbers = ["" if (value := summary.columns[name]) is None else value.text() for name in names]
-    return [summary.arm, f"{finished} {others}".strip(), *numbers, summary.config_id]
+    return [summary.arm, summary.ended(), *numbers, summary.config_id]
 
 
 def summaries_of(

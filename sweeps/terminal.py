@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
-__all__ = ["console_of_stdout", "shown"]
+__all__ = ["console_of_stdout", "shown", "shown_parameters"]
 
 
 def console_of_stdout() -> Console:
@@ -16,3 +18,8 @@ def console_of_stdout() -> Console:
 def shown(value: object) -> str:
     """A number with four digits, anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown_parameters(parameters: Mapping[str, object]) -> str:
+    """The searched fields of a configuration, `beta=0.5 warm_up=3`."""
+    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in parameters.items())

@@ -1,0 +1,173 @@
+"""A sweep beside a paper's tables: arms with their published rows, quantity by quantity, and what else differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lagvae_core.errors import ConfigError, Mistake
+from sweeps.matching import Match, SettingDifference, matches
+from sweeps.papers import Metric, Paper, Published
+from sweeps.results import ResultsFolder
+from sweeps.setups import Configuration, SetupDifference, configurations, dataset_of, setup_differences
+from sweeps.summary import TIME, Summary
+from sweeps.tables import summaries_of
+
+__all__ = ["Comparison", "Line", "Section", "compare"]
+
+Metrics = tuple[tuple[str, Metric], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A configuration beside a published row; one of the two may have no counterpart."""
+
+    summary: Summary | None
+    row: Published | None
+    differences: tuple[SettingDifference, ...] = ()
+    note: str = ""
+
+    def to_json(self, metrics: Metrics) -> dict[str, Any]:
+        row, summary = self.row, self.summary
+        return {
+            "arm": summary.arm if summary else None,
+            "config_id": summary.config_id if summary else None,
+            "parameters": dict(summary.parameters) if summary else {},
+            "runs": dict(summary.ends) if summary else {},
+            "published": {"model": row.model, "hyperparameters": row.hyperparameters, "condition": row.condition}
+            if row
+            else None,
+            "settings": [vars(difference) for difference in self.differences],
+            "exact": row is not None
+            and summary is not None
+            and not any(d.source == "published" for d in self.differences),
+            "note": self.note,
+            "metrics": [self._metric(name, metric) for name, metric in metrics],
+        }
+
+    def _metric(self, name: str, metric: Metric) -> dict[str, Any]:
+        number = self.row.numbers.get(name) if self.row else None
+        columns = self.summary.columns if self.summary else {}
+        return {
+            "metric": name,
+            "published": {"mean": number.mean, "std": number.std} if number else None,
+            "here": {column: vars(s) if (s := columns.get(column)) else None for column in metric.columns},
+        }
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one published table whose numbers mean the same; `table` is empty for arms without a counterpart."""
+
+    table: str
+    dataset: str
+    metrics: Metrics
+    lines: tuple[Line, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        meanings = {name: metric.model_dump(mode="json") for name, metric in self.metrics}
+        rows = [line.to_json(self.metrics) for line in self.lines]
+        return {"table": self.table or None, "dataset": self.dataset, "metrics": meanings, "rows": rows}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is said of a sweep beside a paper on one of its data sets."""
+
+    sweep: str
+    paper: Paper
+    dataset: str
+    sections: tuple[Section, ...]
+    differences: tuple[SetupDifference, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sweep": self.sweep,
+            "paper": self.paper.name,
+            "source": self.paper.source,
+            "spread": self.paper.spread,
+            "dataset": self.dataset,
+            "differences": [vars(difference) for difference in self.differences],
+            "notes": [*self.paper.notes, *self.paper.datasets[self.dataset].notes],
+            "tables": [section.to_json() for section in self.sections],
+        }
+
+
+def compare(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everything: bool) -> Comparison:
+    """The stored configurations of a sweep beside what `paper` prints on `dataset`.
+
+    `everything` adds the published rows without a counterpart and the quantities that are not measured here; arms
+    without a counterpart are always there.
+
+    Raises:
+        ConfigError: nothing is stored, or the data set is none of the paper's or cannot be told.
+    """
+    rows = folder.runs()
+    if not rows:
+        raise ConfigError([Mistake("SWEEP", folder.sweep, "hold runs to compare", "Run it first.")])
+    found = configurations(rows)
+    dataset = dataset_of(paper, list(found.values()), dataset)
+    metrics = _measured(paper)
+    plain = next((arm for (arm, _), one in found.items() if one.stack == [] and one.finished), None)
+    columns = {column for exception in paper.exceptions for m in exception.metrics.values() for column in m.columns}
+    columns |= {column for _, metric in metrics for column in metric.columns}
+    summaries = summaries_of(folder, rows, sorted(columns - {TIME}), plain)
+    sections = list(_sections(paper, dataset, summaries, found, everything))
+    matched = {(line.summary.arm, line.summary.config_id) for s in sections for line in s.lines if line.summary}
+    alone = tuple(Line(summary, None) for summary in summaries if (summary.arm, summary.config_id) not in matched)
+    if alone:
+        sections.append(Section("", dataset, metrics, alone))
+    differences = setup_differences(paper, dataset, list(found.values()))
+    return Comparison(folder.sweep, paper, dataset, tuple(sections), tuple(differences))
+
+
+def _measured(paper: Paper) -> Metrics:
+    """The quantities of the paper that are measured here, each column once."""
+    by_column = {metric.columns: (name, metric) for name, metric in reversed(paper.metrics.items()) if metric.columns}
+    return tuple(item for item in paper.metrics.items() if item in by_column.values())
+
+
+def _sections(
+    paper: Paper,
+    dataset: str,
+    summaries: Sequence[Summary],
+    found: Mapping[tuple[str, str], Configuration],
+    everything: bool,
+) -> Iterator[Section]:
+    tables: dict[tuple[str, str], list[Published]] = {}
+    for row in paper.rows(dataset):
+        tables.setdefault((row.table, row.dataset), []).append(row)
+    for (table, name), rows in tables.items():
+        beside = _beside(paper, rows, summaries, found)
+        alike: dict[Metrics, list[Line]] = {}
+        printed = dict.fromkeys(metric for row in rows for metric in row.numbers)
+        names = [metric for metric in printed if everything or paper.metrics[metric].columns]
+        for row in rows:
+            metrics = tuple((metric, paper.metric(row, metric)) for metric in names)
+            lines = beside.get(id(row), [])
+            if everything:
+                lines = lines or [Line(None, row, note=paper.unmatched.get(row.model, ""))]
+            if lines and metrics:
+                alike.setdefault(metrics, []).extend(lines)
+        for metrics, lines in alike.items():
+            yield Section(table, name, metrics, tuple(lines))
+
+
+def _beside(
+    paper: Paper,
+    rows: Sequence[Published],
+    summaries: Sequence[Summary],
+    found: Mapping[tuple[str, str], Configuration],
+) -> dict[int, list[Line]]:
+    """The identity of a published row to its lines, in the order of the arms."""
+    lines: dict[int, list[Line]] = {}
+    for summary in summaries:
+        stack = found[summary.arm, summary.config_id].stack
+        for match in matches(stack, paper, rows) if stack is not None else []:
+            lines.setdefault(id(match.row), []).append(_line(summary, match))
+    return lines
+
+
+def _line(summary: Summary, match: Match) -> Line:
+    return Line(summary, match.row, match.differences, match.counterpart.note)
