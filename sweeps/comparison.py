@@ -123,9 +123,12 @@ def compare(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everyth
 
 
 def _measured(paper: Paper) -> Metrics:
-    """The quantities of the paper that are measured here, each column once."""
-    by_column = {metric.columns: (name, metric) for name, metric in reversed(paper.metrics.items()) if metric.columns}
-    return tuple(item for item in paper.metrics.items() if item in by_column.values())
+    """The quantities of the paper that are measured here, each column under the first of its names."""
+    found: dict[tuple[str, ...], tuple[str, Metric]] = {}
+    for name, metric in paper.metrics.items():
+        if metric.columns:
+            found.setdefault(metric.columns, (name, metric))
+    return tuple(found.values())
 
 
 def _sections(
@@ -135,23 +138,21 @@ def _sections(
     found: Mapping[tuple[str, str], Configuration],
     everything: bool,
 ) -> Iterator[Section]:
+    """The tables of the paper on `dataset`, each cut into the rows whose numbers mean the same."""
     tables: dict[tuple[str, str], list[Published]] = {}
     for row in paper.rows(dataset):
         tables.setdefault((row.table, row.dataset), []).append(row)
     for (table, name), rows in tables.items():
-        beside = _beside(paper, rows, summaries, found)
-        alike: dict[Metrics, list[Line]] = {}
         printed = dict.fromkeys(metric for row in rows for metric in row.numbers)
         names = [metric for metric in printed if everything or paper.metrics[metric].columns]
-        for row in rows:
-            metrics = tuple((metric, paper.metric(row, metric)) for metric in names)
-            lines = beside.get(id(row), [])
+        alike: dict[Metrics, list[Line]] = {}
+        for row, lines in _beside(paper, rows, summaries, found):
             if everything:
                 lines = lines or [Line(None, row, note=paper.unmatched.get(row.model, ""))]
-            if lines and metrics:
-                alike.setdefault(metrics, []).extend(lines)
-        for metrics, lines in alike.items():
-            yield Section(table, name, metrics, tuple(lines))
+            alike.setdefault(tuple((metric, paper.metric(row, metric)) for metric in names), []).extend(lines)
+        yield from (
+            Section(table, name, metrics, tuple(lines)) for metrics, lines in alike.items() if metrics and lines
+        )
 
 
 def _beside(
@@ -159,15 +160,13 @@ def _beside(
     rows: Sequence[Published],
     summaries: Sequence[Summary],
     found: Mapping[tuple[str, str], Configuration],
-) -> dict[int, list[Line]]:
-    """The identity of a published row to its lines, in the order of the arms."""
-    lines: dict[int, list[Line]] = {}
+) -> Iterator[tuple[Published, list[Line]]]:
+    """Each row of a table with its arms, in their order."""
+    matched: list[tuple[Summary, Match]] = []
     for summary in summaries:
         stack = found[summary.arm, summary.config_id].stack
-        for match in matches(stack, paper, rows) if stack is not None else []:
-            lines.setdefault(id(match.row), []).append(_line(summary, match))
-    return lines
-
-
-def _line(summary: Summary, match: Match) -> Line:
-    return Line(summary, match.row, match.differences, match.counterpart.note)
+        if stack is not None:
+            matched += [(summary, match) for match in matches(stack, paper, rows)]
+    for row in rows:
+        beside = [(summary, match) for summary, match in matched if match.row is row]
+        yield row, [Line(s, row, match.differences, match.counterpart.note) for s, match in beside]

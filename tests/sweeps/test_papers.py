@@ -1,0 +1,185 @@
+"""The published numbers, and what each paper is said to be."""
+
+from collections import Counter
+
+import pytest
+from pydantic import ValidationError
+
+from lagvae_core.config import parse_trial
+from lagvae_core.errors import ConfigError
+from sweeps.papers import Metric, Paper, find_paper, paper_names, published
+from sweeps.results import OBJECTIVE_COLUMNS
+from sweeps.summary import TIME
+
+PAPERS = [find_paper(name) for name in paper_names()]
+
+SIZES = {
+    "he2019": {
+        "Table 1": 88,
+        "Table 2": 43,
+        "Table 3": 18,
+        "Table 4": 25,
+        "Table 5 (App. C)": 108,
+        "Table 6 (App. C)": 53,
+        "Table 7 (App. D)": 24,
+        "Table 8 (App. D)": 26,
+        "Table 9 (App. E)": 84,
+        "Table 10 (App. F)": 16,
+    },
+    "song2024": {"Table 1": 130, "Table 2": 12, "Table 3": 36, "Table 4": 50, "Table 5": 16},
+}
+
+
+@pytest.fixture(params=PAPERS, ids=lambda paper: paper.name)
+def paper(request) -> Paper:
+    return request.param
+
+
+def number(paper, table, dataset, model, metric, hyperparameters=""):
+    (found,) = (
+        row.numbers[metric]
+        for row in published(paper)
+        if (row.table, row.dataset, row.model, row.hyperparameters) == (table, dataset, model, hyperparameters)
+    )
+    return found
+
+
+def every_metric(paper):
+    return [*paper.metrics.values(), *(m for exception in paper.exceptions for m in exception.metrics.values())]
+
+
+def test_every_paper_ships():
+    assert paper_names() == ["he2019", "song2024"]
+    assert [paper.name for paper in PAPERS] == paper_names()
+
+
+def test_every_number_of_every_table(paper):
+    sizes = Counter()
+    for row in published(paper.name):
+        sizes[row.table] += len(row.numbers)
+    assert sizes == SIZES[paper.name]
+
+
+@pytest.mark.parametrize(
+    ("where", "mean", "std", "text"),
+    [
+        (("he2019", "Table 1", "Yahoo", "Ours + anneal", "NLL"), 326.7, 0.1, "326.7 (0.1)"),
+        (("he2019", "Table 1", "Yelp", "beta-VAE", "AU", "beta=0.6"), 3.8, 2.9, "3.8 (2.9)"),
+        (("he2019", "Table 6 (App. C)", "OMNIGLOT", "Ours", "-ELBO"), 89.52, 0.03, "89.52 (0.03)"),
+        (("he2019", "Table 4", "Yelp", "Ours", "MI", "inner_iterations=50"), 2.8, None, "2.8"),
+        (("song2024", "Table 1", "Yahoo", "SA-VAE*", "MI"), 3.7, None, "3.7"),
+        (("song2024", "Table 3", "Yahoo", "Scale-VAE", "KL", "des_std=1.5;f_epo=7"), 3.0, None, "3.0"),
+    ],
+)
+def test_numbers_as_they_are_printed(where, mean, std, text):
+    found = number(*where)
+    assert (found.mean, found.std, found.text) == (mean, std, text)
+
+
+def test_every_published_number_has_a_meaning(paper):
+    for row in published(paper.name):
+        for metric in row.numbers:
+            assert paper.metric(row, metric).meaning
+
+
+def test_every_column_beside_a_number_is_in_the_table(paper):
+    for metric in every_metric(paper):
+        assert set(metric.columns) <= {*OBJECTIVE_COLUMNS, TIME}
+
+
+def test_every_published_data_set_belongs_to_one_of_the_papers(paper):
+    named = [name for dataset in paper.datasets.values() for name in dataset.published]
+    assert len(named) == len(set(named))
+    assert {row.dataset for row in published(paper.name)} == set(named)
+
+
+def test_every_model_of_the_mapping_is_published_and_named_once(paper):
+    there = {(row.model, row.hyperparameters) for row in published(paper.name)}
+    named = [(model.model, model.hyperparameters) for model in paper.models]
+    assert len(named) == len(set(named))
+    assert set(named) <= there
+    assert {model for model, _ in there - set(named)} == set(paper.unmatched)
+
+
+def test_every_model_of_the_mapping_is_a_lawful_stack(paper):
+    for model in paper.models:
+        config = parse_trial({"data": {"kind": "text", "path": "."}, "strategies": list(model.stack)})
+        assert len(config.strategies) == len(model.stack)
+        for stated, strategy in zip(model.stack, config.strategies, strict=True):
+            assert stated.keys() <= {"kind", *type(strategy).model_fields}
+        assert set(model.optional) <= {strategy.kind for strategy in config.strategies}
+
+
+def test_every_exception_and_note_names_what_is_published(paper):
+    rows = published(paper.name)
+    assert set(paper.tables) <= {row.table for row in rows}
+    for exception in paper.exceptions:
+        assert set(exception.models) <= {row.model for row in rows}
+        assert set(exception.tables) <= {row.table for row in rows}
+        assert set(exception.metrics) <= set(paper.metrics)
+
+
+def test_every_key_of_a_setup_is_one_of_a_trial(paper):
+    known = {"seeds", "test_examples", "tokens_per_example"}
+    for data in ({"kind": "text", "path": "."}, {"kind": "synthetic"}):
+        config = parse_trial({"data": data}).model_dump(mode="json")
+        known |= {
+            f"{section}.{key}" for section in ("data", "model", "training", "evaluation") for key in config[section]
+        }
+    for dataset in paper.datasets:
+        assert paper.setup_of(dataset).keys() <= known
+
+
+def test_information_within_batches_never_stands_beside_that_over_the_split(paper):
+    for row in published(paper.name):
+        if "MI" in row.numbers:
+            metric = paper.metric(row, "MI")
+            allowed = {"batch": {"mi_batch"}, "split": {"mi", "mi_q"}, "unknown": set()}[metric.mixture]
+            assert set(metric.columns) <= allowed
+            assert metric.mixture == "batch" or paper.name != "he2019"
+            assert metric.mixture != "split" or not row.model.endswith("*") or row.model == "Scale-VAE*"
+
+
+@pytest.mark.parametrize(
+    ("columns", "mixture"), [(["mi"], "batch"), (["mi_batch"], "split"), (["mi"], "unknown"), (["mi_batch"], None)]
+)
+def test_a_metric_that_mixes_the_two_is_refused(columns, mixture):
+    with pytest.raises(ValidationError, match="may not stand beside"):
+        Metric(columns=columns, mixture=mixture, meaning="wrong")
+
+
+def test_likelihoods_of_he2019_are_importance_weighted_but_for_those_that_others_reported():
+    paper = find_paper("he2019")
+    others = {"CNN-VAE (Yang et al., 2017)", "SA-VAE + anneal (Kim et al., 2018)"}
+    for row in published("he2019"):
+        expected = ("nll_elbo",) if row.table == "Table 1" and row.model in others else ("nll_iw",)
+        if "NLL" in row.numbers:
+            assert paper.metric(row, "NLL").columns == expected
+        if "-ELBO" in row.numbers:
+            assert paper.metric(row, "-ELBO").columns == ("nll_elbo",)
+
+
+def test_reported_likelihoods_are_minus_the_elbo_of_table_5():
+    """What the exception above rests on."""
+    for model in ("CNN-VAE (Yang et al., 2017)", "SA-VAE + anneal (Kim et al., 2018)"):
+        in_appendix = number("he2019", "Table 5 (App. C)", "Yahoo", model, "-ELBO")
+        assert number("he2019", "Table 1", "Yahoo", model, "NLL") == in_appendix
+
+
+def test_scale_vae_stands_beside_the_columns_of_its_own_protocol():
+    paper = find_paper("song2024")
+    (row,) = (
+        r for r in paper.rows("yahoo") if (r.model, r.hyperparameters) == ("Scale-VAE", "1.1, 1") and "NLL" in r.numbers
+    )
+    columns = {name: paper.metric(row, name).columns for name in row.numbers}
+    assert columns == {
+        "NLL": ("nll_iw_paper", "nll_elbo_paper"),
+        "KL": ("kl_train",),
+        "MI": ("mi", "mi_q"),
+        "AU": ("au", "au_hat"),
+    }
+
+
+def test_an_unknown_paper_is_refused_with_those_that_ship():
+    with pytest.raises(ConfigError, match="must be one of he2019, song2024, but is 'bowman2016'"):
+        find_paper("bowman2016")
