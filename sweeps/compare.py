@@ -53,14 +53,19 @@ def _beside(metric: Metric) -> str:
 
 
 def _grid(section: Section) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a section, without parameters and remarks where no line has any."""
+    """Headings and cells of a section, without parameters and remarks where no line has any.
+
+    The config_id is there to tell configurations of one arm apart.
+    """
     headings = ["arm", "runs", "published as"]
     for name, metric in section.metrics:
         headings += [*metric.columns, f"published {name}"]
     headings += ["config_id", "parameters", "remarks"]
     lines = [[*_names(line), *_numbers(section, line), *_details(line)] for line in section.lines]
-    spare = ("parameters", "remarks")
-    kept = [i for i, head in enumerate(headings) if head not in spare or any(line[i] for line in lines)]
+    arms = [line.summary.arm for line in section.lines if line.summary]
+    spare = {"parameters", "remarks"} & {head for i, head in enumerate(headings) if not any(line[i] for line in lines)}
+    spare |= {"config_id"} if len(arms) == len(set(arms)) else set()
+    kept = [i for i, head in enumerate(headings) if head not in spare]
     return [headings[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
@@ -165,14 +170,14 @@ def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
 
 
 def _print_table(console: Console, headings: Sequence[str], lines: Cells) -> None:
+    """Print a table; on a narrow terminal its cells are folded and never cut, in a pipe a line is one line."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     texts = ("arm", "published as", "config_id", "parameters", "remarks")
     for heading in headings:
-        wraps = heading == "remarks"
-        table.add_column(heading, justify="left" if heading in texts else "right", no_wrap=not wraps)
+        table.add_column(heading, justify="left" if heading in texts else "right", overflow="fold")
     for line in lines:
         table.add_row(*line)
-    if not console.is_terminal:  # whoever reads a pipe wants the whole line
+    if not console.is_terminal:
         unbounded = console.options.update(max_width=10_000)
         console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table, markup=False)

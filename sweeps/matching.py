@@ -55,15 +55,13 @@ class Match:
 def matches(stack: Stack, paper: Paper, rows: Sequence[Published]) -> list[Match]:
     """The rows of one table that the arm of `stack`, as its stored configuration has it, stands beside.
 
-    Those of the same kinds and stated fields; where there is none, the nearest of the same kinds, with the difference.
+    Of the rows of the same kinds those whose stated fields are nearest, exact ones at distance 0, with the difference.
     """
     found = []
     for row in rows:
         counterpart = paper.counterpart(row)
         if counterpart is not None and _same_kinds(stack, counterpart):
             found.append(Match(row, counterpart, tuple(_differences(stack, counterpart))))
-    if exact := [match for match in found if match.exact]:
-        return exact
     nearest = min(map(_distance, found), default=0.0)
     return [match for match in found if _distance(match) == nearest]
 

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from rich.console import Console
 from worlds import TINY_TRIAL, play, spec_of
 
 from lagvae_core.errors import ConfigError
 from sweeps import cli
+from sweeps import compare as compare_tables
 from sweeps.comparison import compare
 from sweeps.papers import find_paper, paper_names
 from sweeps.results import ResultsFolder
@@ -256,6 +258,7 @@ class TestDataset:
             ("he2019", {"kind": "text", "path": "/corpora/yelp_short/v1"}, "yelp"),
             ("song2024", {"kind": "text", "path": "/corpora/yelp_short"}, "yelp_short"),
             ("song2024", {"kind": "text", "path": "/corpora/yelp"}, "yelp"),
+            ("he2019", {"kind": "images", "path": "data/omniglot_small1.npz"}, "omniglot"),
         ],
     )
     def test_kind_and_folder_tell_it(self, paper, data, expected):
@@ -304,9 +307,7 @@ class TestCommand:
         assert code == 0
         lines = [" ".join(line.split()) for line in out.splitlines()]
         assert "Table 1, Yahoo" in lines
-        heads = (
-            "arm runs published as nll_iw published NLL kl published KL mi_batch published MI au published AU config_id"
-        )
+        heads = "arm runs published as nll_iw published NLL kl published KL mi_batch published MI au published AU"
         assert heads in lines
         (first,) = (line for line in lines if line.startswith("lagging 2 Ours 10.50 ± 0.50 328.2 (0.2)"))
         assert first.startswith("lagging 2 Ours 10.50 ± 0.50 328.2 (0.2) 30.50 ± 0.50 5.6 (0.2) 60.50 ± 0.50 3.0 (0.0)")
@@ -351,6 +352,13 @@ class TestCommand:
         assert "long" * 20 in out
         assert "bn_vae.gamma 0.5, published 0.6; bn_vae.learn_beta False, default True" in out
         assert "…" not in out
+
+    def test_a_narrow_terminal_folds_and_never_cuts(self, tmp_path, capsys, monkeypatch):
+        stored(tmp_path, {"beta": [{"kind": "beta_vae", "beta": 0.55}]})
+        monkeypatch.setattr(compare_tables, "console_of_stdout", lambda: Console(width=70, force_terminal=True))
+        folder = ResultsFolder(str(tmp_path / "results"), "tiny")
+        compare_tables.print_comparison(folder, "he2019", "yahoo", "table", everything=False)
+        assert "…" not in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
