@@ -107,8 +107,7 @@ def _meanings(comparison: Comparison) -> Iterator[str]:
 
 
 def _spread(comparison: Comparison) -> str:
-    ours = "mean ± standard error of the mean over finished runs"
-    return f"Here: {ours}. In parentheses: {comparison.paper.spread}."
+    return f"Here: mean ± standard error of the mean over finished runs. Published: {comparison.paper.spread}."
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from worlds import TINY_TRIAL, play, spec_of
 
+from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError
 from sweeps import cli
 from sweeps import compare as compare_tables
@@ -241,6 +242,11 @@ class TestSetup:
 
         assert lengths(966_600) == lengths(970_000) == []
         assert lengths(990_000) == ["tokens_per_example"]
+
+    @pytest.mark.parametrize("dataset", ["yahoo", "yelp"])
+    def test_the_defaults_for_text_are_the_papers(self, dataset):
+        config = parse_trial({"data": TEXT}).model_dump(mode="json")
+        assert setup_differences(find_paper("he2019"), dataset, [Configuration(config, [])]) == []
 
     def test_the_shipped_sweep_of_the_paper_differs_in_what_it_says(self):
         spec = load_spec("he2019_synthetic")
