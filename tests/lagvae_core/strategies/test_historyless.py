@@ -7,7 +7,7 @@ import torch
 from helpers import run, tiny, trial_of
 
 from lagvae_core.config import parse_trial
-from lagvae_core.data import BOS, UNK, History
+from lagvae_core.data import BOS, UNK, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.strategies.base import Surroundings, assemble
@@ -24,7 +24,7 @@ def decoder(variant=None, vocabulary=VOCABULARY, setting=MODEL):
     parts = assemble(stack, Surroundings(2, 4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return parts.decoder(setting, vocabulary, torch.Generator(), parts.wiring(setting)).double()
+        return parts.decoder(setting, TextDomain(vocabulary), torch.Generator(), parts.wiring(setting)).double()
 
 
 def draws(*shape, seed=0):
