@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lagvae_core.errors import ConfigError, Mistake
@@ -20,7 +20,7 @@ from lagvae_core.strategies import CATALOGUE, Strategy
 __all__ = ["mistakes_of"]
 
 
-def mistakes_of(error: ValidationError, root: type[Setting]) -> list[Mistake | str]:
+def mistakes_of(error: ValidationError, root: type[BaseModel]) -> list[Mistake | str]:
     """Every error that pydantic found, as our mistakes, with keys as the user typed them.
 
     A value that fits no member of a union is one mistake, its law naming every member.
@@ -79,7 +79,7 @@ LAWS: dict[str, str] = {
 """What pydantic's types of error are to a human; the others say it well enough themselves."""
 
 
-def _mistake(detail: ErrorDetails, root: type[Setting]) -> Mistake:
+def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> Mistake:
     names, field, owner = _resolve(detail["loc"], root)
     key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".") or "the file"
     context, given = detail.get("ctx", {}), detail["input"]
@@ -126,7 +126,7 @@ def _shown(value: object) -> str:
     return type(value).__name__ if isinstance(value, Setting) else str(value)
 
 
-def _resolve(loc: tuple[int | str, ...], root: type[Setting]) -> tuple[list[int | str], Any, list[str]]:
+def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], Any, list[str]]:
     """The keys of `loc` without pydantic's union tags, the last key's field, and the keys known beside it."""
     names: list[int | str] = []
     annotation: Any = root
@@ -150,8 +150,8 @@ def _resolve(loc: tuple[int | str, ...], root: type[Setting]) -> tuple[list[int 
     return names, field, owner
 
 
-def _settings_in(annotation: Any) -> Iterator[type[Setting]]:
-    if isinstance(annotation, type) and issubclass(annotation, Setting):
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if annotation is Strategy:
             yield from CATALOGUE.values()
         else:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lagvae_core.errors import CheckpointError, UserError
+from sweeps.cluster_cli import cluster_app
 
 __all__ = ["app", "main"]
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 results_app = typer.Typer(help="Look at the table of a sweep.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
+app.add_typer(cluster_app, name="cluster")
 
 Sets = Annotated[
     list[str] | None,

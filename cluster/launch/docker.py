@@ -1,0 +1,76 @@
+"""The image of every node: Ray at a fixed version, torch, lagvae, and a user without rights."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from cluster.launch.laws import HEADER, RAY_VERSION, ImageName, Launch, Package, Wheel, Word, fill
+
+__all__ = ["DockerImage", "dockerfile"]
+
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("lagvae_core", "sweeps", "cluster")
+
+
+class DockerImage(Launch):
+    """How lagvae gets into an image: from the project's folder, from a wheel, or from a package index."""
+
+    summary: ClassVar[str] = "The image of every node."
+    usage: ClassVar[str] = "docker build --file FILE --tag REGISTRY/lagvae:TAG FOLDER, then docker push"
+
+    base: Annotated[ImageName, Field(description="image to build upon, Debian's with Python 3.11 or later")] = (
+        "python:3.11-slim-bookworm"
+    )
+    wheel: Annotated[Wheel | None, Field(description="a wheel of lagvae below FOLDER, in the project's place")] = None
+    package: Annotated[Package | None, Field(description="what pip installs in the project's place")] = None
+    torch: Annotated[Package, Field(description="torch, perhaps with ==VERSION")] = "torch"
+    torch_index: Annotated[
+        Word | None, Field(description="index that pip takes torch from; its own, with CUDA, if not given")
+    ] = None
+
+    @field_validator("wheel")
+    @classmethod
+    def _below(cls, wheel: str | None) -> str | None:
+        if wheel is not None and (wheel.startswith(("/", "~")) or ".." in wheel.split("/")):
+            raise ValueError("be below the folder that is built")
+        return wheel
+
+    @field_validator("package")
+    @classmethod
+    def _one_source(cls, package: str | None, info: ValidationInfo) -> str | None:
+        if package is not None and info.data.get("wheel") is not None:
+            raise ValueError("be null where `wheel` is given")
+        return package
+
+
+def dockerfile(image: DockerImage) -> str:
+    """The Dockerfile. Commands are lists, which no shell reads."""
+    index = [] if image.torch_index is None else ["--index-url", image.torch_index]
+    return fill(
+        "Dockerfile",
+        SUMMARY=image.summary,
+        USAGE=image.usage,
+        HEADER=HEADER.format(target="dockerfile"),
+        BASE=image.base,
+        TORCH=_pip(image.torch, *index),
+        RAY=f"ray[default,tune]=={RAY_VERSION}",
+        INSTALL=_install(image),
+    )
+
+
+def _install(image: DockerImage) -> str:
+    if image.package is not None:
+        return _pip(image.package)
+    if image.wheel is not None:
+        name = image.wheel.rpartition("/")[2]
+        return f"COPY {json.dumps([image.wheel, f'/tmp/{name}'])}\n{_pip(f'/tmp/{name}')}"
+    copies = [f"COPY {json.dumps([*SOURCES, '/opt/lagvae/'])}"]
+    copies += [f"COPY {json.dumps([folder, f'/opt/lagvae/{folder}'])}" for folder in FOLDERS]
+    return "\n".join([*copies, _pip("/opt/lagvae")])
+
+
+def _pip(*arguments: str) -> str:
+    return f"RUN {json.dumps(['python', '-m', 'pip', 'install', *arguments])}"

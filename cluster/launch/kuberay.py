@@ -1,0 +1,224 @@
+"""Manifests for KubeRay: a claim for the results, a RayCluster, and a RayJob that runs the sweep.
+
+Fields are those of ray.io/v1 in KubeRay 1.6, the first release whose operator does all of `authOptions`. KubeRay puts a job's entrypoint
+into a shell's command line as it is, so that everything in it has the law of a `Word`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator
+
+from cluster.launch.laws import (
+    HEADER,
+    RAY_VERSION,
+    Bytes,
+    DnsLabel,
+    ImageName,
+    Labels,
+    Launch,
+    Word,
+    Words,
+    at_least,
+    quantity,
+)
+
+__all__ = ["KubeRayLaunch", "kuberay_manifests"]
+
+RESULTS = "/results"
+
+USER = 1000
+"""The user of the image that `lagvae cluster render dockerfile` describes."""
+
+
+class KubeRayLaunch(Launch):
+    """A sweep on Kubernetes, where the KubeRay operator runs."""
+
+    summary: ClassVar[str] = "Manifests for KubeRay: claim for the results, RayCluster and RayJob."
+    usage: ClassVar[str] = "kubectl apply -f FILE"
+
+    image: Annotated[ImageName, Field(description="image of every node, built from the rendered Dockerfile")]
+    spec: Annotated[Word, Field(description="the sweep: the name of a shipped one, or a file below /results")]
+    overrides: Annotated[Words, Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
+    name: Annotated[DnsLabel, Field(description="name of cluster and job")] = "lagvae"
+    namespace: Annotated[DnsLabel, Field(description="namespace, which must exist")] = "default"
+    lifetime: Annotated[
+        Literal["standing", "job"],
+        Field(
+            description="standing: the cluster stays and takes further sweeps; job: it begins and ends with this one"
+        ),
+    ] = "standing"
+    retries: Annotated[
+        int,
+        Field(ge=0, le=100, description="further clusters that a lost job gets, with lifetime job; each one resumes"),
+    ] = 3
+    min_workers: Annotated[int, Field(ge=0, le=10_000, description="workers that never go")] = 0
+    max_workers: Annotated[int, Field(ge=1, le=10_000, description="workers at most")] = 4
+    idle_seconds: Annotated[int, Field(ge=10, le=86_400, description="seconds without work after which one goes")] = 300
+    worker_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of a worker")] = 8
+    worker_gpus: Annotated[int, Field(ge=0, le=64, description="GPUs of a worker; 0 for none")] = 1
+    worker_memory: Annotated[Bytes, Field(description="memory of a worker")] = "32Gi"
+    worker_labels: Annotated[Labels, Field(description="labels of the machines that workers may use")] = {}
+    head_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of the head, which runs the driver alone")] = 2
+    head_memory: Annotated[Bytes, Field(description="memory of the head")] = "8Gi"
+    object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"
+    storage: Annotated[Bytes, Field(description="size of the claim for the results")] = "50Gi"
+    storage_class: Annotated[
+        DnsLabel | None, Field(description="class of the claim; it must serve many nodes at once (ReadWriteMany)")
+    ] = None
+    token_secret: Annotated[
+        DnsLabel | None, Field(description="a Secret with the key auth_token; the operator makes one if not given")
+    ] = None
+
+    @field_validator("max_workers")
+    @classmethod
+    def _holds_all(cls, most: int, info: ValidationInfo) -> int:
+        return at_least(most, info.data.get("min_workers", 0), "min_workers")
+
+    @field_validator("object_store")
+    @classmethod
+    def _fits(cls, store: str, info: ValidationInfo) -> str:
+        for memory in ("head_memory", "worker_memory"):
+            if memory in info.data and 2 * quantity(store) > quantity(info.data[memory]):
+                raise ValueError(f"be at most half of {memory}, which is {info.data[memory]}")
+        return store
+
+
+def kuberay_manifests(launch: KubeRayLaunch) -> str:
+    """The YAML text of all manifests, in the order in which they are to be made."""
+    if launch.lifetime == "standing":
+        rest = [
+            _object(launch, "ray.io/v1", "RayCluster", launch.name, _cluster(launch)),
+            _object(launch, "ray.io/v1", "RayJob", launch.name, _job(launch)),
+        ]
+    else:
+        rest = [_object(launch, "ray.io/v1", "RayJob", launch.name, _job(launch))]
+    manifests = [_object(launch, "v1", "PersistentVolumeClaim", f"{launch.name}-results", _claim(launch)), *rest]
+    dumped = yaml.safe_dump_all(manifests, sort_keys=False, width=1000)
+    return f"# {launch.summary} {HEADER.format(target='kuberay')}\n# {launch.usage}\n{dumped}"
+
+
+def _object(launch: KubeRayLaunch, version: str, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": "lagvae", "app.kubernetes.io/instance": launch.name}
+    metadata = {"name": name, "namespace": launch.namespace, "labels": labels}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _claim(launch: KubeRayLaunch) -> dict[str, Any]:
+    storage_class = {} if launch.storage_class is None else {"storageClassName": launch.storage_class}
+    size = {"requests": {"storage": launch.storage}}
+    return {"accessModes": ["ReadWriteMany"], **storage_class, "resources": size}
+
+
+def _job(launch: KubeRayLaunch) -> dict[str, Any]:
+    sets = [f"--set={item}" for item in launch.overrides]
+    entrypoint = " ".join(["lagvae", "run", "--address=auto", f"--results={RESULTS}", *sets, "--", launch.spec])
+    if launch.lifetime == "standing":
+        # KubeRay allows no retries here: apply the job again, and the sweep goes on.
+        where: dict[str, Any] = {"clusterSelector": {"ray.io/cluster": launch.name}}
+    else:
+        where = {
+            "rayClusterSpec": _cluster(launch),
+            "backoffLimit": launch.retries,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 600,
+        }
+    submitter = _container("ray-job-submitter", launch, _resources("500m", "1Gi", gpus=0))
+    pod = {**_pod(submitter), "restartPolicy": "Never"}
+    return {
+        "submissionMode": "K8sJobMode",
+        # Without resources of its own the entrypoint runs on the head, away from the GPUs.
+        "entrypoint": entrypoint,
+        **where,
+        "submitterPodTemplate": {"spec": pod},
+    }
+
+
+def _cluster(launch: KubeRayLaunch) -> dict[str, Any]:
+    secret = {} if launch.token_secret is None else {"secretName": launch.token_secret}
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token", **secret},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "idleTimeoutSeconds": launch.idle_seconds,
+            "resources": _resources("500m", "512Mi", gpus=0),
+            "securityContext": _confined(),
+        },
+        "headGroupSpec": {
+            "serviceType": "ClusterIP",
+            "rayStartParams": {
+                "num-cpus": "0",
+                "num-gpus": "0",
+                "dashboard-host": "0.0.0.0",
+                "object-store-memory": str(quantity(launch.object_store)),
+            },
+            "template": {"spec": _node(launch, "ray-head", launch.head_cpus, launch.head_memory, 0)},
+        },
+        "workerGroupSpecs": [_workers(launch)],
+    }
+
+
+def _workers(launch: KubeRayLaunch) -> dict[str, Any]:
+    pod = _node(launch, "ray-worker", launch.worker_cpus, launch.worker_memory, launch.worker_gpus)
+    if launch.worker_labels:
+        pod["nodeSelector"] = dict(launch.worker_labels)
+    if launch.worker_gpus:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {
+        "groupName": "gpu" if launch.worker_gpus else "cpu",
+        "replicas": launch.min_workers,
+        "minReplicas": launch.min_workers,
+        "maxReplicas": launch.max_workers,
+        "rayStartParams": {
+            "num-cpus": str(launch.worker_cpus),
+            "num-gpus": str(launch.worker_gpus),
+            "object-store-memory": str(quantity(launch.object_store)),
+        },
+        "template": {"spec": pod},
+    }
+
+
+def _node(launch: KubeRayLaunch, name: str, cpus: int, memory: str, gpus: int) -> dict[str, Any]:
+    container = _container(name, launch, _resources(str(cpus), memory, gpus))
+    container["volumeMounts"] = [{"name": "results", "mountPath": RESULTS}]
+    if name == "ray-head":
+        ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+        container["ports"] = [{"name": port, "containerPort": number} for port, number in ports.items()]
+    claim = {"claimName": f"{launch.name}-results"}
+    return {**_pod(container), "volumes": [{"name": "results", "persistentVolumeClaim": claim}]}
+
+
+def _pod(container: dict[str, Any]) -> dict[str, Any]:
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {"securityContext": security, "containers": [container]}
+
+
+def _container(name: str, launch: KubeRayLaunch, resources: dict[str, Any]) -> dict[str, Any]:
+    environment = [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]
+    return {
+        "name": name,
+        "image": launch.image,
+        "env": environment,
+        "resources": resources,
+        "securityContext": _confined(),
+    }
+
+
+def _confined() -> dict[str, Any]:
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _resources(cpus: str, memory: str, gpus: int) -> dict[str, Any]:
+    """Requests equal to limits: a node that is promised its memory is not killed for another's."""
+    amounts = {"cpu": cpus, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
+    return {"requests": dict(amounts), "limits": dict(amounts)}
