@@ -30,7 +30,7 @@ def wait_for_nodes(address: str, nodes: int, seconds: float) -> int:
 def _wait_connected(address: str, nodes: int, deadline: float) -> int:
     with connect(address) as ray:
         while True:
-            joined = sum(node["Alive"] for node in ray.nodes())
+            joined = len([node for node in ray.nodes() if node["Alive"]])
             if joined >= nodes:
                 return joined
             if time.monotonic() > deadline:

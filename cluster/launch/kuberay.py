@@ -1,7 +1,7 @@
 """Manifests for KubeRay: a claim for the results, a RayCluster, and a RayJob that runs the sweep.
 
-Fields are those of ray.io/v1 in KubeRay 1.6, the first release whose operator does all of `authOptions`. KubeRay puts a job's entrypoint
-into a shell's command line as it is, so that everything in it has the law of a `Word`.
+Fields are those of ray.io/v1 in KubeRay 1.6. KubeRay puts a job's entrypoint into a shell's command line as it is, so
+that everything in it has the law of a `Word`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class KubeRayLaunch(Launch):
     worker_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of a worker")] = 8
     worker_gpus: Annotated[int, Field(ge=0, le=64, description="GPUs of a worker; 0 for none")] = 1
     worker_memory: Annotated[Bytes, Field(description="memory of a worker")] = "32Gi"
-    worker_labels: Annotated[Labels, Field(description="labels of the machines that workers may use")] = {}
+    worker_labels: Annotated[
+        Labels, Field(default_factory=dict, description="labels of the machines that workers may use")
+    ]
     head_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of the head, which runs the driver alone")] = 2
     head_memory: Annotated[Bytes, Field(description="memory of the head")] = "8Gi"
     object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"

@@ -156,7 +156,7 @@ Package = Annotated[
 
 def _is_host(text: str) -> bool:
     labels = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*", text)
-    return bool(labels) and len(text) <= 253 or bool(ipaddress.ip_address(text))
+    return (bool(labels) and len(text) <= 253) or bool(ipaddress.ip_address(text))
 
 
 Host = Annotated[str, _checked(_is_host, "be a host name or an IP address")]

@@ -152,11 +152,12 @@ fi
 stop_everything
 trap - EXIT
 if [[ -n $stopped ]]; then
-    echo "lagvae: stopped because $stopped; submit the job again to go on" >&2
     if [[ $stopped == 'the time limit is near' ]] && ((${SLURM_RESTART_COUNT:-0} < restarts)); then
+        echo "lagvae: back into the queue, because $stopped" >&2
         scontrol requeue "$SLURM_JOB_ID"
         exit 0
     fi
+    echo "lagvae: stopped because $stopped; submit the job again to go on" >&2
     ((code != 0)) || code=1
 fi
 exit "$code"

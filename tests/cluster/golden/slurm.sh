@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2016,SC2329 # values are meant as they are; the nodes' functions are called by name
+#SBATCH --job-name=lagvae
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32768M
+#SBATCH --gres=gpu:1
+#SBATCH --time=1440:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --output=%x-%j.log
+#
+# One sweep on a Ray cluster of its own, within one allocation.
+# Written by `lagvae cluster render slurm`. It holds no secret.
+#   sbatch FILE                submits it; `scancel JOB` ends it, and so does its time limit
+#   sbatch FILE again          goes on where it ended: `lagvae run` never runs again what is stored
+set -euo pipefail
+
+# The values given to `--set`, quoted; nothing below this block depends on them.
+spec=quickstart
+results=/shared/results
+interface=''
+local_folder=/tmp
+nodes=2
+cpus=8
+gpus=1
+object_store=536870912
+patience=600
+grace=60
+restarts=20
+overrides=()
+
+# --- on every node: Ray until the standard input ends ---------------------------------------------------------------
+
+own_address() { # INTERFACE: the IPv4 address of this node there, or its first one
+    local found
+    if [[ -n $1 ]]; then
+        found=$(ip -4 -o address show dev "$1" | awk '{ split($4, part, "/"); print part[1]; exit }')
+    else
+        found=$(hostname -I | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
+    fi
+    [[ -n $found ]] || { echo "lagvae: $(hostname) has no IPv4 address ${1:+at $1}" >&2; return 1; }
+    echo "$found"
+}
+
+end_node() {
+    trap '' TERM
+    [[ -z $lifeline ]] || kill "$lifeline" 2> /dev/null || true
+    if [[ -n $ray ]]; then
+        kill -TERM "$ray" 2> /dev/null || true
+        wait "$ray" || true
+    fi
+    rm -rf -- "$folder"
+}
+
+run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER INTERFACE PATIENCE
+    set -euo pipefail
+    local head=$1 port=$2 client_port=$3 own
+    local shared=(--num-cpus="$4" --num-gpus="$5" --object-store-memory="$6" --disable-usage-stats --block)
+    own=$(own_address "$8")
+    folder=$(mktemp -d "$7/lvXXXXXX")
+    ray=
+    lifeline=
+    trap 'end_node' EXIT
+    trap 'exit 0' TERM
+    trap '' INT
+    # The token comes with the standard input, so that it is in no argument, no environment and no shared folder.
+    (umask 077; head -n 1 > "$folder/token")
+    unset RAY_AUTH_TOKEN RAY_ADDRESS
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
+    if [[ $SLURM_PROCID == 0 ]]; then
+        set -- --head --port="$port" --ray-client-server-port="$client_port" --include-dashboard=false
+    else
+        local deadline=$((SECONDS + $9))
+        until (exec 4<> "/dev/tcp/$head/$port") 2> /dev/null; do
+            ((SECONDS < deadline)) || { echo "lagvae: no head at $head:$port" >&2; exit 1; }
+            sleep 1
+        done
+        set -- --address="$head:$port"
+    fi
+    exec 3<&0
+    { while read -r _ <&3; do :; done; kill -TERM $$; } &
+    lifeline=$!
+    ray start "$@" --node-ip-address="$own" --temp-dir="$folder" "${shared[@]}" < /dev/null > "$folder/start.log" 2>&1 &
+    ray=$!
+    local code=0
+    wait "$ray" || code=$?
+    ray=
+    echo "lagvae: Ray ended on $(hostname) with $code" >&2
+    tail -n 20 "$folder/start.log" >&2
+    exit 1
+}
+
+# --- on the first node: the token, the nodes, the sweep -------------------------------------------------------------
+
+stopped=
+driver=
+nodes_pid=
+private=$(mktemp -d "$local_folder/lvXXXXXX")
+
+tell_driver_to_stop() { # WHY
+    stopped=$1
+    [[ -z $driver ]] || kill -INT "$driver" 2> /dev/null || true
+    deadline=$((SECONDS + grace))
+}
+
+stop_everything() {
+    trap '' USR1 TERM INT
+    [[ -z $driver ]] || kill -KILL "$driver" 2> /dev/null || true
+    exec 9>&- # at the end of their input the nodes stop Ray and clean up
+    if [[ -n $nodes_pid ]]; then
+        local deadline=$((SECONDS + 20))
+        while kill -0 "$nodes_pid" 2> /dev/null && ((SECONDS < deadline)); do sleep 0.2; done
+        kill -TERM "$nodes_pid" 2> /dev/null || true
+        wait "$nodes_pid" || true
+        nodes_pid=
+    fi
+    rm -rf -- "$private"
+}
+
+# Runs a command until it ends, sets $code; stops it when it is time, or when Ray has ended.
+supervise() {
+    "$@" 9>&- &
+    driver=$!
+    while kill -0 "$driver" 2> /dev/null; do
+        if [[ -n $stopped ]]; then
+            ((SECONDS < deadline)) || kill -KILL "$driver" 2> /dev/null || true
+        elif ! kill -0 "$nodes_pid" 2> /dev/null; then
+            tell_driver_to_stop 'Ray has ended'
+        fi
+        sleep 0.5 9>&- &
+        wait $! || true
+    done
+    code=0
+    wait "$driver" || code=$?
+    driver=
+}
+
+trap stop_everything EXIT
+trap 'tell_driver_to_stop "the time limit is near"' USR1
+trap 'tell_driver_to_stop "it was told to end"' TERM INT
+set -m # a background process of its own group still hears an interrupt
+
+# The environment is that of `sbatch`.
+
+# Below the ports that Linux deals out itself; jobs of one node collide only if their numbers differ by n * 6000.
+port=$((20000 + 2 * (SLURM_JOB_ID % 6000)))
+head_address=$(own_address "$interface")
+address=$head_address:$port
+echo "lagvae: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $nodes node(s), head $(hostname) at $address"
+
+(umask 077; od -An -v -N32 -w32 -tx1 /dev/urandom | tr -d ' ' > "$private/token")
+unset RAY_AUTH_TOKEN RAY_ADDRESS
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/token"
+
+mkfifo "$private/lifeline"
+srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --mpi=none \
+    --kill-on-bad-exit=0 --wait=0 \
+    bash -c "$(declare -f own_address end_node run_node); run_node \"\$@\"" lagvae-node \
+    "$head_address" "$port" "$((port + 1))" "$cpus" "$gpus" "$object_store" "$local_folder" "$interface" "$patience" \
+    < "$private/lifeline" &
+nodes_pid=$!
+exec 9> "$private/lifeline"
+cat "$private/token" >&9
+
+supervise lagvae cluster wait --nodes="$nodes" --seconds="$patience" -- "$address"
+if [[ $code == 0 && -z $stopped ]]; then
+    supervise lagvae run --address="$address" --results="$results" "${overrides[@]}" -- "$spec"
+fi
+
+stop_everything
+trap - EXIT
+if [[ -n $stopped ]]; then
+    if [[ $stopped == 'the time limit is near' ]] && ((${SLURM_RESTART_COUNT:-0} < restarts)); then
+        echo "lagvae: back into the queue, because $stopped" >&2
+        scontrol requeue "$SLURM_JOB_ID"
+        exit 0
+    fi
+    echo "lagvae: stopped because $stopped; submit the job again to go on" >&2
+    ((code != 0)) || code=1
+fi
+exit "$code"

@@ -1,0 +1,304 @@
+"""Launch files: whole texts, the laws of Kubernetes, KubeRay, bash and Ray, and values that mean harm."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import ray
+import yaml
+from hostile import EVERYTHING, HOSTILE, SLURM
+from kuberay_schema import RAY_CLUSTER, RAY_JOB
+from pydantic import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from cluster.launch.laws import RAY_VERSION
+from cluster.render import TARGETS, render
+
+GOLDEN = Path(__file__).parent / "golden"
+
+KUBERAY = {"image": "registry.example.com/lagvae:0.1.0", "spec": "quickstart"}
+SSH = {"head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "node3.example.com"], "ssh_private_key": "~/.ssh/cluster"}
+AWS = {"ssh_from": "203.0.113.7/32"}
+LEAST: dict[str, dict[str, Any]] = {
+    "kuberay": KUBERAY,
+    "slurm": SLURM,
+    "ray-up": SSH,
+    "ray-up-aws": AWS,
+    "dockerfile": {},
+}
+
+
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "kuberay.yaml": ("kuberay", KUBERAY),
+    "kuberay-job.yaml": (
+        "kuberay",
+        KUBERAY
+        | {
+            "lifetime": "job",
+            "worker_labels": {"example.com/gpu": "l4"},
+            "storage_class": "nfs",
+            "token_secret": "key",
+        },
+    ),
+    "slurm.sh": ("slurm", SLURM),
+    "slurm-everything.sh": ("slurm", SLURM | EVERYTHING),
+    "ray-up.yaml": ("ray-up", SSH),
+    "ray-up-aws.yaml": ("ray-up-aws", AWS | {"worker_profile": "results"}),
+    "Dockerfile": ("dockerfile", {}),
+    "Dockerfile-wheel": ("dockerfile", {"wheel": "dist/lagvae-0.1.0-py3-none-any.whl", "torch": "torch==2.9.0"}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_whole_text_is_the_golden_one(name):
+    assert render(*FILES[name]) == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_every_golden_file_is_compared():
+    assert {file.name for file in GOLDEN.iterdir()} == set(FILES)
+    assert {target for target, _ in FILES.values()} == set(TARGETS)
+
+
+def test_the_version_of_ray_is_that_of_the_project():
+    assert ray.__version__ == RAY_VERSION
+    asked = [line for line in requires("lagvae") or [] if line.startswith("ray[")]
+    assert all(f">={RAY_VERSION.rpartition('.')[0]}" in line for line in asked)
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------------------------
+
+
+def manifests(**changes: Any) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(render("kuberay", KUBERAY | changes)))
+
+
+def pods(value: Any) -> Iterator[dict[str, Any]]:
+    """The pod specs anywhere in a manifest."""
+    if isinstance(value, dict):
+        if "containers" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from pods(part)
+
+
+@pytest.mark.parametrize("changes", [{}, {"worker_gpus": 0}, FILES["kuberay-job.yaml"][1]])
+def test_manifests_keep_the_schemas_of_kubernetes_and_kuberay(changes):
+    version = kubernetes_validate.latest_version()
+    claim, *resources = manifests(**changes)
+    kubernetes_validate.validate(claim, version, strict=True)
+    for resource in resources:
+        jsonschema.validate(resource, {"RayCluster": RAY_CLUSTER, "RayJob": RAY_JOB}[resource["kind"]])
+        found = list(pods(resource))
+        assert found
+        for spec in found:
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec}
+            kubernetes_validate.validate(pod, version, strict=True)
+
+
+def test_every_container_is_confined_and_bounded():
+    for changes in ({}, {"lifetime": "job"}):
+        for pod in pods(manifests(**changes)):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for container in pod["containers"]:
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                assert container["resources"]["limits"] == container["resources"]["requests"]
+                assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+
+
+def test_the_driver_and_the_submitter_are_off_the_gpus():
+    _, cluster, job = manifests()
+    head = cluster["spec"]["headGroupSpec"]
+    assert (head["rayStartParams"]["num-cpus"], head["rayStartParams"]["num-gpus"]) == ("0", "0")
+    assert not {"entrypointNumCpus", "entrypointNumGpus", "entrypointResources"} & job["spec"].keys()
+    asked = [pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for pod in pods([cluster, job])]
+    assert asked == [None, "1", None]
+
+
+def test_job_and_cluster_find_each_other_and_the_claim():
+    claim, cluster, job = manifests(name="mine", namespace="vae")
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert {resource["metadata"]["namespace"] for resource in (claim, cluster, job)} == {"vae"}
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"] for pod in pods(cluster) for volume in pod.get("volumes", [])
+    }
+    assert claims == {claim["metadata"]["name"]}
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+
+
+# --- `ray up` and Docker --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["ray-up", "ray-up-aws"])
+def test_ray_itself_accepts_the_configuration(target):
+    prepared = prepare_config(yaml.safe_load(render(target, LEAST[target])))
+    validate_config(prepared)
+    assert prepared["max_workers"] == (2 if target == "ray-up" else 4)
+
+
+@pytest.mark.parametrize("target", ["ray-up", "ray-up-aws"])
+def test_every_start_of_ray_is_under_the_token(target):
+    config = yaml.safe_load(render(target, LEAST[target]))
+    commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    starts = [command for command in commands if "ray start" in command]
+    assert len(starts) == 2
+    for command in starts:
+        assert 'RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.lagvae/ray_token"' in command
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert config["file_mounts"]["~/.lagvae/ray_token"] == "~/.lagvae/ray_token"
+
+
+def test_commands_of_the_launcher_are_bash():
+    for target in ("ray-up", "ray-up-aws"):
+        config = yaml.safe_load(render(target, LEAST[target]))
+        for key in [key for key in config if key.endswith("_commands")]:
+            for command in config[key]:
+                assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0, command
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile-wheel"])
+def test_the_image_runs_as_nobody_in_particular(name):
+    lines = render(*FILES[name]).splitlines()
+    instructions = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
+    assert instructions[0][0] == "FROM"
+    users = [rest for word, rest in instructions if word == "USER"]
+    assert users == ["1000:1000"]
+    assert [word for word, _ in instructions][-3:] == ["USER", "WORKDIR", "CMD"]
+    for word, rest in instructions:
+        if word in ("RUN", "COPY", "CMD"):
+            assert all(isinstance(part, str) for part in json.loads(rest)), "a list, which no shell reads"
+    assert any(f"ray[default,tune]=={RAY_VERSION}" in rest for _, rest in instructions)
+
+
+# --- values that mean harm ------------------------------------------------------------------------------------------
+
+
+def with_text(target: str, name: str, text: str) -> dict[str, Any]:
+    """The least values of a target, with `text` in the field `name`, which may be a list or a mapping of texts."""
+    field = TARGETS[target].settings.model_fields[name]
+    shape = str(field.annotation)
+    value: Any = text
+    if shape.startswith("tuple"):
+        value = [text]
+    elif shape.startswith("dict"):
+        value = {"key": text}
+    values = LEAST[target] | {name: value}
+    if target.startswith("ray-up") and name == "wheel":
+        values["package"] = None
+    return values
+
+
+def text_fields() -> list[tuple[str, str]]:
+    return [
+        (target, name)
+        for target, kind in TARGETS.items()
+        for name, field in kind.settings.model_fields.items()
+        if "str" in str(field.annotation)
+    ]
+
+
+def leaves(value: Any) -> Any:
+    """The shape of data: every text replaced by its type."""
+    if isinstance(value, dict):
+        return {key: leaves(part) for key, part in value.items()}
+    return [leaves(part) for part in value] if isinstance(value, list) else type(value).__name__
+
+
+@pytest.mark.parametrize(("target", "name"), text_fields())
+def test_a_hostile_value_is_refused_or_stays_one_value(target, name):
+    plain = next(
+        value
+        for value in ("plain", "10.0.0.9", "1Gi", "10.0.0.0/8", "/plain", "job", "x.whl")
+        if ok(target, name, value)
+    )
+    before = render(target, with_text(target, name, plain))
+    for text in HOSTILE:
+        if not ok(target, name, text):
+            continue
+        after = render(target, with_text(target, name, text))
+        if target == "dockerfile":
+            assert len(after.splitlines()) == len(before.splitlines())
+        elif target == "slurm":
+            assert_same_commands(before, after)
+        else:
+            assert leaves(list(yaml.safe_load_all(after))) == leaves(list(yaml.safe_load_all(before))), text
+
+
+def ok(target: str, name: str, text: str) -> bool:
+    try:
+        render(target, with_text(target, name, text))
+    except ValidationError as error:
+        named = {detail["loc"][0] for detail in error.errors()}
+        if not named <= {name, "package", "wheel"}:
+            raise
+        return False
+    return True
+
+
+def assert_same_commands(before: str, after: str) -> None:
+    """The same lines, but for assignments whose value is still one word of the shell."""
+    assert len(before.splitlines()) == len(after.splitlines())
+    for old, new in zip(before.splitlines(), after.splitlines(), strict=True):
+        if old != new and not new.startswith("#SBATCH "):
+            assert len(shlex.split(old, comments=True)) == len(shlex.split(new, comments=True)), new
+        elif old != new:
+            assert len(new.split()) == 2, new
+
+
+def test_hostile_text_in_a_command_of_the_launcher_is_one_word():
+    for text in HOSTILE:
+        if ok("ray-up", "torch_index", text):
+            config = yaml.safe_load(render("ray-up", SSH | {"torch_index": text}))
+            words = shlex.split(config["setup_commands"][1])
+            assert words[-2:] == ["--index-url", text]
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_field_says_what_it_is(target):
+    kind = TARGETS[target].settings
+    assert kind.summary
+    assert kind.usage
+    for name, field in kind.model_fields.items():
+        assert field.description, name
+    with pytest.raises(ValidationError, match="frozen"):
+        kind.model_validate(LEAST[target]).model_config_ = 1
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "field"),
+    [
+        ("slurm", {"grace": 600, "hours": 0.1}, "grace"),
+        ("slurm", {"local_folder": "/a/very/long/path/of/a/node"}, "local_folder"),
+        ("kuberay", {"min_workers": 5, "max_workers": 4}, "max_workers"),
+        ("kuberay", {"object_store": "8Gi"}, "object_store"),
+        ("kuberay", {"name": "x" * 41}, "name"),
+        ("kuberay", {"namespace": "Upper"}, "namespace"),
+        ("kuberay", {"worker_labels": {"no key": "x"}}, "worker_labels"),
+        ("ray-up", {"worker_ips": []}, "worker_ips"),
+        ("ray-up", {"wheel": "x.whl"}, "wheel"),
+        ("ray-up", {"package": None}, "wheel"),
+        ("ray-up-aws", {"min_workers": 9}, "max_workers"),
+        ("ray-up-aws", {"ssh_from": "203.0.113.7"}, "ssh_from"),
+        ("dockerfile", {"wheel": "../x.whl"}, "wheel"),
+        ("dockerfile", {"wheel": "x.whl", "package": "lagvae"}, "package"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_at_their_field(target, changes, field):
+    with pytest.raises(ValidationError) as caught:
+        render(target, LEAST[target] | changes)
+    assert [detail["loc"][0] for detail in caught.value.errors()] == [field]
