@@ -1,4 +1,4 @@
-"""Waiting for nodes. That a real cluster is joined is shown in test_slurm.py; here the cluster is a script of answers."""
+"""Waiting for nodes, with a script of answers in the place of a cluster; test_slurm.py joins a real one."""
 
 from __future__ import annotations
 
