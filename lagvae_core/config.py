@@ -80,7 +80,9 @@ class TrialConfig(Setting):
     @property
     def setup(self) -> Setup:
         """What a strategy may know of the configuration that it stands in."""
-        return Setup(self.strategies, self.training, self.model, self.data.kind, self.data.partition)
+        data = self.data
+        batching = getattr(data, "batching", None)
+        return Setup(self.strategies, self.training, self.model, data.kind, data.partition, batching)
 
     def _model_mistakes(self) -> Iterator[Mistake]:
         kind, known = self.data.kind, self.model.data_kinds

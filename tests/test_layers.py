@@ -13,6 +13,8 @@ ALLOWED = {
     "cluster": {"cluster", "ray", "pydantic", "yaml"},
 }
 STANDARD = set(sys.stdlib_module_names)
+ON_DEMAND = {"lagvae_core/data/parquet.py": {"pyarrow"}}
+"""What one file may import inside its functions, where it is asked for, and says so where it is not installed."""
 
 
 def imports_of(source):
@@ -39,8 +41,16 @@ def foreign(package, allowed):
         f"{file.relative_to(REPOSITORY)}:{line} imports {module}"
         for file in files_of(package)
         for line, module in imports_of(file.read_text())
-        if module.split(".")[0] not in allowed | STANDARD
+        if module.split(".")[0] not in allowed | STANDARD | ON_DEMAND.get(str(file.relative_to(REPOSITORY)), set())
     ]
+
+
+def test_what_is_imported_on_demand_is_imported_nowhere_else():
+    for name, modules in ON_DEMAND.items():
+        tree = ast.parse((REPOSITORY / name).read_text())
+        bodies = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        at_once = {module for node in bodies for _, module in imports_of(ast.unparse(node))}
+        assert not {module.split(".")[0] for module in at_once} & modules
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lagvae_core.data.base import Batch, Dataset, Domain, Partition, Split
+from lagvae_core.data.base import Batch, Batching, Dataset, Domain, Partition, Split
 from lagvae_core.data.batching import (
     BOS,
     EOS,
@@ -29,6 +29,7 @@ __all__ = [
     "SPECIALS",
     "UNK",
     "Batch",
+    "Batching",
     "DataConfig",
     "Dataset",
     "Domain",

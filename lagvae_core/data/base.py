@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Dataset", "Domain", "Partition", "Split"]
+__all__ = ["Batch", "Batching", "Dataset", "Domain", "Partition", "Split"]
 
 Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
 """How the training examples are cut into batches: at random anew for each epoch, at random once, or each batch from one
 group. What a group is, the source of the data says."""
+
+
+Batching = Literal["constant_length", "padded"]
+"""Whether the training sentences of a batch have one length, or are padded to that of the longest."""
 
 
 class Batch(ABC):

@@ -55,8 +55,18 @@ class Vocabulary:
     @classmethod
     def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Vocabulary:
         """The words that occur `min_freq` times or more in `sentences`, in order of first appearance."""
-        counts = Counter(word for sentence in sentences for word in sentence.split())
-        frequent = (word for word, count in counts.items() if count >= min_freq and word not in SPECIALS)
+        return cls.of_counts(Counter(word for sentence in sentences for word in sentence.split()), min_freq)
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int], min_freq: int = 1, most: int | None = None) -> Vocabulary:
+        """The words that occur `min_freq` times or more, and of these the `most` frequent, in the order of `counts`.
+
+        Of words that occur equally often those that come first are kept.
+        """
+        frequent = [word for word, count in counts.items() if count >= min_freq and word not in SPECIALS]
+        if most is not None and len(frequent) > most:
+            kept = set(sorted(frequent, key=lambda word: -counts[word])[:most])
+            frequent = [word for word in frequent if word in kept]
         return cls((*SPECIALS, *frequent))
 
     def __len__(self) -> int:
@@ -67,10 +77,13 @@ class Vocabulary:
         # A text that spells out `</s>` must not end its sentence: only `<unk>` may be written by name.
         return {word: number for number, word in enumerate(self.words) if number >= UNK}
 
+    def number(self, word: str) -> int:
+        """The id of `word`, that of `<unk>` if it is not here."""
+        return self._ids.get(word, UNK)
+
     def encode(self, sentence: str) -> list[int]:
         """`<s>`, the id of each word (split on white space; `<unk>` for a word that is not here), `</s>`."""
-        ids = self._ids
-        return [BOS, *(ids.get(word, UNK) for word in sentence.split()), EOS]
+        return [BOS, *map(self.number, sentence.split()), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence without `<pad>`, `<s>` and `</s>`; `<unk>` stays, as it stands for a word."""
@@ -114,6 +127,11 @@ class TokenBatch(Batch):
     index_B: Tensor
     lengths_B: Tensor | None = None
 
+    @property
+    def sizes_B(self) -> Tensor:
+        """The tokens of each sentence, int64, on the CPU, whether or not some are padded."""
+        return torch.full((self.size,), self.tokens_BL.shape[1]) if self.lengths_B is None else self.lengths_B
+
     @cached_property
     def units(self) -> int:
         """The number of predicted tokens, what a perplexity divides by: every token but `<s>`."""
@@ -148,8 +166,10 @@ class TokenBatch(Batch):
         return self.tokens_BL.device
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """The batch with its tokens on `device`."""
-        return TokenBatch(self.tokens_BL.to(device), self.index_B, self.lengths_B)
+        """The batch with its tokens on `device`, and all that is copied there at once: training waits for nothing."""
+        batch = TokenBatch(self.tokens_BL.to(device), self.index_B, self.lengths_B)
+        _ = batch.targets, batch.last_B
+        return batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,9 +304,9 @@ class TokenDataset(Dataset):
 def _fingerprint(splits: Iterable[TokenSplit], vocabulary: Vocabulary) -> str:
     digest = hashlib.sha256(vocabulary.hash.encode())
     for split in splits:
-        labels = "\n".join(split.labels or ()).encode()
-        for part in (split.offsets.astype("<i8").tobytes(), split.tokens.astype("<i4").tobytes(), labels):
-            digest.update(hashlib.sha256(part).digest())
+        for numbers in (split.offsets.astype("<i8", copy=False), split.tokens.astype("<i4", copy=False)):
+            digest.update(hashlib.sha256(np.ascontiguousarray(numbers).data).digest())
+        digest.update(hashlib.sha256("\n".join(split.labels or ()).encode()).digest())
     return digest.hexdigest()
 
 

@@ -33,6 +33,7 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.data.cache import cache_folder
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 
@@ -84,7 +85,7 @@ class SyntheticData(Setting):
         """Generate the data, or read them from the cache.
 
         `truth` holds `<split>_z` (float64 [N, 2]) and `<split>_component` (int64 [N]) for each split. The
-        cache is a file in `$LAGVAE_CACHE`, else `$XDG_CACHE_HOME/lagvae`, else `~/.cache/lagvae`. A damaged
+        cache is a file in the folder of `lagvae_core.data.cache`. A damaged
         one is replaced; without a usable folder the data are generated each time, which takes seconds.
         """
         drawn = _read_cache(self)
@@ -223,9 +224,7 @@ def _split(words: NDArray[np.int32], component: NDArray[np.int64]) -> TokenSplit
 def _cache_file(setting: SyntheticData) -> Path:
     identity = f"{_FORMAT} {setting.model_dump_json(exclude={'limit', 'partition'})}"
     name = f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()}.npz"
-    if folder := os.environ.get("LAGVAE_CACHE"):
-        return Path(folder, name)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lagvae", name)
+    return cache_folder() / name
 
 
 def _read_cache(setting: SyntheticData) -> dict[str, np.ndarray] | None:

@@ -1,24 +1,29 @@
-"""Text of the user's own: a folder with one sentence a line in train.txt, valid.txt and test.txt."""
+"""Text of the user's own: a folder with one file for each of train, valid and test."""
 
 from __future__ import annotations
 
-import io
-import textwrap
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from lagvae_core.data.base import Partition
-from lagvae_core.data.batching import TokenBatch, TokenDataset, TokenSplit, Vocabulary
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.data.base import Batching, Partition
+from lagvae_core.data.batching import TokenBatch, TokenDataset, TokenSplit
+from lagvae_core.data.cache import read_entry, write_entry
+from lagvae_core.data.corpus import Rules, dataset_of, read_corpus
+from lagvae_core.data.files import SPLITS, Source, TextFile, file_of
+from lagvae_core.data.padding import padded_batches
+from lagvae_core.data.parquet import ParquetFile
+from lagvae_core.errors import ConfigError, DataError, Mistake
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 
 __all__ = ["TextData"]
 
-_FILES = {"train": ("train.txt",), "valid": ("valid.txt", "dev.txt", "val.txt"), "test": ("test.txt",)}
+_FORMAT = 1  # raised whenever the same files and fields come to mean other arrays
 
 
 def _word_of_bool(value: object) -> object:
@@ -27,140 +32,138 @@ def _word_of_bool(value: object) -> object:
 
 
 class TextData(Setting):
-    """Sentences from the files of one folder, UTF-8, one a line, words separated by white space.
+    """Sentences from the files of one folder, words separated by white space.
 
-    The validation file may also be named dev.txt or val.txt; the first that exists, in this order, is read. A
-    line may begin with a label and a tab; only the first tab counts. The vocabulary is that of the training
-    sentences in use, in order of first appearance; any other word is read as `<unk>`. With `min_freq` 1 no
-    training sentence holds an `<unk>`, so its probability is untrained: read the NLL beside the `oov_rate`. A
-    literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
+    A split is one file: .txt, UTF-8, one sentence a line, or the same under gzip (.txt.gz), or .parquet with a column of
+    texts. That of the validation may also be called dev or val. Two files for one split are refused. A line may begin
+    with a label and a tab; only the first tab counts. In Parquet labels are a column of strings or integers. Training,
+    valid and test must know the same labels.
 
-    `partition` is that of the training sentences alone. Under each a batch holds sentences of one length, so that
-    nothing is padded: that length is the group of `fixed_by_group`, which takes them as the file has them;
-    `fixed_random` shuffles them once, `resplit_random` before each epoch.
+    The vocabulary is that of the training sentences in use, in order of first appearance; `min_freq` and
+    `max_vocabulary` cut it, the latter keeping of equally frequent words those that come first; any other word is read
+    as `<unk>`. Where neither cuts, no training sentence holds an `<unk>`, so that its probability is untrained: read the
+    NLL beside the `oov_rate`. A literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or `</s>`
+    becomes `<unk>`.
+
+    `partition` is that of the training sentences alone. With `batching` constant_length, the published protocol, a batch
+    holds sentences of one length, so that nothing is padded: that length is the group of `fixed_by_group`, which takes
+    them as the file has them; `fixed_random` shuffles them once, `resplit_random` before each epoch. The last batch of
+    each length is small, and as losses are means over a batch its sentences count more. With `padded` all batches but
+    one are full and hold sentences of about one length, padded to the longest: drawn once (`fixed_random`) or before
+    each epoch (`resplit_random`, here the default). `fixed_by_group` is refused with it, as a length needs no padding.
+    Measurement never pads, and its numbers are the same under both.
+
+    Files are read as a stream and kept as 32-bit numbers in the cache, from which all processes of a machine map the
+    same memory. Beside that, loading takes some 8 bytes a sentence for labels, and once, when the cache is filled, 8
+    bytes a word and what a dictionary of all word types takes.
     """
 
     kind: Literal["text"] = "text"
-    path: str = Field(min_length=1, description="folder with train.txt, valid.txt and test.txt")
-    labels: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_word_of_bool)] = Field(
-        "auto", description="do lines have the form label<TAB>text? auto: if one does, all must"
+    path: str = Field(min_length=1, description="folder with train.txt, valid.txt and test.txt, or .txt.gz, .parquet")
+    labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_word_of_bool)] = Field(
+        "auto",
+        description="do lines have the form label<TAB>text? auto: if one does, all must; drop: yes, but forget them",
     )
+    text_column: str = Field("text", min_length=1, description="column of the sentences in Parquet files")
+    label_column: str = Field("label", min_length=1, description="column of the labels in Parquet files")
     max_length: int | None = Field(None, ge=1, description="drop sentences of more words, in every split")
     min_freq: int = Field(1, ge=1, description="words rarer than this in the training sentences become <unk>")
+    max_vocabulary: int | None = Field(
+        None, ge=1, description="keep only so many words, the most frequent of training, the specials not counted"
+    )
     limit: int | None = Field(None, ge=1, description="use only the first `limit` training sentences")
+    batching: Batching = Field(
+        "constant_length", description="whether a training batch holds one sentence length, or is padded"
+    )
     partition: Partition = Field("fixed_by_group", description="how training sentences are cut into batches")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _padded_batches_are_fresh(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("batching") == "padded":
+            return {"partition": "resplit_random", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _groups_are_lengths(self) -> TextData:
+        if self.batching == "padded" and self.partition == "fixed_by_group":
+            law = "be fixed_random or resplit_random where data.batching is padded, as a group is one sentence length"
+            remedy = "Choose one of these, or set data.batching=constant_length."
+            raise ConfigError([Mistake("data.partition", self.partition, law, remedy)])
+        return self
+
     def load(self) -> TokenDataset:
-        """Read and encode the files; the report adds `<split>_dropped_empty` and `_dropped_long`, in lines.
+        """Read and encode the files, or find them encoded in the cache.
 
-        Raises DataError, with all mistakes of all files, where the folder or a file is missing or unreadable,
-        a file is not UTF-8 or is left with no sentence, or a line lacks the label that it must have.
+        The report adds `<split>_dropped_empty` and `_dropped_long`, in lines. The cache is in the folder of
+        `lagvae_core.data.cache`, under the content of the files and all fields that matter. A damaged entry is replaced;
+        without a usable folder the files are read each time.
+
+        Raises DataError, with all mistakes of all files, where the folder or a file is missing, damaged or there twice,
+        a file is not UTF-8, lacks a column, or is left with no sentence, a sentence lacks the label that it must have,
+        or valid or test has not the classes of training.
         """
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            remedy = f"There is none at {folder.absolute()}."
-            raise DataError([Mistake("data.path", self.path, "be a folder", remedy)])
-        mistakes: list[Mistake] = []
-        files = {split: file for split in _FILES if (file := _read(folder, split, mistakes))}
-        some_labelled = any(_has_label(line) for file in files.values() for line in file.lines)
-        labelled = self.labels == "yes" or (self.labels == "auto" and some_labelled)
-        parsed = {split: self._parse(file, labelled, mistakes) for split, file in files.items()}
-        if mistakes:
-            raise DataError(mistakes)
-
-        if self.limit is not None:
-            parsed["train"] = parsed["train"].limit(self.limit)
-        vocabulary = Vocabulary.of(parsed["train"].sentences, self.min_freq)
-        notes: dict[str, int | float | str] = {}
-        for split, sentences in parsed.items():
-            notes[f"{split}_dropped_empty"] = sentences.dropped_empty
-            notes[f"{split}_dropped_long"] = sentences.dropped_long
-        train, valid, test = (parsed[split].encode(vocabulary) for split in _FILES)
-        return TokenDataset.of(train, valid, test, vocabulary, notes)
+        sources, mistakes = self._sources()
+        name = self._cache_name(sources)
+        entry = None if mistakes else read_entry(name)
+        if entry is None:
+            entry = read_corpus(sources, self._rules(sources), mistakes)
+            if self._cache_name(sources) == name:  # else the files have changed meanwhile
+                write_entry(name, entry)
+                entry = read_entry(name) or entry
+        return dataset_of(entry)
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
         if self.partition == "fixed_by_group":
             return train.batches(batch_size)
-        shuffle = epoch if self.partition == "resplit_random" else 0
-        return train.batches(batch_size, seed=derive_seed(seed, "partition", shuffle))
+        shuffle = derive_seed(seed, "partition", epoch if self.partition == "resplit_random" else 0)
+        if self.batching == "padded":
+            return padded_batches(train, batch_size, shuffle)
+        return train.batches(batch_size, seed=shuffle)
 
-    def _parse(self, file: _File, labelled: bool, mistakes: list[Mistake]) -> _Sentences:
-        """The sentences of `file`; what is wrong with them is added to `mistakes`."""
-        kept: list[str] = []
-        labels: list[str] = []
-        dropped_empty = dropped_long = 0
-        for number, line in enumerate(file.lines, start=1):
-            if labelled and not _has_label(line) and line.strip():
-                mistakes.append(self._unlabelled(f"{file.path}, line {number}: {line.rstrip()}"))
-                return _Sentences([], None)
-            label, _, text = line.partition("\t") if labelled else ("", "", line)
-            words = len(text.split())
-            if words == 0:
-                dropped_empty += 1
-            elif self.max_length is not None and words > self.max_length:
-                dropped_long += 1
-            else:
-                kept.append(text)
-                labels.append(label.strip())
-        if not kept:
-            remedy = f"Dropped: {dropped_empty} empty lines, {dropped_long} of more than max_length words."
-            mistakes.append(Mistake("data.path", str(file.path), "have a sentence in every file", remedy))
-        return _Sentences(kept, tuple(labels) if labelled else None, dropped_empty, dropped_long)
+    def _sources(self) -> tuple[dict[str, Source], list[Mistake | str]]:
+        """The file of each split, in the order of SPLITS, and what is wrong with those that are not among them."""
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            remedy = f"There is none at {folder.absolute()}."
+            raise DataError([Mistake("data.path", self.path, "be a folder", remedy)])
+        sources: dict[str, Source] = {}
+        mistakes: list[Mistake | str] = []
+        for split in SPLITS:
+            try:
+                path = file_of(folder, split)
+            except DataError as error:
+                mistakes += error.mistakes
+                continue
+            is_table = path.suffix == ".parquet"
+            sources[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
+        return sources, mistakes
 
-    def _unlabelled(self, where: str) -> Mistake:
-        law = "have a label and a tab before each sentence"
-        if self.labels == "yes":
-            return Mistake("data.path", where, law, "Set data.labels=no to read the text without labels.")
-        return Mistake("data.path", where, f"{law} or before none", "Set data.labels=no if tabs are mere text.")
+    def _rules(self, sources: Mapping[str, Source]) -> Rules:
+        labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_labelled, sources.values())))
+        keep = labelled and self.labels != "drop"
+        return Rules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limit)
 
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    lines: list[str]
+    def _cache_name(self, sources: Mapping[str, Source]) -> str:
+        """The same just where the same would be read."""
+        fields = self.model_dump(mode="json", exclude={"path", "batching", "partition"})
+        files = {split: (type(source).__name__, _digest(source)) for split, source in sources.items()}
+        identity = json.dumps([_FORMAT, fields, files], sort_keys=True)
+        return f"text-{hashlib.sha256(identity.encode()).hexdigest()}"
 
 
-@dataclass(frozen=True)
-class _Sentences:
-    """What is kept of a file; `labels` has one for each sentence, or is None."""
-
-    sentences: list[str]
-    labels: tuple[str, ...] | None
-    dropped_empty: int = 0
-    dropped_long: int = 0
-
-    def limit(self, n: int) -> _Sentences:
-        return replace(self, sentences=self.sentences[:n], labels=self.labels and self.labels[:n])
-
-    def encode(self, vocabulary: Vocabulary) -> TokenSplit:
-        return TokenSplit.of(map(vocabulary.encode, self.sentences), self.labels)
-
-
-def _read(folder: Path, split: str, mistakes: list[Mistake]) -> _File | None:
-    """The lines of a split's file, or None and one more entry in `mistakes`."""
-    names = _FILES[split]
-    path = next((folder / name for name in names if (folder / name).exists()), None)
-    if path is None:
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-        remedy = f"It holds {textwrap.shorten(found, 200)}."
-        mistakes.append(Mistake("data.path", str(folder), f"have a file {' or '.join(names)}", remedy))
-        return None
+def _labelled(source: Source) -> bool:
+    """Whether it has labels; what cannot be read has none, and is refused when it is read whole."""
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        where = f"{path}, line {line}, byte offset {error.start}"
-        mistakes.append(Mistake("data.path", where, "hold UTF-8 text", "Convert the file, say with iconv."))
-        return None
-    except OSError as error:
-        mistakes.append(Mistake("data.path", str(path), "hold readable files", f"{error.strerror}."))
-        return None
-    # Not str.splitlines, which also cuts at form feeds and at Unicode's line separators.
-    return _File(path, io.StringIO(text).readlines())
+        return source.labelled()
+    except DataError:
+        return False
 
 
-def _has_label(line: str) -> bool:
-    label, tab, _ = line.partition("\t")
-    return bool(tab and label.strip())
+def _digest(source: Source) -> str:
+    """The same for what cannot be read: it is never cached."""
+    try:
+        return source.digest()
+    except DataError:
+        return ""

@@ -28,8 +28,8 @@ class AggKl(KlExchange):
     D is the mean over the batch of log((1/B) sum_j q(z_i|x_j)) - log p(z_i), with one sample z_i of each posterior, all
     of the densities whose KL is charged. A sample finds its own posterior in the mixture, which puts D too high by
     I(x; z) less the information that a batch of B can show, at most ln B: so no more than ln B nats are free of charge,
-    and the rest costs what it costs in the plain VAE. Hence larger batches are another objective. Text comes in batches
-    of one sentence length, and D is then the KL of one length.
+    and the rest costs what it costs in the plain VAE. Hence larger batches are another objective. In batches
+    of one sentence length, which `batching: constant_length` makes of a text, D is the KL of one length.
     """
 
     paper: ClassVar[str] = (

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from lagvae_core.columns import Column
-from lagvae_core.data import Batch, Domain, Partition, TextDomain
+from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.setting import ModelSetting, TokenModel
 from lagvae_core.randomness import Streams
@@ -36,13 +36,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Setup:
-    """What a strategy may know of the configuration that it stands in, before data or model exist."""
+    """What a strategy may know of the configuration that it stands in, before data or model exist.
+
+    `batching` is None where the data leave no choice.
+    """
 
     strategies: tuple[Strategy, ...]
     training: TrainingConfig
     model: ModelSetting
     data_kind: str
     partition: Partition = "fixed_random"
+    batching: Batching | None = None
 
     @property
     def token_model(self) -> TokenModel:
@@ -105,8 +109,8 @@ def needs_companions(kind: str, field: str | None, least: int, setup: Setup) -> 
 
 def grouped_batches(kind: str, setup: Setup) -> Iterator[str]:
     """What to know of a strategy that uses the statistics of a batch where each batch holds one group (W4)."""
-    if setup.data_kind == "text":
-        group, remedy = "sentence length", "every partition of a text has such batches"
+    if setup.batching == "constant_length":
+        group, remedy = "sentence length", "data.batching = padded mixes the lengths"
     elif setup.partition == "fixed_by_group":
         group, remedy = "group", "data.partition = fixed_random mixes the groups"
     else:

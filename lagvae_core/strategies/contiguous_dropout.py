@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.data import History
+from lagvae_core.data import UNK, History
 from lagvae_core.data.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
@@ -56,14 +56,16 @@ class ContiguousDropout(Strategy):
             return history
         tokens_BT = history.tokens_BT
         place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        furthest_BT = self._ends(place_T, len(tokens_BT), generator).cummax(1).values
+        furthest_BT = self._ends(tokens_BT, place_T, generator).cummax(1).values
         return conceal(history, place_T < furthest_BT, self.replace)
 
-    def _ends(self, place_T: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    def _ends(self, tokens_BT: Tensor, place_T: Tensor, generator: torch.Generator) -> Tensor:
         """The place after the last word of the furthest run that starts at each place, [B, T]; none starts at 0."""
-        device, steps = place_T.device, len(place_T)
+        (batch, steps), device = tokens_BT.shape, place_T.device
         if self.starts is not None:
-            start_BK = torch.randint(1, steps, (batch, self.starts), generator=generator, device=device)
+            words_B1 = (tokens_BT >= UNK).sum(1, keepdim=True)
+            share_BK = torch.rand(batch, self.starts, generator=generator, device=device)
+            start_BK = 1 + (share_BK * words_B1).long().clamp(max=words_B1 - 1)
             end_BK = start_BK + self._lengths(start_BK.shape, generator)
             return end_BK.new_zeros(batch, steps).scatter_reduce(1, start_BK, end_BK, "amax")
         begins_BT = torch.rand(batch, steps, generator=generator, device=device) < self.rate

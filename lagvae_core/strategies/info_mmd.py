@@ -40,8 +40,8 @@ class InfoMmd(KlExchange):
     - alpha + scale < 1 is refused (E17): the divergence would be rewarded. Public code has such defaults.
     - One bandwidth; code of Wasserstein autoencoders also sums kernels of several.
     - `mmd_scale` 10,000 is that of Pelsmaeker & Aziz 2019; here it is 1, since `scale` already weighs.
-    - Batches must be samples of the data. Text comes in batches of one sentence length, and each length is then held to
-      the prior by itself.
+    - Batches must be samples of the data. In batches of one sentence length, which `batching:
+      constant_length` makes of a text, each length is held to the prior by itself.
     """
 
     paper: ClassVar[str] = "Zhao et al. 2017, InfoVAE: Information Maximizing Variational Autoencoders"

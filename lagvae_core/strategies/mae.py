@@ -41,7 +41,8 @@ class Mae(Strategy):
       this remedy.
     - Of two examples there are only two pairs, no measure of spread: with `smoothness` above 0 batches below 3 are
       skipped.
-    - Text comes in batches of one sentence length, so only sentences of one length are compared.
+    - In batches of one sentence length, which `batching: constant_length` makes, only sentences of one length are
+      compared.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})

@@ -139,7 +139,8 @@ class PseudoPrior(Prior):
 
 def mean_length(batches: Sequence[TokenBatch]) -> int:
     """The mean number of tokens of a sentence, `<s>` and `</s>` included, rounded; 1 without sentences."""
-    tokens, sentences = sum(b.tokens_BL.numel() for b in batches), sum(b.size for b in batches)
+    sentences = sum(batch.size for batch in batches)
+    tokens = sum(batch.units for batch in batches) + sentences
     return max(1, round(tokens / max(1, sentences)))
 
 
@@ -148,10 +149,12 @@ def sentences_near(length: int, count: int, batches: Sequence[TokenBatch]) -> Te
 
     They begin anew where there are fewer.
     """
-    rows: list[Tensor] = []
-    for batch in sorted(batches, key=lambda batch: abs(batch.tokens_BL.shape[1] - length)):
-        missing = max(0, length - batch.tokens_BL.shape[1])
-        rows.extend(functional.pad(batch.tokens_BL[:, :length], (0, missing), value=EOS).cpu())
-        if len(rows) >= count:
-            break
+    lengths_N = torch.cat([batch.sizes_B for batch in batches])
+    first_N = torch.tensor([batch.size for batch in batches]).cumsum(0)
+    rows = []
+    for number in (lengths_N - length).abs().argsort(stable=True)[:count].tolist():
+        which = int(torch.searchsorted(first_N, number, right=True))
+        batch = batches[which]
+        words_L = batch.tokens_BL[number - int(first_N[which])][: min(length, int(lengths_N[number]))]
+        rows.append(functional.pad(words_L, (0, length - len(words_L)), value=EOS).cpu())
     return torch.stack([rows[number % len(rows)] for number in range(count)])

@@ -313,7 +313,7 @@ def test_data_without_a_batch_that_a_strategy_can_use_are_refused_before_trainin
         run(tiny("scale_vae", data={"examples": 7}))
     assert str(caught.value) == (
         "the largest training batch must be large enough for the batch statistics of scale_vae, but is 7. "
-        "Batches of text hold sentences of one length; give more data, or lower the strategy's smallest batch."
+        "Batches of text may hold one sentence length each; give more data, or lower the strategy's smallest batch."
     )
     assert run(tiny("scale_vae", data={"examples": 8})).status == "finished"
 

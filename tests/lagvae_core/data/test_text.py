@@ -8,7 +8,11 @@ from lagvae_core.data import BOS, EOS, UNK, DataConfig, Partition, SyntheticData
 from lagvae_core.errors import DataError
 
 PLAIN = {"train": "the cat sat\nthe dog\n", "valid": "the cow\n", "test": "a dog\n"}
-LABELLED = {"train": "1\tthe cat\n0\tthe dog\n", "valid": "1\ta cat\n", "test": "0\ta dog\n"}
+LABELLED = {
+    "train": "1\tthe cat\n0\tthe dog\n",
+    "valid": "1\ta cat\n0\ta dog\n",
+    "test": "0\ta dog\n1\tthe cow\n",
+}
 
 
 @pytest.fixture
@@ -75,9 +79,30 @@ class TestReading:
         assert sentences(data) == ["the <unk> <unk>", "the <unk>"]
         assert data.report["train_oov_rate"] == pytest.approx(3 / 5)
 
+    def test_the_most_frequent_words_are_kept_and_of_equals_those_that_come_first(self, folder):
+        files = PLAIN | {"train": "d a b b\na c a c\n", "valid": "c d a\n"}
+
+        def words(**fields):
+            return TextData(path=folder(**files), **fields).load().vocabulary.words[4:]
+
+        assert words(max_vocabulary=2) == ("a", "b")
+        assert words(max_vocabulary=3) == ("a", "b", "c")
+        assert words(max_vocabulary=9) == words() == ("d", "a", "b", "c")
+        assert words(max_vocabulary=3, min_freq=3) == ("a",)
+        data = TextData(path=folder(**files), max_vocabulary=2).load()
+        assert sentences(data) == ["<unk> a b b", "a <unk> a <unk>"]
+        assert data.report["train_oov_rate"] == pytest.approx(3 / 8)
+        assert data.report["valid_oov_rate"] == pytest.approx(2 / 3)
+
+    def test_a_text_that_names_the_special_words(self, folder):
+        data = TextData(path=folder(**PLAIN | {"train": "a </s> <s> <pad> <unk>\n", "valid": "</s> b\n"})).load()
+        assert data.vocabulary.words[4:] == ("a",)
+        assert data.train.tokens.tolist() == [BOS, 4, UNK, UNK, UNK, UNK, EOS]
+        assert data.valid.tokens.tolist() == [BOS, UNK, UNK, EOS]
+
     def test_limit_is_a_shorter_training_file(self, folder):
-        limited = TextData(path=folder(**LABELLED), limit=1).load()
-        short = TextData(path=folder(**LABELLED | {"train": "1\tthe cat\n"})).load()
+        limited = TextData(path=folder(**PLAIN), limit=1).load()
+        short = TextData(path=folder(**PLAIN | {"train": "the cat sat\n"})).load()
         assert limited.fingerprint == short.fingerprint
         assert (len(limited.train), len(limited.valid)) == (1, 1)
 
@@ -96,12 +121,12 @@ class TestReading:
 class TestLabels:
     @pytest.mark.parametrize("labels", ["auto", "yes", True])
     def test_labels_are_read(self, folder, labels):
-        data = TextData(path=folder(**LABELLED | {"train": "1\tthe\tcat\n\npos itive\tdog\n0\t\n"}), labels=labels)
-        data = data.load()
+        train, held_out = "1\tthe\tcat\n\npos itive\tdog\n0\t\n", "pos itive\ta\n1\tb\n"
+        data = TextData(path=folder(train=train, valid=held_out, test=held_out), labels=labels).load()
         assert data.train.labels == ("1", "pos itive")
         assert sentences(data) == ["the cat", "dog"]
         assert data.report["train_dropped_empty"] == 2
-        assert data.report["labels"] == "0 1 pos itive"
+        assert data.report["labels"] == "1 pos itive"
 
     @pytest.mark.parametrize("labels", ["no", False])
     def test_without_labels_a_tab_is_white_space(self, folder, labels):
@@ -121,6 +146,32 @@ class TestLabels:
         assert "labels=no" in train
         assert "test.txt, line 1: a'" in test
         assert len(TextData(path=folder(**files), labels="no").load().train) == 3
+
+    def test_how_many_lines_lack_a_label_is_told(self, folder):
+        (message,) = mistakes(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
+        assert "train.txt, line 2: b'. 2 more lines of the file have none." in message
+
+    def test_labels_are_dropped_on_demand(self, folder):
+        files = LABELLED | {"test": "2\ta dog\n"}
+        data = TextData(path=folder(**files), labels="drop").load()
+        assert data.train.labels is None
+        assert sentences(data) == ["the cat", "the dog"]
+        (message,) = mistakes(TextData(path=folder(**files | {"test": "a dog\n"}), labels="drop"))
+        assert "test.txt, line 1: a dog" in message
+
+    def test_all_splits_must_know_the_classes_of_training(self, folder):
+        files = {"train": "1\ta\n0\ta\n2\ta\n", "valid": "1\ta\n0\ta\n2\ta\n", "test": "9\ta\n1\ta\n"}
+        lacking, unknown = mistakes(TextData(path=folder(**files)))
+        assert "must have a sentence of every class that training has" in lacking
+        assert "test.txt, without 0, 2'" in lacking
+        assert "must have no sentence of a class that training lacks" in unknown
+        assert "test.txt, with 9'" in unknown
+        assert "data.labels=drop" in unknown
+
+    def test_a_class_beyond_the_limit_or_the_longest_sentence_counts_as_the_file_has_it(self, folder):
+        assert len(TextData(path=folder(**LABELLED), limit=1).load().train) == 1
+        (message,) = mistakes(TextData(path=folder(**LABELLED | {"valid": "1\ta\n0\ta b c\n"}), max_length=2))
+        assert "valid.txt, without 0'" in message
 
     def test_a_tab_without_a_label_is_no_label(self, folder):
         (message,) = mistakes(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))

@@ -13,10 +13,12 @@ def warnings(**data):
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_batches_of_a_text_hold_one_length_whatever_the_partition(partition):
+def test_batches_of_a_text_hold_one_length_unless_they_are_padded(partition):
     (warning,) = warnings(kind="text", path="somewhere", partition=partition)
     assert warning.startswith("W4: any_kind uses the statistics of batches of one sentence length each, so that ")
-    assert warning.endswith("every partition of a text has such batches.")
+    assert warning.endswith("data.batching = padded mixes the lengths.")
+    if partition != "fixed_by_group":
+        assert warnings(kind="text", path="somewhere", partition=partition, batching="padded") == []
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)

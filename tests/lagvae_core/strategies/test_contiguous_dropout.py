@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, run, tiny
 
-from lagvae_core.data import BOS, UNK, History
+from lagvae_core.data import BOS, EOS, PAD, UNK, History
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies.contiguous_dropout import ContiguousDropout
 from lagvae_core.strategies.word_dropout import WordDropout
@@ -83,7 +83,7 @@ def test_what_is_dropped_is_the_union_of_the_runs_that_are_drawn(fields):
     batch, steps, mean = 50, 12, 3.5
     generator, expected = stream(4), torch.zeros(batch, steps, dtype=torch.bool)
     if "starts" in fields:
-        start = torch.randint(1, steps, (batch, fields["starts"]), generator=generator)
+        start = 1 + (torch.rand(batch, fields["starts"], generator=generator) * (steps - 1)).long()
         length = torch.poisson(torch.full(start.shape, mean), generator=generator)
         runs = [(b, int(s), int(n)) for b in range(batch) for s, n in zip(start[b], length[b], strict=True)]
     else:
@@ -95,6 +95,17 @@ def test_what_is_dropped_is_the_union_of_the_runs_that_are_drawn(fields):
             expected[b, place] = True
     assert torch.equal(dropped(history(batch, steps), seed=4, **fields), expected)
     assert 0 < int(expected.sum()) < batch * (steps - 1)
+
+
+def test_runs_start_at_words_and_never_in_the_padding():
+    tokens = torch.full((20_000, 10), 7)
+    tokens[:, 0], tokens[:, 4], tokens[:, 5:] = BOS, EOS, PAD
+    setting = ContiguousDropout(starts=1, mean_length=1e6, replace="zero")
+    found = setting.corrupt(History(tokens), stream()).blank_BT
+    first = found.int().argmax(1)
+    shares = torch.bincount(first, minlength=10).double() / len(tokens)
+    assert shares[1:4].tolist() == pytest.approx([1 / 3] * 3, abs=4 * math.sqrt(2 / 9 / len(tokens)))
+    assert float(shares[1:4].sum()) == 1.0
 
 
 def test_one_start_a_sentence_drops_one_run_whose_start_is_uniform():

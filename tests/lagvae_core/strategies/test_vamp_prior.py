@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import assert_equals_sampled_vae, tiny, trial_of
 
-from lagvae_core.data import BOS, EOS, TokenSplit
+from lagvae_core.data import BOS, EOS, PAD, TokenBatch, TokenSplit
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.lstm import LstmEncoder, LstmModel
@@ -205,6 +205,13 @@ def test_the_sentences_nearest_in_length_are_taken_cut_or_continued():
     found = sentences_near(4, 4, sentences(3, 4, 9, 4)).tolist()
     assert found == [[BOS, 5, 5, EOS], [BOS, 7, 7, EOS], [BOS, 4, EOS, EOS], [BOS, 6, 6, 6]]
     assert sentences_near(4, 6, sentences(4, 4)).tolist() == [[BOS, 4, 4, EOS], [BOS, 5, 5, EOS]] * 3
+
+
+def test_padding_is_no_part_of_a_sentence():
+    rows = [[BOS, 4, EOS, PAD, PAD], [BOS, 5, 5, 5, EOS], [BOS, 6, 6, EOS, PAD]]
+    batch = TokenBatch(torch.tensor(rows), torch.arange(3), torch.tensor([3, 5, 4]))
+    assert mean_length([batch]) == 4
+    assert sentences_near(4, 3, [batch]).tolist() == [[BOS, 6, 6, EOS], [BOS, 4, EOS, EOS], [BOS, 5, 5, 5]]
 
 
 @pytest.mark.parametrize("other", [[], ["bn_vae"]])
