@@ -130,7 +130,10 @@ class Trial:
         if not self.parts.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
             law = f"be large enough for the batch statistics of {stack}"
-            remedy = "Batches of text may hold one sentence length each; give more data, or lower the strategy's smallest batch."
+            remedy = (
+                "Batches of text may hold one sentence length each; give more data, or lower the strategy's smallest "
+                "batch."
+            )
             raise DataError([Mistake("the largest training batch", largest, law, remedy)])
         self.model = build_model(config, dataset.domain, self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)

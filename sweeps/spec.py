@@ -250,7 +250,7 @@ def _absolute_data_path(trial: Mapping[str, Any]) -> dict[str, Any]:
     """A relative `data.path` is meant from where the command runs; workers run elsewhere."""
     data = trial.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("path"), str):
-        return {**trial, "data": {**data, "path": os.path.abspath(data["path"])}}
+        return {**trial, "data": {**data, "path": os.path.abspath(os.path.expanduser(data["path"]))}}
     return dict(trial)
 
 

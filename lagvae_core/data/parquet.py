@@ -1,4 +1,7 @@
-"""Sentences from the columns of a Parquet file. The only place of this package that knows pyarrow, and only when asked."""
+"""Sentences from the columns of a Parquet file.
+
+The only place of this package that knows pyarrow, and it does when a file is opened, not before.
+"""
 
 from __future__ import annotations
 

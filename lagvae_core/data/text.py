@@ -34,28 +34,29 @@ def _word_of_bool(value: object) -> object:
 class TextData(Setting):
     """Sentences from the files of one folder, words separated by white space.
 
-    A split is one file: .txt, UTF-8, one sentence a line, or the same under gzip (.txt.gz), or .parquet with a column of
+    A split is one file: .txt, UTF-8, one sentence a line; the same under gzip, .txt.gz; or .parquet with a column of
     texts. That of the validation may also be called dev or val. Two files for one split are refused. A line may begin
     with a label and a tab; only the first tab counts. In Parquet labels are a column of strings or integers. Training,
-    valid and test must know the same labels.
+    validation and test must have the same labels.
 
     The vocabulary is that of the training sentences in use, in order of first appearance; `min_freq` and
     `max_vocabulary` cut it, the latter keeping of equally frequent words those that come first; any other word is read
-    as `<unk>`. Where neither cuts, no training sentence holds an `<unk>`, so that its probability is untrained: read the
-    NLL beside the `oov_rate`. A literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or `</s>`
-    becomes `<unk>`.
+    as `<unk>`. Where neither cuts, no training sentence holds an `<unk>`, so that its probability is untrained: read
+    the NLL beside the `oov_rate`. A literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or
+    `</s>` becomes `<unk>`.
 
-    `partition` is that of the training sentences alone. With `batching` constant_length, the published protocol, a batch
-    holds sentences of one length, so that nothing is padded: that length is the group of `fixed_by_group`, which takes
-    them as the file has them; `fixed_random` shuffles them once, `resplit_random` before each epoch. The last batch of
-    each length is small, and as losses are means over a batch its sentences count more. With `padded` all batches but
-    one are full and hold sentences of about one length, padded to the longest: drawn once (`fixed_random`) or before
-    each epoch (`resplit_random`, here the default). `fixed_by_group` is refused with it, as a length needs no padding.
-    Measurement never pads, and its numbers are the same under both.
+    `partition` is that of the training sentences alone. With `batching` constant_length, the published protocol, a
+    batch holds sentences of one length, so that nothing is padded: that length is the group of `fixed_by_group`, which
+    takes them as the file has them; `fixed_random` shuffles them once, `resplit_random` before each epoch. The last
+    batch of each length is small, and as losses are means over a batch its sentences count more. With `padded` all
+    batches but one are full and hold sentences of about one length, padded to the longest: drawn once (`fixed_random`)
+    or before each epoch (`resplit_random`, here the default). `fixed_by_group` is refused with it, as a length needs no
+    padding. Measurement never pads, and its numbers are the same under both.
 
     Files are read as a stream and kept as 32-bit numbers in the cache, from which all processes of a machine map the
-    same memory. Beside that, loading takes some 8 bytes a sentence for labels, and once, when the cache is filled, 8
-    bytes a word and what a dictionary of all word types takes.
+    same memory. Beside that, loading takes 8 bytes a sentence for labels and, once, when the cache is filled, 8 bytes a
+    word and a dictionary of all word types: 127 MiB for 1,000,000 sentences of 10 words, 87 MiB from the cache, most of
+    it shared (benchmarks/memory.py).
     """
 
     kind: Literal["text"] = "text"
@@ -96,12 +97,12 @@ class TextData(Setting):
         """Read and encode the files, or find them encoded in the cache.
 
         The report adds `<split>_dropped_empty` and `_dropped_long`, in lines. The cache is in the folder of
-        `lagvae_core.data.cache`, under the content of the files and all fields that matter. A damaged entry is replaced;
-        without a usable folder the files are read each time.
+        `lagvae_core.data.cache`, under the content of the files and all fields that matter. A damaged entry is
+        replaced; without a usable folder the files are read each time.
 
         Raises DataError, with all mistakes of all files, where the folder or a file is missing, damaged or there twice,
         a file is not UTF-8, lacks a column, or is left with no sentence, a sentence lacks the label that it must have,
-        or valid or test has not the classes of training.
+        or validation or test has not the classes of training.
         """
         sources, mistakes = self._sources()
         name = self._cache_name(sources)

@@ -81,6 +81,9 @@ class TestLawful:
         monkeypatch.chdir(tmp_path)
         spec = spec_of(trial={"data": {"kind": "text", "path": "corpus"}})
         assert spec.trial["data"]["path"] == str(tmp_path / "corpus")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        spec = spec_of(trial={"data": {"kind": "text", "path": "~/corpus"}})
+        assert spec.trial["data"]["path"] == str(tmp_path / "home" / "corpus")
 
     @pytest.mark.parametrize("name", ["a", "A-1_b+c.d", "0", "x" * 100])
     def test_names(self, name):
@@ -96,7 +99,12 @@ class TestLawful:
 class TestShipped:
     @pytest.mark.parametrize("file", SHIPPED)
     def test_parses_and_plans(self, file):
-        spec = load_spec(file.removesuffix(".yaml"))
+        name = file.removesuffix(".yaml")
+        own_data = "--set trial.data.path=FOLDER" in LIBRARY.joinpath(file).read_text()
+        spec = load_spec(name, {"trial.data.path": "corpus"} if own_data else None)
+        if own_data:
+            with pytest.raises(ConfigError, match=r"trial\.data\.path must be given"):
+                load_spec(name)
         assert file == f"{spec.name}.yaml"
         plan = Plan(spec, FINGERPRINT, [])
         assert plan.missing == sum(arm.runs for arm in plan.arms()) > 0
