@@ -3,7 +3,7 @@
     python benchmarks/memory.py text|nll_iw|mi|all [--sentences N] [--samples K ...] [--json FILE]
 
 Each line is a fresh process. `MiB` is the most that its resident set grew above what it held when everything was
-imported (and for nll_iw and mi when model and data were there too); pages mapped from the cache, which processes share,
+imported (for nll_iw and mi also model and data); pages mapped from the cache, which processes share,
 count in it. Seconds tell of this machine alone; the bounds are what is meant to hold anywhere.
 
 `text`: sentences of 10 words on average, of a vocabulary of 20,000 under Zipf's law, in two classes; `cold`: nothing is
