@@ -3,12 +3,12 @@
     python benchmarks/memory.py text|nll_iw|mi|all [--sentences N] [--samples K ...] [--json FILE]
 
 Each line is a fresh process. `MiB` is the most that its resident set grew above what it held when everything was
-imported (for nll_iw and mi also model and data); pages mapped from the cache, which processes share,
-count in it. Seconds tell of this machine alone; the bounds are what is meant to hold anywhere.
+imported (for nll_iw and mi also model and data); pages mapped from the cache, which processes share, count in it.
+Seconds tell of this machine alone; the bounds are what is meant to hold anywhere.
 
 `text`: sentences of 10 words on average, of a vocabulary of 20,000 under Zipf's law, in two classes; `cold`: nothing is
-cached, `warm`: the cache holds it. `nll_iw`: 32 latents, hidden 1,024, embedding 512, vocabulary 20,001, sentences of 80
-predicted tokens, a random model. `mi`: 10,000 examples with 32 latents.
+cached, `warm`: the cache holds it. `nll_iw`: 32 latents, hidden 1,024, embedding 512, vocabulary 20,001, sentences of
+80 predicted tokens, a random model. `mi`: 10,000 examples with 32 latents.
 """
 
 from __future__ import annotations
