@@ -60,7 +60,7 @@ class TextData(Setting):
     """
 
     kind: Literal["text"] = "text"
-    path: str = Field(min_length=1, description="folder with train.txt, valid.txt and test.txt, or .txt.gz, .parquet")
+    path: str = Field(min_length=1, description="folder with train, valid and test as .txt, .txt.gz or .parquet")
     labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_word_of_bool)] = Field(
         "auto",
         description="do lines have the form label<TAB>text? auto: if one does, all must; drop: yes, but forget them",

@@ -12,7 +12,7 @@ from lagvae_core.mistakes import mistakes_of
 from lagvae_core.recipe import RECIPES
 from lagvae_core.strategies import CATALOGUE
 
-TEXT = {"data": {"kind": "text", "path": "somewhere"}}
+TEXT = {"data": {"kind": "text", "path": "somewhere", "partition": "fixed_random"}}
 MESSAGE = re.compile(r"^(?P<key>[\w.\[\]]+|the file) must (?P<law>.+?), but is (?P<value>.+?)\.( (?P<remedy>.+[.?]))?$")
 
 PARSER = re.compile(r"(?i)input|a valid|unable|_type|dictionary|instance|should")
@@ -127,7 +127,7 @@ def replaced(values, path, value):
 
 WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
 WORDS += ("total_batch", "cosine", "softplus", "ar1")
-WORDS += ("resplit_random", "zero", "row", "hidden", "encoder")
+WORDS += ("resplit_random", "padded", "zero", "row", "hidden", "encoder")
 WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl")
 CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], {"kind": "lstm"})
 
@@ -249,7 +249,7 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         ),
         (
             {"data": {"kind": "text"}},
-            "data.path must be given, but is missing. It is: folder with train.txt, valid.txt and test.txt.",
+            "data.path must be given, but is missing. It is: folder with train, valid and test as .txt, .txt.gz or .parquet.",
         ),
         (
             {"data": {"kind": "sythetic"}},
