@@ -249,7 +249,8 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         ),
         (
             {"data": {"kind": "text"}},
-            "data.path must be given, but is missing. It is: folder with train, valid and test as .txt, .txt.gz or .parquet.",
+            "data.path must be given, but is missing. It is: folder with train, valid and test as .txt, .txt.gz or "
+            ".parquet.",
         ),
         (
             {"data": {"kind": "sythetic"}},
