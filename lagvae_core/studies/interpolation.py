@@ -42,9 +42,11 @@ class Interpolation(Study):
 
     def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
         yield from needs_z(self, config)
-        examples = len(getattr(dataset, config.evaluation.split))
+        limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit)
+        examples = min(limit for limit in limits if limit is not None)
         if examples < 2:
-            yield Mistake("study", self.kind, "have two examples to go between", f"The split has {examples}.")
+            remedy = f"The split has {examples}."
+            yield Mistake("study", self.kind, "be one for which there are two examples to go between", remedy)
 
     def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
         encoded, speaker = trained.encoded, Speaker.of(trained)
