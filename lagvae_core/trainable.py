@@ -150,8 +150,17 @@ class Trial:
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def fit(self, report: Report, progress: Callable[[Progress], None], keeper: _Keeper) -> str:
-        """Train to the end of the schedule, or until `report` answers "stop": then the reason, else ""."""
+    def fit(
+        self,
+        report: Report = lambda record: None,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        keeper: _Keeper | None = None,
+    ) -> str:
+        """Train to the end of the schedule, or until `report` answers "stop": then the reason, else "".
+
+        Without a `keeper` nothing is saved on the way.
+        """
+        keeper = keeper or _Keeper(self, None, 0.0)
         while not self.stop_reason:
             self._train_epoch(progress, keeper)
             record = self._validate()

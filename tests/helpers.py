@@ -17,6 +17,7 @@ from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Propo
 from lagvae_core.models.lstm import LstmDecoder
 from lagvae_core.record import Progress
 from lagvae_core.trainable import Trial
+from lagvae_core.trained import Trained
 
 TINY_DATA = {
     "kind": "synthetic",
@@ -57,6 +58,13 @@ def run(config: TrialConfig, **options: Any) -> TrialRecord:
 def trial_of(config: TrialConfig) -> Trial:
     assert isinstance(config.data, SyntheticData)
     return Trial(config, dataset_of(config.data), torch.device("cpu"))
+
+
+def trained_of(config: TrialConfig) -> Trained:
+    """The model that the trial of this configuration leaves behind."""
+    trial = trial_of(config)
+    trial.fit()
+    return Trained.of(trial)
 
 
 def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ALLOWED = {
-    "lagvae_core": {"lagvae_core", "torch", "numpy", "pydantic", "pydantic_core"},
+    "lagvae_core": {"lagvae_core", "torch", "numpy", "pydantic", "pydantic_core", "rapidfuzz"},
     "cluster": {"cluster", "ray", "pydantic", "yaml"},
 }
 STANDARD = set(sys.stdlib_module_names)

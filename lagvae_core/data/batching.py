@@ -12,9 +12,9 @@ import textwrap
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -104,6 +104,20 @@ class History:
 
     tokens_BT: Tensor
     blank_BT: Tensor | None = None
+
+    def unread(self) -> Self:
+        """The same before the first token is read."""
+        return replace(self, tokens_BT=self.tokens_BT[:, :0], blank_BT=None)
+
+    def then(self, tokens_B: Tensor) -> Self:
+        """The same after one more token each."""
+        assert self.blank_BT is None, "what is read in generation is never blank"
+        return replace(self, tokens_BT=torch.cat([self.tokens_BT, tokens_B[:, None]], 1))
+
+    def select(self, index: Tensor) -> Self:
+        """The rows `index`, in that order; whatever a subclass holds beside the tokens has a row for each example."""
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: rows[index] for name, rows in held.items() if rows is not None})
 
 
 @dataclass(frozen=True, eq=False)

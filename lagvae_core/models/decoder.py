@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from typing import Protocol as Interface
 
 import torch
@@ -19,6 +19,8 @@ from lagvae_core.models.projection import token_nll
 __all__ = [
     "Decoder",
     "InputDropout",
+    "Prefix",
+    "Reading",
     "RowDropout",
     "Skip",
     "TokenDecoder",
@@ -131,10 +133,31 @@ class Decoder(nn.Module, ABC):
         return self._stream if self.training else None
 
 
+class Reading(ABC):
+    """What a decoder keeps of R sequences that it reads token by token."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> Self:
+        """The sequences `index`, in that order; one may be there several times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix(Reading):
+    """All that was read, from which any decoder can go on."""
+
+    z_RZ: Tensor
+    history: History
+
+    def select(self, index: Tensor) -> Prefix:
+        return Prefix(self.z_RZ[index], self.history.select(index))
+
+
 class TokenDecoder(Decoder):
     """p(x|z) over sequences of tokens: features of each position, then one bias-free output layer.
 
-    A subclass makes `output` (a bias-free linear layer, F to V) and `features`.
+    A subclass makes `output` (a bias-free linear layer, F to V) and `features`. `begin` and `step` give the same
+    distributions token by token; they recompute the features of all that was read, which is exact for every decoder
+    and quadratic in T. A subclass that can carry a state of its own overrides both.
     """
 
     output: nn.Linear
@@ -148,6 +171,22 @@ class TokenDecoder(Decoder):
 
     def forward(self, history: History, targets: Tensor | Ragged, z_BSZ: Tensor) -> Tensor:
         return self.nll(self.features(history, z_BSZ), targets)
+
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> Reading:
+        """R sequences of which nothing is read yet, not even `<s>`.
+
+        `context` is what the decoder sees beside z and its own past: a history without tokens, such as
+        `batch.history.unread()`, with R rows. None where the past is all.
+        """
+        nothing_R0 = torch.empty(len(z_RZ), 0, dtype=torch.int64, device=z_RZ.device)
+        return Prefix(z_RZ, History(nothing_R0) if context is None else context)
+
+    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
+        """Read one token more of each sequence: the logits [R, V] of the next, and what is kept now."""
+        assert isinstance(reading, Prefix), "a reading that this decoder began"
+        reading = Prefix(reading.z_RZ, reading.history.then(tokens_R))
+        features_TRF = self.features(reading.history, reading.z_RZ[:, None])
+        return self.output(features_TRF[-1]), reading
 
     def nll(self, features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
         """The same from `features`; of padded sentences no feature meets the output layer that predicts nothing."""

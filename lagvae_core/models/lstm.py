@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.data import History, TextDomain, TokenBatch
-from lagvae_core.models.decoder import TokenDecoder, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.recurrence import read_beside
 from lagvae_core.models.setting import Features, TokenModel
@@ -80,6 +81,16 @@ class LstmEncoder(nn.Module):
         return Gaussian(mean, logvar)
 
 
+@dataclass(frozen=True, eq=False)
+class _State(Reading):
+    z_RZ: Tensor
+    hidden_RH: Tensor
+    cell_RH: Tensor
+
+    def select(self, index: Tensor) -> _State:
+        return _State(self.z_RZ[index], self.hidden_RH[index], self.cell_RH[index])
+
+
 class LstmDecoder(TokenDecoder):
     """p(x|z): z is concatenated to every input embedding and sets the start state, c0 = W z, h0 = tanh(c0).
 
@@ -101,16 +112,39 @@ class LstmDecoder(TokenDecoder):
         start_uniformly(self, setting)
 
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
-        steps, samples = history.tokens_BT.shape[1], z_BSZ.shape[1]
+        samples = z_BSZ.shape[1]
         words_TBE = self.reader(history, self.active_stream())
         words_TRE = words_TBE[:, :, None].expand(-1, -1, samples, -1).flatten(1, 2)
         z_RZ = z_BSZ.flatten(0, 1)
-        cell_RH = z_RZ.new_zeros(len(z_RZ), self._setting.hidden) if self.start is None else self.start(z_RZ)
+        cell_RH = self._start(z_RZ)
         hidden_TRH = read_beside(self.lstm, words_TRE, z_RZ, cell_RH.tanh(), cell_RH)
-        hidden_TRH = dropout(hidden_TRH, self._setting.dropout_out, self.active_stream())
+        return self._beside_skip(dropout(hidden_TRH, self._setting.dropout_out, self.active_stream()), z_RZ)
+
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> Reading:
+        cell_RH = self._start(z_RZ)
+        return _State(z_RZ, cell_RH.tanh(), cell_RH)
+
+    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
+        assert isinstance(reading, _State), "a reading that this decoder began"
+        stream, z_RZ = self.active_stream(), reading.z_RZ
+        inputs_1RI = torch.cat([self.reader(History(tokens_R[:, None]), stream), z_RZ[None]], 2)
+        outputs_1RH, (hidden, cell) = self.lstm(inputs_1RI, (reading.hidden_RH[None], reading.cell_RH[None]))
+        outputs_1RH = dropout(outputs_1RH, self._setting.dropout_out, stream)
+        logits_RV = self.output(self._beside_skip(outputs_1RH, z_RZ)[0])
+        return logits_RV, _State(z_RZ, hidden[0], cell[0])
+
+    def _start(self, z_RZ: Tensor) -> Tensor:
+        """The cells [R, H] before the first token; the hidden state is their tanh."""
+        if self.start is None:
+            return z_RZ.new_zeros(len(z_RZ), self._setting.hidden)
+        cell_RH: Tensor = self.start(z_RZ)
+        return cell_RH
+
+    def _beside_skip(self, hidden_TRH: Tensor, z_RZ: Tensor) -> Tensor:
+        """What the output layer reads."""
         if self._skip is None:
             return hidden_TRH
         if self._skip.kind == "add":
             added_RH: Tensor = self.skip(z_RZ)
             return hidden_TRH + added_RH
-        return torch.cat([hidden_TRH, z_RZ.expand(steps, -1, -1)], 2)
+        return torch.cat([hidden_TRH, z_RZ.expand(len(hidden_TRH), -1, -1)], 2)

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from lagvae_core.studies.base import Findings, Study, Table
+from lagvae_core.studies.generation import Generation
+from lagvae_core.studies.interpolation import Interpolation
+from lagvae_core.studies.reconstruction import Reconstruction
+from lagvae_core.studies.uncertainty import Uncertainty
 
-__all__ = ["STUDIES", "Findings", "Study", "Table"]
+__all__ = [
+    "STUDIES",
+    "Findings",
+    "Generation",
+    "Interpolation",
+    "Reconstruction",
+    "Study",
+    "Table",
+    "Uncertainty",
+]
 
-_ALL: tuple[type[Study], ...] = ()
+_ALL: tuple[type[Study], ...] = (
+    Generation,
+    Interpolation,
+    Reconstruction,
+    Uncertainty,
+)
 
 STUDIES: dict[str, type[Study]] = {study.name(): study for study in _ALL}

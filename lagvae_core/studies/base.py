@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lagvae_core.columns import Column
+from lagvae_core.config import TrialConfig
+from lagvae_core.data import Dataset
+from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Setting
 from lagvae_core.trained import Trained
 
-__all__ = ["Findings", "Study", "Table"]
+__all__ = ["Findings", "Study", "Table", "needs_z", "without_z"]
 
 Table = Mapping[str, Sequence[Any]]
 """Columns of one length by name: numbers, texts or lists of numbers."""
@@ -28,18 +31,49 @@ class Findings:
 class Study(Setting, ABC):
     """A measurement of a trained model on request. Its fields are its options, its docstring what it measures.
 
-    A subclass gives `kind` a literal default, `columns` the numbers that it finds, and `data_kinds` the kinds of data
-    that it means something for.
+    A subclass gives `kind` a literal default, `columns` the numbers that it finds, `tables` what each of its tables
+    holds, a sentence by name, and `data_kinds` the kinds of data that it means something for.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
+    tables: ClassVar[Mapping[str, str]] = {}
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text", "images", "reinflection"})
     kind: Any
+
+    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+        """What forbids the measurement of a model of this configuration and these data; asked before anything runs."""
+        yield from ()
 
     @abstractmethod
     def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
         """What it finds; `values` names exactly its `columns`. `progress` hears a phase, and how many of how many."""
 
+    def require(self, config: TrialConfig, dataset: Dataset) -> None:
+        """Whether it may measure a model of this configuration and these data.
+
+        Raises:
+            ConfigError: it may not; all `mistakes`, and a kind of data that it means nothing for.
+        """
+        kind, known = config.data.kind, self.data_kinds
+        if kind not in known:
+            remedy = f"It measures models of {' and '.join(sorted(known))}."
+            raise ConfigError([Mistake("study", self.kind, f"be one for data of kind {kind}", remedy)])
+        if mistakes := [*self.mistakes(config, dataset)]:
+            raise ConfigError(mistakes)
+
     @classmethod
     def name(cls) -> str:
         return str(cls.model_fields["kind"].default)
+
+
+def needs_z(study: Study, config: TrialConfig) -> Iterator[Mistake]:
+    """The mistake of a model without a latent variable, where a study means nothing without one."""
+    stack = "+".join(strategy.kind for strategy in config.strategies)
+    if without_z(config):
+        remedy = "Measure a model that has one."
+        yield Mistake("study", study.kind, f"be one for a model without z, as that of {stack}", remedy)
+
+
+def without_z(config: TrialConfig) -> bool:
+    """Whether a model of this configuration has no latent variable."""
+    return any("kl" in strategy.unmeasured for strategy in config.strategies)

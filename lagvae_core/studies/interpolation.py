@@ -1,0 +1,78 @@
+"""What lies between two examples in the latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from lagvae_core.config import TrialConfig
+from lagvae_core.data import Dataset
+from lagvae_core.errors import Mistake
+from lagvae_core.metrics.decoding import Greedy
+from lagvae_core.randomness import derive_seed
+from lagvae_core.speech import Speaker
+from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.trained import Trained
+
+__all__ = ["Interpolation"]
+
+
+class Interpolation(Study):
+    """Sentences decoded greedily along the straight line between two examples, z_a = (1 - a) z_1 + a z_2.
+
+    Source: Bowman et al. 2016, section 4 (as recalled); the steps of DU-VAE (Shen et al. 2021), a = 0, 0.2, ..., 1. At
+    both ends stand the greedy reconstructions of the two examples. The pairs are drawn from the measured split, no
+    example twice. It finds no number: sentences along the line are to be read.
+    """
+
+    tables: ClassVar = {
+        "sentences": "one row a step: the `pair`, its examples `first` and `second` in the split, `a`, the `text`"
+    }
+    data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
+
+    kind: Literal["interpolation"] = "interpolation"
+    pairs: int = Field(10, ge=1, description="pairs of examples, at most")
+    steps: int = Field(5, ge=1, le=1_000, description="equal steps from one example to the other")
+    between: Literal["mean", "sample"] = Field("mean", description="posterior means, or one posterior sample each")
+    max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
+    seed: int = Field(0, ge=0, description="of the choice of pairs")
+
+    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+        yield from needs_z(self, config)
+        limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit)
+        examples = min(limit for limit in limits if limit is not None)
+        if examples < 2:
+            remedy = f"The split has {examples}."
+            yield Mistake("study", self.kind, "be one for which there are two examples to go between", remedy)
+
+    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+        encoded, speaker = trained.encoded, Speaker.of(trained)
+        z_NZ = encoded.mean_NZ if self.between == "mean" else encoded.z_NZ
+        order = torch.randperm(len(z_NZ), generator=_generator(self.seed))
+        pairs = min(self.pairs, len(z_NZ) // 2)
+        first_P, second_P = order[: 2 * pairs].view(2, pairs)
+        a_A = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        z_PAZ = (1 - a_A)[:, None] * z_NZ[first_P, None] + a_A[:, None] * z_NZ[second_P, None]
+        total = z_PAZ.shape[0] * z_PAZ.shape[1]
+        found = speaker.speak(
+            Greedy(self.max_length),
+            z_PAZ.flatten(0, 1),
+            torch.arange(total),
+            lambda done: progress("interpolate", done, total),
+        )
+        steps = len(a_A)
+        table: dict[str, list[Any]] = {
+            "pair": torch.arange(pairs).repeat_interleave(steps).tolist(),
+            "first": first_P.repeat_interleave(steps).tolist(),
+            "second": second_P.repeat_interleave(steps).tolist(),
+            "a": a_A.repeat(pairs).tolist(),
+            "text": speaker.spell([one.words for one in found]),
+        }
+        return Findings(tables={"sentences": table})
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, "interpolation"))

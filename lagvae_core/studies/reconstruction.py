@@ -1,0 +1,104 @@
+"""Whether z tells the sentence that it was inferred from: reconstructions beside their originals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from lagvae_core.columns import Column
+from lagvae_core.config import TrialConfig
+from lagvae_core.data import UNK, Dataset, Split, TokenBatch
+from lagvae_core.errors import Mistake
+from lagvae_core.evaluation import ENCODE_BATCH
+from lagvae_core.metrics.decoding import Beam, Decoding, Greedy, Sampling
+from lagvae_core.metrics.reconstruction import bleu, edit_rate, exact_match, token_accuracy
+from lagvae_core.speech import Speaker
+from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.trained import Trained
+
+__all__ = ["Reconstruction"]
+
+Progress = Callable[[str, int, int], None]
+
+SCORES = {"exact": exact_match, "token_accuracy": token_accuracy, "edit_rate": edit_rate, "bleu": bleu}
+MEANING: dict[str, tuple[str, Literal["min", "max"]]] = {
+    "exact": ("share of sentences repeated word for word", "max"),
+    "token_accuracy": ("share of words repeated at their place", "max"),
+    "edit_rate": ("mean edit distance in words over the original's length", "min"),
+    "bleu": ("corpus BLEU-4 in percent", "max"),
+}
+FROM = {"mean": "the posterior mean", "sample": "a posterior sample"}
+
+
+class Reconstruction(Study):
+    """The first examples of the measured split, decoded from their own posterior greedily, by sampling and by a beam.
+
+    z is E_q[z|x], or the one sample of q(z|x) that the evaluation draws; He et al. 2019 take a sample. The beam ranks
+    by raw log p(x|z), as their code does. A decoder that ignores z writes one likely sentence for all, and its token
+    accuracy is not 0. The columns are those of greedy search; table `scores` holds all six combinations.
+    """
+
+    columns: ClassVar = tuple(
+        Column(f"rec_{name}_{source}", "float", f"{meaning}, greedily from {of}", sense)
+        for source, of in FROM.items()
+        for name, (meaning, sense) in MEANING.items()
+    )
+    tables: ClassVar = {
+        "scores": "one row for each z and `decoding`: the four scores, and the share that ended before max_length",
+        "sentences": "one row an example: its number, the original, and a column for each z and decoding",
+    }
+    data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    examples: int = Field(1_000, ge=1, description="sentences of the measured split, the first ones, at most")
+    max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
+    beam: int = Field(5, ge=1, le=1_000, description="sequences that the beam search keeps")
+    length_normalised: bool = Field(False, description="whether the beam ranks by log p over length")
+    seed: int = Field(0, ge=0, description="of the sampled words")
+
+    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+        yield from needs_z(self, config)
+
+    def measure(self, trained: Trained, progress: Progress) -> Findings:
+        split, speaker = trained.split.limit(self.examples), Speaker.of(trained)
+        encoded = trained.encode(split)
+        progress("encode", len(split), len(split))
+        originals = _sentences(split)
+        sentences: dict[str, list[Any]] = {"example": list(range(len(split))), "original": speaker.spell(originals)}
+        scores: list[dict[str, Any]] = []
+        for source, z_NZ in (("mean", encoded.mean_NZ), ("sample", encoded.z_NZ)):
+            for name, decoding in self._decodings().items():
+                found = speaker.speak(decoding, z_NZ, torch.arange(len(split)), _phase(progress, name, len(split)))
+                repeated = [one.words for one in found]
+                ended = sum(one.ended for one in found) / len(found)
+                values = {score: of(originals, repeated) for score, of in SCORES.items()}
+                scores.append({"z": source, "decoding": name, **values, "ended": ended})
+                sentences[f"{source}_{name}"] = speaker.spell(repeated)
+        greedy = {row["z"]: row for row in scores if row["decoding"] == "greedy"}
+        values = {f"rec_{name}_{source}": greedy[source][name] for source in FROM for name in SCORES}
+        rows = {name: [row[name] for row in scores] for name in scores[0]}
+        return Findings(values, {"scores": rows, "sentences": sentences})
+
+    def _decodings(self) -> dict[str, Decoding]:
+        return {
+            "greedy": Greedy(self.max_length),
+            "sampling": Sampling(self.max_length, self.seed, purpose="reconstruction words"),
+            "beam": Beam(self.max_length, self.beam, self.length_normalised),
+        }
+
+
+def _phase(progress: Progress, phase: str, total: int) -> Callable[[int], None]:
+    return lambda done: progress(phase, done, total)
+
+
+def _sentences(split: Split) -> list[list[int]]:
+    """The words of each example, in order."""
+    found: dict[int, list[int]] = {}
+    for batch in split.batches(ENCODE_BATCH):
+        assert isinstance(batch, TokenBatch), "a split of sentences"
+        for number, tokens in zip(batch.index_B.tolist(), batch.targets_BT.tolist(), strict=True):
+            found[number] = [token for token in tokens if token >= UNK]
+    return [found[number] for number in range(len(split))]

@@ -1,0 +1,112 @@
+"""Token by token a decoder gives what it gives for the whole."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lagvae_core.data import BOS, History, TextDomain
+from lagvae_core.models.decoder import Skip, TokenDecoder, Wiring
+from lagvae_core.models.lstm import LstmModel
+from lagvae_core.slots import Parts
+from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.cnn_decoder import CnnDecoder
+from lagvae_core.strategies.lstm_lm import decoder_without_z
+
+MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
+DOMAIN = TextDomain(9)
+CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}
+WIRINGS = {
+    "plain": Wiring(),
+    "historyless": Wiring(past="unknown"),
+    "without words": Wiring(past="absent"),
+    **{f"skip {kind} {reach}": Wiring(skip=Skip(kind, reach)) for kind in ("concat", "add") for reach in (True, False)},
+}
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def tokens(rows=5, steps=6, seed=1):
+    drawn = torch.randint(3, DOMAIN.vocabulary, (rows, steps), generator=torch.Generator().manual_seed(seed))
+    drawn[:, 0] = BOS
+    return drawn
+
+
+def with_drawn_weights(model):
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(0.5 * draws(*parameter.shape, seed=number))
+    return model.eval()
+
+
+def decoder(core, wiring):
+    parts = assemble(CORES[core], Surroundings(2, 4, model=MODEL)) if CORES[core] else Parts()
+    return with_drawn_weights(parts.decoder(MODEL, DOMAIN, torch.Generator(), wiring).double())
+
+
+def stepped(model, reading, tokens_RT):
+    """The logits [T, R, V], and what the decoder keeps at the end."""
+    rows = []
+    for tokens_R in tokens_RT.T:
+        logits_RV, reading = model.step(reading, tokens_R)
+        rows.append(logits_RV)
+    return torch.stack(rows), reading
+
+
+def assert_close(one, other):
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("wiring", WIRINGS.values(), ids=WIRINGS)
+@pytest.mark.parametrize("core", CORES)
+class TestEveryDecoder:
+    def test_steps_give_the_features_of_the_whole(self, core, wiring):
+        model, z_RZ, read_RT = decoder(core, wiring), draws(5, 2), tokens()
+        whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
+        assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)
+
+    def test_what_is_kept_can_be_selected_and_go_several_ways(self, core, wiring):
+        model, z_RZ, read_RT = decoder(core, wiring), draws(5, 2), tokens()
+        _, kept = stepped(model, model.begin(z_RZ), read_RT[:, :3])
+        index, rest = torch.tensor([4, 0, 0, 2]), tokens(4, 3, seed=2)
+        found, _ = stepped(model, kept.select(index), rest)
+        ways = torch.cat([read_RT[index, :3], rest], 1)
+        assert_close(found, model.output(model.features(History(ways), z_RZ[index, None]))[3:])
+        again, _ = stepped(model, kept, read_RT[:, 3:])
+        assert_close(again, model.output(model.features(History(read_RT), z_RZ[:, None]))[3:])
+
+
+def test_a_language_model_steps_from_a_z_of_no_dimensions():
+    model = with_drawn_weights(decoder_without_z(MODEL, DOMAIN, torch.Generator(), Wiring()).double())
+    z_RZ, read_RT = torch.zeros(5, 0, dtype=torch.float64), tokens()
+    whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
+    assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Tagged(History):
+    tag_B: Tensor | None = None
+
+
+class TaggedDecoder(TokenDecoder):
+    """Sees a tag of each example beside z and the past."""
+
+    def __init__(self):
+        super().__init__(torch.Generator())
+        self.embedding, self.output = nn.Embedding(9, 2), nn.Linear(2, 9, bias=False)
+
+    def features(self, history, z_BSZ):
+        words_TB2 = self.embedding(history.tokens_BT.T).cumsum(0)
+        tagged_TB2 = words_TB2 * (1.0 + history.tag_B)[None, :, None]
+        return (tagged_TB2[:, :, None] + z_BSZ).flatten(1, 2)
+
+
+def test_a_context_goes_with_its_example():
+    model = with_drawn_weights(TaggedDecoder().double())
+    history = Tagged(tokens(), tag_B=torch.arange(5))
+    context, z_RZ, index = history.unread(), draws(5, 2), torch.tensor([3, 3, 1])
+    found, _ = stepped(model, model.begin(z_RZ, context).select(index), history.tokens_BT[index])
+    assert_close(found, model.output(model.features(history, z_RZ[:, None]))[:, index])

@@ -1,0 +1,41 @@
+"""A model that has learned eight sentences by heart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lagvae_core.config import parse_trial
+from lagvae_core.trainable import Trial
+from lagvae_core.trained import Trained
+
+LINES = [
+    "the cat sat",
+    "a dog ran away from here",
+    "it rains again",
+    "nobody knows why",
+    "the sun shines on wet streets",
+    "she reads long books at night",
+    "we eat bread",
+    "they left us in the rain",
+]
+
+
+def learned_by_heart(folder: Path) -> Trained:
+    """A VAE of LINES, which are train, valid and test at once."""
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text("\n".join(LINES) + "\n")
+    config = parse_trial(
+        {
+            "data": {"kind": "text", "path": str(folder)},
+            "model": {"latent_dim": 8, "hidden": 24, "embedding": 16, "init_range": 0.3, "dropout_in": 0.0}
+            | {"dropout_out": 0.0},
+            "strategies": [{"kind": "beta_vae", "beta": 0.02}],
+            "training": {"epochs": 100, "optimiser": "adam", "learning_rate": 0.02, "decay_min_epoch": 200},
+        }
+    )
+    trial = Trial(config, config.data.load(), torch.device("cpu"))
+    trial.fit()
+    trial.best["model"] = trial.model.state_dict()  # at weight 1 earlier weights were better
+    return Trained.of(trial)
