@@ -15,7 +15,7 @@ from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Batch, Dataset, Domain
 from lagvae_core.divergence import DivergenceRule, check_finite
-from lagvae_core.errors import DataError, Diverged, Mistake
+from lagvae_core.errors import CheckpointError, DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.encoding import encode_split
@@ -67,7 +67,7 @@ def train(
             trial.load_state_dict(state)
         else:
             record = TrialRecord.from_json(state["record"])
-            if kept is None or record.status != "finished" or kept.load() is not None:
+            if kept is None or record.status != "finished" or _holds(kept, trial.run_id):
                 return record
     keeper = _Keeper(trial, checkpoint, checkpoint_seconds)
     try:
@@ -83,6 +83,15 @@ def train(
         record = trial.record("diverged", f"{error}.")
     keeper.save(record)
     return record
+
+
+def _holds(kept: CheckpointStore, run_id: str) -> bool:
+    """Whether the weights of this very trial are there."""
+    content = kept.load()
+    try:
+        return content is not None and bool(checkpoints.decode(content, run_id))
+    except CheckpointError:
+        return False
 
 
 class _Keeper:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,10 @@ MEANS, RAW, RANDOM, BAG = "means", "raw_means", "random_encoder", "bag_of_words"
 class _Representation:
     """One way to see the examples: features of each split, and whether a probe sees them standardised."""
 
+    standardised: bool
     train: Features
     valid: Features
     test: Features
-    standardised: bool
 
     def seen(self, chosen: NDArray[np.int64]) -> tuple[Features, Features, Features]:
         """Features of the labelled examples, of valid and of test; their scale is that of the labelled ones."""
@@ -52,7 +52,7 @@ class _Representation:
             return train, self.valid, self.test
         mean_F, deviation_F = train.mean(0), train.std(0)
         deviation_F[deviation_F == 0.0] = 1.0
-        return tuple((part - mean_F) / deviation_F for part in (train, self.valid, self.test))  # type: ignore[return-value]
+        return tuple((part - mean_F) / deviation_F for part in (train, self.valid, self.test))
 
 
 class Probe(Study):
@@ -93,22 +93,18 @@ class Probe(Study):
     }
 
     kind: Literal["probe"] = "probe"
-    labels: tuple[int, ...] = Field(
+    labels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (100, 500, 1_000, 2_000, 10_000), min_length=1, description="numbers of labelled training examples"
     )
     draws: int = Field(5, ge=1, le=1_000, description="draws of the labelled examples")
     balanced: bool = Field(False, description="draw as many of each class, as far as they last")
-    inverse_penalties: tuple[float, ...] = Field(
+    inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.01, 0.1, 1.0, 10.0, 100.0), min_length=1, description="C of the logistic regression, to choose from"
     )
     mixture: bool = Field(False, description="also fit a Gaussian mixture without labels")
     seed: int = Field(0, ge=0, description="of the draws")
 
     def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
-        for name, values in (("labels", self.labels), ("inverse_penalties", self.inverse_penalties)):
-            wrong = [value for value in values if value <= 0]
-            if wrong:
-                yield Mistake(f"probe.{name}", wrong, "be greater than 0", "Leave them out.")
         without = [split for split in SPLITS if getattr(dataset, split).labels is None]
         if without:
             remedy = "The probe needs a label for every example of train, valid and test."
@@ -165,13 +161,13 @@ class Probe(Study):
         means = _means(trained, "encode", progress)
         if means[0].shape[1]:
             untrained = Trained.untrained(trained.config, trained.dataset, trained.device)
-            found[MEANS] = _Representation(*means, standardised=True)
-            found[RAW] = _Representation(*means, standardised=False)
-            found[RANDOM] = _Representation(*_means(untrained, "encode untrained", progress), standardised=True)
+            found[MEANS] = _Representation(True, *means)
+            found[RAW] = _Representation(False, *means)
+            found[RANDOM] = _Representation(True, *_means(untrained, "encode untrained", progress))
         domain = trained.dataset.domain
         if isinstance(domain, TextDomain):
             bags = [_bag_of_words(getattr(trained.dataset, split), domain.vocabulary) for split in SPLITS]
-            found[BAG] = _Representation(*bags, standardised=False)
+            found[BAG] = _Representation(False, *bags)
         return found
 
     def _mixture(self, representation: _Representation, truth: _Truth) -> float | None:
@@ -185,17 +181,17 @@ class Probe(Study):
 class _Truth:
     """The labels of each split as numbers below `classes`, those of all splits together."""
 
+    classes: int
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
-    classes: int
 
     @classmethod
     def of(cls, dataset: Dataset) -> _Truth:
         labels = [_labels(getattr(dataset, split)) for split in SPLITS]
         numbers = {label: number for number, label in enumerate(sorted({label for part in labels for label in part}))}
         parts = (np.array([numbers[label] for label in part], dtype=np.int64) for part in labels)
-        return cls(*parts, classes=len(numbers))
+        return cls(len(numbers), *parts)
 
     def majority(self) -> dict[str, Any]:
         """The row of who always names the largest class of the training split."""
