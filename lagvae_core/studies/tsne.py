@@ -28,14 +28,14 @@ class Tsne(Study):
 
     Source: van der Maaten and Hinton 2008, by scikit-learn's Barnes-Hut approximation, started from the two principal
     components. Trustworthiness is that of Venna and Kaski 2001: it falls with the rank, among the means, of those that
-    the map makes neighbours and that are none; the divergence that t-SNE descends is known to that approximation alone
-    and is not kept. Distances between clusters and their sizes mean nothing, and a collapsed encoder's noise is laid out as
-    readily as structure: read `au` and `mi` beside it. A model without z has no map.
+    the map makes neighbours and that are none. The divergence that t-SNE descends is known to the approximation alone
+    and is not kept. Distances between clusters and their sizes mean nothing, and a collapsed encoder's noise is laid
+    out as readily as structure: read `au` and `mi` beside it. A model without z has no map.
     """
 
     columns: ClassVar = (
         Column(
-            "tsne_trust", "float", "trustworthiness of the map: 1 where every example's 5 neighbours are near", "max"
+            "tsne_trust", "float", "trustworthiness of the map: 1 where its 5 nearest are near among the means", "max"
         ),
         Column("tsne_examples", "int", "examples on the map"),
     )

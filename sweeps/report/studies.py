@@ -66,6 +66,9 @@ def _draw_probe(axes: Axes, tables: dict[str, Table]) -> None:
             capsize=1.5,
         )
     axes.set_xscale("log")
+    wished = np.unique(labels[features != "majority"])
+    axes.set_xticks(wished, [f"{size:g}" for size in wished])
+    axes.minorticks_off()
     axes.set_xlabel("labelled examples")
     axes.set_ylabel("accuracy on test")
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
