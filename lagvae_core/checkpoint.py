@@ -68,10 +68,12 @@ def decode(
     *,
     what: str = "checkpoint",
     remedy: str = "Remove it to start the trial anew.",
+    instead: str = "Give each trial a checkpoint of its own.",
 ) -> dict[str, Any]:
     """The state that was encoded for the trial `identity` (of any trial, if None), on the CPU.
 
-    `what` the bytes are, and the `remedy` where they are no good, stand in the messages.
+    `what` the bytes are, the `remedy` where they are no good and that for another trial's, `instead`, stand in the
+    messages.
 
     Raises:
         CheckpointError: the bytes are damaged, of another format, or of another trial.
@@ -88,8 +90,7 @@ def decode(
         raise CheckpointError(f"A {what} must have format {FORMAT}, but this one has {found}. {remedy}")
     if identity is not None and state.get("identity") != identity:
         raise CheckpointError(
-            f"A {what} must belong to its trial {identity}, but this one is of {state.get('identity')}. "
-            f"Give each trial a {what} of its own."
+            f"A {what} must belong to its trial {identity}, but this one is of {state.get('identity')}. {instead}"
         )
     restored: dict[str, Any] = state
     return restored

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, DataError, Mistake
+from lagvae_core.errors import CheckpointError, ConfigError, DataError, Mistake
 from lagvae_core.mistakes import mistakes_of
 from lagvae_core.settings import Setting
 from lagvae_core.studies import STUDIES, Findings, Study
@@ -149,7 +149,7 @@ def _moved(target: Target, data: str | None) -> Target:
         law = f"be left out for {values['data']['kind']} data, which have no path"
         raise ConfigError([Mistake("--data", data, law)])
     values["data"]["path"] = data
-    return Target(TrialConfig.model_validate(values), target.weights, target.folder, target.row)
+    return replace(target, config=TrialConfig.model_validate(values))
 
 
 def _check(targets: Sequence[Target], studies: Sequence[Study]) -> None:
@@ -235,13 +235,20 @@ def _measured(target: Target, studies: Sequence[Study], request: Request, line: 
 
 
 def _restored(target: Target, device: torch.device, retrain: bool, line: ProgressLine) -> Trained:
+    """The model of its kept weights; with `retrain` of fresh ones, where the kept are absent or no good."""
     dataset = dataset_of(target.config)
     content = target.weights.load()
-    if content is None:
-        assert retrain, "an absent model is refused before"
-        _train_again(target, dataset, device, line)
-        content = target.weights.load()
-    assert content is not None
+    try:
+        if content is not None:
+            return restore(content, target.config, dataset, device)
+    except CheckpointError as error:
+        if not retrain:
+            raise CheckpointError(f"{target.place}: {error}") from None
+        line.say(f"{target.place}: {error}")
+    assert retrain, "an absent model is refused before"
+    _train_again(target, dataset, device, line)
+    content = target.weights.load()
+    assert content is not None, "what finished has left its model"
     return restore(content, target.config, dataset, device)
 
 
@@ -252,7 +259,7 @@ def _train_again(target: Target, dataset: Dataset, device: torch.device, line: P
 
     assert target.row is not None
     with Watcher(target.config) as watcher:
-        line.say(f"run {target.row['run_id']}: no model is kept; it is trained again")
+        line.say(f"run {target.row['run_id']}: it is trained again")
         record = train(
             target.config,
             report=watcher.epoch,

@@ -193,13 +193,16 @@ def print_runs(
     Columns that studies find are joined by run. `baseline` is an arm whose training time is the unit of a further
     column. `png` also gets every configuration as a row of a picture, with a panel for each column.
     """
-    rows = with_evaluations(folder, folder.runs(), columns or ())
+    rows = folder.runs()
     time = () if baseline is None else (TIME,)
     if png is not None:
         drawn = columns or DRAWN
         _draw_arms(folder, summaries_of(folder, rows, drawn, baseline), (*drawn, *time), png)
     if style == "json":
-        _json(json.loads(json.dumps(rows, default=lambda value: value.isoformat())))
+        if unknown := numeric_mistake("--columns", columns or ()):
+            raise ConfigError(unknown)
+        joined = with_evaluations(folder, rows, columns or ())
+        _json(json.loads(json.dumps(joined, default=lambda value: value.isoformat())))
         return
     printed = columns or SHOWN
     summaries = summaries_of(folder, rows, printed, baseline)
@@ -243,7 +246,7 @@ def summaries_of(
     if mistakes:
         raise ConfigError(mistakes)
     order = [arm.name for arm in stored_spec(folder).arms]
-    summaries = summarise(rows, columns, baseline)
+    summaries = summarise(with_evaluations(folder, rows, columns), columns, baseline)
     return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lagvae_core.checkpoint import CheckpointStore, FileCheckpoint
-from lagvae_core.config import TrialConfig
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.config import TrialConfig, parse_trial
+from lagvae_core.errors import CheckpointError, ConfigError, Mistake
 from lagvae_core.trained import configuration_of
 from sweeps.results import FolderFile, ResultsFolder, model_name, stored_sweeps
 
@@ -22,10 +23,11 @@ HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep keeps it
 
 @dataclass(frozen=True)
 class Target:
-    """A model to be measured: its configuration, where its weights are, and, of a stored run, the row and folder."""
+    """A model to be measured: its configuration, its weights and their `place`, and, of a stored run, row and folder."""
 
     config: TrialConfig
     weights: CheckpointStore
+    place: str
     folder: ResultsFolder | None = None
     row: Mapping[str, Any] | None = None
 
@@ -45,6 +47,8 @@ def find_targets(
         ConfigError: with every mistake: unknown runs, runs that did not finish, models that were not kept.
         CheckpointError: the file of weights is damaged.
     """
+    if model is not None and retrain:
+        raise ConfigError([Mistake("--retrain", str(model), "be left out with --model", "Give one of the two.")])
     if model is not None and not run_ids and sweep is None:
         return [_target_of_file(model)]
     rows = _named_rows(run_ids, results, sweep) if run_ids else _rows_of_sweep(results, sweep, arm)
@@ -62,7 +66,9 @@ def find_targets(
         elif model is None and not retrain and not folder.holds(model_name(row["run_id"])):
             mistakes.append(Mistake("RUN_ID", row["run_id"], "be a run whose model is kept", HOW_TO_KEEP))
         else:
-            found.append(Target(TrialConfig.model_validate_json(row["config"]), weights, folder, row))
+            place = str(model or f"{folder.results}/{folder.sweep}/{model_name(row['run_id'])}")
+            config = parse_trial(json.loads(row["config"]), f"the stored configuration of {row['run_id']}")
+            found.append(Target(config, weights, place, folder, row))
     if mistakes:
         raise ConfigError(mistakes)
     return found
@@ -72,7 +78,10 @@ def _target_of_file(model: Path) -> Target:
     weights = _weights(model)
     content = weights.load()
     assert content is not None
-    return Target(configuration_of(content), weights)
+    try:
+        return Target(configuration_of(content), weights, str(model))
+    except CheckpointError as error:
+        raise CheckpointError(f"{model}: {error}") from None
 
 
 def _weights(model: Path) -> FileCheckpoint:

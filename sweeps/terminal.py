@@ -64,7 +64,8 @@ class ProgressLine:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
