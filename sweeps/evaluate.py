@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
-
-from pydantic import Field, ValidationError, create_model
-from rich.markup import escape
+from typing import TYPE_CHECKING
 
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import CheckpointError, ConfigError, DataError, Mistake
-from lagvae_core.mistakes import mistakes_of
-from lagvae_core.settings import Setting
-from lagvae_core.studies import STUDIES, Findings, Study
+from lagvae_core.studies import Findings, Study
 from lagvae_core.trained import Trained, restore
 from sweeps.evaluations import checked, write_evaluation
-from sweeps.items import OUTSIDE_BRACKETS, parse_items
+from sweeps.outcomes import Outcome, print_outcomes
+from sweeps.study_items import parse_studies
 from sweeps.targets import Target, find_targets
-from sweeps.terminal import ProgressLine, console_of_stdout, plain_table, shown
+from sweeps.terminal import ProgressLine
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Request", "evaluate", "parse_studies"]
-
-EXAMPLE = "probe:draws=3,tsne"
+__all__ = ["Request", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +45,13 @@ class Request:
     retrain: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one study found of one model, and the files that hold it."""
-
-    run_id: str
-    arm: str | None
-    study: Study
-    findings: Findings
-    seconds: float
-    files: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "arm": self.arm,
-            "study": self.study.name(),
-            "settings": self.study.model_dump(mode="json", exclude={"kind"}),
-            "values": self.findings.values,
-            "seconds": self.seconds,
-            "files": list(self.files),
-        }
-
-
 def evaluate(request: Request) -> None:
     """Restore each model, measure it by each study, store and print what was found.
 
-    Everything that can be refused is refused before anything is measured.
+    All but damaged weights is refused before anything is measured.
     """
+    from lagvae_core.runtime import choose_device
+
     studies = parse_studies(request.what)
     targets = find_targets(
         request.run_ids,
@@ -91,53 +63,15 @@ def evaluate(request: Request) -> None:
     )
     targets = [_moved(target, request.data) for target in targets]
     _check(targets, studies)
+    device = choose_device(request.device or "auto")
     if request.png is not None:
         _make_folder(request.png)
     with ProgressLine() as line:
-        outcomes = [outcome for target in targets for outcome in _measured(target, studies, request, line)]
+        outcomes = [outcome for target in targets for outcome in _measured(target, studies, request, device, line)]
     if request.as_json:
         print(json.dumps([outcome.to_json() for outcome in outcomes], allow_nan=False))
     else:
-        _print(outcomes)
-
-
-def parse_studies(text: str) -> list[Study]:
-    """`probe,generation:sentences=1000,seed=1` as studies: a comma before a name with `=` separates fields.
-
-    Raises:
-        ConfigError: with every mistake.
-    """
-    # A comma before a word that no `=` follows begins a study, as `+` does.
-    joined = re.sub(rf",(?=\s*[A-Za-z_]\w*\s*(?:[:,+]|$)){OUTSIDE_BRACKETS}", "+", text)
-    items = parse_items(joined, "--what", EXAMPLE)
-    if not items:
-        known = ", ".join(STUDIES)
-        raise ConfigError(
-            [Mistake("--what", text, "name at least one study", f"Known: {known}; see `lagvae studies`.")]
-        )
-    union: Any = Annotated[Union.__getitem__(tuple(STUDIES.values())), Field(discriminator="kind")]
-    parser = create_model("Studies", __base__=Setting, what=(tuple[union, ...], ...))
-    try:
-        studies: Sequence[Study] = dict(parser.model_validate({"what": items}))["what"]
-    except ValidationError as error:
-        raise ConfigError([_in_words(mistake, items) for mistake in mistakes_of(error, parser)]) from None
-    kinds = [study.name() for study in studies]
-    twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
-    if twice:
-        law = "name each study once, for a run keeps one result of each"
-        raise ConfigError([Mistake("--what", ", ".join(twice), law, "Evaluate twice, or leave one out.")])
-    return list(studies)
-
-
-def _in_words(mistake: Mistake | str, items: Sequence[Mapping[str, Any]]) -> Mistake | str:
-    """`what[1].draws` as `--what tsne.draws`."""
-    if isinstance(mistake, str):
-        return mistake
-    found = re.match(r"what\[(\d+)\](.*)", mistake.key)
-    key = f"--what {items[int(found[1])]['kind']}{found[2]}" if found else "--what"
-    if found and found[2] == ".kind":
-        key = "--what"
-    return Mistake(key, mistake.value, mistake.law, mistake.remedy)
+        print_outcomes(outcomes)
 
 
 def _moved(target: Target, data: str | None) -> Target:
@@ -209,11 +143,10 @@ def _threads(wished: int | None, target: Target) -> Iterator[None]:
         yield
 
 
-def _measured(target: Target, studies: Sequence[Study], request: Request, line: ProgressLine) -> Iterator[Outcome]:
+def _measured(
+    target: Target, studies: Sequence[Study], request: Request, device: torch.device, line: ProgressLine
+) -> Iterator[Outcome]:
     """What each study found of one model, stored as soon as it is found."""
-    from lagvae_core.runtime import choose_device
-
-    device = choose_device(request.device or "auto")
     with _threads(request.threads, target):
         trained = _restored(target, device, request.retrain, line)
         arm = target.row["arm"] if target.row is not None else None
@@ -283,27 +216,3 @@ def _draw(study: Study, findings: Findings, path: Path, title: str, line: Progre
     except OSError as error:
         law = f"be a folder that can be written to ({error.strerror})"
         raise ConfigError([Mistake("--png", str(path.parent), law, "Choose another.")]) from None
-
-
-def _print(outcomes: Sequence[Outcome]) -> None:
-    """A table for each study: of one model a line a column, of several a line a model."""
-    console = console_of_stdout()
-    for kind in dict.fromkeys(outcome.study.name() for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.study.name() == kind]
-        columns = [column for column in STUDIES[kind].columns if column.kind != "floats"]
-        console.print(f"[bold]{kind}[/bold]")
-        if len(mine) == 1:
-            table = plain_table("column", "value", "meaning")
-            for column in columns:
-                value = mine[0].findings.values[column.name]
-                table.add_row(column.name, _cell(value), f"[dim]{escape(column.doc)}[/dim]")
-        else:
-            table = plain_table("run", "arm", *(column.name for column in columns))
-            for outcome in mine:
-                cells = (_cell(outcome.findings.values[column.name]) for column in columns)
-                table.add_row(outcome.run_id, outcome.arm or "", *cells)
-        console.print(table)
-
-
-def _cell(value: object) -> str:
-    return "-" if value is None else shown(value)

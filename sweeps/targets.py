@@ -23,7 +23,7 @@ HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep keeps it
 
 @dataclass(frozen=True)
 class Target:
-    """A model to be measured: its configuration, its weights and their `place`, and, of a stored run, row and folder."""
+    """A model to be measured: its configuration, weights, their `place`, and, of a stored run, row and folder."""
 
     config: TrialConfig
     weights: CheckpointStore

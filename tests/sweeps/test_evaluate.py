@@ -17,10 +17,10 @@ from worlds import TINY_TRIAL, sweep
 from lagvae_core.studies import STUDIES, Findings
 from lagvae_core.trained import restore
 from sweeps import cli
-from sweeps.evaluate import parse_studies
 from sweeps.evaluations import EVALUATION_COLUMNS, evaluation_schema, write_evaluation
 from sweeps.results import OBJECTIVE_COLUMNS, RUNS_SCHEMA, ResultsFolder, model_name
 from sweeps.spec import parse_spec
+from sweeps.study_items import parse_studies
 
 QUICK = "probe:labels=[20,64],draws=2,inverse_penalties=[1],tsne:perplexity=5"
 WITHOUT_SEARCH = "import sys\nsys.modules['ray'] = sys.modules['optuna'] = None\n"
@@ -303,7 +303,10 @@ class TestWrongRuns:
 
     def test_a_picture_folder_that_cannot_be(self, call, folder, tmp_path):
         (tmp_path / "file").write_text("")
-        ended = call("evaluate", folder.runs()[0]["run_id"], "--what", "tsne:perplexity=5", "--png", "file")
+        evaluate = ["evaluate", folder.runs()[0]["run_id"], "--what", "tsne:perplexity=5"]
+        refused(call(*evaluate, "--png", "pictures", "--device", "nonsense"), "device must be auto, cpu or cuda")
+        assert not Path("pictures").exists()
+        ended = call(*evaluate, "--png", "file")
         refused(ended, "--png must be a folder")
         assert not Path("results/tiny/evaluations").exists()
 
