@@ -64,6 +64,8 @@ def evaluate(request: Request) -> None:
     targets = [_moved(target, request.data) for target in targets]
     _check(targets, studies)
     device = choose_device(request.device or "auto")
+    for folder in {target.folder for target in targets if target.folder is not None}:
+        folder.prove_writable("evaluations")
     if request.png is not None:
         _make_folder(request.png)
     with ProgressLine() as line:

@@ -173,12 +173,18 @@ class ResultsFolder:
 
     def prepare(self) -> None:
         """Make the folder, and show that it can be written to; ConfigError if it cannot."""
+        self.prove_writable("runs")
+        system, root = self._filesystem()
+        for part in ("curves", "checkpoints"):
+            system.create_dir(f"{root}/{part}", recursive=True)
+
+    def prove_writable(self, part: str) -> None:
+        """Make the folder `part`, and write in it; ConfigError if that fails."""
         system, root = self._filesystem()
         try:
-            for part in ("runs", "curves", "checkpoints"):
-                system.create_dir(f"{root}/{part}", recursive=True)
-            self.write("runs/.probe", b"")
-            system.delete_file(f"{root}/runs/.probe")
+            system.create_dir(f"{root}/{part}", recursive=True)
+            self.write(f"{part}/.probe", b"")
+            system.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
             law = f"be a folder that can be written to ({error.strerror or error})"
             raise ConfigError([Mistake("--results", self.results, law, "Choose another with --results.")]) from None

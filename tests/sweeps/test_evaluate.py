@@ -193,7 +193,7 @@ class TestModels:
             "`lagvae evaluate --retrain`",
             "keep: models",
         )
-        assert not Path("results/tiny/evaluations").exists()
+        assert not list(Path("results/tiny").glob("evaluations/*"))
         code, _, err = call("evaluate", row["run_id"], "--what", "tsne:perplexity=5", "--retrain")
         assert code == 0, err
         assert "bit for bit" in err
@@ -210,7 +210,7 @@ class TestModels:
         assert said == [f"lagvae: {place}: The kept model is damaged (its checksum is wrong). Train it again."]
         refused(call("evaluate", "--model", place, "--what", "tsne"), f"{place}: The kept model is damaged")
         refused(call("evaluate", "--model", place, "--what", "tsne", "--retrain"), "--retrain must be left out")
-        assert not Path("results/tiny/evaluations").exists()
+        assert not list(Path("results/tiny").glob("evaluations/*"))
 
     def test_the_model_of_another_run(self, call, folder):
         one, other = (row["run_id"] for row in folder.runs()[:2])
@@ -306,9 +306,11 @@ class TestWrongRuns:
         evaluate = ["evaluate", folder.runs()[0]["run_id"], "--what", "tsne:perplexity=5"]
         refused(call(*evaluate, "--png", "pictures", "--device", "nonsense"), "device must be auto, cpu or cuda")
         assert not Path("pictures").exists()
-        ended = call(*evaluate, "--png", "file")
-        refused(ended, "--png must be a folder")
-        assert not Path("results/tiny/evaluations").exists()
+        (tmp_path / "results/tiny/evaluations").write_text("in the way")
+        refused(call(*evaluate), "--results must be a folder that can be written to")
+        (tmp_path / "results/tiny/evaluations").unlink()
+        refused(call(*evaluate, "--png", "file"), "--png must be a folder")
+        assert not list(tmp_path.glob("results/tiny/evaluations/*"))
 
 
 class TestStudies:
@@ -337,7 +339,7 @@ class TestStudies:
     )
     def test_mistakes(self, call, folder, what, fragments):
         refused(call("evaluate", "--sweep", "tiny", "--arm", "vae", "--what", what), *fragments)
-        assert not Path("results/tiny/evaluations").exists()
+        assert not list(Path("results/tiny").glob("evaluations/*"))
 
     def test_no_two_columns_share_a_name(self):
         of_studies = [column.name for study in STUDIES.values() for column in study.columns]
