@@ -143,9 +143,9 @@ class TestRefusals:
             configuration_of(hashlib.sha256(body).digest() + body)
         assert not (tmp_path / "harm").exists()
 
-    def test_keep_is_what_training_leaves(self):
+    def test_keep_is_of_the_best_weights_and_not_of_the_last(self):
         trial = trial_of(tiny())
-        trial.best["model"] = trial.model.state_dict()
+        trial.best["model"] = {name: value + 1 for name, value in trial.model.state_dict().items()}
         trained = restore(keep(trial), trial.config, trial.dataset)
-        for name, value in trial.model.state_dict().items():
+        for name, value in trial.best["model"].items():
             assert torch.equal(trained.model.state_dict()[name], value)
