@@ -62,27 +62,35 @@ def encode(state: dict[str, Any]) -> bytes:
     return hashlib.sha256(content).digest() + content
 
 
-def decode(content: bytes, identity: str) -> dict[str, Any]:
-    """The state that was encoded for the trial `identity`, on the CPU.
+def decode(
+    content: bytes,
+    identity: str | None,
+    *,
+    what: str = "checkpoint",
+    remedy: str = "Remove it to start the trial anew.",
+    instead: str = "Give each trial a checkpoint of its own.",
+) -> dict[str, Any]:
+    """The state that was encoded for the trial `identity` (of any trial, if None), on the CPU.
+
+    `what` the bytes are, the `remedy` where they are no good and that for another trial's, `instead`, stand in the
+    messages.
 
     Raises:
         CheckpointError: the bytes are damaged, of another format, or of another trial.
     """
-    anew = "Remove it to start the trial anew."
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-        raise CheckpointError(f"The checkpoint is damaged (its checksum is wrong). {anew}")
+        raise CheckpointError(f"The {what} is damaged (its checksum is wrong). {remedy}")
     try:
         loaded: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint is damaged ({error}). {anew}") from None
+        raise CheckpointError(f"The {what} is damaged ({error}). {remedy}") from None
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     if state.get("format") != FORMAT:
         found = state.get("format")
-        raise CheckpointError(f"A checkpoint must have format {FORMAT}, but this one has {found}. {anew}")
-    if state.get("identity") != identity:
+        raise CheckpointError(f"A {what} must have format {FORMAT}, but this one has {found}. {remedy}")
+    if identity is not None and state.get("identity") != identity:
         raise CheckpointError(
-            f"A checkpoint must belong to its trial {identity}, but this one is of {state.get('identity')}. "
-            "Give each trial a checkpoint of its own."
+            f"A {what} must belong to its trial {identity}, but this one is of {state.get('identity')}. {instead}"
         )
     restored: dict[str, Any] = state
     return restored

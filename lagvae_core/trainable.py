@@ -15,7 +15,7 @@ from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Batch, Dataset, Domain
 from lagvae_core.divergence import DivergenceRule, check_finite
-from lagvae_core.errors import DataError, Diverged, Mistake
+from lagvae_core.errors import CheckpointError, DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.encoding import encode_split
@@ -40,6 +40,7 @@ def train(
     progress: Callable[[Progress], None] = lambda progress: None,
     checkpoint: CheckpointStore | None = None,
     checkpoint_seconds: float = 30.0,
+    kept: CheckpointStore | None = None,
     device: torch.device | str = "cpu",
     dataset: Dataset | None = None,
 ) -> TrialRecord:
@@ -51,6 +52,8 @@ def train(
         checkpoint: where the state is kept, every `checkpoint_seconds` and before the final measurement. A trial that
             finds its own there goes on from it, and ends with the record, bit for bit on a CPU, that it would have had
             uninterrupted. The last checkpoint holds the finished record.
+        kept: where the best weights of a finished trial are left, before its last checkpoint is. A trial that finds its
+            finished record but no such weights is trained anew.
         dataset: `config.data.load()`, where it is at hand.
 
     Returns:
@@ -60,9 +63,12 @@ def train(
     stored = checkpoint.load() if checkpoint is not None else None
     if stored is not None:
         state = checkpoints.decode(stored, trial.run_id)
-        if state["record"] is not None:
-            return TrialRecord.from_json(state["record"])
-        trial.load_state_dict(state)
+        if state["record"] is None:
+            trial.load_state_dict(state)
+        else:
+            record = TrialRecord.from_json(state["record"])
+            if kept is None or record.status != "finished" or _holds(kept, trial.run_id):
+                return record
     keeper = _Keeper(trial, checkpoint, checkpoint_seconds)
     try:
         stopped = trial.fit(report, progress, keeper)
@@ -71,10 +77,21 @@ def train(
         else:
             metrics = trial.measure(progress)
             record = trial.record("finished", trial.stop_reason, metrics)
+            if kept is not None:
+                kept.save(trial.best_weights())
     except Diverged as error:
         record = trial.record("diverged", f"{error}.")
     keeper.save(record)
     return record
+
+
+def _holds(kept: CheckpointStore, run_id: str) -> bool:
+    """Whether the weights of this very trial are there."""
+    content = kept.load()
+    try:
+        return content is not None and bool(checkpoints.decode(content, run_id))
+    except CheckpointError:
+        return False
 
 
 class _Keeper:
@@ -316,6 +333,11 @@ class Trial:
         best = self.curve[self.best["epoch"] - 1]
         chosen = ("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
         return metrics | {"best_epoch": best.epoch, "epochs": self.epoch} | {name: best[name] for name in chosen}
+
+    def best_weights(self) -> bytes:
+        """The best weights and the configuration, which says the rest; `lagvae_core.trained` reads them."""
+        config = self.config.model_dump_json()
+        return checkpoints.encode({"identity": self.run_id, "config": config, "model": self.best["model"]})
 
     def record(self, status: str, reason: str, metrics: dict[str, Any] | None = None) -> TrialRecord:
         return TrialRecord(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lagvae_core import checkpoint as checkpoints
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Dataset, Split
+from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation import ENCODE_BATCH, on_device
-from lagvae_core.metrics.encoding import EncodedSplit, encode_split
+from lagvae_core.metrics.encoding import EncodedSplit, encode_split, posterior_mean
 from lagvae_core.models.vae import Vae
 from lagvae_core.slots import Parts
 from lagvae_core.trainable import Trial
 
-__all__ = ["Trained", "keep", "restore"]
+__all__ = ["Trained", "configuration_of", "keep", "restore"]
+
+REMEDY = "Train it again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +52,32 @@ class Trained:
         batches = on_device(split, ENCODE_BATCH, self.device)
         return encode_split(self.model, batches, seed, infer=self.parts.refine(self.model, seed))
 
+    @torch.no_grad()
+    def means(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> Tensor:
+        """E_q[z|x] of every example in the order of the split, float64 [N, Z] on the CPU; nothing is decoded for it.
+
+        It is the mean of what the decoder is given, by the proposal that evaluation uses. `progress` hears the examples
+        done.
+        """
+        seed = self.config.evaluation.seed
+        infer = self.parts.refine(self.model, seed)
+        rows, index = [], []
+        for batch in on_device(split, ENCODE_BATCH, self.device):
+            rows.append(posterior_mean(infer(batch).q, batch.index_B, seed)[0].double().cpu())
+            index.append(batch.index_B)
+            progress(sum(map(len, index)))
+        return torch.cat(rows)[torch.cat(index).argsort()]
+
     @functools.cached_property
     def encoded(self) -> EncodedSplit:
         """`split`, encoded at the first use."""
         return self.encode(self.split)
+
+    @classmethod
+    def untrained(cls, config: TrialConfig, dataset: Dataset, device: torch.device) -> Trained:
+        """The model as the trial of this configuration starts to train it."""
+        trial = Trial(config, dataset, device)
+        return cls(config, dataset, trial.model.eval(), trial.parts, device)
 
     @classmethod
     def of(cls, trial: Trial) -> Trained:
@@ -61,8 +88,21 @@ class Trained:
 
 def keep(trial: Trial) -> bytes:
     """The trial's best weights as bytes that `restore` reads: weights alone, since its configuration says the rest."""
-    state: dict[str, Any] = {"identity": trial.run_id, "model": trial.best["model"]}
-    return checkpoints.encode(state)
+    return trial.best_weights()
+
+
+def configuration_of(content: bytes) -> TrialConfig:
+    """The configuration of the trial whose weights `content` keeps.
+
+    Raises:
+        CheckpointError: the bytes are damaged, or no kept model of this version.
+    """
+    state = _decode(content, None)
+    try:
+        return TrialConfig.model_validate_json(state.get("config", ""))
+    except ValueError:
+        law = "A kept model must hold a configuration of this version of lagvae, but this file does not."
+        raise CheckpointError(f"{law} {REMEDY}") from None
 
 
 def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Trained:
@@ -71,7 +111,17 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
     Raises:
         CheckpointError: the bytes are damaged, or of another configuration or other data.
     """
-    state = checkpoints.decode(content, config.run_id(dataset.fingerprint))
+    state = _decode(content, config.run_id(dataset.fingerprint))
     trial = Trial(config, dataset, torch.device(device))
-    trial.best["model"] = state["model"]
-    return Trained.of(trial)
+    trial.best["model"] = state.get("model", {})
+    try:
+        return Trained.of(trial)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        law = "A kept model must hold the weights of its configuration, but this one does not"
+        raise CheckpointError(f"{law} ({reason}). {REMEDY}") from None
+
+
+def _decode(content: bytes, identity: str | None) -> dict[str, Any]:
+    instead = "Give the model of this very run."
+    return checkpoints.decode(content, identity, what="kept model", remedy=REMEDY, instead=instead)

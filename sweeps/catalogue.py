@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
+from sweeps.fields import describe_docstring, describe_fields
 from sweeps.markdown import table
-from sweeps.terminal import console_of_stdout, shown
+from sweeps.terminal import console_of_stdout, plain_table, shown
 
 __all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "print_catalogue"]
 
@@ -30,22 +29,12 @@ def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
     """A strategy as plain data: everything that catalogue, help and documentation say of it."""
     ranges = {name: tunable for name, _, tunable in tunables(strategy)}
     fields = [
-        {
-            "name": name,
-            "description": field.description,
-            "type": _type_name(field.annotation),
-            "law": ", ".join(_laws(field.metadata)),
-            "default": field.default,
-            "search": _range(ranges[name]) if name in ranges else None,
-        }
-        for name, field in strategy.model_fields.items()
-        if name != "kind"
+        field | {"search": _range(ranges[field["name"]]) if field["name"] in ranges else None}
+        for field in describe_fields(strategy)
     ]
-    text = inspect.getdoc(strategy) or ""
     return {
         "kind": strategy.name(),
-        "summary": " ".join(text.split("\n\n")[0].split()),
-        "description": text,
+        **describe_docstring(strategy),
         "paper": strategy.paper,
         "slots": sorted(strategy.slots),
         "fields": fields,
@@ -90,15 +79,6 @@ def conflicts_of(kind: str) -> dict[str, str]:
     return _refused_pairs()[kind]
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-
-
-def _laws(metadata: list[Any]) -> list[str]:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return [f"{sign} {getattr(mark, name)}" for mark in metadata for name, sign in signs.items() if hasattr(mark, name)]
-
-
 def _range(tunable: Tunable) -> dict[str, Any]:
     if tunable.choices:
         return {"choices": list(tunable.choices)}
@@ -136,7 +116,7 @@ def print_catalogue(name: str | None, as_json: bool) -> None:
         return
     console = console_of_stdout()
     if name is None:
-        listing = _table("strategy", "slots", "searched", "what it does")
+        listing = plain_table("strategy", "slots", "searched", "what it does")
         for entry in described:
             searched = ", ".join(field["name"] for field in entry["fields"] if field["search"])
             listing.add_row(entry["kind"], ", ".join(entry["slots"]), searched, entry["summary"])
@@ -149,7 +129,7 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
     console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
     console.print(entry["description"], markup=False)
     console.print()
-    fields = _table("field", "law", "default", "searched over", "meaning")
+    fields = plain_table("field", "law", "default", "searched over", "meaning")
     for field in entry["fields"]:
         searched = _range_text(field["search"])
         fields.add_row(field["name"], field["law"], shown(field["default"]), searched, field["description"])
@@ -160,13 +140,6 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
         console.print(f"null under it: {', '.join(entry['unmeasured'])}", markup=False)
     for kinds, reason in _grouped(entry["conflicts"]):
         console.print(f"not with {kinds}: {reason}", markup=False)
-
-
-def _table(*headings: str) -> Table:
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        made.add_column(heading)
-    return made
 
 
 # --- as Markdown ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
 ]
+Keep = Annotated[
+    str | None,
+    typer.Option(metavar="models|nothing", help="Keep the model of each finished run, for `lagvae evaluate`."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -60,11 +64,15 @@ def trial(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the state here, and go on from it if it exists.")
     ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Leave the trained model here, for `lagvae evaluate --model`.")
+    ] = None,
 ) -> None:
     """Train and measure one configuration here, without Ray."""
     from sweeps.trial import run_trial
 
-    raise typer.Exit(run_trial(config, arm, parse_sets(sets), from_run, results, as_json, threads, device, checkpoint))
+    values = parse_sets(sets)
+    raise typer.Exit(run_trial(config, arm, values, from_run, results, as_json, threads, device, checkpoint, keep))
 
 
 @app.command()
@@ -86,9 +94,10 @@ def run(
     sets: Sets = None,
     results: Results = "results",
     address: Address = None,
+    keep: Keep = None,
 ) -> None:
     """Run what is missing of a sweep and print its front; what is stored is never run again."""
-    raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=False))
+    raise typer.Exit(drive(spec, parse_sets(sets) | _given(keep=keep), results, address, retry=False))
 
 
 @app.command()
@@ -97,9 +106,14 @@ def retry(
     sets: Sets = None,
     results: Results = "results",
     address: Address = None,
+    keep: Keep = None,
 ) -> None:
     """Like run, and once more for the runs that failed or ran out of memory."""
-    raise typer.Exit(drive(spec, parse_sets(sets), results, address, retry=True))
+    raise typer.Exit(drive(spec, parse_sets(sets) | _given(keep=keep), results, address, retry=True))
+
+
+def _given(**options: str | None) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
@@ -210,6 +224,48 @@ def strategies(
     from sweeps.catalogue import print_catalogue
 
     print_catalogue(name, as_json)
+
+
+@app.command()
+def evaluate(
+    what: Annotated[
+        str, typer.Option(metavar="STUDIES", help="Studies and their fields: 'probe,tsne:examples=500,seed=1'.")
+    ],
+    run_ids: Annotated[list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="Stored runs.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="All finished runs of this sweep.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Of these, the runs of this arm.")] = None,
+    results: Results = "results",
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The weights, as `lagvae trial --keep` left them; without RUN_ID no row."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="The same data at another place.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; by default those of the run.")] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw the studies that have a picture.")
+    ] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train runs again whose model was not kept.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure trained models by further studies, and store what is found beside the runs; see `lagvae studies`."""
+    from sweeps.evaluate import Request
+    from sweeps.evaluate import evaluate as run_studies
+
+    if sweep is not None:
+        find_sweep(results, sweep)
+    run_studies(Request(run_ids or (), what, results, sweep, arm, model, data, device, threads, png, as_json, retrain))
+
+
+@app.command()
+def studies(
+    name: Annotated[str | None, typer.Argument(help="A study, for its whole description.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalogue of studies: what each measures of a trained model, its fields, columns and tables."""
+    from sweeps.study_catalogue import print_studies
+
+    print_studies(name, as_json)
 
 
 def parse_sets(items: list[str] | None) -> dict[str, Any]:

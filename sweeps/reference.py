@@ -7,15 +7,18 @@ python -m sweeps.reference strategies    docs/strategies.md, from the heading of
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
+from lagvae_core.studies import STUDIES
 from sweeps.catalogue import catalogue_page
+from sweeps.evaluations import EVALUATION_COLUMNS
 from sweeps.markdown import table
 from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
 from sweeps.space import tunable_columns
+from sweeps.study_catalogue import study_section
 
 __all__ = ["results_page"]
 
@@ -51,6 +54,19 @@ apart, and `lagvae results pareto` leaves them out.
 """
 
 
+STUDIES_INTRODUCTION = """\
+## Studies
+
+`lagvae evaluate RUN_ID --what probe,tsne` measures models that a sweep kept (`keep: models` in its file, or
+`lagvae run SPEC --keep models`; by default nothing is kept, for a model can be hundreds of megabytes). The weights of a
+run are `<results>/<sweep>/models/<run_id>.pt`. What a study finds is one row of typed columns in
+`<results>/<sweep>/evaluations/<study>/<run_id>.parquet`, and the rows of each of its tables, with `run_id` before the
+table's own columns, in `<results>/<sweep>/evaluations/<study>/<table>/<run_id>.parquet`. To measure again replaces
+both. `lagvae results show SWEEP --columns nll_iw,probe_accuracy` joins the numeric columns to the runs, as do the axes
+of `lagvae results pareto`. The rows of every study begin with these columns:
+"""
+
+
 def results_page() -> str:
     """docs/results.md, whole."""
     tunable_docs = {
@@ -71,13 +87,19 @@ def results_page() -> str:
         ("Provenance", PROVENANCE),
         ("Curves", [(c.name, c.kind, c.doc) for c in CURVE_COLUMNS]),
     ]
-    return "\n".join([INTRODUCTION, *(_section(title, rows) for title, rows in sections)])
+    runs = (_section(title, rows) for title, rows in sections)
+    studies = (study_section(study) for study in STUDIES.values())
+    return "\n".join([INTRODUCTION, *runs, STUDIES_INTRODUCTION, *_lines(EVALUATION_COLUMNS), "", *studies])
 
 
 def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
+    return "\n".join([f"## {title}", "", *_lines(rows), ""])
+
+
+def _lines(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
     kinds = {"float": "float64", "int": "int64", "str": "string", "floats": "list of float64", "time": "timestamp"}
     cells = ((f"`{name}`", kinds.get(kind, kind), doc) for name, kind, doc in rows)
-    return "\n".join([f"## {title}", "", *table(("column", "type", "meaning"), cells), ""])
+    return table(("column", "type", "meaning"), cells)
 
 
 if __name__ == "__main__":

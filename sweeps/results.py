@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,11 @@ __all__ = [
     "OBJECTIVE_COLUMNS",
     "RUNS_SCHEMA",
     "SCHEMA_VERSION",
+    "FolderFile",
     "ResultsFolder",
+    "fields_of",
     "metric_columns",
+    "model_name",
     "now",
     "stored_sweeps",
 ]
@@ -97,25 +100,28 @@ PROVENANCE = (
 )
 
 
-def _fields(entries: Iterator[tuple[str, str]]) -> list[pa.Field]:
+def fields_of(entries: Iterable[tuple[str, str]]) -> list[pa.Field]:
+    """Arrow's fields of names and kinds."""
     extra = {"time": pa.timestamp("us", tz="UTC"), "bool": pa.bool_()}
     return [pa.field(name, (_TYPES | extra)[kind]) for name, kind in entries]
 
 
 RUNS_SCHEMA: pa.Schema = pa.schema(
     [
-        *_fields((name, kind) for name, kind, _ in IDENTITY),
-        *_fields(tunable_columns()),
-        *_fields((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
-        *_fields((name, kind) for name, kind, _ in PROVENANCE),
+        *fields_of((name, kind) for name, kind, _ in IDENTITY),
+        *fields_of(tunable_columns()),
+        *fields_of((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
+        *fields_of((name, kind) for name, kind, _ in PROVENANCE),
     ],
     metadata={"lagvae_schema": SCHEMA_VERSION},
 )
 
 CURVES_SCHEMA: pa.Schema = pa.schema(
     [
-        *_fields((name, kind) for name, kind, _ in IDENTITY if name in ("sweep", "arm", "run_id", "config_id", "seed")),
-        *_fields((c.name, c.kind) for c in CURVE_COLUMNS),
+        *fields_of(
+            (name, kind) for name, kind, _ in IDENTITY if name in ("sweep", "arm", "run_id", "config_id", "seed")
+        ),
+        *fields_of((c.name, c.kind) for c in CURVE_COLUMNS),
     ],
     metadata={"lagvae_schema": SCHEMA_VERSION},
 )
@@ -135,7 +141,7 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """`<results>/<sweep>`: runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/.
+    """`<results>/<sweep>`: runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/, evaluations/.
 
     `results` is a local path, or a URI that pyarrow knows (file://, s3://, gs://). On a local file system every file is
     written beside, flushed and renamed; an object store replaces objects as a whole by itself.
@@ -167,21 +173,29 @@ class ResultsFolder:
 
     def prepare(self) -> None:
         """Make the folder, and show that it can be written to; ConfigError if it cannot."""
+        self.prove_writable("runs")
+        system, root = self._filesystem()
+        for part in ("curves", "checkpoints"):
+            system.create_dir(f"{root}/{part}", recursive=True)
+
+    def prove_writable(self, part: str) -> None:
+        """Make the folder `part`, and write in it; ConfigError if that fails."""
         system, root = self._filesystem()
         try:
-            for part in ("runs", "curves", "checkpoints"):
-                system.create_dir(f"{root}/{part}", recursive=True)
-            self.write("runs/.probe", b"")
-            system.delete_file(f"{root}/runs/.probe")
+            system.create_dir(f"{root}/{part}", recursive=True)
+            self.write(f"{part}/.probe", b"")
+            system.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
             law = f"be a folder that can be written to ({error.strerror or error})"
             raise ConfigError([Mistake("--results", self.results, law, "Choose another with --results.")]) from None
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace the file `name` as a whole."""
+        """Replace the file `name` as a whole; its folder is made."""
         system, root = self._filesystem()
         if isinstance(system, pyarrow.fs.LocalFileSystem):
-            write_atomically(Path(root) / name, content)
+            path = Path(root) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
         else:
             with system.open_output_stream(f"{root}/{name}") as stream:
                 stream.write(content)
@@ -194,6 +208,11 @@ class ResultsFolder:
             return None
         with system.open_input_stream(f"{root}/{name}") as stream:
             return bytes(stream.read())
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file `name`."""
+        system, root = self._filesystem()
+        return bool(system.get_file_info(f"{root}/{name}").type == pyarrow.fs.FileType.File)
 
     def remove(self, name: str) -> None:
         system, root = self._filesystem()
@@ -225,28 +244,31 @@ class ResultsFolder:
 
     def write_run(self, row: Mapping[str, Any]) -> None:
         """Write the row of one run, replacing the one before."""
-        self._write_table(f"runs/{row['run_id']}.parquet", [dict(row)], RUNS_SCHEMA)
+        self.write_table(f"runs/{row['run_id']}.parquet", _table([dict(row)], RUNS_SCHEMA))
 
     def write_curve(self, run: Mapping[str, Any], epochs: list[dict[str, Any]]) -> None:
         """Write the epochs of one run, replacing those before."""
         keys = {name: run[name] for name in ("sweep", "arm", "run_id", "config_id", "seed")}
-        self._write_table(f"curves/{run['run_id']}.parquet", [keys | epoch for epoch in epochs], CURVES_SCHEMA)
+        rows = [keys | epoch for epoch in epochs]
+        self.write_table(f"curves/{run['run_id']}.parquet", _table(rows, CURVES_SCHEMA))
 
-    def _write_table(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Replace the Parquet file `name` as a whole."""
         buffer = pa.BufferOutputStream()
-        pq.write_table(_table(rows, schema), buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd")
         self.write(name, buffer.getvalue().to_pybytes())
 
     def runs(self) -> list[dict[str, Any]]:
         """Every row, in the order of arm, configuration and seed. A damaged file is passed over with a warning."""
-        rows = self._rows("runs", RUNS_SCHEMA)
+        rows = self.rows("runs", RUNS_SCHEMA)
         return sorted(rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
 
     def curves(self) -> list[dict[str, Any]]:
         """Every epoch of every run, by run and epoch."""
-        return sorted(self._rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))
+        return sorted(self.rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))
 
-    def _rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
+    def rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
+        """The rows of every file in the folder `part`, with the columns of `schema`."""
         system, root = self._filesystem()
         selector = pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True)
         rows: list[dict[str, Any]] = []
@@ -261,6 +283,24 @@ class ResultsFolder:
             empty = dict.fromkeys(schema.names)
             rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
         return rows
+
+
+@dataclass(frozen=True)
+class FolderFile:
+    """One file of a sweep's folder, as a store that the training writes to."""
+
+    folder: ResultsFolder
+    name: str
+
+    def load(self) -> bytes | None:
+        return self.folder.read(self.name)
+
+    def save(self, content: bytes) -> None:
+        self.folder.write(self.name, content)
+
+
+def model_name(run_id: str) -> str:
+    return f"models/{run_id}.pt"
 
 
 def stored_sweeps(results: str) -> list[str]:

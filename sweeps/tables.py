@@ -11,11 +11,12 @@ from rich.table import Table
 
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.display import duration
+from sweeps.evaluations import numeric_mistake, several_settings, with_evaluations
 from sweeps.front import FrontRow, front_of
 from sweeps.markdown import table as markdown_table
 from sweeps.pareto import Sense
 from sweeps.plan import Plan
-from sweeps.results import OBJECTIVE_COLUMNS, ResultsFolder
+from sweeps.results import ResultsFolder
 from sweeps.spec import SweepSpec, load_spec, parse_spec
 from sweeps.summary import TIME, Summary, summarise
 from sweeps.terminal import console_of_stdout, shown_parameters
@@ -106,9 +107,8 @@ def parse_objectives(text: str) -> dict[str, Sense]:
     mistakes: list[Mistake | str] = []
     for item in text.split(","):
         column, _, sense = item.strip().partition(":")
-        if column not in OBJECTIVE_COLUMNS:
-            law = "name numeric columns of the table"
-            mistakes.append(Mistake("--objectives", item, law, f"For example {', '.join(OBJECTIVE_COLUMNS[2:9])}."))
+        if unknown := numeric_mistake("--objectives", [column]):
+            mistakes += unknown
         elif sense == "min":
             found[column] = "min"
         elif sense == "max":
@@ -124,7 +124,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     """The members of the front; with `as_json` a list of objects."""
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
-    stored = current_rows(spec, folder)
+    stored = with_evaluations(folder, current_rows(spec, folder), axes)
     rows = front_of(stored, axes)
     members = [row for row in rows if row.member]
     if as_json:
@@ -165,7 +165,7 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, pa
     (y, y_sense), (x, x_sense) = axes.items()
     points = [
         FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
-        for row in front_of(current_rows(spec, folder), axes)
+        for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
     ]
     if not points:
         raise ConfigError([Mistake("SWEEP", folder.sweep, "hold finished runs to draw", "Run it first.")])
@@ -190,8 +190,8 @@ def print_runs(
 ) -> None:
     """One line a configuration, mean and standard error over its finished runs; as `json`, every row as it is stored.
 
-    `baseline` is an arm whose training time is the unit of a further column. `png` also gets every configuration as a
-    row of a picture, with a panel for each column.
+    Columns that studies find are joined by run. `baseline` is an arm whose training time is the unit of a further
+    column. `png` also gets every configuration as a row of a picture, with a panel for each column.
     """
     rows = folder.runs()
     time = () if baseline is None else (TIME,)
@@ -199,7 +199,10 @@ def print_runs(
         drawn = columns or DRAWN
         _draw_arms(folder, summaries_of(folder, rows, drawn, baseline), (*drawn, *time), png)
     if style == "json":
-        _json(json.loads(json.dumps(rows, default=lambda value: value.isoformat())))
+        if unknown := numeric_mistake("--columns", columns or ()):
+            raise ConfigError(unknown)
+        joined = with_evaluations(folder, rows, columns or ())
+        _json(json.loads(json.dumps(joined, default=lambda value: value.isoformat())))
         return
     printed = columns or SHOWN
     summaries = summaries_of(folder, rows, printed, baseline)
@@ -222,6 +225,8 @@ def print_runs(
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}")
+    for warning in several_settings(folder, printed):
+        console.print(f"warning, {warning}", soft_wrap=True, markup=False)
 
 
 def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
@@ -234,17 +239,14 @@ def summaries_of(
 ) -> list[Summary]:
     """The configurations of the stored rows, in the order of the sweep's arms."""
     mistakes: list[Mistake | str] = []
-    unknown = [name for name in columns if name not in OBJECTIVE_COLUMNS]
-    if unknown:
-        known = ", ".join(OBJECTIVE_COLUMNS)
-        mistakes.append(Mistake("--columns", ", ".join(unknown), "be numeric columns of the table", f"Known: {known}."))
+    mistakes += numeric_mistake("--columns", columns)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if baseline is not None and baseline not in arms:
         mistakes.append(Mistake("--baseline", baseline, f"be an arm of {folder.sweep}", f"Stored: {', '.join(arms)}."))
     if mistakes:
         raise ConfigError(mistakes)
     order = [arm.name for arm in stored_spec(folder).arms]
-    summaries = summarise(rows, columns, baseline)
+    summaries = summarise(with_evaluations(folder, rows, columns), columns, baseline)
     return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
 
 

@@ -1,18 +1,34 @@
-"""What the printed tables share."""
+"""What printed tables and progress share."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
+from typing import Any, Self
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-__all__ = ["console_of_stdout", "shown", "shown_parameters"]
+__all__ = ["ProgressLine", "console_of_stdout", "plain_table", "shown", "shown_parameters"]
+
+SILENCE = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def console_of_stdout() -> Console:
     """A console that never cuts: a pipe has no width of its own."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def plain_table(*headings: str) -> Table:
+    """A table without lines, its cells to the left."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        made.add_column(heading)
+    return made
 
 
 def shown(value: object) -> str:
@@ -23,3 +39,45 @@ def shown(value: object) -> str:
 def shown_parameters(parameters: Mapping[str, object]) -> str:
     """The searched fields of a configuration, `beta=0.5 warm_up=3`."""
     return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in parameters.items())
+
+
+class ProgressLine:
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: Any = None
+        self._name = ""
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def advance(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` in the phase `name`."""
+        if self._console.is_terminal:
+            if self._name != name:
+                if self._task is not None:
+                    self._bars.remove_task(self._task)
+                self._task, self._name = self._bars.add_task(name, total=total), name
+            self._bars.update(self._task, completed=done)
+        elif time.monotonic() - self._said > SILENCE:
+            self.say(f"{name}: {done}/{total}")
+            self._said = time.monotonic()

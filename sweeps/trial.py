@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake, UserError
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
+from sweeps.items import parse_items
+from sweeps.terminal import ProgressLine
 
 __all__ = ["parse_arm_text", "run_trial"]
 
@@ -35,6 +32,7 @@ def run_trial(
     threads: int | None,
     device: str | None,
     checkpoint: Path | None,
+    keep: Path | None,
 ) -> int:
     """The exit code: 0 finished, 1 diverged."""
     stored = find_run(results, from_run) if from_run is not None else None
@@ -47,8 +45,6 @@ def run_trial(
         law = f"be what run {from_run} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
         raise ConfigError([Mistake("the data", dataset.fingerprint[:12], law, "The files have changed since.")])
 
-    import torch
-
     from lagvae_core import train
     from lagvae_core.checkpoint import FileCheckpoint
     from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
@@ -56,12 +52,13 @@ def run_trial(
 
     chosen = choose_device(device or ("auto" if stored is None else "cpu" if stored["device"] == "cpu" else "auto"))
     if threads is None:
-        threads = 1 if wanted.model.hidden < SMALL_HIDDEN else torch.get_num_threads()
+        threads = usual_threads(wanted)
     use_threads(threads)
     kept = keep_freed_memory()
     store = FileCheckpoint(checkpoint) if checkpoint is not None else None
-    if checkpoint is not None:
-        check_writable(checkpoint)
+    for option, file in (("--checkpoint", checkpoint), ("--keep", keep)):
+        if file is not None:
+            check_writable(option, file)
     with Watcher(wanted) as watcher:
         stack = "+".join(s.kind for s in wanted.strategies) or "vae"
         watcher.say(f"run {identity}: {stack}, seed {wanted.seed}")
@@ -75,6 +72,7 @@ def run_trial(
             report=watcher.epoch,
             progress=watcher.progress,
             checkpoint=store,
+            kept=FileCheckpoint(keep) if keep is not None else None,
             device=chosen,
             dataset=dataset,
         )
@@ -88,15 +86,22 @@ def run_trial(
     return 0 if record.status == "finished" else 1
 
 
-def check_writable(checkpoint: Path) -> None:
+def usual_threads(config: TrialConfig) -> int:
+    """The cores that a model of this size is fastest on."""
+    import torch
+
+    return 1 if config.model.hidden < SMALL_HIDDEN else torch.get_num_threads()
+
+
+def check_writable(option: str, file: Path) -> None:
     try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        probe = checkpoint.with_name(f".{checkpoint.name}.probe")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        probe = file.with_name(f".{file.name}.probe")
         probe.touch()
         probe.unlink()
     except OSError as error:
         law = f"be in a folder that can be written to ({error.strerror})"
-        raise ConfigError([Mistake("--checkpoint", str(checkpoint), law, "Choose another.")]) from None
+        raise ConfigError([Mistake(option, str(file), law, "Choose another.")]) from None
 
 
 def configuration(
@@ -132,27 +137,7 @@ def configuration(
 
 def parse_arm_text(text: str) -> list[dict[str, Any]]:
     """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
-    stack: list[dict[str, Any]] = []
-    mistakes: list[Mistake | str] = []
-    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # not the sign of 1e+3
-        kind, _, fields = part.strip().partition(":")
-        if kind in ("", "vae") and not fields:
-            continue
-        item: dict[str, Any] = {"kind": kind}
-        for field in filter(None, re.split(r",(?![^\[\]]*\])", fields)):  # not within a list
-            name, sign, value = field.partition("=")
-            if not sign:
-                law = "give fields as name=value"
-                mistakes.append(Mistake("--arm", part, law, "For example 'aggressive:budget=30'."))
-                continue
-            try:
-                item[name.strip()] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError):
-                mistakes.append(Mistake("--arm", part, "give each field a YAML value", "Quote it if it is a text."))
-        stack.append(item)
-    if mistakes:
-        raise ConfigError(mistakes)
-    return stack
+    return [item for item in parse_items(text, "--arm", "aggressive:budget=30") if item != {"kind": "vae"}]
 
 
 def find_run(results: str, run_id: str) -> dict[str, Any]:
@@ -180,35 +165,12 @@ def compare(record: TrialRecord, stored: Mapping[str, Any]) -> None:
         print("every number equals that of the stored run, bit for bit", file=sys.stderr)
 
 
-class Watcher:
-    """Progress on stderr: a bar on a terminal, a line an epoch elsewhere."""
+class Watcher(ProgressLine):
+    """The progress of one trial: a line an epoch, and how far its phases are."""
 
     def __init__(self, config: TrialConfig) -> None:
+        super().__init__()
         self._epochs = config.epochs
-        self._console = Console(file=sys.stderr)
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=True,
-        )
-        self._task: Any = None
-        self._phase: tuple[str, int] | None = None
-        self._said = 0.0
-
-    def __enter__(self) -> Watcher:
-        if self._console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, record: EpochRecord) -> None:
         kl, mi, au = (record[f"valid_{name}"] for name in ("kl", "mi", "au"))
@@ -220,16 +182,7 @@ class Watcher:
 
     def progress(self, now: Progress) -> None:
         name = {"train": f"epoch {now.epoch}/{self._epochs}", "nll_iw": "importance sampling"}.get(now.phase, now.phase)
-        if self._console.is_terminal:
-            if self._phase != (now.phase, now.epoch):
-                if self._task is not None:
-                    self._bars.remove_task(self._task)
-                self._task = self._bars.add_task(name, total=now.total, note="")
-                self._phase = (now.phase, now.epoch)
-            self._bars.update(self._task, completed=now.done)
-        elif time.monotonic() - self._said > 30.0:
-            self.say(f"{name}: {now.done}/{now.total}")
-            self._said = time.monotonic()
+        self.advance(name, now.done, now.total)
 
 
 def _shown(value: float | None) -> str:

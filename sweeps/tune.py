@@ -67,6 +67,7 @@ def worker_setting(run: Run, book: Book) -> dict[str, Any]:
         "threads": resources.cpus,
         "gpus": resources.gpus,
         "alone": run.alone,
+        "keep": book.spec.keep == "models",
     }
 
 

@@ -6,10 +6,9 @@ import functools
 import json
 import socket
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TRACEBACK_CHARACTERS", "FolderCheckpoint", "checkpoint_name", "describe_failure", "train_run"]
+__all__ = ["TRACEBACK_CHARACTERS", "checkpoint_name", "describe_failure", "load_data", "train_run"]
 
 TRACEBACK_CHARACTERS = 4000
 
@@ -18,29 +17,8 @@ def checkpoint_name(run_id: str) -> str:
     return f"checkpoints/{run_id}.pt"
 
 
-@dataclass(frozen=True)
-class FolderCheckpoint:
-    """The checkpoint of one run in the sweep's results folder."""
-
-    results: str
-    sweep: str
-    run_id: str
-
-    def _folder(self) -> Any:
-        from sweeps.results import ResultsFolder
-
-        return ResultsFolder(self.results, self.sweep)
-
-    def load(self) -> bytes | None:
-        content: bytes | None = self._folder().read(checkpoint_name(self.run_id))
-        return content
-
-    def save(self, content: bytes) -> None:
-        self._folder().write(checkpoint_name(self.run_id), content)
-
-
 @functools.lru_cache(maxsize=2)
-def _dataset(data_json: str) -> Any:
+def load_data(data_json: str) -> Any:
     """The data of the last trials; a reused worker loads the same data once."""
     from pydantic import TypeAdapter
 
@@ -75,8 +53,10 @@ def train_run(setting: dict[str, Any]) -> None:
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, Mistake
     from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from sweeps.results import FolderFile, ResultsFolder, model_name
 
     run = setting["run"]
+    folder = ResultsFolder(run["results"], run["sweep"])
     use_threads(run["threads"])
     keep_freed_memory()
     device = choose_device("auto" if run["gpus"] else "cpu")
@@ -86,14 +66,15 @@ def train_run(setting: dict[str, Any]) -> None:
     }
     try:
         config = TrialConfig.model_validate(run["config"])
-        dataset = _dataset(config.data.model_dump_json())
+        dataset = load_data(config.data.model_dump_json())
         if dataset.fingerprint != run["data_fingerprint"]:
             law = f"be what the sweep was planned on (fingerprint {run['data_fingerprint'][:12]})"
             raise DataError([Mistake("the data", dataset.fingerprint[:12], law, "Run the sweep again.")])
         record = train(
             config,
             report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.epochs}),
-            checkpoint=FolderCheckpoint(run["results"], run["sweep"], run["run_id"]),
+            checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
+            kept=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
             dataset=dataset,
         )

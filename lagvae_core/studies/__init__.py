@@ -5,7 +5,9 @@ from __future__ import annotations
 from lagvae_core.studies.base import Findings, Study, Table
 from lagvae_core.studies.generation import Generation
 from lagvae_core.studies.interpolation import Interpolation
+from lagvae_core.studies.probe import Probe
 from lagvae_core.studies.reconstruction import Reconstruction
+from lagvae_core.studies.tsne import Tsne
 from lagvae_core.studies.uncertainty import Uncertainty
 
 __all__ = [
@@ -13,16 +15,20 @@ __all__ = [
     "Findings",
     "Generation",
     "Interpolation",
+    "Probe",
     "Reconstruction",
     "Study",
     "Table",
+    "Tsne",
     "Uncertainty",
 ]
 
 _ALL: tuple[type[Study], ...] = (
     Generation,
     Interpolation,
+    Probe,
     Reconstruction,
+    Tsne,
     Uncertainty,
 )
 

@@ -17,8 +17,10 @@ from processes import MARK, Ended, lagvae, private_home, survivors
 from tiny import DIVERGES, TinySweep, write_tiny_sweep
 from worlds import sweep
 
+from lagvae_core.evaluation import evaluate
+from lagvae_core.trained import configuration_of, restore
 from sweeps import cli
-from sweeps.results import CURVES_SCHEMA, ENDED, RUNS_SCHEMA, ResultsFolder
+from sweeps.results import CURVES_SCHEMA, ENDED, RUNS_SCHEMA, ResultsFolder, model_name
 
 PARTS = ("runs", "curves")
 WHEN_AND_WHERE = {
@@ -108,6 +110,21 @@ class TestFinished:
 
     def test_no_checkpoint_is_left(self, tiny_sweep):
         assert list(Path(tiny_sweep.folder.local_path, "checkpoints").iterdir()) == []
+
+    def test_just_the_finished_runs_keep_their_models(self, tiny_sweep):
+        kept = {path.stem for path in Path(tiny_sweep.folder.local_path, "models").iterdir()}
+        assert kept == {row["run_id"] for row in tiny_sweep.folder.runs() if row["status"] == "finished"}
+
+    def test_a_kept_model_is_that_of_its_row(self, tiny_sweep):
+        for row in tiny_sweep.folder.runs()[:4]:
+            content = tiny_sweep.folder.read(model_name(row["run_id"]))
+            config = configuration_of(content)
+            assert config.model_dump_json() == row["config"]
+            trained = restore(content, config, config.data.load())
+            measured = evaluate(
+                trained.model, trained.parts, trained.dataset, trained.dataset.test, config.evaluation, trained.device
+            )
+            assert {name: row[name] for name in measured} == measured
 
     def test_the_spec_is_beside_the_rows(self, tiny_sweep):
         assert tiny_sweep.folder.read("spec.yaml") == (tiny_sweep.here / "tiny.yaml").read_bytes()
@@ -301,6 +318,12 @@ class TestInterruptions:
             if row["status"] == "interrupted":
                 assert row["stop_reason"]
                 assert row["ended_at"] is not None
+
+    def test_a_finished_row_always_has_its_model(self, story):
+        for stage in (story.killed, story.killed_again, story.interrupted):
+            finished = {row["run_id"] for row in stage.rows if row["status"] == "finished"}
+            assert finished
+            assert {f"tiny/{model_name(run_id)}" for run_id in finished} <= set(stage.names)
 
     def test_no_process_outlives_its_driver(self, story):
         assert [stage.survivors for stage in (story.killed, story.killed_again, story.interrupted)] == [[], [], []]

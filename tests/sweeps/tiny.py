@@ -1,4 +1,4 @@
-"""A sweep of 14 runs that takes seconds, one arm of which diverges."""
+"""A sweep of 14 runs that takes seconds and keeps its models, one arm of which diverges."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def write_tiny_sweep(here: Path) -> None:
         "encoder_lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, DIVERGES]}}],
     }
     search = {"sampler": "tpe", "configurations": 3, "seeds": 2, "seed": 0}
-    values = sweep(trial=trial, arms=arms, search=search)
+    values = sweep(trial=trial, arms=arms, search=search, keep="models")
     (here / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

@@ -1,0 +1,61 @@
+"""What studies found of models, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+
+from lagvae_core.studies import STUDIES, Findings, Study
+from sweeps.terminal import console_of_stdout, plain_table, shown
+
+__all__ = ["Outcome", "print_outcomes"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one study found of one model, and the files that hold it."""
+
+    run_id: str
+    arm: str | None
+    study: Study
+    findings: Findings
+    seconds: float
+    files: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "arm": self.arm,
+            "study": self.study.name(),
+            "settings": self.study.model_dump(mode="json", exclude={"kind"}),
+            "values": self.findings.values,
+            "seconds": self.seconds,
+            "files": list(self.files),
+        }
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """A table for each study: of one model a line a column, of several a line a model."""
+    console = console_of_stdout()
+    for kind in dict.fromkeys(outcome.study.name() for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.study.name() == kind]
+        columns = [column for column in STUDIES[kind].columns if column.kind != "floats"]
+        console.print(f"[bold]{kind}[/bold]")
+        if len(mine) == 1:
+            table = plain_table("column", "value", "meaning")
+            for column in columns:
+                value = mine[0].findings.values[column.name]
+                table.add_row(column.name, _cell(value), f"[dim]{escape(column.doc)}[/dim]")
+        else:
+            table = plain_table("run", "arm", *(column.name for column in columns))
+            for outcome in mine:
+                cells = (_cell(outcome.findings.values[column.name]) for column in columns)
+                table.add_row(outcome.run_id, outcome.arm or "", *cells)
+        console.print(table)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else shown(value)
