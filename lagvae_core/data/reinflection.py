@@ -28,7 +28,7 @@ __all__ = ["ReinflectionData"]
 SUFFIXES = {"train": "train", "valid": "dev", "test": "test"}
 COLUMNS: dict[int, tuple[str, ...]] = {
     1: ("source", "features", "target"),
-    2: ("features of the source", "source", "features", "target"),
+    2: ("source's features", "source", "features", "target"),
     3: ("source", "features", "target"),
 }
 FEATURE = re.compile(r"[^\s=,{}]+=(\{[^\s=,{}]+\}|[^\s=,{}]+)")
@@ -137,9 +137,9 @@ class ReinflectionData(Setting):
             )
         for name, cell in zip(columns, row.cells, strict=True):
             if not cell:
-                return Mistake("data.path", where, f"have a {name} and not an empty column", layout)
+                return Mistake("data.path", where, "leave no column empty", f"The {name} is missing. {layout}")
             wrong = [part for part in cell.split(",") if not FEATURE.fullmatch(part)]
-            if name.startswith("features") and wrong:
+            if name.endswith("features") and wrong:
                 remedy = f"{wrong[0]!r} is not key=value or key={{value/value}}. {layout}"
                 return Mistake("data.path", where, "have features as key=value between commas", remedy)
         return None
