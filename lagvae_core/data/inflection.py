@@ -76,6 +76,17 @@ class InflectionHistory(History):
     tags_BK: Tensor
     source: TokenBatch
 
+    def select(self, index_R: Tensor) -> InflectionHistory:
+        """The examples `index_R` (int64, on the CPU), in that order; one may be there several times."""
+        index, source = index_R.to(self.tokens_BT.device), self.source
+        lengths_R = None if source.lengths_B is None else source.lengths_B[index_R]
+        return InflectionHistory(
+            self.tokens_BT[index],
+            None if self.blank_BT is None else self.blank_BT[index],
+            tags_BK=self.tags_BK[index],
+            source=TokenBatch(source.tokens_BL[index], source.index_B[index_R], lengths_R),
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InflectionBatch(TokenBatch):

@@ -51,23 +51,27 @@ def edits(written: Form, right: Form) -> Edits:
 def inflect(model: Vae, batch: InflectionBatch, z_BSZ: Tensor) -> list[list[list[int]]]:
     """For each example and each of its S samples the most likely character after another, until `</s>`: ids.
 
+    `<pad>` and `<s>` are never written.
     A form that has not ended after twice the length of its source (with `<s>` and `</s>`) and 20 characters is cut
     there. The model must be in eval mode, its decoder must write step by step (`begin`, `step`).
     """
     decoder: Any = model.decoder
-    state = decoder.begin(z_BSZ, batch.history)
-    tokens_BS = torch.full(z_BSZ.shape[:2], BOS, device=z_BSZ.device)
-    ended_BS = torch.zeros_like(tokens_BS, dtype=torch.bool)
-    steps: list[Tensor] = []
+    samples = z_BSZ.shape[1]
+    context = batch.history.select(torch.arange(batch.size).repeat_interleave(samples))
+    state = decoder.begin(z_BSZ.flatten(0, 1), context)
+    tokens_R = torch.full((batch.size * samples,), BOS, device=z_BSZ.device)
+    ended_R = torch.zeros_like(tokens_R, dtype=torch.bool)
     most = [2 * length + 20 for length in batch.source.tokens_BL.ne(PAD).sum(1).tolist()]
+    steps: list[Tensor] = []
     for _ in range(max(most)):
-        logits_BSV, state = decoder.step(state, tokens_BS)
-        tokens_BS = logits_BSV.argmax(2).masked_fill(ended_BS, PAD)
-        steps.append(tokens_BS)
-        ended_BS = ended_BS | (tokens_BS == EOS)
-        if bool(ended_BS.all()):
+        logits_RV, state = decoder.step(state, tokens_R)
+        logits_RV[:, [PAD, BOS]] = -torch.inf
+        tokens_R = logits_RV.argmax(1).masked_fill(ended_R, EOS)
+        steps.append(tokens_R)
+        ended_R = tokens_R == EOS
+        if bool(ended_R.all()):
             break
-    written = torch.stack(steps, 2).tolist()
+    written = torch.stack(steps, 1).view(batch.size, samples, -1).tolist()
     return [[_until_end(form[:limit]) for form in forms] for forms, limit in zip(written, most, strict=True)]
 
 

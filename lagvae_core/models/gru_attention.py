@@ -7,7 +7,7 @@ H hidden units of the decoder, G = 3 H gates in torch's order (reset, update, ne
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -135,6 +135,10 @@ class DecoderState:
     tags_BKA: Tensor
     absent_BK: Tensor
 
+    def select(self, index: Tensor) -> DecoderState:
+        """The examples `index`, in that order; one may be there several times."""
+        return DecoderState(**{entry.name: getattr(self, entry.name)[index] for entry in fields(self)})
+
 
 class GruAttentionDecoder(TokenDecoder):
     """p(target|z, features): see `GruAttentionModel`.
@@ -169,7 +173,7 @@ class GruAttentionDecoder(TokenDecoder):
             self._encoder = (encoder,)
 
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
-        state = self.begin(z_BSZ, history)
+        state = self._begin(z_BSZ, history)
         if self.training and self._setting.feed == "self":
             return self._features_of_own(state, history)
         words_TBG = self._words(history)
@@ -197,8 +201,17 @@ class GruAttentionDecoder(TokenDecoder):
 
     # --- step by step -----------------------------------------------------------------------------------------------
 
-    def begin(self, z_BSZ: Tensor, history: History) -> DecoderState:
-        """Before the first step, for S samples of each of the B examples; of `history` the past is not used."""
+    def begin(self, z_RZ: Tensor, context: History) -> DecoderState:
+        """R sequences of which nothing is read yet, not even `<s>`; `context` has R rows, and its past is not used."""
+        return self._begin(z_RZ[:, None], context)
+
+    def step(self, state: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
+        """Read one character more of each sequence: the logits [R, V] of the next, and the state from there on."""
+        state, weights_RSK = self._step(state, tokens_R[:, None], None)
+        return self._logits(state, weights_RSK)[:, 0], state
+
+    def _begin(self, z_BSZ: Tensor, history: History) -> DecoderState:
+        """Before the first step, for S samples of each of the B examples of `history`."""
         assert isinstance(history, InflectionHistory), "a history with features"
         size, tag = self._setting.hidden, self._setting.tag_embedding
         absent_BK = history.tags_BK == ABSENT
@@ -217,11 +230,6 @@ class GruAttentionDecoder(TokenDecoder):
             tags_BKA,
             absent_BK,
         )
-
-    def step(self, state: DecoderState, tokens_BS: Tensor) -> tuple[Tensor, DecoderState]:
-        """The logits [B, S, V] of the character after `tokens_BS`, and the state from which the next step goes on."""
-        state, weights_BSK = self._step(state, tokens_BS, None)
-        return self._logits(state, weights_BSK), state
 
     def _step(self, state: DecoderState, tokens_BS: Tensor, blank_BS: Tensor | None) -> tuple[DecoderState, Tensor]:
         blank_R1 = None if blank_BS is None else blank_BS.flatten()[:, None]

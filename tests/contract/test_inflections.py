@@ -15,14 +15,17 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.tasks import task_columns
+from sweeps.display import describe_data
 from sweeps.results import RUNS_SCHEMA, metric_columns
 
 REFUSED = {"cnn_decoder": "E09", "lstm_lm": "E09", "fraternal_dropout": "E11"}
 """What has no place beside the model's defaults, and the rule that says so."""
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-@pytest.mark.parametrize("start", ["z", "encoder"])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [*((name, "z") for name in CATALOGUE), *((name, "encoder") for name in ("aggressive", "sa_vae", "ae_pretrain"))],
+)
 def test_it_trains_or_is_refused_with_a_reason(name, start):
     if name in REFUSED:
         with pytest.raises(ConfigError, match=rf"strategies must .*\({REFUSED[name]}\).*, but is '{name}'\. .*{name}"):
@@ -107,6 +110,11 @@ def test_a_path_around_z_is_told():
     assert plain.warnings() == ()
     assert re.search(r"model\.start = encoder .* p\(target\|source, features\)", around.warnings()[0])
     assert "model.feed = self" in own.warnings()[0]
+
+
+def test_what_was_loaded_is_told_in_characters():
+    told = describe_data(inflections.dataset().report)
+    assert told.startswith("data: 48/12/12 train/valid/test examples of 2 to 6 characters (mean 3.9), vocabulary 13")
 
 
 def test_it_needs_no_more_than_the_data():

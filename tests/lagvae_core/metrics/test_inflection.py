@@ -58,20 +58,19 @@ class CopyModel(torch.nn.Module):
     def decoder(self):
         return self
 
-    def begin(self, z_BSZ, history):
-        return SimpleNamespace(source=history.source.tokens_BL, place=0)
+    def begin(self, z_RZ, context):
+        assert len(z_RZ) == len(context.source.tokens_BL)
+        return SimpleNamespace(source=context.source.tokens_BL, place=0)
 
-    def step(self, state, tokens_BS):
+    def step(self, state, tokens_R):
         source = torch.nn.functional.pad(state.source, (0, 1 + state.place), value=EOS)
         wanted = source[:, state.place + 1]
         wanted = wanted.masked_fill(wanted == PAD, EOS)
         if not self.ends:
             wanted = torch.full_like(wanted, 4)
-        logits = (
-            torch.nn.functional.one_hot(wanted, self.vocabulary).float()[:, None].expand(-1, tokens_BS.shape[1], -1)
-        )
-        assert state.place or bool((tokens_BS == BOS).all())
-        return logits, SimpleNamespace(source=state.source, place=state.place + 1)
+        assert state.place or bool((tokens_R == BOS).all())
+        logits_RV = torch.nn.functional.one_hot(wanted, self.vocabulary).float()
+        return logits_RV, SimpleNamespace(source=state.source, place=state.place + 1)
 
 
 def copied(tmp_path):
@@ -129,6 +128,7 @@ def test_the_trained_decoder_writes_its_likeliest_next_character_in_any_batch():
         past = torch.tensor([[BOS, *form]])
         history = type(batch.history)(past, tags_BK=batch.tags_BK[row, None], source=batch.source)
         logits = model.decoder.output(model.decoder.features(history, z[row, sample][None, None]))[:, 0]
+        logits[:, [PAD, BOS]] = -torch.inf
         best = logits.argmax(1).tolist()
         cut = len(form) == 2 * int((batch.source.tokens_BL[row] != PAD).sum()) + 20
         assert best[: len(form) + (not cut)] == [*form, EOS][: len(form) + (not cut)]

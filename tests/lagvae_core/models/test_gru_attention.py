@@ -248,11 +248,14 @@ class TestDecoder:
         decoder, _ = built(wiring=WIRINGS[name], start=start)
         z = draws(4, 2, 3)
         whole = decoder.output(decoder.features(BATCH.history, z))
-        state = decoder.begin(z, BATCH.history)
+        context = BATCH.history.select(torch.arange(4).repeat_interleave(2))
+        state, chosen = decoder.begin(z.flatten(0, 1), context), torch.arange(8)
         for step in range(BATCH.history.tokens_BT.shape[1]):
-            tokens = BATCH.history.tokens_BT[:, step, None].expand(4, 2)
-            logits, state = decoder.step(state, tokens)
-            assert torch.allclose(logits.flatten(0, 1), whole[step], rtol=0, atol=1e-12)
+            if step == 2:  # as beams are chosen from beams
+                chosen = torch.tensor([5, 0, 5, 7])
+                state = state.select(chosen)
+            logits, state = decoder.step(state, context.tokens_BT[chosen, step])
+            assert torch.allclose(logits, whole[step][chosen], rtol=0, atol=1e-12)
 
     def test_blank_and_unknown_characters(self):
         decoder, _ = built()
