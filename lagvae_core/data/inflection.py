@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from lagvae_core.data.base import Dataset, Split
 from lagvae_core.data.batching import (
     BOS,
     EOS,
-    PAD,
     SPECIALS,
     UNK,
     History,
@@ -28,6 +28,7 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.data.padding import padded
 
 __all__ = [
     "ABSENT",
@@ -76,15 +77,16 @@ class InflectionHistory(History):
     tags_BK: Tensor
     source: TokenBatch
 
-    def select(self, index_R: Tensor) -> InflectionHistory:
-        """The examples `index_R` (int64, on the CPU), in that order; one may be there several times."""
-        index, source = index_R.to(self.tokens_BT.device), self.source
-        lengths_R = None if source.lengths_B is None else source.lengths_B[index_R]
-        return InflectionHistory(
-            self.tokens_BT[index],
-            None if self.blank_BT is None else self.blank_BT[index],
+    def select(self, index: Tensor) -> Self:
+        """The rows `index`, in that order; one may be there several times."""
+        source, on_cpu = self.source, index.cpu()
+        lengths_R = None if source.lengths_B is None else source.lengths_B[on_cpu]
+        return replace(
+            self,
+            tokens_BT=self.tokens_BT[index],
+            blank_BT=None if self.blank_BT is None else self.blank_BT[index],
             tags_BK=self.tags_BK[index],
-            source=TokenBatch(source.tokens_BL[index], source.index_B[index_R], lengths_R),
+            source=TokenBatch(source.tokens_BL[index], source.index_B[on_cpu], lengths_R),
         )
 
 
@@ -167,26 +169,16 @@ class InflectionSplit(Split):
         ]
 
     def _batch(self, index: NDArray[np.int64]) -> InflectionBatch:
-        target = _padded(self.targets, index)
+        target = padded(self.targets, index)
         tags_BK = self.tags_NK[index]
         most = int((tags_BK != ABSENT).sum(1).max())
         return InflectionBatch(
             target.tokens_BL,
             target.index_B,
             target.lengths_B,
-            source=_padded(self.sources, index),
+            source=padded(self.sources, index),
             tags_BK=torch.from_numpy(tags_BK[:, :most]),
         )
-
-
-def _padded(sentences: TokenSplit, index: NDArray[np.int64]) -> TokenBatch:
-    """Those sentences, `<pad>` after each that is shorter than the longest."""
-    first, lengths = sentences.offsets[index], sentences.lengths[index]
-    place_L = np.arange(lengths.max())
-    wanted_BL = np.minimum(first[:, None] + place_L, len(sentences.tokens) - 1)
-    tokens_BL = np.where(place_L < lengths[:, None], sentences.tokens[wanted_BL], PAD).astype(np.int64)
-    even = bool((lengths == lengths[0]).all())
-    return TokenBatch(torch.from_numpy(tokens_BL), torch.from_numpy(index), None if even else torch.from_numpy(lengths))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from lagvae_core.data import BOS, EOS, PAD, UNK, InflectionBatch
+from lagvae_core.data import EOS, UNK, InflectionBatch
+from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.metrics.encoding import EncodedSplit
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
@@ -51,32 +52,17 @@ def edits(written: Form, right: Form) -> Edits:
 def inflect(model: Vae, batch: InflectionBatch, z_BSZ: Tensor) -> list[list[list[int]]]:
     """For each example and each of its S samples the most likely character after another, until `</s>`: ids.
 
-    `<pad>` and `<s>` are never written.
     A form that has not ended after twice the length of its source (with `<s>` and `</s>`) and 20 characters is cut
-    there. The model must be in eval mode, its decoder must write step by step (`begin`, `step`).
+    there. The model must be in eval mode.
     """
     decoder: Any = model.decoder
-    samples = z_BSZ.shape[1]
-    context = batch.history.select(torch.arange(batch.size).repeat_interleave(samples))
-    state = decoder.begin(z_BSZ.flatten(0, 1), context)
-    tokens_R = torch.full((batch.size * samples,), BOS, device=z_BSZ.device)
-    ended_R = torch.zeros_like(tokens_R, dtype=torch.bool)
-    most = [2 * length + 20 for length in batch.source.tokens_BL.ne(PAD).sum(1).tolist()]
-    steps: list[Tensor] = []
-    for _ in range(max(most)):
-        logits_RV, state = decoder.step(state, tokens_R)
-        logits_RV[:, [PAD, BOS]] = -torch.inf
-        tokens_R = logits_RV.argmax(1).masked_fill(ended_R, EOS)
-        steps.append(tokens_R)
-        ended_R = tokens_R == EOS
-        if bool(ended_R.all()):
-            break
-    written = torch.stack(steps, 1).view(batch.size, samples, -1).tolist()
-    return [[_until_end(form[:limit]) for form in forms] for forms, limit in zip(written, most, strict=True)]
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(EOS)] if EOS in tokens else tokens
+    samples, device = z_BSZ.shape[1], z_BSZ.device
+    row_R = torch.arange(batch.size, device=device).repeat_interleave(samples)
+    most = [2 * length + 20 for length in batch.source.sizes_B.tolist()]
+    context = batch.history.unread().select(row_R)
+    found = Greedy(max(most))(decoder, z_BSZ.flatten(0, 1), batch.index_B[row_R.cpu()], context)
+    written = [list(one.words) for one in found]
+    return [[form[:limit] for form in written[row * samples : (row + 1) * samples]] for row, limit in enumerate(most)]
 
 
 def inflection_columns(
@@ -112,7 +98,7 @@ def inflection_columns(
 
 
 def _right(batch: InflectionBatch) -> list[list[int]]:
-    return [_until_end(form[1:]) for form in batch.tokens_BL.tolist()]
+    return [form[1 : form.index(EOS)] for form in batch.tokens_BL.tolist()]
 
 
 def _accuracy(every: Sequence[Edits]) -> float:

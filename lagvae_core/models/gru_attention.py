@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from lagvae_core.data import UNK, History, InflectionDomain, InflectionHistory, TokenBatch
 from lagvae_core.data.inflection import ABSENT
-from lagvae_core.models.decoder import TokenDecoder, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.setting import Features, TokenEncoder, TokenModel
 
@@ -120,7 +120,7 @@ class GruEncoder(TokenEncoder):
 
 
 @dataclass(frozen=True)
-class DecoderState:
+class DecoderState(Reading):
     """Where decoding stands: `hidden_BSH` changes with each step; the rest is what no step changes.
 
     `fixed_BSG`: what z adds to the gates. `keys_BKH`: the features in W [h; feature], `gates_BKG`: in the gates,
@@ -201,13 +201,13 @@ class GruAttentionDecoder(TokenDecoder):
 
     # --- step by step -----------------------------------------------------------------------------------------------
 
-    def begin(self, z_RZ: Tensor, context: History) -> DecoderState:
-        """R sequences of which nothing is read yet, not even `<s>`; `context` has R rows, and its past is not used."""
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
+        assert context is not None, "nothing can be inflected without features"
         return self._begin(z_RZ[:, None], context)
 
-    def step(self, state: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
-        """Read one character more of each sequence: the logits [R, V] of the next, and the state from there on."""
-        state, weights_RSK = self._step(state, tokens_R[:, None], None)
+    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
+        assert isinstance(reading, DecoderState), "a reading that this decoder began"
+        state, weights_RSK = self._step(reading, tokens_R[:, None], None)
         return self._logits(state, weights_RSK)[:, 0], state
 
     def _begin(self, z_BSZ: Tensor, history: History) -> DecoderState:

@@ -53,6 +53,7 @@ class CopyModel(torch.nn.Module):
     def __init__(self, vocabulary, ends=True):
         super().__init__()
         self.vocabulary, self.ends = vocabulary, ends
+        self.eval()
 
     @property
     def decoder(self):

@@ -120,18 +120,6 @@ def test_one_start_a_sentence_drops_one_run_whose_start_is_uniform():
     assert shares.tolist() == pytest.approx([p] * (steps - 1), abs=4 * math.sqrt(p * (1 - p) / sentences))
 
 
-def test_of_a_padded_sentence_the_starts_are_among_its_words():
-    sentences, words, steps = 20_000, 4, 10
-    given = history(sentences, steps)
-    given.tokens_BT[:, words] = EOS
-    given.tokens_BT[:, words + 1 :] = PAD
-    first = dropped(given, starts=1, mean_length=1e6).int().argmax(1)
-    shares = torch.bincount(first, minlength=steps).double() / sentences
-    p = 1 / (words - 1)
-    assert shares[1:words].tolist() == pytest.approx([p] * (words - 1), abs=4 * math.sqrt(p * (1 - p) / sentences))
-    assert not shares[words:].any()
-
-
 def test_sentences_have_runs_of_their_own_and_so_has_each_pass():
     for fields in ({}, {"starts": 2}):
         found = dropped(history(), **fields)
