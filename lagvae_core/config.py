@@ -107,7 +107,8 @@ class TrialConfig(Setting):
 
     def warnings(self) -> tuple[str, ...]:
         """What may be run but should be known, each once."""
-        return tuple(dict.fromkeys(text for strategy in self.strategies for text in strategy.warnings(self.setup)))
+        of_strategies = (text for strategy in self.strategies for text in strategy.warnings(self.setup))
+        return tuple(dict.fromkeys([*self.model.warnings(), *of_strategies]))
 
     def canonical(self) -> str:
         """The JSON that identifies the configuration: every value, sorted; without seed and without file locations."""

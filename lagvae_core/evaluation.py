@@ -147,6 +147,7 @@ def evaluate(
         encoded,
         encoded_train,
         lambda infer: importance(infer, {"nll_iw": proposal_weight(model)})["nll_iw"],
+        setting.seed,
     )
     for protocol in parts.protocols:
         metrics |= protocol.measure(measurement)

@@ -19,8 +19,25 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"kind": "lstm", "latent_dim": 32, "hidden": 1024, "embedding": 512},
         "training": {"batch_size": 32, "epochs": 100, "decay_min_epoch": 15},
     },
+    "reinflection": {
+        "model": {"kind": "gru_attention", "latent_dim": 150, "hidden": 512, "embedding": 300},
+        "training": {
+            "optimiser": "adam",
+            "learning_rate": 1e-3,
+            "batch_size": 64,
+            "epochs": 50,
+            "clip_norm": 10.0,
+            "decay_patience": 5,
+            "decay_min_epoch": 15,
+        },
+    },
 }
-"""What a kind of data changes in the defaults of model and training (He et al. 2019, Appendices B.1 and B.2)."""
+"""What a kind of data changes in the defaults of model and training.
+
+For synthetic and text: He et al. 2019, Appendices B.1 and B.2. For reinflection sizes, batch size and clipping are of
+the code of the blog post "Posterior collapse and the strong generator problem"; Adam takes the place of its Adadelta,
+and the decay of the learning rate is ours.
+"""
 
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -209,7 +209,7 @@ class Measurement:
     """What a protocol may use: the model in eval mode, the measured split and its encoding.
 
     `importance_weighted(infer)` is the bound of `nll_iw` with another proposal; `encoded_train()` encodes the training
-    set at the first call.
+    set at the first call. `seed` is that of all evaluation draws.
     """
 
     model: Vae
@@ -217,6 +217,7 @@ class Measurement:
     encoded: EncodedSplit
     encoded_train: Callable[[], EncodedSplit]
     importance_weighted: Callable[[Infer], LogMean]
+    seed: int = 0
 
 
 class Protocol:

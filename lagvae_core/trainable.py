@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from lagvae_core.runtime import peak_memory_bytes
 from lagvae_core.schedule import DecayRule
 from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.tasks import task_protocols
 
 __all__ = ["Report", "Trial", "train"]
 
@@ -142,7 +144,8 @@ class Trial:
             train_batches=self.train_batches,
         )
         with self.streams.initialising("parts"):
-            self.parts = assemble(config.strategies, surroundings)
+            parts = assemble(config.strategies, surroundings)
+        self.parts = replace(parts, protocols=(*parts.protocols, *task_protocols(config.data.kind)))
         largest = max(batch.size for batch in self.train_batches)
         if not self.parts.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
@@ -414,6 +417,7 @@ def build_model(config: TrialConfig, domain: Domain, parts: Parts, streams: Stre
     with streams.initialising():
         encoder = parts.encoder(config.model, domain, parts.features)
         decoder = build_decoder(config, domain, parts, streams)
+        decoder.bind(encoder)
         model = Vae(encoder, decoder, parts.posterior, parts.prior, parts.penalties)
     with streams.initialising():  # another start is made of the same draws
         parts.initialise(encoder, "encoder")

@@ -34,8 +34,9 @@ def duration(seconds: float) -> str:
 def describe_data(report: Mapping[str, int | float | str]) -> str:
     """What was loaded, in one line."""
     sizes = "/".join(f"{report[f'{split}_examples']:,}" for split in ("train", "valid", "test"))
+    unit = report.get("unit", "words")
     words = (
-        f"{report['train_length_min']} to {report['train_length_max']} words (mean {report['train_length_mean']:.1f})"
+        f"{report['train_length_min']} to {report['train_length_max']} {unit} (mean {report['train_length_mean']:.1f})"
     )
     text = f"data: {sizes} train/valid/test examples of {words}, vocabulary {report['vocabulary']:,}"
     dropped = {
@@ -44,7 +45,7 @@ def describe_data(report: Mapping[str, int | float | str]) -> str:
     }
     text += "".join(f", {count:,} {why} lines dropped" for why, count in dropped.items() if count)
     unknown = [float(report.get(f"{split}_oov_rate", 0.0)) for split in ("valid", "test")]
-    text += f", unknown words {unknown[0]:.2%}/{unknown[1]:.2%} of valid/test" if any(unknown) else ""
+    text += f", unknown {unit} {unknown[0]:.2%}/{unknown[1]:.2%} of valid/test" if any(unknown) else ""
     return text + (f", labels {report['labels']}" if report.get("labels") else "")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connection import check_address, connect
-from lagvae_core.data import TokenDataset
+from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.book import Book
 from sweeps.display import Display
@@ -44,7 +44,7 @@ class Outcome:
         return 1 if self.stop_reason or self.statuses.get("failed") or self.statuses.get("out_of_memory") else 0
 
 
-def load_data(spec: SweepSpec) -> TokenDataset:
+def load_data(spec: SweepSpec) -> Dataset:
     """The data of all the sweep's trials."""
     return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
 

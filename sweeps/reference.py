@@ -13,6 +13,7 @@ from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
+from lagvae_core.tasks import TASKS
 from sweeps.catalogue import catalogue_page
 from sweeps.evaluations import EVALUATION_COLUMNS
 from sweeps.markdown import table
@@ -78,6 +79,10 @@ def results_page() -> str:
         ("Identity and status", IDENTITY),
         ("Searched fields (null where the arm lacks them)", [(n, k, tunable_docs[n]) for n, k in tunable_columns()]),
         ("Metrics", [(c.name, c.kind, c.doc) for c in METRIC_COLUMNS]),
+        *(
+            (f"Metrics of {kind} data alone", [(c.name, c.kind, c.doc) for c in task.columns])
+            for kind, task in TASKS.items()
+        ),
         *(
             (f"Metrics of {kind} alone", [(c.name, c.kind, c.doc) for c in strategy.columns])
             for kind, strategy in CATALOGUE.items()

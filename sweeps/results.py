@@ -23,6 +23,7 @@ from lagvae_core.columns import Column
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
+from lagvae_core.tasks import task_columns
 from sweeps.space import tunable_columns
 
 __all__ = [
@@ -48,8 +49,12 @@ _TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats"
 
 
 def metric_columns() -> tuple[Column, ...]:
-    """The default columns, then those of each strategy."""
-    return (*METRIC_COLUMNS, *(column for strategy in CATALOGUE.values() for column in strategy.columns))
+    """The default columns, then those of each kind of data, then those of each strategy."""
+    return (
+        *METRIC_COLUMNS,
+        *task_columns(),
+        *(column for strategy in CATALOGUE.values() for column in strategy.columns),
+    )
 
 
 COST_COLUMNS: tuple[Column, ...] = (

@@ -19,6 +19,8 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.data.inflection import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
+from lagvae_core.data.reinflection import ReinflectionData
 from lagvae_core.data.synthetic import SyntheticData
 from lagvae_core.data.text import TextData
 
@@ -34,8 +36,13 @@ __all__ = [
     "Dataset",
     "Domain",
     "History",
+    "InflectionBatch",
+    "InflectionDataset",
+    "InflectionDomain",
+    "InflectionHistory",
     "Partition",
     "Ragged",
+    "ReinflectionData",
     "Split",
     "SyntheticData",
     "TextData",
@@ -46,4 +53,4 @@ __all__ = [
     "Vocabulary",
 ]
 
-DataConfig = Annotated[SyntheticData | TextData, Field(discriminator="kind")]
+DataConfig = Annotated[SyntheticData | TextData | ReinflectionData, Field(discriminator="kind")]

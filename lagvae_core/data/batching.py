@@ -152,6 +152,11 @@ class TokenBatch(Batch):
         return self.targets_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum()) - self.size
 
     @property
+    def read(self) -> TokenBatch:
+        """What the encoder reads: the sentences themselves, where nothing else is given."""
+        return self
+
+    @property
     def history(self) -> History:
         """What the decoder reads: every token but the last."""
         return History(self.tokens_BL[:, :-1])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lagvae_core.data.batching import PAD, TokenBatch, TokenSplit
 
-__all__ = ["padded_batches"]
+__all__ = ["padded", "padded_batches"]
 
 JITTER = 0.1
 """By how much of its length, at most, a sentence is moved among the others before they are cut into batches. More of it
@@ -29,10 +29,11 @@ def padded_batches(split: TokenSplit, batch_size: int, seed: int) -> list[TokenB
     sizes = [batch_size] * whole
     if rest:
         sizes.insert(int(generator.integers(whole + 1)), rest)
-    return [_padded(split, index) for index in np.split(order, np.cumsum(sizes)[:-1])]
+    return [padded(split, index) for index in np.split(order, np.cumsum(sizes)[:-1])]
 
 
-def _padded(split: TokenSplit, index_B: NDArray[np.int64]) -> TokenBatch:
+def padded(split: TokenSplit, index_B: NDArray[np.int64]) -> TokenBatch:
+    """The sentences `index_B` of `split` in one batch, without lengths where all have the same."""
     first_B = split.offsets[index_B]
     lengths_B = split.offsets[index_B + 1] - first_B
     place_L = np.arange(lengths_B.max())

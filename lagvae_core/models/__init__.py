@@ -1,7 +1,18 @@
 """Encoders, decoders and the densities between them. `ModelConfig` is one of the models."""
 
+from typing import Annotated, Union
+
+from pydantic import Field
+
+from lagvae_core.models.gru_attention import GruAttentionModel
 from lagvae_core.models.lstm import LstmModel
 
 __all__ = ["ModelConfig"]
 
-ModelConfig = LstmModel
+ModelConfig = Annotated[
+    Union[  # noqa: UP007
+        LstmModel,
+        GruAttentionModel,
+    ],
+    Field(discriminator="kind"),
+]

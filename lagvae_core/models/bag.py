@@ -18,15 +18,15 @@ __all__ = ["BagFeatures", "BagHead", "word_counts"]
 
 
 def word_counts(batch: Batch, vocabulary: int) -> Tensor:
-    """How often each word stands in each sentence, [B, W]; `<unk>` is a word, as it stands for one."""
+    """How often each word stands in what the encoder reads, [B, W]; `<unk>` is a word, as it stands for one."""
     assert isinstance(batch, TokenBatch), "a batch of words"
-    tokens_BL = batch.tokens_BL
+    tokens_BL = batch.read.tokens_BL
     counts = torch.zeros(len(tokens_BL), vocabulary, device=tokens_BL.device)
     return counts.scatter_add_(1, tokens_BL, counts.new_ones(tokens_BL.shape))[:, UNK:]
 
 
 class BagFeatures(Features):
-    """A linear layer on the share of each word in a sentence, [B, size]: the mean of one row for each of its words."""
+    """A linear layer on the share of each word in what the encoder reads, [B, size]: the mean of one row for each."""
 
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
@@ -43,7 +43,8 @@ class BagFeatures(Features):
 
     def forward(self, batch: Batch) -> Tensor:
         assert isinstance(batch, TokenBatch), "a batch of words"
-        words_BL = batch.tokens_BL.masked_fill(batch.tokens_BL < UNK, PAD)
+        tokens_BL = batch.read.tokens_BL
+        words_BL = tokens_BL.masked_fill(tokens_BL < UNK, PAD)
         return functional.embedding_bag(words_BL, self.weight, mode="mean", padding_idx=PAD) + self.bias
 
 

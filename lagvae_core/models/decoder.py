@@ -122,6 +122,9 @@ class Decoder(nn.Module, ABC):
         super().__init__()
         self._stream = stream
 
+    def bind(self, encoder: nn.Module) -> None:
+        """Called once when the model is built, for a decoder that reads more of the encoder than z."""
+
     @abstractmethod
     def forward(self, history: Any, targets: Any, z_BSZ: Tensor) -> Tensor:
         """-log p(targets | history, z) in nats, summed over tokens or pixels, [B, S].

@@ -13,7 +13,7 @@ from lagvae_core.data import History, TextDomain, TokenBatch
 from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.recurrence import read_beside
-from lagvae_core.models.setting import Features, TokenModel
+from lagvae_core.models.setting import Features, TokenEncoder, TokenModel
 
 __all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
 
@@ -51,7 +51,7 @@ def start_between(module: nn.Module, weights: tuple[float, float], embeddings: t
         nn.init.uniform_(parameter, low, high)
 
 
-class LstmEncoder(nn.Module):
+class LstmEncoder(TokenEncoder):
     """Mean and log-variance from the last hidden state after reading <s> x </s>; no dropout.
 
     `features`, if there are any, are concatenated to that state.

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from lagvae_core.models.decoder import Decoder, Wiring
+from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.settings import Setting
 
-__all__ = ["Features", "ModelSetting", "TokenModel"]
+__all__ = ["Features", "ModelSetting", "TokenEncoder", "TokenModel"]
 
 
 class Features(nn.Module):
     """What an encoder may know of an example beside its last state: `forward(batch)` gives [B, size]."""
 
     size: int
+
+
+class TokenEncoder(nn.Module, ABC):
+    """An encoder of words: their embeddings, and what it makes of embedded sentences."""
+
+    embedding: nn.Embedding
+
+    @abstractmethod
+    def read(self, words_LBE: Tensor) -> Gaussian:
+        """q(z|x), both parameters [B, Z], from embedded sentences of one length."""
 
 
 class ModelSetting(Setting, ABC):
@@ -38,6 +50,10 @@ class ModelSetting(Setting, ABC):
     @abstractmethod
     def decoder(self, domain: Any, stream: torch.Generator, wiring: Wiring) -> Decoder:
         """p(x|z), freshly initialised; `stream` feeds its dropout, `wiring` is what strategies change around it."""
+
+    def warnings(self) -> Iterator[str]:
+        """What may be run but should be known."""
+        yield from ()
 
     @property
     def input_rate(self) -> float:

@@ -27,6 +27,7 @@ __all__ = [
     "Surroundings",
     "assemble",
     "grouped_batches",
+    "lstm_only",
     "needs_companions",
     "several_penalties",
     "text_only",
@@ -94,6 +95,16 @@ def text_only(kind: str, setup: Setup) -> Iterator[Refusal]:
     """For strategies that are about words."""
     if setup.data_kind == "images":
         yield Refusal("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
+
+
+def lstm_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+    """For strategies that put something in the place of the LSTM decoder, which is made from its settings."""
+    if not isinstance(setup.model, LstmModel):
+        yield Refusal(
+            "E09",
+            f"{kind} takes the place of the decoder of model.kind = lstm, and knows nothing of what that of "
+            f"{setup.model.kind} reads; remove it",
+        )
 
 
 def needs_companions(kind: str, field: str | None, least: int, setup: Setup) -> Iterator[Refusal]:

@@ -13,7 +13,7 @@ from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.dilated_cnn import DilatedCnn
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, lstm_only, text_only
 
 __all__ = ["SIZES", "CnnDecoder"]
 
@@ -98,3 +98,4 @@ class CnnDecoder(Strategy):
         if self.size is None and self.dilations is None:
             yield Refusal("E-RANGE", "cnn_decoder needs a size or dilations, but both are null; give one of the two")
         yield from text_only("cnn_decoder", setup)
+        yield from lstm_only("cnn_decoder", setup)

@@ -8,13 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.models.decoder import RowDropout, UnitDropout
-from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 
 __all__ = ["EmbeddingDropout"]
-
-BASE_RATE = LstmModel().dropout_in
 
 
 class EmbeddingDropout(Strategy):
@@ -47,8 +44,9 @@ class EmbeddingDropout(Strategy):
         yield from text_only("embedding_dropout", setup)
 
     def warnings(self, setup: Setup) -> Iterator[str]:
-        chosen = setup.token_model.dropout_in
-        if chosen != BASE_RATE and (chosen, "unit") != (self.rate, self.scope):
+        model = setup.token_model
+        chosen, usual = model.dropout_in, type(model).model_fields["dropout_in"].default
+        if chosen != usual and (chosen, "unit") != (self.rate, self.scope):
             yield (
                 f"embedding_dropout drops {self.scope}s at a rate of {self.rate} in place of model.dropout_in = "
                 f"{chosen}, which has no effect."

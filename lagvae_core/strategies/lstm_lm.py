@@ -14,7 +14,7 @@ from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.models.setting import Features
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, lstm_only, text_only
 
 __all__ = ["LstmLm", "NoEncoder"]
 
@@ -48,6 +48,7 @@ class LstmLm(Strategy):
                     "E10", f"lstm_lm has no latent variable that {other.kind} could act on; remove one of the two"
                 )
         yield from text_only("lstm_lm", setup)
+        yield from lstm_only("lstm_lm", setup)
 
 
 class NoEncoder(nn.Module):

@@ -39,7 +39,8 @@ class MultitaskBow(Strategy):
     - `multinomial`: -sum_t log softmax(logits)[x_t], as if the words were drawn from one bag;
     - `bernoulli`: the cross-entropy of the presence of each word of the vocabulary.
 
-    Words are all tokens but `<pad>`, `<s>` and `</s>`; `<unk>` is one, since it stands for a word of the sentence. With
+    The sentence is what the encoder reads; in reinflection, where words are characters, that is the source form. Words
+    are all tokens but `<pad>`, `<s>` and `</s>`; `<unk>` is one, since it stands for a word of the sentence. With
     `bow_input` a linear layer on the bag also joins the last state of the encoder, before the projection to mean and
     log-variance. The head learns with the decoder and is no part of the measured model: `bow_nll` alone tells
     of it.

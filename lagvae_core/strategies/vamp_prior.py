@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lagvae_core.data import EOS, TokenBatch
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
-from lagvae_core.models.lstm import LstmEncoder
+from lagvae_core.models.setting import TokenEncoder
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
@@ -59,7 +59,7 @@ class VampPrior(Strategy):
     init_from_data: Annotated[bool, Field(description="start as embedded training sentences")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        batches = [batch for batch in surroundings.train_batches if isinstance(batch, TokenBatch)]
+        batches = [batch.read for batch in surroundings.train_batches if isinstance(batch, TokenBatch)]
         return {"prior": PseudoPrior(self, surroundings.token_model.embedding, batches)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
@@ -92,11 +92,11 @@ class PseudoPrior(Prior):
         start_LCE = setting.init_std * torch.randn(length, setting.components, embedding)
         self.pseudo_LCE = nn.Parameter(start_LCE if setting.init_from_data else start_LCE + setting.init_mean)
         self._sentences_CL = sentences_near(length, setting.components, batches) if setting.init_from_data else None
-        self._network: tuple[LstmEncoder, Posterior] | None = None
+        self._network: tuple[TokenEncoder, Posterior] | None = None
         self._settled: Gaussian | None = None
 
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
-        assert isinstance(encoder, LstmEncoder)
+        assert isinstance(encoder, TokenEncoder)
         assert isinstance(posterior, Posterior)
         self._network = (encoder, posterior)
         if self._sentences_CL is not None:

@@ -24,8 +24,9 @@ class WordDropout(Strategy):
     the encoder's input are never touched, and evaluation drops nothing. On a text whose words are characters this is
     character dropout (the blog post "Posterior collapse and the strong generator problem").
 
-    - Every word of every sentence has a draw of its own. In the code of the blog post one draw serves the whole batch
-      at a time step, replaces the word by zeros, and is made in testing too.
+    - With `scope` `token` every word of every sentence has a draw of its own. In the code of the blog post one draw
+      serves the whole batch at a time step, replaces the word by zeros, and is made in testing too: `scope` `step` and
+      `replace` `zero` do so, in training alone.
     - `<s>` is kept unless `drop_bos`, because it tells nothing but where the sentence starts.
     - The default rate is that of the blog post's code.
     """
@@ -36,6 +37,9 @@ class WordDropout(Strategy):
 
     kind: Literal["word_dropout"] = "word_dropout"
     rate: Annotated[float, Field(ge=0, le=1, description="share of words dropped"), Tunable(0.1, 0.8)] = 0.4
+    scope: Annotated[
+        Literal["token", "step"], Field(description="what has a draw: each word, or each place for the whole batch")
+    ] = "token"
     drop_bos: Annotated[bool, Field(description="whether <s> may be dropped too")] = False
     replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
 
@@ -47,7 +51,9 @@ class WordDropout(Strategy):
         if self.rate == 0:
             return history
         tokens_BT = history.tokens_BT
-        dropped_BT = torch.rand(tokens_BT.shape, generator=generator, device=tokens_BT.device) < self.rate
+        batch, steps = tokens_BT.shape
+        draws = (batch if self.scope == "token" else 1, steps)
+        dropped_BT = torch.rand(draws, generator=generator, device=tokens_BT.device) < self.rate
         if not self.drop_bos:
             dropped_BT[:, 0] = False
         return conceal(history, dropped_BT, self.replace)

@@ -58,9 +58,10 @@ def test_the_recipe_of_text():
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_given_value_wins_over_the_recipe_and_leaves_the_rest_of_it(kind):
-    data = {"kind": kind, **({"path": "somewhere"} if kind == "text" else {})}
-    config = parse_trial({"data": data, "model": {"hidden": 7}, "training": {"epochs": 3}})
-    assert (config.model.hidden, config.training.epochs) == (7, 3)
+    needed = {"text": {"path": "somewhere"}, "reinflection": {"path": "somewhere", "language": "turkish"}}
+    data = {"kind": kind, **needed.get(kind, {})}
+    config = parse_trial({"data": data, "model": {"hidden": 8}, "training": {"epochs": 3}})
+    assert (config.model.hidden, config.training.epochs) == (8, 3)
     assert config.model.latent_dim == RECIPES[kind]["model"]["latent_dim"]
     assert config.training.batch_size == RECIPES[kind]["training"]["batch_size"]
 
@@ -128,7 +129,7 @@ def replaced(values, path, value):
 WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
 WORDS += ("total_batch", "cosine", "softplus", "ar1")
 WORDS += ("resplit_random", "padded", "zero", "row", "hidden", "encoder")
-WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl")
+WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl", "step")
 CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], {"kind": "lstm"})
 
 
@@ -254,9 +255,9 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         ),
         (
             {"data": {"kind": "sythetic"}},
-            "data.kind must be one of synthetic, text, but is 'sythetic'. Did you mean synthetic?",
+            "data.kind must be one of synthetic, text, reinflection, but is 'sythetic'. Did you mean synthetic?",
         ),
-        ({"data": {"kind": None}}, "data.kind must be one of synthetic, text, but is None."),
+        ({"data": {"kind": None}}, "data.kind must be one of synthetic, text, reinflection, but is None."),
         (
             {"strategies": [{"beta": 3}]},
             f"strategies[0] must name its kind, but is {{'beta': 3}}. Known kinds: {', '.join(CATALOGUE)}.",
@@ -277,7 +278,8 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         (
             {"training": {"epochs": None}},
             "training.epochs must be an integer, but is None. "
-            "It is: passes over the training data, at most (default 50 for synthetic, 100 for text).",
+            "It is: passes over the training data, at most (default 50 for synthetic, 100 for text, "
+            "50 for reinflection).",
         ),
         ({"data": {"kind": "text", "path": ""}}, "data.path must have at least 1 character(s), but is ''. It is: "),
         ({"training": 3}, "training must be a mapping of keys to values, but is 3. It is: the base recipe"),

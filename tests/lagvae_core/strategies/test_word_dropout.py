@@ -60,6 +60,16 @@ def test_words_are_dropped_independently_at_the_rate(rate, replacement):
     assert_mean(found[:, 1:] * found[:, :-1], rate**2, pairs)
 
 
+@pytest.mark.parametrize("replacement", ["unk", "zero"])
+def test_of_a_step_all_sentences_share_the_draw(replacement):
+    passes = [dropped(seed, history(3, 50), rate=0.4, scope="step", replace=replacement) for seed in range(400)]
+    found = torch.stack(passes)
+    assert not found[:, :, 0].any()
+    assert (found == found[:, :1]).all()
+    shares = found[:, 0, 1:].double()
+    assert float(shares.mean()) == pytest.approx(0.4, abs=4 * math.sqrt(0.24 / shares.numel()))
+
+
 def test_each_pass_drops_other_words():
     generator = stream()
     first, second = (WordDropout().corrupt(history(), generator).tokens_BT for _ in range(2))

@@ -1,0 +1,132 @@
+"""Every strategy on words to be inflected: it trains, or is refused with a reason before any data are read."""
+
+import json
+import math
+import re
+
+import inflections
+import pytest
+import torch
+from helpers import MemoryCheckpoint, essence
+from inflections import run, tiny, trial_of
+
+from lagvae_core.config import parse_trial
+from lagvae_core.errors import ConfigError
+from lagvae_core.record import METRIC_COLUMNS
+from lagvae_core.strategies import CATALOGUE
+from lagvae_core.tasks import task_columns
+from sweeps.display import describe_data
+from sweeps.results import RUNS_SCHEMA, metric_columns
+
+REFUSED = {"cnn_decoder": "E09", "lstm_lm": "E09", "fraternal_dropout": "E11"}
+"""What has no place beside the model's defaults, and the rule that says so."""
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [*((name, "z") for name in CATALOGUE), *((name, "encoder") for name in ("aggressive", "sa_vae", "ae_pretrain"))],
+)
+def test_it_trains_or_is_refused_with_a_reason(name, start):
+    if name in REFUSED:
+        with pytest.raises(ConfigError, match=rf"strategies must .*\({REFUSED[name]}\).*, but is '{name}'\. .*{name}"):
+            tiny(name, start=start)
+        return
+    trial = trial_of(tiny(name, start=start))
+    trial.model.train()
+    before = {key: value.clone() for key, value in trial.model.named_parameters()}
+    for batch in trial.train_batches[:2]:
+        trial._train_batch(batch)
+    assert len(trial.history) == 2
+    assert all(torch.isfinite(entry).all() for entry in trial.history)
+    changed = {key for key, value in trial.model.named_parameters() if not torch.equal(before[key], value)}
+    assert any(key.startswith("encoder") for key in changed)
+    if name != "aggressive":
+        assert any(key.startswith("decoder") for key in changed)
+
+
+@pytest.mark.parametrize("stack", [["fraternal_dropout", "word_dropout"], ["fraternal_dropout"]])
+def test_two_passes_differ_where_something_is_dropped(stack):
+    trial = trial_of(tiny(*stack, dropout_out=0.3 if len(stack) == 1 else 0.0))
+    trial.model.train()
+    trial._train_batch(trial.train_batches[0])
+    assert torch.isfinite(trial.history[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("stack", "model"),
+    [
+        ([], {}),
+        ([], {"start": "encoder"}),
+        ([], {"feed": "self"}),
+        (["word_dropout", "multitask_bow", "mdr"], {}),
+        (["vamp_prior", "contiguous_dropout"], {}),
+        (["scale_vae", "historyless"], {}),
+        (["iaf_posterior", "skip_vae"], {}),
+        ([{"kind": "sa_vae", "refinement_steps": 2}], {}),
+    ],
+    ids=lambda given: "+".join(str(item)[:24] for item in given) or "vae",
+)
+def test_a_trial_gives_every_column_and_keeps_the_laws(stack, model):
+    metrics = run(tiny(*stack, **model)).metrics
+    unmeasured = {column for name in stack if isinstance(name, str) for column in CATALOGUE[name].unmeasured}
+    for column in (*METRIC_COLUMNS, *task_columns()):
+        if column.name not in unmeasured:
+            assert metrics[column.name] is not None, column.name
+    assert set(metrics) <= {column.name for column in metric_columns()} <= set(RUNS_SCHEMA.names)
+    assert metrics["n"] == 12
+    assert metrics["tokens"] == inflections.dataset().test.units
+    assert metrics["ppl"] == pytest.approx(math.exp(metrics["nll_iw"] * 12 / metrics["tokens"]))
+    for column in ("accuracy", "accuracy_sampled", "accuracy_swapped"):
+        assert 0 <= metrics[column] <= 1
+    assert metrics["levenshtein"] >= 0
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stack", [[], ["multitask_bow", "word_dropout"]], ids=["vae", "stack"])
+def test_an_interrupted_trial_ends_with_the_same_record(stack):
+    config, store, seen = tiny(*stack), MemoryCheckpoint(), []
+
+    def cut(progress):
+        if (progress.phase, progress.epoch, progress.done) in {("train", 1, 3), ("train", 2, 2)} - set(seen):
+            seen.append((progress.phase, progress.epoch, progress.done))
+            raise Cut
+
+    record = None
+    while record is None:
+        try:
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=cut)
+        except Cut:
+            continue
+    assert len(seen) == 2
+    assert essence(record) == essence(run(config))
+    assert json.loads(json.dumps(record.to_json(), allow_nan=False))["metrics"]["accuracy"] is not None
+
+
+def test_a_path_around_z_is_told():
+    plain, around, own = tiny(), tiny(start="encoder"), tiny(feed="self")
+    assert plain.warnings() == ()
+    assert re.search(r"model\.start = encoder .* p\(target\|source, features\)", around.warnings()[0])
+    assert "model.feed = self" in own.warnings()[0]
+
+
+def test_what_was_loaded_is_told_in_characters():
+    told = describe_data(inflections.dataset().report)
+    assert told.startswith("data: 48/12/12 train/valid/test examples of 2 to 6 characters (mean 3.9), vocabulary 13")
+
+
+def test_it_needs_no_more_than_the_data():
+    config = parse_trial({"data": {"kind": "reinflection", "path": "somewhere", "language": "turkish"}})
+    model, training = config.model, config.training
+    assert (model.kind, model.latent_dim, model.hidden, model.embedding) == ("gru_attention", 150, 512, 300)
+    assert (training.optimiser, training.learning_rate, training.batch_size) == ("adam", 1e-3, 64)
+
+
+def test_models_and_data_that_do_not_fit_are_refused():
+    data = {"kind": "reinflection", "path": "somewhere", "language": "turkish"}
+    with pytest.raises(ConfigError, match="model data of kind reinflection"):
+        parse_trial({"data": data, "model": {"kind": "lstm"}})
+    with pytest.raises(ConfigError, match="model data of kind synthetic"):
+        parse_trial({"model": {"kind": "gru_attention"}})
