@@ -60,11 +60,20 @@ def trial(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the state here, and go on from it if it exists.")
     ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="WATCHER", help="Look on while it trains: posterior_means, perhaps with fields as --arm."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where --watch puts its tables and pictures.")
+    ] = None,
 ) -> None:
     """Train and measure one configuration here, without Ray."""
     from sweeps.trial import run_trial
 
-    raise typer.Exit(run_trial(config, arm, parse_sets(sets), from_run, results, as_json, threads, device, checkpoint))
+    overrides = parse_sets(sets)
+    code = run_trial(config, arm, overrides, from_run, results, as_json, threads, device, checkpoint, watch, out)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.progress import Progress as Bars
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake, UserError
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
+
+if TYPE_CHECKING:
+    from sweeps.watch import MeansFolder
 
 __all__ = ["parse_arm_text", "run_trial"]
 
@@ -35,6 +38,8 @@ def run_trial(
     threads: int | None,
     device: str | None,
     checkpoint: Path | None,
+    watch: str | None,
+    out: Path | None,
 ) -> int:
     """The exit code: 0 finished, 1 diverged."""
     stored = find_run(results, from_run) if from_run is not None else None
@@ -43,6 +48,7 @@ def run_trial(
         threads = stored["threads"]
     dataset = wanted.data.load()
     identity = wanted.run_id(dataset.fingerprint)
+    means = open_watch(watch, out, identity)
     if stored is not None and not sets and arm is None and dataset.fingerprint != stored["data_fingerprint"]:
         law = f"be what run {from_run} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
         raise ConfigError([Mistake("the data", dataset.fingerprint[:12], law, "The files have changed since.")])
@@ -77,6 +83,7 @@ def run_trial(
             checkpoint=store,
             device=chosen,
             dataset=dataset,
+            watch=means,
         )
         watcher.say(f"{record.status}: {record.stop_reason}")
     if stored is not None:
@@ -85,7 +92,22 @@ def run_trial(
         print(json.dumps(record.to_json(), allow_nan=False))
     else:
         print_record(record)
+    if means is not None:
+        for file in means.draw(f"{stack}, seed {wanted.seed}"):
+            print(f"drawn: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
+
+
+def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder | None:
+    """What `--watch` and `--out` ask for; ConfigError if there is one without the other."""
+    if watch is None and out is None:
+        return None
+    if watch is None or out is None:
+        missing, there = ("--watch", "--out") if watch is None else ("--out", "--watch")
+        raise ConfigError([Mistake(missing, None, f"be given with {there}", "--watch posterior_means --out FOLDER.")])
+    from sweeps.watch import MeansFolder, parse_watch
+
+    return MeansFolder(parse_watch(watch), out, run_id)
 
 
 def check_writable(checkpoint: Path) -> None:

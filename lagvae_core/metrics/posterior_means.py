@@ -292,8 +292,8 @@ class MeanSpace:
     """How points (mean of p(z|x), mean of q(z|x)) lie: along the horizontal axis, along the diagonal, at the origin.
 
     Standard deviations of both means in units of the prior's, their correlation, and the slope of q's means on those of
-    p. There is no correlation where one of the means does not vary, and no slope where those of p do not. With more than
-    one latent dimension variances and covariances are averages over the dimensions.
+    p. There is no correlation where one of the means does not vary, and no slope where those of p do not. With several
+    latent dimensions, variances and covariances are averages over the dimensions.
     """
 
     p_sd: float

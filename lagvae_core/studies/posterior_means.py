@@ -16,7 +16,7 @@ from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.studies.base import Findings, Study
 from lagvae_core.trained import Trained
 
-__all__ = ["COLLAPSED_SD", "PosteriorMeans", "listed"]
+__all__ = ["COLLAPSED_SD", "PosteriorMeans"]
 
 COLLAPSED_SD = 0.1
 """Posterior means that vary less, in units of the prior's deviation, are collapsed."""
@@ -30,9 +30,6 @@ class PosteriorMeans(Study):
     `inference_collapse`. Departures: the first examples of the split, not a random draw of them; with one or two latent
     dimensions a grid that fits itself to each posterior, and with more, where the paper has none, importance sampling
     with `samples` draws from q. The paper gives no threshold for either collapse; 0.1 is ours.
-
-    Table `posterior_means`: one row an example. `example` counts from 0; `p_mean`, `p_sd` and `q_mean` are lists over
-    the latent dimensions; `ess` is the effective sample size, null for a grid; `log_px` is in nats.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
@@ -46,6 +43,11 @@ class PosteriorMeans(Study):
         Column("kl_agg_direct", "float", "KL(q(z) || p(z)) over the whole split at samples of q(z) [nats]", "min"),
         Column("kl_agg_noise", "float", "kl_agg_direct - kl_agg: two estimates of one number [nats]"),
     )
+
+    tables: ClassVar[dict[str, str]] = {
+        "means": "one row an example: its number in the split, lists over the latent dimensions `p_mean` and `p_sd` of "
+        "p(z|x) and `q_mean` of q(z|x), `ess`, the effective sample size (null for a grid), and `log_px` in nats"
+    }
 
     kind: Literal["posterior_means"] = "posterior_means"
     examples: Annotated[int, Field(ge=1, description="how many of the split, the first ones")] = 500
@@ -76,11 +78,11 @@ class PosteriorMeans(Study):
             "nll_grid": -float(moments.log_px_N.mean()) if moments.ess_N is None else None,
             **_aggregate(trained),
         }
-        return Findings(values, {"posterior_means": listed(moments, q_mean_NZ)})
+        return Findings(values, {"means": _table(moments, q_mean_NZ)})
 
 
-def listed(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]:
-    """The table of a study."""
+def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]:
+    """The table `means`."""
     examples = len(q_mean_NZ)
     return {
         "example": list(range(examples)),

@@ -75,7 +75,7 @@ class TestScalarGrid:
         torch.testing.assert_close(found.sd_NZ, torch.ones(4, 1).double(), atol=5e-6, rtol=0)
 
     def test_two_narrow_modes(self):
-        """The whole deviation is 1.5, each mode's 0.004: an odd sample of each by the first grid would tilt the mean."""
+        """The whole deviation is 1.5, each mode's 0.004: the first grid takes an uneven sample of them."""
         fixture = LinearGaussian.orthogonal(1.0)
         model = Vae(fixture.vae().encoder, TwoHeaps(), fixture.vae().posterior, NormalPrior()).eval()
         found = moments_by_grid(model, batches(fixture.draw(1), 1))
