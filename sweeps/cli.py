@@ -144,11 +144,11 @@ def results_show(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
 ) -> None:
     """One line a configuration: how its runs ended, mean and standard error of their numbers."""
-    from sweeps.tables import print_runs
+    from sweeps.tables import Style, print_runs
 
     folder = find_sweep(results, sweep)
-    chosen = [name.strip() for name in columns.split(",")] if columns is not None else None
-    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline, png)
+    style: Style = "json" if as_json else "markdown" if markdown else "table"
+    print_runs(folder, style, parse_columns(columns), baseline, png)
 
 
 @results_app.command("pareto")
@@ -194,6 +194,23 @@ def results_compare(
     )
 
 
+@results_app.command("curves")
+def results_curves(
+    sweep: Sweep,
+    results: Results = "results",
+    as_json: Json = False,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns of the curves, with commas between: 'valid_kl,valid_mi'.")
+    ] = None,
+    x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="What training is counted in.")] = "epoch",
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them: .png, .pdf or .svg.")] = None,
+) -> None:
+    """KL, mutual information or other columns over training, mean and standard error of each configuration's seeds."""
+    from sweeps.tables import print_curves
+
+    print_curves(find_sweep(results, sweep), as_json, parse_columns(columns), x, png)
+
+
 @app.command()
 def dashboard(
     sweep: Sweep,
@@ -219,6 +236,11 @@ def strategies(
     from sweeps.catalogue import print_catalogue
 
     print_catalogue(name, as_json)
+
+
+def parse_columns(text: str | None) -> list[str] | None:
+    """`--columns` as a list, or None where it is not given."""
+    return [name.strip() for name in text.split(",")] if text is not None else None
 
 
 def parse_sets(items: list[str] | None) -> dict[str, Any]:

@@ -94,10 +94,13 @@ class MeansFolder:
         if not file.exists():
             return []
         try:
-            rows: Rows = pq.read_table(file, schema=schema).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            law = f"hold no file of that name that is not ours ({error})"
-            raise ConfigError([Mistake("--out", str(file), law, "Choose another folder.")]) from None
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError):
+            table = None
+        if table is None or not table.schema.equals(schema):
+            law = "be free of files of that name that no run of this version has written"
+            raise ConfigError([Mistake("--out", str(file), law, "Choose another folder.")])
+        rows: Rows = table.to_pylist()
         if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
             law = f"be that of run {self._run_id}, and it holds {', '.join(others)}"
             raise ConfigError([Mistake("--out", str(self._folder), law, "Choose another folder.")])
@@ -147,5 +150,6 @@ def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> Any:
 
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
     which = f", z{d + 1}" if dimensions > 1 else ""
-    note = f"KL {rows[0]['kl']:.2f}" + (f"\nMI {rows[0]['mi'] + 0.0:.2f}" if rows[0]["mi"] is not None else "")
+    said = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
+    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in said)  # never -0.00
     return Scatter(p, q, f"update {rows[0]['step']:,}{which}", note)

@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ WIDTH = 7.0
 """Inches: both columns of a two-column paper; the picture of one example takes one."""
 ROW_HEIGHT = 1.95
 WAY_SIZE = (3.35, 2.8)
+WAY_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
+"""Without the yellow that is lost on white."""
 LEAST_REACH = 0.5
 """Of the axes to each side of 0: points at the origin should look like it."""
 RULE: dict[str, Any] = {"color": "0.6", "linewidth": 0.6, "zorder": 1}
@@ -116,9 +120,10 @@ def _draw_scatter(axes: Axes, panel: Scatter, reach: float) -> None:
 
 
 def way_figure(places: Sequence[Place], path: Path | str, *, title: str = "") -> None:
-    """Draw the way of one example: a grey line through every step, and a point after each outer update by its colour.
+    """Draw the way of one example: a line through every step, a point after each outer update, both in its colour.
 
-    Steps of the encoder alone are vertical, since they leave the model's own posterior. Files as of `scatter_figure`.
+    A circle is where it began, a square where it ended. Steps of the encoder alone are vertical, since they leave the
+    model's own posterior as it is. Files as of `scatter_figure`.
 
     Raises:
         ValueError: there is no place, or matplotlib does not write the extension.
@@ -135,9 +140,15 @@ def way_figure(places: Sequence[Place], path: Path | str, *, title: str = "") ->
         figure = Figure(WAY_SIZE, layout="constrained")
         axes = figure.add_subplot()
         _draw_frame(axes, low - margin, high + margin)
-        axes.plot(p, q, color="0.45", linewidth=0.5, zorder=2)
-        points = axes.scatter(p[ends], q[ends], c=updates[ends], s=11, cmap="viridis", linewidths=0, zorder=3)
-        axes.scatter(p[:1], q[:1], s=30, facecolors="none", edgecolors="black", linewidths=0.8, zorder=4)
+        corners = np.column_stack([p, q])
+        lines = LineCollection(
+            list(np.stack([corners[:-1], corners[1:]], 1)), cmap=WAY_COLOURS, linewidths=0.7, alpha=0.6
+        )
+        lines.set_array(updates[1:])
+        axes.add_collection(lines)
+        points = axes.scatter(p[ends], q[ends], c=updates[ends], s=11, cmap=WAY_COLOURS, linewidths=0, zorder=3)
+        for place, marker in ((0, "o"), (-1, "s")):
+            axes.scatter(p[place], q[place], s=34, marker=marker, facecolors="none", edgecolors="black", zorder=4)
         axes.set(xlabel="mean of p(z|x)", ylabel="mean of q(z|x)")
         bar = figure.colorbar(points, ax=axes, shrink=0.8, pad=0.02)
         bar.set_label("outer update")
