@@ -148,7 +148,7 @@ def results_show(
 
     folder = find_sweep(results, sweep)
     style: Style = "json" if as_json else "markdown" if markdown else "table"
-    print_runs(folder, style, parse_columns(columns), baseline, png)
+    print_runs(folder, style, parse_names(columns), baseline, png)
 
 
 @results_app.command("pareto")
@@ -202,13 +202,14 @@ def results_curves(
     columns: Annotated[
         str | None, typer.Option(help="Columns of the curves, with commas between: 'valid_kl,valid_mi'.")
     ] = None,
+    arms: Annotated[str | None, typer.Option(help="These arms alone, with commas between.")] = None,
     x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="What training is counted in.")] = "epoch",
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them: .png, .pdf or .svg.")] = None,
 ) -> None:
     """KL, mutual information or other columns over training, mean and standard error of each configuration's seeds."""
     from sweeps.tables import print_curves
 
-    print_curves(find_sweep(results, sweep), as_json, parse_columns(columns), x, png)
+    print_curves(find_sweep(results, sweep), as_json, parse_names(columns), parse_names(arms), x, png)
 
 
 @app.command()
@@ -238,8 +239,8 @@ def strategies(
     print_catalogue(name, as_json)
 
 
-def parse_columns(text: str | None) -> list[str] | None:
-    """`--columns` as a list, or None where it is not given."""
+def parse_names(text: str | None) -> list[str] | None:
+    """Names with commas between as a list, or None where there are none given."""
     return [name.strip() for name in text.split(",")] if text is not None else None
 
 

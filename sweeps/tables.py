@@ -254,10 +254,17 @@ CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
 """The columns of `lagvae results curves` where none are named: figure 5 of He et al. 2019."""
 
 
-def print_curves(folder: ResultsFolder, as_json: bool, columns: Sequence[str] | None, x: str, png: Path | None) -> None:
+def print_curves(
+    folder: ResultsFolder,
+    as_json: bool,
+    columns: Sequence[str] | None,
+    arms: Sequence[str] | None,
+    x: str,
+    png: Path | None,
+) -> None:
     """One line a configuration and epoch, mean and standard error over its runs; as JSON, every stored row.
 
-    `png` also gets a panel for each column, over `x`: epoch or step.
+    `arms` are the only ones shown. `png` also gets a panel for each column, over `x`: epoch or step.
     """
     chosen = columns or CURVES
     known = [column.name for column in CURVE_COLUMNS]
@@ -267,9 +274,14 @@ def print_curves(folder: ResultsFolder, as_json: bool, columns: Sequence[str] | 
         mistakes.append(Mistake("--columns", ", ".join(unknown), law, remedy))
     if x not in ("epoch", "step"):
         mistakes.append(Mistake("--x", x, "be epoch or step"))
+    rows = folder.curves()
+    stored = list(dict.fromkeys(row["arm"] for row in rows))
+    if strange := [arm for arm in arms or () if arm not in stored]:
+        law = f"be arms of {folder.sweep} that have trained"
+        mistakes.append(Mistake("--arms", ", ".join(strange), law, f"Stored: {', '.join(stored)}."))
     if mistakes:
         raise ConfigError(mistakes)
-    rows = folder.curves()
+    rows = [row for row in rows if row["arm"] in (arms or stored)]
     order = [arm.name for arm in stored_spec(folder).arms]
     curves = sorted(curves_of(rows, chosen), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
     if png is not None:

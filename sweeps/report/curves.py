@@ -21,7 +21,9 @@ WIDTH = 7.0
 """Inches: both columns of a two-column paper."""
 PANELS_IN_ROW = 3
 PANEL_HEIGHT = 1.75
-LEGEND_HEIGHT = 0.3
+LEGEND_ROW_HEIGHT = 0.15
+LEGEND_CHARACTERS = 130
+"""Characters of legend text, handles included, that fit side by side into the width."""
 
 LABELS = {
     "valid_kl": "KL(q(z|x) || p(z)) [nats]",
@@ -54,14 +56,16 @@ def curves_figure(
     rows = -(-len(columns) // PANELS_IN_ROW)
     across = min(len(columns), PANELS_IN_ROW)
     with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, PANEL_HEIGHT * rows + LEGEND_HEIGHT), layout="constrained")
+        across_legend = max(1, LEGEND_CHARACTERS // (max(len(curve.name) for curve in curves) + 7))
+        legend_height = LEGEND_ROW_HEIGHT * (1 + -(-len(curves) // across_legend))
+        figure = Figure((WIDTH, PANEL_HEIGHT * rows + legend_height), layout="constrained")
         panels = figure.subplots(rows, across, squeeze=False).flatten()
         for panel, column in zip(panels, columns, strict=False):
             _draw_panel(panel, curves, column, x)
         for panel in panels[len(columns) :]:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=6.5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=across_legend, frameon=False, fontsize=6.5)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=7.5)
         for file in files:

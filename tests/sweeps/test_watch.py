@@ -149,10 +149,16 @@ class TestCurves:
         assert len(json.loads(out)) == 6
         assert (tmp_path / "c.png").stat().st_size > 5_000
 
-    def test_unknown_columns_are_refused_together(self, call, stored):
-        code, out, err = call("results", "curves", "tiny", "--columns", "nll_iw,valid_kl", "--x", "time")
+    def test_some_arms_alone(self, call, stored):
+        _, out, _ = call("results", "curves", "tiny", "--json", "--arms", "beta")
+        assert {row["arm"] for row in json.loads(out)} == {"beta"}
+
+    def test_what_is_unknown_is_refused_together(self, call, stored):
+        arguments = ("--columns", "nll_iw,valid_kl", "--x", "time", "--arms", "vae,lagging")
+        code, out, err = call("results", "curves", "tiny", *arguments)
         assert (code, out) == (2, "")
-        assert "2 mistakes" in err
+        assert "3 mistakes" in err
+        assert "--arms must be arms of tiny that have trained, but is 'lagging'" in err
         assert "--columns must be columns of the curves, but is 'nll_iw'" in err
         assert "--x must be epoch or step, but is 'time'" in err
 
