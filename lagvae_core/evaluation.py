@@ -25,7 +25,7 @@ from lagvae_core.models.vae import Vae
 from lagvae_core.recipe import EvaluationConfig
 from lagvae_core.slots import Measurement, Parts
 
-__all__ = ["evaluate", "on_device", "posterior_columns"]
+__all__ = ["evaluate", "examples_at_a_time", "on_device", "posterior_columns", "sequences_at_a_time"]
 
 ENCODE_BATCH = 32
 Report = Callable[[str, int, int], None]

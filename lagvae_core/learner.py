@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -32,6 +32,8 @@ class Learner:
         self.learning_rate = training.learning_rate
         self.encoder_steps = 0
         self.decoder_steps = 0
+        self.after_step: Callable[[], None] = lambda: None
+        """Called after each step of an optimiser."""
         self._encoder = list(model.encoder_parameters())
         self._decoder = list(model.decoder_parameters())
         self.fresh_optimisers()
@@ -103,6 +105,7 @@ class Learner:
             self.decoder_steps += 1
         self._encoder_optimiser.zero_grad()
         self._decoder_optimiser.zero_grad()
+        self.after_step()
 
     @contextmanager
     def inner_loop(self, *, decoder_gradients: bool) -> Iterator[None]:

@@ -69,6 +69,7 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("valid_kl", "float", "kl on the validation split [nats]"),
     Column("valid_mi", "float", "mi on the validation split [nats]"),
     Column("valid_mi_batch", "float", "mi_batch on the validation split [nats]"),
+    Column("valid_kl_agg", "float", "kl_agg on the validation split [nats]"),
     Column("valid_au", "int", "au on the validation split"),
     Column("encoder_steps", "int", "encoder updates so far"),
     Column("decoder_steps", "int", "decoder updates so far"),

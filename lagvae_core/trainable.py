@@ -29,6 +29,7 @@ from lagvae_core.schedule import DecayRule
 from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.tasks import task_protocols
+from lagvae_core.watching import Moment, Watch, Watched
 
 __all__ = ["Report", "Trial", "train"]
 
@@ -45,6 +46,7 @@ def train(
     kept: CheckpointStore | None = None,
     device: torch.device | str = "cpu",
     dataset: Dataset | None = None,
+    watch: Watch | None = None,
 ) -> TrialRecord:
     """Train and measure one configuration.
 
@@ -57,11 +59,14 @@ def train(
         kept: where the best weights of a finished trial are left, before its last checkpoint is. A trial that finds its
             finished record but no such weights is trained anew.
         dataset: `config.data.load()`, where it is at hand.
+        watch: looks on at each moment of the training, and is heard of in no number of the record. A moment is told
+            before a checkpoint of it is saved, so that an interruption may repeat moments, but never leaves one out.
 
     Returns:
         The record; status finished, stopped_early or diverged. Every other end is an exception.
     """
     trial = Trial(config, dataset or config.data.load(), torch.device(device))
+    trial.watch = watch
     stored = checkpoint.load() if checkpoint is not None else None
     if stored is not None:
         state = checkpoints.decode(stored, trial.run_id)
@@ -158,6 +163,7 @@ class Trial:
         self.model = build_model(config, dataset.domain, self.parts, self.streams).to(device)
         self.learner = Learner(self.model, self.parts, config.training, self.streams)
         self.learner.batches = self.train_batches
+        self.watch: Watch | None = None
         self.epoch = self.position = self.step = self.skipped = 0
         self.order: list[int] = []
         self.history: list[Tensor] = []
@@ -181,9 +187,14 @@ class Trial:
         Without a `keeper` nothing is saved on the way.
         """
         keeper = keeper or _Keeper(self, None, 0.0)
+        if self.watch is not None:
+            self.learner.after_step = lambda: self._tell("step")
+        if self.epoch == self.position == 0:
+            self._tell("start")
         while not self.stop_reason:
             self._train_epoch(progress, keeper)
             record = self._validate()
+            self._tell("epoch")
             self._end_epoch(record)
             keeper.save_if_due()
             if report(record) == "stop":
@@ -209,6 +220,7 @@ class Trial:
         while self.position < len(self.order):
             self._train_batch(self.learner.observed(self.train_batches[self.order[self.position]]))
             self.position += 1
+            self._tell("update")
             progress(Progress("train", self.epoch + 1, self.position, len(self.order)))
             started, cpu_before = self._clock("train", started), cpu_started
             cpu_started = time.process_time()
@@ -232,6 +244,19 @@ class Trial:
         self.step += 1
         terms = (loss.total.detach(), loss.rec_B.detach().mean(), kl.sum(1).mean())
         self.history.append(torch.stack((*terms, terms[0].new_tensor(float(batch.size)))))
+
+    def _tell(self, moment: Moment) -> None:
+        """Let the watcher look on. Its time in the midst of the training is none of the training's."""
+        if self.watch is None:
+            return
+        started, cpu_started = time.monotonic(), time.process_time()
+        epoch = 0 if moment == "start" else self.epoch + 1
+        steps = self.step, self.learner.encoder_steps, self.learner.decoder_steps
+        seen = self.run_id, self.config, self.dataset, self.model, self.parts, self.device
+        self.watch(Watched(moment, *seen, epoch, *steps))
+        if moment in ("step", "update"):
+            self.seconds["train"] -= time.monotonic() - started
+            self.cpu_seconds -= time.process_time() - cpu_started
 
     def _validate(self) -> EpochRecord:
         started = time.monotonic()
@@ -261,6 +286,7 @@ class Trial:
                 "valid_kl": columns["kl"],
                 "valid_mi": columns["mi"],
                 "valid_mi_batch": columns["mi_batch"],
+                "valid_kl_agg": columns["kl_agg"],
                 "valid_au": columns["au"],
                 "encoder_steps": self.learner.encoder_steps,
                 "decoder_steps": self.learner.decoder_steps,

@@ -67,12 +67,33 @@ def trial(
     keep: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Leave the trained model here, for `lagvae evaluate --model`.")
     ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="WATCHER", help="Look on while it trains: posterior_means, perhaps with fields as --arm."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where --watch puts its tables and pictures.")
+    ] = None,
 ) -> None:
     """Train and measure one configuration here, without Ray."""
     from sweeps.trial import run_trial
 
-    values = parse_sets(sets)
-    raise typer.Exit(run_trial(config, arm, values, from_run, results, as_json, threads, device, checkpoint, keep))
+    raise typer.Exit(
+        run_trial(
+            config,
+            arm,
+            parse_sets(sets),
+            from_run,
+            results,
+            as_json,
+            threads,
+            device,
+            checkpoint,
+            keep,
+            watch,
+            out,
+        )
+    )
 
 
 @app.command()
@@ -149,11 +170,11 @@ def results_show(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
 ) -> None:
     """One line a configuration: how its runs ended, mean and standard error of their numbers."""
-    from sweeps.tables import print_runs
+    from sweeps.tables import Style, print_runs
 
     folder = find_sweep(results, sweep)
-    chosen = [name.strip() for name in columns.split(",")] if columns is not None else None
-    print_runs(folder, "json" if as_json else "markdown" if markdown else "table", chosen, baseline, png)
+    style: Style = "json" if as_json else "markdown" if markdown else "table"
+    print_runs(folder, style, parse_names(columns), baseline, png)
 
 
 @results_app.command("pareto")
@@ -197,6 +218,24 @@ def results_compare(
     print_comparison(
         folder, paper, dataset, "json" if as_json else "markdown" if markdown else "table", everything=everything
     )
+
+
+@results_app.command("curves")
+def results_curves(
+    sweep: Sweep,
+    results: Results = "results",
+    as_json: Json = False,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns of the curves, with commas between: 'valid_kl,valid_mi'.")
+    ] = None,
+    arms: Annotated[str | None, typer.Option(help="These arms alone, with commas between.")] = None,
+    x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="What training is counted in.")] = "epoch",
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them: .png, .pdf or .svg.")] = None,
+) -> None:
+    """KL, mutual information or other columns over training, mean and standard error of each configuration's seeds."""
+    from sweeps.tables import print_curves
+
+    print_curves(find_sweep(results, sweep), as_json, parse_names(columns), parse_names(arms), x, png)
 
 
 @app.command()
@@ -266,6 +305,11 @@ def studies(
     from sweeps.study_catalogue import print_studies
 
     print_studies(name, as_json)
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Names with commas between as a list, or None where there are none given."""
+    return [name.strip() for name in text.split(",")] if text is not None else None
 
 
 def parse_sets(items: list[str] | None) -> dict[str, Any]:

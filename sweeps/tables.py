@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.table import Table
 
 from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.record import CURVE_COLUMNS
+from sweeps.curves import Curve, curves_of
 from sweeps.display import duration
 from sweeps.evaluations import numeric_mistake, several_settings, with_evaluations
 from sweeps.front import FrontRow, front_of
@@ -21,7 +23,7 @@ from sweeps.spec import SweepSpec, load_spec, parse_spec
 from sweeps.summary import TIME, Summary, summarise
 from sweeps.terminal import console_of_stdout, shown_parameters
 
-__all__ = ["draw_front", "parse_objectives", "print_front", "print_plan", "print_runs"]
+__all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_plan", "print_runs"]
 
 Style = Literal["table", "json", "markdown"]
 
@@ -248,6 +250,63 @@ def summaries_of(
     order = [arm.name for arm in stored_spec(folder).arms]
     summaries = summarise(with_evaluations(folder, rows, columns), columns, baseline)
     return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
+
+
+CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
+"""The columns of `lagvae results curves` where none are named: figure 5 of He et al. 2019."""
+
+
+def print_curves(
+    folder: ResultsFolder,
+    as_json: bool,
+    columns: Sequence[str] | None,
+    arms: Sequence[str] | None,
+    x: str,
+    png: Path | None,
+) -> None:
+    """One line a configuration and epoch, mean and standard error over its runs; as JSON, every stored row.
+
+    `arms` are the only ones shown. `png` also gets a panel for each column, over `x`: epoch or step.
+    """
+    chosen = columns or CURVES
+    known = [column.name for column in CURVE_COLUMNS]
+    mistakes: list[Mistake | str] = []
+    if unknown := [name for name in chosen if name not in known]:
+        law, remedy = "be columns of the curves", f"Known: {', '.join(known)}."
+        mistakes.append(Mistake("--columns", ", ".join(unknown), law, remedy))
+    if x not in ("epoch", "step"):
+        mistakes.append(Mistake("--x", x, "be epoch or step"))
+    rows = folder.curves()
+    stored = list(dict.fromkeys(row["arm"] for row in rows))
+    if strange := [arm for arm in arms or () if arm not in stored]:
+        law = f"be arms of {folder.sweep} that have trained"
+        mistakes.append(Mistake("--arms", ", ".join(strange), law, f"Stored: {', '.join(stored)}."))
+    if mistakes:
+        raise ConfigError(mistakes)
+    rows = [row for row in rows if row["arm"] in (arms or stored)]
+    order = [arm.name for arm in stored_spec(folder).arms]
+    curves = sorted(curves_of(rows, chosen), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
+    if png is not None:
+        _draw_curves(folder, curves, chosen, x, png)
+    if as_json:
+        _json(rows)
+        return
+    table = _table("arm", "epoch", "step", "runs", *chosen, "config_id")
+    for curve in curves:
+        for point in curve.points:
+            numbers = ["" if (value := point.columns[name]) is None else value.text(3) for name in chosen]
+            counts = (str(point.epoch), f"{point.step:.0f}", str(point.runs))
+            table.add_row(curve.arm, *counts, *numbers, curve.config_id)
+    console_of_stdout().print(table)
+
+
+def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], names: Sequence[str], x: str, path: Path) -> None:
+    from sweeps.report.curves import curves_figure
+
+    try:
+        curves_figure(curves, names, path, x=x, title=folder.sweep)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
 
 
 def _draw_arms(folder: ResultsFolder, summaries: Sequence[Summary], names: Sequence[str], path: Path) -> None:

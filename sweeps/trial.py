@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,6 +15,9 @@ from lagvae_core.errors import ConfigError, Mistake, UserError
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
 from sweeps.items import parse_items
 from sweeps.terminal import ProgressLine
+
+if TYPE_CHECKING:
+    from sweeps.watch import MeansFolder
 
 __all__ = ["parse_arm_text", "run_trial"]
 
@@ -33,6 +36,8 @@ def run_trial(
     device: str | None,
     checkpoint: Path | None,
     keep: Path | None,
+    watch: str | None,
+    out: Path | None,
 ) -> int:
     """The exit code: 0 finished, 1 diverged."""
     stored = find_run(results, from_run) if from_run is not None else None
@@ -41,6 +46,7 @@ def run_trial(
         threads = stored["threads"]
     dataset = wanted.data.load()
     identity = wanted.run_id(dataset.fingerprint)
+    means = open_watch(watch, out, identity)
     if stored is not None and not sets and arm is None and dataset.fingerprint != stored["data_fingerprint"]:
         law = f"be what run {from_run} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
         raise ConfigError([Mistake("the data", dataset.fingerprint[:12], law, "The files have changed since.")])
@@ -75,6 +81,7 @@ def run_trial(
             kept=FileCheckpoint(keep) if keep is not None else None,
             device=chosen,
             dataset=dataset,
+            watch=means,
         )
         watcher.say(f"{record.status}: {record.stop_reason}")
     if stored is not None:
@@ -83,6 +90,9 @@ def run_trial(
         print(json.dumps(record.to_json(), allow_nan=False))
     else:
         print_record(record)
+    if means is not None:
+        for file in means.draw(f"{stack}, seed {wanted.seed}"):
+            print(f"drawn: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
 
 
@@ -91,6 +101,18 @@ def usual_threads(config: TrialConfig) -> int:
     import torch
 
     return 1 if config.model.hidden < SMALL_HIDDEN else torch.get_num_threads()
+
+
+def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder | None:
+    """What `--watch` and `--out` ask for; ConfigError if there is one without the other."""
+    if watch is None and out is None:
+        return None
+    if watch is None or out is None:
+        missing, there = ("--watch", "--out") if watch is None else ("--out", "--watch")
+        raise ConfigError([Mistake(missing, None, f"be given with {there}", "--watch posterior_means --out FOLDER.")])
+    from sweeps.watch import MeansFolder, parse_watch
+
+    return MeansFolder(parse_watch(watch), out, run_id)
 
 
 def check_writable(option: str, file: Path) -> None:

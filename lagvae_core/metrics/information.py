@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lagvae_core.models.gaussian import Gaussian, Proposal, log_mixture
 
-__all__ = ["Estimate", "mutual_information", "mutual_information_within", "pairwise_information"]
+__all__ = ["Estimate", "aggregate_kl", "mutual_information", "mutual_information_within", "pairwise_information"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,17 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     """
     terms = torch.cat([_terms(q.select(group), noise_NZ[group]) for group in groups])
     return Estimate.of(terms, _ceiling(groups))
+
+
+@torch.no_grad()
+def aggregate_kl(q: Gaussian, z_NZ: Tensor, log_p_N: Tensor) -> Estimate:
+    """KL(q(z) || p(z)), q(z) the mixture over the split: mean_i [log (1/N) sum_j q(z_i|x_j) - log p(z_i)].
+
+    `z_NZ` are samples of q, one an example, and `log_p_N` the log-density of the prior there. At the samples of
+    `mutual_information`, this differs from `kl` - `mi` by the noise of a sampled KL alone. The mixture contains the
+    sample's own posterior, which biases this up as it biases `mi` down.
+    """
+    return Estimate.of(log_mixture(z_NZ, q) - log_p_N.double(), math.inf)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lagvae_core.studies.base import Findings, Study, Table
 from lagvae_core.studies.generation import Generation
 from lagvae_core.studies.interpolation import Interpolation
+from lagvae_core.studies.posterior_means import PosteriorMeans
 from lagvae_core.studies.probe import Probe
 from lagvae_core.studies.reconstruction import Reconstruction
 from lagvae_core.studies.tsne import Tsne
@@ -15,6 +16,7 @@ __all__ = [
     "Findings",
     "Generation",
     "Interpolation",
+    "PosteriorMeans",
     "Probe",
     "Reconstruction",
     "Study",
@@ -26,6 +28,7 @@ __all__ = [
 _ALL: tuple[type[Study], ...] = (
     Generation,
     Interpolation,
+    PosteriorMeans,
     Probe,
     Reconstruction,
     Tsne,

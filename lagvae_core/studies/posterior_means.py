@@ -1,0 +1,106 @@
+"""The posterior mean space: where the model's own posterior and the inference network's put the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.columns import Column
+from lagvae_core.evaluation import on_device, sequences_at_a_time
+from lagvae_core.metrics.information import aggregate_kl, mutual_information
+from lagvae_core.metrics.posterior_means import PosteriorMoments, mean_space, moments_of
+from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.studies.base import Findings, Study
+from lagvae_core.trained import Trained
+
+__all__ = ["COLLAPSED_SD", "PosteriorMeans"]
+
+COLLAPSED_SD = 0.1
+"""Posterior means that vary less, in units of the prior's deviation, are collapsed."""
+
+
+class PosteriorMeans(Study):
+    """The mean of p(z|x) beside that of q(z|x) for the first `examples` of the measured split; eval mode throughout.
+
+    Source: He et al. 2019, sections 2.3 and 3 and Appendix A. A model that ignores z has every mean of p(z|x) at the
+    prior's, `model_collapse`; an inference network that lags behind has every mean of q(z|x) at one place,
+    `inference_collapse`. Departures: the first examples of the split, not a random draw of them; with one or two latent
+    dimensions a grid that fits itself to each posterior, and with more, where the paper has none, importance sampling
+    with `samples` draws from q. The paper gives no threshold for either collapse; 0.1 is ours.
+    """
+
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("p_mean_sd", "float", "deviation over examples of the means of p(z|x), in units of the prior"),
+        Column("q_mean_sd", "float", "deviation over examples of the means of q(z|x), in units of the prior"),
+        Column("p_q_correlation", "float", "correlation of the two means; null where one does not vary"),
+        Column("p_q_slope", "float", "slope of the means of q(z|x) on those of p(z|x); 1 on the diagonal"),
+        Column("model_collapse", "int", f"1 if p_mean_sd is below {COLLAPSED_SD}, else 0"),
+        Column("inference_collapse", "int", f"1 if q_mean_sd is below {COLLAPSED_SD}, else 0"),
+        Column("nll_grid", "float", "-log p(x) of these examples by the grid [nats]; null with importance sampling"),
+        Column("kl_agg_direct", "float", "KL(q(z) || p(z)) over the whole split at samples of q(z) [nats]", "min"),
+        Column("kl_agg_noise", "float", "kl_agg_direct - kl_agg: two estimates of one number [nats]"),
+    )
+
+    tables: ClassVar[dict[str, str]] = {
+        "means": "one row an example: its number in the split, lists over the latent dimensions `p_mean` and `p_sd` of "
+        "p(z|x) and `q_mean` of q(z|x), `ess`, the effective sample size (null for a grid), and `log_px` in nats"
+    }
+
+    kind: Literal["posterior_means"] = "posterior_means"
+    examples: Annotated[int, Field(ge=1, description="how many of the split, the first ones")] = 500
+    samples: Annotated[int, Field(ge=2, description="importance samples, with more than two latent dimensions")] = 500
+
+    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+        if trained.encoded.q.size[1] == 0:
+            return Findings(dict.fromkeys(column.name for column in self.columns))
+        examples = on_device(trained.split.limit(self.examples), 1, trained.device)
+        moments = moments_of(
+            trained.model,
+            examples,
+            trained.config.evaluation.seed,
+            infer=trained.encoded.infer,
+            samples=self.samples,
+            sequences=sequences_at_a_time(trained.device),
+            progress=lambda done: progress("posterior means", done, len(examples)),
+        )
+        q_mean_NZ = trained.encoded.mean_NZ[: len(examples)]
+        space = mean_space(moments.mean_NZ, q_mean_NZ, trained.model.generative_prior().std())
+        values = {
+            "p_mean_sd": space.p_sd,
+            "q_mean_sd": space.q_sd,
+            "p_q_correlation": space.correlation,
+            "p_q_slope": space.slope,
+            "model_collapse": int(space.p_sd < COLLAPSED_SD),
+            "inference_collapse": int(space.q_sd < COLLAPSED_SD),
+            "nll_grid": -float(moments.log_px_N.mean()) if moments.ess_N is None else None,
+            **_aggregate(trained),
+        }
+        return Findings(values, {"means": _table(moments, q_mean_NZ)})
+
+
+def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]:
+    """The table `means`."""
+    examples = len(q_mean_NZ)
+    return {
+        "example": list(range(examples)),
+        "p_mean": moments.mean_NZ.tolist(),
+        "q_mean": q_mean_NZ.tolist(),
+        "p_sd": moments.sd_NZ.tolist(),
+        "ess": [None] * examples if moments.ess_N is None else moments.ess_N.tolist(),
+        "log_px": moments.log_px_N.tolist(),
+    }
+
+
+def _aggregate(trained: Trained) -> dict[str, float | None]:
+    """KL(q(z) || p(z)) directly, and less kl - mi at the same samples; of a flow neither is measured."""
+    encoded, prior = trained.encoded, trained.model.generative_prior()
+    if not isinstance(encoded.q, Gaussian):
+        return {"kl_agg_direct": None, "kl_agg_noise": None}
+    z_NZ = encoded.z_NZ
+    log_p_N = prior.log_prob(z_NZ[:, None].to(trained.device, encoded.precision))[:, 0].detach().cpu()
+    direct = aggregate_kl(encoded.q, z_NZ, log_p_N).value
+    kl, mi = float(encoded.kl_ND.sum(1).mean()), mutual_information(encoded.q, encoded.noise_NZ).value
+    return {"kl_agg_direct": direct, "kl_agg_noise": direct - (kl - mi)}
