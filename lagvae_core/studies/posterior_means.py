@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.columns import Column
+from lagvae_core.config import TrialConfig
+from lagvae_core.data import Dataset
+from lagvae_core.errors import Mistake
 from lagvae_core.evaluation import on_device, sequences_at_a_time
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import PosteriorMoments, mean_space, moments_of
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.studies.base import Findings, Study
+from lagvae_core.studies.base import Findings, Study, needs_z
 from lagvae_core.trained import Trained
 
 __all__ = ["COLLAPSED_SD", "PosteriorMeans"]
@@ -53,9 +56,10 @@ class PosteriorMeans(Study):
     examples: Annotated[int, Field(ge=1, description="how many of the split, the first ones")] = 500
     samples: Annotated[int, Field(ge=2, description="importance samples, with more than two latent dimensions")] = 500
 
+    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+        yield from needs_z(self, config)
+
     def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
-        if trained.encoded.q.size[1] == 0:
-            return Findings(dict.fromkeys(column.name for column in self.columns))
         examples = on_device(trained.split.limit(self.examples), 1, trained.device)
         moments = moments_of(
             trained.model,

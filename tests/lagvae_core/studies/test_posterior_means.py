@@ -6,12 +6,16 @@ from helpers import ignore_z, tiny, trial_of
 from linear_gaussian import LinearGaussian
 
 from lagvae_core.columns import Column
+from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import moments_by_grid
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.studies import STUDIES
 from lagvae_core.studies.posterior_means import PosteriorMeans
 from lagvae_core.trained import Trained
+
+
+SMALL = {"examples": 6}
 
 
 def trained_of(*strategies, **sections):
@@ -89,10 +93,10 @@ def test_a_flow_has_no_closed_mixture():
     assert values["p_mean_sd"] > 0
 
 
-def test_a_model_without_z_has_no_means():
-    findings, _ = measure(trained_of("lstm_lm"))
-    assert set(findings.values.values()) == {None}
-    assert findings.tables == {}
+def test_a_model_without_z_is_refused():
+    trained = trained_of("lstm_lm")
+    with pytest.raises(ConfigError, match="without z"):
+        PosteriorMeans().require(trained.config, trained.dataset)
 
 
 class TestAggregateKl:

@@ -9,7 +9,8 @@ from lagvae_core.config import parse_trial
 from lagvae_core.studies.probe import Probe
 from lagvae_core.trained import Trained, restore
 
-SMALL = Probe(labels=(20, 50, 1_000), draws=3)
+SMALL = {"labels": (20, 50), "draws": 2}
+QUICK = Probe(labels=(20, 50, 1_000), draws=3)
 COLUMNS = {column.name for column in Probe.columns}
 
 
@@ -30,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def findings(model):
-    return SMALL.measure(model, quiet)
+    return QUICK.measure(model, quiet)
 
 
 def test_every_representation_draw_and_number_of_labels_has_a_row(findings):
@@ -60,14 +61,14 @@ def test_the_majority_is_that_of_the_training_split(model, findings):
 
 
 def test_twice_is_the_same(model, findings):
-    again = SMALL.measure(model, quiet)
+    again = QUICK.measure(model, quiet)
     assert again == findings
     assert Probe(labels=(20,), draws=3, seed=1).measure(model, quiet).tables != findings.tables
 
 
 def test_the_random_encoder_is_the_one_before_training(model, findings):
     start = Trained.untrained(model.config, model.dataset, torch.device("cpu"))
-    before = SMALL.measure(start, quiet)
+    before = QUICK.measure(start, quiet)
     assert before.values["probe_accuracy"] == findings.values["probe_random"]
     assert not torch.equal(start.means(start.split), model.means(model.split))
 
@@ -111,7 +112,7 @@ def test_a_scale_of_no_meaning_is_seen_by_the_raw_means_alone():
 
 
 def test_a_model_without_z_has_the_baselines_alone():
-    values = SMALL.measure(trained("lstm_lm", training={"epochs": 1}), quiet).values
+    values = QUICK.measure(trained("lstm_lm", training={"epochs": 1}), quiet).values
     measured = {name for name, value in values.items() if value is not None}
     assert measured == {"probe_majority", "probe_bow", "probe_labels", "probe_classes"}
 
@@ -126,13 +127,13 @@ def corpus(folder, train):
 
 def test_text_with_labels_whose_words_tell_them(tmp_path):
     config, dataset = corpus(tmp_path, "good\ta fine film\nbad\ta dull film\nbad\tso dull and so long\n" * 8)
-    assert list(SMALL.mistakes(config, dataset)) == []
-    values = SMALL.measure(Trained.untrained(config, dataset, torch.device("cpu")), quiet).values
+    assert list(QUICK.mistakes(config, dataset)) == []
+    values = QUICK.measure(Trained.untrained(config, dataset, torch.device("cpu")), quiet).values
     assert values["probe_bow"] == 1.0
     assert values["probe_majority"] == pytest.approx(2 / 3)
 
 
 def test_data_without_labels_are_refused(tmp_path):
     config, dataset = corpus(tmp_path, "a fine film\na dull film\n" * 8)
-    (mistake,) = SMALL.mistakes(config, dataset)
+    (mistake,) = QUICK.mistakes(config, dataset)
     assert str(mistake).startswith("probe must have labels in every split, but is 'train valid test'.")
