@@ -14,7 +14,6 @@ from lagvae_core.studies import STUDIES
 from lagvae_core.studies.posterior_means import PosteriorMeans
 from lagvae_core.trained import Trained
 
-
 SMALL = {"examples": 6}
 
 
