@@ -14,10 +14,11 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation import evaluate
 from lagvae_core.models.decoder import Skip, Wiring
 from lagvae_core.models.lstm import LstmDecoder, LstmModel
+from lagvae_core.models.without_z import decoder_without_z
 from lagvae_core.recipe import EvaluationConfig
 from lagvae_core.record import TrialRecord
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.lstm_lm import LstmLm, decoder_without_z
+from lagvae_core.strategies.lstm_lm import LstmLm
 
 SETTING = EvaluationConfig(iw_samples=20)
 
