@@ -47,9 +47,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What a kind of data changes in the defaults of model and training.
 
-For synthetic, text and images: He et al. 2019, Appendices B.1 to B.3, as their code has it. For reinflection sizes, batch size and clipping are of
-the code of the blog post "Posterior collapse and the strong generator problem"; Adam takes the place of its Adadelta,
-and the decay of the learning rate is ours.
+For synthetic, text and images: He et al. 2019, Appendices B.1 to B.3, as their code has it. For reinflection sizes,
+batch size and clipping are of the code of the blog post "Posterior collapse and the strong generator problem"; Adam
+takes the place of its Adadelta, and the decay of the learning rate is ours.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -73,6 +74,9 @@ class _Mistakes:
 
 
 def _read_npz(path: Path, mistakes: _Mistakes) -> _Arrays:
+    if not zipfile.is_zipfile(path):
+        mistakes.add(None, "be a whole .npz file", "It is none; save the images with numpy.savez_compressed.")
+        return {}
     arrays: _Arrays = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -100,7 +104,8 @@ def _take(archive: Mapping[str, NDArray[Any]], name: str, arrays: _Arrays, mista
 
 def _read_torch(path: Path, mistakes: _Mistakes) -> _Arrays:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # at old formats; what is wrong is told below
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         mistakes.add(None, "hold plain tensors", "It holds other objects, which are never read; save tensors alone.")
         return {}
