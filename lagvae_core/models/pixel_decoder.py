@@ -16,8 +16,8 @@ from lagvae_core.models.decoder import Decoder, Skip, Wiring
 
 __all__ = ["PixelDecoder", "Skips"]
 
-VALUES = {"cuda": 2**27}
-"""Numbers in one activation of one piece, at most, where no gradient is computed; 2**22 on a processor."""
+CPU_VALUES, GPU_VALUES = 2**22, 2**27
+"""Numbers in one activation of one piece, at most, where no gradient is computed."""
 
 
 class Skips(nn.Module):
@@ -76,7 +76,8 @@ class PixelDecoder(Decoder):
         """
         if self.training or torch.is_grad_enabled():
             return self._nll(history, targets, z_BSZ)
-        rows = max(1, VALUES.get(z_BSZ.device.type, 2**22) // (self.maps * targets[0].numel()))
+        values = CPU_VALUES if z_BSZ.device.type == "cpu" else GPU_VALUES
+        rows = max(1, values // (self.maps * targets[0].numel()))
         examples, samples = min(rows, len(z_BSZ)), max(1, rows // len(z_BSZ))
         return torch.cat(
             [
@@ -87,9 +88,10 @@ class PixelDecoder(Decoder):
 
     def _nll(self, history_BHW: Tensor, targets_BHW: Tensor, z_BSZ: Tensor) -> Tensor:
         logits_RHW = self.logits(history_BHW.to(z_BSZ), self.maps_of(z_BSZ.flatten(0, 1)))
-        targets_RHW = targets_BHW.to(z_BSZ).repeat_interleave(z_BSZ.shape[1], 0)
+        samples = len(logits_RHW) // len(targets_BHW)  # without z, one pass for all
+        targets_RHW = targets_BHW.to(z_BSZ).repeat_interleave(samples, 0)
         nll_RHW = functional.binary_cross_entropy_with_logits(logits_RHW, targets_RHW, reduction="none")
-        return nll_RHW.sum((1, 2)).view(z_BSZ.shape[:2])
+        return nll_RHW.sum((1, 2)).view(-1, samples).expand(z_BSZ.shape[:2])
 
     def maps_of(self, z_RZ: Tensor) -> Tensor | None:
         """z as maps of the image's size, [R, C, H, W]; None in a model without z."""
