@@ -10,7 +10,6 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +43,7 @@ class ImageBatch(Batch):
         """The number of pixels."""
         return self.levels_BHW.numel()
 
-    @cached_property
+    @property
     def pixels_BHW(self) -> Tensor:
         """float32 from 0 to 1."""
         levels = self.levels_BHW

@@ -26,6 +26,7 @@ ABOUT_WORDS = {
 ELSEWHERE = [
     *sorted(set(CATALOGUE) - ABOUT_WORDS - {"aggressive"}),
     SHORT_AGGRESSIVE,
+    {**SHORT_AGGRESSIVE, "clip_scope": "per_module"},
     {"kind": "skip_vae", "path": "add"},
 ]
 
@@ -71,6 +72,40 @@ def test_a_trial_resumes_bit_for_bit(stack):
     )
     assert len(places) == 2
     assert essence(record) == essence(run(config))
+
+
+def test_inner_steps_see_draws_of_their_own_and_enter_the_running_statistics():
+    trial = trial_of(tiny_images({"kind": "aggressive", "budget": 3}))
+    trial.model.train()
+    seen = []
+    forward = trial.model.encoder.forward
+    trial.model.encoder.forward = lambda batch: seen.append(batch) or forward(batch)
+    trial._train_batch(trial.learner.observed(trial.train_batches[0]))
+    assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (3, 1)
+    assert seen[0] is seen[3]  # the outer batch opens and closes the update
+    assert all(set(batch.pixels_BHW.unique().tolist()) == {0.0, 1.0} for batch in seen)
+    for batch in seen[1:3]:
+        again = trial.learner.observed(trial.dataset.train.grey(batch.index_B.numpy()))
+        assert not torch.equal(again.pixels_BHW, batch.pixels_BHW)
+    counts = {int(value) for name, value in trial.model.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counts == {4}
+
+
+def test_the_best_weights_return_with_their_running_statistics():
+    trial = trial_of(tiny_images(training={"epochs": 2}))
+    trial.fit(lambda record: None, lambda place: None, NoKeeper())
+    best = {name: value.clone() for name, value in trial.best["model"].items()}
+    assert any(name.endswith("running_mean") for name in best)
+    trial.measure(lambda place: None)
+    assert all(torch.equal(value, best[name]) for name, value in trial.model.state_dict().items())
+
+
+class NoKeeper:
+    def save_if_due(self):
+        pass
+
+    def save(self):
+        pass
 
 
 def test_the_language_model_of_pixels_is_refused_on_words_and_beside_what_acts_on_z():
