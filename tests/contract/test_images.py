@@ -28,6 +28,8 @@ ELSEWHERE = [
     SHORT_AGGRESSIVE,
     {**SHORT_AGGRESSIVE, "clip_scope": "per_module"},
     {"kind": "skip_vae", "path": "add"},
+    *({"kind": "sa_vae", "refinement_steps": 2, "backward": backward} for backward in ("autograd", "none", "none_kl")),
+    {"kind": "delta_vae", "prior": "ar1"},
 ]
 
 
