@@ -192,6 +192,8 @@ def test_fixed_bits_are_one_function_of_seed_split_and_example():
     assert np.array_equal(bits[:2], fixed_bits(levels[:2], 0, "test"))
     assert not np.array_equal(bits, fixed_bits(levels, 1, "test"))
     assert not np.array_equal(bits, fixed_bits(levels, 0, "valid"))
+    alike = fixed_bits(np.full((2, 8, 8), 128, np.uint8), 0, "test")
+    assert not np.array_equal(alike[0], alike[1])
     assert np.array_equal(bits, fixed_bits((levels / np.float64(255)).astype(np.float32), 0, "test"))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from lagvae_core.data import ImageBatch, ImageDomain
 from lagvae_core.models.decoder import Skip, Wiring
+from lagvae_core.models.gated_pixelcnn import _Layer
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.resnet import running_statistics, start_normally
 
@@ -179,6 +180,54 @@ def test_a_skip_of_z_reaches_every_pixel_and_leaves_the_order_alone(variant, eve
     assert len(made.skips_of_z.paths) == (4 if everywhere else 1)
     plain = decoder(variant, 5, 4)
     assert count(made) == count(plain) + len(made.skips_of_z.paths) * 4 * 6
+
+
+def test_paths_of_v2_lead_around_two_layers():
+    made = decoder("v2", 5, 4, kernels=(3,) * 7)
+    read, given = {}, {}
+    parts = {"entered": made.entered, **{f"layer {n + 1}": layer for n, layer in enumerate(made.layers)}}
+    parts |= {f"around {n}": block for n, block in enumerate(made.around)} | {"head": made.head}
+    for name, part in parts.items():
+
+        def keep(module, inputs, output, name=name):
+            read[name], given[name] = inputs[0], output
+
+        part.register_forward_hook(keep)
+    made.logits(bits(2, 5, 4), made.maps_of(draws(2, 2)))
+    output = [given["entered"], *(given[f"layer {n}"] for n in range(1, 7))]
+    assert len(made.around) == 5
+    for j in range(5):
+        assert torch.equal(read[f"around {j}"], output[j])
+    for i in range(1, 7):
+        expected = output[i - 1] + given[f"around {i - 3}"] if i >= 3 else output[i - 1]
+        assert torch.equal(read[f"layer {i}"], expected)
+    assert torch.equal(read["head"], output[6] + given["around 4"])
+
+
+def test_a_gated_layer_sees_the_rows_above_and_its_row_to_the_left():
+    layer = _Layer(1, 2, 3).double()
+    v, h = draws(1, 1, 5, 5, seed=1).requires_grad_(), draws(1, 1, 5, 5, seed=2).requires_grad_()
+
+    def seen(output, source):
+        (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
+        return [] if gradient is None else gradient[0, 0].nonzero().tolist()
+
+    vertical, horizontal = layer(v, h)
+    above = [[row, column] for row in (1, 2) for column in (1, 2, 3)]
+    assert seen(vertical[0, 0, 3, 2], v) == above
+    assert seen(vertical[0, 0, 3, 2], h) == []
+    assert seen(horizontal[0, 0, 3, 2], v) == above
+    assert seen(horizontal[0, 0, 3, 2], h) == [[3, 1], [3, 2]]
+    first = _Layer(2, 2, 3).double()
+    for shift, own in ((0, [[3, 1], [3, 2]]), (1, [[3, 0], [3, 1]])):
+        maps = draws(1, 1, 5, 5, seed=3).requires_grad_()
+        _, horizontal = first.enter(v[:, 0], maps, shift)
+        rows = (1, 2) if shift else (2, 3)
+        expected = sorted([[row, column] for row in rows for column in (1, 2, 3)] + own)
+        assert seen(horizontal[0, 0, 3, 2], maps) == [
+            place for n, place in enumerate(expected) if place not in expected[:n]
+        ]
+        assert seen(horizontal[0, 0, 3, 2], v) == [*above, [3, 0], [3, 1]]
 
 
 # --- probabilities ---------------------------------------------------------------------------------------------------
