@@ -134,7 +134,6 @@ WHOLE = list(lawful())
 
 def test_every_strategy_is_lawful_on_some_kind_of_data():
     assert {config.strategies[0].kind for config in WHOLE if config.strategies} == set(CATALOGUE)
-    assert {config.data.kind for config in WHOLE} == set(RECIPES)
 
 
 @pytest.mark.parametrize("config", WHOLE, ids=lambda c: f"{c.data.kind}-{'+'.join(s.kind for s in c.strategies)}")
@@ -308,7 +307,8 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         ),
         (
             {"data": {"kind": "sythetic"}},
-            "data.kind must be one of synthetic, text, reinflection, images, but is 'sythetic'. Did you mean synthetic?",
+            "data.kind must be one of synthetic, text, reinflection, images, but is 'sythetic'. "
+            "Did you mean synthetic?",
         ),
         ({"data": {"kind": None}}, "data.kind must be one of synthetic, text, reinflection, images, but is None."),
         (
