@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LATENT_COLUMNS", "Column"]
+__all__ = ["DATA_COLUMNS", "LATENT_COLUMNS", "Column"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,6 @@ LATENT_COLUMNS = (
     "kl_by_dimension",
 )
 """The measured columns that speak of z; null in a model without one."""
+
+DATA_COLUMNS = ("tokens", "ppl", "bits_per_dim")
+"""The measured columns by which kinds of data tell a likelihood; null in the data of another kind."""

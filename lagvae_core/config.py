@@ -46,7 +46,8 @@ class TrialConfig(Setting):
         data = given.get("data", {})
         kind = data.get("kind", "synthetic") if isinstance(data, Mapping) else getattr(data, "kind", None)
         filled = dict(given)
-        for section, values in RECIPES.get(str(kind), {}).items():
+        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # of an unknown kind the mistake is told elsewhere
+        for section, values in recipe.items():
             own = given.get(section, {})
             if isinstance(own, Mapping):
                 same = own.get("kind", values.get("kind")) == values.get("kind")

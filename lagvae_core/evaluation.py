@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lagvae_core.columns import LATENT_COLUMNS
+from lagvae_core.columns import DATA_COLUMNS, LATENT_COLUMNS
 from lagvae_core.data import Batch, Dataset, Split
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
@@ -135,6 +135,7 @@ def evaluate(
     means = importance(encoded.infer, weights)
     likelihood = means["nll_iw"]
     metrics = posterior_columns(model, encoded, groups) | {
+        **dict.fromkeys(DATA_COLUMNS),
         **dataset.domain.columns(likelihood.nll, total, split.units),
         "iw_k": likelihood.samples,
         "iw_ess": float(likelihood.ess_N.median()),

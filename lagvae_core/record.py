@@ -13,7 +13,7 @@ __all__ = ["CURVE_COLUMNS", "METRIC_COLUMNS", "EpochRecord", "Progress", "TrialR
 
 METRIC_COLUMNS: tuple[Column, ...] = (
     Column("n", "int", "examples measured"),
-    Column("tokens", "int", "predicted tokens measured"),
+    Column("tokens", "int", "predicted tokens measured; null for images"),
     Column(
         "nll_iw",
         "float",
@@ -41,7 +41,8 @@ METRIC_COLUMNS: tuple[Column, ...] = (
     Column("au", "int", "active units: dimensions with Var(E[z|x]) >= 0.01, in units of the prior", "max"),
     Column("mean_variance", "floats", "Var(E[z|x]) of each dimension, in units of the prior"),
     Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null where it does not split"),
-    Column("ppl", "float", "exp(sum of nll_iw / sum of predicted tokens), corpus level", "min"),
+    Column("ppl", "float", "exp(sum of nll_iw / sum of predicted tokens), corpus level; null for images", "min"),
+    Column("bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits a pixel of images; null for words", "min"),
     Column("best_epoch", "int", "the epoch (from 1) whose weights are measured"),
     Column("epochs", "int", "epochs trained"),
     Column(

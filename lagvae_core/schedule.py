@@ -11,17 +11,19 @@ __all__ = ["DecayRule"]
 
 @dataclass
 class DecayRule:
-    """The rule of the published text code of He et al. 2019.
+    """The rules of the published code of He et al. 2019.
 
     An epoch is bad if its loss exceeds the reference. A decay happens at the `patience`-th bad epoch running, from
-    epoch `min_epoch` (from 0) on; the count goes on before that epoch. Every other epoch that is not bad sets the
-    reference and clears the count; a decay sets the reference to its own, *worse* loss. Training stops at decay number
+    epoch `min_epoch` (from 0) on; the count goes on before that epoch. An epoch that is not bad sets the reference and
+    clears the count. A decay clears the count too; against the `last` loss (text) it sets the reference to its own,
+    *worse* one, and against the `best` so far (images) leaves the reference alone. Training stops at decay number
     `max_decays`.
     """
 
     patience: int
     min_epoch: int
     max_decays: int
+    against: Literal["last", "best"] = "last"
     reference: float = math.inf
     bad_epochs: int = 0
     decays: int = 0
@@ -34,7 +36,9 @@ class DecayRule:
         self.bad_epochs += 1
         if self.bad_epochs < self.patience or epoch < self.min_epoch:
             return "continue"
-        self.reference, self.bad_epochs = loss, 0
+        self.bad_epochs = 0
+        if self.against == "last":
+            self.reference = loss
         self.decays += 1
         return "stop" if self.decays >= self.max_decays else "decay"
 

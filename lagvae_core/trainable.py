@@ -329,7 +329,9 @@ class Trial:
         self.learner.parts = self.parts.pretraining.in_force(self.parts, self.epoch)
         self.learner.learning_rate = training.learning_rate
         self.learner.fresh_optimisers()
-        self.decay = DecayRule(training.decay_patience, training.decay_min_epoch, training.max_decays)
+        self.decay = DecayRule(
+            training.decay_patience, training.decay_min_epoch, training.max_decays, training.decay_reference
+        )
         self.divergence = DivergenceRule(training.kl_explode)
         self.best = {"epoch": 0, "valid_loss": float("inf"), "model": {}}
 

@@ -58,12 +58,20 @@ def _refused_pairs() -> dict[str, dict[str, str]]:
 
 
 def _refusal(one: str, other: str) -> str:
+    """Why the two are refused on words and on images alike, or nothing; the reason is not that they need other data."""
+    found = [_reasons(one, other, data) for data in ("text", "images")]
+    if not all(found):
+        return ""
+    told = [reasons for reasons in found if not any(reason.startswith("E09") for reason in reasons)]
+    return "; ".join((told or found)[0])
+
+
+def _reasons(one: str, other: str, data: str) -> list[str]:
     try:
-        parse_trial({"data": {"kind": "text", "path": "."}, "strategies": [one, other]})
+        parse_trial({"data": {"kind": data, "path": "."}, "strategies": [one, other]})
     except ConfigError as error:
-        reasons = [_reason(mistake) for mistake in error.mistakes if isinstance(mistake, Mistake)]
-        return "; ".join(reasons)
-    return ""
+        return [_reason(mistake) for mistake in error.mistakes if isinstance(mistake, Mistake)]
+    return []
 
 
 def _reason(mistake: Mistake) -> str:

@@ -34,19 +34,30 @@ def duration(seconds: float) -> str:
 def describe_data(report: Mapping[str, int | float | str]) -> str:
     """What was loaded, in one line."""
     sizes = "/".join(f"{report[f'{split}_examples']:,}" for split in ("train", "valid", "test"))
+    text = f"data: {sizes} train/valid/test examples of {_images(report) if 'height' in report else _texts(report)}"
+    return text + (f", labels {report['labels']}" if report.get("labels") else "")
+
+
+def _images(report: Mapping[str, int | float | str]) -> str:
+    bits = str(report["test_bits_sha256"])[:12]
+    grey = f"mean grey {report['train_mean_grey']:.3f}"
+    return f"{report['height']} x {report['width']} pixels, {grey}, test bits {bits}"
+
+
+def _texts(report: Mapping[str, int | float | str]) -> str:
     unit = report.get("unit", "words")
     words = (
         f"{report['train_length_min']} to {report['train_length_max']} {unit} (mean {report['train_length_mean']:.1f})"
     )
-    text = f"data: {sizes} train/valid/test examples of {words}, vocabulary {report['vocabulary']:,}"
+    text = f"{words}, vocabulary {report['vocabulary']:,}"
     dropped = {
         why: sum(int(report.get(f"{split}_dropped_{why}", 0)) for split in ("train", "valid", "test"))
         for why in ("empty", "long")
     }
     text += "".join(f", {count:,} {why} lines dropped" for why, count in dropped.items() if count)
     unknown = [float(report.get(f"{split}_oov_rate", 0.0)) for split in ("valid", "test")]
-    text += f", unknown {unit} {unknown[0]:.2%}/{unknown[1]:.2%} of valid/test" if any(unknown) else ""
-    return text + (f", labels {report['labels']}" if report.get("labels") else "")
+    told = f", unknown {unit} {unknown[0]:.2%}/{unknown[1]:.2%} of valid/test" if any(unknown) else ""
+    return text + told
 
 
 class Display:

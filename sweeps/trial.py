@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_arm_text", "run_trial"]
 
-SMALL_HIDDEN = 256
-"""Models below this many hidden units are faster on one core than on several."""
-
 
 def run_trial(
     config: str | None,
@@ -100,7 +97,7 @@ def usual_threads(config: TrialConfig) -> int:
     """The cores that a model of this size is fastest on."""
     import torch
 
-    return 1 if config.model.hidden < SMALL_HIDDEN else torch.get_num_threads()
+    return 1 if config.model.small else torch.get_num_threads()
 
 
 def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lagvae_core import TrialConfig, TrialRecord, train
 from lagvae_core.config import parse_trial
-from lagvae_core.data import SyntheticData, TokenDataset
+from lagvae_core.data import DataConfig, Dataset
 from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import LstmDecoder
 from lagvae_core.record import Progress
@@ -35,15 +37,49 @@ SHORT_AGGRESSIVE = {"kind": "aggressive", "max_inner": 8, "check": 3, "mi_tol": 
 """Aggressive with an inner loop of at most 7 steps, in a phase that does not end in two epochs."""
 
 
+ABOUT_IMAGES = {"pixelcnn_lm"}
+"""Strategies that have no place on words."""
+
+TINY_IMAGE_MODEL = {"latent_dim": 2, "kernels": [3, 3, 3], "maps": 4, "encoder_maps": 4, "encoder_hidden": 8}
+
+
 def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
     """A configuration that trains in a tenth of a second; `sections` change data, model, training, evaluation."""
+    if any((s if isinstance(s, str) else s["kind"]) in ABOUT_IMAGES for s in strategies) and "data" not in sections:
+        return tiny_images(*strategies, seed=seed, **sections)
     defaults = {"data": TINY_DATA, "model": TINY_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
     filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
     return parse_trial({**filled, "strategies": list(strategies), "seed": seed})
 
 
+def tiny_images(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
+    """The same on 6 x 6 images: a bright square somewhere on a dark ground."""
+    data = {"kind": "images", "path": str(tiny_image_file())}
+    defaults = {"data": data, "model": TINY_IMAGE_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
+    filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
+    return parse_trial({**filled, "strategies": list(strategies), "seed": seed})
+
+
 @functools.cache
-def dataset_of(data: SyntheticData) -> TokenDataset:
+def tiny_image_file() -> Path:
+    """Grey images of 6 x 6 pixels with the column of the square as label; kept for the life of the process."""
+    generator, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 64), ("valid", 32), ("test", 32)):
+        corners = generator.integers(0, 4, (count, 2))
+        images = generator.integers(0, 40, (count, 1, 6, 6), dtype=np.uint8)
+        for image, (row, column) in zip(images, corners, strict=True):
+            image[0, row : row + 3, column : column + 3] = generator.integers(200, 256, (3, 3))
+        arrays |= {split: images, f"{split}_labels": corners[:, 1]}
+    _KEPT.append(folder := tempfile.TemporaryDirectory())
+    np.savez(path := Path(folder.name, "images.npz"), **arrays)
+    return path
+
+
+_KEPT: list[Any] = []
+
+
+@functools.cache
+def dataset_of(data: DataConfig) -> Dataset:
     """The data, generated once a process and kept out of every lasting cache."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAGVAE_CACHE", folder)
@@ -51,12 +87,10 @@ def dataset_of(data: SyntheticData) -> TokenDataset:
 
 
 def run(config: TrialConfig, **options: Any) -> TrialRecord:
-    assert isinstance(config.data, SyntheticData)
     return train(config, dataset=dataset_of(config.data), **options)
 
 
 def trial_of(config: TrialConfig) -> Trial:
-    assert isinstance(config.data, SyntheticData)
     return Trial(config, dataset_of(config.data), torch.device("cpu"))
 
 
@@ -70,9 +104,10 @@ def trained_of(config: TrialConfig) -> Trained:
 def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
     """The record as JSON, without what the clock and the machine decide."""
     values = record if isinstance(record, dict) else record.to_json()
+    data = {name: value for name, value in values["config"]["data"].items() if name != "path"}
     kept = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
     curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
-    return {**values, "curve": curve, "cost": kept}
+    return {**values, "config": {**values["config"], "data": data}, "curve": curve, "cost": kept}
 
 
 class MemoryCheckpoint:

@@ -1,4 +1,4 @@
-"""Where sentences come from: `DataConfig` is one of the sources, `load()` gives its `TokenDataset`."""
+"""Where data come from: `DataConfig` is one of the sources, `load()` gives its `Dataset`."""
 
 from typing import Annotated
 
@@ -19,7 +19,9 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.data.images import ImageData
 from lagvae_core.data.inflection import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
+from lagvae_core.data.pixels import ImageBatch, ImageDataset, ImageDomain, ImageSplit
 from lagvae_core.data.reinflection import ReinflectionData
 from lagvae_core.data.synthetic import SyntheticData
 from lagvae_core.data.text import TextData
@@ -36,6 +38,11 @@ __all__ = [
     "Dataset",
     "Domain",
     "History",
+    "ImageBatch",
+    "ImageData",
+    "ImageDataset",
+    "ImageDomain",
+    "ImageSplit",
     "InflectionBatch",
     "InflectionDataset",
     "InflectionDomain",
@@ -53,4 +60,4 @@ __all__ = [
     "Vocabulary",
 ]
 
-DataConfig = Annotated[SyntheticData | TextData | ReinflectionData, Field(discriminator="kind")]
+DataConfig = Annotated[SyntheticData | TextData | ReinflectionData | ImageData, Field(discriminator="kind")]

@@ -5,6 +5,7 @@ from typing import Annotated, Union
 from pydantic import Field
 
 from lagvae_core.models.gru_attention import GruAttentionModel
+from lagvae_core.models.image_vae import ResNetPixelCnn
 from lagvae_core.models.lstm import LstmModel
 
 __all__ = ["ModelConfig"]
@@ -13,6 +14,7 @@ ModelConfig = Annotated[
     Union[  # noqa: UP007
         LstmModel,
         GruAttentionModel,
+        ResNetPixelCnn,
     ],
     Field(discriminator="kind"),
 ]

@@ -60,6 +60,15 @@ class ModelSetting(Setting, ABC):
         """Dropout on what the decoder reads, where no strategy says otherwise."""
         return 0.0
 
+    @property
+    @abstractmethod
+    def small(self) -> bool:
+        """Whether it is faster on one core than on several."""
+
+
+SMALL_HIDDEN = 256
+"""Recurrent models below this many hidden units are faster on one core than on several."""
+
 
 class TokenModel(ModelSetting):
     """A recurrent encoder and decoder of tokens."""
@@ -72,3 +81,7 @@ class TokenModel(ModelSetting):
     @property
     def input_rate(self) -> float:
         return self.dropout_in
+
+    @property
+    def small(self) -> bool:
+        return self.hidden < SMALL_HIDDEN

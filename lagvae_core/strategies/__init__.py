@@ -36,6 +36,7 @@ from lagvae_core.strategies.mdr import Mdr
 from lagvae_core.strategies.mog_prior import MogPrior
 from lagvae_core.strategies.multitask_bow import MultitaskBow
 from lagvae_core.strategies.offset_init import OffsetInit
+from lagvae_core.strategies.pixelcnn_lm import PixelCnnLm
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.scale_vae import ScaleVae
 from lagvae_core.strategies.skip_vae import SkipVae
@@ -75,6 +76,7 @@ __all__ = [
     "MogPrior",
     "MultitaskBow",
     "OffsetInit",
+    "PixelCnnLm",
     "SaVae",
     "ScaleVae",
     "SkipVae",

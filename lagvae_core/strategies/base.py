@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from lagvae_core.columns import Column
+from lagvae_core.columns import LATENT_COLUMNS, Column
 from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.setting import ModelSetting, TokenModel
+from lagvae_core.models.without_z import NoEncoder, decoder_without_z
 from lagvae_core.randomness import Streams
 from lagvae_core.recipe import TrainingConfig
 from lagvae_core.settings import Setting
@@ -21,12 +22,14 @@ from lagvae_core.slots import KlWeight, Parts, Penalty
 __all__ = [
     "KlExchange",
     "KlSchedule",
+    "LanguageModel",
     "Refusal",
     "Setup",
     "Strategy",
     "Surroundings",
     "assemble",
     "grouped_batches",
+    "images_only",
     "lstm_only",
     "needs_companions",
     "several_penalties",
@@ -95,6 +98,12 @@ def text_only(kind: str, setup: Setup) -> Iterator[Refusal]:
     """For strategies that are about words."""
     if setup.data_kind == "images":
         yield Refusal("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
+
+
+def images_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+    """For strategies that are about pixels."""
+    if setup.data_kind != "images":
+        yield Refusal("E09", f"{kind} is about the pixels of images and means nothing on words; remove it")
 
 
 def lstm_only(kind: str, setup: Setup) -> Iterator[Refusal]:
@@ -215,6 +224,26 @@ class _ScheduledWeight(KlWeight):
     def __call__(self, step: int) -> float:
         start, end = self._schedule.w_start, self._schedule.w_end
         return min(end, start + (end - start) * self._schedule.share(step, self._batches))
+
+
+class LanguageModel(Strategy):
+    """The decoder alone, in a model with a latent space of no dimensions, in which what speaks of z is null."""
+
+    slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    unmeasured: ClassVar[frozenset[str]] = frozenset({*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"})
+    latent: ClassVar[bool] = False
+
+    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+        return {"encoder": NoEncoder, "decoder": decoder_without_z}
+
+    def latent_strategies(self, setup: Setup) -> Iterator[Refusal]:
+        """The strategies beside it that would act on z."""
+        for other in setup.strategies:
+            if other.latent:
+                yield Refusal(
+                    "E10",
+                    f"{self.kind} has no latent variable that {other.kind} could act on; remove one of the two",
+                )
 
 
 class KlExchange(Strategy):

@@ -53,7 +53,9 @@ class FraternalDropout(Strategy):
         return {"decode": FraternalDecoding(self)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from text_only("fraternal_dropout", setup)
+        if elsewhere := [*text_only("fraternal_dropout", setup)]:
+            yield from elsewhere
+            return
         words_are_dropped = any("corrupt" in s.slots for s in setup.strategies)
         if self.same_word_mask and not words_are_dropped:
             yield Refusal(

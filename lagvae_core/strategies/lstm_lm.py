@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from lagvae_core.strategies.base import LanguageModel, Refusal, Setup, lstm_only, text_only
 
-from lagvae_core.columns import LATENT_COLUMNS
-from lagvae_core.data import Batch, TextDomain
-from lagvae_core.models.decoder import Wiring
-from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.lstm import LstmDecoder, LstmModel
-from lagvae_core.models.setting import Features
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, lstm_only, text_only
-
-__all__ = ["LstmLm", "NoEncoder"]
+__all__ = ["LstmLm"]
 
 
-class LstmLm(Strategy):
+class LstmLm(LanguageModel):
     """The decoder alone, without z and without an encoder: the LSTM language model against which every VAE is held.
 
     Source: He et al. 2019, LSTM-LM in Table 1.
@@ -31,39 +22,11 @@ class LstmLm(Strategy):
     `nll_iw` is not below it has gained nothing by z. `model.latent_dim` has no meaning here.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 1"
-    unmeasured: ClassVar[frozenset[str]] = frozenset({*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"})
-    latent: ClassVar[bool] = False
 
     kind: Literal["lstm_lm"] = "lstm_lm"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"encoder": NoEncoder, "decoder": decoder_without_z}
-
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
-            if other.latent:
-                yield Refusal(
-                    "E10", f"lstm_lm has no latent variable that {other.kind} could act on; remove one of the two"
-                )
+        yield from self.latent_strategies(setup)
         yield from text_only("lstm_lm", setup)
         yield from lstm_only("lstm_lm", setup)
-
-
-class NoEncoder(nn.Module):
-    """q(z|x) over no dimensions, whatever x is."""
-
-    nothing: Tensor
-
-    def __init__(self, setting: LstmModel, domain: TextDomain, features: Features | None = None) -> None:
-        super().__init__()
-        self.register_buffer("nothing", torch.zeros(0), persistent=False)
-
-    def forward(self, batch: Batch) -> Gaussian:
-        nothing_BZ = self.nothing.expand(batch.size, 0)
-        return Gaussian(nothing_BZ, nothing_BZ)
-
-
-def decoder_without_z(setting: LstmModel, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> LstmDecoder:
-    return LstmDecoder(setting.model_copy(update={"latent_dim": 0}), domain.vocabulary, stream, wiring)

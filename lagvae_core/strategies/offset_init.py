@@ -13,7 +13,7 @@ from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.models.setting import TokenModel
 from lagvae_core.settings import Tunable
 from lagvae_core.slots import Side
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect
 
 __all__ = ["OffsetInit"]
 
@@ -31,6 +31,7 @@ class OffsetInit(Strategy):
     the plain VAE.
 
     - The paper's intervals are U(0.04, 0.06) and U(0, 0.2) as we remember them; the defaults are these.
+    - On images every parameter is a weight, those of batch normalisation too.
     - Log-variances start as large as the means. The paper has 50 hidden units; with many more, narrow the intervals.
     """
 
@@ -55,6 +56,8 @@ class OffsetInit(Strategy):
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if setup.data_kind == "images":
+            yield from without_effect(self, "on images", "embedding_low", "embedding_high")
         for name, low, high in (("", self.low, self.high), ("embedding_", self.embedding_low, self.embedding_high)):
             if low >= high:
                 yield Refusal(

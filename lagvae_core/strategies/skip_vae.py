@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from lagvae_core.models.decoder import Skip
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Strategy, Surroundings
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
 
 __all__ = ["SkipVae"]
 
@@ -23,6 +24,7 @@ class SkipVae(Strategy):
 
     - `to` `all` reaches the layers between too. The LSTM has one layer, whose steps all read z already, so that `all`
       is `output` there. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
+    - In a decoder of images the maps of z, projected, are added to what a layer reads; `concat` is refused there.
     - `add` has no function around the sum; the LSTM's h_t is itself the output of one.
     - The published code leaves the skip out where it generates text. Here it is part of the model.
     """
@@ -42,3 +44,9 @@ class SkipVae(Strategy):
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
         return {"skip": Skip(self.path, everywhere=self.to == "all")}
+
+    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+        if setup.data_kind == "images" and self.path == "concat":
+            yield Refusal(
+                "E09", "skip_vae.path = concat is a layout of decoders of words; on images set skip_vae.path = add"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -10,37 +11,44 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lagvae_core.data import EOS, TokenBatch
+from lagvae_core.data import EOS, ImageBatch, ImageDomain, TokenBatch
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
+from lagvae_core.models.resnet import ResNetEncoder, running_statistics
 from lagvae_core.models.setting import TokenEncoder
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect
 
-__all__ = ["PseudoPrior", "VampPrior"]
+__all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
 
 INIT_MEAN = -0.05
 
+DARKEST = 0.02
+"""The grey at which a black pixel of a training image starts, and the distance from white of a white one."""
+
 
 class VampPrior(Strategy):
-    """The prior is the mean of the posteriors of learned pseudo-inputs, sentences of free embeddings.
+    """The prior is the mean of the posteriors of learned pseudo-inputs, sentences of free embeddings or grey images.
 
     Source: Tomczak & Welling 2018, with the constants of their published code.
 
     p(z) = (1/C) sum_c q(z | v_c), where each of the C = `components` pseudo-inputs v_c is `length` vectors that the
-    encoder reads in the place of word embeddings. They learn with the decoder; the encoder learns through both sides of
-    the KL, which is by Monte Carlo, log q(z|x) - log p(z) at the sample that is decoded and in evaluation at 100, and
-    does not split over dimensions. Every update encodes all pseudo-inputs beside the batch: many long ones cost more
-    than the batch itself. In evaluation their posteriors are computed once.
+    encoder reads in the place of word embeddings, or an image whose greys are sigmoids of free numbers. They learn with
+    the decoder; the encoder learns through both sides of the KL, which is by Monte Carlo, log q(z|x) - log p(z) at the
+    sample that is decoded and in evaluation at 100, and does not split over dimensions. Every update encodes all
+    pseudo-inputs beside the batch: many long ones cost more than the batch itself. In evaluation their posteriors are
+    computed once.
 
     - The prior meets the posterior as evaluation does: with running averages in the place of statistics of a batch,
       which it does not enter, and with no variance dropped.
     - `length` counts vectors, `<s>` and `</s>` included; null is the mean over the training sentences.
     - Vectors start from N(init_mean, init_std^2). With `init_from_data` they start as the encoder's embeddings of the
       training sentences nearest to `length`, cut or continued with `</s>` to it, under noise of deviation init_std.
-    - The paper's pseudo-inputs are images, squashed into (0, 1); vectors before an LSTM need no bound. Their code drops
-      constants that cancel between the two densities; here they stay. It holds log-variances in (-6, 2); here nothing
-      does. It can take several samples of the KL an example; training here draws one, for every remedy.
+    - Their code cuts images off at 0 and 1; from its start below 0 no gradient would ever reach a pixel, hence
+      sigmoids, which start from N(init_mean, init_std^2) too, or with `init_from_data` as training images with greys of
+      at least 0.02 and at most 0.98. Vectors before an LSTM need no bound. Their code drops constants that cancel
+      between the two densities; here they stay. It holds log-variances in (-6, 2); here nothing does. It can take
+      several samples of the KL an example; training here draws one, for every remedy.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -59,8 +67,11 @@ class VampPrior(Strategy):
     init_from_data: Annotated[bool, Field(description="start as embedded training sentences")] = False
 
     def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        batches = [batch.read for batch in surroundings.train_batches if isinstance(batch, TokenBatch)]
-        return {"prior": PseudoPrior(self, surroundings.token_model.embedding, batches)}
+        domain, batches = surroundings.domain, surroundings.train_batches
+        if isinstance(domain, ImageDomain):
+            return {"prior": PseudoImages(self, domain, [batch for batch in batches if isinstance(batch, ImageBatch)])}
+        sentences = [batch.read for batch in batches if isinstance(batch, TokenBatch)]
+        return {"prior": PseudoSentences(self, surroundings.token_model.embedding, sentences)}
 
     def refusals(self, setup: Setup) -> Iterator[Refusal]:
         for other in setup.strategies:
@@ -76,32 +87,35 @@ class VampPrior(Strategy):
                     f"the pseudo-inputs of vamp_prior have no words, which {other.kind} with bow_input = true makes "
                     f"the encoder read; set {other.kind}.bow_input = false or remove one of the two",
                 )
+        if setup.data_kind == "images":
+            yield from without_effect(self, "on images", "length")
         if self.init_from_data and self.init_mean != INIT_MEAN:
             yield Refusal("E18", "vamp_prior.init_mean is an unused option with init_from_data = true; leave it out")
 
 
 class PseudoPrior(Prior):
-    """(1/C) sum_c q(z | v_c); v is `pseudo_LCE`, L vectors of each of C pseudo-inputs.
+    """(1/C) sum_c q(z | v_c). It holds encoder and posterior without owning their parameters, which are in the model.
 
-    It holds encoder and posterior without owning their parameters, which are in the model once.
+    A subclass holds the pseudo-inputs v and makes `start` and `encoded`.
     """
 
-    def __init__(self, setting: VampPrior, embedding: int, batches: Sequence[TokenBatch]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        length = setting.length or mean_length(batches)
-        start_LCE = setting.init_std * torch.randn(length, setting.components, embedding)
-        self.pseudo_LCE = nn.Parameter(start_LCE if setting.init_from_data else start_LCE + setting.init_mean)
-        self._sentences_CL = sentences_near(length, setting.components, batches) if setting.init_from_data else None
-        self._network: tuple[TokenEncoder, Posterior] | None = None
+        self._network: tuple[nn.Module, Posterior] | None = None
         self._settled: Gaussian | None = None
 
+    @abstractmethod
+    def start(self, encoder: nn.Module) -> None:
+        """Called once when the model is built, for pseudo-inputs whose start needs the encoder."""
+
+    @abstractmethod
+    def encoded(self, encoder: nn.Module) -> Gaussian:
+        """What the encoder says of the C pseudo-inputs, without the statistics of a batch."""
+
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
-        assert isinstance(encoder, TokenEncoder)
         assert isinstance(posterior, Posterior)
         self._network = (encoder, posterior)
-        if self._sentences_CL is not None:
-            with torch.no_grad():
-                self.pseudo_LCE.add_(encoder.embedding(self._sentences_CL.T))
+        self.start(encoder)
 
     def train(self, mode: bool = True) -> Self:
         self._settled = None
@@ -119,8 +133,8 @@ class PseudoPrior(Prior):
     def _posteriors(self) -> Gaussian:
         assert self._network is not None, "a prior of pseudo-inputs must be bound to its encoder first"
         encoder, posterior = self._network
-        encoded, training = encoder.read(self.pseudo_LCE), posterior.training
-        posterior.eval()  # the encoder stays as it is: on a GPU an LSTM in eval mode gives no gradient
+        encoded, training = self.encoded(encoder), posterior.training
+        posterior.eval()
         q = posterior(encoded).q
         posterior.train(training)
         assert isinstance(q, Gaussian), "pseudo-posteriors are Gaussians"
@@ -135,6 +149,56 @@ class PseudoPrior(Prior):
         total = len(components.mean_BZ)
         chosen = torch.randint(total, (len(noise_NZ),), generator=generator, device=generator.device)
         return components.select(chosen).draw(noise_NZ[:, None]).z_BSZ[:, 0]
+
+
+class PseudoSentences(PseudoPrior):
+    """v is `pseudo_LCE`, L vectors of each of C pseudo-inputs."""
+
+    def __init__(self, setting: VampPrior, embedding: int, batches: Sequence[TokenBatch]) -> None:
+        super().__init__()
+        length = setting.length or mean_length(batches)
+        start_LCE = setting.init_std * torch.randn(length, setting.components, embedding)
+        self.pseudo_LCE = nn.Parameter(start_LCE if setting.init_from_data else start_LCE + setting.init_mean)
+        self._sentences_CL = sentences_near(length, setting.components, batches) if setting.init_from_data else None
+
+    def start(self, encoder: nn.Module) -> None:
+        assert isinstance(encoder, TokenEncoder)
+        if self._sentences_CL is not None:
+            with torch.no_grad():
+                self.pseudo_LCE.add_(encoder.embedding(self._sentences_CL.T))
+
+    def encoded(self, encoder: nn.Module) -> Gaussian:
+        """The encoder's mode stays as it is: on a GPU an LSTM in eval mode gives no gradient."""
+        assert isinstance(encoder, TokenEncoder)
+        return encoder.read(self.pseudo_LCE)
+
+
+class PseudoImages(PseudoPrior):
+    """v is the sigmoid of `pseudo_CHW`."""
+
+    def __init__(self, setting: VampPrior, domain: ImageDomain, batches: Sequence[ImageBatch]) -> None:
+        super().__init__()
+        start_CHW = setting.init_std * torch.randn(setting.components, domain.height, domain.width)
+        if setting.init_from_data:
+            grey_CHW = first_images(setting.components, batches).clamp(DARKEST, 1.0 - DARKEST)
+            self.pseudo_CHW = nn.Parameter(start_CHW + grey_CHW.logit())
+        else:
+            self.pseudo_CHW = nn.Parameter(start_CHW + setting.init_mean)
+
+    def start(self, encoder: nn.Module) -> None:
+        assert isinstance(encoder, ResNetEncoder)
+
+    def encoded(self, encoder: nn.Module) -> Gaussian:
+        """Batch normalisation uses its running averages, which the pseudo-inputs do not enter."""
+        assert isinstance(encoder, ResNetEncoder)
+        with running_statistics(encoder):
+            return encoder.read(self.pseudo_CHW.sigmoid())
+
+
+def first_images(count: int, batches: Sequence[ImageBatch]) -> Tensor:
+    """`count` images [C, H, W] in the order of `batches`, beginning anew where there are fewer."""
+    rows = [row for batch in batches for row in batch.pixels_BHW.cpu()]
+    return torch.stack([rows[number % len(rows)] for number in range(count)])
 
 
 def mean_length(batches: Sequence[TokenBatch]) -> int:

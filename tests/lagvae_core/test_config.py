@@ -2,8 +2,10 @@ import copy
 import json
 import pickle
 import re
+from contextlib import suppress
 
 import pytest
+from helpers import ABOUT_IMAGES
 from pydantic import ValidationError
 
 from lagvae_core.config import TrialConfig, parse_trial
@@ -13,6 +15,7 @@ from lagvae_core.recipe import RECIPES
 from lagvae_core.strategies import CATALOGUE
 
 TEXT = {"data": {"kind": "text", "path": "somewhere", "partition": "fixed_random"}}
+IMAGES = {"data": {"kind": "images", "path": "images.npz"}}
 MESSAGE = re.compile(r"^(?P<key>[\w.\[\]]+|the file) must (?P<law>.+?), but is (?P<value>.+?)\.( (?P<remedy>.+[.?]))?$")
 
 PARSER = re.compile(r"(?i)input|a valid|unable|_type|dictionary|instance|should")
@@ -38,6 +41,40 @@ def refusals(*strategies, **sections):
 # --- defaults --------------------------------------------------------------------------------------------------------
 
 
+def test_the_recipe_of_images():
+    config = parse_trial(IMAGES)
+    training = config.training
+    assert (config.model.kind, config.model.latent_dim, config.model.variant) == ("resnet_pixelcnn", 32, "v2")
+    assert (training.optimiser, training.learning_rate, training.batch_size) == ("adam", 1e-3, 50)
+    assert (training.decay_patience, training.decay_min_epoch, training.decay_reference) == (20, 0, "best")
+    assert (training.max_decays, training.epochs, training.clip_norm) == (5, 1000, 5.0)
+    assert config.evaluation.mi_batch_size == 50
+    assert parse_trial({}).training.decay_reference == parse_trial(TEXT).training.decay_reference == "last"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({**IMAGES, "model": {"kind": "lstm"}}, r"model\.kind must model data of kind images, but is 'lstm'"),
+        ({"model": {"kind": "resnet_pixelcnn"}}, r"model data of kind synthetic.*It models images\."),
+        ({**IMAGES, "model": {"kernels": [7, 4]}}, r"^model\.kernels\[1\] must be odd, but is 4\."),
+        ({**IMAGES, "model": {"kernels": []}}, r"^model\.kernels must"),
+        (
+            {**IMAGES, "model": {"variant": "v3"}},
+            r"^model\.variant must be 'v2', 'gated13' or 'gated12_kim', but is 'v3'",
+        ),
+        (
+            {"data": {"kind": "image"}, "model": {"latent_dim": 3}},
+            r"^data\.kind must be one of.*Did you mean images\?$",
+        ),
+    ],
+)
+def test_mistakes_about_images(given, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_trial(given)
+    assert len(caught.value.mistakes) == 1
+
+
 def test_the_recipe_of_the_synthetic_data():
     config = parse_trial({})
     assert config == parse_trial({"data": {"kind": "synthetic"}}) == parse_trial({"data": {}}) == TrialConfig()
@@ -59,10 +96,10 @@ def test_the_recipe_of_text():
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_given_value_wins_over_the_recipe_and_leaves_the_rest_of_it(kind):
     needed = {"text": {"path": "somewhere"}, "reinflection": {"path": "somewhere", "language": "turkish"}}
-    data = {"kind": kind, **needed.get(kind, {})}
-    config = parse_trial({"data": data, "model": {"hidden": 8}, "training": {"epochs": 3}})
-    assert (config.model.hidden, config.training.epochs) == (8, 3)
-    assert config.model.latent_dim == RECIPES[kind]["model"]["latent_dim"]
+    data = {"kind": kind, **(needed | {"images": {"path": "images.npz"}}).get(kind, {})}
+    config = parse_trial({"data": data, "model": {"latent_dim": 8}, "training": {"epochs": 3}})
+    assert (config.model.latent_dim, config.training.epochs) == (8, 3)
+    assert config.model.kind == RECIPES[kind]["model"]["kind"]
     assert config.training.batch_size == RECIPES[kind]["training"]["batch_size"]
 
 
@@ -82,7 +119,21 @@ def test_a_configuration_cannot_be_changed():
 # --- round trips and identity ----------------------------------------------------------------------------------------
 
 STACKS = [[kind] for kind in CATALOGUE] + [[], ["aggressive", "kl_linear_epoch"], ["encoder_lr", "scale_vae"]]
-WHOLE = [parse_trial({**data, "strategies": stack, "seed": 7}) for data in ({}, TEXT) for stack in STACKS]
+
+
+def lawful():
+    """Every stack on every kind of data on which it can be meant."""
+    for data in ({}, TEXT, IMAGES):
+        for stack in STACKS:
+            with suppress(ConfigError):
+                yield parse_trial({**data, "strategies": stack, "seed": 7})
+
+
+WHOLE = list(lawful())
+
+
+def test_every_strategy_is_lawful_on_some_kind_of_data():
+    assert {config.strategies[0].kind for config in WHOLE if config.strategies} == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("config", WHOLE, ids=lambda c: f"{c.data.kind}-{'+'.join(s.kind for s in c.strategies)}")
@@ -130,7 +181,8 @@ WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled
 WORDS += ("total_batch", "cosine", "softplus", "ar1")
 WORDS += ("resplit_random", "padded", "zero", "row", "hidden", "encoder")
 WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl", "step")
-CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], {"kind": "lstm"})
+WORDS += ("sgd", "last", "best", "fixed", "fixed_random", "reduced", "gated13")
+CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], [1, 3], {"kind": "lstm"})
 
 
 def lawful_changes(values, path, config):
@@ -255,9 +307,10 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         ),
         (
             {"data": {"kind": "sythetic"}},
-            "data.kind must be one of synthetic, text, reinflection, but is 'sythetic'. Did you mean synthetic?",
+            "data.kind must be one of synthetic, text, reinflection, images, but is 'sythetic'. "
+            "Did you mean synthetic?",
         ),
-        ({"data": {"kind": None}}, "data.kind must be one of synthetic, text, reinflection, but is None."),
+        ({"data": {"kind": None}}, "data.kind must be one of synthetic, text, reinflection, images, but is None."),
         (
             {"strategies": [{"beta": 3}]},
             f"strategies[0] must name its kind, but is {{'beta': 3}}. Known kinds: {', '.join(CATALOGUE)}.",
@@ -279,7 +332,7 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
             {"training": {"epochs": None}},
             "training.epochs must be an integer, but is None. "
             "It is: passes over the training data, at most (default 50 for synthetic, 100 for text, "
-            "50 for reinflection).",
+            "50 for reinflection, 1000 for images).",
         ),
         ({"data": {"kind": "text", "path": ""}}, "data.path must have at least 1 character(s), but is ''. It is: "),
         ({"training": 3}, "training must be a mapping of keys to values, but is 3. It is: the base recipe"),
@@ -354,7 +407,7 @@ def test_an_untested_combination_must_be_allowed():
 
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_a_strategy_is_named_once(kind):
-    codes, message = refusals(kind, kind)
+    codes, message = refusals(kind, kind, **(IMAGES if kind in ABOUT_IMAGES else {}))
     assert codes == ["E-SLOT"]
     assert f"{kind} is there twice" in message
     assert message.endswith("Remove one of the two.")

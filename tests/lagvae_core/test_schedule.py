@@ -34,6 +34,32 @@ def test_the_second_bad_epoch_running_decays_and_its_worse_loss_becomes_the_refe
     assert seen == expected
 
 
+def test_against_the_best_a_decay_leaves_the_reference_and_waits_for_a_new_best():
+    rule = DecayRule(patience=2, min_epoch=0, max_decays=5, against="best")
+    seen = []
+    for epoch, loss in enumerate(LOSSES):
+        seen.append((rule.after_epoch(epoch, loss), rule.reference, rule.bad_epochs))
+    assert seen == [
+        ("continue", 10, 0),
+        ("continue", 9, 0),
+        ("continue", 9, 1),
+        ("decay", 9, 0),
+        ("continue", 8, 0),
+        ("continue", 8, 1),
+        ("decay", 8, 0),
+        ("continue", 8, 1),
+        ("decay", 8, 0),
+        ("continue", 8, 1),
+    ]
+
+
+def test_against_the_best_losses_that_fall_after_a_decay_may_decay_again():
+    losses = [5, 9, 8, 7, 6, 5.5, 5]
+    last, best = (DecayRule(patience=2, min_epoch=0, max_decays=3, against=against) for against in ("last", "best"))
+    assert verdicts(last, losses) == ["continue", "continue", "decay", "continue", "continue", "continue", "continue"]
+    assert verdicts(best, losses) == ["continue", "continue", "decay", "continue", "decay", "continue", "continue"]
+
+
 def test_an_equal_loss_is_not_bad_and_a_good_epoch_clears_the_count():
     rule = DecayRule(patience=2, min_epoch=0, max_decays=5)
     assert verdicts(rule, [5, 6, 5, 6, 5, 6]) == ["continue"] * 6

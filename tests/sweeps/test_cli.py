@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import tiny_image_file
 from processes import Ended, lagvae
 from worlds import TINY_TRIAL, sweep
 
@@ -104,6 +105,28 @@ class TestTrial:
         record = json.loads(ended.stdout)
         assert len(record["curve"]) == 1
         assert record["config"]["seed"] == 3
+
+    def test_images_need_no_more_than_their_kind_and_path(self, call):
+        data = ("--set", "data.kind=images", "--set", f"data.path={tiny_image_file()}")
+        small = ("model.size=reduced", "training.epochs=1", "evaluation.iw_samples=2", "data.limit=20")
+        ended = call("trial", *data, *(word for item in small for word in ("--set", item)), "--json")
+        assert ended.returncode == 0, ended.stderr
+        record = json.loads(ended.stdout)
+        assert (record["config"]["model"]["kind"], record["config"]["training"]["optimiser"]) == (
+            "resnet_pixelcnn",
+            "adam",
+        )
+        assert record["metrics"]["bits_per_dim"] > 0
+        assert record["metrics"]["ppl"] is None
+        assert "data: 20/32/32 train/valid/test examples of 6 x 6 pixels, mean grey 0.2" in ended.stderr
+
+    def test_a_bad_file_of_images_is_refused(self, call, tmp_path):
+        (tmp_path / "images.npz").write_bytes(b"")
+        ended = call("trial", "--set", "data.kind=images", "--set", "data.path=images.npz")
+        assert ended.returncode == 2
+        assert "be a whole .npz file" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert ended.stdout == ""
 
     def test_a_diverged_trial_ends_with_1_and_lawful_json(self, call, trial_file):
         ended = call("trial", trial_file, "--json", "--arm", "encoder_lr:multiplier=1.0e30")

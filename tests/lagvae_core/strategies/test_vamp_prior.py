@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import assert_equals_sampled_vae, tiny, trial_of
+from helpers import assert_equals_sampled_vae, tiny, tiny_images, trial_of
 
 from lagvae_core.data import BOS, EOS, PAD, TokenBatch, TokenSplit
 from lagvae_core.errors import ConfigError
@@ -300,3 +300,49 @@ def test_it_wants_gaussian_posteriors_and_an_encoder_that_reads_vectors():
     prior.bind(LstmEncoder(LstmModel(latent_dim=2, hidden=4), 20), Odd())
     with pytest.raises(AssertionError, match="are Gaussians"):
         prior.components()
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def images_with(*others, **fields):
+    trial = trial_of(tiny_images(vamp_prior(components=7, init_std=1.0, **fields), *others))
+    trial.model.double()
+    return trial
+
+
+def test_the_density_of_images_is_the_mean_of_the_pseudo_posteriors():
+    trial = images_with("bn_vae")
+    model, z = trial.model.eval(), 2 * draws(3, 4, 2)
+    q = model.posterior(model.encoder.read(model.prior.pseudo_CHW.sigmoid())).q
+    mixture = torch.stack([q.select(torch.tensor([c])).log_prob(z.view(1, 12, 2))[0] for c in range(7)])
+    expected = (mixture.logsumexp(0) - math.log(7)).view(3, 4).detach()
+    torch.testing.assert_close(model.prior.log_prob(z).detach(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_pseudo_images_leave_the_statistics_of_the_batch_alone_and_learn():
+    trial = images_with()
+    trial.model.train()
+    trial._train_batch(trial.learner.observed(trial.train_batches[0]))
+    before = {name: value.clone() for name, value in trial.model.encoder.state_dict().items()}
+    trial.model.prior.log_prob(draws(3, 4, 2)).sum().backward()
+    assert trial.model.prior.pseudo_CHW.grad.abs().min() > 0
+    assert all(p.grad is not None for p in trial.model.encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in trial.model.encoder.state_dict().items())
+    assert all(module.training for module in trial.model.modules())
+
+
+def test_pseudo_images_start_grey_or_as_training_images():
+    start = trial_of(tiny_images(vamp_prior(components=7))).model.prior.pseudo_CHW.detach()
+    assert start.shape == (7, 6, 6)
+    assert float(start.mean()) == pytest.approx(-0.05, abs=0.01)
+    trial = trial_of(tiny_images(vamp_prior(components=70, init_std=0.0, init_from_data=True)))
+    found = trial.model.prior.pseudo_CHW.detach().sigmoid()
+    grey = torch.cat([batch.pixels_BHW for batch in trial.train_batches])
+    torch.testing.assert_close(found[:64], grey.clamp(0.02, 0.98))
+    torch.testing.assert_close(found[64:], found[:6])
+
+
+def test_a_length_is_refused_on_images():
+    with pytest.raises(ConfigError, match=r"\(E18\).*vamp_prior\.length is an unused option on images"):
+        tiny_images(vamp_prior(length=3))

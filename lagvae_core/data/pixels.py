@@ -1,0 +1,216 @@
+"""Images as arrays: a batch, a split and the data set that holds them together.
+
+Shape suffixes: N examples of a split, B of a batch, H rows and W columns of pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lagvae_core.data.base import Batch, Dataset, Domain, Split
+from lagvae_core.randomness import derive_seed
+
+__all__ = ["ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "fixed_bits"]
+
+WHITE = 255
+"""The grey level that is a pixel of 1 in an array of bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch(Batch):
+    """Images of one size, black and white, or grey where each use sees another draw of them.
+
+    `levels_BHW`: uint8 from 0 to 255, or float32 from 0 to 1. `index_B`: int64, always on the CPU, the examples'
+    numbers in their split. `drawn`: whether training sees each pixel as a fresh Bernoulli draw with its grey as mean.
+    """
+
+    levels_BHW: Tensor
+    index_B: Tensor
+    drawn: bool = False
+
+    @property
+    def units(self) -> int:
+        """The number of pixels."""
+        return self.levels_BHW.numel()
+
+    @property
+    def pixels_BHW(self) -> Tensor:
+        """float32 from 0 to 1."""
+        levels = self.levels_BHW
+        return levels.float() / WHITE if levels.dtype == torch.uint8 else levels
+
+    @property
+    def history(self) -> Tensor:
+        """What the decoder may see: of each image, the pixels before the one that it predicts."""
+        return self.pixels_BHW
+
+    @property
+    def targets(self) -> Tensor:
+        return self.pixels_BHW
+
+    @property
+    def device(self) -> torch.device:
+        return self.levels_BHW.device
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        return ImageBatch(self.levels_BHW.to(device), self.index_B, self.drawn)
+
+    def observed(self, generator: torch.Generator) -> ImageBatch:
+        """Each pixel 1 with its grey as probability, drawn anew; the batch itself where that is settled already."""
+        if not self.drawn:
+            return self
+        draws_BHW = torch.rand(self.levels_BHW.shape, generator=generator, device=self.device)
+        return ImageBatch((draws_BHW < self.pixels_BHW).to(torch.uint8) * WHITE, self.index_B)
+
+
+def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.uint8]:
+    """Every image binarised once, its rows end to end and packed eight pixels a byte: [N, ceil(H * W / 8)].
+
+    Each pixel is 1 with its grey as probability. The draws of an image depend on `seed`, the split's name and its own
+    number alone.
+    """
+    grey_ND = levels_NHW.reshape(len(levels_NHW), -1)
+    full = WHITE if levels_NHW.dtype == np.uint8 else 1
+    rows = []
+    for number, grey_D in enumerate(grey_ND):
+        draws_D = np.random.default_rng(derive_seed(seed, "binarise", split, number)).random(len(grey_D))
+        rows.append(np.packbits(draws_D * full < grey_D))
+    return np.stack(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplit(Split):
+    """N images: grey, and as they were binarised once.
+
+    `levels_NHW`: uint8 from 0 to 255, or float32 from 0 to 1. `bits`: what `fixed_bits` makes of them. `labels`: one
+    for each image, or None.
+    """
+
+    levels_NHW: NDArray[np.uint8] | NDArray[np.float32]
+    bits: NDArray[np.uint8]
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.bits) == len(self.levels_NHW), "every image is binarised"
+        assert self.labels is None or len(self.labels) == len(self), "there is one label for each image"
+
+    def __len__(self) -> int:
+        return len(self.levels_NHW)
+
+    @property
+    def units(self) -> int:
+        """The number of pixels in all images together."""
+        return self.levels_NHW.size
+
+    @property
+    def bits_hash(self) -> str:
+        """SHA-256 (hex) of the packed bits; NLLs compare where these are equal."""
+        return hashlib.sha256(self.bits.tobytes()).hexdigest()
+
+    def limit(self, n: int) -> ImageSplit:
+        return ImageSplit(self.levels_NHW[:n], self.bits[:n], self.labels and self.labels[:n])
+
+    def batches(self, batch_size: int) -> list[ImageBatch]:
+        """Every image once, as it was binarised, in the split's order."""
+        return [self.binarised(index) for index in pieces(np.arange(len(self)), batch_size)]
+
+    def binarised(self, index: NDArray[np.int64]) -> ImageBatch:
+        """The images `index` as they were binarised."""
+        height, width = self.levels_NHW.shape[1:]
+        bits = np.unpackbits(self.bits[index], axis=1, count=height * width).reshape(-1, height, width)
+        return ImageBatch(torch.from_numpy(bits * np.uint8(WHITE)), torch.from_numpy(index))
+
+    def grey(self, index: NDArray[np.int64]) -> ImageBatch:
+        """The images `index`, of which training sees a fresh draw at each use."""
+        return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
+
+    def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
+        """The examples' numbers in the split's order or, given a `seed`, in a random one; by label, one list each."""
+        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
+        if not by_label:
+            return [order]
+        assert self.labels is not None, "images without labels cannot be grouped by them"
+        label_N = np.unique(np.array(self.labels), return_inverse=True)[1]
+        order = order[np.argsort(label_N[order], kind="stable")]
+        return np.split(order, np.flatnonzero(np.diff(label_N[order])) + 1)
+
+
+def pieces(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """`order` cut into pieces of `size`, the last perhaps smaller."""
+    assert size > 0, "a batch holds at least one example"
+    return [order[first : first + size] for first in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class ImageDomain(Domain):
+    """Black and white images of one size."""
+
+    words: ClassVar[bool] = False
+
+    height: int
+    width: int
+
+    def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
+        """Bits a pixel."""
+        return {"bits_per_dim": nll * examples / (units * math.log(2.0))}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset(Dataset):
+    """Three splits of images of one size.
+
+    `fingerprint`: SHA-256 (hex) of grey levels, fixed bits and labels. `report`: for each split `<split>_examples`,
+    `_mean_grey` (from 0 to 1) and `_bits_sha256`, the hash of its fixed bits; `height`, `width`; `labels`, those found.
+    """
+
+    train: ImageSplit
+    valid: ImageSplit
+    test: ImageSplit
+    fingerprint: str
+    report: dict[str, int | float | str]
+    truth: dict[str, np.ndarray] | None = None
+
+    @property
+    def domain(self) -> ImageDomain:
+        height, width = self.train.levels_NHW.shape[1:]
+        return ImageDomain(height, width)
+
+    @classmethod
+    def of(cls, train: ImageSplit, valid: ImageSplit, test: ImageSplit) -> ImageDataset:
+        """The data set with its fingerprint taken and its report written."""
+        splits = {"train": train, "valid": valid, "test": test}
+        return cls(train, valid, test, _fingerprint(list(splits.values())), _report(splits))
+
+
+def _fingerprint(splits: Sequence[ImageSplit]) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        levels = split.levels_NHW.astype(split.levels_NHW.dtype.newbyteorder("<"))
+        shape = f"{levels.dtype} {levels.shape}".encode()
+        labels = "\n".join(split.labels or ()).encode()
+        for part in (shape, levels.tobytes(), split.bits.tobytes(), labels):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _report(splits: Mapping[str, ImageSplit]) -> dict[str, int | float | str]:
+    height, width = splits["train"].levels_NHW.shape[1:]
+    report: dict[str, int | float | str] = {"height": height, "width": width}
+    for name, split in splits.items():
+        full = WHITE if split.levels_NHW.dtype == np.uint8 else 1
+        report[f"{name}_examples"] = len(split)
+        report[f"{name}_mean_grey"] = float(split.levels_NHW.mean(dtype=np.float64)) / full
+        report[f"{name}_bits_sha256"] = split.bits_hash
+    labels = sorted({label for split in splits.values() for label in split.labels or ()})
+    report["labels"] = textwrap.shorten(" ".join(labels), 200) if labels else "none"
+    return report

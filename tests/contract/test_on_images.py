@@ -1,0 +1,117 @@
+"""Every strategy on images: it trains with finite numbers, or is refused with a reason before anything is loaded."""
+
+import math
+
+import pytest
+import torch
+from helpers import SHORT_AGGRESSIVE, essence, run, run_interrupted, tiny, tiny_images, trial_of
+
+from lagvae_core.columns import DATA_COLUMNS
+from lagvae_core.errors import ConfigError
+from lagvae_core.models.image_vae import DECODERS
+from lagvae_core.record import METRIC_COLUMNS
+from lagvae_core.strategies import CATALOGUE
+
+ABOUT_WORDS = {
+    "cnn_decoder",
+    "contiguous_dropout",
+    "embedding_dropout",
+    "fraternal_dropout",
+    "historyless",
+    "lstm_lm",
+    "multitask_bow",
+    "skip_vae",  # at its default path
+    "word_dropout",
+}
+ELSEWHERE = [
+    *sorted(set(CATALOGUE) - ABOUT_WORDS - {"aggressive"}),
+    SHORT_AGGRESSIVE,
+    {**SHORT_AGGRESSIVE, "clip_scope": "per_module"},
+    {"kind": "skip_vae", "path": "add"},
+    *({"kind": "sa_vae", "refinement_steps": 2, "backward": backward} for backward in ("autograd", "none", "none_kl")),
+    {"kind": "delta_vae", "prior": "ar1"},
+]
+
+
+@pytest.mark.parametrize("name", sorted(ABOUT_WORDS))
+def test_what_is_about_words_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"\(E09\).*{name}"):
+        tiny_images(name)
+
+
+@pytest.mark.parametrize("strategy", ELSEWHERE, ids=str)
+def test_what_is_not_trains_and_every_network_of_it_learns(strategy):
+    trial = trial_of(tiny_images(strategy))
+    trial.model.train()
+    before = {name: value.clone() for name, value in trial.model.named_parameters()}
+    for batch in trial.train_batches[:2]:
+        trial._train_batch(trial.learner.observed(batch))
+    assert all(torch.isfinite(entry).all() for entry in trial.history)
+    assert len(trial.history) == 2
+    changed = {name.split(".")[0] for name, value in trial.model.named_parameters() if not value.equal(before[name])}
+    assert changed == {name.split(".")[0] for name in before}
+
+
+@pytest.mark.parametrize("variant", DECODERS)
+def test_a_trial_measures_every_column(variant):
+    record = run(tiny_images(model={"variant": variant}, evaluation={"limit": None, "iw_samples": 50}))
+    metrics = record.metrics
+    assert set(metrics) == {column.name for column in METRIC_COLUMNS}
+    null = {name for name, value in metrics.items() if value is None}
+    assert null == {"tokens", "ppl"} < set(DATA_COLUMNS)
+    assert metrics["bits_per_dim"] == pytest.approx(metrics["nll_iw"] / (36 * math.log(2)))
+    assert metrics["n"] == 32
+    assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + 0.005
+    assert metrics["nll_iw"] <= metrics["nll_elbo"] + 4 * metrics["nll_iw_mc_se"] + 0.5
+    assert record.data["height"] == record.data["width"] == 6
+
+
+@pytest.mark.parametrize("stack", [(), (SHORT_AGGRESSIVE,), ("vamp_prior", "bn_vae")], ids=str)
+def test_a_trial_resumes_bit_for_bit(stack):
+    config = tiny_images(*stack, training={"epochs": 2})
+    record, places = run_interrupted(
+        config, lambda place: (place.phase, place.epoch, place.done) in {("train", 1, 3), ("train", 2, 2)}
+    )
+    assert len(places) == 2
+    assert essence(record) == essence(run(config))
+
+
+def test_inner_steps_see_draws_of_their_own_and_enter_the_running_statistics():
+    trial = trial_of(tiny_images({"kind": "aggressive", "budget": 3}))
+    trial.model.train()
+    seen = []
+    forward = trial.model.encoder.forward
+    trial.model.encoder.forward = lambda batch: seen.append(batch) or forward(batch)
+    trial._train_batch(trial.learner.observed(trial.train_batches[0]))
+    assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (3, 1)
+    assert seen[0] is seen[3]  # the outer batch opens and closes the update
+    assert all(set(batch.pixels_BHW.unique().tolist()) == {0.0, 1.0} for batch in seen)
+    for batch in seen[1:3]:
+        again = trial.learner.observed(trial.dataset.train.grey(batch.index_B.numpy()))
+        assert not torch.equal(again.pixels_BHW, batch.pixels_BHW)
+    counts = {int(value) for name, value in trial.model.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counts == {4}
+
+
+def test_the_best_weights_return_with_their_running_statistics():
+    trial = trial_of(tiny_images(training={"epochs": 2}))
+    trial.fit(lambda record: None, lambda place: None, NoKeeper())
+    best = {name: value.clone() for name, value in trial.best["model"].items()}
+    assert any(name.endswith("running_mean") for name in best)
+    trial.measure(lambda place: None)
+    assert all(torch.equal(value, best[name]) for name, value in trial.model.state_dict().items())
+
+
+class NoKeeper:
+    def save_if_due(self):
+        pass
+
+    def save(self):
+        pass
+
+
+def test_the_language_model_of_pixels_is_refused_on_words_and_beside_what_acts_on_z():
+    with pytest.raises(ConfigError, match=r"\(E09\).*pixelcnn_lm is about the pixels of images"):
+        tiny("pixelcnn_lm", data={})
+    with pytest.raises(ConfigError, match=r"\(E10\).*pixelcnn_lm has no latent variable that beta_vae could act on"):
+        tiny_images("pixelcnn_lm", "beta_vae")

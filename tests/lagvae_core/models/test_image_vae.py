@@ -1,0 +1,321 @@
+"""ResNet encoder and PixelCNN decoders: sizes, what depends on what, probabilities by enumeration."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lagvae_core.data import ImageBatch, ImageDomain
+from lagvae_core.models.decoder import Skip, Wiring
+from lagvae_core.models.gated_pixelcnn import _Layer
+from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
+from lagvae_core.models.resnet import running_statistics, start_normally
+
+EVERY = list(DECODERS)
+OMNIGLOT = ImageDomain(28, 28)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def decoder(variant, height, width, latent_dim=2, wiring=None, seed=0, **sizes):
+    """A small decoder in float64 and eval mode whose batch normalisation has seen something."""
+    setting = ResNetPixelCnn(variant=variant, **{"kernels": (5, 3, 3, 3), "maps": 6, **sizes})
+    setting = setting.model_copy(update={"latent_dim": latent_dim})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = setting.decoder(ImageDomain(height, width), torch.Generator(), wiring or Wiring()).double()
+        images = (torch.rand(20, height, width) < 0.5).double()
+        with torch.no_grad():
+            made(images, images, torch.randn(20, 1, latent_dim).double())
+    return made.eval()
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def bits(*shape, seed=0):
+    return (draws(*shape, seed=seed) > 0).double()
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_has_the_published_size_and_start():
+    encoder = ResNetPixelCnn().encoder(OMNIGLOT, None)
+    assert count(encoder) == 752_448
+    assert not encoder.to_latent.bias.any()
+    bound = math.sqrt(6 / (512 + 64))
+    assert 0.95 * bound < float(encoder.to_latent.weight.detach().abs().max()) <= bound
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is None
+            deviation = math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels))
+            weights = layer.weight.detach()
+            n = weights.numel()
+            assert abs(float(weights.mean())) < 4 * deviation / math.sqrt(n)
+            assert float(weights.std()) == pytest.approx(deviation, rel=4 / math.sqrt(2 * n))
+
+
+@pytest.mark.parametrize(
+    ("variant", "whole", "without_z"),
+    [("v2", 894_400, 778_368), ("gated13", 2_296_769, 2_176_897), ("gated12_kim", 744_801, 628_513)],
+)
+def test_the_decoders_have_the_published_sizes(variant, whole, without_z):
+    setting = ResNetPixelCnn(variant=variant)
+    made = setting.decoder(OMNIGLOT, torch.Generator(), Wiring())
+    assert count(made) == whole
+    assert count(made.to_maps) == 103_488
+    assert (
+        count(setting.model_copy(update={"latent_dim": 0}).decoder(OMNIGLOT, torch.Generator(), Wiring())) == without_z
+    )
+
+
+def test_v2_has_the_published_masks_and_start():
+    made = ResNetPixelCnn().decoder(OMNIGLOT, torch.Generator(), Wiring())
+    masked = {name: layer for name, layer in made.named_modules() if hasattr(layer, "seen_kk")}
+    hidden = sum(
+        int((layer.seen_kk == 0).sum()) * layer.out_channels * (1 if name == "entry" else layer.in_channels)
+        for name, layer in masked.items()
+    )
+    assert hidden == 325_184
+    small = ResNetPixelCnn(kernels=(7, 7, 7, 5, 5, 3, 3)).decoder(OMNIGLOT, torch.Generator(), Wiring())
+    assert count(small) == 502_208
+    for name, layer in masked.items():
+        deviation = math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels))
+        assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.1), name
+    assert float(made.head[3].weight.detach().abs().max()) <= 1 / math.sqrt(64)
+
+
+def test_start_normally_leaves_other_layers_alone():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 1))
+    linear, convolution = (parameter.detach().clone() for parameter in (module[0].weight, module[1].weight))
+    start_normally(module)
+    assert torch.equal(module[0].weight, linear)
+    assert not torch.equal(module[1].weight, convolution)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (6, 6), (1, 1), (3, 17)])
+@pytest.mark.parametrize("variant", EVERY)
+def test_any_size_of_image_and_any_number_of_samples_fits(variant, height, width):
+    setting = ResNetPixelCnn(variant=variant, size="reduced", latent_dim=3)
+    domain = ImageDomain(height, width)
+    batch = ImageBatch(torch.zeros(2, height, width, dtype=torch.uint8), torch.arange(2))
+    q = setting.encoder(domain, None).eval()(batch)
+    assert q.mean_BZ.shape == q.logvar_BZ.shape == (2, 3)
+    made = setting.decoder(domain, torch.Generator(), Wiring()).eval()
+    for samples in (1, 3):
+        assert made(batch.history, batch.targets, torch.zeros(2, samples, 3)).shape == (2, samples)
+
+
+# --- what depends on what --------------------------------------------------------------------------------------------
+
+
+def jacobian(made, height, width, seed=0):
+    """d logit of pixel i / d pixel j, [H * W, H * W]."""
+    maps = made.maps_of(draws(1, 2, seed=seed)) if made.to_maps is not None else None
+
+    def logits(pixels):
+        return made.logits(pixels.view(1, height, width), maps).flatten()
+
+    return torch.autograd.functional.jacobian(logits, bits(height * width, seed=seed))
+
+
+@pytest.mark.parametrize("latent_dim", [0, 2])
+@pytest.mark.parametrize("variant", EVERY)
+def test_a_pixel_depends_on_those_before_it_alone(variant, latent_dim):
+    found = jacobian(decoder(variant, 6, 5, latent_dim), 6, 5)
+    later = torch.ones(30, 30).triu().bool()
+    assert (found[later] == 0).all()
+    assert (found[1:, 0] != 0).any()
+    neighbours = found.diagonal(-1).view(-1)[[n for n in range(29) if n % 5 != 4]]
+    assert (neighbours != 0).all(), "each pixel sees the one on its left"
+
+
+def test_in_train_mode_batch_normalisation_tells_v2_of_later_pixels():
+    made = decoder("v2", 6, 5).train()
+    found = jacobian(made, 6, 5)
+    assert (found[torch.ones(30, 30).triu(1).bool()] != 0).any()
+
+
+@pytest.mark.parametrize(("variant", "seen"), [("v2", 384), ("gated13", 384), ("gated12_kim", 391)])
+def test_the_full_decoders_see_most_of_the_pixels_before(variant, seen):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = ResNetPixelCnn(variant=variant, maps=2).decoder(OMNIGLOT, torch.Generator(), Wiring()).double().eval()
+    pixels = bits(1, 28, 28).requires_grad_()
+    made.logits(pixels, made.maps_of(draws(1, 32)))[0, 14, 14].backward()
+    before = 14 * 28 + 14
+    assert int((pixels.grad.flatten()[:before] != 0).sum()) == seen
+    assert not pixels.grad.flatten()[before:].any()
+
+
+def z_reaches(made, height, width):
+    """Whether z changes the logit of each pixel, [H, W]."""
+
+    def logits(z_Z):
+        return made.logits(bits(1, height, width), made.maps_of(z_Z[None])).flatten()
+
+    found = torch.autograd.functional.jacobian(logits, draws(2))
+    return (found != 0).any(1).view(height, width)
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_z_reaches_every_pixel_but_the_first_where_its_maps_are_masked(variant):
+    reached = z_reaches(decoder(variant, 5, 4), 5, 4)
+    assert bool(reached[0, 0]) == (variant != "gated12_kim")
+    assert reached.flatten()[1:].all()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("variant", EVERY)
+def test_a_skip_of_z_reaches_every_pixel_and_leaves_the_order_alone(variant, everywhere):
+    made = decoder(variant, 5, 4, wiring=Wiring(skip=Skip("add", everywhere)))
+    assert z_reaches(made, 5, 4).all()
+    assert (jacobian(made, 5, 4)[torch.ones(20, 20).triu().bool()] == 0).all()
+    assert len(made.skips_of_z.paths) == (4 if everywhere else 1)
+    plain = decoder(variant, 5, 4)
+    assert count(made) == count(plain) + len(made.skips_of_z.paths) * 4 * 6
+
+
+def test_paths_of_v2_lead_around_two_layers():
+    made = decoder("v2", 5, 4, kernels=(3,) * 7)
+    read, given = {}, {}
+    parts = {"entered": made.entered, **{f"layer {n + 1}": layer for n, layer in enumerate(made.layers)}}
+    parts |= {f"around {n}": block for n, block in enumerate(made.around)} | {"head": made.head}
+    for name, part in parts.items():
+
+        def keep(module, inputs, output, name=name):
+            read[name], given[name] = inputs[0], output
+
+        part.register_forward_hook(keep)
+    made.logits(bits(2, 5, 4), made.maps_of(draws(2, 2)))
+    output = [given["entered"], *(given[f"layer {n}"] for n in range(1, 7))]
+    assert len(made.around) == 5
+    for j in range(5):
+        assert torch.equal(read[f"around {j}"], output[j])
+    for i in range(1, 7):
+        expected = output[i - 1] + given[f"around {i - 3}"] if i >= 3 else output[i - 1]
+        assert torch.equal(read[f"layer {i}"], expected)
+    assert torch.equal(read["head"], output[6] + given["around 4"])
+
+
+def test_a_gated_layer_sees_the_rows_above_and_its_row_to_the_left():
+    layer = _Layer(1, 2, 3).double()
+    v, h = draws(1, 1, 5, 5, seed=1).requires_grad_(), draws(1, 1, 5, 5, seed=2).requires_grad_()
+
+    def seen(output, source):
+        (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
+        return [] if gradient is None else gradient[0, 0].nonzero().tolist()
+
+    vertical, horizontal = layer(v, h)
+    above = [[row, column] for row in (1, 2) for column in (1, 2, 3)]
+    assert seen(vertical[0, 0, 3, 2], v) == above
+    assert seen(vertical[0, 0, 3, 2], h) == []
+    assert seen(horizontal[0, 0, 3, 2], v) == above
+    assert seen(horizontal[0, 0, 3, 2], h) == [[3, 1], [3, 2]]
+    first = _Layer(2, 2, 3).double()
+    for shift, own in ((0, [[3, 1], [3, 2]]), (1, [[3, 0], [3, 1]])):
+        maps = draws(1, 1, 5, 5, seed=3).requires_grad_()
+        _, horizontal = first.enter(v[:, 0], maps, shift)
+        rows = (1, 2) if shift else (2, 3)
+        expected = sorted([[row, column] for row in rows for column in (1, 2, 3)] + own)
+        assert seen(horizontal[0, 0, 3, 2], maps) == [
+            place for n, place in enumerate(expected) if place not in expected[:n]
+        ]
+        assert seen(horizontal[0, 0, 3, 2], v) == [*above, [3, 0], [3, 1]]
+
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
+
+
+def every_image(height, width):
+    rows = list(itertools.product((0.0, 1.0), repeat=height * width))
+    return torch.tensor(rows, dtype=torch.float64).view(-1, height, width)
+
+
+@pytest.mark.parametrize("latent_dim", [0, 2])
+@pytest.mark.parametrize("variant", EVERY)
+def test_the_probabilities_of_all_images_sum_to_one(variant, latent_dim):
+    made, images = decoder(variant, 3, 3, latent_dim), every_image(3, 3)
+    z = draws(1, 4, latent_dim).expand(len(images), -1, -1)
+    with torch.no_grad():
+        mass_S = (-made(images, images, z)).exp().sum(0)
+        single_S = (-made.float()(images.float(), images.float(), z.float())).exp().sum(0)
+    torch.testing.assert_close(mass_S, torch.ones(4).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(single_S, torch.ones(4), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_many_samples_are_many_single_calls_and_pieces_are_the_whole(variant, monkeypatch):
+    made, images, z = decoder(variant, 5, 4), bits(7, 5, 4), draws(7, 6, 2)
+    together = made(images, images, z).detach()
+    for s in range(6):
+        torch.testing.assert_close(together[:, s : s + 1], made(images, images, z[:, s : s + 1]), rtol=1e-9, atol=0)
+    rows = []
+    logits = made.logits
+    monkeypatch.setattr(made, "logits", lambda pixels, maps: rows.append(len(maps)) or logits(pixels, maps))
+    for values in (6 * 20 * 1, 6 * 20 * 4, 6 * 20 * 10, 2**22):
+        monkeypatch.setattr("lagvae_core.models.pixel_decoder.CPU_VALUES", values)
+        rows.clear()
+        with torch.no_grad():
+            pieces = made(images, images, z)
+        torch.testing.assert_close(pieces, together, rtol=1e-9, atol=0)
+        assert max(rows) * 6 * 20 <= values
+        assert sum(rows) == 42
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_images_are_drawn_as_often_as_they_are_probable(variant):
+    made, images, n = decoder(variant, 2, 2), every_image(2, 2), 4000
+    z = draws(1, 2)
+    with torch.no_grad():
+        p = (-made(images, images, z.expand(16, 1, -1))).exp()[:, 0]
+    drawn = made.sample(z.expand(n, -1), torch.Generator().manual_seed(0))
+    assert drawn.shape == (n, 2, 2)
+    found = (drawn.double()[:, None] == images).all((2, 3)).double().mean(0)
+    assert float(found.sum()) == 1.0
+    assert ((found - p).abs() <= 4 * (p * (1 - p) / n).sqrt() + 1e-9).all()
+    assert float(p.max()) < 0.5, "a test of one certain image tests nothing"
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_the_threshold_takes_the_likelier_value_of_each_pixel(variant):
+    made, z = decoder(variant, 3, 3), draws(4, 2)
+    images = made.sample(z)
+    assert images.dtype == torch.float32
+    with torch.no_grad():
+        logits = made.logits(images.double(), made.maps_of(z))
+    assert torch.equal(images, (logits > 0).float())
+    assert torch.equal(made.sample(z[:2]), images[:2])
+
+
+# --- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_knows_the_batch_in_train_mode_alone():
+    encoder = ResNetPixelCnn(latent_dim=2, encoder_maps=4, encoder_hidden=8).encoder(ImageDomain(6, 6), None).double()
+    images = bits(8, 6, 6)
+    whole, part = encoder.read(images).mean_BZ, encoder.read(images[:4]).mean_BZ
+    assert not torch.allclose(whole[:4], part)
+    encoder.eval()
+    torch.testing.assert_close(encoder.read(images).mean_BZ[:4], encoder.read(images[:4]).mean_BZ)
+
+
+def test_running_statistics_are_used_and_left_alone():
+    encoder = ResNetPixelCnn(latent_dim=2, encoder_maps=4, encoder_hidden=8).encoder(ImageDomain(6, 6), None).double()
+    images = bits(8, 6, 6)
+    encoder.read(images)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    with running_statistics(encoder):
+        inside = encoder.read(images).mean_BZ
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert all(module.training for module in encoder.modules())
+    torch.testing.assert_close(inside, encoder.eval().read(images).mean_BZ)
+    with running_statistics(encoder):
+        pass
+    assert not any(module.training for module in encoder.modules())
