@@ -59,9 +59,9 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
         fields.add_row(*map(escape, cells))
     console.print(fields)
     for column in entry["columns"]:
-        console.print(f"column {column['name']}: {column['doc']}", markup=False)
+        console.print(f"column {column['name']}: {column['doc']}", markup=False, soft_wrap=True)
     for name, doc in entry["tables"].items():
-        console.print(f"table {name}: {doc}", markup=False)
+        console.print(f"table {name}: {doc}", markup=False, soft_wrap=True)
 
 
 def study_section(study: type[Study]) -> str:

@@ -291,7 +291,7 @@ class TestWrongRuns:
             | {"config": json.dumps(record["config"])}
         )
         shutil.copytree("corpus", "elsewhere")
-        (tmp_path / "corpus/test.txt").write_text("x\ta b\n" * 9)
+        (tmp_path / "corpus/test.txt").write_text("x\ta b\ny\tb c\n" * 9)
         evaluate = ["evaluate", record["run_id"], "--model", "m.pt", "--what", "probe:labels=[9],draws=1"]
         refused(call(*evaluate), "the data must be what run", "The files have changed since")
         assert not Path("results/s/evaluations").exists()
