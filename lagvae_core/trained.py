@@ -17,6 +17,7 @@ from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation import ENCODE_BATCH, on_device
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split, posterior_mean
 from lagvae_core.models.vae import Vae
+from lagvae_core.randomness import derive_seed, example_noise
 from lagvae_core.slots import Parts
 from lagvae_core.trainable import Trial
 
@@ -67,6 +68,16 @@ class Trained:
             index.append(batch.index_B)
             progress(sum(map(len, index)))
         return torch.cat(rows)[torch.cat(index).argsort()]
+
+    @torch.no_grad()
+    def from_prior(self, examples: int, seed: int, purpose: str) -> Tensor:
+        """z from the prior that the model is sampled from, [N, Z]; none depends on how many there are."""
+        (one,) = on_device(self.split.limit(1), 1, self.device)
+        latent = self.model.infer(one).q.size[1]
+        noise_NZ = example_noise(seed, purpose, torch.arange(examples), 1, latent)[:, 0]
+        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, f"{purpose} prior"))
+        weights = next(self.model.parameters())
+        return self.model.generative_prior().sample(noise_NZ.to(weights), generator)
 
     @functools.cached_property
     def encoded(self) -> EncodedSplit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lagvae_core.studies.base import Findings, Study, Table
+from lagvae_core.studies.drawings import Drawings
 from lagvae_core.studies.generation import Generation
 from lagvae_core.studies.interpolation import Interpolation
 from lagvae_core.studies.posterior_means import PosteriorMeans
@@ -13,6 +14,7 @@ from lagvae_core.studies.uncertainty import Uncertainty
 
 __all__ = [
     "STUDIES",
+    "Drawings",
     "Findings",
     "Generation",
     "Interpolation",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _ALL: tuple[type[Study], ...] = (
+    Drawings,
     Generation,
     Interpolation,
     PosteriorMeans,

@@ -8,16 +8,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from lagvae_core.columns import Column
 from lagvae_core.data import BOS, EOS, UNK, TokenSplit
 from lagvae_core.judge import Judge, perplexity, with_training_text
 from lagvae_core.metrics.decoding import Decoded, Sampling
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
-from lagvae_core.randomness import derive_seed, example_noise
 from lagvae_core.speech import Speaker, sentence_data
-from lagvae_core.studies.base import Findings, Study, without_z
+from lagvae_core.studies.base import Findings, Study
 from lagvae_core.trained import Trained
 
 __all__ = ["Generation"]
@@ -69,7 +67,7 @@ class Generation(Study):
         speaker, dataset = Speaker.of(trained), sentence_data(trained)
         found = speaker.speak(
             Sampling(self.max_length, self.seed, self.temperature, purpose="generation words"),
-            self._from_prior(trained),
+            trained.from_prior(self.sentences, self.seed, "generation"),
             torch.arange(self.sentences),
             lambda done: progress("generate", done, self.sentences),
         )
@@ -94,14 +92,6 @@ class Generation(Study):
         return Judge(self.judge_epochs, self.judge_hidden, self.judge_embedding)
 
     @torch.no_grad()
-    def _from_prior(self, trained: Trained) -> Tensor:
-        """z from the generative prior, [N, Z]; that of sentence n depends on its number, the seed and the model."""
-        size = 0 if without_z(trained.config) else trained.config.model.latent_dim
-        noise_NZ = example_noise(self.seed, "generation", torch.arange(self.sentences), 1, size)[:, 0]
-        generator = torch.Generator(trained.device).manual_seed(derive_seed(self.seed, "generation prior"))
-        weights = next(trained.model.parameters())
-        return trained.model.generative_prior().sample(noise_NZ.to(weights), generator)
-
     def _reverse(self, trained: Trained, spoken: TokenSplit, progress: Progress) -> float | None:
         data = trained.config.data.model_copy(update={"partition": "fixed_random"})
         config = trained.config.model_copy(update={"data": data})

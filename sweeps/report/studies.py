@@ -94,7 +94,34 @@ def _draw_tsne(axes: Axes, tables: dict[str, Table]) -> None:
         axes.figure.legend(loc="outside lower center", ncols=6, frameon=False, markerscale=2)
 
 
+def _draw_drawings(axes: Axes, tables: dict[str, Table]) -> None:
+    """A row for each kind of drawing, under the images that it is of; then a row for each interpolation."""
+    table = tables["drawings"]
+    width = table["width"][0]
+    what, example = np.array(table["what"]), np.array(table["example"])
+    images = np.array(table["pixels"]).reshape(len(what), -1, width)
+    rows = [(name, images[what == name]) for name in ("image", "reconstruction", "swapped", "sample")]
+    between = what == "interpolation"
+    rows += [("interpolation", images[between & (example == path)]) for path in np.unique(example[between])]
+    columns, height, gap = max(len(row) for _, row in rows), images.shape[1], 2
+    canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap), 0.15)
+    for line, (_, row) in enumerate(rows):
+        for column, image in enumerate(row):
+            top, left = line * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = image
+    axes.imshow(1.0 - canvas, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    labels = {"swapped": "with the next one's z", "sample": "from the prior"}
+    shown = [
+        labels.get(name, name) if line == 0 or rows[line - 1][0] != name else "" for line, (name, _) in enumerate(rows)
+    ]
+    axes.set_yticks([line * (height + gap) + height / 2 for line in range(len(rows))], shown)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
 PICTURES: dict[str, Callable[[Axes, dict[str, Table]], None]] = {
+    "drawings": _draw_drawings,
     "probe": _draw_probe,
     "tsne": _draw_tsne,
 }
