@@ -291,6 +291,13 @@ def test_a_validation_kl_above_its_limit_twice_running_ends_as_diverged():
     assert [epoch.epoch for epoch in record.curve] == [1]
 
 
+def test_a_kl_that_training_does_not_charge_is_no_divergence():
+    scaled = {"kind": "scale_vae", "des_std": 30.0, "f_epo": 1}
+    record = run(tiny(scaled, training={"kl_explode": 1.0, "epochs": 5}))
+    assert record.status == "finished", record.stop_reason
+    assert min(epoch["valid_kl"] for epoch in record.curve[1:]) > 1.0 > record.metrics["kl_train"]
+
+
 def test_a_large_kl_under_a_small_weight_is_no_divergence():
     schedule = {"kind": "kl_linear_epoch", "w_start": 0.0, "w_end": 0.49}
     assert run(tiny(schedule, training={"kl_explode": 1e-9, "epochs": 4})).status == "finished"
