@@ -266,7 +266,7 @@ class Trial:
         encoded = encode_split(self.model, self.valid_batches, seed, infer=parts.refine(self.model, seed))
         weight = parts.kl_weight(self.step - self.first_step - 1)
         charged, rec = float(encoded.kl_train_N.mean()), float(encoded.rec_N.mean())
-        self.divergence.after_epoch(self.epoch + 1, charged, rec + charged, weight, float(encoded.kl_ND.mean()))
+        self.divergence.after_epoch(self.epoch + 1, charged, rec + charged, weight, float(encoded.kl_ND.sum(1).mean()))
         columns = posterior_columns(self.model, encoded, self.valid_groups)
         self._clock("validate", started)
         history = torch.stack(self.history).double().cpu()

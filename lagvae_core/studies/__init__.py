@@ -6,6 +6,7 @@ from lagvae_core.studies.base import Findings, Study, Table
 from lagvae_core.studies.drawings import Drawings
 from lagvae_core.studies.generation import Generation
 from lagvae_core.studies.interpolation import Interpolation
+from lagvae_core.studies.latent_plane import LatentPlane
 from lagvae_core.studies.posterior_means import PosteriorMeans
 from lagvae_core.studies.probe import Probe
 from lagvae_core.studies.reconstruction import Reconstruction
@@ -18,6 +19,7 @@ __all__ = [
     "Findings",
     "Generation",
     "Interpolation",
+    "LatentPlane",
     "PosteriorMeans",
     "Probe",
     "Reconstruction",
@@ -31,6 +33,7 @@ _ALL: tuple[type[Study], ...] = (
     Drawings,
     Generation,
     Interpolation,
+    LatentPlane,
     PosteriorMeans,
     Probe,
     Reconstruction,

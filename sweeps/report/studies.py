@@ -75,8 +75,20 @@ def _draw_probe(axes: Axes, tables: dict[str, Table]) -> None:
 
 
 def _draw_tsne(axes: Axes, tables: dict[str, Table]) -> None:
-    """The map, a colour a label."""
-    table = tables["map"]
+    """The map, a colour a label; its axes mean nothing."""
+    _scatter(axes, tables["map"])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_plane(axes: Axes, tables: dict[str, Table]) -> None:
+    """Posterior means, a colour a label."""
+    _scatter(axes, tables["means"])
+    axes.set_xlabel("mean of the dimension that varies most")
+    axes.set_ylabel("of the next")
+
+
+def _scatter(axes: Axes, table: Table) -> None:
     place = np.array([table["x"], table["y"]])
     found = ["" if label is None else str(label) for label in table["label"]]
     labels = sorted(set(found))
@@ -87,8 +99,6 @@ def _draw_tsne(axes: Axes, tables: dict[str, Table]) -> None:
         x, y = place[:, chosen == label]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         axes.scatter(x, y, s=4, color=colour, marker=marker, linewidths=0, alpha=0.7, label=label or None)
-    axes.set_xticks([])
-    axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
     if labels != [""]:
         axes.figure.legend(loc="outside lower center", ncols=6, frameon=False, markerscale=2)
@@ -122,6 +132,7 @@ def _draw_drawings(axes: Axes, tables: dict[str, Table]) -> None:
 
 PICTURES: dict[str, Callable[[Axes, dict[str, Table]], None]] = {
     "drawings": _draw_drawings,
+    "latent_plane": _draw_plane,
     "probe": _draw_probe,
     "tsne": _draw_tsne,
 }
