@@ -6,6 +6,7 @@ HTTP within this machine alone, and a cluster that answers without one is not us
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import urllib.error
@@ -53,7 +54,7 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
     if named or path.exists():
         return Token(str(path), _secret_of(path))
     if environment.get("RAY_AUTH_TOKEN", "").strip():
-        return Token("RAY_AUTH_TOKEN", environment["RAY_AUTH_TOKEN"].strip())
+        return Token("RAY_AUTH_TOKEN", _one_word(environment["RAY_AUTH_TOKEN"], "RAY_AUTH_TOKEN"))
     raise AccessDenied(
         f"A token is needed to talk to a cluster, but there is none in RAY_AUTH_TOKEN_PATH or {path}. Copy the "
         "cluster's there and make it yours alone with chmod 600."
@@ -62,7 +63,7 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
 
 def _secret_of(path: Path) -> str:
     try:
-        mode, secret = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+        mode, secret = path.stat().st_mode, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise AccessDenied(
@@ -73,8 +74,16 @@ def _secret_of(path: Path) -> str:
             f"The token file {path} must be readable by you alone, but its mode is {mode & 0o777:o}. Run chmod 600 "
             f"{path}, and think of the token as known to others."
         )
-    if not secret or not secret.isascii() or any(character.isspace() for character in secret):
-        raise AccessDenied(f"The token file {path} must hold one word of ASCII, but does not. Copy the token again.")
+    return _one_word(secret, f"the token file {path}")
+
+
+def _one_word(text: str, source: str) -> str:
+    # Anything else is no HTTP header, and the library that refuses it would print it.
+    secret = text.strip()
+    if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise AccessDenied(
+            f"{source[0].upper()}{source[1:]} must hold one word of ASCII, but does not. Copy the token again."
+        )
     return secret
 
 
@@ -163,6 +172,10 @@ def _status(endpoint: Endpoint, headers: dict[str, str]) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+    except http.client.HTTPException:
+        raise AccessDenied(
+            f"A Ray dashboard must answer at {endpoint.url}, but what does speaks no HTTP. Check --address."
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise AccessDenied(

@@ -317,7 +317,7 @@ def stored_sweeps(results: str) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Where the code of this process comes from."""
+    """Where the code of this process comes from; a submitted job is told by LAGVAE_ORIGIN, JSON, what it cannot see."""
     import platform
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
@@ -340,7 +340,8 @@ def provenance() -> dict[str, Any]:
                 found["git_dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
-    return found
+    told: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
+    return found | told
 
 
 def history_of(row: Mapping[str, Any]) -> str:
