@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import os
 import shlex
 import time
@@ -139,25 +140,27 @@ class Cluster:
 
     def follow(self, submission_id: str) -> Iterator[str]:
         """What the job has printed and prints, in pieces, until it ends."""
-        loop = asyncio.new_event_loop()
         pieces = self._client.tail_job_logs(submission_id)
-        try:
-            with _translated(self.endpoint, self._token):
-                while (piece := loop.run_until_complete(anext(pieces, None))) is not None:
-                    yield self._safe(piece)
-        finally:
-            loop.run_until_complete(pieces.aclose())
-            loop.close()
+
+        async def piece() -> str | None:
+            return await anext(pieces, None)
+
+        async def end() -> None:
+            await pieces.aclose()
+            # aiohttp closes its connection in the next round of the loop.
+            await asyncio.sleep(0)
+
+        with asyncio.Runner() as runner, _translated(self.endpoint, self._token):
+            try:
+                while (text := runner.run(piece())) is not None:
+                    yield self._safe(text)
+            finally:
+                runner.run(end())
 
     def stop(self, submission_id: str) -> bool:
         """Ask the job to end, without waiting until it has; False if it had ended."""
         with _translated(self.endpoint, self._token):
             return bool(self._client.stop_job(submission_id))
-
-    def delete(self, submission_id: str) -> None:
-        """Forget a job that has ended."""
-        with _translated(self.endpoint, self._token):
-            self._client.delete_job(submission_id)
 
     def wait(self, submission_id: str, seconds: float, pause: float = 0.3) -> Job:
         """The job when it has ended, or as it is after `seconds`."""
@@ -174,7 +177,16 @@ class Cluster:
 def _client_class() -> type[Any]:
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray.dashboard.modules", "ray._private.runtime_env"):
+        for logger in [n for n in logging.root.manager.loggerDict if n.startswith(name)]:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+
     class Client(JobSubmissionClient):  # type: ignore[misc]
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            # Left at None, the connection that follows a log warns of it; both mean that certificates are verified.
+            self._ssl_context = True
+
         def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
             # As it stands, requests follows redirects, asks proxies of the environment and prefers what ~/.netrc says.
             direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
@@ -213,6 +225,6 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
             f"The cluster at {endpoint.url} must answer, but does not ({reason}). Is the tunnel open? Jobs go on."
         ) from None
     except (RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = lines[-1] if len(lines) > 1 else lines[0]
-        raise JobError(f"The cluster at {endpoint.url} says: {reason[:500].rstrip('.')}.") from None
+        # The last line of a traceback of the server's is its reason.
+        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
+        raise JobError(f"The cluster at {endpoint.url} says: {lines[-1][:500]}.") from None

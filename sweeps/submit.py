@@ -116,7 +116,7 @@ def check_results(results: str | None) -> str:
     """`results` if every node can mean the same by it; ConfigError if it cannot, or carries a secret."""
     given = results or ""
     remedy = "For example /shared/results, or s3://BUCKET/results."
-    if not given.isprintable() or len(given) > 1000 or not (given.startswith("/") or "://" in given):
+    if not given.isprintable() or len(given) > 1000 or not (given.startswith("/") or "://" in given.rstrip(":/")):
         law = "be an absolute path or a URI that every node can write to"
         raise ConfigError([Mistake("--results", given[:100] or None, law, remedy)])
     if "://" in given:
@@ -247,6 +247,8 @@ def _origin() -> dict[str, Any]:
 def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dict[str, Any]:
     """The answer of `cluster.preflight`: `nodes`, each with `problems` and `notes`, and whether all is `ok`.
 
+    Its job stays in the cluster's list: Ray puts one that is deleted too soon back as failed.
+
     Raises:
         JobError: the check itself failed.
     """
@@ -257,13 +259,15 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
         cluster.submit(submission_id, ["python", "-m", "cluster.preflight", "question.json"], parcel, {}, {})
     try:
         job = cluster.wait(submission_id, CHECK_SECONDS)
-        log = cluster.log(submission_id)
-    finally:
+    except KeyboardInterrupt:
         cluster.stop(submission_id)
+        raise
+    if job.active:
+        cluster.stop(submission_id)
+    log = cluster.log(submission_id)
     answers = [line.removeprefix(MARK) for line in log.splitlines() if line.startswith(MARK)]
     if not answers:
         raise JobError(_why_no_answer(job, log))
-    cluster.delete(submission_id)
     answer: dict[str, Any] = json.loads(answers[-1])
     return answer
 
