@@ -91,7 +91,7 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
         from sweeps.tune import RowWriter, RunSearcher, resources_of
 
         nodes = nodes_of(ray)
-        concurrent = capacity(spec.resources, nodes)
+        concurrent = capacity(spec.resources, nodes, grows=address is not None)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
         book = Book(spec, folder, display, dealer, provenance())
         _fit(RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, nodes), concurrent)

@@ -44,24 +44,31 @@ def nodes_of(ray: Any) -> list[Node]:
     return [Node(int(found.get("CPU", 0)), found.get("GPU", 0.0)) for found in resources]
 
 
-def capacity(wish: ResourceSpec, nodes: Sequence[Node]) -> int:
-    """How many runs fit at a time, at most `concurrent`; ConfigError if no node holds one."""
+def capacity(wish: ResourceSpec, nodes: Sequence[Node], *, grows: bool = False) -> int:
+    """How many runs to have at a time: `concurrent` at most, and what fits; ConfigError if no node holds one.
+
+    A cluster that `grows` may have nodes to come, of which it does not tell; there `concurrent`, where it is a number,
+    is taken for what it can grow to, and the runs that do not fit yet are what makes it grow.
+    """
+    if grows and wish.concurrent != "auto":
+        return wish.concurrent
     fit = sum(node.fits(wish) for node in nodes)
     if not fit:
-        raise ConfigError(_too_much(wish, nodes))
+        raise ConfigError(_too_much(wish, nodes, grows))
     return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
 
 
-def _too_much(wish: ResourceSpec, nodes: Sequence[Node]) -> list[Mistake]:
+def _too_much(wish: ResourceSpec, nodes: Sequence[Node], grows: bool) -> list[Mistake]:
+    remedy = "Lower it" + (", or set resources.concurrent to the runs that the cluster can grow to." if grows else ".")
     where = "there are" if len(nodes) == 1 else "the largest node has"
     cpus, gpus = max((node.cpus for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
     mistakes = []
     if wish.cpus > cpus:
-        mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores {where}", "Lower it."))
+        mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores {where}", remedy))
     if wish.gpus > gpus:
-        mistakes.append(Mistake("resources.gpus", wish.gpus, f"be at most the {gpus:g} GPUs {where}", "Lower it."))
+        mistakes.append(Mistake("resources.gpus", wish.gpus, f"be at most the {gpus:g} GPUs {where}", remedy))
     both = f"{wish.cpus} cores and {wish.gpus:g} GPUs"
-    return mistakes or [Mistake("resources", both, "be on one node, and none has both", "Lower one of them.")]
+    return mistakes or [Mistake("resources", both, "be on one node, and none has both", remedy)]
 
 
 def share(wish: ResourceSpec) -> dict[str, float]:
@@ -73,4 +80,4 @@ def alone(wish: ResourceSpec, nodes: Sequence[Node]) -> dict[str, float]:
     """What a run is given that must be alone: whole GPUs, or without any all cores of the largest node."""
     if wish.gpus:
         return {"CPU": wish.cpus, "GPU": math.ceil(wish.gpus)}
-    return {"CPU": max(node.cpus for node in nodes)}
+    return {"CPU": max([wish.cpus, *(node.cpus for node in nodes)])}

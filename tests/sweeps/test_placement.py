@@ -43,6 +43,16 @@ def test_cores_of_two_nodes_do_not_make_one_run():
         capacity(ResourceSpec(cpus=4), nodes)
 
 
+def test_a_cluster_without_workers_may_grow_to_what_the_sweep_says():
+    head = [Node(0, 0)]
+    assert capacity(ResourceSpec(cpus=2, gpus=1, concurrent=6), head, grows=True) == 6
+    with pytest.raises(ConfigError, match=r"or set resources\.concurrent to the runs that the cluster can grow to"):
+        capacity(ResourceSpec(cpus=1), head, grows=True)
+    with pytest.raises(ConfigError):
+        capacity(ResourceSpec(cpus=1, concurrent=6), head)
+    assert alone(ResourceSpec(cpus=2), head) == {"CPU": 2}
+
+
 def test_all_that_is_too_much_is_told():
     with pytest.raises(ConfigError) as caught:
         capacity(ResourceSpec(cpus=9, gpus=2), [Node(8, 1)])
