@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import threading
@@ -17,7 +16,8 @@ import pytest
 from heads import TRIAL, Head, lagvae, running_head, spec_of, sweep, until
 from processes import Ended
 
-from cluster.jobs import Job
+from cluster.access import Endpoint, Token
+from cluster.jobs import Cluster, Job
 from cluster.parcel import LIMIT_BYTES, ParcelTooLarge, packed
 from lagvae_core.errors import ConfigError
 from sweeps import submit
@@ -305,17 +305,24 @@ class TestWhatIsSent:
         assert done == submit.Submitted(name, 1, True, done.size_bytes)
 
     def test_the_shell_of_the_head_gives_back_what_was_typed(self, tmp_path):
-        cluster = self.cluster()
-        submit.submit(cluster, spec_of(), f"/{HOSTILE}")
-        entrypoint = cluster.sent[0][1]
-        (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        heard: dict[str, Any] = {}
+
+        class Client:
+            def submit_job(self, **given: Any) -> None:
+                heard.update(given)
+
+        typed = ["python", "-m", "sweeps", f"/{HOSTILE}", "a\nb", "", "~", "$HOME", "-x"]
+        with packed("f", "", ()) as parcel:
+            Cluster(Endpoint("http://127.0.0.1:1"), Token("a file", "s"), Client()).submit("n", typed, parcel, {}, {})
+        (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
         (tmp_path / "python").chmod(0o755)
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": "/nowhere"}
         shown = subprocess.run(
-            f"exec {shlex.join(entrypoint)}", shell=True, env=environment, capture_output=True, text=True, check=True
+            heard["entrypoint"], shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
-        assert shown.stdout.splitlines() == entrypoint[1:]
-        assert f"/{HOSTILE}" in entrypoint
+        assert shown.stdout.split("\0")[:-1] == typed[1:]
+        assert [path.name for path in tmp_path.iterdir()] == ["python"]
+        assert (heard["entrypoint_num_cpus"], heard["entrypoint_num_gpus"]) == (0, 0)
 
     def test_who_comes_second_hears_of_the_first(self):
         spec = spec_of()
