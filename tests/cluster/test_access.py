@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from cluster import access
 from cluster.access import AccessDenied, Endpoint, Token, find_token, probe
+from cluster.jobs import Cluster, JobError
 
 SECRET = "5ec2e7" * 8
 NO_WORDS = [f"{SECRET} {SECRET}", f"{SECRET}\r\nX-Evil: 1", f"tök{SECRET}", f"{SECRET}\0"]
@@ -139,49 +137,6 @@ class TestEndpoint:
         assert Endpoint.of(f"https://{host}:8265").url == f"https://{host}:8265"
 
 
-Answer = Callable[[str | None], tuple[int, dict[str, str]]]
-
-
-@dataclass
-class Stub:
-    """A server on the loopback; `heard` are the Authorization headers of its requests."""
-
-    url: str
-    heard: list[str | None] = field(default_factory=list)
-    answer: Answer = lambda header: (200, {})
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Answer], Stub]]:
-    servers = []
-
-    def start(answer: Answer) -> Stub:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                stub.heard.append(self.headers.get("Authorization"))
-                status, headers = stub.answer(self.headers.get("Authorization"))
-                self.send_response(status)
-                for name, value in {"Content-Length": "0", **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, *given: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        stub = Stub(f"http://127.0.0.1:{server.server_port}", answer=answer)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return stub
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def guarded(header: str | None) -> tuple[int, dict[str, str]]:
     """As Ray answers: 401 without a token, 403 with a wrong one."""
     return (401 if header is None else 200 if header == f"Bearer {SECRET}" else 403), {}
@@ -258,3 +213,46 @@ class TestProbe:
             thread.start()
             assert "speaks no HTTP" in told(f"http://127.0.0.1:{server.getsockname()[1]}")
             thread.join()
+
+
+class TestClient:
+    """Ray's client of jobs, which by itself follows redirections and asks proxies and ~/.netrc."""
+
+    @pytest.fixture
+    def client(self, home, serve, monkeypatch):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(keep(home / "token")))
+        stub = serve(guarded)
+        cluster = Cluster.open(stub.url)
+        stub.heard.clear()
+        return cluster, stub
+
+    def refused(self, cluster: Cluster) -> str:
+        with pytest.raises((AccessDenied, JobError)) as caught:
+            cluster.jobs()
+        assert SECRET not in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    def test_follows_no_redirection(self, client, serve, status):
+        cluster, stub = client
+        thief = serve(lambda header: (200, {}))
+        stub.answer = lambda header: (status, {"Location": f"{thief.url}/api/jobs/"})
+        assert f"status code {status}" in self.refused(cluster)
+        assert thief.heard == []
+
+    def test_asks_no_proxy_and_no_netrc(self, client, serve, home, monkeypatch):
+        cluster, stub = client
+        proxy = serve(lambda header: (200, {}))
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        keep(home / ".netrc", "machine 127.0.0.1 login me password other\n")
+        stub.answer = lambda header: (500, {})
+        self.refused(cluster)
+        assert proxy.heard == []
+        assert stub.heard == [f"Bearer {SECRET}"]
+
+    @pytest.mark.parametrize(("status", "told"), [(401, "saw no token"), (403, "refuses the token of")])
+    def test_a_refusal_is_a_sentence(self, client, status, told):
+        cluster, stub = client
+        stub.answer = lambda header: (status, {})
+        assert told in self.refused(cluster)
