@@ -11,6 +11,7 @@ import typer
 
 from lagvae_core.errors import CheckpointError, UserError
 from sweeps.cluster_cli import cluster_app
+from sweeps.jobs_cli import jobs_app
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 results_app = typer.Typer(help="Look at the table of a sweep.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(jobs_app)
 
 Sets = Annotated[
     list[str] | None,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeps.jobs_cli import check
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["cluster_app"]
 
 cluster_app = typer.Typer(help="Get a Ray cluster, and look at one.", no_args_is_help=True)
+cluster_app.command()(check)
 
 
 @cluster_app.command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,9 +14,9 @@ from typing import Any
 
 from cluster.connection import check_address, connect
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, Mistake
 from sweeps.book import Book
 from sweeps.display import Display
+from sweeps.placement import capacity, nodes_of, this_machine
 from sweeps.plan import Plan
 from sweeps.results import ResultsFolder, provenance
 from sweeps.spec import SweepSpec
@@ -64,7 +63,7 @@ def run_sweep(
     """
     data = load_data(spec)
     if address is None:
-        concurrency(spec, *local_resources())
+        capacity(spec.resources, [this_machine()])
     else:
         check_address(address)
     folder.prepare()
@@ -88,44 +87,20 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
     dealer = Dealer(plan)
     if dealer.exhausted:
         return Outcome({}, "", False)
-    with connect(address, cpus=local_resources()[0]) as ray:
+    with connect(address, cpus=this_machine().cpus) as ray:
         from sweeps.tune import RowWriter, RunSearcher, resources_of
 
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        gpus = float(ray.cluster_resources().get("GPU", 0))
-        concurrent = concurrency(spec, cpus, gpus)
-        display.workers(concurrent, cpus, gpus)
+        nodes = nodes_of(ray)
+        concurrent = capacity(spec.resources, nodes, grows=address is not None)
+        display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
         book = Book(spec, folder, display, dealer, provenance())
-        _fit(RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, cpus, gpus), concurrent)
+        _fit(RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, nodes), concurrent)
     # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.
     interrupted = not dealer.exhausted and book.error is None
     book.close("the sweep was interrupted." if interrupted else "the driver failed.")
     if book.error is not None:
         raise book.error
     return Outcome({}, dealer.stop_reason, interrupted)
-
-
-def local_resources() -> tuple[int, int]:
-    """Cores that this process may use, and GPUs."""
-    import torch
-
-    return len(os.sched_getaffinity(0)), torch.cuda.device_count()
-
-
-def concurrency(spec: SweepSpec, cpus: int, gpus: float) -> int:
-    """How many runs fit at a time; ConfigError if not even one does."""
-    wish = spec.resources
-    mistakes = []
-    if wish.cpus > cpus:
-        mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores there are", "Lower it."))
-    if wish.gpus > gpus:
-        mistakes.append(Mistake("resources.gpus", wish.gpus, f"be at most the {gpus:g} GPUs there are", "Lower it."))
-    if mistakes:
-        raise ConfigError(mistakes)
-    fit = cpus // wish.cpus
-    if wish.gpus:
-        fit = min(fit, int(gpus / wish.gpus))
-    return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
 
 
 def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> None:

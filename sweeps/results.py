@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -24,6 +25,7 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.tasks import task_columns
+from sweeps.lease import Taken, leased
 from sweeps.space import tunable_columns
 
 __all__ = [
@@ -230,22 +232,32 @@ class ResultsFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which this process is the only driver of the sweep; ConfigError if another one is."""
+        """A block in which this process is the only driver of the sweep; ConfigError if another one is.
+
+        A folder is locked by the file system, an object store by a lease.
+        """
         folder = self.local_path
         if folder is None:
-            yield
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(leased(self))
+                except Taken as error:
+                    raise self._driven(f"another one on {error} is running it") from None
+                yield
             return
         with open(folder / ".driver.lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                law = "be driven by one process at a time, and another one is running it"
-                remedy = "Wait for it, or stop it."
-                raise ConfigError([Mistake("the sweep", self.sweep, law, remedy)]) from None
+                raise self._driven("another one is running it") from None
             # What a killed process had written beside and not yet renamed.
             for leftover in folder.glob("**/.*.tmp"):
                 leftover.unlink(missing_ok=True)
             yield
+
+    def _driven(self, by: str) -> ConfigError:
+        law = f"be driven by one process at a time, and {by}"
+        return ConfigError([Mistake("the sweep", self.sweep, law, "Wait for it, or stop it.")])
 
     def write_run(self, row: Mapping[str, Any]) -> None:
         """Write the row of one run, replacing the one before."""
@@ -317,7 +329,7 @@ def stored_sweeps(results: str) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Where the code of this process comes from."""
+    """Where the code of this process comes from; a submitted job is told by LAGVAE_ORIGIN, JSON, what it cannot see."""
     import platform
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
@@ -340,7 +352,8 @@ def provenance() -> dict[str, Any]:
                 found["git_dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
-    return found
+    told: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
+    return found | told
 
 
 def history_of(row: Mapping[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.search import Searcher
 
+from sweeps.placement import Node, alone, share
 from sweeps.plan import Run
 from sweeps.spec import ResourceSpec
 
@@ -101,12 +102,10 @@ class RowWriter(_NotKept, Callback):  # type: ignore[misc]
             self._book.failed(trial.config["run"]["run_id"], "its process or node was lost again and again.", text)
 
 
-def resources_of(wish: ResourceSpec, cpus: int, gpus: float) -> Callable[[dict[str, Any]], Any]:
-    """What a run is given: its share, or the whole machine when it must run alone."""
+def resources_of(wish: ResourceSpec, nodes: Sequence[Node]) -> Callable[[dict[str, Any]], Any]:
+    """What a run is given: its share of a node, or more of one when it must run alone."""
 
     def bundle(setting: dict[str, Any]) -> Any:
-        if setting["run"]["alone"]:
-            return PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if wish.gpus else {"CPU": cpus}])
-        return PlacementGroupFactory([{"CPU": wish.cpus, "GPU": wish.gpus} if wish.gpus else {"CPU": wish.cpus}])
+        return PlacementGroupFactory([alone(wish, nodes) if setting["run"]["alone"] else share(wish)])
 
     return bundle

@@ -19,7 +19,7 @@ ALLOWED = {
         "scipy",
         "sklearn",
     },
-    "cluster": {"cluster", "ray", "pydantic", "yaml"},
+    "cluster": {"cluster", "ray", "pydantic", "yaml", "requests", "aiohttp", "pyarrow", "packaging"},
 }
 STANDARD = set(sys.stdlib_module_names)
 ON_DEMAND = {"lagvae_core/data/parquet.py": {"pyarrow"}}

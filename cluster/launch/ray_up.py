@@ -151,7 +151,9 @@ def _setup(launch: RayUpLaunch) -> list[str]:
 
 
 def _start(launch: RayUpLaunch, options: str) -> list[str]:
-    environment = f'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME{TOKEN[1:]}" RAY_USAGE_STATS_ENABLED=0'
+    # Jobs start `python`, which must be that of Ray.
+    path = f'export PATH="$HOME{VENV[1:]}/bin:$PATH"'
+    environment = f'{path} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME{TOKEN[1:]}" RAY_USAGE_STATS_ENABLED=0'
     shared = f"--object-store-memory={quantity(launch.object_store)}"
     return [
         f"{VENV}/bin/ray stop",

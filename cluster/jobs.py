@@ -1,0 +1,230 @@
+"""A cluster behind its dashboard: submit a job, list, follow and stop jobs, through the Ray Jobs API.
+
+The token goes into one header of the requests to the cluster and nowhere else: not along a redirect, not to a proxy,
+not into the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.access import AccessDenied, Endpoint, Token, denied, find_token, probe
+from cluster.parcel import Parcel
+
+__all__ = ["ACTIVE", "Cluster", "Job", "JobError"]
+
+SECONDS = 60.0
+"""How long the cluster may take to answer one request, an upload included."""
+
+ACTIVE = ("PENDING", "RUNNING")
+"""States of a job that has not ended. The others are SUCCEEDED, FAILED and STOPPED."""
+
+STOP_SECONDS = 120
+"""How long a stopped driver may take to write down where its runs stand, before it is killed."""
+
+
+class JobError(Exception):
+    """The cluster did not do what it was asked to; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster tells of it. Times are UTC."""
+
+    submission_id: str
+    status: str
+    message: str
+    metadata: Mapping[str, str]
+    started_at: datetime.datetime | None
+    ended_at: datetime.datetime | None
+    exit_code: int | None
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+    @classmethod
+    def of(cls, details: Any) -> Job:
+        """The job that Ray describes by `details`."""
+        return cls(
+            str(details.submission_id),
+            str(getattr(details.status, "value", details.status)),
+            str(details.message or ""),
+            {str(key): str(value) for key, value in (details.metadata or {}).items()},
+            _moment(details.start_time),
+            _moment(details.end_time),
+            details.driver_exit_code,
+        )
+
+
+def _moment(milliseconds: int | None) -> datetime.datetime | None:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC) if milliseconds else None
+
+
+class Cluster:
+    """A cluster that was found to ask for a token and to take ours."""
+
+    def __init__(self, endpoint: Endpoint, token: Token, client: Any) -> None:
+        self.endpoint, self._token, self._client = endpoint, token, client
+
+    @classmethod
+    def open(cls, address: str, *, insecure: bool = False) -> Cluster:
+        """The cluster whose dashboard is at `address`, http://HOST:PORT or https://HOST.
+
+        Raises:
+            AccessDenied: there is no token, the address is none, it would send the token in the clear (which `insecure`
+                allows), nothing answers, or it answers without a token or not to ours.
+        """
+        endpoint, token = Endpoint.of(address, insecure=insecure), find_token()
+        probe(endpoint, token)
+        with _translated(endpoint, token), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            return cls(endpoint, token, _client_class()(endpoint.url, headers=token.headers))
+
+    def submit(
+        self,
+        submission_id: str,
+        entrypoint: Sequence[str],
+        parcel: Parcel,
+        metadata: Mapping[str, str],
+        environment: Mapping[str, str],
+    ) -> bool:
+        """Start `entrypoint` on the head node, beside the cores and GPUs that are counted; False if the id is taken.
+
+        A job that is stopped gets the interrupt that Ctrl-C sends, and time to end.
+        """
+        stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        try:
+            with _translated(self.endpoint, self._token):
+                self._client.submit_job(
+                    # One process: a shell in between would take the interrupt, too.
+                    entrypoint=f"exec {shlex.join(entrypoint)}",
+                    submission_id=submission_id,
+                    runtime_env={
+                        "working_dir": str(parcel.working_dir),
+                        "py_modules": [str(folder) for folder in parcel.packages],
+                        "env_vars": {**environment, **stopping},
+                    },
+                    metadata=dict(metadata),
+                    entrypoint_num_cpus=0,
+                    entrypoint_num_gpus=0,
+                )
+        except JobError as error:
+            if "already exists" in str(error):
+                return False
+            raise
+        return True
+
+    def jobs(self) -> list[Job]:
+        """The jobs that were submitted to the cluster, the oldest first."""
+        with _translated(self.endpoint, self._token):
+            found = [Job.of(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(found, key=lambda job: (job.started_at is not None, job.started_at, job.submission_id))
+
+    def job(self, submission_id: str) -> Job:
+        with _translated(self.endpoint, self._token):
+            return Job.of(self._client.get_job_info(submission_id))
+
+    def log(self, submission_id: str) -> str:
+        """What the job has printed until now."""
+        with _translated(self.endpoint, self._token):
+            return self._safe(self._client.get_job_logs(submission_id))
+
+    def follow(self, submission_id: str) -> Iterator[str]:
+        """What the job has printed and prints, in pieces, until it ends."""
+        pieces = self._client.tail_job_logs(submission_id)
+
+        async def piece() -> str | None:
+            return await anext(pieces, None)
+
+        async def end() -> None:
+            await pieces.aclose()
+            # aiohttp closes its connection in the next round of the loop.
+            await asyncio.sleep(0)
+
+        with asyncio.Runner() as runner, _translated(self.endpoint, self._token):
+            try:
+                while (text := runner.run(piece())) is not None:
+                    yield self._safe(text)
+            finally:
+                runner.run(end())
+
+    def stop(self, submission_id: str) -> bool:
+        """Ask the job to end, without waiting until it has; False if it had ended."""
+        with _translated(self.endpoint, self._token):
+            return bool(self._client.stop_job(submission_id))
+
+    def wait(self, submission_id: str, seconds: float, pause: float = 0.3) -> Job:
+        """The job when it has ended, or as it is after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (job := self.job(submission_id)).active and time.monotonic() < deadline:
+            time.sleep(pause)
+        return job
+
+    def _safe(self, text: str) -> str:
+        """A job of the user's may print its environment; the token must not come back in this way."""
+        return text.replace(self._token.secret, "[token]")
+
+
+def _client_class() -> type[Any]:
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules", "ray._private.runtime_env"):
+        for logger in [n for n in logging.root.manager.loggerDict if n.startswith(name)]:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            # Left at None, the connection that follows a log warns of it; both mean that certificates are verified.
+            self._ssl_context = True
+
+        def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
+            # As it stands, requests follows redirects, asks proxies of the environment and prefers what ~/.netrc says.
+            direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
+            return super()._do_request(method, endpoint, allow_redirects=False, timeout=SECONDS, **direct, **given)
+
+    return Client
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """The environment without these variables, which go before an address that is given."""
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+@contextmanager
+def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
+    """Ray's, requests' and aiohttp's exceptions as ours, a sentence each."""
+    import aiohttp
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        status = 403 if "Authentication failed" in str(error) else 401
+        raise AccessDenied(denied(endpoint.url, status, token.source)) from None
+    except aiohttp.WSServerHandshakeError as error:
+        raise AccessDenied(denied(endpoint.url, error.status, token.source)) from None
+    except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        reason = type(error).__name__
+        raise AccessDenied(
+            f"The cluster at {endpoint.url} must answer, but does not ({reason}). Is the tunnel open? Jobs go on."
+        ) from None
+    except (RuntimeError, ValueError) as error:
+        # The last line of a traceback of the server's is its reason.
+        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
+        raise JobError(f"The cluster at {endpoint.url} says: {lines[-1][:500]}.") from None
