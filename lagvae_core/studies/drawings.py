@@ -28,7 +28,7 @@ class Drawings(Study):
     of the first `examples` images of the measured split; beside it stands what the z of the next image gives. If that
     is as near, z says nothing of the image, however good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2
     between the means of an image and the next. Under `bernoulli` each pixel is drawn with its probability, from the
-    same draws for every kind of drawing; `threshold` sets it where that is above 1/2, and many models then draw blanks.
+    same draws for every kind of drawing and step, so that what differs is z's doing; `threshold` sets it where that is above 1/2, and many models then draw blanks.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
@@ -63,13 +63,17 @@ class Drawings(Study):
             "reconstruction": mean_NZ,
             "swapped": mean_NZ.roll(-1, 0),
             "sample": trained.from_prior(examples, self.seed, "drawings"),
-            "interpolation": between_PAZ.flatten(0, 1),
         }
+        total = len(wanted) + len(a_A)
         drawn: dict[str, Tensor] = {"image": image_NHW}
-        for number, (what, z_NZ) in enumerate(wanted.items()):
-            progress("draw", number, len(wanted))
+        for what, z_NZ in wanted.items():
             drawn[what] = self._draw(trained, z_NZ)
-        progress("draw", len(wanted), len(wanted))
+            progress("draw", len(drawn) - 1, total)
+        path: list[Tensor] = []
+        for z_PZ in between_PAZ.unbind(1):
+            path.append(self._draw(trained, z_PZ))
+            progress("draw", len(wanted) + len(path), total)
+        drawn["interpolation"] = torch.stack(path, 1).flatten(0, 1)
         errors = {what: float((drawn[what] - image_NHW).abs().mean()) for what in ("reconstruction", "swapped")}
         values = {"drawing_error": errors["reconstruction"], "drawing_error_swapped": errors["swapped"]}
         return Findings(values, {"drawings": _table(drawn, a_A)})

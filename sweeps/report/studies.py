@@ -18,6 +18,9 @@ __all__ = ["PICTURES", "draw_study"]
 HEIGHT = 2.9
 LEGEND_LABELS = 12
 """Labels beyond which colours say nothing and are left out."""
+DRAWINGS_IN_A_ROW = 10
+FRAME = 0.75
+"""Grey of the line around a drawing."""
 NAMES = {
     "means": "posterior means, standardised",
     "raw_means": "posterior means as they are",
@@ -107,27 +110,32 @@ def _scatter(axes: Axes, table: Table) -> None:
 def _draw_drawings(axes: Axes, tables: dict[str, Table]) -> None:
     """A row for each kind of drawing, under the images that it is of; then a row for each interpolation."""
     table = tables["drawings"]
-    width = table["width"][0]
     what, example = np.array(table["what"]), np.array(table["example"])
-    images = np.array(table["pixels"]).reshape(len(what), -1, width)
-    rows = [(name, images[what == name]) for name in ("image", "reconstruction", "swapped", "sample")]
+    images = np.array(table["pixels"]).reshape(len(what), -1, table["width"][0])
+    rows = [
+        (name, images[what == name][:DRAWINGS_IN_A_ROW]) for name in ("image", "reconstruction", "swapped", "sample")
+    ]
     between = what == "interpolation"
     rows += [("interpolation", images[between & (example == path)]) for path in np.unique(example[between])]
-    columns, height, gap = max(len(row) for _, row in rows), images.shape[1], 2
-    canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap), 0.15)
+    cell = np.array(images.shape[1:]) + 3
+    height, width = cell * (len(rows), max(len(row) for _, row in rows))
+    canvas = np.ones((height, width))
     for line, (_, row) in enumerate(rows):
         for column, image in enumerate(row):
-            top, left = line * (height + gap), column * (width + gap)
-            canvas[top : top + height, left : left + width] = image
-    axes.imshow(1.0 - canvas, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+            top, left = cell * (line, column)
+            canvas[top : top + image.shape[0] + 2, left : left + image.shape[1] + 2] = FRAME
+            canvas[top + 1 : top + image.shape[0] + 1, left + 1 : left + image.shape[1] + 1] = 1 - image
+    axes.imshow(canvas, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    names = [name for name, _ in rows]
     labels = {"swapped": "with the next one's z", "sample": "from the prior"}
-    shown = [
-        labels.get(name, name) if line == 0 or rows[line - 1][0] != name else "" for line, (name, _) in enumerate(rows)
-    ]
-    axes.set_yticks([line * (height + gap) + height / 2 for line in range(len(rows))], shown)
+    shown = ["" if name in names[:line] else labels.get(name, name) for line, name in enumerate(names)]
+    axes.set_yticks((np.arange(len(rows)) + 0.5) * cell[0], shown)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes stand in a figure"
+    figure.set_size_inches(WIDTH, WIDTH * (0.08 + 0.75 * height / width))
 
 
 PICTURES: dict[str, Callable[[Axes, dict[str, Table]], None]] = {

