@@ -98,11 +98,11 @@ class PixelDecoder(Decoder):
         return None if self.to_maps is None else self.to_maps(z_RZ).view(len(z_RZ), self.z_maps, *self.size)
 
     @torch.no_grad()
-    def sample(self, z_NZ: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, z_NZ: Tensor, draws_NHW: Tensor | None = None) -> Tensor:
         """Images [N, H, W] of zeros and ones from p(x|z), float32; one pass over all of them for each pixel.
 
-        Each pixel is a Bernoulli draw from `generator`; without one it is 1 where its probability is above 0.5. The
-        model must be in eval mode.
+        A pixel is 1 where its probability is above `draws_NHW`: uniform draws on [0, 1) make it a sample; without them
+        the bound is 0.5. The model must be in eval mode.
         """
         assert not self.training, "sampling wants eval mode"
         z_maps_NCHW = self.maps_of(z_NZ)
@@ -110,8 +110,6 @@ class PixelDecoder(Decoder):
         for row in range(self.size[0]):
             for column in range(self.size[1]):
                 probability_N = self.logits(drawn_NHW, z_maps_NCHW)[:, row, column].sigmoid()
-                bound_N: Tensor | float = 0.5
-                if generator is not None:
-                    bound_N = torch.rand(len(z_NZ), generator=generator, device=generator.device).to(z_NZ)
+                bound_N = 0.5 if draws_NHW is None else draws_NHW[:, row, column].to(z_NZ)
                 drawn_NHW[:, row, column] = (probability_N > bound_N).to(z_NZ.dtype)
         return drawn_NHW.float()

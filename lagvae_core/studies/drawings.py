@@ -28,7 +28,8 @@ class Drawings(Study):
     of the first `examples` images of the measured split; beside it stands what the z of the next image gives. If that
     is as near, z says nothing of the image, however good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2
     between the means of an image and the next. Under `bernoulli` each pixel is drawn with its probability, from the
-    same draws for every kind of drawing and step, so that what differs is z's doing; `threshold` sets it where that is above 1/2, and many models then draw blanks.
+    same draws for every kind of drawing and step, so that what differs is z's doing; `threshold` sets it where that is
+    above 1/2, and many models then draw blanks.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
@@ -81,10 +82,11 @@ class Drawings(Study):
     def _draw(self, trained: Trained, z_NZ: Tensor) -> Tensor:
         decoder = trained.model.decoder
         assert isinstance(decoder, PixelDecoder), "a decoder of pixels"
-        generator = None
+        draws_NHW = None
         if self.pixels == "bernoulli":
-            generator = torch.Generator(trained.device).manual_seed(derive_seed(self.seed, "drawings"))
-        return decoder.sample(z_NZ.to(next(decoder.parameters())), generator).cpu()
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "drawings"))
+            draws_NHW = torch.rand(len(z_NZ), *decoder.size, generator=generator)
+        return decoder.sample(z_NZ.to(next(decoder.parameters())), draws_NHW).cpu()
 
 
 def _table(drawn: dict[str, Tensor], a_A: Tensor) -> dict[str, list[Any]]:
