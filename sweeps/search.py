@@ -95,7 +95,9 @@ class ArmSearch:
 
     def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
         search = self._spec.search
-        self.study.sampler = make_sampler(search.sampler, derive_seed(search.seed, self.arm.name, index, attempt))
+        # A sampler that is sure of its best point names it again and again; chance finds another.
+        sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
+        self.study.sampler = make_sampler(sampler, derive_seed(search.seed, self.arm.name, index, attempt))
         trial = self.study.ask(self._distributions)
         return trial.number, dict(trial.params)
 

@@ -91,7 +91,6 @@ class Generation(Study):
     def _judge(self) -> Judge:
         return Judge(self.judge_epochs, self.judge_hidden, self.judge_embedding)
 
-    @torch.no_grad()
     def _reverse(self, trained: Trained, spoken: TokenSplit, progress: Progress) -> float | None:
         data = trained.config.data.model_copy(update={"partition": "fixed_random"})
         config = trained.config.model_copy(update={"data": data})

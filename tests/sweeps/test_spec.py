@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import ABOUT_IMAGES
 from worlds import FINGERPRINT, spec_of, sweep
 
 from lagvae_core.errors import ConfigError, Mistake
@@ -89,7 +90,7 @@ class TestLawful:
     def test_names(self, name):
         assert spec_of(name=name).name == name
 
-    @pytest.mark.parametrize("kind", CATALOGUE)
+    @pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind not in ABOUT_IMAGES])
     @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
     def test_every_strategy_by_its_bare_name(self, kind, sampler):
         spec = spec_of(arms={"one": [kind]}, search={"sampler": sampler, "configurations": 3})
@@ -100,7 +101,7 @@ class TestShipped:
     @pytest.mark.parametrize("file", SHIPPED)
     def test_parses_and_plans(self, file):
         name = file.removesuffix(".yaml")
-        own_data = "--set trial.data.path=FOLDER" in LIBRARY.joinpath(file).read_text()
+        own_data = "--set trial.data.path=" in LIBRARY.joinpath(file).read_text()
         spec = load_spec(name, {"trial.data.path": "corpus"} if own_data else None)
         if own_data:
             with pytest.raises(ConfigError, match=r"trial\.data\.path must be given"):

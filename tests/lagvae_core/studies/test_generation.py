@@ -96,7 +96,7 @@ class TestSentences:
 
     def test_z_comes_from_the_prior_that_the_model_is_sampled_from(self):
         scaled = trained_of(tiny("scale_vae"))
-        z_NZ = Generation(sentences=4000)._from_prior(scaled)
+        z_NZ = scaled.from_prior(4000, 0, "generation")
         f_bar = scaled.model.posterior.f_bar
         assert (f_bar > 2).any()
         assert torch.allclose(z_NZ.std(0) / f_bar, torch.ones(2), atol=4 / math.sqrt(2 * 4000))
