@@ -214,7 +214,7 @@ def results_compare(
     ] = False,
 ) -> None:
     """Each configuration beside what a paper prints of it, and what differs in data, model and protocol."""
-    from sweeps.compare import print_comparison
+    from sweeps.papers.compare import print_comparison
 
     folder = find_sweep(results, sweep)
     print_comparison(
@@ -290,8 +290,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure trained models by further studies, and store what is found beside the runs; see `lagvae studies`."""
-    from sweeps.evaluate import Request
-    from sweeps.evaluate import evaluate as run_studies
+    from sweeps.evaluation.evaluate import Request
+    from sweeps.evaluation.evaluate import evaluate as run_studies
 
     if sweep is not None:
         find_sweep(results, sweep)
@@ -304,7 +304,7 @@ def studies(
     as_json: Json = False,
 ) -> None:
     """The catalogue of studies: what each measures of a trained model, its fields, columns and tables."""
-    from sweeps.study_catalogue import print_studies
+    from sweeps.evaluation.study_catalogue import print_studies
 
     print_studies(name, as_json)
 

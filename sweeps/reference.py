@@ -15,11 +15,11 @@ from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from lagvae_core.tasks import TASKS
 from sweeps.catalogue import catalogue_page
-from sweeps.evaluations import EVALUATION_COLUMNS
+from sweeps.evaluation.evaluations import EVALUATION_COLUMNS
+from sweeps.evaluation.study_catalogue import study_section
 from sweeps.markdown import table
 from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
 from sweeps.space import tunable_columns
-from sweeps.study_catalogue import study_section
 
 __all__ = ["results_page"]
 

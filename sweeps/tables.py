@@ -13,7 +13,7 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.record import CURVE_COLUMNS
 from sweeps.curves import Curve, curves_of
 from sweeps.display import duration
-from sweeps.evaluations import numeric_mistake, several_settings, with_evaluations
+from sweeps.evaluation.evaluations import numeric_mistake, several_settings, with_evaluations
 from sweeps.front import FrontRow, front_of
 from sweeps.markdown import table as markdown_table
 from sweeps.pareto import Sense

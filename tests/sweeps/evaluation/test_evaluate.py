@@ -17,10 +17,10 @@ from worlds import TINY_TRIAL, sweep
 from lagvae_core.studies import STUDIES, Findings
 from lagvae_core.trained import restore
 from sweeps import cli
-from sweeps.evaluations import EVALUATION_COLUMNS, evaluation_schema, write_evaluation
+from sweeps.evaluation.evaluations import EVALUATION_COLUMNS, evaluation_schema, write_evaluation
+from sweeps.evaluation.study_items import parse_studies
 from sweeps.results import OBJECTIVE_COLUMNS, RUNS_SCHEMA, ResultsFolder, model_name
 from sweeps.spec import parse_spec
-from sweeps.study_items import parse_studies
 
 QUICK = "probe:labels=[20,64],draws=2,inverse_penalties=[1],tsne:perplexity=5"
 WITHOUT_SEARCH = "import sys\nsys.modules['ray'] = sys.modules['optuna'] = None\n"

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from sweeps.comparison import Comparison, Line, Section, compare
 from sweeps.markdown import table as markdown_table
 from sweeps.papers import Metric, find_paper
+from sweeps.papers.comparison import Comparison, Line, Section, compare
 from sweeps.results import ResultsFolder
 from sweeps.terminal import console_of_stdout, shown_parameters
 

@@ -9,11 +9,11 @@ from worlds import TINY_TRIAL, play, spec_of
 from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError
 from sweeps import cli
-from sweeps import compare as compare_tables
-from sweeps.comparison import compare
+from sweeps.papers import compare as compare_tables
 from sweeps.papers import find_paper, paper_names
+from sweeps.papers.comparison import compare
+from sweeps.papers.setups import Configuration, dataset_of, setup_differences
 from sweeps.results import ResultsFolder
-from sweeps.setups import Configuration, dataset_of, setup_differences
 from sweeps.spec import load_spec
 
 LAGGING = {"kind": "aggressive", "budget": "converge"}

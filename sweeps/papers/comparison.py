@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.errors import ConfigError, Mistake
-from sweeps.matching import Match, SettingDifference, matches
 from sweeps.papers import Metric, Paper, Published
+from sweeps.papers.matching import Match, SettingDifference, matches
+from sweeps.papers.setups import Configuration, SetupDifference, configurations, dataset_of, setup_differences
 from sweeps.results import ResultsFolder
-from sweeps.setups import Configuration, SetupDifference, configurations, dataset_of, setup_differences
 from sweeps.summary import TIME, Summary
 from sweeps.tables import summaries_of
 

@@ -15,10 +15,10 @@ from lagvae_core.data import Dataset
 from lagvae_core.errors import CheckpointError, ConfigError, DataError, Mistake
 from lagvae_core.studies import Findings, Study
 from lagvae_core.trained import Trained, restore
-from sweeps.evaluations import checked, write_evaluation
+from sweeps.evaluation.evaluations import checked, write_evaluation
+from sweeps.evaluation.study_items import parse_studies
+from sweeps.evaluation.targets import Target, find_targets
 from sweeps.outcomes import Outcome, print_outcomes
-from sweeps.study_items import parse_studies
-from sweeps.targets import Target, find_targets
 from sweeps.terminal import ProgressLine
 
 if TYPE_CHECKING:
