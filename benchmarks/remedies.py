@@ -34,7 +34,7 @@ from lagvae_core.data.batching import BOS, EOS
 from lagvae_core.runtime import keep_freed_memory
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.trainable import Trial
-from sweeps.trial import parse_arm_text
+from sweeps.items import parse_arm_text
 
 PLAIN, CONTROL = "vae", "vae again"
 

@@ -11,6 +11,7 @@ import typer
 
 from lagvae_core.errors import CheckpointError, UserError
 from sweeps.cluster_cli import cluster_app
+from sweeps.items import parse_sets
 from sweeps.jobs_cli import jobs_app
 
 __all__ = ["app", "main"]
@@ -312,28 +313,6 @@ def studies(
 def parse_names(text: str | None) -> list[str] | None:
     """Names with commas between as a list, or None where there are none given."""
     return [name.strip() for name in text.split(",")] if text is not None else None
-
-
-def parse_sets(items: list[str] | None) -> dict[str, Any]:
-    """`--set` items as dotted keys and YAML values."""
-    import yaml
-
-    from lagvae_core.errors import ConfigError, Mistake
-
-    values: dict[str, Any] = {}
-    mistakes = []
-    for item in items or []:
-        key, sign, text = item.partition("=")
-        if not sign or not key or not all(key.split(".")):
-            mistakes.append(Mistake("--set", item, "be KEY=VALUE", "For example --set training.epochs=3"))
-            continue
-        try:
-            values[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2020-13-45
-            mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
-    if mistakes:
-        raise ConfigError(mistakes)
-    return values
 
 
 def find_sweep(results: str, sweep: str) -> Any:

@@ -42,7 +42,7 @@ def render(
     from cluster.render import render as rendered
     from lagvae_core.errors import ConfigError, Mistake
     from lagvae_core.mistakes import mistakes_of
-    from sweeps.cli import parse_sets
+    from sweeps.items import parse_sets
 
     if target not in TARGETS:
         remedy = "For example `lagvae cluster render slurm`."

@@ -1,4 +1,4 @@
-"""Settings as they are written on the command line: `kind:field=value,field=value+kind`."""
+"""Settings as they are written on the command line: `kind:field=value,field=value+kind`, and KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from lagvae_core.errors import ConfigError, Mistake
 
-__all__ = ["parse_items"]
+__all__ = ["parse_arm_text", "parse_items", "parse_sets"]
 
 OUTSIDE_BRACKETS = r"(?![^\[\]]*\])"
 
@@ -41,3 +41,26 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
     if mistakes:
         raise ConfigError(mistakes)
     return items
+
+
+def parse_arm_text(text: str) -> list[dict[str, Any]]:
+    """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
+    return [item for item in parse_items(text, "--arm", "aggressive:budget=30") if item != {"kind": "vae"}]
+
+
+def parse_sets(items: list[str] | None) -> dict[str, Any]:
+    """`--set` items as dotted keys and YAML values."""
+    values: dict[str, Any] = {}
+    mistakes = []
+    for item in items or []:
+        key, sign, text = item.partition("=")
+        if not sign or not key or not all(key.split(".")):
+            mistakes.append(Mistake("--set", item, "be KEY=VALUE", "For example --set training.epochs=3"))
+            continue
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2020-13-45
+            mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return values

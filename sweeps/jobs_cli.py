@@ -69,7 +69,7 @@ def submit(
 ) -> None:
     """Run what is missing of a sweep on a cluster; this machine may be closed meanwhile."""
     from cluster.jobs import Cluster
-    from sweeps.cli import parse_sets
+    from sweeps.items import parse_sets
     from sweeps.spec import load_spec
     from sweeps.submit import check_results, data_path, find_running, preflight
     from sweeps.submit import submit as submitted

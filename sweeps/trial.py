@@ -13,13 +13,13 @@ from rich.console import Console
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake, UserError
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
-from sweeps.items import parse_items
+from sweeps.items import parse_arm_text
 from sweeps.terminal import ProgressLine
 
 if TYPE_CHECKING:
     from sweeps.watch import MeansFolder
 
-__all__ = ["parse_arm_text", "run_trial"]
+__all__ = ["run_trial"]
 
 
 def run_trial(
@@ -152,11 +152,6 @@ def configuration(
     if mistakes:
         raise ConfigError(mistakes, source)
     return parsed
-
-
-def parse_arm_text(text: str) -> list[dict[str, Any]]:
-    """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
-    return [item for item in parse_items(text, "--arm", "aggressive:budget=30") if item != {"kind": "vae"}]
 
 
 def find_run(results: str, run_id: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ EXAMPLE = "--watch 'posterior_means:every=100,panels=[0,200,2000]'"
 
 def parse_watch(text: str) -> PosteriorMeanWatch:
     """`posterior_means`, perhaps with fields as of `--arm`, as a setting; ConfigError with every mistake."""
-    from sweeps.trial import parse_arm_text
+    from sweeps.items import parse_arm_text
 
     items = parse_arm_text(text)
     kind = PosteriorMeanWatch.model_fields["kind"].default

@@ -48,7 +48,8 @@ def test_readme_options_exist() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     verbs = {}
     for line in readme.splitlines():
-        verb = "trial|plan|run|retry|submit|status|cluster check|cluster render|evaluate|studies|dashboard|strategies|results (?:show|pareto|curves|compare)"
+        verb = "trial|plan|run|retry|submit|status|cluster check|cluster render|evaluate|studies|dashboard|strategies"
+        verb += "|results (?:show|pareto|curves|compare)"
         found = re.match(rf"\s+lagvae ({verb})\b(.*)", line)
         if found:
             verbs.setdefault(found[1], set()).update(re.findall(r"(--[a-z-]+)", found[2]))

@@ -18,8 +18,8 @@ from worlds import TINY_TRIAL, sweep
 
 from lagvae_core.strategies import CATALOGUE
 from sweeps import cli
+from sweeps.items import parse_arm_text
 from sweeps.results import ResultsFolder
-from sweeps.trial import parse_arm_text
 
 Cli = Callable[..., Ended]
 
