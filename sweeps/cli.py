@@ -79,22 +79,24 @@ def trial(
     ] = None,
 ) -> None:
     """Train and measure one configuration here, without Ray."""
-    from sweeps.trial import run_trial
+    from sweeps.trial import Request, run_trial
 
     raise typer.Exit(
         run_trial(
-            config,
-            arm,
-            parse_sets(sets),
-            from_run,
-            results,
-            as_json,
-            threads,
-            device,
-            checkpoint,
-            keep,
-            watch,
-            out,
+            Request(
+                config,
+                arm,
+                parse_sets(sets),
+                from_run,
+                results,
+                as_json,
+                threads,
+                device,
+                checkpoint,
+                keep,
+                watch,
+                out,
+            )
         )
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from lagvae_core.config import TrialConfig, parse_trial
+from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, Mistake, UserError
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
 from sweeps.items import parse_arm_text
@@ -19,71 +21,40 @@ from sweeps.terminal import ProgressLine
 if TYPE_CHECKING:
     from sweeps.watch import MeansFolder
 
-__all__ = ["run_trial"]
+__all__ = ["Request", "run_trial"]
 
 
-def run_trial(
-    config: str | None,
-    arm: str | None,
-    sets: Mapping[str, Any],
-    from_run: str | None,
-    results: str,
-    as_json: bool,
-    threads: int | None,
-    device: str | None,
-    checkpoint: Path | None,
-    keep: Path | None,
-    watch: str | None,
-    out: Path | None,
-) -> int:
+@dataclass(frozen=True)
+class Request:
+    """What `lagvae trial` is asked for; the fields are its options."""
+
+    config: str | None
+    arm: str | None
+    sets: Mapping[str, Any]
+    from_run: str | None
+    results: str
+    as_json: bool
+    threads: int | None
+    device: str | None
+    checkpoint: Path | None
+    keep: Path | None
+    watch: str | None
+    out: Path | None
+
+
+def run_trial(asked: Request) -> int:
     """The exit code: 0 finished, 1 diverged."""
-    stored = find_run(results, from_run) if from_run is not None else None
-    wanted = configuration(config, arm, sets, stored)
-    if stored is not None and threads is None:
-        threads = stored["threads"]
+    stored = find_run(asked.results, asked.from_run) if asked.from_run is not None else None
+    wanted = configuration(asked.config, asked.arm, asked.sets, stored)
     dataset = wanted.data.load()
-    identity = wanted.run_id(dataset.fingerprint)
-    means = open_watch(watch, out, identity)
-    if stored is not None and not sets and arm is None and dataset.fingerprint != stored["data_fingerprint"]:
-        law = f"be what run {from_run} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
-        raise ConfigError([Mistake("the data", dataset.fingerprint[:12], law, "The files have changed since.")])
-
-    from lagvae_core import train
-    from lagvae_core.checkpoint import FileCheckpoint
-    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
-    from sweeps.display import describe_data
-
-    chosen = choose_device(device or ("auto" if stored is None else "cpu" if stored["device"] == "cpu" else "auto"))
-    if threads is None:
-        threads = usual_threads(wanted)
-    use_threads(threads)
-    kept = keep_freed_memory()
-    store = FileCheckpoint(checkpoint) if checkpoint is not None else None
-    for option, file in (("--checkpoint", checkpoint), ("--keep", keep)):
-        if file is not None:
-            check_writable(option, file)
-    with Watcher(wanted) as watcher:
-        stack = "+".join(s.kind for s in wanted.strategies) or "vae"
-        watcher.say(f"run {identity}: {stack}, seed {wanted.seed}")
-        watcher.say(describe_data(dataset.report))
-        memory = ", freed memory is kept by the process" if kept else ""
-        watcher.say(f"{chosen}, {threads} thread{'s' if threads > 1 else ''}{memory}")
-        for warning in wanted.warnings():
-            watcher.say(f"warning {warning}")
-        record = train(
-            wanted,
-            report=watcher.epoch,
-            progress=watcher.progress,
-            checkpoint=store,
-            kept=FileCheckpoint(keep) if keep is not None else None,
-            device=chosen,
-            dataset=dataset,
-            watch=means,
-        )
-        watcher.say(f"{record.status}: {record.stop_reason}")
+    if stored is not None and not asked.sets and asked.arm is None:
+        check_same_data(stored, dataset.fingerprint)
+    means = open_watch(asked.watch, asked.out, wanted.run_id(dataset.fingerprint))
+    stack = "+".join(s.kind for s in wanted.strategies) or "vae"
+    record = train_watched(asked, wanted, dataset, stored, means, stack)
     if stored is not None:
         compare(record, stored)
-    if as_json:
+    if asked.as_json:
         print(json.dumps(record.to_json(), allow_nan=False))
     else:
         print_record(record)
@@ -91,6 +62,55 @@ def run_trial(
         for file in means.draw(f"{stack}, seed {wanted.seed}"):
             print(f"drawn: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
+
+
+def train_watched(
+    asked: Request,
+    wanted: TrialConfig,
+    dataset: Dataset,
+    stored: Mapping[str, Any] | None,
+    means: MeansFolder | None,
+    stack: str,
+) -> TrialRecord:
+    """The record of the trial, told on the terminal as it comes."""
+    from lagvae_core import train
+    from lagvae_core.checkpoint import FileCheckpoint
+    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from sweeps.display import describe_data
+
+    before = "auto" if stored is None or stored["device"] != "cpu" else "cpu"
+    chosen = choose_device(asked.device or before)
+    threads = asked.threads or (stored["threads"] if stored is not None else usual_threads(wanted))
+    use_threads(threads)
+    memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
+    for option, file in (("--checkpoint", asked.checkpoint), ("--keep", asked.keep)):
+        if file is not None:
+            check_writable(option, file)
+    with Watcher(wanted) as watcher:
+        watcher.say(f"run {wanted.run_id(dataset.fingerprint)}: {stack}, seed {wanted.seed}")
+        watcher.say(describe_data(dataset.report))
+        watcher.say(f"{chosen}, {threads} thread{'s' if threads > 1 else ''}{memory}")
+        for warning in wanted.warnings():
+            watcher.say(f"warning {warning}")
+        record = train(
+            wanted,
+            report=watcher.epoch,
+            progress=watcher.progress,
+            checkpoint=FileCheckpoint(asked.checkpoint) if asked.checkpoint is not None else None,
+            kept=FileCheckpoint(asked.keep) if asked.keep is not None else None,
+            device=chosen,
+            dataset=dataset,
+            watch=means,
+        )
+        watcher.say(f"{record.status}: {record.stop_reason}")
+    return record
+
+
+def check_same_data(stored: Mapping[str, Any], fingerprint: str) -> None:
+    """ConfigError if the data of a stored run have changed since."""
+    if fingerprint != stored["data_fingerprint"]:
+        law = f"be what run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
+        raise ConfigError([Mistake("the data", fingerprint[:12], law, "The files have changed since.")])
 
 
 def usual_threads(config: TrialConfig) -> int:
