@@ -1,7 +1,13 @@
 """What holds for every test. This folder becomes importable by this file, for `helpers`."""
 
+import signal
+
 import pytest
 import torch
+
+# What is started in the background of a script ignores interrupts, and so would all that it starts; tests send some.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
