@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from sweeps.catalogue import HEADING, catalogue_page
+from sweeps.cli import app
 from sweeps.reference import results_page
 from sweeps.spec import load_spec
 
@@ -55,7 +56,8 @@ def test_readme_options_exist() -> None:
             verbs.setdefault(found[1], set()).update(re.findall(r"(--[a-z-]+)", found[2]))
     assert verbs, "the README shows no command"
     for verb, options in verbs.items():
-        command = [sys.executable, "-m", "sweeps", *verb.split(), "--help"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        shown = CliRunner().invoke(app, [*verb.split(), "--help"])
+        assert shown.exit_code == 0, verb
+        text = shown.output
         missing = {option for option in options if option not in text}
         assert not missing, f"lagvae {verb} knows no {missing}"

