@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from lagvae_core.checkpoint import FileCheckpoint
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.data import TokenDataset, TokenSplit
+from lagvae_core.data.cache import cache_folder
 from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation import ENCODE_BATCH, on_device
 from lagvae_core.record import Progress
@@ -87,9 +86,7 @@ class _Stored:
         self._identity = identity
 
     def _file(self) -> FileCheckpoint:
-        folder = os.environ.get("LAGVAE_CACHE")
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lagvae")
-        return FileCheckpoint(Path(folder or default, f"judge-{self._identity}.model"))
+        return FileCheckpoint(cache_folder() / f"judge-{self._identity}.model")
 
     def restore(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> Trained | None:
         try:
