@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 
 from lagvae_core import checkpoint as checkpoints
+from lagvae_core.building import build_decoder, build_model
 from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.config import TrialConfig
-from lagvae_core.data import Batch, Dataset, Domain
+from lagvae_core.data import Batch, Dataset
 from lagvae_core.divergence import DivergenceRule, check_finite
-from lagvae_core.errors import CheckpointError, DataError, Diverged, Mistake
+from lagvae_core.errors import DataError, Diverged, Mistake
 from lagvae_core.evaluation import ENCODE_BATCH, evaluate, on_device, posterior_columns
+from lagvae_core.keeping import Keeper, holds
 from lagvae_core.learner import Learner
 from lagvae_core.metrics.encoding import encode_split
-from lagvae_core.models.decoder import Decoder
-from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
 from lagvae_core.runtime import peak_memory_bytes
 from lagvae_core.schedule import DecayRule
-from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.tasks import task_protocols
 from lagvae_core.watching import Moment, Watch, Watched
@@ -74,9 +73,9 @@ def train(
             trial.load_state_dict(state)
         else:
             record = TrialRecord.from_json(state["record"])
-            if kept is None or record.status != "finished" or _holds(kept, trial.run_id):
+            if kept is None or record.status != "finished" or holds(kept, trial.run_id):
                 return record
-    keeper = _Keeper(trial, checkpoint, checkpoint_seconds)
+    keeper = Keeper(trial, checkpoint, checkpoint_seconds)
     try:
         stopped = trial.fit(report, progress, keeper)
         if stopped:
@@ -90,34 +89,6 @@ def train(
         record = trial.record("diverged", f"{error}.")
     keeper.save(record)
     return record
-
-
-def _holds(kept: CheckpointStore, run_id: str) -> bool:
-    """Whether the weights of this very trial are there."""
-    content = kept.load()
-    try:
-        return content is not None and bool(checkpoints.decode(content, run_id))
-    except CheckpointError:
-        return False
-
-
-class _Keeper:
-    """Saves the trial's state when it is due."""
-
-    def __init__(self, trial: Trial, store: CheckpointStore | None, seconds: float) -> None:
-        self._trial, self._store, self._seconds = trial, store, seconds
-        self._last = time.monotonic()
-
-    def save_if_due(self) -> None:
-        if self._store is not None and time.monotonic() - self._last >= self._seconds:
-            self.save()
-
-    def save(self, record: TrialRecord | None = None) -> None:
-        if self._store is None:
-            return
-        state = self._trial.state_dict() if record is None else {"identity": self._trial.run_id}
-        self._store.save(checkpoints.encode({**state, "record": record and record.to_json()}))
-        self._last = time.monotonic()
 
 
 class Trial:
@@ -180,13 +151,13 @@ class Trial:
         self,
         report: Report = lambda record: None,
         progress: Callable[[Progress], None] = lambda progress: None,
-        keeper: _Keeper | None = None,
+        keeper: Keeper | None = None,
     ) -> str:
         """Train to the end of the schedule, or until `report` answers "stop": then the reason, else "".
 
         Without a `keeper` nothing is saved on the way.
         """
-        keeper = keeper or _Keeper(self, None, 0.0)
+        keeper = keeper or Keeper(self, None, 0.0)
         if self.watch is not None:
             self.learner.after_step = lambda: self._tell("step")
         if self.epoch == self.position == 0:
@@ -209,7 +180,7 @@ class Trial:
         batches = config.data.train_batches(train, config.training.batch_size, config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
 
-    def _train_epoch(self, progress: Callable[[Progress], None], keeper: _Keeper) -> None:
+    def _train_epoch(self, progress: Callable[[Progress], None], keeper: Keeper) -> None:
         self.model.train()
         if self.config.data.partition == "resplit_random":
             self.train_batches = self.learner.batches = self._partition(self.epoch)
@@ -438,20 +409,3 @@ class Trial:
         self.seconds = state["seconds"]
         self.cpu_seconds = state["cpu_seconds"]
         self.stop_reason = state["stop_reason"]
-
-
-def build_model(config: TrialConfig, domain: Domain, parts: Parts, streams: Streams) -> Vae:
-    """The model of `config` with the slots of `parts` filled in, initialised from the seed."""
-    with streams.initialising():
-        encoder = parts.encoder(config.model, domain, parts.features)
-        decoder = build_decoder(config, domain, parts, streams)
-        decoder.bind(encoder)
-        model = Vae(encoder, decoder, parts.posterior, parts.prior, parts.penalties)
-    with streams.initialising():  # another start is made of the same draws
-        parts.initialise(encoder, "encoder")
-        parts.initialise(decoder, "decoder")
-    return model
-
-
-def build_decoder(config: TrialConfig, domain: Domain, parts: Parts, streams: Streams) -> Decoder:
-    return parts.decoder(config.model, domain, streams["dropout"], parts.wiring(config.model))
