@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from lagvae_core.columns import Column
 from lagvae_core.config import TrialConfig
 from lagvae_core.data import Dataset
@@ -14,7 +17,7 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Setting
 from lagvae_core.trained import Trained
 
-__all__ = ["Findings", "Study", "Table", "needs_z", "without_z"]
+__all__ = ["Findings", "Study", "Table", "needs_z", "straight_line", "without_z"]
 
 Table = Mapping[str, Sequence[Any]]
 """Columns of one length by name: numbers, texts or lists of numbers."""
@@ -77,3 +80,9 @@ def needs_z(study: Study, config: TrialConfig) -> Iterator[Mistake]:
 def without_z(config: TrialConfig) -> bool:
     """Whether a model of this configuration has no latent variable."""
     return any("kl" in strategy.unmeasured for strategy in config.strategies)
+
+
+def straight_line(first_PZ: Tensor, second_PZ: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """a [A] = 0, 1/steps, ..., 1 and (1 - a) first + a second, [P, A, Z], float64: both ends and what lies between."""
+    a_A = torch.arange(steps + 1, dtype=torch.float64) / steps
+    return a_A, (1 - a_A)[:, None] * first_PZ[:, None] + a_A[:, None] * second_PZ[:, None]

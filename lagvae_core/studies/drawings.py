@@ -15,7 +15,7 @@ from lagvae_core.data import Dataset
 from lagvae_core.errors import Mistake
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.randomness import derive_seed
-from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
 from lagvae_core.trained import Trained
 
 __all__ = ["Drawings"]
@@ -57,9 +57,7 @@ class Drawings(Study):
         split = trained.split.limit(self.examples)
         (batch,) = split.batches(self.examples)
         image_NHW, mean_NZ, examples = batch.targets, trained.means(split), len(split)
-        a_A = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
-        first_PAZ, second_PAZ = mean_NZ[: self.paths][: examples - 1, None], mean_NZ[1 : self.paths + 1][:, None]
-        between_PAZ = (1 - a_A)[:, None] * first_PAZ + a_A[:, None] * second_PAZ
+        a_A, between_PAZ = straight_line(mean_NZ[:-1][: self.paths], mean_NZ[1:][: self.paths], self.steps)
         wanted = {
             "reconstruction": mean_NZ,
             "swapped": mean_NZ.roll(-1, 0),

@@ -14,7 +14,7 @@ from lagvae_core.errors import Mistake
 from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.randomness import derive_seed
 from lagvae_core.speech import Speaker
-from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
 from lagvae_core.trained import Trained
 
 __all__ = ["Interpolation"]
@@ -54,8 +54,7 @@ class Interpolation(Study):
         order = torch.randperm(len(z_NZ), generator=_generator(self.seed))
         pairs = min(self.pairs, len(z_NZ) // 2)
         first_P, second_P = order[: 2 * pairs].view(2, pairs)
-        a_A = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
-        z_PAZ = (1 - a_A)[:, None] * z_NZ[first_P, None] + a_A[:, None] * z_NZ[second_P, None]
+        a_A, z_PAZ = straight_line(z_NZ[first_P], z_NZ[second_P], self.steps)
         total = z_PAZ.shape[0] * z_PAZ.shape[1]
         found = speaker.speak(
             Greedy(self.max_length),

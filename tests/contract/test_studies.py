@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny, trained_of
+from helpers import tiny, tiny_images, trained_of
 
 from lagvae_core import studies
 from lagvae_core.errors import ConfigError
@@ -58,6 +58,11 @@ def model(*strategies):
     return trained_of(tiny(*strategies, evaluation={"limit": None}))
 
 
+@functools.cache
+def model_of_images(*strategies):
+    return trained_of(tiny_images(*strategies, evaluation={"limit": None}))
+
+
 def measured(name, trained):
     """The findings, with a look at what was heard of the progress."""
     heard = []
@@ -69,9 +74,11 @@ def measured(name, trained):
     return found
 
 
-def skip_unless_it_measures_sentences(name):
-    if "synthetic" not in study_in(name).data_kinds:
-        pytest.skip(f"{name} does not measure models of sentences")
+def measurable(name, *, without_z=False):
+    """A model of sentences or, for a study of images alone, of images."""
+    if "synthetic" in study_in(name).data_kinds:
+        return model("lstm_lm") if without_z else model()
+    return model_of_images("pixelcnn_lm") if without_z else model_of_images()
 
 
 def refusal_of(name, trained):
@@ -164,8 +171,7 @@ def test_it_survives_json_and_pickle(name):
 
 @each_study
 def test_its_findings_are_plain_repeat_themselves_and_leave_the_model_as_it_was(name):
-    skip_unless_it_measures_sentences(name)
-    trained = model()
+    trained = measurable(name)
     small(name).require(trained.config, trained.dataset)
     before = {key: value.clone() for key, value in trained.model.state_dict().items()}
     drawn_before = torch.get_rng_state()
@@ -183,8 +189,7 @@ def test_its_findings_are_plain_repeat_themselves_and_leave_the_model_as_it_was(
 
 @each_study
 def test_a_model_without_z_is_refused_or_measured_as_far_as_it_goes(name):
-    skip_unless_it_measures_sentences(name)
-    trained = model("lstm_lm")
+    trained = measurable(name, without_z=True)
     if refusal := refusal_of(name, trained):
         assert "without z" in refusal
     else:
