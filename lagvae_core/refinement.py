@@ -44,6 +44,8 @@ class Steps(Interface):
     @property
     def clip(self) -> float: ...
     @property
+    def backward_clip(self) -> float: ...
+    @property
     def reference_batch(self) -> int: ...
     @property
     def difference_step(self) -> float: ...
@@ -83,6 +85,14 @@ class Descent:
         square = gradient.square().sum(self._axes, keepdim=True).clamp(min=1e-30)
         along = gradient * (gradient * outer).sum(self._axes, keepdim=True) / square
         return factor * torch.where(factor < 1.0, outer - along, outer)
+
+    def held(self, outer: Tensor) -> Tensor:
+        """`outer`, a gradient of the loss at some lambda_k, held to `backward_clip`.
+
+        Steps that overshoot multiply it from step to step, and an update in whatever direction that has is ruinous.
+        """
+        limit = self._setting.backward_clip
+        return outer * _limit(limit, self.joint_norm(outer)) if limit else outer
 
     def velocity(self, last: Tensor, gradient: Tensor) -> Tensor:
         return self._setting.momentum * last - self.clipped(gradient)
@@ -212,8 +222,14 @@ class Exactly(Passes):
     """All gradients through the steps, by differentiating twice."""
 
     def backward(self) -> Loss:
+        scale = self.batch.size / self.setting.reference_batch
+
+        def step(k: int, parameters: Tensor) -> Tensor:
+            parameters.register_hook(lambda outer: self.descent.held(outer * scale) / scale)  # type: ignore[no-untyped-call]
+            return self.gradient(k, parameters, _with_graph)
+
         with twice_differentiable():
-            loss = self.loss(self.refined(self.start, _with_graph))
+            loss = self.loss(refined_from(self.setting, self.descent, self.start, step))
             loss.total.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -241,7 +257,7 @@ class ByDifferences(Passes):
             ahead = setting.momentum * ahead + setting.rate * outer
             direction = self.descent.clipped_backward(gradients[k], ahead)
             there = self.gradient(k, places[k] + r * direction, self._adding(-1.0 / r))
-            outer = outer - (there - gradients[k]) / r
+            outer = self.descent.held(outer - (there - gradients[k]) / r)
         self.teach_encoder(outer)
         return loss
 
@@ -277,8 +293,7 @@ class AsPublished(Passes):
         for k in reversed(range(setting.refinement_steps)):
             ahead = setting.momentum * ahead + setting.rate * outer
             product = self._product(k, places[k], self.descent.clipped(gradients[k]), ahead)
-            outer = outer - product
-            outer = outer * _limit(setting.clip, self.descent.joint_norm(outer))
+            outer = self.descent.held(outer - product)
         self.teach_encoder(outer)
         return loss
 

@@ -154,6 +154,19 @@ class TestGradientThroughTheSteps:
         assert_near(found[1][0], found[0][0], 1e-3)
         assert torch.equal(found[0][1], found[1][1])
 
+    @pytest.mark.parametrize("backward", ["autograd", "finite_diff"])
+    def test_steps_that_overshoot_do_not_blow_the_gradient_up(self, backward):
+        """At such a rate each step back multiplies the gradient; that at the encoder's word is held to a norm of 5."""
+        norms = []
+        for limit in (0.0, 5.0):
+            trial = trial_with(backward=backward, rate=100.0, clip=0.0, refinement_steps=8, backward_clip=limit)
+            taught = []
+            trial.model.encoder.to_latent.register_full_backward_hook(lambda *given, to=taught: to.append(given[2][0]))
+            gradients_of(trial)
+            norms.append(math.sqrt(trial.train_batches[0].size / 32) * float(taught[0].norm()))
+        assert norms[0] > 50
+        assert norms[1] == pytest.approx(5.0, rel=1e-6)
+
     def test_the_streams_are_left_where_the_unperturbed_passes_left_them(self):
         states = []
         for fields in ({}, {"backward": "autograd"}, {"backward": "none_kl"}):
@@ -253,14 +266,14 @@ def spelled_out(trial, setting, weight):
 
 class TestReferenceClipping:
     def test_where_nothing_clips_it_is_the_consistent_one(self):
-        free = {"clip": 1e9, "difference_step": 1e-4}
+        free = {"clip": 1e9, "backward_clip": 0.0, "difference_step": 1e-4}
         expected, _ = gradients_of(trial_with(**free))
         assert_near(gradients_of(trial_with(finite_diff_clip="reference", **free))[0], expected, 1e-7)
 
     @pytest.mark.parametrize("clip", [0.02, 0.2, 5.0])
     @pytest.mark.parametrize("reference_batch", [16, 32])
     def test_it_is_the_published_algorithm(self, clip, reference_batch):
-        fields = {"clip": clip, "reference_batch": reference_batch, "refinement_steps": 3}
+        fields = {"clip": clip, "backward_clip": clip, "reference_batch": reference_batch, "refinement_steps": 3}
         found, _ = gradients_of(trial_with(finite_diff_clip="reference", **fields))
         setting = SaVae(finite_diff_clip="reference", **fields)
         expected = spelled_out(trial_with(finite_diff_clip="reference", **fields), setting, 0.7)
@@ -535,6 +548,7 @@ def test_another_objective_than_the_weighted_elbo_is_refused(other):
     ("fields", "option"),
     [
         ({"backward": "autograd", "difference_step": 1e-4}, "difference_step"),
+        ({"backward": "none", "backward_clip": 1.0}, "backward_clip"),
         ({"backward": "none", "finite_diff_clip": "reference"}, "finite_diff_clip"),
         ({"clip": 0.0, "finite_diff_clip": "reference"}, "finite_diff_clip"),
     ],
