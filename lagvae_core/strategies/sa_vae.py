@@ -73,8 +73,8 @@ class SaVae(Strategy):
       derivative. The code (`reference`) takes the clipped gradient of the perturbed pass from the unclipped one, and
       clips the result again; where that clips, it is no derivative of anything.
     - As in the code the gradient of the loss at each lambda_k is clipped on its way back (`backward_clip`, there the
-      same number as `clip`). Without that, steps that overshoot multiply it from step to step: on the synthetic set two
-      of three runs with ten steps met one of several thousands, and never recovered.
+      same number as `clip`). Without that, steps that overshoot multiply it from step to step: on the synthetic set all
+      three runs with ten steps met one of several thousands, and diverged.
     - `difference_step` is 1e-5 there. A direction d has the size of a refinement step, so that in float32 a tenth of
       that difference is rounding; at 0.003 rounding and curvature weigh the same, and 1e-3 of the gradient is wrong.
     - The further terms of multitask_bow and fraternal_dropout count in the final step only (W5).
