@@ -88,6 +88,10 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], column: str, x: str) -> Non
     axes.set_title(LABELS.get(column, column), fontsize=7)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    if not any(point.columns[column] for curve in curves for point in curve.points):
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", fontsize=7)
+        axes.set_xticks([])
+        axes.set_yticks([])
     low, high = axes.get_ylim()
     if 0 < low < 0.4 * high:
         axes.set_ylim(bottom=0.0)

@@ -41,6 +41,14 @@ def test_a_picture(tmp_path, x):
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_column_that_no_run_measured_says_so_in_its_panel(tmp_path):
+    unmeasured = curves_of([row("r1", 1, None), row("r1", 2, None)], ["valid_kl"])
+    for name, curves in (("empty", unmeasured), ("full", curves_of(ROWS, ["valid_kl"]))):
+        curves_figure(curves, ["valid_kl"], tmp_path / f"{name}.svg")
+    assert "not measured" in (tmp_path / "empty.svg").read_text()
+    assert "not measured" not in (tmp_path / "full.svg").read_text()
+
+
 def test_no_curve_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs at least one run"):
         curves_figure([], ["valid_kl"], tmp_path / "curves.png")
