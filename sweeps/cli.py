@@ -13,6 +13,7 @@ from lagvae_core.errors import CheckpointError, UserError
 from sweeps.cluster_cli import cluster_app
 from sweeps.items import parse_sets
 from sweeps.jobs_cli import jobs_app
+from sweeps.options import Json, Sets, Spec, Sweep
 
 __all__ = ["app", "main"]
 
@@ -28,16 +29,10 @@ app.add_typer(results_app, name="results")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app)
 
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted: training.epochs=3. Repeatable."),
-]
 Results = Annotated[
     str,
     typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the tables."),
 ]
-Spec = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
-Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
 ]
@@ -45,7 +40,6 @@ Keep = Annotated[
     str | None,
     typer.Option(metavar="models|nothing", help="Keep the model of each finished run, for `lagvae evaluate`."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @app.command()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeps.options import Json, Sets, Spec, Sweep
+
 if TYPE_CHECKING:
     from cluster.jobs import Cluster
     from sweeps.submit import Attempt
@@ -31,8 +33,6 @@ Where = Annotated[
 WhichResults = Annotated[
     str | None, typer.Option("--results", metavar="URI", help="Which one, if the sweep has several results.")
 ]
-Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @contextmanager
@@ -55,13 +55,10 @@ def say(text: str) -> None:
 
 @jobs_app.command()
 def submit(
-    spec: Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")],
+    spec: Spec,
     address: Head,
     results: Where = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted: training.epochs=3. Repeatable."),
-    ] = None,
+    sets: Sets = None,
     insecure: Insecure = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not look at the nodes first.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Once more also what failed or ran out of memory.")] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import json
 import os
 import sys
@@ -330,6 +331,12 @@ def stored_sweeps(results: str) -> list[str]:
 
 def provenance() -> dict[str, Any]:
     """Where the code of this process comes from; a submitted job is told by LAGVAE_ORIGIN, JSON, what it cannot see."""
+    told: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
+    return {**_own_provenance(), **told}
+
+
+@functools.cache
+def _own_provenance() -> Mapping[str, Any]:
     import platform
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
@@ -352,8 +359,7 @@ def provenance() -> dict[str, Any]:
                 found["git_dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
-    told: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
-    return found | told
+    return found
 
 
 def history_of(row: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import platform
 import re
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -300,7 +301,4 @@ def tally(attempt: Attempt) -> dict[str, int] | None:
         rows = folder.runs() if folder.exists() else None
     except (OSError, ConfigError):
         return None
-    counts: dict[str, int] = {}
-    for row in rows or []:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    return None if rows is None else dict(sorted(counts.items()))
+    return None if rows is None else dict(sorted(Counter(row["status"] for row in rows).items()))

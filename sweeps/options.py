@@ -1,0 +1,17 @@
+"""Arguments and options of the command line that several verbs have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["Json", "Sets", "Spec", "Sweep"]
+
+Spec = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
+Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted: training.epochs=3. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
