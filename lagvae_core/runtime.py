@@ -10,7 +10,19 @@ import torch
 
 from lagvae_core.errors import ConfigError, Mistake
 
-__all__ = ["choose_device", "keep_freed_memory", "peak_memory_bytes", "use_threads"]
+__all__ = [
+    "CONTEXT_BYTES",
+    "choose_device",
+    "keep_freed_memory",
+    "keep_to_share",
+    "peak_memory_bytes",
+    "peak_reserved_bytes",
+    "start_peak",
+    "use_threads",
+]
+
+CONTEXT_BYTES = 600 * 2**20
+"""What CUDA takes of a device for each process beside the allocator: a few hundred MB, more with newer devices."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -52,3 +64,27 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def start_peak(device: torch.device) -> None:
+    """Forget what was reserved before, so that `peak_reserved_bytes` tells what is from now on."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_reserved_bytes(device: torch.device) -> int:
+    """The most memory that was withheld from others: by the device's allocator on CUDA, else by the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return peak_memory_bytes(device)
+
+
+def keep_to_share(share: float) -> None:
+    """Let this process take no more of its GPU than `share`, so that a run that needs more fails, not its neighbours.
+
+    CUDA's own memory for the process is counted in, unless the process has the whole device.
+    """
+    if 0 < share <= 1 and torch.cuda.is_available():
+        own = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory if share < 1 else 0.0
+        torch.cuda.set_per_process_memory_fraction(max(share - own, share / 2))

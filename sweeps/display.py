@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.calibration import Demand
 from sweeps.plan import ArmPlan, Plan, Run
 
 __all__ = ["Display", "describe_data", "duration"]
@@ -103,6 +104,19 @@ class Display:
         if self.console.is_terminal:
             self._live = Live(self._board(), console=self.console, refresh_per_second=4, transient=False)
             self._live.start()
+
+    def calibrated(self, demands: Sequence[Demand]) -> None:
+        """How many runs share a GPU, and which arm it is that no more do."""
+        if not demands:
+            self._say("gpus: auto, and there is no GPU: runs are on the CPU")
+            return
+        least = min(demands, key=lambda demand: demand.runs)
+        sharing = f"{least.runs} runs share a GPU" if least.runs > 1 else "a run has a GPU to itself"
+        if least.error:
+            reason = f"what {least.arm} takes is not known ({least.error})"
+        else:
+            reason = f"{least.arm} takes {least.peak_bytes / 2**30:.1f} of {least.device_bytes / 2**30:.1f} GiB"
+        self._say(f"gpus: auto, {sharing}: {reason}")
 
     def run_started(self, run: Run) -> None:
         self._running[run.run_id] = (run, 0, 0, time.monotonic())

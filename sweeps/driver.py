@@ -7,8 +7,8 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cluster.connection import check_address, connect
 from lagvae_core.data import Dataset
 from sweeps.book import Book
 from sweeps.display import Display
-from sweeps.placement import capacity, nodes_of, this_machine
+from sweeps.placement import Node, capacity, nodes_of, this_machine
 from sweeps.plan import Plan
 from sweeps.results import ResultsFolder, provenance
 from sweeps.spec import SweepSpec
@@ -63,7 +63,8 @@ def run_sweep(
     """
     data = load_data(spec)
     if address is None:
-        capacity(spec.resources, [this_machine()])
+        wish = spec.resources
+        capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, [this_machine()])
     else:
         check_address(address)
     folder.prepare()
@@ -91,6 +92,7 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
         from sweeps.tune import RowWriter, RunSearcher, resources_of
 
         nodes = nodes_of(ray)
+        spec = _calibrated(ray, spec, nodes, display)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
         book = Book(spec, folder, display, dealer, provenance())
@@ -101,6 +103,17 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
     if book.error is not None:
         raise book.error
     return Outcome({}, dealer.stop_reason, interrupted)
+
+
+def _calibrated(ray: Any, spec: SweepSpec, nodes: Sequence[Node], display: Display) -> SweepSpec:
+    """`spec` with a number in the place of `gpus: auto`."""
+    from sweeps.calibration import calibrate, share_of
+
+    if spec.resources.gpus != "auto":
+        return spec
+    demands = calibrate(ray, spec, nodes)
+    display.calibrated(demands)
+    return replace(spec, resources=spec.resources.with_gpus(share_of(demands) if demands else 0.0))
 
 
 def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> None:

@@ -24,10 +24,14 @@ class Node:
     def fits(self, wish: ResourceSpec) -> int:
         """How many runs it holds at a time. Fractions of a GPU are fractions of the same one."""
         by_cpus = self.cpus // wish.cpus
-        if not wish.gpus:
+        if not wish.gpu_share:
             return by_cpus
         # The quotient of floats may lie a rounding below a whole number.
-        by_gpus = int(self.gpus) * int(1 / wish.gpus + 1e-9) if wish.gpus < 1 else int(self.gpus / wish.gpus + 1e-9)
+        by_gpus = (
+            int(self.gpus) * int(1 / wish.gpu_share + 1e-9)
+            if wish.gpu_share < 1
+            else int(self.gpus / wish.gpu_share + 1e-9)
+        )
         return min(by_cpus, by_gpus)
 
 
@@ -65,19 +69,19 @@ def _too_much(wish: ResourceSpec, nodes: Sequence[Node], grows: bool) -> list[Mi
     mistakes = []
     if wish.cpus > cpus:
         mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores {where}", remedy))
-    if wish.gpus > gpus:
-        mistakes.append(Mistake("resources.gpus", wish.gpus, f"be at most the {gpus:g} GPUs {where}", remedy))
-    both = f"{wish.cpus} cores and {wish.gpus:g} GPUs"
+    if wish.gpu_share > gpus:
+        mistakes.append(Mistake("resources.gpus", wish.gpu_share, f"be at most the {gpus:g} GPUs {where}", remedy))
+    both = f"{wish.cpus} cores and {wish.gpu_share:g} GPUs"
     return mistakes or [Mistake("resources", both, "be on one node, and none has both", remedy)]
 
 
 def share(wish: ResourceSpec) -> dict[str, float]:
     """What a run is given of a node."""
-    return {"CPU": wish.cpus, "GPU": wish.gpus} if wish.gpus else {"CPU": wish.cpus}
+    return {"CPU": wish.cpus, "GPU": wish.gpu_share} if wish.gpu_share else {"CPU": wish.cpus}
 
 
 def alone(wish: ResourceSpec, nodes: Sequence[Node]) -> dict[str, float]:
     """What a run is given that must be alone: whole GPUs, or without any all cores of the largest node."""
-    if wish.gpus:
-        return {"CPU": wish.cpus, "GPU": math.ceil(wish.gpus)}
+    if wish.gpu_share:
+        return {"CPU": wish.cpus, "GPU": math.ceil(wish.gpu_share)}
     return {"CPU": max([wish.cpus, *(node.cpus for node in nodes)])}

@@ -57,10 +57,23 @@ class ResourceSpec(Setting):
     """What each run is given."""
 
     cpus: Annotated[int, Field(ge=1, description="cores, and so threads, of a run")] = 1
-    gpus: Annotated[float, Field(ge=0, description="GPUs of a run; a fraction shares one")] = 0
+    gpus: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=0)],
+        Field(description="GPUs of a run; a fraction shares one; auto: as many runs share one as its memory holds"),
+    ] = 0
     concurrent: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="runs at a time, at most")
     ] = "auto"
+
+    @property
+    def gpu_share(self) -> float:
+        """`gpus` as a number, which it must be by now."""
+        assert self.gpus != "auto", "calibrate first"
+        return self.gpus
+
+    def with_gpus(self, gpus: float) -> ResourceSpec:
+        """The same with this number of GPUs."""
+        return self.model_copy(update={"gpus": gpus})
 
 
 class _File(Setting):

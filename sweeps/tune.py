@@ -66,7 +66,7 @@ def worker_setting(run: Run, book: Book) -> dict[str, Any]:
         "sweep": folder.sweep,
         "data_fingerprint": book.dealer.plan.fingerprint,
         "threads": resources.cpus,
-        "gpus": resources.gpus,
+        "gpus": resources.gpu_share,
         "alone": run.alone,
         "keep": book.spec.keep == "models",
     }

@@ -8,7 +8,7 @@ import socket
 import traceback
 from typing import Any
 
-__all__ = ["TRACEBACK_CHARACTERS", "checkpoint_name", "describe_failure", "keep_to_share", "load_data", "train_run"]
+__all__ = ["TRACEBACK_CHARACTERS", "checkpoint_name", "describe_failure", "load_data", "train_run"]
 
 TRACEBACK_CHARACTERS = 4000
 
@@ -41,17 +41,6 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     }
 
 
-def keep_to_share(gpus: float) -> None:
-    """Let this process take no more of a GPU's memory than its share, so that a run that needs more fails, not others.
-
-    The share is of the allocator's memory; what CUDA itself takes for each process, a few hundred MB, comes on top.
-    """
-    import torch
-
-    if 0 < gpus <= 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(float(gpus))
-
-
 def train_run(setting: dict[str, Any]) -> None:
     """Train `setting["run"]`; every report goes to Ray Tune, the last one holds the record or the failure.
 
@@ -63,7 +52,7 @@ def train_run(setting: dict[str, Any]) -> None:
 
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, Mistake
-    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
     from sweeps.results import FolderFile, ResultsFolder, model_name
 
     run = setting["run"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lagvae_core.errors import ConfigError
+from lagvae_core.runtime import CONTEXT_BYTES, keep_to_share
 from sweeps.placement import Node, alone, capacity, nodes_of, share
 from sweeps.spec import ResourceSpec
-from sweeps.worker import keep_to_share
 
 
 @pytest.mark.parametrize(
@@ -89,12 +91,21 @@ def test_dead_nodes_hold_nothing():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "there", "told"),
-    [(0.25, True, [0.25]), (1.0, True, [1.0]), (0, True, []), (2, True, []), (0.25, False, [])],
+    ("share", "there", "told"),
+    [
+        (0.25, True, [0.2]),
+        (1.0, True, [1.0]),
+        (0.0625, True, [0.03125]),
+        (0, True, []),
+        (2, True, []),
+        (0.25, False, []),
+    ],
 )
-def test_a_worker_keeps_to_its_share_of_a_gpu(monkeypatch, gpus, there, told):
+def test_a_worker_keeps_to_its_share_of_a_gpu_with_what_cuda_takes_counted_in(monkeypatch, share, there, told):
     heard: list[float] = []
+    device = SimpleNamespace(total_memory=20 * CONTEXT_BYTES)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", heard.append)
-    keep_to_share(gpus)
-    assert heard == told
+    keep_to_share(share)
+    assert heard == pytest.approx(told)
