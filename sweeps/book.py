@@ -86,8 +86,12 @@ class Book:
         return found
 
     def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """The run's first report tells where it runs, and so does its row from then on."""
         run, row = self._open[run_id]
-        row["host"], row["device"] = report.get("host"), report.get("device")
+        where = {name: report.get(name) for name in ("host", "device")}
+        if any(row[name] != value for name, value in where.items()):
+            row |= where
+            self.folder.write_run(row)
         if "epoch" in report:
             self.display.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
 
@@ -95,6 +99,7 @@ class Book:
         _, row = self._open[run_id]
         lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
+        row |= {"host": None, "device": None}
         self.folder.write_run(row)
 
     def ended(self, run_id: str, report: Mapping[str, Any]) -> None:

@@ -1,0 +1,57 @@
+"""What the table says of a run from its start to its end, without any training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from worlds import FINGERPRINT, spec_of
+
+from sweeps.book import Book
+from sweeps.display import Display
+from sweeps.plan import Plan
+from sweeps.results import ResultsFolder
+from sweeps.search import Dealer
+
+
+@pytest.fixture
+def book(tmp_path):
+    spec = spec_of()
+    folder = ResultsFolder(str(tmp_path), "tiny")
+    folder.prepare()
+    return Book(spec, folder, Display(), Dealer(Plan(spec, FINGERPRINT, [])), {})
+
+
+def started(book):
+    run = book.dealer.next()
+    book.dealt(run)
+    book.started(run.run_id)
+    return run
+
+
+def row_in(book):
+    [row] = book.folder.runs()
+    return row
+
+
+def test_a_running_row_says_where_it_runs_once_that_is_known(book):
+    run = started(book)
+    assert (row_in(book)["status"], row_in(book)["host"]) == ("running", None)
+    report = {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2}
+    book.progressed(run.run_id, report)
+    assert (row_in(book)["host"], row_in(book)["device"]) == ("node7", "cpu")
+    book.folder.remove(f"runs/{run.run_id}.parquet")
+    book.progressed(run.run_id, report | {"epoch": 2})
+    assert book.folder.runs() == [], "nothing new is not written again"
+
+
+def test_a_run_that_goes_on_elsewhere_does_not_say_that_it_is_still_there(book):
+    run = started(book)
+    book.progressed(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2})
+    book.started(run.run_id)
+    row = row_in(book)
+    assert (row["status"], row["attempt"], row["host"], row["device"]) == ("running", 2, None, None)
+    [before] = json.loads(row["history"])
+    assert (before["host"], before["status"], before["stop_reason"]) == ("node7", "interrupted", "its process was lost")
+    book.progressed(run.run_id, {"host": "node8", "device": "cpu", "epoch": 2, "epochs": 2})
+    assert row_in(book)["host"] == "node8"
