@@ -1,0 +1,191 @@
+"""What the driver of a sweep costs its node: processor and memory against the number of trials that run at a time.
+
+    python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--json FILE]
+
+A real sweep on a real Ray of this machine, told that it has N cores, whose trials train nothing: each starts, waits until
+all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a real trial. Each N is a
+fresh process. All is processor time, which other processes disturb less than time; `ms` are milliseconds of one core.
+
+    start     driver, for each trial that starts, Ray's own work for it included
+    report    driver, for each epoch that a trial reports, the row of the first report left out
+    end       driver, for each trial that ends: its row, its curve, the search
+    head      the GCS and the node's raylet together, for each report
+    MiB       resident set of the driver at the end, and how much of that each trial added
+
+A trial is a process of some 100 MB even so, which limits N on one machine. Seconds tell of this machine alone; what is
+meant to hold elsewhere is that nothing grows faster than N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lagvae_core import train
+from lagvae_core.config import parse_trial
+from sweeps import driver
+from sweeps.book import Book
+from sweeps.display import Display
+from sweeps.placement import Node
+from sweeps.results import ResultsFolder
+from sweeps.spec import parse_spec
+
+TRIAL: dict[str, Any] = {
+    "data": {"kind": "synthetic", "examples": 64, "heldout": 32, "vocabulary": 20, "length": 5, "hidden": 8},
+    "model": {"hidden": 8, "embedding": 8, "latent_dim": 2},
+    "training": {"epochs": 30},
+    "evaluation": {"iw_samples": 10},
+}
+STARTED = {"host": "here", "device": "cpu", "epoch": 1, "epochs": 1}
+
+
+def report_only(setting: dict[str, Any]) -> None:
+    """In the place of `train_run`: its reports without its work."""
+    from ray import tune
+
+    plan = json.loads(Path(os.environ["LAGVAE_BENCHMARK_PLAN"]).read_text())
+    tune.report(STARTED)
+    while not Path(plan["go"]).exists():
+        time.sleep(1)
+    for epoch in range(plan["epochs"]):
+        time.sleep(plan["pause"])
+        tune.report(STARTED | {"epoch": epoch + 2})
+    tune.report(STARTED | {"record": plan["record"]})
+
+
+def cpu_seconds(pid: int | str = "self") -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid: int | str = "self") -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def daemons() -> list[int]:
+    """The GCS and the raylet that this process started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "comm").read_text().strip()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if name in ("gcs_server", "raylet") and parent == os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+class Clock:
+    """The driver's processor time at the moments between the phases."""
+
+    def __init__(self, runs: int, go: Path) -> None:
+        self._runs, self._go = runs, go
+        self._seen: set[str] = set()
+        self.reports = self.ends = 0
+        self.marks: dict[str, tuple[float, float, float]] = {}
+
+    def mark(self, name: str) -> None:
+        if name not in self.marks:
+            self.marks[name] = (cpu_seconds(), sum(cpu_seconds(pid) for pid in daemons()), time.monotonic())
+
+    def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
+        if run_id in self._seen:
+            self.reports += "epoch" in report and report["epoch"] > 1
+            return
+        self._seen.add(run_id)
+        if len(self._seen) == self._runs:
+            self.mark("all started")
+            self._go.touch()
+
+    def ended(self) -> None:
+        if not self.ends:
+            self.mark("first end")
+        self.ends += 1
+
+
+def watch(clock: Clock) -> None:
+    """Let `clock` hear of what the driver hears."""
+    progressed, ended = Book.progressed, Book.ended
+
+    def progressed_and_told(self: Book, run_id: str, report: Mapping[str, Any]) -> None:
+        progressed(self, run_id, report)
+        clock.progressed(run_id, report)
+
+    def ended_and_told(self: Book, run_id: str, report: Mapping[str, Any]) -> None:
+        clock.ended()
+        ended(self, run_id, report)
+
+    Book.progressed, Book.ended = progressed_and_told, ended_and_told  # type: ignore[method-assign]
+
+
+def measure(runs: int, epochs: int, pause: float) -> dict[str, float]:
+    """One sweep of `runs` trials at a time, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        go, plan = Path(folder) / "go", Path(folder) / "plan.json"
+        record = json.dumps(train(parse_trial(TRIAL)).to_json())
+        plan.write_text(json.dumps({"go": str(go), "epochs": epochs, "pause": pause, "record": record}))
+        os.environ["LAGVAE_BENCHMARK_PLAN"] = str(plan)
+        clock = Clock(runs, go)
+        watch(clock)
+        driver.train_run = report_only  # type: ignore[attr-defined]
+        driver.this_machine = lambda: Node(runs, 0)  # type: ignore[attr-defined]
+        search = {"sampler": "random", "configurations": 1, "seeds": runs, "seed": 0}
+        spec = parse_spec(yaml.safe_dump({"name": "bench", "trial": TRIAL, "arms": {"vae": []}, "search": search}))
+        before = resident_mib()
+        clock.mark("begin")
+        outcome = driver.run_sweep(spec, ResultsFolder(folder, "bench"), Display())
+        clock.mark("end")
+        assert outcome.statuses == {"finished": runs}, outcome
+        begin, started, first_end, end = (clock.marks[n] for n in ("begin", "all started", "first end", "end"))
+        return {
+            "concurrent": runs,
+            "start_ms": 1000 * (started[0] - begin[0]) / runs,
+            "report_ms": 1000 * (first_end[0] - started[0]) / max(clock.reports, 1),
+            "end_ms": 1000 * (end[0] - first_end[0]) / runs,
+            "head_ms": 1000 * (first_end[1] - started[1]) / max(clock.reports, 1),
+            "reports_per_s": clock.reports / (first_end[2] - started[2]),
+            "driver_share": (first_end[0] - started[0]) / (first_end[2] - started[2]),
+            "driver_mib": resident_mib(),
+            "mib_a_trial": (resident_mib() - before) / runs,
+            "start_s": started[2] - begin[2],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--pause", type=float, default=10.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one is not None:
+        print("RESULT " + json.dumps(measure(given.one, given.epochs, given.pause)))
+        return
+    found = []
+    columns = ("concurrent", "start_ms", "report_ms", "end_ms", "head_ms", "reports_per_s", "driver_share", "driver_mib")
+    print("  ".join(f"{name:>13}" for name in columns), flush=True)
+    for runs in given.concurrent:
+        command = [sys.executable, __file__, "--one", str(runs)]
+        command += ["--epochs", str(given.epochs), "--pause", str(given.pause)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        found.append(json.loads(line.removeprefix("RESULT ")))
+        print("  ".join(f"{found[-1][name]:>13.3f}" for name in columns), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Machines that share nothing but a network: each in namespaces of its own, plugged into one switch.
+
+A machine has its own network, processes, host name, /tmp, /dev/shm and home; of this one it sees the programs, the
+code, and the folders that the network is said to share. Switched off it loses all that but what is shared, at once and
+without a word, as by a power cut. Linux gives namespaces with a switch between them to root alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["HOME", "REPOSITORY", "Host", "network", "why_no_namespaces"]
+
+REPOSITORY = Path(__file__).parents[2]
+
+HOME = pwd.getpwuid(os.getuid()).pw_dir
+"""Of the one user of each machine; empty when it is switched on."""
+
+COVERED = ("/tmp", "/run", "/dev/shm", HOME)
+"""What each machine has to itself."""
+
+PROGRAMS = ("ip", "nsenter", "unshare", "mount")
+
+BOOT = r"""
+set -eu
+hostname "$1"
+covered=$2
+shift 2
+mount -t tmpfs tmpfs /mnt
+number=0
+for folder in "$@"; do
+    number=$((number + 1))
+    mkdir "/mnt/$number"
+    mount --rbind "$folder" "/mnt/$number"
+done
+for folder in $covered; do
+    mount -t tmpfs -o mode=1777 tmpfs "$folder"
+done
+chmod 700 "$HOME"
+number=0
+for folder in "$@"; do
+    number=$((number + 1))
+    mkdir -p "$folder"
+    mount --rbind "/mnt/$number" "$folder"
+done
+echo up
+exec sleep infinity
+"""
+"""What is needed is put aside, the folders are covered, and what was aside is put back."""
+
+
+def why_no_namespaces() -> str:
+    """Why there can be no such machines here; empty if there can."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)} (apt-get install iproute2 util-linux)"
+    if os.geteuid() != 0:
+        return "network namespaces with a switch between them need root"
+    tries = (
+        ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "true"],
+        ["unshare", "--net", "ip", "link", "add", "probe", "type", "bridge"],
+        ["unshare", "--net", "ip", "link", "add", "probe", "type", "veth", "peer", "name", "eborp"],
+    )
+    for command in tries:
+        tried = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": _PATH})
+        if tried.returncode:
+            return f"no such namespaces here: {tried.stderr.strip()}"
+    return ""
+
+
+_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+"""Programs of the administrator are installed where the PATH of users does not reach."""
+
+
+def _ip(command: str, *, check: bool = True) -> None:
+    subprocess.run(["ip", *command.split()], check=check, capture_output=True, env=os.environ | {"PATH": _PATH})
+
+
+@dataclass
+class Host:
+    """One machine, which starts switched off."""
+
+    name: str
+    address: str
+    network: str
+    switch: str
+    port: str
+    shared: Sequence[Path]
+    environment: dict[str, str] = field(default_factory=dict)
+    _power: subprocess.Popen[str] | None = None
+    _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def boot(self) -> None:
+        """Switch it on; the folders that it has to itself are empty."""
+        assert self._power is None
+        given = [" ".join(COVERED), *_needed(), *map(str, self.shared)]
+        apart = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        self._power = subprocess.Popen(
+            ["ip", "netns", "exec", self.network, *apart, "bash", "-c", BOOT, "boot", self.name, *given],
+            env={"PATH": _PATH, "HOME": HOME},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._power.stdout is not None
+        assert self._power.stdout.readline() == "up\n", f"{self.name} does not start"
+
+    def power_off(self) -> None:
+        """Every process of it is killed at once."""
+        if self._power is not None:
+            self._power.kill()
+            # The first process of the namespace held the other end, and all others died with it.
+            self._power.communicate()
+            self._power = None
+        while self._started:
+            self._started.pop().wait()
+
+    def cut(self) -> None:
+        """Pull its plug out of the switch."""
+        _ip(f"-n {self.switch} link set {self.port} down")
+
+    def mend(self) -> None:
+        _ip(f"-n {self.switch} link set {self.port} up")
+
+    def _inside(self, command: Sequence[str]) -> list[str]:
+        assert self._power is not None, f"{self.name} is off"
+        first = Path(f"/proc/{self._power.pid}/task/{self._power.pid}/children").read_text().split()[0]
+        home = ["bash", "-c", 'cd "$HOME" && exec "$@"', "inside"]
+        return ["nsenter", f"--target={first}", "--all", "--", *home, *command]
+
+    def _variables(self, more: Mapping[str, str]) -> dict[str, str]:
+        own = {"HOME": HOME, "PATH": _PATH, "LANG": "C.UTF-8", "COLUMNS": "200", "TMPDIR": "/tmp"}
+        return own | self.environment | dict(more)
+
+    def start(self, *command: str, log: str, **more: str) -> None:
+        """A process that runs on it until it is switched off; its output goes to the file `log` of its home."""
+        line = 'log=$1; shift; exec "$@" > "$log" 2>&1 < /dev/null'
+        inside = self._inside(["bash", "-c", line, "start", log, *command])
+        self._started.append(subprocess.Popen(inside, env=self._variables(more), start_new_session=True))
+
+    def run(self, *command: str, seconds: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+        """A command that ends."""
+        return subprocess.run(
+            self._inside(command),
+            env=self._variables(more),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def lagvae(self, *arguments: str, seconds: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
+        """`lagvae ARGUMENTS` from the code of this checkout."""
+        command = [sys.executable, "-m", "sweeps", *arguments]
+        return self.run(*command, seconds=seconds, PYTHONPATH=str(REPOSITORY), **more)
+
+    def write(self, name: str, content: str, mode: str = "600") -> str:
+        """A file of its home; its path."""
+        path = f"{HOME}/{name}"
+        line = 'umask 077; mkdir -p "$(dirname "$1")"; cat > "$1"; chmod "$2" "$1"'
+        subprocess.run(
+            self._inside(["bash", "-c", line, "write", path, mode]),
+            env=self._variables({}),
+            input=content,
+            text=True,
+            check=True,
+        )
+        return path
+
+    def read(self, name: str) -> str:
+        return self.run("cat", f"{HOME}/{name}").stdout
+
+    def processes(self) -> dict[int, str]:
+        """The command lines of what runs on it, by the number that it has there."""
+        listed = self.run("ps", "-eo", "pid=,args=", "ww").stdout.splitlines()
+        return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in listed if len(line.split(None, 1)) == 2}
+
+
+def _needed() -> list[str]:
+    """The folders of programs and code that would be covered."""
+    places = {str(REPOSITORY), sys.prefix, sys.base_prefix}
+    return sorted(place for place in places if place.startswith(tuple(f"{folder}/" for folder in COVERED)))
+
+
+@contextmanager
+def network(names: Sequence[str], shared: Sequence[Path] = ()) -> Iterator[dict[str, Host]]:
+    """Machines of these names at 10.78.0.1, .2, ..., switched on; afterwards nothing of theirs is left."""
+    mark = f"lv{os.getpid()}{secrets.token_hex(2)}"
+    hosts: dict[str, Host] = {}
+    with ExitStack() as stack:
+        switch = f"{mark}-switch"
+        _netns(stack, switch)
+        _ip(f"-n {switch} link add switch type bridge")
+        _ip(f"-n {switch} link set switch up")
+        for number, name in enumerate(names, start=1):
+            own, address = f"{mark}-{name}", f"10.78.0.{number}"
+            _netns(stack, own)
+            _ip(f"-n {switch} link add port{number} type veth peer name eth0 netns {own}")
+            _ip(f"-n {switch} link set port{number} master switch up")
+            _ip(f"-n {own} address add {address}/24 dev eth0")
+            _ip(f"-n {own} link set eth0 up")
+            _ip(f"-n {own} link set lo up")
+            # Ray asks the default route which address is its own.
+            _ip(f"-n {own} route add default dev eth0")
+            hosts[name] = Host(name, address, own, switch, f"port{number}", shared)
+            stack.callback(hosts[name].power_off)
+            hosts[name].boot()
+        yield hosts
+
+
+def _netns(stack: ExitStack, name: str) -> None:
+    _ip(f"netns add {name}")
+    stack.callback(_ip, f"netns del {name}", check=False)

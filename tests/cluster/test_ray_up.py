@@ -1,0 +1,138 @@
+"""The rendered file for machines behind SSH, started by Ray's own `ray up` on machines with real SSH servers."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from heads import sweep
+from hosts import HOME, REPOSITORY, Host, network, why_no_namespaces
+
+from cluster.launch.laws import RAY_VERSION
+from cluster.render import render
+from sweeps.results import ResultsFolder
+
+
+def why_not() -> str:
+    missing = [name for name in ("ssh", "rsync", "/usr/sbin/sshd") if shutil.which(name) is None]
+    return why_no_namespaces() or (f"not installed: {', '.join(missing)}" if missing else "")
+
+
+pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+SSHD = """
+Port 22
+HostKey {home}/hostkey
+AuthorizedKeysFile {home}/.ssh/authorized_keys
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
+"""
+
+HAS_RAY = r"""
+set -eu
+mkdir -p ~/site ~/.lagvae
+for entry in "$2"/*; do
+    case ${entry##*/} in *lagvae*) ;; *) ln -s "$entry" ~/site/ ;; esac
+done
+"$1" -m venv ~/.lagvae/venv
+echo ~/site > "$(~/.lagvae/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/site.pth"
+printf '#!%s\nfrom ray.scripts.scripts import main\nmain()\n' ~/.lagvae/venv/bin/python > ~/.lagvae/venv/bin/ray
+chmod +x ~/.lagvae/venv/bin/ray
+"""
+"""An environment that has all but lagvae: no index can be reached from there, and what pip finds it need not fetch."""
+
+
+@dataclass
+class World:
+    hosts: dict[str, Host]
+    shared: Path
+    wheel: Path
+
+    @property
+    def laptop(self) -> Host:
+        return self.hosts["laptop"]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """Two machines that answer to SSH, and a laptop with the key, the token and a wheel."""
+    with (
+        tempfile.TemporaryDirectory(prefix="lvshared") as shared,
+        network(["head", "w1", "laptop"], [Path(shared)]) as hosts,
+    ):
+        wheels = Path(shared) / "wheels"
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
+        subprocess.run([*pip, str(REPOSITORY)], check=True, timeout=300)
+        laptop = hosts["laptop"]
+        laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/cluster_key")
+        for name in ("head", "w1"):
+            host = hosts[name]
+            host.write(".ssh/authorized_keys", laptop.read("cluster_key.pub"))
+            host.write("sshd_config", SSHD.format(home=HOME))
+            host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/hostkey")
+            made = host.run("bash", "-c", HAS_RAY, "has_ray", sys.executable, sysconfig.get_path("purelib"))
+            assert made.returncode == 0, made.stderr
+            host.run("mkdir", "-p", "/run/sshd")
+            host.start("/usr/sbin/sshd", "-D", "-e", "-f", f"{HOME}/sshd_config", log="sshd.log")
+        laptop.write(".lagvae/ray_token", secrets.token_hex(32))
+        [wheel] = wheels.iterdir()
+        yield World(hosts, Path(shared), wheel)
+
+
+def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
+    head, worker, laptop = world.hosts["head"], world.hosts["w1"], world.laptop
+    values = {
+        "head_ip": head.address,
+        "worker_ips": [worker.address],
+        "ssh_user": "root",
+        "ssh_private_key": f"{HOME}/cluster_key",
+        "package": None,
+        "wheel": str(world.wheel),
+        "object_store": "100Mi",
+    }
+    file = laptop.write("cluster.yaml", render("ray-up", values))
+    ray = str(Path(sys.executable).with_name("ray"))
+    up = laptop.run(ray, "up", "--yes", "--no-config-cache", file, seconds=300)
+    assert up.returncode == 0, up.stdout + up.stderr
+    installed = head.run(f"{HOME}/.lagvae/venv/bin/python", "-m", "pip", "list", "--path", f"{HOME}/.lagvae/venv/lib")
+    assert RAY_VERSION in head.run(f"{HOME}/.lagvae/venv/bin/ray", "--version").stdout, installed.stdout
+
+    tunnel = ["ssh", "-N", "-i", f"{HOME}/cluster_key", "-o", "StrictHostKeyChecking=no"]
+    laptop.start(*tunnel, "-L", "8265:127.0.0.1:8265", f"root@{head.address}", log="tunnel.log")
+    token = {"RAY_AUTH_TOKEN_PATH": f"{HOME}/.lagvae/ray_token"}
+    to = ("--address", "http://127.0.0.1:8265")
+    results = str(world.shared / "results")
+    deadline = time.monotonic() + 240
+    while (checked := laptop.lagvae("cluster", "check", *to, "--results", results, **token)).stdout.count("ok ") < 2:
+        assert time.monotonic() < deadline, f"{checked.stdout}{checked.stderr}{laptop.read('tunnel.log')}"
+        time.sleep(2)
+
+    spec = laptop.write("tiny.yaml", sweep())
+    submitted = laptop.lagvae("submit", spec, *to, "--results", results, "--no-check", **token)
+    assert submitted.returncode == 0, submitted.stderr
+    followed = laptop.lagvae("logs", "tiny", "-f", *to, **token)
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    rows = ResultsFolder(results, "tiny").runs()
+    assert [row["status"] for row in rows] == ["finished"] * 8
+    assert {row["host"] for row in rows} == {"w1"}, "the head has no cores for runs"
+
+    modes = head.run("stat", "-c", "%a", f"{HOME}/.lagvae/ray_token", f"{HOME}/.lagvae").stdout.split()
+    assert modes == ["600", "700"]
+    secret = laptop.read(".lagvae/ray_token")
+    for host in (head, worker):
+        assert secret not in "".join(host.processes().values())
+
+    down = laptop.run(ray, "down", "--yes", file, seconds=180)
+    assert down.returncode == 0, down.stdout + down.stderr
+    for host in (head, worker):
+        assert not [line for line in host.processes().values() if "raylet" in line or "gcs_server" in line]
