@@ -174,7 +174,16 @@ def main() -> None:
         print("RESULT " + json.dumps(measure(given.one, given.epochs, given.pause)))
         return
     found = []
-    columns = ("concurrent", "start_ms", "report_ms", "end_ms", "head_ms", "reports_per_s", "driver_share", "driver_mib")
+    columns = (
+        "concurrent",
+        "start_ms",
+        "report_ms",
+        "end_ms",
+        "head_ms",
+        "reports_per_s",
+        "driver_share",
+        "driver_mib",
+    )
     print("  ".join(f"{name:>13}" for name in columns), flush=True)
     for runs in given.concurrent:
         command = [sys.executable, __file__, "--one", str(runs)]

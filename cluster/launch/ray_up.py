@@ -66,6 +66,11 @@ class SshLaunch(RayUpLaunch):
     """Machines that are there already and answer to SSH."""
 
     summary: ClassVar[str] = "A `ray up` file for machines behind SSH."
+    # `ray down` looks for a `ray` that is on the PATH of a bare shell.
+    usage: ClassVar[str] = (
+        "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE; to end it, "
+        f"ray exec FILE '{VENV}/bin/ray stop'"
+    )
 
     head_ip: Annotated[Host, Field(description="the machine that runs head and driver")]
     worker_ips: Annotated[tuple[Host, ...], Field(min_length=1, description="the machines that run trials")]
@@ -154,6 +159,9 @@ def _start(launch: RayUpLaunch, options: str) -> list[str]:
     # Jobs start `python`, which must be that of Ray.
     path = f'export PATH="$HOME{VENV[1:]}/bin:$PATH"'
     environment = f'{path} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME{TOKEN[1:]}" RAY_USAGE_STATS_ENABLED=0'
+    if isinstance(launch, SshLaunch):
+        # The second autoscaler, which `ray up` would choose, never starts a worker of a list of machines (ray 57153).
+        environment += " RAY_enable_autoscaler_v2=0"
     shared = f"--object-store-memory={quantity(launch.object_store)}"
     return [
         f"{VENV}/bin/ray stop",

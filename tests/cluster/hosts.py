@@ -53,9 +53,10 @@ for folder in "$@"; do
     mount --rbind "/mnt/$number" "$folder"
 done
 echo up
-exec sleep infinity
+while :; do sleep 3600 & wait $!; done
 """
-"""What is needed is put aside, the folders are covered, and what was aside is put back."""
+"""The first process of a machine. What is needed is put aside, folders are covered, and what was aside is put back; then
+it reaps the processes that lost their parent."""
 
 
 def why_no_namespaces() -> str:
