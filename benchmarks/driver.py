@@ -2,9 +2,10 @@
 
     python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--json FILE]
 
-A real sweep on a real Ray of this machine, told that it has N cores, whose trials train nothing: each starts, waits until
-all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a real trial. Each N is a
-fresh process. All is processor time, which other processes disturb less than time; `ms` are milliseconds of one core.
+A real sweep on a real Ray of this machine, told that it has N cores, whose trials train nothing: each starts, waits
+until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a real trial. Each N
+is a fresh process. All is processor time, which other processes disturb less than time; `ms` are milliseconds of one
+core.
 
     start     driver, for each trial that starts, Ray's own work for it included
     report    driver, for each epoch that a trial reports, the row of the first report left out

@@ -55,8 +55,8 @@ done
 echo up
 while :; do sleep 3600 & wait $!; done
 """
-"""The first process of a machine. What is needed is put aside, folders are covered, and what was aside is put back; then
-it reaps the processes that lost their parent."""
+"""The first process of a machine: what is needed is put aside, folders are covered, what was aside is put back. Then it
+reaps the processes that lost their parent."""
 
 
 def why_no_namespaces() -> str:
