@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from lagvae_core import checkpoint as checkpoints
 from lagvae_core.checkpoint import CheckpointStore
 from lagvae_core.errors import CheckpointError
 from lagvae_core.record import TrialRecord
-
-if TYPE_CHECKING:
-    from lagvae_core.trainable import Trial
 
 __all__ = ["Keeper", "holds"]
 
@@ -25,10 +22,18 @@ def holds(kept: CheckpointStore, run_id: str) -> bool:
         return False
 
 
+class Resumable(Protocol):
+    """A trial, as far as it is kept."""
+
+    run_id: str
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
 class Keeper:
     """Saves the trial's state when it is due."""
 
-    def __init__(self, trial: Trial, store: CheckpointStore | None, seconds: float) -> None:
+    def __init__(self, trial: Resumable, store: CheckpointStore | None, seconds: float) -> None:
         self._trial, self._store, self._seconds = trial, store, seconds
         self._last = time.monotonic()
 
