@@ -13,7 +13,7 @@ core.
     head      the GCS and the node's raylet together, for each report
     MiB       resident set of the driver at the end, and how much of that each trial added
 
-A trial is a process of some 100 MB even so, which limits N on one machine. Seconds tell of this machine alone; what is
+A trial is a process of some 250 MB even so, which limits N on one machine. Seconds tell of this machine alone; what is
 meant to hold elsewhere is that nothing grows faster than N.
 """
 
@@ -189,7 +189,9 @@ def main() -> None:
     for runs in given.concurrent:
         command = [sys.executable, __file__, "--one", str(runs)]
         command += ["--epochs", str(given.epochs), "--pause", str(given.pause)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{runs} trials at a time did not work:\n{done.stderr[-2000:]}")
         [line] = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
         found.append(json.loads(line.removeprefix("RESULT ")))
         print("  ".join(f"{found[-1][name]:>13.3f}" for name in columns), flush=True)
