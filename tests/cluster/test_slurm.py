@@ -80,7 +80,8 @@ def runs_expected(found: dict[str, dict[str, Any]]) -> bool:
 
 
 def test_a_sweep_runs_to_the_end_on_both_nodes(world):
-    job = world.submit(prepare(world, "whole"))
+    # Long enough that the second node has its turn before the first has done it all.
+    job = world.submit(prepare(world, "whole", epochs=60))
     seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=400)
     assert (seen["JobState"], seen["ExitCode"]) == ("COMPLETED", "0:0"), world.log(job)
     assert "2 nodes at 10.77.0.2:" in world.log(job)
