@@ -101,7 +101,9 @@ def test_a_job_whose_time_is_over_queues_itself_and_goes_on(world):
     world.call("scancel", "--batch", "--signal=USR1", str(job))
     world.wait_for(job, "PENDING", seconds=120)
     assert not runs_expected(done(rows(world, "again"))), "there is something left to do"
-    # Slurm lets a requeued job wait for two minutes; this one need not.
+    # Slurm lets a requeued job wait for two minutes; this one need not, but for the seconds in which the nodes still take
+    # its new credential for the old one.
+    time.sleep(5)
     world.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=500)
     assert (seen["JobState"], seen["Restarts"]) == ("COMPLETED", "1"), world.log(job)
