@@ -101,8 +101,8 @@ def test_a_job_whose_time_is_over_queues_itself_and_goes_on(world):
     world.call("scancel", "--batch", "--signal=USR1", str(job))
     world.wait_for(job, "PENDING", seconds=120)
     assert not runs_expected(done(rows(world, "again"))), "there is something left to do"
-    # Slurm lets a requeued job wait for two minutes; this one need not, but for the seconds in which the nodes still take
-    # its new credential for the old one.
+    # Slurm lets a requeued job wait for two minutes. This one need not, but for the seconds in which nodes take its new
+    # credential for the old one.
     time.sleep(5)
     world.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=500)
