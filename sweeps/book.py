@@ -99,7 +99,7 @@ class Book:
         _, row = self._open[run_id]
         lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
-        row |= {"host": None, "device": None}
+        row |= dict.fromkeys(("host", "device"))
         self.folder.write_run(row)
 
     def ended(self, run_id: str, report: Mapping[str, Any]) -> None:

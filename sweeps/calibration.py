@@ -10,7 +10,7 @@ from lagvae_core.runtime import CONTEXT_BYTES
 from sweeps.placement import Node
 from sweeps.spec import SweepSpec
 
-__all__ = ["Demand", "calibrate", "share_of"]
+__all__ = ["Demand", "calibrate", "most_demanding", "share_of"]
 
 MARGIN = 1.25
 """On what was rehearsed: other values of the searched fields, other batches, gaps of the allocator."""
@@ -36,9 +36,14 @@ class Demand:
         return min(MOST, max(1, int(self.device_bytes / (MARGIN * self.peak_bytes + CONTEXT_BYTES))))
 
 
+def most_demanding(demands: Sequence[Demand]) -> Demand:
+    """The first of those of which the fewest share a GPU."""
+    return min(demands, key=lambda demand: demand.runs)
+
+
 def share_of(demands: Sequence[Demand]) -> float:
     """The share of a GPU that is enough for each: 1/n for the largest n that fits the most demanding."""
-    return 1 / min(demand.runs for demand in demands)
+    return 1 / most_demanding(demands).runs
 
 
 def rehearsal(setting: Mapping[str, Any]) -> dict[str, Any]:

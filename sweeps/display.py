@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.calibration import Demand
+from sweeps.calibration import Demand, most_demanding
 from sweeps.plan import ArmPlan, Plan, Run
 
 __all__ = ["Display", "describe_data", "duration"]
@@ -110,7 +110,7 @@ class Display:
         if not demands:
             self._say("gpus: auto, and there is no GPU: runs are on the CPU")
             return
-        least = min(demands, key=lambda demand: demand.runs)
+        least = most_demanding(demands)
         sharing = f"{least.runs} runs share a GPU" if least.runs > 1 else "a run has a GPU to itself"
         if least.error:
             reason = f"what {least.arm} takes is not known ({least.error})"

@@ -7,6 +7,7 @@ import io
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,10 +75,7 @@ def run_sweep(
         display.started(plan, data.report)
         outcome = _run_with_ray(spec, folder, display, plan, address)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
-        statuses: dict[str, int] = {}
-        for row in rows:
-            statuses[row["status"]] = statuses.get(row["status"], 0) + 1
-        outcome = Outcome(statuses, outcome.stop_reason, outcome.interrupted)
+        outcome = Outcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
         display.finished(outcome.statuses, outcome.stop_reason)
         return outcome
 

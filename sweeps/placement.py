@@ -24,14 +24,11 @@ class Node:
     def fits(self, wish: ResourceSpec) -> int:
         """How many runs it holds at a time. Fractions of a GPU are fractions of the same one."""
         by_cpus = self.cpus // wish.cpus
-        if not wish.gpu_share:
+        gpus = wish.gpu_share
+        if not gpus:
             return by_cpus
         # The quotient of floats may lie a rounding below a whole number.
-        by_gpus = (
-            int(self.gpus) * int(1 / wish.gpu_share + 1e-9)
-            if wish.gpu_share < 1
-            else int(self.gpus / wish.gpu_share + 1e-9)
-        )
+        by_gpus = int(self.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(self.gpus / gpus + 1e-9)
         return min(by_cpus, by_gpus)
 
 

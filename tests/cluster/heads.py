@@ -149,8 +149,8 @@ def spec_of(**changes: Any) -> SweepSpec:
     return parse_spec(sweep(**changes))
 
 
-def until(happens: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def until(happens: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not happens():
-        assert time.monotonic() < deadline, f"in {PATIENCE} s it did not happen that {what}"
+        assert time.monotonic() < deadline, f"in {seconds:g} s it did not happen that {what}"
         time.sleep(0.1)

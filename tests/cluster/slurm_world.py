@@ -106,12 +106,9 @@ class Slurm:
 
     def log(self, number: int) -> str:
         """What the job wrote, and the last words of Slurm's daemons."""
-        job = self.folder / f"lagvae-{number}.log"
-        daemons = [f"{file.name}:\n" + "\n".join(file.read_text().splitlines()[-20:]) for file in self._daemon_logs()]
+        job, logs = self.folder / f"lagvae-{number}.log", sorted(self.folder.glob("slurm*.log"))
+        daemons = [f"{file.name}:\n" + "\n".join(file.read_text().splitlines()[-20:]) for file in logs]
         return "\n".join([job.read_text() if job.exists() else "", *daemons])
-
-    def _daemon_logs(self) -> list[Path]:
-        return sorted(self.folder.glob("slurm*.log"))
 
 
 @contextmanager

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from heads import TRIAL, sweep
+from heads import until as soon
 from helpers import TINY_DATA
 from hosts import HOME, Host, network, why_no_namespaces
 
 from sweeps.results import ENDED, ResultsFolder
+
+until = functools.partial(soon, seconds=240)
 
 pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_no_namespaces()), reason=why_no_namespaces())]
 
@@ -102,13 +106,6 @@ def world() -> Iterator[World]:
         world.give_token(world.laptop)
         world.wait_for_nodes(4)
         yield world
-
-
-def until(happens: Callable[[], object], what: str, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"in {seconds:g} s it did not happen that {what}"
-        time.sleep(0.2)
 
 
 def test_every_machine_answers_for_itself(world):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from heads import sweep
+from heads import sweep, until
 from hosts import HOME, REPOSITORY, Host, network, why_no_namespaces
 
 from cluster.launch.laws import RAY_VERSION
@@ -89,6 +89,10 @@ def world() -> Iterator[World]:
         yield World(hosts, Path(shared), wheel)
 
 
+def runs_ray(host: Host) -> bool:
+    return any("raylet" in line or "gcs_server" in line for line in host.processes().values())
+
+
 def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
     head, worker, laptop = world.hosts["head"], world.hosts["w1"], world.laptop
     values = {
@@ -137,8 +141,5 @@ def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
     # As the file says. The worker notices that its head is gone.
     down = laptop.run(ray, "exec", file, f"{HOME}/.lagvae/venv/bin/ray stop", seconds=180)
     assert down.returncode == 0, down.stdout + down.stderr
-    deadline = time.monotonic() + 150
     for host in (head, worker):
-        while [line for line in host.processes().values() if "raylet" in line or "gcs_server" in line]:
-            assert time.monotonic() < deadline, f"Ray still runs on {host.name}"
-            time.sleep(1)
+        until(lambda host=host: not runs_ray(host), f"no Ray runs on {host.name}")

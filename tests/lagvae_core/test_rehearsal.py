@@ -92,6 +92,6 @@ def test_a_trial_reserves_no_more_than_the_margin_allows(stack):
     assert peak_reserved_bytes(device) <= MARGIN * expected
 
 
-def test_every_dataset_can_be_cut(uneven):
+def test_a_dataset_can_be_cut(uneven):
     _, dataset = uneven
     assert len(dataclasses.replace(dataset, valid=dataset.valid.limit(3)).valid) == 3
