@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HOME", "REPOSITORY", "Host", "network", "why_no_namespaces"]
+__all__ = ["HOME", "PATH", "REPOSITORY", "Host", "network", "why_no_namespaces"]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -27,6 +27,9 @@ HOME = pwd.getpwuid(os.getuid()).pw_dir
 
 COVERED = ("/tmp", "/run", "/dev/shm", HOME)
 """What each machine has to itself."""
+
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+"""Programs of the administrator are installed where the PATH of users does not reach."""
 
 PROGRAMS = ("ip", "nsenter", "unshare", "mount")
 
@@ -61,7 +64,7 @@ reaps the processes that lost their parent."""
 
 def why_no_namespaces() -> str:
     """Why there can be no such machines here; empty if there can."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (apt-get install iproute2 util-linux)"
     if os.geteuid() != 0:
@@ -72,18 +75,14 @@ def why_no_namespaces() -> str:
         ["unshare", "--net", "ip", "link", "add", "probe", "type", "veth", "peer", "name", "eborp"],
     )
     for command in tries:
-        tried = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": _PATH})
+        tried = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH})
         if tried.returncode:
             return f"no such namespaces here: {tried.stderr.strip()}"
     return ""
 
 
-_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
-"""Programs of the administrator are installed where the PATH of users does not reach."""
-
-
 def _ip(command: str, *, check: bool = True) -> None:
-    subprocess.run(["ip", *command.split()], check=check, capture_output=True, env=os.environ | {"PATH": _PATH})
+    subprocess.run(["ip", *command.split()], check=check, capture_output=True, env=os.environ | {"PATH": PATH})
 
 
 @dataclass
@@ -107,7 +106,7 @@ class Host:
         apart = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
         self._power = subprocess.Popen(
             ["ip", "netns", "exec", self.network, *apart, "bash", "-c", BOOT, "boot", self.name, *given],
-            env={"PATH": _PATH, "HOME": HOME},
+            env={"PATH": PATH, "HOME": HOME},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -139,7 +138,7 @@ class Host:
         return ["nsenter", f"--target={first}", "--all", "--", *home, *command]
 
     def _variables(self, more: Mapping[str, str]) -> dict[str, str]:
-        own = {"HOME": HOME, "PATH": _PATH, "LANG": "C.UTF-8", "COLUMNS": "200", "TMPDIR": "/tmp"}
+        own = {"HOME": HOME, "PATH": PATH, "LANG": "C.UTF-8", "COLUMNS": "200", "TMPDIR": "/tmp"}
         return own | self.environment | dict(more)
 
     def start(self, *command: str, log: str, **more: str) -> None:

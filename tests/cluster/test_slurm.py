@@ -15,13 +15,12 @@ import pyarrow.parquet
 import pytest
 import yaml
 from helpers import TINY_DATA
+from hosts import PATH, REPOSITORY
 from slurm_world import LOCAL, Slurm, slurm, why_not
 
 from cluster.render import render
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=f"no Slurm to start: {why_not()}")]
-
-REPOSITORY = Path(__file__).parents[2]
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",
@@ -43,7 +42,8 @@ def world() -> Iterator[Slurm]:
         command.parent.mkdir()
         command.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m sweeps "$@"\n')
         command.chmod(command.stat().st_mode | stat.S_IXUSR)
-        world.environment["PATH"] = f"{command.parent}:{world.environment['PATH']}"
+        for host in world.hosts.values():
+            host.environment["PATH"] = f"{command.parent}:{PATH}"
         yield world
 
 
@@ -84,12 +84,12 @@ def test_a_sweep_runs_to_the_end_on_both_nodes(world):
     job = world.submit(prepare(world, "whole", epochs=60))
     seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=400)
     assert (seen["JobState"], seen["ExitCode"]) == ("COMPLETED", "0:0"), world.log(job)
-    assert "2 nodes at 10.77.0.2:" in world.log(job)
+    assert f"2 nodes at {world.hosts['n1'].address}:" in world.log(job)
     found = rows(world, "whole")
     assert runs_expected(found)
     assert {row["status"] for row in found.values()} == {"finished"}
     assert {row["host"] for row in found.values()} == {"n1", "n2"}
-    assert world.private_files() == [], "nothing is left on a node"
+    assert world.private_files() == "", "nothing is left on a node"
 
 
 def test_a_job_whose_time_is_over_queues_itself_and_goes_on(world):
@@ -110,7 +110,7 @@ def test_a_job_whose_time_is_over_queues_itself_and_goes_on(world):
     after = rows(world, "again")
     assert runs_expected(done(after))
     assert {run: after[run] for run in before} == before, "what was final is as it was"
-    assert world.private_files() == []
+    assert world.private_files() == ""
 
 
 def done(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
