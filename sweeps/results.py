@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import functools
 import json
@@ -235,26 +236,37 @@ class ResultsFolder:
     def locked(self) -> Iterator[None]:
         """A block in which this process is the only driver of the sweep; ConfigError if another one is.
 
-        A folder is locked by the file system, an object store by a lease.
+        The file system locks a folder. A lease stands for the lock where it cannot: on an object store, on Lustre
+        mounted without `-o flock`, on NFS without its lock daemon.
         """
         folder = self.local_path
-        if folder is None:
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(leased(self))
-                except Taken as error:
-                    raise self._driven(f"another one on {error} is running it") from None
-                yield
-            return
-        with open(folder / ".driver.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise self._driven("another one is running it") from None
-            # What a killed process had written beside and not yet renamed.
-            for leftover in folder.glob("**/.*.tmp"):
-                leftover.unlink(missing_ok=True)
+        with contextlib.ExitStack() as held:
+            if folder is None or not self._lock(held, folder / ".driver.lock"):
+                self._lease(held)
+            if folder is not None:
+                # What a killed process had written beside and not yet renamed.
+                for leftover in folder.glob("**/.*.tmp"):
+                    leftover.unlink(missing_ok=True)
             yield
+
+    def _lock(self, held: contextlib.ExitStack, file: Path) -> bool:
+        """Lock `file` until `held` ends; False if its file system has no locks."""
+        lock = held.enter_context(file.open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._driven("another one is running it") from None
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                return False
+            raise
+        return True
+
+    def _lease(self, held: contextlib.ExitStack) -> None:
+        try:
+            held.enter_context(leased(self))
+        except Taken as error:
+            raise self._driven(f"another one on {error} is running it") from None
 
     def _driven(self, by: str) -> ConfigError:
         law = f"be driven by one process at a time, and {by}"
@@ -273,7 +285,8 @@ class ResultsFolder:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Replace the Parquet file `name` as a whole."""
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
+        # A file is one row, or a few: a dictionary and statistics of each column are a third of it, and help nobody.
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
         self.write(name, buffer.getvalue().to_pybytes())
 
     def runs(self) -> list[dict[str, Any]]:
@@ -294,7 +307,8 @@ class ResultsFolder:
             if not info.base_name.endswith(".parquet") or info.base_name.startswith("."):
                 continue
             try:
-                table = pq.read_table(system.open_input_file(info.path))
+                # One small file after another, where setting threads to work takes as long as the reading.
+                table = pq.ParquetFile(system.open_input_file(info.path)).read(use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
                 warnings.warn(f"{info.path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
                 continue

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from lagvae_core.errors import ConfigError
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
+from sweeps import lease, results
 from sweeps.results import (
     CURVES_SCHEMA,
     ENDED,
@@ -267,6 +269,19 @@ class TestLock:
         finally:
             holder.kill()
             holder.communicate()
+
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+    def test_where_the_file_system_has_no_locks_a_lease_stands_for_one(self, folder, monkeypatch, number):
+        def without_locks(file: object, operation: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(results.fcntl, "flock", without_locks)
+        monkeypatch.setattr(results, "leased", lambda store: lease.leased(store, lease.Pace(0.05, 2.0, 0.0)))
+        with folder.locked():
+            assert folder.read(lease.LEASE) is not None
+            with pytest.raises(ConfigError, match=r"driven by one process at a time, and another one on .* is running"):
+                folder.locked().__enter__()
+        assert folder.read(lease.LEASE) is None
 
     def test_released_at_the_end_of_the_block(self, folder):
         for _ in range(2):

@@ -1,0 +1,47 @@
+"""What a row of the table costs to write and to read on this disk, flushing included.
+
+    python benchmarks/table.py [--rows N ...]
+
+Each N is a folder of N runs. What is meant to hold
+elsewhere is that a row costs the same in a table of ten as of ten thousand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from driver import TRIAL
+
+from lagvae_core import train
+from lagvae_core.config import parse_trial
+from sweeps.results import ResultsFolder, metric_columns, now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[10, 100, 1000])
+    given = parser.parse_args()
+    record = train(parse_trial(TRIAL)).to_json()
+    measured = {column.name: record.get(column.name) for column in metric_columns()}
+    print(f"{'rows':>8} {'write_ms':>9} {'read_ms':>9} {'bytes':>9}")
+    for rows in given.rows:
+        with tempfile.TemporaryDirectory() as place:
+            folder = ResultsFolder(place, "bench")
+            folder.prepare()
+            begin = time.perf_counter()
+            for seed in range(rows):
+                row = measured | {"arm": "vae", "run_id": f"vae-{seed}", "seed": seed, "started_at": now()}
+                folder.write_run(row)
+            written = time.perf_counter()
+            assert len(folder.runs()) == rows
+            read = time.perf_counter()
+            size = sum(file.stat().st_size for file in Path(place).glob("bench/runs/*.parquet"))
+        times = (1000 * (written - begin) / rows, 1000 * (read - written) / rows)
+        print(f"{rows:>8} {times[0]:>9.2f} {times[1]:>9.2f} {size // rows:>9}")
+
+
+if __name__ == "__main__":
+    main()
