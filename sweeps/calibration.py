@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +68,13 @@ def rehearsal(setting: Mapping[str, Any]) -> dict[str, Any]:
     return {"peak_bytes": peak, "device_bytes": total}
 
 
-def calibrate(ray: Any, spec: SweepSpec, nodes: Sequence[Node]) -> list[Demand]:
-    """What each arm of `spec` takes, each rehearsed on a whole GPU; nothing where the cluster has none."""
+def calibrate(ray: Any, spec: SweepSpec, nodes: Sequence[Node], arms: Collection[str]) -> list[Demand]:
+    """What each of `arms` of `spec` takes, each rehearsed on a whole GPU; nothing where the cluster has none."""
     if not any(node.gpus >= 1 for node in nodes):
         return []
     cpus = spec.resources.cpus
     task = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(rehearsal)
-    settings = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms}
+    settings = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}
     tasks = {arm: task.remote({"config": config.model_dump(mode="json")}) for arm, config in settings.items()}
     return [Demand(arm, **_answer(ray, reference)) for arm, reference in tasks.items()]
 

@@ -90,7 +90,7 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
         from sweeps.tune import RowWriter, RunSearcher, resources_of
 
         nodes = nodes_of(ray)
-        spec = _calibrated(ray, spec, nodes, display)
+        spec = _calibrated(ray, plan, nodes, display)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
         book = Book(spec, folder, display, dealer, provenance())
@@ -103,13 +103,14 @@ def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan
     return Outcome({}, dealer.stop_reason, interrupted)
 
 
-def _calibrated(ray: Any, spec: SweepSpec, nodes: Sequence[Node], display: Display) -> SweepSpec:
-    """`spec` with a number in the place of `gpus: auto`."""
+def _calibrated(ray: Any, plan: Plan, nodes: Sequence[Node], display: Display) -> SweepSpec:
+    """The spec of `plan` with a number in the place of `gpus: auto`, which holds for what is still missing."""
     from sweeps.calibration import calibrate, share_of
 
+    spec = plan.spec
     if spec.resources.gpus != "auto":
         return spec
-    demands = calibrate(ray, spec, nodes)
+    demands = calibrate(ray, spec, nodes, [arm.arm for arm in plan.arms() if arm.missing])
     display.calibrated(demands)
     return replace(spec, resources=spec.resources.with_gpus(share_of(demands) if demands else 0.0))
 

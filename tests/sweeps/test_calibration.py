@@ -92,6 +92,10 @@ def test_a_sweep_packs_its_runs_by_what_was_rehearsed(tmp_path):
     assert "share 0.5" in ended.stdout
     rows = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
     assert [row["status"] for row in rows] == ["finished"] * 2
+    arms = sweep()["arms"] | {"free_bits": ["free_bits"]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(resources={"gpus": "auto"}, search=search, arms=arms)))
+    ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=WITH_A_GPU + REHEARSED)
+    assert "2 runs share a GPU: free_bits takes 2.0 of 8.0 GiB" in ended.stderr, "beta has nothing left to run"
 
 
 @pytest.mark.parametrize(
@@ -108,4 +112,4 @@ def test_what_is_said_of_it(demands, said, capsys):
 
 
 def test_without_gpus_nothing_is_rehearsed():
-    assert calibrate(None, spec_of(), [Node(8, 0.0)]) == []
+    assert calibrate(None, spec_of(), [Node(8, 0.0)], ["vae"]) == []
