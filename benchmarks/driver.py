@@ -1,6 +1,6 @@
 """What the driver of a sweep costs its node: processor and memory against the number of trials that run at a time.
 
-    python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--json FILE]
+    python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--forked] [--json FILE]
 
 A real sweep on a real Ray of this machine, told that it has N cores, whose trials train nothing: each starts, waits
 until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a real trial. Each N
@@ -13,25 +13,31 @@ core.
     head      the GCS and the node's raylet together, for each report
     MiB       resident set of the driver at the end, and how much of that each trial added
 
-A trial is a process of some 250 MB even so, which limits N on one machine. Seconds tell of this machine alone; what is
-meant to hold elsewhere is that nothing grows faster than N.
+A trial is a process of some 230 MB even so, which limits N on one machine; with --forked it is one of some 25 MB
+(`forked_workers.py`). Seconds tell of this machine alone; what is meant to hold elsewhere is that nothing grows faster
+than N.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from forked_workers import forked_workers
 
+from cluster import connection
 from lagvae_core import train
 from lagvae_core.config import parse_trial
 from sweeps import driver
@@ -55,9 +61,9 @@ def report_only(setting: dict[str, Any]) -> None:
     from ray import tune
 
     plan = json.loads(Path(os.environ["LAGVAE_BENCHMARK_PLAN"]).read_text())
-    tune.report(STARTED)
+    tune.report(STARTED | {"pid": os.getpid()})
     while not Path(plan["go"]).exists():
-        time.sleep(1)
+        time.sleep(5)
     for epoch in range(plan["epochs"]):
         time.sleep(plan["pause"])
         tune.report(STARTED | {"epoch": epoch + 2})
@@ -88,26 +94,38 @@ def daemons() -> list[int]:
 
 
 class Clock:
-    """The driver's processor time at the moments between the phases."""
+    """The driver's processor time at the moments between the phases.
 
-    def __init__(self, runs: int, go: Path) -> None:
-        self._runs, self._go = runs, go
+    `still`: trials are stopped until all have started. A thousand that only wait wake up often enough to leave a small
+    machine no time to start one more.
+    """
+
+    def __init__(self, runs: int, go: Path, *, still: bool) -> None:
+        self._runs, self._go, self._still = runs, go, still
         self._seen: set[str] = set()
+        self._waiting: list[int] = []
         self.reports = self.ends = 0
         self.marks: dict[str, tuple[float, float, float]] = {}
 
     def mark(self, name: str) -> None:
         if name not in self.marks:
             self.marks[name] = (cpu_seconds(), sum(cpu_seconds(pid) for pid in daemons()), time.monotonic())
+            seconds = time.monotonic() - self.marks["begin"][2]
+            print(f"{name}: {seconds:.0f} s, {resident_mib():.0f} MiB, {self.marks[name][:2]}", file=sys.__stderr__)
 
     def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
         if run_id in self._seen:
             self.reports += "epoch" in report and report["epoch"] > 1
             return
         self._seen.add(run_id)
+        self._waiting.append(report["pid"])
+        if self._still:
+            os.kill(report["pid"], signal.SIGSTOP)
         if len(self._seen) == self._runs:
             self.mark("all started")
             self._go.touch()
+            for pid in self._waiting:
+                os.kill(pid, signal.SIGCONT)
 
     def ended(self) -> None:
         if not self.ends:
@@ -130,14 +148,33 @@ def watch(clock: Clock) -> None:
     Book.progressed, Book.ended = progressed_and_told, ended_and_told  # type: ignore[method-assign]
 
 
-def measure(runs: int, epochs: int, pause: float) -> dict[str, float]:
+@contextlib.contextmanager
+def forked(folder: Path) -> Iterator[None]:
+    """A block in which Ray's workers are forks of one process."""
+    as_ever = connection._start
+    # Idle workers may be swapped out, and are not to be ended for it. And a raylet asks its agent for each trial that
+    # waits, again and again: hundreds that wait at one node leave it without a port to ask from.
+    os.environ |= {"RAY_memory_monitor_refresh_ms": "0", "TUNE_MAX_PENDING_TRIALS_PG": "16"}
+    with forked_workers(folder) as script:
+
+        def start(*given: Any) -> Any:
+            from ray._private import parameter
+
+            parameter.RayParams = functools.partial(parameter.RayParams, worker_path=str(script))
+            return as_ever(*given)
+
+        connection._start = start
+        yield
+
+
+def measure(runs: int, epochs: int, pause: float, fork: bool) -> dict[str, float]:
     """One sweep of `runs` trials at a time, in this process."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, forked(Path(folder)) if fork else contextlib.nullcontext():
         go, plan = Path(folder) / "go", Path(folder) / "plan.json"
         record = json.dumps(train(parse_trial(TRIAL)).to_json())
         plan.write_text(json.dumps({"go": str(go), "epochs": epochs, "pause": pause, "record": record}))
         os.environ["LAGVAE_BENCHMARK_PLAN"] = str(plan)
-        clock = Clock(runs, go)
+        clock = Clock(runs, go, still=fork)
         watch(clock)
         driver.train_run = report_only  # type: ignore[attr-defined]
         driver.this_machine = lambda: Node(runs, 0)  # type: ignore[attr-defined]
@@ -168,11 +205,12 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--pause", type=float, default=10.0)
+    parser.add_argument("--forked", action="store_true", help="workers that share what they have imported")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        print("RESULT " + json.dumps(measure(given.one, given.epochs, given.pause)))
+        print("RESULT " + json.dumps(measure(given.one, given.epochs, given.pause, given.forked)))
         return
     found = []
     columns = (
@@ -184,11 +222,13 @@ def main() -> None:
         "reports_per_s",
         "driver_share",
         "driver_mib",
+        "start_s",
     )
     print("  ".join(f"{name:>13}" for name in columns), flush=True)
     for runs in given.concurrent:
         command = [sys.executable, __file__, "--one", str(runs)]
         command += ["--epochs", str(given.epochs), "--pause", str(given.pause)]
+        command += ["--forked"] * given.forked
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{runs} trials at a time did not work:\n{done.stderr[-2000:]}")
