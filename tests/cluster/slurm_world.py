@@ -67,7 +67,9 @@ class Slurm:
 
     def private_files(self) -> str:
         """What lies in the folders that the nodes have to themselves."""
-        return "".join(self.hosts[node].run("ls", "-A", LOCAL).stdout for node in NODES)
+        listed = [self.hosts[node].run("ls", "-A", LOCAL) for node in NODES]
+        assert not any(command.returncode for command in listed), listed
+        return "".join(command.stdout for command in listed)
 
     def call(self, *command: str) -> str:
         done = self.hosts["controller"].run(*command)
