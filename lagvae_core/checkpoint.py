@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from lagvae_core.errors import CheckpointError
+from lagvae_core.files import write_atomically
 
-__all__ = ["CheckpointStore", "FileCheckpoint", "decode", "encode", "write_atomically"]
+__all__ = ["CheckpointStore", "FileCheckpoint", "decode", "encode"]
 
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -39,19 +39,6 @@ class FileCheckpoint:
     def save(self, content: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, content)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, flush to the disk, rename: a reader sees the old file or the new one, whatever is killed when."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def encode(state: dict[str, Any]) -> bytes:

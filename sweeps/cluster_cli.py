@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,15 +63,13 @@ def render(
 
 
 def write(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it, so that nobody reads half a file."""
+    """Replace the file at `path` by `text` as a whole; ConfigError if it cannot be written."""
     from lagvae_core.errors import ConfigError, Mistake
+    from lagvae_core.files import write_atomically
 
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         law = f"be a file that can be written ({error.strerror})"
         raise ConfigError([Mistake("--out", str(path), law, "Choose another.")]) from None
 

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from lagvae_core.checkpoint import write_atomically
 from lagvae_core.columns import Column
 from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.files import write_atomically
 from lagvae_core.record import CURVE_COLUMNS, METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.tasks import task_columns

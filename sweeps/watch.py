@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from lagvae_core.checkpoint import write_atomically
 from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.files import write_atomically
 from lagvae_core.mistakes import mistakes_of
 from lagvae_core.snapshots import PosteriorMeanWatch, Rows, Snapshots
 from lagvae_core.watching import Watched

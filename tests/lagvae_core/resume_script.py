@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from lagvae_core import train
-from lagvae_core.checkpoint import FileCheckpoint, write_atomically
+from lagvae_core.checkpoint import FileCheckpoint
 from lagvae_core.config import parse_trial
+from lagvae_core.files import write_atomically
 
 CONFIG = {
     "data": {

@@ -1,13 +1,15 @@
 import os
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from lagvae_core import checkpoint as checkpoints
-from lagvae_core.checkpoint import FileCheckpoint, decode, encode, write_atomically
+from lagvae_core.checkpoint import FileCheckpoint, decode, encode
 from lagvae_core.errors import CheckpointError, LagvaeError
+from lagvae_core.files import write_atomically
 
 STATE = {
     "identity": "abc-0",
@@ -45,6 +47,30 @@ def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch, call):
         store.save(b"new")
     assert list(tmp_path.iterdir()) == []
     assert store.load() is None
+
+
+def test_two_who_write_one_file_at_once_never_mix(tmp_path):
+    """As two machines do that both take themselves for the trial's; their processes may have one number."""
+    path, contents = tmp_path / "trial.pt", [b"a" * 100_000, b"b" * 300_000]
+
+    def write_often(content):
+        for _ in range(100):
+            write_atomically(path, content)
+
+    with ThreadPoolExecutor() as both:
+        writers = [both.submit(write_often, content) for content in contents]
+        while not all(writer.done() for writer in writers):
+            if path.exists():
+                assert path.read_bytes() in contents
+        for writer in writers:
+            writer.result()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
 
 
 def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
