@@ -61,3 +61,12 @@ def test_readme_options_exist() -> None:
         text = shown.output
         missing = {option for option in options if option not in text}
         assert not missing, f"lagvae {verb} knows no {missing}"
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    """In a fresh clone, where what git ignores is missing."""
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    inside = re.compile(r"`((?:benchmarks|cluster|docs|lagvae_core|sweeps|tests)/[\w./-]*)")
+    named = {(page.name, found[1]) for page in pages for found in inside.finditer(page.read_text("utf-8"))}
+    assert len(named) > 10
+    assert sorted((page, path) for page, path in named if not (ROOT / path).exists()) == []
