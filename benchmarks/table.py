@@ -17,7 +17,9 @@ from driver import TRIAL
 
 from lagvae_core import train
 from lagvae_core.config import parse_trial
-from sweeps.results import ResultsFolder, metric_columns, now
+from sweeps.provenance import now
+from sweeps.results import ResultsFolder
+from sweeps.schema import metric_columns
 
 
 def main() -> None:

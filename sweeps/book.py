@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.display import Display
 from sweeps.plan import Run
-from sweeps.results import ENDED, RUNS_SCHEMA, ResultsFolder, history_of, now
+from sweeps.provenance import history_of, now
+from sweeps.results import ResultsFolder
+from sweeps.schema import ENDED, RUNS_SCHEMA
 from sweeps.space import tunable_columns
 from sweeps.spec import SweepSpec
 from sweeps.worker import TRACEBACK_CHARACTERS, checkpoint_name

@@ -19,7 +19,8 @@ from sweeps.book import Book
 from sweeps.display import Display
 from sweeps.placement import Node, capacity, nodes_of, this_machine
 from sweeps.plan import Plan
-from sweeps.results import ResultsFolder, provenance
+from sweeps.provenance import provenance
+from sweeps.results import ResultsFolder
 from sweeps.spec import SweepSpec
 from sweeps.worker import train_run
 

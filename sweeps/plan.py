@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.config import TrialConfig
-from sweeps.results import ENDED
+from sweeps.schema import ENDED
 from sweeps.space import Arm, Value
 from sweeps.spec import SweepSpec
 

@@ -18,7 +18,7 @@ from sweeps.catalogue import catalogue_page
 from sweeps.evaluation.evaluations import EVALUATION_COLUMNS
 from sweeps.evaluation.study_catalogue import study_section
 from sweeps.markdown import table
-from sweeps.results import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
+from sweeps.schema import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION
 from sweeps.space import tunable_columns
 
 __all__ = ["results_page"]

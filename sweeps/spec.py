@@ -20,7 +20,7 @@ from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.mistakes import mistakes_of
 from lagvae_core.settings import Setting
-from sweeps.results import OBJECTIVE_COLUMNS
+from sweeps.schema import OBJECTIVE_COLUMNS
 from sweeps.space import Arm, parse_arm
 
 __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]

@@ -25,7 +25,8 @@ from cluster.jobs import Cluster, Job, JobError
 from cluster.parcel import packed
 from cluster.preflight import MARK, Question, request_text
 from lagvae_core.errors import ConfigError, Mistake
-from sweeps.results import ResultsFolder, provenance
+from sweeps.provenance import provenance
+from sweeps.results import ResultsFolder
 from sweeps.spec import NAME, SweepSpec, parse_yaml
 
 __all__ = [

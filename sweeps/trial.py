@@ -228,7 +228,7 @@ def print_record(record: TrialRecord) -> None:
     """The metrics as a table on stdout."""
     from rich.table import Table
 
-    from sweeps.results import metric_columns
+    from sweeps.schema import metric_columns
 
     table = Table(box=None, pad_edge=False)
     for heading in ("", "", ""):

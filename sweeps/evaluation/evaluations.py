@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from lagvae_core.errors import Mistake
 from lagvae_core.studies import STUDIES, Findings, Study
-from sweeps.results import OBJECTIVE_COLUMNS, SCHEMA_VERSION, ResultsFolder, fields_of, now, provenance
+from sweeps.provenance import now, provenance
+from sweeps.results import ResultsFolder
+from sweeps.schema import OBJECTIVE_COLUMNS, SCHEMA_VERSION, fields_of
 
 __all__ = [
     "EVALUATION_COLUMNS",

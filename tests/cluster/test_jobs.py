@@ -21,7 +21,8 @@ from cluster.jobs import Cluster, Job
 from cluster.parcel import LIMIT_BYTES, ParcelTooLarge, packed
 from lagvae_core.errors import ConfigError
 from sweeps import submit
-from sweeps.results import ENDED, ResultsFolder
+from sweeps.results import ResultsFolder
+from sweeps.schema import ENDED
 
 HOSTILE = "res $(touch pwned) `touch pwned`; touch pwned & '\" ü \\ *"
 """A folder's name that a shell must never read."""

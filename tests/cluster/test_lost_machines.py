@@ -18,7 +18,8 @@ from heads import until as soon
 from helpers import TINY_DATA
 from hosts import HOME, Host, network, why_no_namespaces
 
-from sweeps.results import ENDED, ResultsFolder
+from sweeps.results import ResultsFolder
+from sweeps.schema import ENDED
 
 until = functools.partial(soon, seconds=240)
 

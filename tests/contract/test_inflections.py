@@ -16,7 +16,7 @@ from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.tasks import task_columns
 from sweeps.display import describe_data
-from sweeps.results import RUNS_SCHEMA, metric_columns
+from sweeps.schema import RUNS_SCHEMA, metric_columns
 
 REFUSED = {"cnn_decoder": "E09", "lstm_lm": "E09", "pixelcnn_lm": "E09", "fraternal_dropout": "E11"}
 """What has no place beside the model's defaults, and the rule that says so."""

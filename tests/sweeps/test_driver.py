@@ -20,7 +20,8 @@ from worlds import sweep
 from lagvae_core.evaluation import evaluate
 from lagvae_core.trained import configuration_of, restore
 from sweeps import cli
-from sweeps.results import CURVES_SCHEMA, ENDED, RUNS_SCHEMA, ResultsFolder, model_name
+from sweeps.results import ResultsFolder, model_name
+from sweeps.schema import CURVES_SCHEMA, ENDED, RUNS_SCHEMA
 
 PARTS = ("runs", "curves")
 WHEN_AND_WHERE = {

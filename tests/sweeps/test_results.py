@@ -20,17 +20,9 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps import lease, results
-from sweeps.results import (
-    CURVES_SCHEMA,
-    ENDED,
-    OBJECTIVE_COLUMNS,
-    RUNS_SCHEMA,
-    SCHEMA_VERSION,
-    ResultsFolder,
-    history_of,
-    metric_columns,
-    now,
-)
+from sweeps.provenance import history_of, now
+from sweeps.results import ResultsFolder
+from sweeps.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, SCHEMA_VERSION, metric_columns
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
 

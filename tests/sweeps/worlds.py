@@ -10,7 +10,8 @@ import yaml
 from helpers import TINY_DATA
 
 from sweeps.plan import Plan, Run
-from sweeps.results import RUNS_SCHEMA, history_of, now
+from sweeps.provenance import history_of, now
+from sweeps.schema import RUNS_SCHEMA
 from sweeps.search import Dealer
 from sweeps.spec import SweepSpec, parse_spec
 

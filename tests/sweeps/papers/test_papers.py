@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError
 from sweeps.papers import Metric, Paper, find_paper, paper_names, published
-from sweeps.results import OBJECTIVE_COLUMNS
+from sweeps.schema import OBJECTIVE_COLUMNS
 from sweeps.summary import TIME
 
 PAPERS = [find_paper(name) for name in paper_names()]
