@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display import Display
@@ -26,9 +26,17 @@ class Book:
     """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
 
     def __init__(
-        self, spec: SweepSpec, folder: ResultsFolder, display: Display, dealer: Dealer, origin: dict[str, Any]
+        self,
+        spec: SweepSpec,
+        folder: ResultsFolder,
+        display: Display,
+        dealer: Dealer,
+        origin: dict[str, Any],
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
+        """`guard` is called before each row that is written; its exception ends the sweep instead."""
         self.spec, self.folder, self.display, self.dealer, self.origin = spec, folder, display, dealer, origin
+        self._guard = guard
         self.error: Exception | None = None
         self._dealt: dict[str, Run] = {}
         self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
@@ -36,11 +44,15 @@ class Book:
 
     @contextlib.contextmanager
     def accountable(self) -> Iterator[None]:
-        """A block whose exception is kept in `error` and ends the sweep."""
+        """A block whose exception ends the sweep; the first one is kept in `error`."""
         try:
             yield
         except Exception as error:
-            self.error = error
+            self.error = self.error or error
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._guard()
+        self.folder.write_run(row)
 
     def dealt(self, run: Run) -> None:
         """The run was handed to Ray Tune, which may take its time."""
@@ -73,7 +85,7 @@ class Book:
             **self._strategy_columns(run),
             **self.origin,
         }
-        self.folder.write_run(row)
+        self._write(row)
         self._open[run.run_id] = (run, row)
         self.display.run_started(run)
 
@@ -93,7 +105,7 @@ class Book:
         where = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in where.items()):
             row |= where
-            self.folder.write_run(row)
+            self._write(row)
         if "epoch" in report:
             self.display.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
 
@@ -102,7 +114,7 @@ class Book:
         lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
         row |= dict.fromkeys(("host", "device"))
-        self.folder.write_run(row)
+        self._write(row)
 
     def ended(self, run_id: str, report: Mapping[str, Any]) -> None:
         """The run ended with its last report, which holds its record or its failure."""
@@ -129,20 +141,23 @@ class Book:
     def _finish(self, run_id: str, values: dict[str, Any], curve: list[dict[str, Any]]) -> None:
         if run_id in self._dealt:
             self.started(run_id)
-        run, row = self._open.pop(run_id)
+        run, row = self._open[run_id]
         row = row | values | {"ended_at": now()}
         assert row["status"] in ENDED, row["status"]
+        self._guard()
         if curve:
             self.folder.write_curve(row, curve)
-        self.folder.write_run(row)
+        self._write(row)
+        del self._open[run_id]
         self.folder.remove(checkpoint_name(run_id))
         self.dealer.ended(run, row)
         self.display.run_ended(run, row)
 
     def close(self, reason: str) -> None:
         """No run goes on after this; those that were cut off keep their checkpoints."""
-        for _, row in self._open.values():
-            self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
+        with self.accountable():
+            for _, row in self._open.values():
+                self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
         self._open.clear()
 
 

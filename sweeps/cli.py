@@ -141,7 +141,7 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
     from cluster.connection import ConnectionFailed
     from sweeps.display import Display
     from sweeps.driver import run_sweep
-    from sweeps.results import ResultsFolder
+    from sweeps.results import ResultsFolder, StoreError
     from sweeps.spec import load_spec
     from sweeps.tables import print_front
 
@@ -152,6 +152,9 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
     except ConnectionFailed as error:
         print(f"lagvae: {error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"lagvae: {error}", file=sys.stderr)
+        return 1
     print_front(folder, None, as_json=False)
     return outcome.exit_code
 

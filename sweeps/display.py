@@ -97,6 +97,10 @@ class Display:
             + (f"; {len(plan.others)} stored rows belong to an earlier version of the sweep" if plan.others else "")
         )
 
+    def waiting(self, host: str, seconds: float) -> None:
+        """A driver on `host` may still be running the sweep."""
+        self._say(f"a driver on {host} had the sweep; watching for {duration(seconds)} whether it lives")
+
     def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
         self._workers = concurrent
         self._started = time.monotonic()
@@ -143,11 +147,15 @@ class Display:
         self._recent.append(text.rstrip())
         self._refresh()
 
-    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
+    def close(self) -> None:
+        """The board stays as it is; what follows is printed below it."""
         if self._live is not None:
             self._live.update(self._board())
             self._live.stop()
             self._live = None
+
+    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
+        self.close()
         counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
         self._say(f"{counts}, after {duration(time.monotonic() - self._started)}")
         if stop_reason:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sweeps.display import Display
 from sweeps.placement import Node, capacity, nodes_of, this_machine
 from sweeps.plan import Plan
 from sweeps.provenance import provenance
-from sweeps.results import ResultsFolder
+from sweeps.results import PATIENCE_SECONDS, ResultsFolder
 from sweeps.spec import SweepSpec
 from sweeps.worker import train_run
 
@@ -70,32 +70,36 @@ def run_sweep(
     else:
         check_address(address)
     folder.prepare()
-    with folder.locked():
+    folder = replace(folder, patience=PATIENCE_SECONDS)
+    with folder.locked(display.waiting) as guard, contextlib.closing(display):
         plan = make_plan(spec, folder, data.fingerprint, retry=retry)
         folder.write("spec.yaml", spec.source.encode())
         display.started(plan, data.report)
-        outcome = _run_with_ray(spec, folder, display, plan, address)
+        outcome = _run_with_ray(plan, folder, display, address, guard)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
         outcome = Outcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
         display.finished(outcome.statuses, outcome.stop_reason)
         return outcome
 
 
-def _run_with_ray(spec: SweepSpec, folder: ResultsFolder, display: Display, plan: Plan, address: str | None) -> Outcome:
+def _run_with_ray(
+    plan: Plan, folder: ResultsFolder, display: Display, address: str | None, guard: Callable[[], None]
+) -> Outcome:
     from sweeps.search import Dealer
 
     dealer = Dealer(plan)
     if dealer.exhausted:
         return Outcome({}, "", False)
     with connect(address, cpus=this_machine().cpus) as ray:
-        from sweeps.tune import RowWriter, RunSearcher, resources_of
+        from sweeps.tune import EndWithBook, RowWriter, RunSearcher, resources_of
 
         nodes = nodes_of(ray)
         spec = _calibrated(ray, plan, nodes, display)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-        book = Book(spec, folder, display, dealer, provenance())
-        _fit(RunSearcher(dealer, book), RowWriter(book), resources_of(spec.resources, nodes), concurrent)
+        book = Book(spec, folder, display, dealer, provenance(), guard)
+        told = (RunSearcher(dealer, book), RowWriter(book), EndWithBook(book))
+        _fit(*told, resources_of(spec.resources, nodes), concurrent)
     # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.
     interrupted = not dealer.exhausted and book.error is None
     book.close("the sweep was interrupted." if interrupted else "the driver failed.")
@@ -116,7 +120,7 @@ def _calibrated(ray: Any, plan: Plan, nodes: Sequence[Node], display: Display) -
     return replace(spec, resources=spec.resources.with_gpus(share_of(demands) if demands else 0.0))
 
 
-def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> None:
+def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent: int) -> None:
     """Ray Tune over the searcher's runs; returns early on SIGINT."""
     from ray import tune
 
@@ -137,6 +141,7 @@ def _fit(searcher: Any, callback: Any, resources: Any, concurrent: int) -> None:
                 name="runs",
                 storage_path=str(scratch),
                 callbacks=[callback],
+                stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
                 verbose=0,
             ),

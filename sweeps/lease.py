@@ -1,24 +1,32 @@
-"""One driver at a time on a store that has no locks: an object that the driver renews for as long as it lives.
+"""One driver at a time where locks do not reach every machine: an object that the driver renews while it lives.
 
 No clock is compared. Who finds a lease watches whether it changes: if so its owner lives, if not it was killed. A store
 without conditional writes cannot rule out that two who start within the same moment both see nothing; each looks again
-after a pause, and who is not the last writer gives up.
+after a pause, and who is not the last writer gives up. A driver that was away from the store so long that another took
+its lease over learns of it at its next renewal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["LEASE", "Pace", "Store", "Taken", "leased"]
+__all__ = ["LEASE", "Lease", "Pace", "Store", "Taken", "Waiting", "leased", "this_machine"]
 
 LEASE = ".driver.lease"
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+Waiting = Callable[[str, float], None]
+"""Is told of the host whose lease is watched, and for how many seconds at most."""
 
 
 class Store(Protocol):
@@ -44,36 +52,76 @@ class Pace:
     rivalry: float = 2.0
 
 
+PACE = Pace()
+
+
+@dataclass
+class Lease:
+    """A lease of this process. `taken_by`: the host of the driver that took it over, empty as long as none did."""
+
+    store: Store
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    taken_by: str = ""
+
+    def write(self, renewals: int) -> None:
+        told = {"owner": self.owner, "host": socket.gethostname(), "machine": this_machine(), "renewals": renewals}
+        self.store.write(LEASE, json.dumps(told).encode())
+
+    def look(self) -> bool:
+        """Whether it is still ours."""
+        found = self.store.read(LEASE)
+        if _field(found, "owner") not in (None, self.owner):
+            self.taken_by = _host(found)
+        return not self.taken_by
+
+
+def this_machine() -> str:
+    """This start of this host."""
+    return f"{socket.gethostname()} {BOOT.read_text().strip() if BOOT.exists() else ''}"
+
+
 @contextmanager
-def leased(store: Store, pace: Pace | None = None) -> Iterator[None]:
+def leased(
+    store: Store,
+    pace: Pace | None = None,
+    *,
+    alone_here: bool = False,
+    waiting: Waiting = lambda host, seconds: None,
+) -> Iterator[Lease]:
     """A block in which this process holds the lease of `store`.
 
+    `alone_here`: no other process of this machine drives, so that a lease of this machine is that of a dead one.
+
     Raises:
-        Taken: another process does.
+        Taken: another process holds it.
     """
-    pace, owner, ended = pace or Pace(), uuid.uuid4().hex, threading.Event()
-    _await_end_of(store, pace, ended)
-    _write(store, owner, 0)
+    pace, lease, ended = pace or PACE, Lease(store), threading.Event()
+    _await_end_of(store, pace, ended, alone_here, waiting)
+    lease.write(0)
     ended.wait(pace.rivalry)
-    found = store.read(LEASE)
-    if _owner(found) != owner:
-        raise Taken(_host(found))
-    renewing = threading.Thread(target=_renew, args=(store, owner, pace, ended), daemon=True)
+    if not lease.look():
+        raise Taken(lease.taken_by)
+    renewing = threading.Thread(target=_renew, args=(lease, pace, ended), daemon=True)
     renewing.start()
     try:
-        yield
+        yield lease
     finally:
         ended.set()
         renewing.join()
-        if _owner(store.read(LEASE)) == owner:
-            store.remove(LEASE)
+        # Left behind it costs the next driver a pause, and hides no exception of the block.
+        with contextlib.suppress(OSError):
+            if lease.look():
+                store.remove(LEASE)
 
 
-def _await_end_of(store: Store, pace: Pace, ended: threading.Event) -> None:
+def _await_end_of(store: Store, pace: Pace, ended: threading.Event, alone_here: bool, waiting: Waiting) -> None:
     """Return when there is no lease, or one that nobody renews."""
     first = store.read(LEASE)
+    if first is None or (alone_here and _field(first, "machine") == this_machine()):
+        return
+    waiting(_host(first), pace.patience)
     waited = 0.0
-    while first is not None and waited < pace.patience:
+    while waited < pace.patience:
         ended.wait(pace.patience / 10)
         waited += pace.patience / 10
         now = store.read(LEASE)
@@ -83,24 +131,17 @@ def _await_end_of(store: Store, pace: Pace, ended: threading.Event) -> None:
             raise Taken(_host(now))
 
 
-def _renew(store: Store, owner: str, pace: Pace, ended: threading.Event) -> None:
+def _renew(lease: Lease, pace: Pace, ended: threading.Event) -> None:
     renewals = 0
     while not ended.wait(pace.renewal):
         renewals += 1
         try:
-            _write(store, owner, renewals)
+            if not lease.look():
+                return
+            lease.write(renewals)
         except OSError:
             # The next renewal may reach the store again, and one may be missed.
             continue
-
-
-def _write(store: Store, owner: str, renewals: int) -> None:
-    told = {"owner": owner, "host": socket.gethostname(), "renewals": renewals}
-    store.write(LEASE, json.dumps(told).encode())
-
-
-def _owner(content: bytes | None) -> str | None:
-    return _field(content, "owner")
 
 
 def _host(content: bytes | None) -> str:

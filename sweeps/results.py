@@ -6,12 +6,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -19,10 +20,20 @@ import pyarrow.parquet as pq
 
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.files import write_atomically
-from sweeps.lease import Taken, leased
+from sweeps.lease import Lease, Taken, Waiting, leased
+from sweeps.mounts import locks_hold_everywhere
 from sweeps.schema import CURVES_SCHEMA, RUNS_SCHEMA
 
-__all__ = ["FolderFile", "ResultsFolder", "model_name", "stored_sweeps"]
+__all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "StoreError", "model_name", "stored_sweeps"]
+
+PATIENCE_SECONDS = 120.0
+"""How long a sweep that is running waits for a store that fails: a network that is mended, room that is made."""
+
+T = TypeVar("T")
+
+
+class StoreError(OSError):
+    """The results cannot be reached; the message says why, and what to do."""
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -37,10 +48,13 @@ class ResultsFolder:
 
     `results` is a local path, or a URI that pyarrow knows (file://, s3://, gs://). On a local file system every file is
     written beside, flushed and renamed; an object store replaces objects as a whole by itself.
+
+    `patience`, in seconds: what fails is tried again for so long, and then a StoreError.
     """
 
     results: str
     sweep: str
+    patience: float = 0.0
 
     def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
         if "://" in self.results:
@@ -75,7 +89,7 @@ class ResultsFolder:
         system, root = self._filesystem()
         try:
             system.create_dir(f"{root}/{part}", recursive=True)
-            self.write(f"{part}/.probe", b"")
+            self._write(f"{part}/.probe", b"")
             system.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
             law = f"be a folder that can be written to ({error.strerror or error})"
@@ -83,6 +97,9 @@ class ResultsFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Replace the file `name` as a whole; its folder is made."""
+        self._insist(f"{name} cannot be written", lambda: self._write(name, content))
+
+    def _write(self, name: str, content: bytes) -> None:
         system, root = self._filesystem()
         if isinstance(system, pyarrow.fs.LocalFileSystem):
             path = Path(root) / name
@@ -94,12 +111,15 @@ class ResultsFolder:
 
     def read(self, name: str) -> bytes | None:
         """The content of the file `name`, or None if there is none."""
+        return self._insist(f"{name} cannot be read", lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes | None:
         system, root = self._filesystem()
-        info = system.get_file_info(f"{root}/{name}")
-        if info.type == pyarrow.fs.FileType.NotFound:
+        try:
+            with system.open_input_stream(f"{root}/{name}") as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
             return None
-        with system.open_input_stream(f"{root}/{name}") as stream:
-            return bytes(stream.read())
 
     def holds(self, name: str) -> bool:
         """Whether there is a file `name`."""
@@ -107,30 +127,58 @@ class ResultsFolder:
         return bool(system.get_file_info(f"{root}/{name}").type == pyarrow.fs.FileType.File)
 
     def remove(self, name: str) -> None:
+        """Remove the file `name`, if there is one."""
+        self._insist(f"{name} cannot be removed", lambda: self._remove(name))
+
+    def _remove(self, name: str) -> None:
         system, root = self._filesystem()
-        if system.get_file_info(f"{root}/{name}").type != pyarrow.fs.FileType.NotFound:
+        with contextlib.suppress(FileNotFoundError):
             system.delete_file(f"{root}/{name}")
+
+    def _insist(self, failure: str, act: Callable[[], T]) -> T:
+        deadline, pause = time.monotonic() + self.patience, 0.5
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if time.monotonic() + pause > deadline:
+                    reason = error.strerror or " ".join(str(error).split())
+                    raise StoreError(
+                        f"The results in {self.root} must be at hand, but {failure} ({reason}). Make room or mend it, "
+                        "and run the sweep again: it goes on where it stood."
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
 
     def exists(self) -> bool:
         system, root = self._filesystem()
         return bool(system.get_file_info(f"{root}/runs").type == pyarrow.fs.FileType.Directory)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, waiting: Waiting = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
         """A block in which this process is the only driver of the sweep; ConfigError if another one is.
 
-        The file system locks a folder. A lease stands for the lock where it cannot: on an object store, on Lustre
-        mounted without `-o flock`, on NFS without its lock daemon.
+        The file system locks a folder. Where it has no locks (an object store, Lustre without `-o flock`), or none that
+        are known to reach all machines, a lease stands for the lock, or beside it; `waiting` is told of a lease that is
+        watched. What the block is given raises ConfigError if another driver has taken the lease over meanwhile: then
+        this one must write nothing more.
         """
         folder = self.local_path
         with contextlib.ExitStack() as held:
-            if folder is None or not self._lock(held, folder / ".driver.lock"):
-                self._lease(held)
+            locked = folder is not None and self._lock(held, folder / ".driver.lock")
+            lease = None
+            if folder is None or not (locked and locks_hold_everywhere(folder)):
+                lease = self._lease(held, locked, waiting)
             if folder is not None:
                 # What a killed process had written beside and not yet renamed.
                 for leftover in folder.glob("**/.*.tmp"):
                     leftover.unlink(missing_ok=True)
-            yield
+
+            def guard() -> None:
+                if lease is not None and lease.taken_by:
+                    raise self._driven(f"another one on {lease.taken_by} has taken it over")
+
+            yield guard
 
     def _lock(self, held: contextlib.ExitStack, file: Path) -> bool:
         """Lock `file` until `held` ends; False if its file system has no locks."""
@@ -145,9 +193,9 @@ class ResultsFolder:
             raise
         return True
 
-    def _lease(self, held: contextlib.ExitStack) -> None:
+    def _lease(self, held: contextlib.ExitStack, locked: bool, waiting: Waiting) -> Lease:
         try:
-            held.enter_context(leased(self))
+            return held.enter_context(leased(replace(self, patience=0.0), alone_here=locked, waiting=waiting))
         except Taken as error:
             raise self._driven(f"another one on {error} is running it") from None
 
@@ -183,21 +231,28 @@ class ResultsFolder:
 
     def rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
         """The rows of every file in the folder `part`, with the columns of `schema`."""
-        system, root = self._filesystem()
-        selector = pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True)
         rows: list[dict[str, Any]] = []
-        for info in sorted(system.get_file_info(selector), key=lambda i: i.path):
-            if not info.base_name.endswith(".parquet") or info.base_name.startswith("."):
+        for name in self._insist(f"{part} cannot be listed", lambda: self._names(part)):
+            # What cannot be read now is no damage: whoever takes a row for missing repeats its run.
+            if (content := self.read(name)) is None:
                 continue
             try:
                 # One small file after another, where setting threads to work takes as long as the reading.
-                table = pq.ParquetFile(system.open_input_file(info.path)).read(use_threads=False)
+                table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
-                warnings.warn(f"{info.path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
+                path = f"{self.root}/{self.sweep}/{name}"
+                warnings.warn(f"{path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
                 continue
             empty = dict.fromkeys(schema.names)
             rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
         return rows
+
+    def _names(self, part: str) -> list[str]:
+        """The Parquet files of the folder `part`, in order."""
+        system, root = self._filesystem()
+        selector = pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True)
+        names = [info.base_name for info in system.get_file_info(selector)]
+        return sorted(f"{part}/{name}" for name in names if name.endswith(".parquet") and not name.startswith("."))
 
 
 @dataclass(frozen=True)

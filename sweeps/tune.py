@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ray.tune import Callback, PlacementGroupFactory
+from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.search import Searcher
 
 from sweeps.placement import Node, alone, share
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sweeps.book import Book
     from sweeps.search import Dealer
 
-__all__ = ["RowWriter", "RunSearcher", "resources_of"]
+__all__ = ["EndWithBook", "RowWriter", "RunSearcher", "resources_of"]
 
 
 class _NotKept:
@@ -82,24 +82,38 @@ class RowWriter(_NotKept, Callback):  # type: ignore[misc]
         self._book = book
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        with self._book.accountable():
-            self._book.started(trial.config["run"]["run_id"])
+        self._tell(self._book.started, trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        with self._book.accountable():
-            self._book.progressed(trial.config["run"]["run_id"], result)
+        self._tell(self._book.progressed, trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        with self._book.accountable():
-            self._book.ended(trial.config["run"]["run_id"], trial.last_result)
+        self._tell(self._book.ended, trial, trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         text = ""
         if trial.error_file:
             with open(trial.error_file, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-        with self._book.accountable():
-            self._book.failed(trial.config["run"]["run_id"], "its process or node was lost again and again.", text)
+        self._tell(self._book.failed, trial, "its process or node was lost again and again.", text)
+
+    def _tell(self, event: Callable[..., None], trial: Any, *more: Any) -> None:
+        if self._book.error is None:
+            with self._book.accountable():
+                event(trial.config["run"]["run_id"], *more)
+
+
+class EndWithBook(_NotKept, Stopper):  # type: ignore[misc]
+    """Stops every run when the book can no longer be kept."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def __call__(self, trial_id: str, result: Any) -> bool:
+        return self.stop_all()
+
+    def stop_all(self) -> bool:
+        return self._book.error is not None
 
 
 def resources_of(wish: ResourceSpec, nodes: Sequence[Node]) -> Callable[[dict[str, Any]], Any]:

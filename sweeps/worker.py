@@ -45,7 +45,7 @@ def train_run(setting: dict[str, Any]) -> None:
     """Train `setting["run"]`; every report goes to Ray Tune, the last one holds the record or the failure.
 
     An exception of the training is reported, not raised: it would happen again, and Ray Tune must retry only what is
-    lost with a node or a process.
+    lost: a node, a process, or the way to the results.
     """
     import torch
     from ray import tune
@@ -53,10 +53,10 @@ def train_run(setting: dict[str, Any]) -> None:
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, Mistake
     from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
-    from sweeps.results import FolderFile, ResultsFolder, model_name
+    from sweeps.results import PATIENCE_SECONDS, FolderFile, ResultsFolder, StoreError, model_name
 
     run = setting["run"]
-    folder = ResultsFolder(run["results"], run["sweep"])
+    folder = ResultsFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     use_threads(run["threads"])
     keep_freed_memory()
     keep_to_share(1.0 if run["alone"] else run["gpus"])
@@ -80,5 +80,7 @@ def train_run(setting: dict[str, Any]) -> None:
             dataset=dataset,
         )
         tune.report({**where, "record": json.dumps(record.to_json())})
+    except StoreError:
+        raise
     except Exception as error:
         tune.report({**where, "failure": json.dumps(describe_failure(error))})

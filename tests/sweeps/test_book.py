@@ -7,6 +7,7 @@ import json
 import pytest
 from worlds import FINGERPRINT, spec_of
 
+from lagvae_core.errors import ConfigError, Mistake
 from sweeps.book import Book
 from sweeps.display import Display
 from sweeps.plan import Plan
@@ -55,3 +56,25 @@ def test_a_run_that_goes_on_elsewhere_does_not_say_that_it_is_still_there(book):
     assert (before["host"], before["status"], before["stop_reason"]) == ("node7", "interrupted", "its process was lost")
     book.progressed(run.run_id, {"host": "node8", "device": "cpu", "epoch": 2, "epochs": 2})
     assert row_in(book)["host"] == "node8"
+
+
+def test_what_the_guard_forbids_is_not_written_and_ends_the_sweep(book):
+    run = started(book)
+    before = row_in(book)
+
+    def taken_over():
+        raise ConfigError([Mistake("the sweep", "tiny", "be driven by one process at a time")])
+
+    book._guard = taken_over
+    with book.accountable():
+        book.failed(run.run_id, "its process was lost", "")
+    book.close("the driver failed.")
+    assert row_in(book) == before
+    assert isinstance(book.error, ConfigError)
+
+
+def test_the_first_error_is_the_one_that_is_told(book):
+    for error in (ValueError("first"), ValueError("second")):
+        with book.accountable():
+            raise error
+    assert str(book.error) == "first"

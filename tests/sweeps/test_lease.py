@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sweeps.lease import LEASE, Pace, Taken, leased
+from sweeps.lease import LEASE, Pace, Taken, leased, this_machine
 
 PACE = Pace(renewal=0.01, patience=0.5, rivalry=0.0)
 
@@ -91,3 +91,43 @@ def test_it_is_given_back_when_the_driver_fails():
     with pytest.raises(ZeroDivisionError), leased(store, PACE):
         raise ZeroDivisionError
     assert store.kept == {}
+
+
+def of_a_killed(machine: str) -> Objects:
+    return Objects({LEASE: json.dumps({"owner": "killed", "host": "h", "machine": machine, "renewals": 7}).encode()})
+
+
+def test_who_alone_drives_on_a_machine_does_not_wait_for_a_dead_one_of_it():
+    heard = []
+    with leased(of_a_killed(this_machine()), Pace(60, 3600, 0), alone_here=True, waiting=lambda *of: heard.append(of)):
+        assert heard == []
+
+
+@pytest.mark.parametrize(("machine", "alone_here"), [(this_machine(), False), ("another", True)])
+def test_else_it_waits_and_says_for_whom(machine, alone_here):
+    heard = []
+    pace = Pace(renewal=60, patience=0.05, rivalry=0)
+    with leased(of_a_killed(machine), pace, alone_here=alone_here, waiting=lambda *of: heard.append(of)):
+        assert heard == [("h", 0.05)]
+
+
+def test_a_driver_whose_lease_was_taken_over_learns_of_it_and_leaves_it():
+    """It was away from the store for longer than another waits."""
+    store, other = Objects(), json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode()
+    with leased(store, PACE) as lease:
+        assert lease.taken_by == ""
+        store.kept[LEASE] = other
+        pause = threading.Event()
+        while not lease.taken_by:
+            pause.wait(0.01)
+    assert lease.taken_by == "elsewhere"
+    assert store.kept == {LEASE: other}
+
+
+def test_a_lease_that_cannot_be_given_back_hides_no_exception():
+    class Away(Objects):
+        def remove(self, name: str) -> None:
+            raise OSError("the store is away")
+
+    with pytest.raises(ZeroDivisionError), leased(Away(), PACE):
+        raise ZeroDivisionError

@@ -17,7 +17,7 @@ from worlds import spec_of, sweep
 
 from cluster import preflight
 from lagvae_core.errors import ConfigError
-from sweeps import lease, results
+from sweeps import lease
 from sweeps.results import ResultsFolder, stored_sweeps
 from sweeps.submit import check_results
 
@@ -67,7 +67,7 @@ def test_files_are_replaced_as_a_whole_and_found_again(uri):
 
 
 def test_a_second_driver_is_refused(uri, monkeypatch):
-    monkeypatch.setattr(results, "leased", lambda folder: lease.leased(folder, lease.Pace(0.05, 2.0, 0.0)))
+    monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
     folder = ResultsFolder(uri, "driven")
     folder.prepare()
     with folder.locked(), pytest.raises(ConfigError, match="be driven by one process at a time"), folder.locked():

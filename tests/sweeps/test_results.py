@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps import lease, results
 from sweeps.provenance import history_of, now
-from sweeps.results import ResultsFolder
+from sweeps.results import ResultsFolder, StoreError
 from sweeps.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, SCHEMA_VERSION, metric_columns
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
@@ -236,6 +239,54 @@ class TestPlaces:
             ResultsFolder(uri, "s").exists()
 
 
+class TestPatience:
+    """A store that fails for a while: a network that is cut, a disk that is full."""
+
+    @pytest.fixture
+    def broken(self, folder):
+        """The folder of rows is a file; what mends it."""
+        folder.write_run(row())
+        runs = Path(folder.results) / "s" / "runs"
+        aside = runs.rename(runs.with_name("aside"))
+        runs.write_text("")
+
+        def mend():
+            runs.unlink()
+            aside.rename(runs)
+
+        return mend
+
+    def test_at_first_what_fails_is_told_in_a_sentence(self, folder, broken):
+        with pytest.raises(StoreError) as caught:
+            folder.write_run(row())
+        assert str(caught.value) == (
+            f"The results in {folder.results} must be at hand, but runs/a-0.parquet cannot be written (File exists). "
+            "Make room or mend it, and run the sweep again: it goes on where it stood."
+        )
+
+    def test_a_running_sweep_waits_until_it_is_mended(self, folder, broken):
+        threading.Timer(0.7, broken).start()
+        replace(folder, patience=60).write_run(row("a-1", seed=1))
+        assert len(folder.runs()) == 2
+
+    def test_but_not_for_ever(self, folder, broken):
+        begin = time.monotonic()
+        with pytest.raises(StoreError):
+            replace(folder, patience=1.2).write_run(row())
+        assert 0.4 < time.monotonic() - begin < 10
+
+    def test_a_row_that_cannot_be_read_is_not_taken_for_missing(self, folder, monkeypatch):
+        """Who does repeats its run, and writes over it."""
+        folder.write_run(row())
+
+        def away(self, name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(ResultsFolder, "_read", away)
+        with pytest.raises(StoreError, match=r"runs/\S+ cannot be read \(Input/output error\)"):
+            folder.runs()
+
+
 class TestLock:
     HOLD = (
         "import sys\n"
@@ -268,12 +319,43 @@ class TestLock:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(results.fcntl, "flock", without_locks)
-        monkeypatch.setattr(results, "leased", lambda store: lease.leased(store, lease.Pace(0.05, 2.0, 0.0)))
+        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
         with folder.locked():
             assert folder.read(lease.LEASE) is not None
             with pytest.raises(ConfigError, match=r"driven by one process at a time, and another one on .* is running"):
                 folder.locked().__enter__()
         assert folder.read(lease.LEASE) is None
+
+    @pytest.fixture
+    def on_sshfs(self, monkeypatch):
+        monkeypatch.setattr(results, "locks_hold_everywhere", lambda folder: False)
+        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
+
+    def test_where_a_lock_holds_on_one_machine_alone_a_lease_stands_beside_it(self, folder, on_sshfs, monkeypatch):
+        with folder.locked():
+            with pytest.raises(ConfigError, match="another one is running it"):
+                folder.locked().__enter__()
+            # A driver of another machine does not see the lock.
+            monkeypatch.setattr(results.fcntl, "flock", lambda file, operation: None)
+            monkeypatch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
+            with pytest.raises(ConfigError, match=r"another one on .* is running it"):
+                folder.locked().__enter__()
+        assert folder.read(lease.LEASE) is None
+
+    def test_after_a_crash_the_same_machine_goes_on_at_once(self, folder, on_sshfs, monkeypatch):
+        monkeypatch.setattr(lease, "PACE", lease.Pace(60, 3600, 0))
+        left = {"owner": "killed", "host": "here", "machine": lease.this_machine(), "renewals": 3}
+        folder.write(lease.LEASE, json.dumps(left).encode())
+        with folder.locked():
+            pass
+
+    def test_who_was_away_too_long_must_write_nothing_more(self, folder, on_sshfs):
+        with folder.locked() as guard:
+            guard()
+            folder.write(lease.LEASE, json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode())
+            time.sleep(0.5)  # ten renewals
+            with pytest.raises(ConfigError, match="and another one on elsewhere has taken it over"):
+                guard()
 
     def test_released_at_the_end_of_the_block(self, folder):
         for _ in range(2):
