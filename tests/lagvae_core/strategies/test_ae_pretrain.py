@@ -1,4 +1,3 @@
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -248,16 +247,26 @@ def test_the_best_weights_are_those_of_the_trial_proper_even_if_the_pretraining_
     assert trial.stop_reason.startswith("all 3 epochs")
 
 
-def test_the_learning_rate_decays_in_the_trial_proper_alone_and_by_its_own_epochs():
-    training = {"epochs": 12, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": 0, "max_decays": 3}
-    record = run(tiny(ae_pretrain(6), training=training))
-    rates = [epoch["learning_rate"] for epoch in record.curve]
-    losses = [epoch["valid_loss"] for epoch in record.curve]
-    assert rates[:7] == [8.0] * 7
-    assert any(later > earlier for earlier, later in itertools.pairwise(losses[:6]))  # it had reason to
-    assert "decay number 3" in record.stop_reason
-    late = run(tiny(ae_pretrain(6), training={**training, "decay_min_epoch": 5}))
-    assert [epoch["learning_rate"] for epoch in late.curve][:12] == [8.0] * 12
+def rates(config, losses):
+    """The learning rate of every epoch, if validation tells these losses; and why the trial ends."""
+    trial, found = trial_of(config), []
+    for epoch, loss in enumerate(losses, start=1):
+        found.append(trial.learner.learning_rate)
+        trial._end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
+        if trial.stop_reason:
+            break
+    return found, trial.stop_reason
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_the_learning_rate_decays_in_the_trial_proper_alone_and_by_its_own_epochs(first):
+    training = {"epochs": 12, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": first, "max_decays": 3}
+    worse = [5.0 + epoch for epoch in range(12)]
+    plain, reason = rates(tiny(training=training), worse)
+    assert plain[:first] == [8.0] * first
+    assert plain[-1] == 8.0 / 4
+    assert "decay number 3" in reason
+    assert rates(tiny(ae_pretrain(6), training=training), worse[:6] + worse) == ([8.0] * 6 + plain, reason)
 
 
 def test_a_large_kl_is_a_divergence_only_in_the_trial_proper():
