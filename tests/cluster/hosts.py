@@ -1,7 +1,7 @@
 """Machines that share nothing but a network: each in namespaces of its own, plugged into one switch.
 
 A machine has its own network, processes, host name, /tmp, /dev/shm and home; of this one it sees the programs, the
-code, and the folders that the network is said to share. Switched off it loses all that but what is shared, at once and
+code, and the folders that it is said to share. Switched off it loses all that but what is shared, at once and
 without a word, as by a power cut. Linux gives namespaces with a switch between them to root alone.
 """
 
@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HOME", "PATH", "REPOSITORY", "Host", "network", "why_no_namespaces"]
+__all__ = ["HOME", "PATH", "REPOSITORY", "Host", "network", "serve_ssh", "why_no_namespaces"]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -62,11 +62,21 @@ while :; do sleep 3600 & wait $!; done
 reaps the processes that lost their parent."""
 
 
-def why_no_namespaces() -> str:
-    """Why there can be no such machines here; empty if there can."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
+SSHD = """
+Port 22
+HostKey {home}/hostkey
+AuthorizedKeysFile {home}/.ssh/authorized_keys
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
+"""
+
+
+def why_no_namespaces(*programs: str) -> str:
+    """Why there can be no such machines here, with these programs on them; empty if there can."""
+    missing = [name for name in (*PROGRAMS, *programs) if shutil.which(name, path=PATH) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (apt-get install iproute2 util-linux)"
+        return f"not installed: {', '.join(missing)} (.ci/run says in which packages they are)"
     if os.geteuid() != 0:
         return "network namespaces with a switch between them need root"
     tries = (
@@ -186,6 +196,15 @@ class Host:
         return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in listed if len(line.split(None, 1)) == 2}
 
 
+def serve_ssh(host: Host, public_key: str) -> None:
+    """Start an SSH server that lets in who has the other half of `public_key`."""
+    host.write(".ssh/authorized_keys", public_key)
+    host.write("sshd_config", SSHD.format(home=HOME))
+    host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/hostkey")
+    host.run("mkdir", "-p", "/run/sshd")
+    host.start("/usr/sbin/sshd", "-D", "-e", "-f", f"{HOME}/sshd_config", log="sshd.log")
+
+
 def _needed() -> list[str]:
     """The folders of programs and code that would be covered."""
     places = {str(REPOSITORY), sys.prefix, sys.base_prefix}
@@ -193,8 +212,11 @@ def _needed() -> list[str]:
 
 
 @contextmanager
-def network(names: Sequence[str], shared: Sequence[Path] = ()) -> Iterator[dict[str, Host]]:
-    """Machines of these names at 10.78.0.1, .2, ..., switched on; afterwards nothing of theirs is left."""
+def network(names: Sequence[str], shared: Mapping[str, Sequence[Path]]) -> Iterator[dict[str, Host]]:
+    """Machines of these names at 10.78.0.1, .2, ..., switched on; afterwards nothing of theirs is left.
+
+    `shared`: the folders of this machine that each of them sees; none, where it is not named.
+    """
     mark = f"lv{os.getpid()}{secrets.token_hex(2)}"
     hosts: dict[str, Host] = {}
     with ExitStack() as stack:
@@ -212,7 +234,7 @@ def network(names: Sequence[str], shared: Sequence[Path] = ()) -> Iterator[dict[
             _ip(f"-n {own} link set lo up")
             # Ray asks the default route which address is its own.
             _ip(f"-n {own} route add default dev eth0")
-            hosts[name] = Host(name, address, own, switch, f"port{number}", shared)
+            hosts[name] = Host(name, address, own, switch, f"port{number}", shared.get(name, ()))
             stack.callback(hosts[name].power_off)
             hosts[name].boot()
         yield hosts

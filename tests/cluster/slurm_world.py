@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads import until
-from hosts import PATH, Host, network, why_no_namespaces
+from hosts import Host, network, why_no_namespaces
 
 __all__ = ["LOCAL", "Slurm", "slurm", "why_not"]
 
@@ -54,8 +53,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def why_not() -> str:
     """Why there can be no Slurm here; empty if there can."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
-    return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)" if missing else why_no_namespaces()
+    return why_no_namespaces(*PROGRAMS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
     key, configuration = folder / "munge.key", folder / "slurm.conf"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
-    with network(("controller", *NODES), shared=[folder]) as hosts:
+    with network(machines := ("controller", *NODES), dict.fromkeys(machines, (folder,))) as hosts:
         nodes = "\n".join(
             f"NodeName={node} NodeAddr={hosts[node].address} CPUs=2 RealMemory=4000 State=UNKNOWN" for node in NODES
         )

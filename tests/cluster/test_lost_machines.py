@@ -1,4 +1,8 @@
-"""A sweep on a cluster of several machines, each of which is lost in turn while it runs."""
+"""A sweep on a cluster of several machines, each of which is lost in turn while it runs.
+
+Results lie on a machine that serves them over the network (SSHFS), so that who loses the network loses them, too. Locks
+there hold on one machine alone.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,16 @@ import pytest
 from heads import TRIAL, sweep
 from heads import until as soon
 from helpers import TINY_DATA
-from hosts import HOME, Host, network, why_no_namespaces
+from hosts import HOME, Host, network, serve_ssh, why_no_namespaces
 
 from sweeps.results import ResultsFolder
 from sweeps.schema import ENDED
 
 until = functools.partial(soon, seconds=240)
 
-pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_no_namespaces()), reason=why_no_namespaces())]
+WHY_NOT = why_no_namespaces("sshd", "ssh-keygen", "sshfs", "fusermount3")
+
+pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 WORKERS = ("w1", "w2", "w3")
 RESULTS = "results $(touch pwned); `touch pwned` ü"
@@ -32,12 +38,17 @@ RESULTS = "results $(touch pwned); `touch pwned` ü"
 FOREVER = 'while true; do ray start "$@" --block; sleep 1; done'
 """What a machine's supervisor does: it starts Ray again whenever it ends."""
 
+SSHFS = (
+    "reconnect,ServerAliveInterval=5,ServerAliveCountMax=2,"
+    f"IdentityFile={HOME}/key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null"
+)
+
 SIZE = ("--object-store-memory=80000000", "--disable-usage-stats")
 
 
 @dataclass
 class World:
-    """A head without cores, three workers of two, and a laptop; `shared` is the one folder that all see."""
+    """A head without cores, three workers of two, a laptop, and a store whose folder `shared` all of them mount."""
 
     hosts: dict[str, Host]
     shared: Path
@@ -59,12 +70,21 @@ class World:
     def results(self) -> Path:
         return self.shared / RESULTS
 
+    def mount(self, host: Host) -> None:
+        """Mount the store's folder, where the store has it."""
+        host.write("key", self.hosts["store"].read("key"))
+        host.run("mkdir", "-p", str(self.shared))
+        served = f"root@{self.hosts['store'].address}:{self.shared}"
+        mounted = host.run("sshfs", served, str(self.shared), "-o", SSHFS)
+        assert mounted.returncode == 0, mounted.stderr
+
     def give_token(self, host: Host) -> None:
         path = host.write("token", self.secret)
         host.environment |= {"RAY_AUTH_TOKEN_PATH": path}
 
     def start_ray(self, name: str) -> None:
         host = self.hosts[name]
+        self.mount(host)
         self.give_token(host)
         own = [f"--node-ip-address={host.address}", *SIZE]
         if name == "head":
@@ -99,9 +119,12 @@ class World:
 def world() -> Iterator[World]:
     with (
         tempfile.TemporaryDirectory(prefix="lvshared") as shared,
-        network(["head", *WORKERS, "laptop"], [Path(shared)]) as hosts,
+        network(["head", *WORKERS, "laptop", "store"], {"store": [Path(shared)]}) as hosts,
     ):
-        world = World(hosts, Path(shared), secrets.token_hex(32))
+        world, store = World(hosts, Path(shared), secrets.token_hex(32)), hosts["store"]
+        store.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/key")
+        serve_ssh(store, store.read("key.pub"))
+        world.mount(world.laptop)
         for name in ("head", *WORKERS):
             world.start_ray(name)
         world.give_token(world.laptop)
@@ -177,6 +200,18 @@ def test_what_is_lost_in_turn_costs_no_run_and_repeats_none(world):
     world.start_ray("w1")
     world.wait_for_nodes(4)
     until(lambda: {r["host"] for r in world.running()} >= {"w1", "w2"}, "both work again")
+
+    tell("the store loses the network")
+    world.hosts["store"].cut()
+    time.sleep(30)
+    tell("the store has the network again")
+    world.hosts["store"].mend()
+    count = len(world.ended())
+    until(lambda: len(world.ended()) > count, "the sweep gets on")
+    assert [job["attempt"] for job in json.loads(world.lagvae("list", "--json").stdout)] == [1], "by the same driver"
+    refused = world.laptop.lagvae("run", spec, "--results", str(world.results))
+    assert refused.returncode == 2, "no second driver, on whatever machine"
+    assert "must be driven by one process at a time, and another one on head is running it" in refused.stderr
 
     tell("the driver is killed")
     drivers = [pid for pid, line in world.head.processes().items() if "-m sweeps run" in line and "bash" not in line]

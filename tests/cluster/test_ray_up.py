@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,28 +14,17 @@ from pathlib import Path
 
 import pytest
 from heads import sweep, until
-from hosts import HOME, REPOSITORY, Host, network, why_no_namespaces
+from hosts import HOME, REPOSITORY, Host, network, serve_ssh, why_no_namespaces
 
 from cluster.launch.laws import RAY_VERSION
 from cluster.render import render
 from sweeps.results import ResultsFolder
 
+WHY_NOT = why_no_namespaces("ssh", "rsync", "sshd")
 
-def why_not() -> str:
-    missing = [name for name in ("ssh", "rsync", "/usr/sbin/sshd") if shutil.which(name) is None]
-    return why_no_namespaces() or (f"not installed: {', '.join(missing)}" if missing else "")
+pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
-
-pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_not()), reason=why_not())]
-
-SSHD = """
-Port 22
-HostKey {home}/hostkey
-AuthorizedKeysFile {home}/.ssh/authorized_keys
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-Subsystem sftp internal-sftp
-"""
+MACHINES = ("head", "w1", "laptop")
 
 HAS_RAY = r"""
 set -eu
@@ -68,7 +56,7 @@ def world() -> Iterator[World]:
     """Two machines that answer to SSH, and a laptop with the key, the token and a wheel."""
     with (
         tempfile.TemporaryDirectory(prefix="lvshared") as shared,
-        network(["head", "w1", "laptop"], [Path(shared)]) as hosts,
+        network(MACHINES, dict.fromkeys(MACHINES, (Path(shared),))) as hosts,
     ):
         wheels = Path(shared) / "wheels"
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels)]
@@ -77,13 +65,9 @@ def world() -> Iterator[World]:
         laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/cluster_key")
         for name in ("head", "w1"):
             host = hosts[name]
-            host.write(".ssh/authorized_keys", laptop.read("cluster_key.pub"))
-            host.write("sshd_config", SSHD.format(home=HOME))
-            host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/hostkey")
             made = host.run("bash", "-c", HAS_RAY, "has_ray", sys.executable, sysconfig.get_path("purelib"))
             assert made.returncode == 0, made.stderr
-            host.run("mkdir", "-p", "/run/sshd")
-            host.start("/usr/sbin/sshd", "-D", "-e", "-f", f"{HOME}/sshd_config", log="sshd.log")
+            serve_ssh(host, laptop.read("cluster_key.pub"))
         laptop.write(".lagvae/ray_token", secrets.token_hex(32))
         [wheel] = wheels.iterdir()
         yield World(hosts, Path(shared), wheel)
@@ -100,7 +84,6 @@ def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
         "worker_ips": [worker.address],
         "ssh_user": "root",
         "ssh_private_key": f"{HOME}/cluster_key",
-        "package": None,
         "wheel": str(world.wheel),
         "object_store": "100Mi",
     }
