@@ -52,10 +52,18 @@ class KubeRayLaunch(Launch):
     ] = "standing"
     retries: Annotated[
         int,
-        Field(ge=0, le=100, description="further clusters that a lost job gets, with lifetime job; each one resumes"),
+        Field(
+            ge=0,
+            le=100,
+            description="with lifetime job: further clusters after a lost one, or after failed runs; each resumes",
+        ),
     ] = 3
     min_workers: Annotated[int, Field(ge=0, le=10_000, description="workers that never go")] = 0
     max_workers: Annotated[int, Field(ge=1, le=10_000, description="workers at most")] = 4
+    concurrent: Annotated[
+        int | None,
+        Field(ge=1, le=100_000, description="runs at a time, at most; by default one for each GPU of max_workers"),
+    ] = None
     idle_seconds: Annotated[int, Field(ge=10, le=86_400, description="seconds without work after which one goes")] = 300
     worker_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of a worker")] = 8
     worker_gpus: Annotated[int, Field(ge=0, le=64, description="GPUs of a worker; 0 for none")] = 1
@@ -115,7 +123,9 @@ def _claim(launch: KubeRayLaunch) -> dict[str, Any]:
 
 
 def _job(launch: KubeRayLaunch) -> dict[str, Any]:
-    sets = [f"--set={item}" for item in launch.overrides]
+    # What does not exist yet is not counted by `auto`, and grows only where more is asked for.
+    concurrent = launch.concurrent or launch.max_workers * max(1, launch.worker_gpus)
+    sets = [f"--set={item}" for item in (f"resources.concurrent={concurrent}", *launch.overrides)]
     entrypoint = " ".join(["lagvae", "run", "--address=auto", f"--results={RESULTS}", *sets, "--", launch.spec])
     if launch.lifetime == "standing":
         # KubeRay allows no retries here: apply the job again, and the sweep goes on.

@@ -26,9 +26,9 @@ __all__ = [
     "Line",
     "LocalPath",
     "Name",
-    "Network",
     "Package",
     "Path",
+    "SecurityGroup",
     "SharedPath",
     "Wheel",
     "Word",
@@ -128,6 +128,8 @@ Name = Annotated[
 ]
 """The name of a job, account, partition or user."""
 
+SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "be the id of a security group, sg-...", 20)]
+
 LocalPath = Annotated[str, _matching(r"/[A-Za-z0-9_./-]*", "be an absolute path of letters, digits and _./-", 24)]
 """A folder of each node. Ray's sockets lie below it, and the path of a socket may have 107 characters."""
 
@@ -160,10 +162,6 @@ def _is_host(text: str) -> bool:
 
 
 Host = Annotated[str, _checked(_is_host, "be a host name or an IP address")]
-
-Network = Annotated[
-    str, _checked(lambda text: "/" in text and ipaddress.IPv4Network(text), "be an IPv4 network such as 203.0.113.7/32")
-]
 
 _QUANTITY = re.compile(r"([1-9][0-9]{0,6})(Mi|Gi|Ti)")
 _BYTES = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

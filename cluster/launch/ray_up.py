@@ -16,9 +16,9 @@ from cluster.launch.laws import (
     Launch,
     Line,
     Name,
-    Network,
     Package,
     Path,
+    SecurityGroup,
     Wheel,
     at_least,
     quantity,
@@ -44,10 +44,8 @@ class RayUpLaunch(Launch):
     token_file: Annotated[
         Path, Field(description="file of this machine that holds the token, readable by you alone")
     ] = "~/.lagvae/ray_token"
-    package: Annotated[Package | None, Field(description="what pip installs; null with `wheel`")] = "lagvae"
-    wheel: Annotated[Wheel | None, Field(description="a wheel of this machine, installed in the package's place")] = (
-        None
-    )
+    package: Annotated[Package | None, Field(description="what pip installs, if your index has lagvae")] = None
+    wheel: Annotated[Wheel | None, Field(description="or a wheel of this machine, of `pip wheel --no-deps .`")] = None
     python: Annotated[Name, Field(description="Python of every machine, 3.11 or later")] = "python3"
     torch_index: Annotated[Line | None, Field(description="index that pip takes torch from; its own if not given")] = (
         None
@@ -58,7 +56,7 @@ class RayUpLaunch(Launch):
     @classmethod
     def _one_source(cls, wheel: str | None, info: ValidationInfo) -> str | None:
         if "package" in info.data and (info.data["package"] is None) == (wheel is None):
-            raise ValueError("be given where `package` is null, and only there")
+            raise ValueError("be given, or `package`, and not both")
         return wheel
 
 
@@ -84,7 +82,9 @@ class AwsLaunch(RayUpLaunch):
 
     summary: ClassVar[str] = "A `ray up` file for Amazon EC2 with spot GPU workers."
 
-    ssh_from: Annotated[Network, Field(description="the only network that may reach SSH: your address")]
+    security_group: Annotated[
+        SecurityGroup, Field(description="id of a group that lets in its own members, and you alone to port 22")
+    ]
     region: Annotated[Name, Field(description="region")] = "us-east-1"
     head_type: Annotated[Name, Field(description="instance type of the head, which runs no trial")] = "m6i.large"
     worker_type: Annotated[Name, Field(description="instance type of a worker")] = "g5.xlarge"
@@ -181,7 +181,6 @@ def _ssh(launch: SshLaunch) -> dict[str, Any]:
 
 def _aws(launch: AwsLaunch) -> dict[str, Any]:
     spot = {"InstanceMarketOptions": {"MarketType": "spot"}} if launch.spot else {}
-    ssh = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": launch.ssh_from}]}
     return {
         "max_workers": launch.max_workers,
         "idle_timeout_minutes": launch.idle_minutes,
@@ -189,7 +188,6 @@ def _aws(launch: AwsLaunch) -> dict[str, Any]:
             "type": "aws",
             "region": launch.region,
             "cache_stopped_nodes": False,
-            "security_group": {"GroupName": f"ray-{launch.cluster_name}", "IpPermissions": [ssh]},
         },
         "auth": {"ssh_user": launch.ssh_user},
         "head_node_type": "head",
@@ -214,6 +212,8 @@ def _machine(launch: AwsLaunch, kind: str, profile: str | None) -> dict[str, Any
     disk = {"VolumeSize": launch.disk_gib, "VolumeType": "gp3", "Encrypted": True}
     machine: dict[str, Any] = {
         "InstanceType": kind,
+        # To a group of its own making Ray lets in the whole world at port 22, whatever rules are added to it.
+        "SecurityGroupIds": [launch.security_group],
         "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": disk}],
         # The address that hands out the machine's credentials answers to tokens alone.
         "MetadataOptions": {"HttpTokens": "required"},

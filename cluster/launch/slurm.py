@@ -14,6 +14,10 @@ from cluster.launch.laws import HEADER, Bytes, Launch, Line, LocalPath, Name, Sh
 __all__ = ["SlurmLaunch", "slurm_script"]
 
 
+RAY_ENDS_SECONDS = 60
+"""What the nodes may take to end, and the job to get back into the queue, once the sweep has ended."""
+
+
 class SlurmLaunch(Launch):
     """A sweep in one allocation of Slurm, every node with the same cores and GPUs."""
 
@@ -36,7 +40,10 @@ class SlurmLaunch(Launch):
         int, Field(ge=0, le=1000, description="how often the job queues itself again when its time is nearly over")
     ] = 20
     grace: Annotated[
-        int, Field(ge=10, le=3600, description="seconds that the sweep has to end; it is told so twice that earlier")
+        int,
+        Field(
+            ge=10, le=3600, description="seconds that the sweep has to end before its time is over; Ray has a minute"
+        ),
     ] = 60
     patience: Annotated[int, Field(ge=10, le=7200, description="seconds until every node must have joined")] = 600
     partition: Annotated[Name | None, Field(description="partition; Slurm's own if not given")] = None
@@ -55,8 +62,8 @@ class SlurmLaunch(Launch):
     @classmethod
     def _leaves_time(cls, grace: int, info: ValidationInfo) -> int:
         hours = info.data.get("hours", inf)
-        if 2 * grace >= hours * 3600:
-            raise ValueError(f"be below half of the {hours:g} hours")
+        if grace + RAY_ENDS_SECONDS >= hours * 3600:
+            raise ValueError(f"leave time of the {hours:g} hours for the sweep, a minute for Ray taken off")
         return grace
 
 
@@ -87,7 +94,7 @@ def _directives(launch: SlurmLaunch) -> Iterator[str]:
             yield f"{option}={value}"
     yield "requeue"
     yield "open-mode=append"
-    yield f"signal=B:USR1@{2 * launch.grace}"
+    yield f"signal=B:USR1@{launch.grace + RAY_ENDS_SECONDS}"
     yield "output=%x-%j.log"
 
 

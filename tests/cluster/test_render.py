@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 from hostile import EVERYTHING, HOSTILE, SLURM
 from kuberay_schema import RAY_CLUSTER, RAY_JOB
 from pydantic import ValidationError
+from ray.autoscaler._private.aws.config import _configure_security_group
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.launch.laws import RAY_VERSION
@@ -26,8 +28,13 @@ from cluster.render import TARGETS, render
 GOLDEN = Path(__file__).parent / "golden"
 
 KUBERAY = {"image": "registry.example.com/lagvae:0.1.0", "spec": "quickstart"}
-SSH = {"head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "node3.example.com"], "ssh_private_key": "~/.ssh/cluster"}
-AWS = {"ssh_from": "203.0.113.7/32"}
+SSH = {
+    "head_ip": "10.0.0.1",
+    "worker_ips": ["10.0.0.2", "node3.example.com"],
+    "ssh_private_key": "~/.ssh/cluster",
+    "package": "lagvae",
+}
+AWS = {"security_group": "sg-0123456789abcdef0", "package": "lagvae"}
 LEAST: dict[str, dict[str, Any]] = {
     "kuberay": KUBERAY,
     "slurm": SLURM,
@@ -127,6 +134,18 @@ def test_the_driver_and_the_submitter_are_off_the_gpus():
     assert asked == [None, "1", None]
 
 
+def test_a_cluster_that_has_no_workers_yet_is_asked_for_all_that_it_can_grow_to():
+    def command(**changes):
+        return manifests(**changes)[-1]["spec"]["entrypoint"].split()
+
+    assert "--set=resources.concurrent=4" in command()
+    assert "--set=resources.concurrent=16" in command(max_workers=8, worker_gpus=2)
+    assert "--set=resources.concurrent=8" in command(max_workers=8, worker_gpus=0)
+    assert "--set=resources.concurrent=40" in command(max_workers=8, concurrent=40)
+    [first, second] = [word for word in command(overrides=["resources.concurrent=7"]) if "concurrent" in word]
+    assert (first, second) == ("--set=resources.concurrent=4", "--set=resources.concurrent=7"), "the last one counts"
+
+
 def test_job_and_cluster_find_each_other_and_the_claim():
     claim, cluster, job = manifests(name="mine", namespace="vae")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
@@ -146,6 +165,14 @@ def test_ray_itself_accepts_the_configuration(target):
     prepared = prepare_config(yaml.safe_load(render(target, LEAST[target])))
     validate_config(prepared)
     assert prepared["max_workers"] == (2 if target == "ray-up" else 4)
+
+
+def test_ray_makes_no_security_group_of_its_own():
+    """It would let in the whole world at port 22."""
+    config = yaml.safe_load(render("ray-up-aws", AWS))
+    assert _configure_security_group(copy.deepcopy(config)) == config
+    groups = [kind["node_config"]["SecurityGroupIds"] for kind in config["available_node_types"].values()]
+    assert groups == [[AWS["security_group"]]] * 2
 
 
 @pytest.mark.parametrize("target", ["ray-up", "ray-up-aws"])
@@ -220,7 +247,7 @@ def leaves(value: Any) -> Any:
 def test_a_hostile_value_is_refused_or_stays_one_value(target, name):
     plain = next(
         value
-        for value in ("plain", "10.0.0.9", "1Gi", "10.0.0.0/8", "/plain", "job", "x.whl")
+        for value in ("plain", "10.0.0.9", "1Gi", "10.0.0.0/8", "/plain", "job", "x.whl", AWS["security_group"])
         if ok(target, name, value)
     )
     before = render(target, with_text(target, name, plain))
@@ -291,9 +318,10 @@ def test_every_field_says_what_it_is(target):
         ("kuberay", {"worker_labels": {"no key": "x"}}, "worker_labels"),
         ("ray-up", {"worker_ips": []}, "worker_ips"),
         ("ray-up", {"wheel": "x.whl"}, "wheel"),
+        ("ray-up-aws", {"package": None}, "wheel"),
         ("ray-up", {"package": None}, "wheel"),
         ("ray-up-aws", {"min_workers": 9}, "max_workers"),
-        ("ray-up-aws", {"ssh_from": "203.0.113.7"}, "ssh_from"),
+        ("ray-up-aws", {"security_group": "default"}, "security_group"),
         ("dockerfile", {"wheel": "../x.whl"}, "wheel"),
         ("dockerfile", {"wheel": "x.whl", "package": "lagvae"}, "package"),
     ],
