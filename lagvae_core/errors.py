@@ -5,6 +5,7 @@ LagvaeError
 │   ├── ConfigError             a configuration, a sweep file, a command line
 │   └── DataError               a data file
 ├── CheckpointError (ValueError)  a checkpoint that is damaged or belongs to another trial
+├── StoreError (OSError)        where results lie cannot be reached, read or written
 └── Diverged (ArithmeticError)  training left the finite numbers, or a divergence rule fired
 """
 
@@ -13,7 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "Diverged", "LagvaeError", "Mistake", "UserError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Diverged",
+    "LagvaeError",
+    "Mistake",
+    "StoreError",
+    "UserError",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,10 @@ class DataError(UserError):
 
 class CheckpointError(LagvaeError, ValueError):
     """A checkpoint that is damaged or belongs to another trial."""
+
+
+class StoreError(LagvaeError, OSError):
+    """Where results lie cannot be reached, read or written; the message says why, and what to do."""
 
 
 class Diverged(LagvaeError, ArithmeticError):

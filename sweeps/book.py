@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display import Display
@@ -26,17 +26,9 @@ class Book:
     """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
 
     def __init__(
-        self,
-        spec: SweepSpec,
-        folder: ResultsFolder,
-        display: Display,
-        dealer: Dealer,
-        origin: dict[str, Any],
-        guard: Callable[[], None] = lambda: None,
+        self, spec: SweepSpec, folder: ResultsFolder, display: Display, dealer: Dealer, origin: dict[str, Any]
     ) -> None:
-        """`guard` is called before each row that is written; its exception ends the sweep instead."""
         self.spec, self.folder, self.display, self.dealer, self.origin = spec, folder, display, dealer, origin
-        self._guard = guard
         self.error: Exception | None = None
         self._dealt: dict[str, Run] = {}
         self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
@@ -49,10 +41,6 @@ class Book:
             yield
         except Exception as error:
             self.error = self.error or error
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._guard()
-        self.folder.write_run(row)
 
     def dealt(self, run: Run) -> None:
         """The run was handed to Ray Tune, which may take its time."""
@@ -85,7 +73,7 @@ class Book:
             **self._strategy_columns(run),
             **self.origin,
         }
-        self._write(row)
+        self.folder.write_run(row)
         self._open[run.run_id] = (run, row)
         self.display.run_started(run)
 
@@ -105,7 +93,7 @@ class Book:
         where = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in where.items()):
             row |= where
-            self._write(row)
+            self.folder.write_run(row)
         if "epoch" in report:
             self.display.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
 
@@ -114,7 +102,7 @@ class Book:
         lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
         row |= dict.fromkeys(("host", "device"))
-        self._write(row)
+        self.folder.write_run(row)
 
     def ended(self, run_id: str, report: Mapping[str, Any]) -> None:
         """The run ended with its last report, which holds its record or its failure."""
@@ -144,10 +132,9 @@ class Book:
         run, row = self._open[run_id]
         row = row | values | {"ended_at": now()}
         assert row["status"] in ENDED, row["status"]
-        self._guard()
         if curve:
             self.folder.write_curve(row, curve)
-        self._write(row)
+        self.folder.write_run(row)
         del self._open[run_id]
         self.folder.remove(checkpoint_name(run_id))
         self.dealer.ended(run, row)
@@ -157,7 +144,7 @@ class Book:
         """No run goes on after this; those that were cut off keep their checkpoints."""
         with self.accountable():
             for _, row in self._open.values():
-                self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
+                self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
         self._open.clear()
 
 

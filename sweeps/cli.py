@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lagvae_core.errors import CheckpointError, UserError
+from lagvae_core.errors import CheckpointError, StoreError, UserError
 from sweeps.cluster_cli import cluster_app
 from sweeps.items import parse_sets
 from sweeps.jobs_cli import jobs_app
@@ -141,7 +141,7 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
     from cluster.connection import ConnectionFailed
     from sweeps.display import Display
     from sweeps.driver import run_sweep
-    from sweeps.results import ResultsFolder, StoreError
+    from sweeps.results import ResultsFolder
     from sweeps.spec import load_spec
     from sweeps.tables import print_front
 
@@ -333,7 +333,7 @@ def main() -> None:
     # A reader such as `head` that closes early is no error of ours.
     try:
         app()
-    except (UserError, CheckpointError) as error:
+    except (UserError, CheckpointError, StoreError) as error:
         print(f"lagvae: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,21 +70,19 @@ def run_sweep(
     else:
         check_address(address)
     folder.prepare()
-    folder = replace(folder, patience=PATIENCE_SECONDS)
     with folder.locked(display.waiting) as guard, contextlib.closing(display):
+        folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         plan = make_plan(spec, folder, data.fingerprint, retry=retry)
         folder.write("spec.yaml", spec.source.encode())
         display.started(plan, data.report)
-        outcome = _run_with_ray(plan, folder, display, address, guard)
+        outcome = _run_with_ray(plan, folder, display, address)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
         outcome = Outcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
         display.finished(outcome.statuses, outcome.stop_reason)
         return outcome
 
 
-def _run_with_ray(
-    plan: Plan, folder: ResultsFolder, display: Display, address: str | None, guard: Callable[[], None]
-) -> Outcome:
+def _run_with_ray(plan: Plan, folder: ResultsFolder, display: Display, address: str | None) -> Outcome:
     from sweeps.search import Dealer
 
     dealer = Dealer(plan)
@@ -97,7 +95,7 @@ def _run_with_ray(
         spec = _calibrated(ray, plan, nodes, display)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-        book = Book(spec, folder, display, dealer, provenance(), guard)
+        book = Book(spec, folder, display, dealer, provenance())
         told = (RunSearcher(dealer, book), RowWriter(book), EndWithBook(book))
         _fit(*told, resources_of(spec.resources, nodes), concurrent)
     # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.

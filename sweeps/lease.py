@@ -12,6 +12,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,22 +58,36 @@ PACE = Pace()
 
 @dataclass
 class Lease:
-    """A lease of this process. `taken_by`: the host of the driver that took it over, empty as long as none did."""
+    """A lease of this process. `taken_by`: the host of whoever took it over; empty as long as nobody did."""
 
     store: Store
+    pace: Pace
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     taken_by: str = ""
+    _seen: float = 0.0
 
     def write(self, renewals: int) -> None:
         told = {"owner": self.owner, "host": socket.gethostname(), "machine": this_machine(), "renewals": renewals}
         self.store.write(LEASE, json.dumps(told).encode())
 
     def look(self) -> bool:
-        """Whether it is still ours."""
+        """Whether it is still ours. One that is gone was another's, which has ended."""
         found = self.store.read(LEASE)
-        if _field(found, "owner") not in (None, self.owner):
+        if _field(found, "owner") != self.owner:
             self.taken_by = _host(found)
+        self._seen = time.time()
         return not self.taken_by
+
+    def lost(self) -> bool:
+        """Whether another took it over; looks, if nothing was heard of it for longer than renewals take.
+
+        Raises:
+            OSError: the store does not answer, so that it cannot be told.
+        """
+        # The wall clock alone goes on while a machine sleeps.
+        if not self.taken_by and not 0 <= time.time() - self._seen < 2 * self.pace.renewal:
+            self.look()
+        return bool(self.taken_by)
 
 
 def this_machine() -> str:
@@ -95,7 +110,8 @@ def leased(
     Raises:
         Taken: another process holds it.
     """
-    pace, lease, ended = pace or PACE, Lease(store), threading.Event()
+    pace = pace or PACE
+    lease, ended = Lease(store, pace), threading.Event()
     _await_end_of(store, pace, ended, alone_here, waiting)
     lease.write(0)
     ended.wait(pace.rivalry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import time
 import warnings
@@ -18,28 +19,35 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, Mistake, StoreError
 from lagvae_core.files import write_atomically
 from sweeps.lease import Lease, Taken, Waiting, leased
-from sweeps.mounts import locks_hold_everywhere
+from sweeps.mounts import on_own_disk
 from sweeps.schema import CURVES_SCHEMA, RUNS_SCHEMA
 
-__all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "StoreError", "model_name", "stored_sweeps"]
+__all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "model_name", "stored_sweeps"]
 
 PATIENCE_SECONDS = 120.0
 """How long a sweep that is running waits for a store that fails: a network that is mended, room that is made."""
 
+LOCAL = pyarrow.fs.LocalFileSystem()
+
 T = TypeVar("T")
 
 
-class StoreError(OSError):
-    """The results cannot be reached; the message says why, and what to do."""
+@functools.lru_cache(maxsize=8)
+def _opened(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The file system of a URI and the path there; a bucket's region is asked for, once, where it is not given.
 
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    unknown = {name for row in rows for name in row} - set(schema.names)
-    assert not unknown, f"columns without a declaration: {sorted(unknown)}"
-    return pa.Table.from_pylist(rows, schema=schema)
+    Raises:
+        ConfigError: it is no URI that can be used.
+        OSError: the store does not answer.
+    """
+    try:
+        system, root = pyarrow.fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError([Mistake("--results", uri, f"be a usable URI ({error})")]) from None
+    return system, root
 
 
 @dataclass(frozen=True)
@@ -49,21 +57,17 @@ class ResultsFolder:
     `results` is a local path, or a URI that pyarrow knows (file://, s3://, gs://). On a local file system every file is
     written beside, flushed and renamed; an object store replaces objects as a whole by itself.
 
-    `patience`, in seconds: what fails is tried again for so long, and then a StoreError.
+    `patience`, in seconds: what fails is tried again for so long, and then a StoreError. `guard` is called before
+    anything is written or removed, and forbids it by an exception.
     """
 
     results: str
     sweep: str
     patience: float = 0.0
+    guard: Callable[[], None] = lambda: None
 
     def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        if "://" in self.results:
-            try:
-                system, root = pyarrow.fs.FileSystem.from_uri(self.results)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-                raise ConfigError([Mistake("--results", self.results, f"be a usable URI ({error})")]) from None
-        else:
-            system, root = pyarrow.fs.LocalFileSystem(), os.path.abspath(self.results)
+        system, root = _opened(self.results) if "://" in self.results else (LOCAL, os.path.abspath(self.results))
         return system, f"{root.rstrip('/')}/{self.sweep}"
 
     @property
@@ -79,20 +83,18 @@ class ResultsFolder:
 
     def prepare(self) -> None:
         """Make the folder, and show that it can be written to; ConfigError if it cannot."""
-        self.prove_writable("runs")
-        system, root = self._filesystem()
-        for part in ("curves", "checkpoints"):
-            system.create_dir(f"{root}/{part}", recursive=True)
+        for part in ("runs", "curves", "checkpoints"):
+            self.prove_writable(part)
 
     def prove_writable(self, part: str) -> None:
         """Make the folder `part`, and write in it; ConfigError if that fails."""
-        system, root = self._filesystem()
         try:
+            system, root = self._filesystem()
             system.create_dir(f"{root}/{part}", recursive=True)
             self._write(f"{part}/.probe", b"")
             system.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
-            law = f"be a folder that can be written to ({error.strerror or error})"
+            law = f"be a folder that can be written to ({_reason(error)})"
             raise ConfigError([Mistake("--results", self.results, law, "Choose another with --results.")]) from None
 
     def write(self, name: str, content: bytes) -> None:
@@ -100,6 +102,7 @@ class ResultsFolder:
         self._insist(f"{name} cannot be written", lambda: self._write(name, content))
 
     def _write(self, name: str, content: bytes) -> None:
+        self.guard()
         system, root = self._filesystem()
         if isinstance(system, pyarrow.fs.LocalFileSystem):
             path = Path(root) / name
@@ -123,14 +126,21 @@ class ResultsFolder:
 
     def holds(self, name: str) -> bool:
         """Whether there is a file `name`."""
-        system, root = self._filesystem()
-        return bool(system.get_file_info(f"{root}/{name}").type == pyarrow.fs.FileType.File)
+        return bool(self._type(name) == pyarrow.fs.FileType.File)
+
+    def _type(self, name: str) -> pyarrow.fs.FileType:
+        def look() -> pyarrow.fs.FileType:
+            system, root = self._filesystem()
+            return system.get_file_info(f"{root}/{name}").type
+
+        return self._insist(f"{name} cannot be looked for", look)
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, if there is one."""
         self._insist(f"{name} cannot be removed", lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
+        self.guard()
         system, root = self._filesystem()
         with contextlib.suppress(FileNotFoundError):
             system.delete_file(f"{root}/{name}")
@@ -142,32 +152,30 @@ class ResultsFolder:
                 return act()
             except OSError as error:
                 if time.monotonic() + pause > deadline:
-                    reason = error.strerror or " ".join(str(error).split())
                     raise StoreError(
-                        f"The results in {self.root} must be at hand, but {failure} ({reason}). Make room or mend it, "
-                        "and run the sweep again: it goes on where it stood."
+                        f"The results in {self.root} must be at hand, but {failure} ({_reason(error)}). Look after "
+                        "room, rights and the way to them; a sweep that is run again goes on where it stood."
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
     def exists(self) -> bool:
-        system, root = self._filesystem()
-        return bool(system.get_file_info(f"{root}/runs").type == pyarrow.fs.FileType.Directory)
+        """Whether the sweep has a table."""
+        return bool(self._type("runs") == pyarrow.fs.FileType.Directory)
 
     @contextmanager
     def locked(self, waiting: Waiting = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
         """A block in which this process is the only driver of the sweep; ConfigError if another one is.
 
-        The file system locks a folder. Where it has no locks (an object store, Lustre without `-o flock`), or none that
-        are known to reach all machines, a lease stands for the lock, or beside it; `waiting` is told of a lease that is
-        watched. What the block is given raises ConfigError if another driver has taken the lease over meanwhile: then
-        this one must write nothing more.
+        The file system locks a folder. Where it has no locks (an object store, Lustre without `-o flock`) a lease
+        stands for the lock, and on what is no disk of this machine beside it; `waiting` is told of a lease that is
+        watched. What the block is given is a guard: it raises ConfigError once the lease was lost.
         """
         folder = self.local_path
         with contextlib.ExitStack() as held:
             locked = folder is not None and self._lock(held, folder / ".driver.lock")
             lease = None
-            if folder is None or not (locked and locks_hold_everywhere(folder)):
+            if folder is None or not (locked and on_own_disk(folder)):
                 lease = self._lease(held, locked, waiting)
             if folder is not None:
                 # What a killed process had written beside and not yet renamed.
@@ -175,8 +183,8 @@ class ResultsFolder:
                     leftover.unlink(missing_ok=True)
 
             def guard() -> None:
-                if lease is not None and lease.taken_by:
-                    raise self._driven(f"another one on {lease.taken_by} has taken it over")
+                if lease is not None and lease.lost():
+                    raise self._driven(f"one on {lease.taken_by} has taken it over")
 
             yield guard
 
@@ -247,6 +255,16 @@ class ResultsFolder:
             rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
         return rows
 
+    def folders(self) -> list[str]:
+        """The names of the folders in it, in order."""
+
+        def look() -> list[str]:
+            system, root = self._filesystem()
+            entries = system.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
+            return sorted(entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory)
+
+        return self._insist("it cannot be listed", look)
+
     def _names(self, part: str) -> list[str]:
         """The Parquet files of the folder `part`, in order."""
         system, root = self._filesystem()
@@ -275,7 +293,14 @@ def model_name(run_id: str) -> str:
 
 def stored_sweeps(results: str) -> list[str]:
     """The names of the sweeps below `results`, a path or URI."""
-    system, root = ResultsFolder(results, "")._filesystem()
-    entries = system.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
-    folders = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory]
-    return sorted(name for name in folders if ResultsFolder(results, name).exists())
+    return [name for name in ResultsFolder(results, "").folders() if ResultsFolder(results, name).exists()]
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    assert not unknown, f"columns without a declaration: {sorted(unknown)}"
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split()).rstrip(".")

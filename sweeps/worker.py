@@ -51,9 +51,9 @@ def train_run(setting: dict[str, Any]) -> None:
     from ray import tune
 
     from lagvae_core import TrialConfig, train
-    from lagvae_core.errors import DataError, Mistake
+    from lagvae_core.errors import DataError, Mistake, StoreError
     from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
-    from sweeps.results import PATIENCE_SECONDS, FolderFile, ResultsFolder, StoreError, model_name
+    from sweeps.results import PATIENCE_SECONDS, FolderFile, ResultsFolder, model_name
 
     run = setting["run"]
     folder = ResultsFolder(run["results"], run["sweep"], PATIENCE_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from worlds import FINGERPRINT, spec_of
@@ -65,7 +66,7 @@ def test_what_the_guard_forbids_is_not_written_and_ends_the_sweep(book):
     def taken_over():
         raise ConfigError([Mistake("the sweep", "tiny", "be driven by one process at a time")])
 
-    book._guard = taken_over
+    book.folder = replace(book.folder, guard=taken_over)
     with book.accountable():
         book.failed(run.run_id, "its process was lost", "")
     book.close("the driver failed.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -122,6 +123,29 @@ def test_a_driver_whose_lease_was_taken_over_learns_of_it_and_leaves_it():
             pause.wait(0.01)
     assert lease.taken_by == "elsewhere"
     assert store.kept == {LEASE: other}
+
+
+def test_who_slept_looks_before_it_trusts(monkeypatch):
+    """The first to wake up may be who writes a row, before who renews."""
+    store, other = Objects(), json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode()
+    with leased(store, Pace(renewal=60, patience=0.05, rivalry=0)) as lease:
+        store.kept[LEASE] = other
+        assert not lease.lost(), "nobody looked since the start"
+        woken = time.time() + 3600
+        monkeypatch.setattr(time, "time", lambda: woken)
+        assert lease.lost()
+    assert store.kept == {LEASE: other}
+
+
+def test_a_lease_that_is_gone_was_taken_over_by_a_driver_that_has_ended():
+    """Who took it for one that nobody had would drive the sweep of another."""
+    store = Objects()
+    with leased(store, PACE) as lease:
+        del store.kept[LEASE]
+        pause = threading.Event()
+        while not lease.taken_by:
+            pause.wait(0.01)
+    assert store.kept == {}
 
 
 def test_a_lease_that_cannot_be_given_back_hides_no_exception():

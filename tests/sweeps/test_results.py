@@ -19,12 +19,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from lagvae_core.errors import ConfigError
+from lagvae_core.errors import ConfigError, StoreError
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps import lease, results
 from sweeps.provenance import history_of, now
-from sweeps.results import ResultsFolder, StoreError
+from sweeps.results import ResultsFolder
 from sweeps.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, SCHEMA_VERSION, metric_columns
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
@@ -261,7 +261,7 @@ class TestPatience:
             folder.write_run(row())
         assert str(caught.value) == (
             f"The results in {folder.results} must be at hand, but runs/a-0.parquet cannot be written (File exists). "
-            "Make room or mend it, and run the sweep again: it goes on where it stood."
+            "Look after room, rights and the way to them; a sweep that is run again goes on where it stood."
         )
 
     def test_a_running_sweep_waits_until_it_is_mended(self, folder, broken):
@@ -328,7 +328,7 @@ class TestLock:
 
     @pytest.fixture
     def on_sshfs(self, monkeypatch):
-        monkeypatch.setattr(results, "locks_hold_everywhere", lambda folder: False)
+        monkeypatch.setattr(results, "on_own_disk", lambda folder: False)
         monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
 
     def test_where_a_lock_holds_on_one_machine_alone_a_lease_stands_beside_it(self, folder, on_sshfs, monkeypatch):
@@ -354,7 +354,7 @@ class TestLock:
             guard()
             folder.write(lease.LEASE, json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode())
             time.sleep(0.5)  # ten renewals
-            with pytest.raises(ConfigError, match="and another one on elsewhere has taken it over"):
+            with pytest.raises(ConfigError, match="and one on elsewhere has taken it over"):
                 guard()
 
     def test_released_at_the_end_of_the_block(self, folder):
