@@ -9,10 +9,11 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -40,6 +41,23 @@ class Token:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.secret}"}
 
+    def mask(self, text: str) -> str:
+        """`text` with [token] in the place of the secret, which whoever has it may print."""
+        return text.replace(self.secret, "[token]")
+
+    def masked(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The same of a text in pieces, across two of which the secret may lie."""
+        kept = ""
+        for piece in pieces:
+            kept = self.mask(kept + piece)
+            lengths = range(min(len(kept), len(self.secret) - 1), 0, -1)
+            begun = next((length for length in lengths if self.secret.startswith(kept[-length:])), 0)
+            told, kept = kept[: len(kept) - begun], kept[len(kept) - begun :]
+            if told:
+                yield told
+        if kept:
+            yield kept
+
 
 def find_token(environment: Mapping[str, str] = os.environ) -> Token:
     """The cluster's token: the file of RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token, else RAY_AUTH_TOKEN.
@@ -50,7 +68,7 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
         AccessDenied: there is none, it is empty, or others may read its file.
     """
     named = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    path = Path(os.path.expanduser(named)) if named else Path.home() / ".ray" / "auth_token"
     if named or path.exists():
         return Token(str(path), _secret_of(path))
     if environment.get("RAY_AUTH_TOKEN", "").strip():
@@ -178,6 +196,11 @@ def _status(endpoint: Endpoint, headers: dict[str, str]) -> int:
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            raise AccessDenied(
+                f"The certificate of {endpoint.url} must be one that this machine trusts, but is not ({reason}). Name "
+                "the file of its authority in SSL_CERT_FILE and REQUESTS_CA_BUNDLE."
+            ) from None
         raise AccessDenied(
             f"A cluster must answer at {endpoint.url}, but nothing does ({reason}). Is the tunnel open?"
         ) from None

@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,12 +53,12 @@ class Job:
         return self.status in ACTIVE
 
     @classmethod
-    def of(cls, details: Any) -> Job:
-        """The job that Ray describes by `details`."""
+    def of(cls, details: Any, token: Token) -> Job:
+        """The job that Ray describes by `details`, whose message may hold the end of its log."""
         return cls(
             str(details.submission_id),
             str(getattr(details.status, "value", details.status)),
-            str(details.message or ""),
+            token.mask(str(details.message or "")),
             {str(key): str(value) for key, value in (details.metadata or {}).items()},
             _moment(details.start_time),
             _moment(details.end_time),
@@ -126,21 +126,24 @@ class Cluster:
     def jobs(self) -> list[Job]:
         """The jobs that were submitted to the cluster, the oldest first."""
         with _translated(self.endpoint, self._token):
-            found = [Job.of(details) for details in self._client.list_jobs() if details.submission_id]
+            found = [Job.of(details, self._token) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: (job.started_at is not None, job.started_at, job.submission_id))
 
     def job(self, submission_id: str) -> Job:
         with _translated(self.endpoint, self._token):
-            return Job.of(self._client.get_job_info(submission_id))
+            return Job.of(self._client.get_job_info(submission_id), self._token)
 
     def log(self, submission_id: str) -> str:
         """What the job has printed until now."""
         with _translated(self.endpoint, self._token):
-            return self._safe(self._client.get_job_logs(submission_id))
+            return self._token.mask(self._client.get_job_logs(submission_id))
 
     def follow(self, submission_id: str) -> Iterator[str]:
         """What the job has printed and prints, in pieces, until it ends."""
-        pieces = self._client.tail_job_logs(submission_id)
+        yield from self._token.masked(self._pieces(submission_id))
+
+    def _pieces(self, submission_id: str) -> Iterator[str]:
+        pieces = _tail(f"{self.endpoint.url}/api/jobs/{submission_id}/logs/tail", self._token)
 
         async def piece() -> str | None:
             return await anext(pieces, None)
@@ -153,7 +156,7 @@ class Cluster:
         with asyncio.Runner() as runner, _translated(self.endpoint, self._token):
             try:
                 while (text := runner.run(piece())) is not None:
-                    yield self._safe(text)
+                    yield text
             finally:
                 runner.run(end())
 
@@ -169,9 +172,25 @@ class Cluster:
             time.sleep(pause)
         return job
 
-    def _safe(self, text: str) -> str:
-        """A job of the user's may print its environment; the token must not come back in this way."""
-        return text.replace(self._token.secret, "[token]")
+
+async def _tail(url: str, token: Token) -> AsyncGenerator[str, None]:
+    """What a websocket tells. Ray's own client would follow a redirection, and wait forever for one that died."""
+    import aiohttp
+
+    async def refuse(session: object, context: object, answer: aiohttp.TraceRequestRedirectParams) -> None:
+        raise aiohttp.TooManyRedirects(answer.response.request_info, (answer.response,))
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(refuse)
+    async with (
+        aiohttp.ClientSession(headers=token.headers, trace_configs=[tracing]) as session,
+        session.ws_connect(url, heartbeat=SECONDS) as socket,
+    ):
+        async for message in socket:
+            if message.type == aiohttp.WSMsgType.TEXT:
+                yield message.data
+        if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+            raise aiohttp.ServerDisconnectedError
 
 
 def _client_class() -> type[Any]:
@@ -182,11 +201,6 @@ def _client_class() -> type[Any]:
             logging.getLogger(logger).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            # Left at None, the connection that follows a log warns of it; both mean that certificates are verified.
-            self._ssl_context = True
-
         def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
             # As it stands, requests follows redirects, asks proxies of the environment and prefers what ~/.netrc says.
             direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
@@ -227,4 +241,4 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         # The last line of a traceback of the server's is its reason.
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
-        raise JobError(f"The cluster at {endpoint.url} says: {lines[-1][:500]}.") from None
+        raise JobError(token.mask(f"The cluster at {endpoint.url} says: {lines[-1]}")[:600] + ".") from None

@@ -26,8 +26,8 @@ __all__ = ["MARK", "Question", "data_fingerprint", "examine", "main", "notes_of"
 MARK = "lagvae-check: "
 """Begins the line of the job's log that holds the answer, JSON."""
 
-NODE_SECONDS = 60.0
-"""How long the nodes may take to answer, a first start of Python and torch's metadata included."""
+NODE_SECONDS = 120.0
+"""How long the nodes may take to answer, a first start of Python and the reading of data included."""
 
 APPEAR_SECONDS = 5.0
 """How long a file of another node may take to be seen; network file systems remember what was not there."""
@@ -54,6 +54,9 @@ class Question:
 
 
 Report = dict[str, Any]
+
+Node = Mapping[str, Any]
+"""A node as Ray tells of it."""
 
 
 def examine(question: Question) -> Report:
@@ -112,10 +115,9 @@ def data_fingerprint(path: str) -> str | None:
 
     Of a file above 16 MiB the first and last 8 MiB are read.
     """
-    root = Path(path).expanduser()
-    files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
-    digest = hashlib.sha256()
+    root, digest = Path(os.path.expanduser(path)), hashlib.sha256()
     try:
+        files = sorted(file for file in root.rglob("*") if file.is_file()) if root.is_dir() else [root]
         for file in files:
             digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
@@ -271,34 +273,43 @@ def notes_of(report: Report, question: Question) -> list[str]:
 
 def check(ray: Any, question: Question) -> list[Report]:
     """The report of every living node, the head first, with its `problems` and `notes`."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    reports = []
-    for node, answer in zip(nodes, _ask(ray, nodes, examine, question), strict=True):
-        report = _facts(node)
-        if isinstance(answer, str):
-            report |= {"problems": [f"The node must answer, but {answer}. Look at its raylet's log."]}
-        reports.append(report if isinstance(answer, str) else report | answer)
-    answered = [report for report in reports if "problems" not in report]
-    if question.results is not None:
-        alive = [node for node in nodes if node["NodeID"] in {report["node_id"] for report in answered}]
-        wrote = [report["node_id"] for report in answered if not report["write_error"]]
-        for report, missing in zip(answered, _ask(ray, alive, see, question, wrote), strict=True):
-            report["missing"] = missing if isinstance(missing, list) else wrote
-        _ask(ray, alive, clean, question)
+    there: Sequence[Node] = [node for node in ray.nodes() if node["Alive"]]
+    try:
+        reports = [_report(node, answer) for node, answer in _ask(ray, there, examine, question)]
+        answered = [report for report in reports if "problems" not in report]
+        names = {report["node_id"] for report in answered}
+        there = [node for node in there if node["NodeID"] in names]
+        if question.results is not None:
+            wrote = [report["node_id"] for report in answered if not report["write_error"]]
+            missed = {node["NodeID"]: missing for node, missing in _ask(ray, there, see, question, wrote)}
+            for report in answered:
+                missing = missed[report["node_id"]]
+                report["missing"] = missing if isinstance(missing, list) else wrote
+    finally:
+        if question.results is not None:
+            _ask(ray, there, clean, question)
     for report in answered:
         report |= {"problems": problems_of(report, question, answered), "notes": notes_of(report, question)}
     return sorted(reports, key=lambda report: (not report["head"], report["address"]))
 
 
-def _facts(node: Mapping[str, Any]) -> Report:
+def _report(node: Node, answer: Any) -> Report:
+    if isinstance(answer, str):
+        remedy = "Look at its raylet's log; data of many files take long, and --no-check leaves them out."
+        return _facts(node) | {"problems": [f"The node must answer, but {answer}. {remedy}"]}
+    facts: Report = _facts(node) | answer
+    return facts
+
+
+def _facts(node: Node) -> Report:
     """What Ray knows of a node."""
     resources = {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")}
     head = "node:__internal_head__" in node["Resources"]
     return {"node_id": node["NodeID"], "address": node["NodeManagerAddress"], "head": head, "resources": resources}
 
 
-def _ask(ray: Any, nodes: Sequence[Mapping[str, Any]], function: Any, *arguments: Any) -> list[Any]:
-    """What `function` answers on each of `nodes`; a sentence's end where it does not."""
+def _ask(ray: Any, nodes: Sequence[Node], function: Any, *arguments: Any) -> list[tuple[Node, Any]]:
+    """Each of `nodes` with what `function` answers there; with a sentence's end where it does not."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(function)
@@ -315,7 +326,7 @@ def _ask(ray: Any, nodes: Sequence[Mapping[str, Any]], function: Any, *arguments
             answers.append(ray.get(reference) if reference in ready else f"does not within {NODE_SECONDS:g} s")
         except Exception as error:
             answers.append(f"fails ({_sentence(error)})")
-    return answers
+    return list(zip(nodes, answers, strict=True))
 
 
 def main(path: str) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.runtime import CONTEXT_BYTES
-from sweeps.placement import Node
 from sweeps.spec import SweepSpec
 
 __all__ = ["Demand", "calibrate", "most_demanding", "share_of"]
@@ -68,10 +67,8 @@ def rehearsal(setting: Mapping[str, Any]) -> dict[str, Any]:
     return {"peak_bytes": peak, "device_bytes": total}
 
 
-def calibrate(ray: Any, spec: SweepSpec, nodes: Sequence[Node], arms: Collection[str]) -> list[Demand]:
-    """What each of `arms` of `spec` takes, each rehearsed on a whole GPU; nothing where the cluster has none."""
-    if not any(node.gpus >= 1 for node in nodes):
-        return []
+def calibrate(ray: Any, spec: SweepSpec, arms: Collection[str]) -> list[Demand]:
+    """What each of `arms` of `spec` takes, each rehearsed on a whole GPU, as soon as one is free."""
     cpus = spec.resources.cpus
     task = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(rehearsal)
     settings = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}

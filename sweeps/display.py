@@ -109,6 +109,10 @@ class Display:
             self._live = Live(self._board(), console=self.console, refresh_per_second=4, transient=False)
             self._live.start()
 
+    def calibrating(self, arms: Sequence[str]) -> None:
+        """What follows takes a GPU that nobody else uses, and waits for one."""
+        self._say(f"gpus: auto, rehearsing {', '.join(arms)}, each on a whole GPU")
+
     def calibrated(self, demands: Sequence[Demand]) -> None:
         """How many runs share a GPU, and which arm it is that no more do."""
         if not demands:

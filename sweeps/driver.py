@@ -113,7 +113,12 @@ def _calibrated(ray: Any, plan: Plan, nodes: Sequence[Node], display: Display) -
     spec = plan.spec
     if spec.resources.gpus != "auto":
         return spec
-    demands = calibrate(ray, spec, nodes, [arm.arm for arm in plan.arms() if arm.missing])
+    demands = []
+    if any(node.gpus >= 1 for node in nodes):
+        capacity(spec.resources.with_gpus(1.0), nodes)
+        arms = [arm.arm for arm in plan.arms() if arm.missing]
+        display.calibrating(arms)
+        demands = calibrate(ray, spec, arms)
     display.calibrated(demands)
     return replace(spec, resources=spec.resources.with_gpus(share_of(demands) if demands else 0.0))
 

@@ -68,7 +68,7 @@ def submit(
     from cluster.jobs import Cluster
     from sweeps.items import parse_sets
     from sweeps.spec import load_spec
-    from sweeps.submit import check_results, data_path, find_running, preflight
+    from sweeps.submit import check_fits, check_results, data_path, find_running, preflight
     from sweeps.submit import submit as submitted
 
     loaded = load_spec(spec, parse_sets(sets))
@@ -82,6 +82,7 @@ def submit(
             if not report["ok"]:
                 say("lagvae: nothing was submitted. --no-check submits all the same.")
                 raise typer.Exit(2)
+            check_fits(loaded, report)
         if done is None:
             done = submitted(cluster, loaded, where, retry=retry)
     if as_json:
@@ -135,6 +136,9 @@ def logs(
             sys.stdout.flush()
         # The log may end a moment before the job is written down as ended.
         ended = replace(attempt, job=cluster.wait(name, seconds=30))
+    if ended.job.active:
+        say(f"lagvae: the log of {sweep} ended, but the job goes on ({ended.job.status}). Follow it again.")
+        raise typer.Exit(2)
     say(f"{sweep}: {ended.job.status}")
     raise typer.Exit(ended.exit_code)
 
@@ -176,7 +180,9 @@ def list_sweeps(address: Head, insecure: Insecure = False, as_json: Json = False
 
 def check(
     address: Head,
-    results: Where = None,
+    results: Annotated[
+        str | None, typer.Option("--results", metavar="URI", help="Shared folder or URI that every node must write to.")
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option("--data", metavar="PATH", help="Data that every node must see. Repeatable.")
     ] = None,

@@ -25,7 +25,7 @@ from sweeps.lease import Lease, Taken, Waiting, leased
 from sweeps.mounts import on_own_disk
 from sweeps.schema import CURVES_SCHEMA, RUNS_SCHEMA
 
-__all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "model_name", "stored_sweeps"]
+__all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "check_uri", "model_name", "stored_sweeps"]
 
 PATIENCE_SECONDS = 120.0
 """How long a sweep that is running waits for a store that fails: a network that is mended, room that is made."""
@@ -48,6 +48,12 @@ def _opened(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError([Mistake("--results", uri, f"be a usable URI ({error})")]) from None
     return system, root
+
+
+def check_uri(uri: str) -> None:
+    """ConfigError if `uri` is none that can be used; whether its store answers may be seen elsewhere."""
+    with contextlib.suppress(OSError):
+        _opened(uri)
 
 
 @dataclass(frozen=True)

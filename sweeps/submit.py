@@ -19,14 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cluster.jobs import Cluster, Job, JobError
 from cluster.parcel import packed
 from cluster.preflight import MARK, Question, request_text
 from lagvae_core.errors import ConfigError, Mistake
+from sweeps.placement import Node, capacity
 from sweeps.provenance import provenance
-from sweeps.results import ResultsFolder
+from sweeps.results import ResultsFolder, check_uri
 from sweeps.spec import NAME, SweepSpec, parse_yaml
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Attempt",
     "Submitted",
     "attempts",
+    "check_fits",
     "check_paths",
     "check_results",
     "data_path",
@@ -49,7 +51,7 @@ PACKAGES = ("lagvae_core", "sweeps", "cluster")
 
 FILE = "sweep.yaml"
 
-CHECK_SECONDS = 240.0
+CHECK_SECONDS = 420.0
 """How long a check may take, the nodes' first start of Python included."""
 
 TRIES = 5
@@ -115,15 +117,20 @@ class Submitted:
 
 
 def check_results(results: str | None) -> str:
-    """`results` if every node can mean the same by it; ConfigError if it cannot, or carries a secret."""
+    """`results` as every node can mean the same by it; ConfigError if it cannot, or carries a secret."""
     given = results or ""
+    if given.startswith("file:///"):
+        given = unquote(given.removeprefix("file://"))
     remedy = "For example /shared/results, or s3://BUCKET/results."
-    if not given.isprintable() or len(given) > 1000 or not (given.startswith("/") or "://" in given.rstrip(":/")):
+    usable = given.isprintable() and len(given) <= 1000 and (bool(given.strip("/.")) or "://" in given)
+    if not usable or not (given.startswith("/") or "://" in given.rstrip(":/")):
         law = "be an absolute path or a URI that every node can write to"
         raise ConfigError([Mistake("--results", given[:100] or None, law, remedy)])
-    if "://" in given:
-        _refuse_secrets(given)
-        ResultsFolder(given, "")._filesystem()
+    if "://" not in given:
+        # One folder has one name, by which its jobs are found.
+        return os.path.normpath(f"/{given.lstrip('/')}")
+    _refuse_secrets(given)
+    check_uri(given)
     return given.rstrip("/")
 
 
@@ -189,6 +196,13 @@ def find_attempt(cluster: Cluster, sweep: str, results: str | None) -> Attempt:
         remedy = f"Say with --results which of {folders}."
         raise ConfigError([Mistake("SWEEP", sweep, "be one sweep, and was submitted with several results", remedy)])
     return running[0] if len(running) == 1 else next(iter(last.values()))
+
+
+def check_fits(spec: SweepSpec, report: Mapping[str, Any]) -> None:
+    """ConfigError if no node of the cluster that `preflight` told of holds a run, and none may come."""
+    nodes = [Node(int(node["resources"]["CPU"]), node["resources"]["GPU"]) for node in report["nodes"]]
+    wish = spec.resources
+    capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, nodes, grows=True)
 
 
 def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submitted | None:

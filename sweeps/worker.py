@@ -12,6 +12,9 @@ __all__ = ["TRACEBACK_CHARACTERS", "checkpoint_name", "describe_failure", "load_
 
 TRACEBACK_CHARACTERS = 4000
 
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What PyTorch says beside its own class: its CPU allocator; CUDA and its libraries before its allocator is asked."""
+
 
 def checkpoint_name(run_id: str) -> str:
     return f"checkpoints/{run_id}.pt"
@@ -32,7 +35,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     """Status, error class and traceback of an exception that ended a run."""
     text = "".join(traceback.format_exception(error))
     memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    memory = memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    memory = memory or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY))
     return {
         "status": "out_of_memory" if memory else "failed",
         "stop_reason": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
@@ -59,13 +62,12 @@ def train_run(setting: dict[str, Any]) -> None:
     folder = ResultsFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     use_threads(run["threads"])
     keep_freed_memory()
-    keep_to_share(1.0 if run["alone"] else run["gpus"])
-    device = choose_device("auto" if run["gpus"] else "cpu")
-    where = {
-        "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
+    where = {"host": socket.gethostname(), "device": "cpu"}
     try:
+        keep_to_share(1.0 if run["alone"] else run["gpus"])
+        device = choose_device("auto" if run["gpus"] else "cpu")
+        if device.type == "cuda":
+            where["device"] = torch.cuda.get_device_name(device)
         config = TrialConfig.model_validate(run["config"])
         dataset = load_data(config.data.model_dump_json())
         if dataset.fingerprint != run["data_fingerprint"]:

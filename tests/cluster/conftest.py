@@ -20,6 +20,7 @@ class Stub:
     url: str
     heard: list[str | None] = field(default_factory=list)
     answer: Answer = lambda header: (200, {})
+    content: bytes = VERSION
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def serve() -> Iterator[Callable[[Answer], Stub]]:
                 stub.heard.append(self.headers.get("Authorization"))
                 status, headers = stub.answer(self.headers.get("Authorization"))
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(VERSION)), **headers}.items():
+                for name, value in {"Content-Length": str(len(stub.content)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if status != 204:
-                    self.wfile.write(VERSION)
+                    self.wfile.write(stub.content)
 
             def log_message(self, *given: object) -> None:
                 pass

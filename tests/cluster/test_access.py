@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,22 @@ class TestToken:
         token = Token("a file", SECRET)
         assert SECRET not in f"{token} {token!r} {[token]}"
         assert token.headers == {"Authorization": f"Bearer {SECRET}"}
+
+    @pytest.mark.parametrize("cut", [1, 2, 5, len(SECRET), 1000])
+    def test_does_not_show_where_it_lies_across_two_pieces_of_a_log(self, cut):
+        token, text = Token("a file", SECRET), f"x{SECRET[:3]} {SECRET}{SECRET} y{SECRET[:-1]}z{SECRET[:4]}"
+        pieces = [text[start : start + cut] for start in range(0, len(text), cut)]
+        told = list(token.masked(pieces))
+        assert "".join(told) == token.mask(text) == f"x{SECRET[:3]} [token][token] y{SECRET[:-1]}z{SECRET[:4]}"
+        assert all(told)
+
+    def test_what_cannot_begin_it_is_told_at_once(self):
+        pieces = Token("a file", "secret").masked(iter(["epoch 1\n", "epoch 2 se", "t\n"]))
+        assert [*pieces] == ["epoch 1\n", "epoch 2 ", "set\n"]
+
+    def test_a_home_that_nobody_has_is_a_file_that_is_missing(self):
+        with pytest.raises(AccessDenied, match="must be readable"):
+            find_token({"RAY_AUTH_TOKEN_PATH": "~nosuchuser/token"})
 
 
 class TestEndpoint:
@@ -195,6 +214,15 @@ class TestProbe:
             taken.bind(("127.0.0.1", 0))
             assert "nothing does" in told(f"http://127.0.0.1:{taken.getsockname()[1]}")
 
+    def test_a_certificate_that_is_not_trusted(self, monkeypatch):
+        def refuse(*given: object, **named: object) -> None:
+            raise urllib.error.URLError(ssl.SSLCertVerificationError(1, "self-signed certificate"))
+
+        monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
+        said = told("https://head.example.org")
+        assert "must be one that this machine trusts" in said
+        assert "SSL_CERT_FILE and REQUESTS_CA_BUNDLE" in said
+
     def test_what_listens_is_silent(self, monkeypatch):
         monkeypatch.setattr(access, "SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -239,6 +267,20 @@ class TestClient:
         stub.answer = lambda header: (status, {"Location": f"{thief.url}/api/jobs/"})
         assert f"status code {status}" in self.refused(cluster)
         assert thief.heard == []
+
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    def test_nor_does_a_log_that_is_followed(self, client, serve, status):
+        cluster, stub = client
+        thief = serve(lambda header: (200, {}))
+        stub.answer = lambda header: (status, {"Location": f"{thief.url}/api/jobs/x/logs/tail"})
+        with pytest.raises(AccessDenied, match="TooManyRedirects"):
+            list(cluster.follow("x"))
+        assert thief.heard == []
+
+    def test_an_answer_that_repeats_the_token_is_not_told_as_it_is(self, client):
+        cluster, stub = client
+        stub.answer, stub.content = (lambda header: (500, {})), f"Authorization: Bearer {SECRET}".encode()
+        assert "Authorization: Bearer [token]" in self.refused(cluster)
 
     def test_asks_no_proxy_and_no_netrc(self, client, serve, home, monkeypatch):
         cluster, stub = client

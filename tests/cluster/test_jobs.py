@@ -351,7 +351,21 @@ class TestWhatIsSent:
 class TestInput:
     @pytest.mark.parametrize(
         "results",
-        [None, "", "results", "../results", "~/results", "/a\nb", "/a\0b", "/" + "x" * 1000, "nonsense://x", "s3://"],
+        [
+            None,
+            "",
+            "results",
+            "../results",
+            "~/results",
+            "/a\nb",
+            "/a\0b",
+            "/" + "x" * 1000,
+            "/",
+            "//.",
+            "file:///",
+            "nonsense://x",
+            "s3://",
+        ],
     )
     def test_results_that_nodes_cannot_share(self, results):
         with pytest.raises(ConfigError, match="--results must be"):
@@ -377,8 +391,11 @@ class TestInput:
     @pytest.mark.parametrize(
         ("given", "kept"),
         [
-            ("/shared/results/", "/shared/results"),
-            ("file:///shared/r", "file:///shared/r"),
+            *(
+                (given, "/shared/results")
+                for given in ("/shared/results/", "//shared//./results", "/shared/x/../results")
+            ),
+            ("file:///shared/my%20r/", "/shared/my r"),
             ("s3://bucket/r?region=eu-west-1&scheme=http&endpoint_override=127.0.0.1:9000",) * 2,
         ],
     )
@@ -403,6 +420,19 @@ class TestInput:
     def test_a_relative_path_of_data_means_nothing_there(self, path):
         with pytest.raises(ConfigError, match=r"trial\.data\.path must be an absolute path on the cluster's nodes"):
             submit.data_path(spec_of(trial=TRIAL | {"data": {"kind": "text", "path": path}}))
+
+    def test_a_run_that_no_node_holds_is_refused_before_anything_is_sent(self, head, tmp_path):
+        spec = write(tmp_path / "wide.yaml", name="wide", resources={"cpus": 64})
+        ended = lagvae("submit", spec, "--address", head.url, "--results", str(tmp_path / "results"))
+        assert ended.returncode == 2
+        assert "resources.cpus must be at most the 2 cores there are, but is 64. Lower it, or set" in ended.stderr
+        assert not [job for job in head.cluster().jobs() if "wide" in job.submission_id]
+
+    def test_on_a_cluster_that_grows_it_may_fit_on_nodes_to_come(self):
+        nodes = {"nodes": [{"resources": {"CPU": 0.0, "GPU": 0.0}}]}
+        with pytest.raises(ConfigError, match=r"set resources\.concurrent to the runs that the cluster can grow to"):
+            submit.check_fits(spec_of(), nodes)
+        submit.check_fits(spec_of(resources={"concurrent": 8}), nodes)
 
     def test_an_unknown_sweep(self, head):
         ended = lagvae("status", "nobody", "--address", head.url)

@@ -161,8 +161,27 @@ class TestNodes:
         reports = check(asked, question(results=str(tmp_path / "results")))
         assert {report["node_id"][0] for report in reports} == {"a", "c"}
         [lost] = [report for report in reports if report["node_id"][0] == "a"]
-        assert lost["problems"] == ["The node must answer, but fails (a is lost). Look at its raylet's log."]
+        assert lost["problems"] == [
+            "The node must answer, but fails (a is lost). Look at its raylet's log; data of many "
+            "files take long, and --no-check leaves them out."
+        ]
         assert "b" not in asked.asked
+
+    def test_a_check_that_is_broken_off_leaves_nothing(self, world, tmp_path, monkeypatch):
+        def interrupted(*given: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(preflight, "see", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            check(world("a", "b"), question(results=str(tmp_path / "results")))
+        assert list((tmp_path / "results").iterdir()) == []
+
+    def test_data_that_cannot_be_reached_are_data_that_are_missing(self, monkeypatch):
+        def denied(path: Path) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "is_dir", denied)
+        assert data_fingerprint("/root/of/another") is None
 
 
 def report(**changes: Any) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from worlds import spec_of, sweep
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.runtime import CONTEXT_BYTES
-from sweeps.calibration import Demand, calibrate, rehearsal, share_of
+from sweeps.calibration import Demand, rehearsal, share_of
 from sweeps.display import Display
-from sweeps.placement import Node
 from sweeps.results import ResultsFolder
 
 GIB = 2**30
@@ -111,5 +110,12 @@ def test_what_is_said_of_it(demands, said, capsys):
     assert capsys.readouterr().err == f"{said}\n"
 
 
-def test_without_gpus_nothing_is_rehearsed():
-    assert calibrate(None, spec_of(), [Node(8, 0.0)], ["vae"]) == []
+def test_what_no_node_holds_is_refused_and_not_waited_for(tmp_path):
+    """The rehearsal would wait for ever for so many cores."""
+    resources = {"gpus": "auto", "cpus": 64}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(resources=resources)))
+    believes = "import sweeps.driver as driver\ndriver.this_machine = lambda: driver.Node(64, 1.0)\n"
+    two_cores = "start_more = connection._start\nconnection._start = lambda address, cpus: start_more(address, 2)\n"
+    ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=WITH_A_GPU + believes + two_cores)
+    assert ended.returncode == 2, ended.stderr
+    assert "resources.cpus must be at most the 2 cores there are, but is 64." in ended.stderr
