@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from lagvae_core.errors import ConfigError, Mistake
+from sweeps.yaml_text import load_yaml
 
 __all__ = ["parse_arm_text", "parse_items", "parse_sets"]
 
@@ -34,8 +33,8 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
                 mistakes.append(Mistake(option, part, law, f"For example '{example}'."))
                 continue
             try:
-                item[name.strip()] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError):
+                item[name.strip()] = load_yaml(value)
+            except ValueError:
                 mistakes.append(Mistake(option, part, "give each field a YAML value", "Quote it if it is a text."))
         items.append(item)
     if mistakes:
@@ -58,8 +57,8 @@ def parse_sets(items: list[str] | None) -> dict[str, Any]:
             mistakes.append(Mistake("--set", item, "be KEY=VALUE", "For example --set training.epochs=3"))
             continue
         try:
-            values[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2020-13-45
+            values[key] = load_yaml(text)
+        except ValueError:
             mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
     if mistakes:
         raise ConfigError(mistakes)

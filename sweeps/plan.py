@@ -66,9 +66,9 @@ class ArmPlan:
 class Plan:
     """The stored rows, sorted into those of the sweep's own configurations and the rest.
 
-    A row belongs to the sweep as the file now stands if its arm exists, its configuration's number is within the
-    budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that do
-    not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory have
+    A row belongs to the sweep as the file now stands if its arm and seed exist, its configuration's number is within
+    the budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that
+    do not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory have
     not ended.
     """
 
@@ -84,11 +84,12 @@ class Plan:
         arms = {arm.name: arm for arm in spec.arms}
         for row in rows:
             known = self._adopt(row, arms.get(row["arm"]))
-            if known is None:
-                self.others.append(row)
-            else:
+            if known is not None:
                 self.configurations[known.arm, known.index] = known
+            if known is not None and row["seed"] in spec.search.run_seeds:
                 self.rows[row["run_id"]] = row
+            else:
+                self.others.append(row)
 
     def _adopt(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
         index = row["configuration"]
@@ -150,7 +151,7 @@ class Plan:
         seeds = self.spec.search.run_seeds
         found = []
         for arm in self.spec.arms:
-            rows = [row for row in self.rows.values() if row["arm"] == arm.name and row["seed"] in seeds]
+            rows = [row for row in self.rows.values() if row["arm"] == arm.name]
             ended = [row for row in rows if self.ended(row)]
             seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
             count = self._count(arm)

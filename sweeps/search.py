@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from lagvae_core.errors import ConfigError
 from lagvae_core.randomness import derive_seed
 from sweeps.plan import Configuration, Plan, Run, Value
 from sweeps.space import Arm
@@ -24,7 +25,7 @@ RESAMPLES = 32
 """Draws before a repeated configuration of a finite space is replaced by the first unused one."""
 
 BREAKER = 3
-"""So many first runs that fail alike stop the sweep."""
+"""So many first runs that fail alike stop the sweep; of two arms at least, where so many have something to run."""
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -78,16 +79,25 @@ class ArmSearch:
             return None if configuration.config_id in taken else self._adopt_new(configuration)
         for attempt in range(RESAMPLES):
             trial_number, parameters = self._ask(index, attempt)
-            configuration = plan.configuration(self.arm, index, parameters)
-            if configuration.config_id not in taken:
+            found = self._free(plan, index, parameters, taken)
+            if found is not None:
                 self._numbers[index] = trial_number
-                return configuration
+                return found
             self.study.tell(trial_number, state=TrialState.FAIL)
         for number in range(self.arm.size() or 0):
-            configuration = plan.configuration(self.arm, index, self.arm.point(number))
-            if configuration.config_id not in taken:
-                return self._adopt_new(configuration)
+            found = self._free(plan, index, self.arm.point(number), taken)
+            if found is not None:
+                return self._adopt_new(found)
         return None
+
+    def _free(self, plan: Plan, index: int, parameters: dict[str, Value], taken: set[str]) -> Configuration | None:
+        """The configuration at a point; None if there is one already, or none can be."""
+        try:
+            found = plan.configuration(self.arm, index, parameters)
+        except ConfigError:
+            # Of a continuous space only the corners were looked at before.
+            return None
+        return None if found.config_id in taken else found
 
     def _adopt_new(self, configuration: Configuration) -> Configuration:
         self.adopt(configuration)
@@ -126,7 +136,8 @@ class Dealer:
         self._alone: deque[Run] = deque()
         self._running: set[str] = set()
         self._open: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
-        self._first_ends: list[tuple[str, str] | None] = []
+        self._failures: list[tuple[str, str, str]] | None = []
+        self._arms_to_run = sum(arm.missing > 0 for arm in plan.arms())
         self._taken = {c.config_id for c in plan.configurations.values()}
         # A fixed arm has one point, which no searched arm may take before it.
         for arm in plan.spec.arms:
@@ -199,14 +210,22 @@ class Dealer:
         if row["status"] == "out_of_memory" and not run.alone:
             self._alone.append(replace(run, stored=row, alone=True))
             return
-        self._watch_for_a_common_failure(row)
+        self._watch_for_a_common_failure(run.arm, row)
         self._open[run.arm, run.configuration][run.seed] = row
         self._close_if_complete(run.arm, run.configuration)
 
-    def _watch_for_a_common_failure(self, row: Mapping[str, Any]) -> None:
-        if len(self._first_ends) >= BREAKER:
+    def _watch_for_a_common_failure(self, arm: str, row: Mapping[str, Any]) -> None:
+        """Stop, if all runs failed until now, in the same way, and not of one arm alone where there are several."""
+        if self._failures is None:
+            return
+        if row["status"] != "failed":
+            self._failures = None
             return
         last_line = str(row["traceback"] or "").strip().rpartition("\n")[2]
-        self._first_ends.append((str(row["error_class"]), last_line) if row["status"] == "failed" else None)
-        if len(self._first_ends) == BREAKER and None not in self._first_ends and len(set(self._first_ends)) == 1:
-            self.stop_reason = f"The first {BREAKER} runs all failed with {last_line or row['error_class']}"
+        self._failures.append((arm, str(row["error_class"]), last_line))
+        arms, reasons = {failure[0] for failure in self._failures}, {failure[1:] for failure in self._failures}
+        if len(reasons) > 1:
+            self._failures = None
+        elif len(self._failures) >= BREAKER and len(arms) >= min(2, self._arms_to_run):
+            count = len(self._failures)
+            self.stop_reason = f"The first {count} runs all failed with {last_line or row['error_class']}"

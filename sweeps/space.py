@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,8 @@ if typing.TYPE_CHECKING:
 __all__ = ["Arm", "Dimension", "Value", "parse_arm", "tunable_columns"]
 
 Value = int | float | str
+
+MOST_PROBES = 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Arm:
     def size(self) -> int | None:
         """How many points the space holds; None where a dimension is continuous."""
         axes = self._axes()
-        return None if axes is None else math.prod(map(len, axes))
+        # The length of a range of more than 2^63 has no `len`.
+        return None if axes is None else math.prod(a.stop - a.start if isinstance(a, range) else len(a) for a in axes)
 
     def point(self, number: int) -> dict[str, Value]:
         """Point `number` of a finite space, in a fixed order in which the last dimension turns fastest."""
@@ -114,7 +119,13 @@ class Arm:
         return {dimension.name: dimension.probes()[0] for dimension in self.dimensions}
 
     def probes(self) -> list[dict[str, Value]]:
-        """Points that between them take every end of every range, and every choice."""
+        """Points that show whether the space is lawful: every combination of ends and choices.
+
+        Where those are more than a few thousand, each end and choice once, the other dimensions at their first.
+        """
+        names, values = [d.name for d in self.dimensions], [d.probes() for d in self.dimensions]
+        if math.prod(map(len, values)) <= MOST_PROBES:
+            return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
         first = self.probe()
         return [first, *(first | {d.name: value} for d in self.dimensions for value in d.probes()[1:])]
 
@@ -167,8 +178,10 @@ def parse_arm(name: str, items: Any, mistakes: list[Mistake | str]) -> Arm | Non
             continue
         strategy = CATALOGUE.get(str(item["kind"]))
         if strategy is None:
-            law = f"be one of {', '.join(CATALOGUE)}"
-            mistakes.append(Mistake(f"{where}.kind", item["kind"], law, "`lagvae strategies` explains each."))
+            near = difflib.get_close_matches(str(item["kind"]), CATALOGUE, n=3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known kinds: {', '.join(CATALOGUE)}."
+            law = "be a strategy of `lagvae strategies`"
+            mistakes.append(Mistake(f"{where}.kind", item["kind"], law, hint))
             continue
         fixed, searched = _split(where, strategy, item, mistakes)
         stack.append(fixed)

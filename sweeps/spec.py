@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +20,8 @@ from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.mistakes import mistakes_of
 from lagvae_core.settings import Setting
 from sweeps.schema import OBJECTIVE_COLUMNS
-from sweeps.space import Arm, parse_arm
+from sweeps.space import Arm, Value, parse_arm
+from sweeps.yaml_text import load_yaml
 
 __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
 
@@ -41,9 +41,11 @@ class SearchSpec(Setting):
         Literal["tpe", "random", "grid", "nsga2", "gp"],
         Field(description="Optuna sampler; grid runs every choice"),
     ] = "tpe"
-    configurations: Annotated[int | None, Field(ge=1, description="configurations an arm; not for grid")] = None
+    configurations: Annotated[int | None, Field(ge=1, le=10**6, description="configurations an arm; not for grid")] = (
+        None
+    )
     seeds: Annotated[
-        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
+        Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
         Field(description="replicates of each configuration: their number, or their seeds"),
     ] = 3
     seed: Annotated[int, Field(ge=0, description="of the search")] = 0
@@ -183,32 +185,12 @@ def read_text(path: Path) -> str:
         raise ConfigError([mistake]) from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, which YAML would resolve in silence."""
-
-
-def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, Hashable) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        if isinstance(key, Hashable):
-            seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
-
-
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """The mapping that a YAML text holds; ConfigError with line and column where it does not."""
     try:
-        values = yaml.load(text, _UniqueKeys)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
-        raise ConfigError([f"must be YAML, but {' '.join(str(error).split())}."], source) from None
+        values = load_yaml(text)
+    except ValueError as error:
+        raise ConfigError([f"must be YAML, but {error}."], source) from None
     if not isinstance(values, dict):
         mistake = Mistake("the file", values, "hold a mapping of keys to values", "See `lagvae plan quickstart`.")
         raise ConfigError([mistake], source)
@@ -243,7 +225,11 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     arms: list[Arm] = []
     if isinstance(given_arms, Mapping):
         for name, items in given_arms.items():
-            arm = parse_arm(str(name), items, mistakes)
+            if not _is_arm_name(name):
+                law = "name each arm by one line of at most 100 printable characters"
+                mistakes.append(Mistake("arms", name, law, 'Quote what YAML takes for a number: "1": [].'))
+                continue
+            arm = parse_arm(name, items, mistakes)
             if arm is not None:
                 arms.append(arm)
         if not given_arms:
@@ -279,6 +265,10 @@ def _check_name(name: Any, mistakes: list[Mistake | str]) -> None:
         mistakes.append(Mistake("name", name, law, "It becomes the name of the results folder."))
 
 
+def _is_arm_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 and name == name.strip()
+
+
 def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mistake | str]) -> None:
     """Every arm must make lawful trials at each end of each of its ranges."""
     for key in ("strategies", "seed"):
@@ -291,25 +281,44 @@ def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mist
     except ConfigError as error:
         mistakes += [_renamed(m, lambda key: f"trial.{key}") for m in error.mistakes]
         return
-    fingerprints: dict[str, str] = {}
+    same: dict[tuple[str, ...], str] = {}
     for arm in arms:
+        found: dict[str, Mistake | str] = {}
+        identities: dict[str, dict[str, Value]] = {}
         for point in arm.probes():
             try:
-                parse_trial({**plain, "strategies": arm.strategies(point)})
+                config = parse_trial({**plain, "strategies": arm.strategies(point)})
             except ConfigError as error:
-                mistakes += [_renamed(m, lambda key, a=arm: _arm_key(key, a)) for m in error.mistakes]
-        identity = json.dumps([arm.stack, [repr(d) for d in arm.dimensions]], sort_keys=True)
-        if identity in fingerprints:
-            other = fingerprints[identity]
-            law = f"differ from every other arm, and arms.{other} is the same"
-            mistakes.append(Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
-        fingerprints[identity] = arm.name
+                for mistake in error.mistakes:
+                    found.setdefault(str(mistake), _of_arm(mistake, arm, point))
+                continue
+            # A run is known by its configuration, and a number by its value, however both are written.
+            other = identities.setdefault(config.config_id(""), point)
+            if other is not point:
+                shown = [", ".join(f"{name}={value!r}" for name, value in p.items()) for p in (other, point)]
+                law = f"have points that differ, and {shown[0]} is the same as {shown[1]}"
+                found.setdefault(law, Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
+        mistakes += found.values()
+        if identities:
+            identity = (next(iter(identities)), *map(repr, arm.dimensions))
+            if (other_arm := same.setdefault(identity, arm.name)) != arm.name:
+                law = f"differ from every other arm, and arms.{other_arm} is the same"
+                mistakes.append(Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
 
 
 def _renamed(mistake: Mistake | str, rename: Any) -> Mistake | str:
     if isinstance(mistake, str):
         return mistake
     return Mistake(rename(mistake.key), mistake.value, mistake.law, mistake.remedy)
+
+
+def _of_arm(mistake: Mistake | str, arm: Arm, point: Mapping[str, Value]) -> Mistake | str:
+    """The mistake of a trial as one of the arm that makes it, at a point of its space."""
+    renamed = _renamed(mistake, lambda key: _arm_key(key, arm))
+    if isinstance(renamed, str) or len(point) < 2:
+        return renamed
+    at = ", ".join(f"{name} = {value}" for name, value in point.items())
+    return replace(renamed, remedy=f"{renamed.remedy} So it is at {at}.")
 
 
 def _arm_key(key: str, arm: Arm) -> str:

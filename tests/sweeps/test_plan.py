@@ -172,6 +172,14 @@ class TestExtension:
         plan = Plan(spec_of(search=search(seeds=1)), FINGERPRINT, rows)
         assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
 
+    def test_nor_do_the_rows_of_other_seeds_count(self):
+        """They had to be forgotten by whoever takes a seed out of the file."""
+        rows, _ = play(spec_of())
+        plan = Plan(spec_of(search=search(seeds=[1])), FINGERPRINT, rows)
+        assert {row["seed"] for row in plan.rows.values()} == {1}
+        assert {row["seed"] for row in plan.others} == {0}
+        assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
+
 
 class TestCost:
     def test_mean_seconds_are_those_of_finished_runs(self):

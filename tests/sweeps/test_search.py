@@ -268,9 +268,10 @@ class TestCommonFailure:
     def failure(line):
         return {"status": "failed", "error_class": "OSError", "traceback": f"Traceback\n  a line\n{line}\n"}
 
-    def test_three_equal_first_failures_stop_the_sweep_with_their_exception(self):
+    def test_equal_first_failures_stop_the_sweep_with_their_exception(self):
         rows, dealer = play(spec(), answer=lambda run: self.failure("OSError: no such file"))
-        assert len(rows) == 3
+        assert len(rows) >= 3
+        assert len({row["arm"] for row in rows}) == 2, "the second arm that fails alike is the last"
         assert dealer.exhausted
         assert "OSError: no such file" in dealer.stop_reason
 
@@ -289,6 +290,22 @@ class TestCommonFailure:
         rows, dealer = play(spec(), answer=answer)
         assert len(rows) == 20
         assert dealer.stop_reason == ""
+
+    def test_one_broken_arm_stops_no_other(self):
+        broken = next(iter(spec().arms)).name
+
+        def answer(run):
+            return self.failure("ValueError: batches are too small") if run.arm == broken else plausible(run)
+
+        rows, dealer = play(spec(), answer=answer)
+        assert len(rows) == 20
+        assert dealer.stop_reason == ""
+        assert {row["status"] for row in rows if row["arm"] != broken} == {"finished"}
+
+    def test_of_an_only_arm_three_are_enough(self):
+        rows, dealer = play(spec(arms={"vae": []}, seeds=6), answer=lambda run: self.failure("OSError: x"))
+        assert len(rows) == 3
+        assert dealer.stop_reason
 
     def test_divergence_is_no_failure(self):
         rows, _ = play(spec(), answer=lambda run: {"status": "diverged"})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from worlds import FINGERPRINT, spec_of, sweep
 
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.strategies import CATALOGUE
+from sweeps.items import parse_sets
 from sweeps.plan import Plan
 from sweeps.spec import LIBRARY, load_spec, parse_spec
 
@@ -271,6 +273,7 @@ class TestArms:
     def test_an_unknown_strategy(self):
         found = the_mistake(arms={"x": ["agressive"]})
         assert (found.key, found.value) == ("arms.x[0].kind", "agressive")
+        assert found.remedy == "Did you mean aggressive?"
 
     @pytest.mark.parametrize("again", [["beta_vae"], [{"kind": "beta_vae"}]])
     def test_two_arms_that_are_the_same(self, again):
@@ -282,10 +285,64 @@ class TestArms:
         arms = {"a": ["beta_vae"], "b": [{"kind": "beta_vae", "beta": {"low": 1, "high": 2}}]}
         assert len(spec_of(arms=arms).arms) == 2
 
+    def test_arms_that_are_written_in_two_ways_are_the_same(self):
+        """They share their runs, so that one of them would never be complete."""
+        arms = {"a": [{"kind": "kl_linear_epoch", "warm_up": 2}]}
+        arms |= {"b": [{"kind": "kl_linear_epoch", "warm_up": 2.0, "w_start": 0.1, "w_end": 1}]}
+        found = the_mistake(arms=arms)
+        assert found.key == "arms.b"
+        assert "arms.a is the same" in found.law
+
+    @pytest.mark.parametrize("choices", [[0.5, "0.5"], [1, "1.0"], [True, 1.0]])
+    def test_choices_that_are_written_in_two_ways_are_the_same(self, choices):
+        assert mistakes(arms={"b": [{"kind": "beta_vae", "beta": {"choices": choices}}]})
+
+    def test_values_that_are_lawful_one_by_one_and_not_together(self):
+        item = {"kind": "kl_linear_epoch", "warm_up": {"low": 1, "high": 3}}
+        item |= {"w_start": {"choices": [0, 1]}, "w_end": {"choices": [1, 0.5]}}
+        [found] = mistakes(arms={"b": [item]})
+        assert found.key == "arms.b"
+        assert "w_start <= w_end must hold" in found.remedy
+        assert "kl_linear_epoch.w_start = 1, kl_linear_epoch.w_end = 0.5" in found.remedy
+
+    @pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), b"x", {1, 2}])
+    def test_a_value_that_json_does_not_know(self, value):
+        assert mistakes(arms={"b": [{"kind": "beta_vae", "beta": value}]})
+
+    @pytest.mark.parametrize("name", [1, "", "a\nb", " a", "n" * 101, None])
+    def test_a_name_that_is_no_line_of_text(self, name):
+        assert any(m.key == "arms" and "one line of at most 100" in m.law for m in mistakes(arms={name: []}))
+
+    def test_names_as_papers_write_them(self):
+        names = ["Ours + anneal", "β-VAE (0.4)", "[/x]", "BN-VAE(0.0, 0.7)"]
+        arms = {name: [{"kind": "beta_vae", "beta": number}] for number, name in enumerate(names, start=1)}
+        assert [arm.name for arm in spec_of(arms=arms).arms] == names
+
     @pytest.mark.parametrize("arms", [{}, [], "vae", None])
     def test_arms_are_a_mapping_with_something_in_it(self, arms):
         values = sweep() | {"arms": arms}
         assert {m.key for m in refusal(yaml.safe_dump(values)).mistakes} == {"arms"}
+
+
+class TestYaml:
+    def test_numbers_as_people_write_them(self):
+        item = "{kind: beta_vae, beta: {low: 1e-3, high: 1E0}}"
+        text = yaml.safe_dump(sweep(arms={"b": ["PLACE"]})).replace("PLACE", item)
+        tunable = parse_spec(text).arms[0].dimensions[0].tunable
+        assert (tunable.low, tunable.high) == (0.001, 1.0)
+        assert parse_sets(["x=1e-3", "y=-2E+5", "z=1e", "v=e3"]) == {"x": 0.001, "y": -200000.0, "z": "1e", "v": "e3"}
+
+    def test_what_nests_too_deeply(self):
+        with pytest.raises(ConfigError, match="must be YAML, but nests too deeply"):
+            parse_spec("[" * 3000)
+
+    @pytest.mark.parametrize("search", [{"seeds": 10**18}, {"configurations": 10**18}])
+    def test_more_than_anybody_can_run(self, search):
+        assert mistakes(search=search)
+
+    def test_a_range_longer_than_any_list(self):
+        arms = {"b": [{"kind": "scale_vae", "des_std": 1.0, "f_epo": {"low": 1, "high": 10**29}}]}
+        assert spec_of(arms=arms).arms[0].size() == 10**29
 
 
 class TestFile:
