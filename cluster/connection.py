@@ -30,6 +30,9 @@ QUIET = {
 CONNECT_SECONDS = 5.0
 """How long a cluster's port may take to answer; Ray itself would ask a dead one for minutes."""
 
+EMPTY_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The frame of HTTP/2 that either end sends first: its length, type 4, flags, and stream."""
+
 REMEDY = "Start one with `ray start --head`, or leave --address out to run on this machine."
 
 
@@ -84,10 +87,10 @@ def _set(environment: Mapping[str, str | None]) -> None:
 
 
 def check_address(address: str) -> None:
-    """Ask whether anything answers at `address`, in seconds.
+    """Ask whether a Ray cluster may answer at `address`, in seconds.
 
     Raises:
-        ConnectionFailed: nothing does, or it is no address.
+        ConnectionFailed: nothing does, or something else, or it is no address.
     """
     if address == "auto":
         return
@@ -95,12 +98,22 @@ def check_address(address: str) -> None:
     if not host or "/" in host or not port.isdecimal():
         raise ConnectionFailed(f"--address must be `auto` or HOST:PORT, but is {address!r}. {REMEDY}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as line:
+            if os.environ.get("RAY_USE_TLS") != "1" and not _speaks_http2(line):
+                raise ConnectionFailed(f"A Ray cluster must answer at {address}, but something else does. {REMEDY}")
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConnectionFailed(
             f"A Ray cluster must answer at {address}, but nothing does ({reason}). {REMEDY}"
         ) from None
+
+
+def _speaks_http2(line: socket.socket) -> bool:
+    """Whether the other end is a server of gRPC, as Ray's is; Ray itself would ask any other for minutes."""
+    line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EMPTY_SETTINGS)
+    with line.makefile("rb") as answer:
+        frame = answer.read(len(EMPTY_SETTINGS))
+    return frame[3:4] == EMPTY_SETTINGS[3:4]
 
 
 def _token_is_at_hand() -> bool:

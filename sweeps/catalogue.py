@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from lagvae_core.config import parse_trial
 from lagvae_core.errors import ConfigError, Mistake
@@ -134,8 +135,9 @@ def print_catalogue(name: str | None, as_json: bool) -> None:
 
 
 def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
-    console.print(f"[bold]{entry['kind']}[/bold]  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n")
-    console.print(entry["description"], markup=False)
+    heading = Text(entry["kind"], style="bold")
+    console.print(heading.append(f"  {entry['paper']}\nslots: {', '.join(entry['slots'])}\n", style="not bold"))
+    console.print(entry["description"])
     console.print()
     fields = plain_table("field", "law", "default", "searched over", "meaning")
     for field in entry["fields"]:
@@ -143,11 +145,11 @@ def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
         fields.add_row(field["name"], field["law"], shown(field["default"]), searched, field["description"])
     console.print(fields)
     for column in entry["columns"]:
-        console.print(f"column {column['name']}: {column['doc']}", markup=False)
+        console.print(f"column {column['name']}: {column['doc']}")
     if entry["unmeasured"]:
-        console.print(f"null under it: {', '.join(entry['unmeasured'])}", markup=False)
+        console.print(f"null under it: {', '.join(entry['unmeasured'])}")
     for kinds, reason in _grouped(entry["conflicts"]):
-        console.print(f"not with {kinds}: {reason}", markup=False)
+        console.print(f"not with {kinds}: {reason}")
 
 
 # --- as Markdown ----------------------------------------------------------------------------------------------------

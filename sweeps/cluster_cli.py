@@ -87,11 +87,11 @@ def list_fields(target: str, settings: type[Launch]) -> None:
         default = "needed" if field.is_required() else default_of(field)
         listing.add_row(name, ", ".join(laws_of(field)), default, field.description)
     console = console_of_stdout()
-    console.print(f"{settings.summary} Then: {settings.usage}\n", markup=False)
+    console.print(f"{settings.summary} Then: {settings.usage}\n")
     console.print(listing)
     needed = [name for name, field in settings.model_fields.items() if field.is_required()]
     example = " ".join(f"--set {name}=..." for name in needed) or "--out FILE"
-    console.print(f"\nlagvae cluster render {target} {example}", markup=False)
+    console.print(f"\nlagvae cluster render {target} {example}")
 
 
 def default_of(field: FieldInfo) -> str:

@@ -62,10 +62,10 @@ def _texts(report: Mapping[str, int | float | str]) -> str:
 
 
 class Display:
-    """The board of one driver. Every method is called from the driver's thread."""
+    """The board of one driver. Its methods are called from the driver's thread; a thread of its own draws it."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or Console(file=sys.stderr, markup=False)
         self._live: Live | None = None
         self._running: dict[str, tuple[Run, int, int, float]] = {}
         self._recent: deque[str] = deque(maxlen=4)
@@ -106,7 +106,7 @@ class Display:
         self._started = time.monotonic()
         self._say(f"{concurrent} runs at a time on {cpus} cores" + (f" and {gpus:g} GPUs" if gpus else ""))
         if self.console.is_terminal:
-            self._live = Live(self._board(), console=self.console, refresh_per_second=4, transient=False)
+            self._live = Live(get_renderable=self._board, console=self.console, refresh_per_second=2, transient=False)
             self._live.start()
 
     def calibrating(self, arms: Sequence[str]) -> None:
@@ -128,13 +128,11 @@ class Display:
 
     def run_started(self, run: Run) -> None:
         self._running[run.run_id] = (run, 0, 0, time.monotonic())
-        self._refresh()
 
     def run_progressed(self, run: Run, epoch: int, epochs: int) -> None:
         if run.run_id in self._running:
             started = self._running[run.run_id][3]
             self._running[run.run_id] = (run, epoch, epochs, started)
-        self._refresh()
 
     def run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
         self._running.pop(run.run_id, None)
@@ -149,12 +147,10 @@ class Display:
         if self._live is None:
             self._say(f"[{done}/{total}] {text.rstrip()}  {self._time_left()}")
         self._recent.append(text.rstrip())
-        self._refresh()
 
     def close(self) -> None:
         """The board stays as it is; what follows is printed below it."""
         if self._live is not None:
-            self._live.update(self._board())
             self._live.stop()
             self._live = None
 
@@ -202,10 +198,6 @@ class Display:
         word = "at a guess" if guessed else "about"
         return f"{word} {duration(left)} left" if left > 0 else ""
 
-    def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(self._board())
-
     def _board(self) -> Group:
         arms = Table(box=None, pad_edge=False)
         for heading in ("arm", "runs", "", "best so far"):
@@ -215,7 +207,7 @@ class Display:
             bar = ProgressBar(total=arm.runs, completed=done, width=24)
             arms.add_row(arm.arm, f"{done}/{arm.runs}", bar, self._best.get(arm.arm, ""))
         running = Table(box=None, pad_edge=False, show_header=False)
-        for run, epoch, epochs, started in self._running.values():
+        for run, epoch, epochs, started in list(self._running.values()):
             bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
             where = f"epoch {epoch}/{epochs}" if epochs else "starting"
             age = duration(time.monotonic() - started)
@@ -223,7 +215,7 @@ class Display:
         done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
         trouble = "".join(f", {count} {status}" for status, count in self._trouble.items())
         head = f"{done}/{total} runs{trouble}   {duration(time.monotonic() - self._started)}   {self._time_left()}"
-        recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent]
+        recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
         return Group(Text(head, style="bold"), arms, running, *recent)
 
 

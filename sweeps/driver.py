@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import shutil
+import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,14 +73,14 @@ def run_sweep(
         check_address(address)
     folder.prepare()
     with folder.locked(display.waiting) as guard, contextlib.closing(display):
-        folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         plan = make_plan(spec, folder, data.fingerprint, retry=retry)
-        folder.write("spec.yaml", spec.source.encode())
         display.started(plan, data.report)
+        folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         outcome = _run_with_ray(plan, folder, display, address)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
         outcome = Outcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
-        display.finished(outcome.statuses, outcome.stop_reason)
+        reason = "interrupted; the same command goes on where it stood" if outcome.interrupted else outcome.stop_reason
+        display.finished(outcome.statuses, reason)
         return outcome
 
 
@@ -87,6 +89,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, display: Display, address: 
 
     dealer = Dealer(plan)
     if dealer.exhausted:
+        _store_spec(plan, folder)
         return Outcome({}, "", False)
     with connect(address, cpus=this_machine().cpus) as ray:
         from sweeps.tune import EndWithBook, RowWriter, RunSearcher, resources_of
@@ -94,6 +97,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, display: Display, address: 
         nodes = nodes_of(ray)
         spec = _calibrated(ray, plan, nodes, display)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
+        _store_spec(plan, folder)
         display.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
         book = Book(spec, folder, display, dealer, provenance())
         told = (RunSearcher(dealer, book), RowWriter(book), EndWithBook(book))
@@ -104,6 +108,11 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, display: Display, address: 
     if book.error is not None:
         raise book.error
     return Outcome({}, dealer.stop_reason, interrupted)
+
+
+def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
+    """From now on the table is that of this version of the sweep."""
+    folder.write("spec.yaml", plan.spec.source.encode())
 
 
 def _calibrated(ray: Any, plan: Plan, nodes: Sequence[Node], display: Display) -> SweepSpec:
@@ -149,12 +158,25 @@ def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent:
                 verbose=0,
             ),
         )
-        with _silence():
+        with _silence(), _terminable():
             tuner.fit()
     except KeyboardInterrupt:
         pass
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which schedulers send, interrupts as SIGINT does; Ray would die of it, and leave rows as if they ran."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from lagvae_core.studies import STUDIES, Findings, Study
-from sweeps.terminal import console_of_stdout, plain_table, shown
+from sweeps.terminal import console_of_stdout, plain_table, print_table, shown
 
 __all__ = ["Outcome", "print_outcomes"]
 
@@ -43,18 +43,18 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     for kind in dict.fromkeys(outcome.study.name() for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.study.name() == kind]
         columns = [column for column in STUDIES[kind].columns if column.kind != "floats"]
-        console.print(f"[bold]{kind}[/bold]")
+        console.print(kind, style="bold")
         if len(mine) == 1:
             table = plain_table("column", "value", "meaning")
             for column in columns:
                 value = mine[0].findings.values[column.name]
-                table.add_row(column.name, _cell(value), f"[dim]{escape(column.doc)}[/dim]")
+                table.add_row(column.name, _cell(value), Text(column.doc, style="dim"))
         else:
             table = plain_table("run", "arm", *(column.name for column in columns))
             for outcome in mine:
                 cells = (_cell(outcome.findings.values[column.name]) for column in columns)
                 table.add_row(outcome.run_id, outcome.arm or "", *cells)
-        console.print(table)
+        print_table(console, table)
 
 
 def _cell(value: object) -> str:

@@ -68,8 +68,8 @@ class Plan:
 
     A row belongs to the sweep as the file now stands if its arm and seed exist, its configuration's number is within
     the budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that
-    do not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory have
-    not ended.
+    do not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory
+    have not ended.
     """
 
     def __init__(
@@ -95,7 +95,10 @@ class Plan:
         index = row["configuration"]
         if arm is None or index is None or index >= self.spec.configurations(arm):
             return None
-        parameters = json.loads(row["parameters"] or "{}")
+        try:
+            parameters = dict(json.loads(row["parameters"] or "{}"))
+        except (TypeError, ValueError):
+            return None
         dimensions = {dimension.name: dimension for dimension in arm.dimensions}
         if set(parameters) != set(dimensions):
             return None

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import math
 import os
 import time
 import warnings
@@ -29,6 +30,9 @@ __all__ = ["PATIENCE_SECONDS", "FolderFile", "ResultsFolder", "check_uri", "mode
 
 PATIENCE_SECONDS = 120.0
 """How long a sweep that is running waits for a store that fails: a network that is mended, room that is made."""
+
+KEYS = ("arm", "run_id", "seed")
+"""What every row of a table says that has these columns."""
 
 LOCAL = pyarrow.fs.LocalFileSystem()
 
@@ -258,7 +262,12 @@ class ResultsFolder:
                 warnings.warn(f"{path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
                 continue
             empty = dict.fromkeys(schema.names)
-            rows += [empty | {k: v for k, v in row.items() if k in empty} for row in table.to_pylist()]
+            found = [empty | {k: _finite(v) for k, v in row.items() if k in empty} for row in table.to_pylist()]
+            if any(row[key] is None for row in found for key in KEYS if key in empty):
+                path = f"{self.root}/{self.sweep}/{name}"
+                warnings.warn(f"{path} is no table of lagvae and is passed over.", stacklevel=2)
+                continue
+            rows += found
         return rows
 
     def folders(self) -> list[str]:
@@ -275,7 +284,8 @@ class ResultsFolder:
         """The Parquet files of the folder `part`, in order."""
         system, root = self._filesystem()
         selector = pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True)
-        names = [info.base_name for info in system.get_file_info(selector)]
+        files = [info for info in system.get_file_info(selector) if info.type == pyarrow.fs.FileType.File]
+        names = [info.base_name for info in files]
         return sorted(f"{part}/{name}" for name in names if name.endswith(".parquet") and not name.startswith("."))
 
 
@@ -306,6 +316,11 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     unknown = {name for row in rows for name in row} - set(schema.names)
     assert not unknown, f"columns without a declaration: {sorted(unknown)}"
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _finite(value: Any) -> Any:
+    """Null in the place of NaN and infinity, which lagvae never writes."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _reason(error: OSError) -> str:

@@ -216,7 +216,7 @@ class Dealer:
 
     def _watch_for_a_common_failure(self, arm: str, row: Mapping[str, Any]) -> None:
         """Stop, if all runs failed until now, in the same way, and not of one arm alone where there are several."""
-        if self._failures is None:
+        if self._failures is None or self.stop_reason:
             return
         if row["status"] != "failed":
             self._failures = None

@@ -21,7 +21,7 @@ from sweeps.plan import Plan
 from sweeps.results import ResultsFolder
 from sweeps.spec import SweepSpec, load_spec, parse_spec
 from sweeps.summary import TIME, Summary, summarise
-from sweeps.terminal import console_of_stdout, shown_parameters
+from sweeps.terminal import console_of_stdout, print_table, shown_parameters
 
 __all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_plan", "print_runs"]
 
@@ -31,7 +31,9 @@ Style = Literal["table", "json", "markdown"]
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
+        words = heading in ("arm", "parameters")
+        justify: Literal["left", "right"] = "left" if words or number == 0 else "right"
+        table.add_column(heading, justify=justify, no_wrap=not words)
     return table
 
 
@@ -70,7 +72,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
         counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
         table.add_row(arm.arm, *map(str, counts), mean, time)
     console = console_of_stdout()
-    console.print(table)
+    print_table(console, table)
     objectives = ", ".join(f"{name} ({sense})" for name, sense in spec.objectives.items())
     console.print(
         f"{plan.missing} of {sum(arm.runs for arm in arms)} runs to do; sampler {spec.search.sampler} on {objectives}"
@@ -88,7 +90,10 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
     text = folder.read("spec.yaml")
     if text is None:
         raise ConfigError([Mistake("SWEEP", folder.sweep, "have its spec.yaml beside runs/", "Run the sweep again.")])
-    return parse_spec(text.decode(), "spec.yaml")
+    try:
+        return parse_spec(text.decode(), "spec.yaml")
+    except UnicodeDecodeError:
+        raise ConfigError(["must be UTF-8, but is not. Run the sweep again."], "spec.yaml") from None
 
 
 def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
@@ -139,14 +144,13 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
     measured = {row.arm for row in rows}
     without = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in measured)
     table = _table("arm", *(f"{name} ({sense})" for name, sense in axes.items()), "n", "config_id", "parameters")
-    table.columns[-1].justify = "left"
     for row in members:
         numbers = [_with_se(row, name) for name in axes]
         table.add_row(row.arm, *numbers, str(row.n), row.config_id, shown_parameters(row.parameters))
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
-    console.print(table)
+    print_table(console, table)
     if without:
         console.print(f"not compared, because an objective is not measured: {', '.join(without)}")
 
@@ -218,17 +222,15 @@ def print_runs(
         print("\n".join(markdown_table(headings, lines)))
         return
     table = _table(*headings)
-    if headings[-1] == "parameters":
-        table.columns[-1].justify = "left"
     for line in lines:
         table.add_row(*line)
     console = console_of_stdout()
-    console.print(table)
+    print_table(console, table)
     for row in rows:
         if row["status"] not in ("finished", "running"):
-            console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}")
+            console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)
     for warning in several_settings(folder, printed):
-        console.print(f"warning, {warning}", soft_wrap=True, markup=False)
+        console.print(f"warning, {warning}", soft_wrap=True)
 
 
 def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
@@ -297,7 +299,7 @@ def print_curves(
             numbers = ["" if (value := point.columns[name]) is None else value.text(3) for name in chosen]
             counts = (str(point.epoch), f"{point.step:.0f}", str(point.runs))
             table.add_row(curve.arm, *counts, *numbers, curve.config_id)
-    console_of_stdout().print(table)
+    print_table(console_of_stdout(), table)
 
 
 def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], names: Sequence[str], x: str, path: Path) -> None:

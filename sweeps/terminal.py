@@ -8,19 +8,28 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["ProgressLine", "console_of_stdout", "plain_table", "shown", "shown_parameters"]
+__all__ = ["ProgressLine", "console_of_stdout", "plain_table", "print_table", "shown", "shown_parameters"]
 
 SILENCE = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
 def console_of_stdout() -> Console:
-    """A console that never cuts: a pipe has no width of its own."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    """A console that takes no text for markup; a pipe has no width of its own."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table as wide as the numbers and names in it need: what is cut is of no use to anybody."""
+    given = console.width
+    least = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
+    console.width = max(given, least)
+    console.print(table)
+    console.width = given
 
 
 def plain_table(*headings: str) -> Table:

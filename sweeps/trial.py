@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
@@ -46,6 +45,7 @@ def run_trial(asked: Request) -> int:
     """The exit code: 0 finished, 1 diverged."""
     stored = find_run(asked.results, asked.from_run) if asked.from_run is not None else None
     wanted = configuration(asked.config, asked.arm, asked.sets, stored)
+    check_options(asked)
     dataset = wanted.data.load()
     if stored is not None and not asked.sets and asked.arm is None:
         check_same_data(stored, dataset.fingerprint)
@@ -83,9 +83,6 @@ def train_watched(
     threads = asked.threads or (stored["threads"] if stored is not None else usual_threads(wanted))
     use_threads(threads)
     memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
-    for option, file in (("--checkpoint", asked.checkpoint), ("--keep", asked.keep)):
-        if file is not None:
-            check_writable(option, file)
     with Watcher(wanted) as watcher:
         watcher.say(f"run {wanted.run_id(dataset.fingerprint)}: {stack}, seed {wanted.seed}")
         watcher.say(describe_data(dataset.report))
@@ -132,7 +129,26 @@ def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder 
     return MeansFolder(parse_watch(watch), out, run_id)
 
 
-def check_writable(option: str, file: Path) -> None:
+def check_options(asked: Request) -> None:
+    """ConfigError for files that cannot be written, and more threads than there are cores."""
+    mistakes: list[Mistake | str] = []
+    files = {"--checkpoint": asked.checkpoint, "--keep": asked.keep}
+    for option, file in files.items():
+        if file is not None:
+            mistakes += check_writable(option, file)
+    if asked.checkpoint is not None and asked.keep is not None and asked.checkpoint.resolve() == asked.keep.resolve():
+        mistakes.append(Mistake("--keep", str(asked.keep), "be another file than --checkpoint", "Choose another."))
+    cores = os.cpu_count() or 1
+    if asked.threads is not None and asked.threads > cores:
+        mistakes.append(Mistake("--threads", asked.threads, f"be at most the {cores} cores there are", "Lower it."))
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def check_writable(option: str, file: Path) -> list[Mistake]:
+    """Make the folder of `file`, and write in it; the mistake, if that fails or `file` is a folder itself."""
+    if file.is_dir():
+        return [Mistake(option, str(file), "be a file and no folder", "Choose another.")]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         probe = file.with_name(f".{file.name}.probe")
@@ -140,7 +156,8 @@ def check_writable(option: str, file: Path) -> None:
         probe.unlink()
     except OSError as error:
         law = f"be in a folder that can be written to ({error.strerror})"
-        raise ConfigError([Mistake(option, str(file), law, "Choose another.")]) from None
+        return [Mistake(option, str(file), law, "Choose another.")]
+    return []
 
 
 def configuration(
@@ -156,7 +173,7 @@ def configuration(
     if config is not None:
         values = parse_yaml(read_text(Path(config)), config)
     elif stored is not None:
-        values = json.loads(stored["config"])
+        values = parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}")
     mistakes: list[Mistake | str] = []
     if arm is not None:
         try:
@@ -226,26 +243,24 @@ def _shown(value: float | None) -> str:
 
 def print_record(record: TrialRecord) -> None:
     """The metrics as a table on stdout."""
-    from rich.table import Table
+    from rich.text import Text
 
     from sweeps.schema import metric_columns
+    from sweeps.terminal import console_of_stdout, plain_table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "", ""):
-        table.add_column(heading)
+    table = plain_table("", "", "")
     for column in metric_columns():
         value = record.metrics.get(column.name)
         if value is None or isinstance(value, list):
             continue
         shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        table.add_row(column.name, shown, f"[dim]{column.doc.replace('[', chr(92) + '[')}[/dim]")
-    console = Console()
+        table.add_row(column.name, shown, Text(column.doc, style="dim"))
+    console = console_of_stdout()
     if record.metrics:
         console.print(table)
     cost = record.cost
     console.print(
         f"{cost['seconds']:.1f} s (training {cost['seconds_train']:.1f}, validation {cost['seconds_validate']:.1f}, "
         f"measurement {cost['seconds_evaluate']:.1f}), {cost['encoder_steps']} encoder and "
-        f"{cost['decoder_steps']} decoder steps",
-        highlight=False,
+        f"{cost['decoder_steps']} decoder steps"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.studies import STUDIES, Study
@@ -45,23 +45,25 @@ def print_studies(name: str | None, as_json: bool) -> None:
         return
     listing = plain_table("study", "of", "what it measures")
     for entry in described:
-        listing.add_row(entry["kind"], ", ".join(entry["data_kinds"]), escape(entry["summary"]))
+        listing.add_row(entry["kind"], ", ".join(entry["data_kinds"]), entry["summary"])
     console.print(listing)
 
 
 def _print_one(console: Console, entry: Mapping[str, Any]) -> None:
-    console.print(f"[bold]{entry['kind']}[/bold]  of {', '.join(entry['data_kinds'])}\n")
-    console.print(entry["description"], markup=False)
+    console.print(
+        Text(entry["kind"], style="bold").append(f"  of {', '.join(entry['data_kinds'])}\n", style="not bold")
+    )
+    console.print(entry["description"])
     console.print()
     fields = plain_table("field", "law", "default", "meaning")
     for field in entry["fields"]:
         cells = (field["name"], field["law"], shown(field["default"]), field["description"])
-        fields.add_row(*map(escape, cells))
+        fields.add_row(*cells)
     console.print(fields)
     for column in entry["columns"]:
-        console.print(f"column {column['name']}: {column['doc']}", markup=False, soft_wrap=True)
+        console.print(f"column {column['name']}: {column['doc']}", soft_wrap=True)
     for name, doc in entry["tables"].items():
-        console.print(f"table {name}: {doc}", markup=False, soft_wrap=True)
+        console.print(f"table {name}: {doc}", soft_wrap=True)
 
 
 def study_section(study: type[Study]) -> str:

@@ -151,11 +151,11 @@ def _markdown_list(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _print_tables(comparison: Comparison) -> None:
     console = console_of_stdout()
-    console.print(_title(comparison), style="bold", markup=False, soft_wrap=True)
+    console.print(_title(comparison), style="bold", soft_wrap=True)
     _print_list(console, DIFFERS, _differences(comparison))
     for section in comparison.sections:
         console.print()
-        console.print(_heading(comparison, section), style="bold", markup=False)
+        console.print(_heading(comparison, section), style="bold")
         _print_table(console, *_grid(section))
     for title, lines in _below(comparison):
         _print_list(console, title, lines)
@@ -163,9 +163,9 @@ def _print_tables(comparison: Comparison) -> None:
 
 def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
     console.print()
-    console.print(title, style="bold", markup=False)
+    console.print(title, style="bold")
     for line in lines:
-        console.print(f"- {line}", markup=False, soft_wrap=True)
+        console.print(f"- {line}", soft_wrap=True)
 
 
 def _print_table(console: Console, headings: Sequence[str], lines: Cells) -> None:
@@ -179,4 +179,4 @@ def _print_table(console: Console, headings: Sequence[str], lines: Cells) -> Non
     if not console.is_terminal:
         unbounded = console.options.update(max_width=10_000)
         console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
-    console.print(table, markup=False)
+    console.print(table)

@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,9 +236,22 @@ class TestNoCluster:
         with pytest.raises(ConnectionFailed):
             check_address("127.0.0.1:99999999")
 
-    def test_something_listens(self):
+    @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n"])
+    def test_something_else_listens(self, greeting):
+        """Ray would ask it for minutes."""
         with socket.create_server(("127.0.0.1", 0)) as server:
-            check_address(f"127.0.0.1:{server.getsockname()[1]}")
+
+            def answer() -> None:
+                line, _ = server.accept()
+                with line:
+                    line.recv(1000)
+                    line.sendall(greeting)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with pytest.raises(ConnectionFailed, match=r"must answer at .*, but something else does"):
+                check_address(f"127.0.0.1:{server.getsockname()[1]}")
+            thread.join()
 
     def test_auto_is_left_to_ray(self):
         check_address("auto")

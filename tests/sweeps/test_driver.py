@@ -6,6 +6,8 @@ import json
 import math
 import shutil
 import signal
+import socket
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -374,6 +376,21 @@ class TestInterruptions:
         assert list(Path(story.sweep.folder.local_path, "checkpoints").iterdir()) == []
 
 
+def test_a_driver_that_is_told_to_end_does_as_after_ctrl_c(tmp_path):
+    """SIGTERM is what schedulers, containers and `timeout` send."""
+    write_tiny_sweep(tmp_path)
+    told = CTRL_C_AFTER_TWO_ENDS.replace("os.killpg(0, signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)")
+    with private_home() as home:
+        ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=told, home=home)
+        assert survivors(home[MARK]) == []
+    assert ended.returncode == 130, ended.stderr
+    assert "interrupted; the same command goes on where it stood" in ended.stderr
+    assert "SIGTERM" not in ended.stderr
+    states = {row["status"] for row in ResultsFolder(str(tmp_path / "results"), "tiny").runs()}
+    assert states >= {"finished", "interrupted"}
+    assert "running" not in states
+
+
 LOSE_THE_DATA = """
 import shutil
 from sweeps import driver
@@ -416,6 +433,16 @@ class TestFailure:
                 assert "lagvae_core" in row["traceback"]
                 assert row["stop_reason"]
                 assert row["attempt"] == 1, "what is deterministic is not tried again"
+
+
+def test_a_cluster_that_does_not_answer_changes_nothing(tiny_sweep, monkeypatch, capsys):
+    before = tiny_sweep.files
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=lambda: silent.accept()[0].close()).start()
+        more = ("--set", "search.seeds=5", "--address", f"127.0.0.1:{silent.getsockname()[1]}")
+        assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml", *more) == 2
+    assert "A Ray cluster must answer at 127.0.0.1:" in capsys.readouterr().err
+    assert tiny_sweep.files == before
 
 
 def test_a_second_driver_is_refused(tiny_sweep, monkeypatch, capsys):

@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from worlds import FINGERPRINT, spec_of
 
 from lagvae_core.errors import ConfigError, StoreError
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps import lease, results
+from sweeps.plan import Plan
 from sweeps.provenance import history_of, now
-from sweeps.results import ResultsFolder
+from sweeps.results import ResultsFolder, stored_sweeps
 from sweeps.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, SCHEMA_VERSION, metric_columns
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
@@ -131,6 +133,37 @@ class TestRoundTrip:
         assert set(found) == set(RUNS_SCHEMA.names)
         assert found["run_id"] == "old-0"
         assert found["nll_iw"] is None
+
+
+class TestStrangers:
+    """What else may lie in a folder that people have access to."""
+
+    def test_a_file_that_is_no_table_of_ours(self, folder):
+        folder.write_run(row())
+        pq.write_table(pa.table({"x": [1]}), path_of(folder, "runs/foreign.parquet"))
+        with pytest.warns(UserWarning, match=r"foreign\.parquet is no table of lagvae and is passed over"):
+            assert [r["run_id"] for r in folder.runs()] == ["a-0"]
+
+    def test_a_folder_of_a_file_s_name(self, folder):
+        folder.write_run(row())
+        path_of(folder, "runs/b-0.parquet").mkdir()
+        assert [r["run_id"] for r in folder.runs()] == ["a-0"]
+
+    def test_nan_and_infinity_are_no_measurements(self, folder):
+        folder.write_run(row(nll_iw=float("nan"), kl=float("inf"), mi=1.0))
+        [found] = folder.runs()
+        assert (found["nll_iw"], found["kl"], found["mi"]) == (None, None, 1.0)
+
+    @pytest.mark.parametrize("parameters", ["{bad", "[]", "[1]", "3", '"x"'])
+    def test_searched_fields_that_cannot_be_read_belong_to_no_sweep(self, parameters):
+        spec = spec_of()
+        stored = row(arm=spec.arms[0].name, parameters=parameters, config_id="a")
+        assert Plan(spec, FINGERPRINT, [stored]).others == [stored]
+
+    def test_results_that_are_a_file(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreError, match="cannot be listed"):
+            stored_sweeps(str(tmp_path / "file"))
 
 
 class TestOtherReaders:
