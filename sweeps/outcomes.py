@@ -49,12 +49,13 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
             for column in columns:
                 value = mine[0].findings.values[column.name]
                 table.add_row(column.name, _cell(value), Text(column.doc, style="dim"))
+            console.print(table)
         else:
             table = plain_table("run", "arm", *(column.name for column in columns))
             for outcome in mine:
                 cells = (_cell(outcome.findings.values[column.name]) for column in columns)
                 table.add_row(outcome.run_id, outcome.arm or "", *cells)
-        print_table(console, table)
+            print_table(console, table)
 
 
 def _cell(value: object) -> str:

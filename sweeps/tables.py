@@ -31,9 +31,8 @@ Style = Literal["table", "json", "markdown"]
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        words = heading in ("arm", "parameters")
-        justify: Literal["left", "right"] = "left" if words or number == 0 else "right"
-        table.add_column(heading, justify=justify, no_wrap=not words)
+        justify: Literal["left", "right"] = "left" if number == 0 or heading == "parameters" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     return table
 
 

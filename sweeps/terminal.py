@@ -24,10 +24,9 @@ def console_of_stdout() -> Console:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table as wide as the numbers and names in it need: what is cut is of no use to anybody."""
+    """Print a table as wide as it is, on however narrow a terminal: a number that is cut is of no use to anybody."""
     given = console.width
-    least = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
-    console.width = max(given, least)
+    console.width = max(given, Measurement.get(console, console.options.update(max_width=10**6), table).maximum)
     console.print(table)
     console.width = given
 
