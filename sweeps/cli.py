@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -330,6 +331,10 @@ def find_sweep(results: str, sweep: str) -> Any:
 
 def main() -> None:
     """Entry point: mistakes of the user end with 2 and a message, an interrupt with 130."""
+    # A terminal that knows ASCII alone is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # A reader such as `head` that closes early is no error of ours.
     try:
         app()

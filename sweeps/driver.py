@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.connection import check_address, connect
 from lagvae_core.data import Dataset
+from lagvae_core.errors import DataError, Mistake
 from sweeps.book import Book
 from sweeps.display import Display
 from sweeps.placement import Node, capacity, nodes_of, this_machine
@@ -48,8 +49,12 @@ class Outcome:
 
 
 def load_data(spec: SweepSpec) -> Dataset:
-    """The data of all the sweep's trials."""
-    return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
+    """The data of all the sweep's trials; DataError in the names of the sweep file if they are not right."""
+    try:
+        return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
+    except DataError as error:
+        renamed = [replace(m, key=f"trial.{m.key}") if isinstance(m, Mistake) else m for m in error.mistakes]
+        raise DataError(renamed, f"sweep {spec.name}") from None
 
 
 def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:

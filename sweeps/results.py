@@ -77,7 +77,7 @@ class ResultsFolder:
     guard: Callable[[], None] = lambda: None
 
     def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        system, root = _opened(self.results) if "://" in self.results else (LOCAL, os.path.abspath(self.results))
+        system, root = _opened(self.results) if "://" in self.results else (LOCAL, _absolute(self.results))
         return system, f"{root.rstrip('/')}/{self.sweep}"
 
     @property
@@ -89,7 +89,7 @@ class ResultsFolder:
     @property
     def root(self) -> str:
         """`results` as worker processes, which run elsewhere, find it."""
-        return self.results if "://" in self.results else os.path.abspath(self.results)
+        return self.results if "://" in self.results else _absolute(self.results)
 
     def prepare(self) -> None:
         """Make the folder, and show that it can be written to; ConfigError if it cannot."""
@@ -316,6 +316,11 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     unknown = {name for row in rows for name in row} - set(schema.names)
     assert not unknown, f"columns without a declaration: {sorted(unknown)}"
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _absolute(path: str) -> str:
+    """As a shell would have it, which does not look at `--results=~/x`."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _finite(value: Any) -> Any:

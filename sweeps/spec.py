@@ -219,7 +219,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     try:
         file = _File.model_validate(values)
     except ValidationError as error:
-        mistakes += mistakes_of(error, _File)
+        mistakes += map(_of_trial, mistakes_of(error, _File))
     _check_name(values.get("name"), mistakes)
     given_trial, given_arms = values.get("trial", {}), values.get("arms")
     arms: list[Arm] = []
@@ -249,6 +249,14 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     if search.sampler != "grid" and search.configurations is None:
         search = search.model_copy(update={"configurations": 8})
     return SweepSpec(file.name, trial, tuple(arms), file.objectives, search, file.resources, file.keep, text)
+
+
+def _of_trial(mistake: Mistake | str) -> Mistake | str:
+    """The mistake, with the way to where the key belongs if that is a trial's."""
+    if isinstance(mistake, str):
+        return mistake
+    unknown = mistake.key not in _File.model_fields and mistake.key in TrialConfig.model_fields
+    return replace(mistake, remedy=f"Did you mean trial.{mistake.key}?") if unknown else mistake
 
 
 def _absolute_data_path(trial: Mapping[str, Any]) -> dict[str, Any]:

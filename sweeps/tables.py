@@ -115,6 +115,8 @@ def parse_objectives(text: str) -> dict[str, Sense]:
         column, _, sense = item.strip().partition(":")
         if unknown := numeric_mistake("--objectives", [column]):
             mistakes += unknown
+        elif column in found:
+            mistakes.append(Mistake("--objectives", item, "name each column once", "Remove one of the two."))
         elif sense == "min":
             found[column] = "min"
         elif sense == "max":

@@ -20,7 +20,7 @@ from slurm_world import LOCAL, Slurm, slurm, why_not
 
 from cluster.render import render
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=f"no Slurm to start: {why_not()}")]
+pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_not()), reason=f"no Slurm to start: {why_not()}")]
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",

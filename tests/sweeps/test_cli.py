@@ -318,7 +318,7 @@ class TestWrongSweep:
             ["arms.a[0].kind must be a strategy of `lagvae strategies`", "aggressive", "'nonsense'"],
         ),
         ({"arms": {"a": ["beta_vae", "kl_linear_epoch"]}}, ["arms.a must", "E02", "beta_vae", "kl_linear_epoch"]),
-        ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["data.path must be a folder", "none"]),
+        ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["tiny: trial.data.path must be a folder", "none"]),
         ({"trial": {"data": {"kind": "text", "path": "latin"}}}, ["must hold UTF-8 text"]),
         ({"resources": {"cpus": 4096}}, ["resources.cpus must be at most", "4096"]),
     )

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
-from processes import lagvae, private_home
-from worlds import spec_of, sweep
+from object_stores import object_store
 
 from cluster import preflight
 from lagvae_core.errors import ConfigError
@@ -21,34 +13,11 @@ from sweeps import lease
 from sweeps.results import ResultsFolder, stored_sweeps
 from sweeps.submit import check_results
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-PATIENCE = 60
-
 
 @pytest.fixture(scope="module")
 def uri() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the server does not start"
-                time.sleep(0.1)
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")).close()
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in KEYS.items():
-                patch.setenv(name, value)
-            yield f"s3://bucket/results?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
-    finally:
-        server.kill()
-        server.wait()
+    with object_store() as served:
+        yield served
 
 
 def test_files_are_replaced_as_a_whole_and_found_again(uri):
@@ -92,16 +61,3 @@ def test_nodes_see_each_other_s_files_there(uri, monkeypatch):
 def test_a_bucket_that_is_not_there(uri):
     with pytest.raises(ConfigError, match="--results must be a folder that can be written to"):
         ResultsFolder(uri.replace("bucket", "other"), "x").prepare()
-
-
-@pytest.mark.slow
-def test_a_whole_sweep_and_again_nothing(uri, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep()))
-    with private_home() as home:
-        first = lagvae("run", "tiny.yaml", "--results", uri, cwd=tmp_path, home=home)
-        assert first.returncode == 0, first.stderr
-        table = ResultsFolder(uri, spec_of().name).runs()
-        assert [row["status"] for row in table] == ["finished"] * 8
-        again = lagvae("run", "tiny.yaml", "--results", uri, cwd=tmp_path, home=home)
-    assert again.returncode == 0, again.stderr
-    assert ResultsFolder(uri, spec_of().name).runs() == table

@@ -346,6 +346,11 @@ class TestYaml:
 
 
 class TestFile:
+    def test_a_key_of_a_trial_is_shown_its_way(self):
+        """As `--set training.epochs=2` is for who knows `lagvae trial`."""
+        found = the_mistake(training={"epochs": 2})
+        assert (found.key, found.remedy) == ("training", "Did you mean trial.training?")
+
     @pytest.mark.parametrize("key", ["trail", "objective", "stop"])
     def test_an_unknown_key(self, key):
         found = the_mistake(**{key: {}})
