@@ -11,12 +11,14 @@ that uses CUDA or threads must not be forked.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def _fork(path: str) -> None:
         content, files, _, _ = socket.recv_fds(line, ORDER_BYTES, 3)
         while not content.endswith(b"\0"):
             content += line.recv(ORDER_BYTES)
-        order = json.loads(content[:-1])
+        order = json.loads(content[:-1]) | {"turn": f"{path}.turn"}
         if not ready:
             # Ray's library reads its token and its job from the environment when it is loaded.
             os.environ.update(order["environment"] | QUIET)
@@ -120,13 +122,22 @@ def _become(order: dict[str, object], files: list[int]) -> None:
     os.chdir(str(order["folder"]))
     os.environ.clear()
     os.environ.update(order["environment"] | QUIET)  # type: ignore[operator]
+    from ray._private import worker
     from ray._private.workers import default_worker
 
+    # Forks draw the same random numbers, and name their first object alike: one must be gone before the next is made.
+    worker.connect = functools.partial(_in_turn, str(order["turn"]), worker.connect)
     sys.argv = [default_worker.__file__, *order["argv"]]  # type: ignore[misc]
     try:
         runpy.run_path(default_worker.__file__, run_name="__main__")
     finally:
         os._exit(0)  # to take the interpreter down writes into every object, too
+
+
+def _in_turn(file: str, connect: Callable[..., None], *given: object, **named: object) -> None:
+    with open(file, "a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        connect(*given, **named)
 
 
 if __name__ == "__main__":

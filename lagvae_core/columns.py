@@ -33,5 +33,6 @@ LATENT_COLUMNS = (
 )
 """The measured columns that speak of z; null in a model without one."""
 
-DATA_COLUMNS = ("tokens", "ppl", "bits_per_dim")
+WORD_COLUMNS, PIXEL_COLUMNS = ("tokens", "ppl"), ("bits_per_dim",)
+DATA_COLUMNS = (*WORD_COLUMNS, *PIXEL_COLUMNS)
 """The measured columns by which kinds of data tell a likelihood; null in the data of another kind."""

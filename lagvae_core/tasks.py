@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.columns import Column
+from lagvae_core.columns import PIXEL_COLUMNS, WORD_COLUMNS, Column
 from lagvae_core.data import InflectionBatch
 from lagvae_core.metrics.inflection import SAMPLES, inflection_columns
 from lagvae_core.slots import Measurement, Protocol
 
-__all__ = ["TASKS", "Task", "task_columns", "task_protocols"]
+__all__ = ["TASKS", "Task", "columns_lacking", "task_columns", "task_protocols"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ TASKS: dict[str, Task] = {
 def task_columns() -> tuple[Column, ...]:
     """The columns of all tasks."""
     return tuple(column for task in TASKS.values() for column in task.columns)
+
+
+def columns_lacking(kind: str) -> frozenset[str]:
+    """The columns that are null for data of this kind, whatever is trained."""
+    tasks = {column.name for other, task in TASKS.items() if other != kind for column in task.columns}
+    return frozenset(tasks).union(WORD_COLUMNS if kind == "images" else PIXEL_COLUMNS)
 
 
 def task_protocols(kind: str) -> tuple[Protocol, ...]:

@@ -19,6 +19,7 @@ from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.mistakes import mistakes_of
 from lagvae_core.settings import Setting
+from lagvae_core.tasks import columns_lacking
 from sweeps.schema import OBJECTIVE_COLUMNS
 from sweeps.space import Arm, Value, parse_arm
 from sweeps.yaml_text import load_yaml
@@ -240,7 +241,9 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         _check_search(file, arms, mistakes)
     objectives = values.get("objectives", DEFAULT_OBJECTIVES)
     if isinstance(objectives, Mapping):
-        _check_objectives([str(column) for column in objectives], mistakes)
+        data = trial.get("data")
+        kind = str(data.get("kind", "synthetic")) if isinstance(data, Mapping) else "synthetic"
+        _check_objectives([str(column) for column in objectives], kind, mistakes)
     if mistakes:
         # A mistake may hold a list or a mapping, and so has no hash; the same text is the same mistake.
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()), source)
@@ -351,7 +354,7 @@ def _check_search(file: _File, arms: list[Arm], mistakes: list[Mistake | str]) -
                 mistakes.append(Mistake(f"arms.{arm.name}: {dimension.name}", value, law, "Write {choices: [...]}."))
 
 
-def _check_objectives(objectives: list[str], mistakes: list[Mistake | str]) -> None:
+def _check_objectives(objectives: list[str], kind: str, mistakes: list[Mistake | str]) -> None:
     if not objectives:
         mistakes.append(Mistake("objectives", {}, "name at least one column", "For example  nll_iw: min"))
     for column in objectives:
@@ -359,3 +362,6 @@ def _check_objectives(objectives: list[str], mistakes: list[Mistake | str]) -> N
             near = difflib.get_close_matches(column, OBJECTIVE_COLUMNS, n=3)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
             mistakes.append(Mistake(f"objectives.{column}", column, "be a numeric column of the table", hint))
+        elif column in columns_lacking(kind):
+            law = f"be a column that {kind} data have"
+            mistakes.append(Mistake(f"objectives.{column}", column, law, "For example nll_iw."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def find_targets(
     if model is not None and len(rows) > 1:
         raise ConfigError([Mistake("--model", str(model), "be the weights of one run", "Name one RUN_ID.")])
     mistakes: list[Mistake | str] = []
+    unreadable: list[Mistake] = []
     found = []
     for folder, row in rows:
         weights = _weights(model) if model is not None else FolderFile(folder, model_name(row["run_id"]))
@@ -67,10 +69,19 @@ def find_targets(
             mistakes.append(Mistake("RUN_ID", row["run_id"], "be a run whose model is kept", HOW_TO_KEEP))
         else:
             place = str(model or f"{folder.results}/{folder.sweep}/{model_name(row['run_id'])}")
-            config = parse_trial(json.loads(row["config"]), f"the stored configuration of {row['run_id']}")
-            found.append(Target(config, weights, place, folder, row))
-    if mistakes:
-        raise ConfigError(mistakes)
+            try:
+                found.append(Target(parse_trial(json.loads(row["config"])), weights, place, folder, row))
+            except ConfigError as error:
+                law = f"be a run of this version of lagvae, and in its configuration {error.mistakes[0]}"
+                unreadable.append(
+                    Mistake("RUN_ID", row["run_id"], law.rstrip("."), "Name others, or use that version.")
+                )
+    if found and not run_ids:
+        for mistake in unreadable:
+            warnings.warn(f"passed over: {mistake}", stacklevel=2)
+        unreadable = []
+    if mistakes or unreadable:
+        raise ConfigError([*mistakes, *unreadable])
     return found
 
 

@@ -324,6 +324,23 @@ class TestArms:
         assert {m.key for m in refusal(yaml.safe_dump(values)).mistakes} == {"arms"}
 
 
+class TestObjectivesOfData:
+    @pytest.mark.parametrize(
+        ("column", "kinds"),
+        [("ppl", ["images"]), ("bits_per_dim", ["synthetic", "text"]), ("accuracy", ["synthetic", "text", "images"])],
+    )
+    def test_what_a_kind_of_data_does_not_have_is_no_objective_of_it(self, column, kinds):
+        """No run would ever have a value, and no front a member."""
+        for kind in kinds:
+            found = [
+                m for m in mistakes(objectives={column: "max"}, trial={"data": {"kind": kind}}) if "objectives" in m.key
+            ]
+            assert [(m.key, m.law) for m in found] == [(f"objectives.{column}", f"be a column that {kind} data have")]
+
+    def test_what_it_has_is_one(self):
+        assert spec_of(objectives={"ppl": "min", "au": "max"}).objectives == {"ppl": "min", "au": "max"}
+
+
 class TestYaml:
     def test_numbers_as_people_write_them(self):
         item = "{kind: beta_vae, beta: {low: 1e-3, high: 1E0}}"

@@ -213,6 +213,18 @@ class TestModels:
         refused(call("evaluate", "--model", place, "--what", "tsne", "--retrain"), "--retrain must be left out")
         assert not list(Path("results/tiny").glob("evaluations/*"))
 
+    def test_a_run_of_another_version_stops_no_other(self, call, folder):
+        rows = [row for row in folder.runs() if row["status"] == "finished"]
+        config = json.loads(rows[0]["config"])
+        folder.write_run(rows[0] | {"config": json.dumps(config | {"training": {**config["training"], "gone": 1}})})
+        with pytest.warns(
+            UserWarning, match=rf"passed over: RUN_ID must be a run of this version.*{rows[0]['run_id']}"
+        ):
+            code, out, _ = call("evaluate", "--sweep", "tiny", "--what", QUICK.partition(",tsne")[0], "--json")
+        assert code == 0
+        assert len(json.loads(out)) == len(rows) - 1
+        refused(call("evaluate", rows[0]["run_id"], "--what", "probe"), "be a run of this version of lagvae", "gone")
+
     def test_the_model_of_another_run(self, call, folder):
         one, other = (row["run_id"] for row in folder.runs()[:2])
         model = f"results/tiny/{model_name(other)}"
