@@ -25,6 +25,9 @@ from pathlib import Path
 MODULES = ("torch", "pandas", "pyarrow.parquet", "ray.tune", "lagvae_core.trainable", "sweeps.driver", "sweeps.worker")
 ORDER_BYTES = 1 << 20
 
+MCL_CURRENT, MCL_ONFAULT = 1, 4
+"""What is there, as soon as it is touched."""
+
 QUIET = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ray_events_report_interval_ms": "3600000",
@@ -54,7 +57,8 @@ def forked_workers(folder: Path) -> Iterator[Path]:
     path, script = str(folder / "forking"), folder / "worker.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent), path=path))
     # Not of Ray's making: what a worker leaves behind, Ray ends with it.
-    with subprocess.Popen([sys.executable, __file__, path]) as forking:
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # a heap for each of its twenty threads is 10 MB a worker
+    with subprocess.Popen([sys.executable, __file__, path], env=environment) as forking:
         try:
             yield script
         finally:
@@ -107,10 +111,12 @@ def _import() -> None:
 
     for name in (*MODULES, "ray._private.workers.default_worker"):
         importlib.import_module(name)
+    # A trial that has nothing to tell looks five times a second whether it has.
+    importlib.import_module("ray.train._internal.session")._RESULT_FETCH_TIMEOUT = 30.0
     gc.collect()
     gc.freeze()  # a collection would write into every object, and so copy it
     # Where memory is short, the kernel must not look for what is shared among a thousand, which takes it forever.
-    ctypes.CDLL(None).mlockall(1)
+    ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT)
 
 
 def _become(order: dict[str, object], files: list[int]) -> None:
