@@ -174,7 +174,7 @@ class Cluster:
 
 
 async def _tail(url: str, token: Token) -> AsyncGenerator[str, None]:
-    """What a websocket tells. Ray's own client would follow a redirection, and wait forever for one that died."""
+    """What a websocket tells; Ray's own client would follow a redirection. It is not pinged, as it answers no ping."""
     import aiohttp
 
     async def refuse(session: object, context: object, answer: aiohttp.TraceRequestRedirectParams) -> None:
@@ -184,7 +184,7 @@ async def _tail(url: str, token: Token) -> AsyncGenerator[str, None]:
     tracing.on_request_redirect.append(refuse)
     async with (
         aiohttp.ClientSession(headers=token.headers, trace_configs=[tracing]) as session,
-        session.ws_connect(url, heartbeat=SECONDS) as socket,
+        session.ws_connect(url) as socket,
     ):
         async for message in socket:
             if message.type == aiohttp.WSMsgType.TEXT:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from cluster import access
+from cluster import access, jobs
 from cluster.access import AccessDenied, Endpoint, Token, find_token, probe
 from cluster.jobs import Cluster, JobError
 
@@ -243,6 +247,35 @@ class TestProbe:
             thread.join()
 
 
+@contextmanager
+def websocket(tail: Callable[[web.Request], Awaitable[web.WebSocketResponse]]) -> Iterator[str]:
+    """The URL of a dashboard that tells of any job's log what `tail` does."""
+    started, ended, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
+    port: list[int] = []
+
+    async def serve() -> None:
+        application = web.Application()
+        application.router.add_get("/api/jobs/{job}/logs/tail", tail)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port.append(runner.addresses[0][1])
+        started.set()
+        await ended.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait(60)
+    try:
+        yield f"http://127.0.0.1:{port[0]}"
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
 class TestClient:
     """Ray's client of jobs, which by itself follows redirections and asks proxies and ~/.netrc."""
 
@@ -276,6 +309,23 @@ class TestClient:
         with pytest.raises(AccessDenied, match="TooManyRedirects"):
             list(cluster.follow("x"))
         assert thief.heard == []
+
+    def test_a_log_in_which_nothing_happens_is_followed_on(self, monkeypatch):
+        """Ray's dashboard answers no ping while it has nothing to tell."""
+        monkeypatch.setattr(jobs, "SECONDS", 0.1)
+
+        async def tail(request: web.Request) -> web.WebSocketResponse:
+            socket = web.WebSocketResponse(autoping=False)
+            await socket.prepare(request)
+            await socket.send_str("epoch 1\n")
+            await asyncio.sleep(1.0)
+            await socket.send_str("epoch 2\n")
+            await socket.close()
+            return socket
+
+        with websocket(tail) as url:
+            cluster = Cluster(Endpoint.of(url), Token("the token file", SECRET), None)
+            assert "".join(cluster.follow("x")) == "epoch 1\nepoch 2\n"
 
     def test_an_answer_that_repeats_the_token_is_not_told_as_it_is(self, client):
         cluster, stub = client
