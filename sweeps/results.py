@@ -254,17 +254,16 @@ class ResultsFolder:
             # What cannot be read now is no damage: whoever takes a row for missing repeats its run.
             if (content := self.read(name)) is None:
                 continue
+            path = f"{self.root}/{self.sweep}/{name}"
             try:
                 # One small file after another, where setting threads to work takes as long as the reading.
                 table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
-                path = f"{self.root}/{self.sweep}/{name}"
                 warnings.warn(f"{path} is not readable as Parquet and is passed over ({error}).", stacklevel=2)
                 continue
             empty = dict.fromkeys(schema.names)
             found = [empty | {k: _finite(v) for k, v in row.items() if k in empty} for row in table.to_pylist()]
             if any(row[key] is None for row in found for key in KEYS if key in empty):
-                path = f"{self.root}/{self.sweep}/{name}"
                 warnings.warn(f"{path} is no table of lagvae and is passed over.", stacklevel=2)
                 continue
             rows += found

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from sweeps.markdown import table as markdown_table
 from sweeps.papers import Metric, find_paper
 from sweeps.papers.comparison import Comparison, Line, Section, compare
 from sweeps.results import ResultsFolder
-from sweeps.terminal import console_of_stdout, shown_parameters
+from sweeps.terminal import console_of_stdout, print_table, shown_parameters
 
 __all__ = ["print_comparison"]
 
@@ -176,7 +175,7 @@ def _print_table(console: Console, headings: Sequence[str], lines: Cells) -> Non
         table.add_column(heading, justify="left" if heading in texts else "right", overflow="fold")
     for line in lines:
         table.add_row(*line)
-    if not console.is_terminal:
-        unbounded = console.options.update(max_width=10_000)
-        console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        print_table(console, table)
