@@ -221,29 +221,34 @@ def write_curve(self, *arguments):
         os.killpg(0, signal.SIGKILL)
 ResultsFolder.write_curve = write_curve
 """
-KILL_BEFORE_A_ROW_IS_RENAMED = """
-import os, signal
-replace, calls = os.replace, []
-def die(source, target, **options):
-    calls.extend([1] if "/tiny/runs/" in str(target) else [])  # and not those of Tune, which writes when it likes
-    if len(calls) == 6:
-        os.killpg(0, signal.SIGKILL)
-    replace(source, target, **options)
-os.replace = die
-"""
-CTRL_C_AFTER_TWO_ENDS = """
+COUNT_ENDS = """
 import os, signal
 from sweeps.book import Book
 finish, progressed, ends = Book._finish, Book.progressed, []
 def finish_and_count(self, *arguments):
     finish(self, *arguments)
     ends.append(1)
+Book._finish = finish_and_count
+"""
+KILL_BEFORE_A_ROW_IS_RENAMED = f"""{COUNT_ENDS}
+replace, reports = os.replace, []
+def progressed_at_risk(self, *arguments):
+    reports.append(1)
+    progressed(self, *arguments)
+    reports.clear()
+def die(source, target, **options):
+    if ends and reports and "/tiny/runs/" in str(target):  # a run ended, and another's row says `running`
+        os.killpg(0, signal.SIGKILL)
+    replace(source, target, **options)
+Book.progressed, os.replace = progressed_at_risk, die
+"""
+CTRL_C_AFTER_TWO_ENDS = f"""{COUNT_ENDS}
 def progressed_and_interrupted(self, *arguments):
     progressed(self, *arguments)
     if len(ends) >= 2:
         ends.clear()
         os.killpg(0, signal.SIGINT)
-Book._finish, Book.progressed = finish_and_count, progressed_and_interrupted
+Book.progressed = progressed_and_interrupted
 """
 KILL_THE_WORKER_OF_THE_FIRST_REPORT = """
 import os, signal
