@@ -14,7 +14,8 @@ from sweeps.results import ResultsFolder
 from sweeps.schema import ENDED, RUNS_SCHEMA
 from sweeps.space import tunable_columns
 from sweeps.spec import SweepSpec
-from sweeps.worker import TRACEBACK_CHARACTERS, checkpoint_name
+from sweeps.store import checkpoint_name
+from sweeps.worker import TRACEBACK_CHARACTERS
 
 if TYPE_CHECKING:
     from sweeps.search import Dealer

@@ -23,8 +23,9 @@ from sweeps.display import Display
 from sweeps.placement import Node, capacity, nodes_of, this_machine
 from sweeps.plan import Plan
 from sweeps.provenance import provenance
-from sweeps.results import PATIENCE_SECONDS, ResultsFolder
+from sweeps.results import ResultsFolder
 from sweeps.spec import SweepSpec
+from sweeps.store import PATIENCE_SECONDS
 from sweeps.worker import train_run
 
 __all__ = ["Outcome", "load_data", "make_plan", "run_sweep"]

@@ -27,8 +27,9 @@ from cluster.preflight import MARK, Question, request_text
 from lagvae_core.errors import ConfigError, Mistake
 from sweeps.placement import Node, capacity
 from sweeps.provenance import provenance
-from sweeps.results import ResultsFolder, check_uri
+from sweeps.results import ResultsFolder
 from sweeps.spec import NAME, SweepSpec, parse_yaml
+from sweeps.store import check_uri
 
 __all__ = [
     "PACKAGES",

@@ -8,16 +8,12 @@ import socket
 import traceback
 from typing import Any
 
-__all__ = ["TRACEBACK_CHARACTERS", "checkpoint_name", "describe_failure", "load_data", "train_run"]
+__all__ = ["TRACEBACK_CHARACTERS", "describe_failure", "load_data", "train_run"]
 
 TRACEBACK_CHARACTERS = 4000
 
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """What PyTorch says beside its own class: its CPU allocator; CUDA and its libraries before its allocator is asked."""
-
-
-def checkpoint_name(run_id: str) -> str:
-    return f"checkpoints/{run_id}.pt"
 
 
 @functools.lru_cache(maxsize=2)
@@ -56,10 +52,10 @@ def train_run(setting: dict[str, Any]) -> None:
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, Mistake, StoreError
     from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
-    from sweeps.results import PATIENCE_SECONDS, FolderFile, ResultsFolder, model_name
+    from sweeps.store import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
     run = setting["run"]
-    folder = ResultsFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
+    folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     use_threads(run["threads"])
     keep_freed_memory()
     where = {"host": socket.gethostname(), "device": "cpu"}

@@ -14,7 +14,8 @@ from lagvae_core.checkpoint import CheckpointStore, FileCheckpoint
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.errors import CheckpointError, ConfigError, Mistake
 from lagvae_core.trained import configuration_of
-from sweeps.results import FolderFile, ResultsFolder, model_name, stored_sweeps
+from sweeps.results import ResultsFolder, stored_sweeps
+from sweeps.store import FolderFile, model_name
 
 __all__ = ["RUN_ID", "Target", "find_targets"]
 

@@ -22,8 +22,9 @@ from worlds import sweep
 from lagvae_core.evaluation import evaluate
 from lagvae_core.trained import configuration_of, restore
 from sweeps import cli
-from sweeps.results import ResultsFolder, model_name
+from sweeps.results import ResultsFolder
 from sweeps.schema import CURVES_SCHEMA, ENDED, RUNS_SCHEMA
+from sweeps.store import model_name
 
 PARTS = ("runs", "curves")
 WHEN_AND_WHERE = {

@@ -2,13 +2,7 @@ from __future__ import annotations
 
 import datetime
 import errno
-import json
 import os
-import subprocess
-import sys
-import threading
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from worlds import FINGERPRINT, spec_of
 
-from lagvae_core.errors import ConfigError, StoreError
-from lagvae_core.settings import tunables
-from lagvae_core.strategies import CATALOGUE
-from sweeps import lease, results
+from lagvae_core.errors import StoreError
 from sweeps.plan import Plan
-from sweeps.provenance import history_of, now
 from sweeps.results import ResultsFolder, stored_sweeps
-from sweeps.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, SCHEMA_VERSION, metric_columns
+from sweeps.schema import CURVES_SCHEMA, RUNS_SCHEMA, SCHEMA_VERSION
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
 
@@ -49,38 +39,12 @@ def path_of(folder: ResultsFolder, name: str) -> Path:
     return folder.local_path / name
 
 
-class TestSchema:
-    def test_every_column_once_and_typed(self):
-        for schema in (RUNS_SCHEMA, CURVES_SCHEMA):
-            assert len(set(schema.names)) == len(schema.names)
-            assert not any(pa.types.is_null(field.type) for field in schema)
-
-    def test_every_metric_and_every_tunable_has_its_column(self):
-        names = set(RUNS_SCHEMA.names)
-        assert {column.name for column in metric_columns()} <= names
-        assert {f"{kind}.{field}" for kind, s in CATALOGUE.items() for field, _, _ in tunables(s)} <= names
-        assert {column.name for s in CATALOGUE.values() for column in s.columns} <= names
-
-    def test_counts_are_whole_and_measures_are_not(self):
-        types = {field.name: field.type for field in RUNS_SCHEMA}
-        assert {types[name] for name in ("seed", "attempt", "au", "iw_k", "n", "encoder_steps")} == {pa.int64()}
-        assert {types[name] for name in ("nll_iw", "kl", "mi", "seconds", "beta_vae.beta")} == {pa.float64()}
-        assert types["mean_variance"] == pa.list_(pa.float64())
-        assert types["started_at"] == pa.timestamp("us", tz="UTC")
-
-    def test_only_numbers_are_objectives(self):
-        types = {field.name: field.type for field in RUNS_SCHEMA}
-        assert {types[name] for name in OBJECTIVE_COLUMNS} == {pa.float64(), pa.int64()}
-        assert {"nll_iw", "au", "seconds"} <= set(OBJECTIVE_COLUMNS)
-        assert not {"seed", "configuration", "attempt"} & set(OBJECTIVE_COLUMNS)
-
+class TestRoundTrip:
     def test_the_version_is_in_the_file(self, folder):
         folder.write_run(row())
         metadata = pq.read_schema(path_of(folder, "runs/a-0.parquet")).metadata
         assert metadata[b"lagvae_schema"] == SCHEMA_VERSION.encode()
 
-
-class TestRoundTrip:
     def test_a_row_of_nulls_keeps_every_type(self, folder):
         folder.write_run(row())
         assert pq.read_schema(path_of(folder, "runs/a-0.parquet")).equals(RUNS_SCHEMA)
@@ -217,6 +181,17 @@ class TestDamage:
             path_of(folder, f"runs/{name}").write_bytes(b"rubbish")
         assert [r["run_id"] for r in folder.runs()] == ["a-0"]
 
+    def test_a_row_that_cannot_be_read_is_not_taken_for_missing(self, folder, monkeypatch):
+        """Who does repeats its run, and writes over it."""
+        folder.write_run(row())
+
+        def away(self, name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(ResultsFolder, "_read", away)
+        with pytest.raises(StoreError, match=r"runs/\S+ cannot be read \(Input/output error\)"):
+            folder.runs()
+
     def test_a_death_between_write_and_rename_leaves_the_old_row(self, folder, monkeypatch):
         folder.write_run(row(status="running"))
         before = path_of(folder, "runs/a-0.parquet").read_bytes()
@@ -230,185 +205,3 @@ class TestDamage:
                 folder.write_run(row(nll_iw=1.0))
         assert path_of(folder, "runs/a-0.parquet").read_bytes() == before
         assert [r["status"] for r in folder.runs()] == ["running"]
-
-
-class TestPlaces:
-    def test_a_file_uri_is_the_plain_path(self, tmp_path):
-        root = tmp_path / "re sults"
-        plain, uri = ResultsFolder(str(root), "s"), ResultsFolder(root.as_uri(), "s")
-        uri.prepare()
-        uri.write_run(row(nll_iw=2.0))
-        uri.write("spec.yaml", b"name: s")
-        assert plain.runs() == uri.runs() == [row(nll_iw=2.0)]
-        assert plain.read("spec.yaml") == uri.read("spec.yaml") == b"name: s"
-        assert plain.local_path == uri.local_path
-        assert uri.exists()
-        uri.remove("spec.yaml")
-        uri.remove("spec.yaml")
-        assert plain.read("spec.yaml") is None
-
-    def test_what_is_not_there(self, tmp_path):
-        folder = ResultsFolder(str(tmp_path / "none"), "s")
-        assert not folder.exists()
-        assert folder.runs() == folder.curves() == []
-        assert folder.read("spec.yaml") is None
-        assert list(tmp_path.iterdir()) == []
-
-    def test_the_root_for_workers_is_absolute(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        assert ResultsFolder("results", "s").root == str(tmp_path / "results")
-        assert ResultsFolder("file:///x", "s").root == "file:///x"
-
-    def test_below_a_regular_file_nothing_can_be_written(self, tmp_path):
-        (tmp_path / "file").write_text("")
-        folder = ResultsFolder(str(tmp_path / "file" / "results"), "s")
-        assert not folder.exists()
-        with pytest.raises(ConfigError, match="--results must be a folder that can be written to"):
-            folder.prepare()
-
-    @pytest.mark.parametrize("uri", ["nowhere://bucket/x", "://", "file://relative"])
-    def test_a_uri_that_nothing_reads(self, uri):
-        with pytest.raises(ConfigError, match="--results must be a usable URI"):
-            ResultsFolder(uri, "s").exists()
-
-
-class TestPatience:
-    """A store that fails for a while: a network that is cut, a disk that is full."""
-
-    @pytest.fixture
-    def broken(self, folder):
-        """The folder of rows is a file; what mends it."""
-        folder.write_run(row())
-        runs = Path(folder.results) / "s" / "runs"
-        aside = runs.rename(runs.with_name("aside"))
-        runs.write_text("")
-
-        def mend():
-            runs.unlink()
-            aside.rename(runs)
-
-        return mend
-
-    def test_at_first_what_fails_is_told_in_a_sentence(self, folder, broken):
-        with pytest.raises(StoreError) as caught:
-            folder.write_run(row())
-        assert str(caught.value) == (
-            f"The results in {folder.results} must be at hand, but runs/a-0.parquet cannot be written (File exists). "
-            "Look after room, rights and the way to them; a sweep that is run again goes on where it stood."
-        )
-
-    def test_a_running_sweep_waits_until_it_is_mended(self, folder, broken):
-        threading.Timer(0.7, broken).start()
-        replace(folder, patience=60).write_run(row("a-1", seed=1))
-        assert len(folder.runs()) == 2
-
-    def test_but_not_for_ever(self, folder, broken):
-        begin = time.monotonic()
-        with pytest.raises(StoreError):
-            replace(folder, patience=1.2).write_run(row())
-        assert 0.4 < time.monotonic() - begin < 10
-
-    def test_a_row_that_cannot_be_read_is_not_taken_for_missing(self, folder, monkeypatch):
-        """Who does repeats its run, and writes over it."""
-        folder.write_run(row())
-
-        def away(self, name):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-        monkeypatch.setattr(ResultsFolder, "_read", away)
-        with pytest.raises(StoreError, match=r"runs/\S+ cannot be read \(Input/output error\)"):
-            folder.runs()
-
-
-class TestLock:
-    HOLD = (
-        "import sys\n"
-        "from sweeps.results import ResultsFolder\n"
-        "with ResultsFolder(sys.argv[1], 's').locked():\n"
-        "    print('held', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-
-    def test_a_second_process_is_refused_until_the_first_ends(self, folder):
-        holder = subprocess.Popen(
-            [sys.executable, "-c", self.HOLD, folder.results], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(ConfigError, match="one process at a time"), folder.locked():
-                pass
-            holder.kill()
-            holder.wait()
-            with folder.locked():
-                pass
-        finally:
-            holder.kill()
-            holder.communicate()
-
-    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-    def test_where_the_file_system_has_no_locks_a_lease_stands_for_one(self, folder, monkeypatch, number):
-        def without_locks(file: object, operation: int) -> None:
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(results.fcntl, "flock", without_locks)
-        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
-        with folder.locked():
-            assert folder.read(lease.LEASE) is not None
-            with pytest.raises(ConfigError, match=r"driven by one process at a time, and another one on .* is running"):
-                folder.locked().__enter__()
-        assert folder.read(lease.LEASE) is None
-
-    @pytest.fixture
-    def on_sshfs(self, monkeypatch):
-        monkeypatch.setattr(results, "on_own_disk", lambda folder: False)
-        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
-
-    def test_where_a_lock_holds_on_one_machine_alone_a_lease_stands_beside_it(self, folder, on_sshfs, monkeypatch):
-        with folder.locked():
-            with pytest.raises(ConfigError, match="another one is running it"):
-                folder.locked().__enter__()
-            # A driver of another machine does not see the lock.
-            monkeypatch.setattr(results.fcntl, "flock", lambda file, operation: None)
-            monkeypatch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
-            with pytest.raises(ConfigError, match=r"another one on .* is running it"):
-                folder.locked().__enter__()
-        assert folder.read(lease.LEASE) is None
-
-    def test_after_a_crash_the_same_machine_goes_on_at_once(self, folder, on_sshfs, monkeypatch):
-        monkeypatch.setattr(lease, "PACE", lease.Pace(60, 3600, 0))
-        left = {"owner": "killed", "host": "here", "machine": lease.this_machine(), "renewals": 3}
-        folder.write(lease.LEASE, json.dumps(left).encode())
-        with folder.locked():
-            pass
-
-    def test_who_was_away_too_long_must_write_nothing_more(self, folder, on_sshfs):
-        with folder.locked() as guard:
-            guard()
-            folder.write(lease.LEASE, json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode())
-            time.sleep(0.5)  # ten renewals
-            with pytest.raises(ConfigError, match="and one on elsewhere has taken it over"):
-                guard()
-
-    def test_released_at_the_end_of_the_block(self, folder):
-        for _ in range(2):
-            with folder.locked():
-                pass
-
-
-def test_states_that_end_a_run():
-    assert set(ENDED) == {"finished", "stopped_early", "diverged", "out_of_memory", "failed"}
-
-
-def test_history_grows_by_one_attempt():
-    first = row(attempt=1, status="interrupted", stop_reason="the sweep was interrupted.", ended_at=MOMENT)
-    second = row(attempt=2, status="failed", error_class="OSError", history=history_of(first))
-    told = json.loads(history_of(second))
-    assert [(t["attempt"], t["status"], t["ended_at"]) for t in told] == [
-        (1, "interrupted", "2024-02-29T12:30:15.000250+00:00"),
-        (2, "failed", None),
-    ]
-
-
-def test_now_is_in_utc():
-    assert now().utcoffset() == datetime.timedelta(0)

@@ -19,9 +19,10 @@ from lagvae_core.trained import restore
 from sweeps import cli
 from sweeps.evaluation.evaluations import EVALUATION_COLUMNS, evaluation_schema, write_evaluation
 from sweeps.evaluation.study_items import parse_studies
-from sweeps.results import ResultsFolder, model_name
+from sweeps.results import ResultsFolder
 from sweeps.schema import OBJECTIVE_COLUMNS, RUNS_SCHEMA
 from sweeps.spec import parse_spec
+from sweeps.store import model_name
 
 QUICK = "probe:labels=[20,64],draws=2,inverse_penalties=[1],tsne:perplexity=5"
 WITHOUT_SEARCH = "import sys\nsys.modules['ray'] = sys.modules['optuna'] = None\n"
