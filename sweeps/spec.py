@@ -287,11 +287,12 @@ def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mist
             remedy = "Strategies stand in arms." if key == "strategies" else "Seeds stand in search.seeds."
             mistakes.append(Mistake(f"trial.{key}", trial[key], "be left out", remedy))
     plain = {key: value for key, value in trial.items() if key not in ("strategies", "seed")}
+    of_all: set[str] = set()
     try:
         parse_trial(plain)
     except ConfigError as error:
+        of_all = {str(m) for m in error.mistakes}
         mistakes += [_renamed(m, lambda key: f"trial.{key}") for m in error.mistakes]
-        return
     same: dict[tuple[str, ...], str] = {}
     for arm in arms:
         found: dict[str, Mistake | str] = {}
@@ -301,7 +302,8 @@ def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mist
                 config = parse_trial({**plain, "strategies": arm.strategies(point)})
             except ConfigError as error:
                 for mistake in error.mistakes:
-                    found.setdefault(str(mistake), _of_arm(mistake, arm, point))
+                    if str(mistake) not in of_all:
+                        found.setdefault(str(mistake), _of_arm(mistake, arm, point))
                 continue
             # A run is known by its configuration, and a number by its value, however both are written.
             other = identities.setdefault(config.config_id(""), point)

@@ -44,8 +44,7 @@ class Request:
 def run_trial(asked: Request) -> int:
     """The exit code: 0 finished, 1 diverged."""
     stored = find_run(asked.results, asked.from_run) if asked.from_run is not None else None
-    wanted = configuration(asked.config, asked.arm, asked.sets, stored)
-    check_options(asked)
+    wanted = check(asked, stored)
     dataset = wanted.data.load()
     if stored is not None and not asked.sets and asked.arm is None:
         check_same_data(stored, dataset.fingerprint)
@@ -62,6 +61,20 @@ def run_trial(asked: Request) -> int:
         for file in means.draw(f"{stack}, seed {wanted.seed}"):
             print(f"drawn: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
+
+
+def check(asked: Request, stored: Mapping[str, Any] | None) -> TrialConfig:
+    """The configuration that is asked for; UserError with every mistake in it and in the options."""
+    mistakes = option_mistakes(asked)
+    try:
+        wanted = configuration(asked.config, asked.arm, asked.sets, stored)
+    except UserError as error:
+        raise ConfigError([*error.mistakes, *mistakes], error.source) from None
+    # Only where all is well is anything tried that leaves a folder behind.
+    mistakes = mistakes or folder_mistakes(asked)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return wanted
 
 
 def train_watched(
@@ -129,35 +142,39 @@ def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder 
     return MeansFolder(parse_watch(watch), out, run_id)
 
 
-def check_options(asked: Request) -> None:
-    """ConfigError for files that cannot be written, and more threads than there are cores."""
-    mistakes: list[Mistake | str] = []
+def files_of(asked: Request) -> dict[str, Path]:
+    """The files that are to be written, by their options."""
     files = {"--checkpoint": asked.checkpoint, "--keep": asked.keep}
-    for option, file in files.items():
-        if file is not None:
-            mistakes += check_writable(option, file)
+    return {option: file for option, file in files.items() if file is not None}
+
+
+def option_mistakes(asked: Request) -> list[Mistake]:
+    """What is wrong with the options as such."""
+    mistakes = []
+    for option, file in files_of(asked).items():
+        if file.is_dir():
+            mistakes.append(Mistake(option, str(file), "be a file and no folder", "Choose another."))
     if asked.checkpoint is not None and asked.keep is not None and asked.checkpoint.resolve() == asked.keep.resolve():
         mistakes.append(Mistake("--keep", str(asked.keep), "be another file than --checkpoint", "Choose another."))
     cores = os.cpu_count() or 1
     if asked.threads is not None and asked.threads > cores:
         mistakes.append(Mistake("--threads", asked.threads, f"be at most the {cores} cores there are", "Lower it."))
-    if mistakes:
-        raise ConfigError(mistakes)
+    return mistakes
 
 
-def check_writable(option: str, file: Path) -> list[Mistake]:
-    """Make the folder of `file`, and write in it; the mistake, if that fails or `file` is a folder itself."""
-    if file.is_dir():
-        return [Mistake(option, str(file), "be a file and no folder", "Choose another.")]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        probe = file.with_name(f".{file.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        law = f"be in a folder that can be written to ({error.strerror})"
-        return [Mistake(option, str(file), law, "Choose another.")]
-    return []
+def folder_mistakes(asked: Request) -> list[Mistake]:
+    """What is wrong with the folders of the files that are to be written, which are made, and written in."""
+    mistakes = []
+    for option, file in files_of(asked).items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            probe = file.with_name(f".{file.name}.probe")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            law = f"be in a folder that can be written to ({error.strerror})"
+            mistakes.append(Mistake(option, str(file), law, "Choose another."))
+    return mistakes
 
 
 def configuration(

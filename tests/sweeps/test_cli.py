@@ -283,8 +283,9 @@ class TestWrongTrial:
 
     def test_all_mistakes_at_once(self, call):
         arguments = ["--set", "training.epochs=0", "--set", "model.hiden=3", "--arm", "beta_vae:beta=-1"]
-        fragments = ["3 mistakes", "training.epochs", "model.hiden", "Did you mean hidden?", "strategies[0].beta"]
-        check_refusal(call("trial", *arguments), *fragments)
+        arguments += ["--threads", "100000", "--keep", "."]
+        fragments = ["5 mistakes", "training.epochs", "model.hiden", "Did you mean hidden?", "strategies[0].beta"]
+        check_refusal(call("trial", *arguments), *fragments, "--threads must", "--keep must")
 
     def test_file_and_from(self, call, trial_file, tiny_sweep):
         stored = ["--from", tiny_sweep.folder.runs()[0]["run_id"], "--results", str(tiny_sweep.here / "results")]

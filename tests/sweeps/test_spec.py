@@ -476,6 +476,12 @@ def test_lawful_ends_of_a_mistaken_file_are_not_complained_of():
     assert [m.key for m in found] == ["trial.training.epochs"]
 
 
+def test_mistakes_of_arms_are_told_beside_those_of_the_trial():
+    wrong = [{"kind": "beta_vae", "beta": -1}]
+    found = mistakes(trial={"training": {"epochs": 0}}, arms={"a": wrong, "b": ["aggressive", *wrong]})
+    assert [m.key for m in found] == ["trial.training.epochs", "arms.a[0].beta", "arms.b[1].beta"]
+
+
 def test_warnings_name_their_arms_and_come_once():
     both = [{"kind": "aggressive", "budget": 10}, {"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}}]
     spec = spec_of(arms={"vae": [], "one": both, "two": [*both, "kl_linear_epoch"]})
