@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lagvae_core.errors import CheckpointError, StoreError, UserError
 from sweeps.cluster_cli import cluster_app
@@ -18,7 +20,24 @@ from sweeps.options import Json, Sets, Spec, Sweep
 
 __all__ = ["app", "main"]
 
+
+class Commands(TyperGroup):
+    """Commands whose reader may leave early, as `head` does: that is no error, and nobody is told of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise typer.Exit(0) from None
+        finally:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Which remedy for posterior collapse gives the best likelihood and still uses the latent space?",
     no_args_is_help=True,
     add_completion=False,
@@ -156,7 +175,8 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
     except StoreError as error:
         print(f"lagvae: {error}", file=sys.stderr)
         return 1
-    print_front(folder, None, as_json=False)
+    with contextlib.suppress(BrokenPipeError):
+        print_front(folder, None, as_json=False)
     return outcome.exit_code
 
 
@@ -335,7 +355,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # A reader such as `head` that closes early is no error of ours.
     try:
         app()
     except (UserError, CheckpointError, StoreError) as error:
@@ -344,9 +363,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("lagvae: interrupted.", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,15 @@ SILENCE = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
+class _StdoutConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled, which rich makes an exit with 1."""
+        raise
+
+
 def console_of_stdout() -> Console:
     """A console that takes no text for markup; a pipe has no width of its own."""
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    return _StdoutConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_table(console: Console, table: Table) -> None:

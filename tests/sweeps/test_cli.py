@@ -473,11 +473,21 @@ class TestStrategies:
         assert all(kind in text for kind in CATALOGUE)
 
 
-def test_a_reader_that_closes_early_is_no_error(tmp_path):
-    command = f"'{sys.executable}' -m sweeps strategies --json | head -c 1"
+@pytest.mark.parametrize("asked", ["strategies --json", "strategies mdr"])
+@pytest.mark.parametrize("reader", ["head -c 1", "true"])
+def test_a_reader_that_closes_early_is_no_error(tmp_path, asked, reader):
+    command = f"'{sys.executable}' -m sweeps {asked} | {reader}"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert ended.stdout == "["
+    assert len(ended.stdout) == (reader != "true")
     assert ended.stderr == ""
+    assert ended.returncode == 0
+
+
+def test_nor_does_it_hide_what_the_command_has_to_say(tmp_path):
+    command = f"'{sys.executable}' -m sweeps trial --set training.epochs=0 | true"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert "training.epochs must" in ended.stderr
+    assert ended.returncode == 2
 
 
 def test_a_stack_is_split_at_its_strategies_and_not_at_the_sign_of_a_number():
