@@ -11,7 +11,8 @@ LagvaeError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Mistake",
     "StoreError",
     "UserError",
+    "gathered",
 ]
 
 
@@ -70,6 +72,15 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data file that is missing, unreadable or not what its kind says."""
+
+
+@contextmanager
+def gathered(mistakes: list[Mistake | str]) -> Iterator[None]:
+    """A block whose UserError goes no further, and its mistakes into `mistakes`, so that others may be told beside."""
+    try:
+        yield
+    except UserError as error:
+        mistakes += error.mistakes
 
 
 class CheckpointError(LagvaeError, ValueError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lagvae_core.errors import ConfigError, Mistake, gathered
 from sweeps.options import Json, Sets, Spec, Sweep
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ def submit(
     from sweeps.submit import submit as submitted
 
     loaded = load_spec(spec, parse_sets(sets))
-    where, data = check_results(results), data_path(loaded)
+    mistakes: list[Mistake | str] = []
+    with gathered(mistakes):
+        where = check_results(results)
+    with gathered(mistakes):
+        data = data_path(loaded)
+    if mistakes:
+        raise ConfigError(mistakes)
     with told():
         cluster = Cluster.open(address, insecure=insecure)
         done = find_running(cluster, loaded, where)
@@ -193,8 +200,13 @@ def check(
     from cluster.jobs import Cluster
     from sweeps.submit import check_paths, check_results, preflight
 
-    where = check_results(results) if results else None
-    paths = check_paths(data or [])
+    mistakes: list[Mistake | str] = []
+    with gathered(mistakes):
+        where = check_results(results) if results else None
+    with gathered(mistakes):
+        paths = check_paths(data or [])
+    if mistakes:
+        raise ConfigError(mistakes)
     with told():
         report = preflight(Cluster.open(address, insecure=insecure), where, paths)
     if as_json:

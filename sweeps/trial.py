@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lagvae_core.config import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, Mistake, UserError
+from lagvae_core.errors import ConfigError, Mistake, UserError, gathered
 from lagvae_core.record import EpochRecord, Progress, TrialRecord
 from sweeps.items import parse_arm_text
 from sweeps.terminal import ProgressLine
@@ -193,16 +193,12 @@ def configuration(
         values = parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}")
     mistakes: list[Mistake | str] = []
     if arm is not None:
-        try:
+        with gathered(mistakes):
             values["strategies"] = parse_arm_text(arm)
-        except ConfigError as error:
-            mistakes += error.mistakes
     for key, value in sets.items():
         set_dotted(values, key, value)
-    try:
+    with gathered(mistakes):
         parsed = parse_trial(values, source)
-    except UserError as error:
-        mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes, source)
     return parsed

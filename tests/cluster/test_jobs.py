@@ -421,6 +421,15 @@ class TestInput:
         with pytest.raises(ConfigError, match=r"trial\.data\.path must be an absolute path on the cluster's nodes"):
             submit.data_path(spec_of(trial=TRIAL | {"data": {"kind": "text", "path": path}}))
 
+    def test_all_that_means_nothing_there_is_told_at_once(self, tmp_path):
+        spec = write(tmp_path / "s.yaml", trial=TRIAL | {"data": {"kind": "text", "path": "data"}})
+        for command in (["submit", spec], ["cluster", "check", "--data", "data"]):
+            ended = lagvae(*command, "--address", "http://127.0.0.1:1", "--results", "results")
+            assert ended.returncode == 2
+            assert "--results must be an absolute path or a URI" in ended.stderr
+            assert "must be an absolute path on the cluster's nodes" in ended.stderr
+            assert "2 mistakes" in ended.stderr
+
     def test_a_run_that_no_node_holds_is_refused_before_anything_is_sent(self, head, tmp_path):
         spec = write(tmp_path / "wide.yaml", name="wide", resources={"cpus": 64})
         ended = lagvae("submit", spec, "--address", head.url, "--results", str(tmp_path / "results"))
