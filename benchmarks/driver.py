@@ -203,7 +203,7 @@ def measure(runs: int, epochs: int, pause: float, fork: bool) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--pause", type=float, default=10.0)

@@ -1,6 +1,7 @@
 """What a training step, an inner step, a semi-amortised one and nll_iw cost, in ms and as a share of the peak.
 
-    python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda] [--json FILE]
+    python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda]
+        [--repetitions N] [--json FILE]
 
 Sizes: `synthetic` is He et al. 2019, Appendix B.1 (batch 16, length 11, vocabulary 1,004, embedding and hidden 50, one
 latent); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden 1,024,
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep-freed-memory", choices=["yes", "no"], default="yes")
+    parser.add_argument("--repetitions", type=int, help="timings of each, in the place of those of the size")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -204,7 +206,7 @@ def main() -> None:
         size = SIZES[label]
         acts = variants(size, device)
         times: dict[str, list[float]] = {name: [] for name in acts}
-        for repetition in range(size.repetitions + 2):
+        for repetition in range((options.repetitions or size.repetitions) + 2):
             for name, (act, _) in acts.items():
                 if name.startswith(SLOW) and repetition % 10 > 2:
                     continue

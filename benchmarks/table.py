@@ -2,8 +2,8 @@
 
     python benchmarks/table.py [--rows N ...]
 
-Each N is a folder of N runs. What is meant to hold
-elsewhere is that a row costs the same in a table of ten as of ten thousand.
+Each N is a folder of N runs. What is meant to hold elsewhere is that a row costs the same in a table of ten as of ten
+thousand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sweeps.schema import metric_columns
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10, 100, 1000])
     given = parser.parse_args()
     record = train(parse_trial(TRIAL)).to_json()
