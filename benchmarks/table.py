@@ -9,6 +9,7 @@ thousand.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,6 @@ from lagvae_core import train
 from lagvae_core.config import parse_trial
 from sweeps.provenance import now
 from sweeps.results import ResultsFolder
-from sweeps.schema import metric_columns
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10, 100, 1000])
     given = parser.parse_args()
     record = train(parse_trial(TRIAL)).to_json()
-    measured = {column.name: record.get(column.name) for column in metric_columns()}
+    measured = record["metrics"] | record["cost"] | {"config": json.dumps(record["config"]), "status": "finished"}
     print(f"{'rows':>8} {'write_ms':>9} {'read_ms':>9} {'bytes':>9}")
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as place:

@@ -66,6 +66,33 @@ class TestPlaces:
             SweepFolder(uri, "s").folders()
 
 
+class TestReadingEach:
+    def test_in_order_with_none_for_what_is_gone(self, folder, monkeypatch):
+        monkeypatch.setattr(store, "READ_AHEAD", 3)
+        names = [f"runs/{number}" for number in range(10)]
+        for name in names[:-1]:
+            folder.write(name, name.encode())
+        assert list(folder.read_each(names)) == [*((name, name.encode()) for name in names[:-1]), (names[-1], None)]
+        assert list(folder.read_each([])) == []
+
+    def test_several_at_a_time(self, folder, monkeypatch):
+        """One after the other would wait for each other for ever."""
+        together = threading.Barrier(2, timeout=60)
+
+        def read(self, name):
+            together.wait()
+            return name.encode()
+
+        monkeypatch.setattr(SweepFolder, "_read", read)
+        assert list(folder.read_each(["a", "b"])) == [("a", b"a"), ("b", b"b")]
+
+    def test_what_cannot_be_read_is_told(self, folder):
+        folder.write("runs/a", b"a")
+        (Path(folder.results) / "s" / "runs" / "b").mkdir()
+        with pytest.raises(StoreError, match="runs/b cannot be read"):
+            list(folder.read_each(["runs/a", "runs/b"]))
+
+
 class TestPatience:
     """A store that fails for a while: a network that is cut, a disk that is full."""
 
