@@ -139,7 +139,13 @@ class SweepFolder:
         with ThreadPoolExecutor(READERS) as readers:
             for start in range(0, len(names), READ_AHEAD):
                 some = names[start : start + READ_AHEAD]
-                yield from zip(some, readers.map(self.read, some), strict=True)
+                readings = [readers.submit(self._read, name) for name in some]
+                for name, reading in zip(some, readings, strict=True):
+                    try:
+                        content = reading.result()
+                    except OSError:
+                        content = self.read(name)  # patiently, and in this thread, which Ctrl-C reaches
+                    yield name, content
 
     def holds(self, name: str) -> bool:
         """Whether there is a file `name`."""

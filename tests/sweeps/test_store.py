@@ -86,6 +86,19 @@ class TestReadingEach:
         monkeypatch.setattr(SweepFolder, "_read", read)
         assert list(folder.read_each(["a", "b"])) == [("a", b"a"), ("b", b"b")]
 
+    def test_what_fails_is_tried_again_by_who_asks_so_that_ctrl_c_ends_it(self, folder, monkeypatch):
+        failed_in = []
+
+        def read(self, name):
+            if len(failed_in) < 2:
+                failed_in.append(threading.current_thread() is threading.main_thread())
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return name.encode()
+
+        monkeypatch.setattr(SweepFolder, "_read", read)
+        assert list(replace(folder, patience=60).read_each(["a"])) == [("a", b"a")]
+        assert failed_in == [False, True]
+
     def test_what_cannot_be_read_is_told(self, folder):
         folder.write("runs/a", b"a")
         (Path(folder.results) / "s" / "runs" / "b").mkdir()
