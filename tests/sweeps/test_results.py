@@ -3,6 +3,8 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from worlds import FINGERPRINT, spec_of
 
-from lagvae_core.errors import StoreError
+from lagvae_core.errors import ConfigError, StoreError
 from sweeps.plan import Plan
 from sweeps.results import ResultsFolder, stored_sweeps
 from sweeps.schema import CURVES_SCHEMA, RUNS_SCHEMA, SCHEMA_VERSION
@@ -128,6 +130,45 @@ class TestStrangers:
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError, match="cannot be listed"):
             stored_sweeps(str(tmp_path / "file"))
+
+
+class TestPlaces:
+    def test_a_file_uri_is_the_plain_path(self, tmp_path):
+        root = tmp_path / "re sults"
+        plain, uri = ResultsFolder(str(root), "s"), ResultsFolder(root.as_uri(), "s")
+        uri.prepare()
+        uri.write_run(row(nll_iw=2.0))
+        assert plain.runs() == uri.runs() == [row(nll_iw=2.0)]
+        assert uri.exists()
+
+    def test_what_is_not_there(self, tmp_path):
+        folder = ResultsFolder(str(tmp_path / "none"), "s")
+        assert not folder.exists()
+        assert folder.runs() == folder.curves() == []
+        assert list(tmp_path.iterdir()) == []
+
+    def test_below_a_regular_file_there_is_none(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        assert not ResultsFolder(str(tmp_path / "file" / "results"), "s").exists()
+
+    @pytest.mark.parametrize("uri", ["nowhere://bucket/x", "://", "file://relative"])
+    def test_a_uri_that_nothing_reads(self, uri):
+        with pytest.raises(ConfigError, match="--results must be a usable URI"):
+            ResultsFolder(uri, "s").exists()
+
+    def test_a_row_waits_for_a_store_that_is_mended(self, folder):
+        folder.write_run(row())
+        runs = path_of(folder, "runs")
+        aside = runs.rename(runs.with_name("aside"))
+        runs.write_text("")
+
+        def mend():
+            runs.unlink()
+            aside.rename(runs)
+
+        threading.Timer(0.7, mend).start()
+        replace(folder, patience=60).write_run(row("a-1", seed=1))
+        assert len(folder.runs()) == 2
 
 
 class TestOtherReaders:
