@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lagvae_core.data.batching import BOS, EOS, SPECIALS, UNK, TokenDataset, TokenSplit, Vocabulary
 from lagvae_core.data.cache import Entry
 from lagvae_core.data.files import Source
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError, Mistake, gathered
 
 __all__ = ["Rules", "dataset_of", "read_corpus"]
 
@@ -91,13 +91,10 @@ def read_corpus(sources: Mapping[str, Source], rules: Rules, known: Iterable[Mis
     readings: dict[str, _Reading] = {}
     for split, source in sources.items():
         reading = _Reading()
-        try:
+        with gathered(mistakes):
             reading.read(source, words, rules, rules.limit if split == "train" else None)
-        except DataError as error:
-            mistakes += error.mistakes
-            continue
-        mistakes += _mistakes(source, reading)
-        readings[split] = reading
+            mistakes += _mistakes(source, reading)
+            readings[split] = reading
     if not mistakes and rules.keep_labels:
         mistakes = _class_mistakes(sources, readings)
     if mistakes:

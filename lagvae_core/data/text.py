@@ -17,7 +17,7 @@ from lagvae_core.data.corpus import Rules, dataset_of, read_corpus
 from lagvae_core.data.files import SPLITS, Source, TextFile, file_of
 from lagvae_core.data.padding import padded_batches
 from lagvae_core.data.parquet import ParquetFile
-from lagvae_core.errors import ConfigError, DataError, Mistake
+from lagvae_core.errors import ConfigError, DataError, Mistake, gathered
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 
@@ -132,13 +132,10 @@ class TextData(Setting):
         sources: dict[str, Source] = {}
         mistakes: list[Mistake | str] = []
         for split in SPLITS:
-            try:
+            with gathered(mistakes):
                 path = file_of(folder, split)
-            except DataError as error:
-                mistakes += error.mistakes
-                continue
-            is_table = path.suffix == ".parquet"
-            sources[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
+                is_table = path.suffix == ".parquet"
+                sources[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
         return sources, mistakes
 
     def _rules(self, sources: Mapping[str, Source]) -> Rules:
