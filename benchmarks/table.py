@@ -1,9 +1,10 @@
 """What a row of the table costs to write and to read on this disk, flushing included.
 
-    python benchmarks/table.py [--rows N ...]
+    python benchmarks/table.py [--rows N ...] [--away MS] [--readers N]
 
 Each N is a folder of N runs. What is meant to hold elsewhere is that a row costs the same in a table of ten as of ten
-thousand.
+thousand. `--away`: each reading begins with a pause of so many milliseconds, as from a store that is far away;
+`--readers`: how many files are read at a time, by default as many as ever.
 """
 
 from __future__ import annotations
@@ -18,14 +19,30 @@ from driver import TRIAL
 
 from lagvae_core import train
 from lagvae_core.config import parse_trial
+from sweeps import store
 from sweeps.provenance import now
 from sweeps.results import ResultsFolder
+
+
+def delay(seconds: float) -> None:
+    read = store.SweepFolder._read
+
+    def read_late(self: store.SweepFolder, name: str) -> bytes | None:
+        time.sleep(seconds)
+        return read(self, name)
+
+    store.SweepFolder._read = read_late  # type: ignore[method-assign]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--away", type=float, default=0.0)
+    parser.add_argument("--readers", type=int, default=store.READERS)
     given = parser.parse_args()
+    store.READERS = given.readers
+    if given.away:
+        delay(given.away / 1000)
     record = train(parse_trial(TRIAL)).to_json()
     measured = record["metrics"] | record["cost"] | {"config": json.dumps(record["config"]), "status": "finished"}
     print(f"{'rows':>8} {'write_ms':>9} {'read_ms':>9} {'bytes':>9}")

@@ -17,7 +17,7 @@ SMALLEST = {
     "memory": ["text", "--sentences", "500"],
     "remedies": ["--rounds", "2"],
     "steps": ["--size", "synthetic", "--repetitions", "1"],
-    "table": ["--rows", "2"],
+    "table": ["--rows", "2", "--away", "1"],
 }
 
 HELPERS = {"forked_workers"}
