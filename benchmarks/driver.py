@@ -39,13 +39,13 @@ from forked_workers import forked_workers
 
 from cluster import connection
 from lagvae_core import train
-from lagvae_core.config import parse_trial
-from sweeps import driver
-from sweeps.book import Book
-from sweeps.display import Display
-from sweeps.placement import Node
-from sweeps.results import ResultsFolder
-from sweeps.spec import parse_spec
+from lagvae_core.config.trial import parse_trial
+from sweeps.cli.live_display import Display
+from sweeps.execution import driver
+from sweeps.execution.recorder import Book
+from sweeps.execution.resources import Node
+from sweeps.spec.sweep import parse_spec
+from sweeps.storage.table import ResultsFolder
 
 TRIAL: dict[str, Any] = {
     "data": {"kind": "synthetic", "examples": 64, "heldout": 32, "vocabulary": 20, "length": 5, "hidden": 8},

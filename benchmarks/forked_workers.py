@@ -22,7 +22,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MODULES = ("torch", "pandas", "pyarrow.parquet", "ray.tune", "lagvae_core.trainable", "sweeps.driver", "sweeps.worker")
+MODULES = (
+    "torch",
+    "pandas",
+    "pyarrow.parquet",
+    "ray.tune",
+    "lagvae_core.training.trial",
+    "sweeps.execution.driver",
+    "sweeps.execution.worker",
+)
 ORDER_BYTES = 1 << 20
 
 MCL_CURRENT, MCL_ONFAULT = 1, 4

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 
 from lagvae_core.data import BOS, EOS, TextData, TextDomain, TokenBatch
-from lagvae_core.evaluation import examples_at_a_time, sequences_at_a_time
+from lagvae_core.evaluation.evaluate import examples_at_a_time, sequences_at_a_time
 from lagvae_core.metrics.information import mutual_information, mutual_information_within
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
-from lagvae_core.slots import Parts
+from lagvae_core.strategies.slots import Parts
 
 LATENT, VOCABULARY, PREDICTED = 32, 20_001, 80
 

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from steps import timed
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import SPECIALS, TokenDataset, TokenSplit, Vocabulary
-from lagvae_core.data.batching import BOS, EOS
+from lagvae_core.data.text.tokens import BOS, EOS
 from lagvae_core.errors import ConfigError
 from lagvae_core.runtime import keep_freed_memory
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.trainable import Trial
-from sweeps.items import parse_arm_text
+from lagvae_core.training.trial import Trial
+from sweeps.spec.arm_syntax import parse_arm_text
 
 PLAIN, CONTROL = "vae", "vae again"
 

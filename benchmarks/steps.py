@@ -27,16 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lagvae_core.data import TokenBatch
-from lagvae_core.learner import Learner
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.lstm import LstmDecoder, LstmEncoder, LstmModel
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
-from lagvae_core.recipe import TrainingConfig
 from lagvae_core.runtime import keep_freed_memory, peak_memory_bytes
-from lagvae_core.slots import Parts
+from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.sa_vae import SaVae
+from lagvae_core.strategies.slots import Parts
+from lagvae_core.training.learner import Learner
 
 
 @dataclass(frozen=True)

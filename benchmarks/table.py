@@ -18,10 +18,10 @@ from pathlib import Path
 from driver import TRIAL
 
 from lagvae_core import train
-from lagvae_core.config import parse_trial
-from sweeps import store
-from sweeps.provenance import now
-from sweeps.results import ResultsFolder
+from lagvae_core.config.trial import parse_trial
+from sweeps.storage import folder as store
+from sweeps.storage.provenance import now
+from sweeps.storage.table import ResultsFolder
 
 
 def delay(seconds: float) -> None:

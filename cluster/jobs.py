@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.access import AccessDenied, Endpoint, Token, denied, find_token, probe
-from cluster.parcel import Parcel
+from cluster.job_package import Parcel
 
 __all__ = ["ACTIVE", "Cluster", "Job", "JobError"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from cluster.launch.docker import DockerImage, dockerfile
 from cluster.launch.kuberay import KubeRayLaunch, kuberay_manifests
-from cluster.launch.laws import Launch
 from cluster.launch.ray_up import AwsLaunch, SshLaunch, ray_up_config
 from cluster.launch.slurm import SlurmLaunch, slurm_script
+from cluster.launch.validators import Launch
 
 __all__ = ["TARGETS", "Target", "render"]
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lagvae_core import TrialConfig, TrialRecord, train
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import DataConfig, Dataset
 from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import LstmDecoder
-from lagvae_core.record import Progress
-from lagvae_core.trainable import Trial
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
+from lagvae_core.training.record import Progress
+from lagvae_core.training.trial import Trial
 
 TINY_DATA = {
     "kind": "synthetic",

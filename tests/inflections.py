@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from lagvae_core import TrialConfig, TrialRecord, train
-from lagvae_core.config import parse_trial
-from lagvae_core.data.inflection import InflectionDataset
-from lagvae_core.trainable import Trial
+from lagvae_core.config.trial import parse_trial
+from lagvae_core.data.reinflection.arrays import InflectionDataset
+from lagvae_core.training.trial import Trial
 
 STEMS = ["ab", "abi", "bo", "dobi", "ga", "gido", "ödü", "oga", "iba", "gab", "dag", "bid"]
 SUFFIXES = {"NOM": "", "GEN": "in", "DAT": "a"}

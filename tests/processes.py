@@ -23,7 +23,7 @@ MARK = "LAGVAE_TEST_PROCESS"
 TIMEOUT = 240
 """Seconds after which a command hangs; the slowest takes about 30 on two busy cores."""
 
-MAIN = "\nimport sys\nsys.argv[0] = 'lagvae'\nfrom sweeps.cli import main\nmain()\n"
+MAIN = "\nimport sys\nsys.argv[0] = 'lagvae'\nfrom sweeps.cli.app import main\nmain()\n"
 
 
 @dataclass(frozen=True)

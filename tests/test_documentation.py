@@ -7,10 +7,10 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from sweeps.catalogue import HEADING, catalogue_page
-from sweeps.cli import app
-from sweeps.reference import results_page
-from sweeps.spec import load_spec
+from sweeps.catalogue.pages import results_page
+from sweeps.catalogue.strategies import HEADING, catalogue_page
+from sweeps.cli.app import app
+from sweeps.spec.sweep import load_spec
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,13 +18,13 @@ ROOT = Path(__file__).parent.parent
 def test_results_page_is_current() -> None:
     expected = results_page()
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert page == expected, "run  python -m sweeps.reference results > docs/results.md"
+    assert page == expected, "run  python -m sweeps.catalogue.pages results > docs/results.md"
 
 
 def test_catalogue_of_strategies_is_current() -> None:
     page = (ROOT / "docs" / "strategies.md").read_text("utf-8")
     found = page[page.index(HEADING) :]
-    assert found == catalogue_page(), "replace its catalogue by that of  python -m sweeps.reference strategies"
+    assert found == catalogue_page(), "replace its catalogue by that of  python -m sweeps.catalogue.pages strategies"
 
 
 def test_worked_example_is_the_code() -> None:

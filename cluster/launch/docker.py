@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cluster.launch.laws import HEADER, RAY_VERSION, ImageName, Launch, Package, Wheel, Word, fill
+from cluster.launch.validators import HEADER, RAY_VERSION, ImageName, Launch, Package, Wheel, Word, fill
 
 __all__ = ["DockerImage", "dockerfile"]
 

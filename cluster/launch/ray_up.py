@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from cluster.launch.laws import (
+from cluster.launch.validators import (
     HEADER,
     RAY_VERSION,
     Bytes,

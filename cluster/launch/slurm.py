@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cluster.launch.laws import HEADER, Bytes, Launch, Line, LocalPath, Name, SharedPath, fill, quantity
+from cluster.launch.validators import HEADER, Bytes, Launch, Line, LocalPath, Name, SharedPath, fill, quantity
 
 __all__ = ["SlurmLaunch", "slurm_script"]
 

@@ -5,7 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from lagvae_core.data.base import Batch, Batching, Dataset, Domain, Partition, Split
-from lagvae_core.data.batching import (
+from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageDomain, ImageSplit
+from lagvae_core.data.images.source import ImageData
+from lagvae_core.data.reinflection.arrays import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
+from lagvae_core.data.reinflection.source import ReinflectionData
+from lagvae_core.data.synthetic import SyntheticData
+from lagvae_core.data.text.source import TextData
+from lagvae_core.data.text.tokens import (
     BOS,
     EOS,
     PAD,
@@ -19,12 +25,6 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
-from lagvae_core.data.images import ImageData
-from lagvae_core.data.inflection import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
-from lagvae_core.data.pixels import ImageBatch, ImageDataset, ImageDomain, ImageSplit
-from lagvae_core.data.reinflection import ReinflectionData
-from lagvae_core.data.synthetic import SyntheticData
-from lagvae_core.data.text import TextData
 
 __all__ = [
     "BOS",

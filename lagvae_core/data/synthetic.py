@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lagvae_core.data.base import Partition
-from lagvae_core.data.batching import (
+from lagvae_core.data.cache import cache_folder
+from lagvae_core.data.text.tokens import (
     BOS,
     EOS,
     SPECIALS,
@@ -33,7 +34,6 @@ from lagvae_core.data.batching import (
     TokenSplit,
     Vocabulary,
 )
-from lagvae_core.data.cache import cache_folder
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import Setting
 

@@ -68,7 +68,7 @@ def inflect(model: Vae, batch: InflectionBatch, z_BSZ: Tensor) -> list[list[list
 def inflection_columns(
     model: Vae, batches: Sequence[InflectionBatch], encoded: EncodedSplit, seed: int
 ) -> dict[str, float | None]:
-    """The mean over all examples of what `lagvae_core.tasks` declares.
+    """The mean over all examples of what `lagvae_core.evaluation.data_specific_metrics` declares.
 
     `accuracy_swapped` takes the posterior mean of the example that is half the split away: another word, in a file in
     alphabetical order too. Null where there is no other.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lagvae_core.data import PAD, UNK, Batch, TokenBatch
-from lagvae_core.models.setting import Features
+from lagvae_core.models.model_config import Features
 
 __all__ = ["BagFeatures", "BagHead", "word_counts"]
 

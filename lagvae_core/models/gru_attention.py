@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lagvae_core.data import UNK, History, InflectionDomain, InflectionHistory, TokenBatch
-from lagvae_core.data.inflection import ABSENT
+from lagvae_core.data.reinflection.arrays import ABSENT
 from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.setting import Features, TokenEncoder, TokenModel
+from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
 
 __all__ = ["DecoderState", "GruAttentionDecoder", "GruAttentionModel", "GruEncoder"]
 

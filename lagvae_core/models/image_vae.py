@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field
 from lagvae_core.data import ImageDomain
 from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.gated_pixelcnn import GatedPixelCnn
+from lagvae_core.models.model_config import Features, ModelSetting
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.models.pixelcnn import ResidualPixelCnn
 from lagvae_core.models.resnet import ResNetEncoder
-from lagvae_core.models.setting import Features, ModelSetting
 
 __all__ = ["ResNetPixelCnn"]
 

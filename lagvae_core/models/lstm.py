@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lagvae_core.data import History, TextDomain, TokenBatch
 from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
 from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
 from lagvae_core.models.recurrence import read_beside
-from lagvae_core.models.setting import Features, TokenEncoder, TokenModel
 
 __all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lagvae_core.data import Batch, Domain
 from lagvae_core.models.decoder import Decoder, Wiring
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.setting import Features, ModelSetting
+from lagvae_core.models.model_config import Features, ModelSetting
 
 __all__ = ["NoEncoder", "decoder_without_z"]
 

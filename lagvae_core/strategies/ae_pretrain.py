@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Pretraining
 from lagvae_core.strategies.base import Strategy, Surroundings
+from lagvae_core.strategies.slots import Pretraining
 
 __all__ = ["AePretrain"]
 

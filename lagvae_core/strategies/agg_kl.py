@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.models.divergences import log_aggregate
+from lagvae_core.models.kl import log_aggregate
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.base import KlExchange
+from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["AggKl", "AggregateKl"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.errors import Diverged
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Loss, Trainer, Update
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.slots import Loss, Trainer, Update
 
 __all__ = ["Aggressive"]
 

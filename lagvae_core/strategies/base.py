@@ -12,12 +12,11 @@ from pydantic import Field
 from lagvae_core.columns import LATENT_COLUMNS, Column
 from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.models.setting import ModelSetting, TokenModel
+from lagvae_core.models.model_config import ModelSetting, TokenModel
 from lagvae_core.models.without_z import NoEncoder, decoder_without_z
 from lagvae_core.randomness import Streams
-from lagvae_core.recipe import TrainingConfig
-from lagvae_core.settings import Setting
-from lagvae_core.slots import KlWeight, Parts, Penalty
+from lagvae_core.settings import Setting, TrainingConfig
+from lagvae_core.strategies.slots import KlWeight, Parts, Penalty
 
 __all__ = [
     "KlExchange",

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.data import UNK, History
-from lagvae_core.data.corruption import Replacement, conceal
+from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 

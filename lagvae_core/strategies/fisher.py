@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, several_penalties, without_effect
+from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Fisher", "FisherInformation", "fisher_information"]
 

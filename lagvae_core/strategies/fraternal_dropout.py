@@ -11,8 +11,8 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.models.decoder import TokenDecoder, predicting
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Decoding, Trainer
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.slots import Decoding, Trainer
 
 __all__ = ["FraternalDecoding", "FraternalDropout"]
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Objective
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.slots import Objective
 
 __all__ = ["FreeBits"]
 

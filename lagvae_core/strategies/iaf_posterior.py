@@ -13,8 +13,8 @@ from lagvae_core.models.flows import Flow, FlowProposal, Gated
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Measurement, Protocol
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.slots import Measurement, Protocol
 
 __all__ = ["IafPosterior", "InverseFlow"]
 

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.models.divergences import inverse_multiquadratic, mmd, radial
+from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.agg_kl import AggregateKl
 from lagvae_core.strategies.base import KlExchange, Refusal, Setup, without_effect
+from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Discrepancy", "InfoMmd"]
 

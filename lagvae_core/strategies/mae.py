@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from lagvae_core.models.divergences import mutual_divergence
+from lagvae_core.models.kl import mutual_divergence
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Forward, Penalty
 from lagvae_core.strategies.base import (
     Refusal,
     Setup,
@@ -20,6 +19,7 @@ from lagvae_core.strategies.base import (
     needs_companions,
     several_penalties,
 )
+from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Mae", "MutualDivergence"]
 

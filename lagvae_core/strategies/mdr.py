@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Objective
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.slots import Objective
 
 __all__ = ["Mdr"]
 

@@ -13,7 +13,6 @@ from lagvae_core.columns import Column
 from lagvae_core.data import Batch
 from lagvae_core.models.bag import BagFeatures, BagHead
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Forward, Measurement, Penalty, Protocol
 from lagvae_core.strategies.base import (
     Refusal,
     Setup,
@@ -23,6 +22,7 @@ from lagvae_core.strategies.base import (
     text_only,
     without_effect,
 )
+from lagvae_core.strategies.slots import Forward, Measurement, Penalty, Protocol
 
 __all__ = ["BagTask", "MultitaskBow"]
 

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import nn
 
 from lagvae_core.models.lstm import start_between
+from lagvae_core.models.model_config import TokenModel
 from lagvae_core.models.normalisation import start_by_default
-from lagvae_core.models.setting import TokenModel
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Side
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect
+from lagvae_core.strategies.slots import Side
 
 __all__ = ["OffsetInit"]
 

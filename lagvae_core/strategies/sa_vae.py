@@ -16,7 +16,9 @@ from lagvae_core.metrics.encoding import Infer
 from lagvae_core.models.gaussian import Inference
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import example_noise
-from lagvae_core.refinement import (
+from lagvae_core.settings import Tunable
+from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.refinement import (
     Apart,
     AsPublished,
     ByDifferences,
@@ -28,9 +30,7 @@ from lagvae_core.refinement import (
     rec_gradient,
     refined_from,
 )
-from lagvae_core.settings import Tunable
-from lagvae_core.slots import Loss, Measurement, Protocol, Trainer, Update
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.slots import Loss, Measurement, Protocol, Trainer, Update
 
 __all__ = ["SaVae"]
 

@@ -17,8 +17,8 @@ from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.slots import Measurement, Protocol
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
+from lagvae_core.strategies.slots import Measurement, Protocol
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from lagvae_core.data import EOS, ImageBatch, ImageDomain, TokenBatch
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
+from lagvae_core.models.model_config import TokenEncoder
 from lagvae_core.models.resnet import ResNetEncoder, running_statistics
-from lagvae_core.models.setting import TokenEncoder
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from lagvae_core.data import History
-from lagvae_core.data.corruption import Replacement, conceal
+from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, Mistake
 from lagvae_core.settings import Setting
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Findings", "Study", "Table", "needs_z", "straight_line", "without_z"]
 

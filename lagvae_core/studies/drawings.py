@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import Mistake
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Drawings"]
 

@@ -11,12 +11,12 @@ from pydantic import Field
 
 from lagvae_core.columns import Column
 from lagvae_core.data import BOS, EOS, UNK, TokenSplit
-from lagvae_core.judge import Judge, perplexity, with_training_text
 from lagvae_core.metrics.decoding import Decoded, Sampling
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
-from lagvae_core.speech import Speaker, sentence_data
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.trained import Trained
+from lagvae_core.studies.reference_language_model import Judge, perplexity, with_training_text
+from lagvae_core.studies.sentence_generator import Speaker, sentence_data
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Generation"]
 

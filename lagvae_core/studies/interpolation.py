@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import Mistake
 from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.randomness import derive_seed
-from lagvae_core.speech import Speaker
 from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
-from lagvae_core.trained import Trained
+from lagvae_core.studies.sentence_generator import Speaker
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Interpolation"]
 

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset, TokenSplit
 from lagvae_core.errors import Mistake
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["LatentPlane", "scatter_ratio"]
 

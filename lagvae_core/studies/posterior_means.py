@@ -9,15 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import Mistake
-from lagvae_core.evaluation import on_device, sequences_at_a_time
+from lagvae_core.evaluation.evaluate import on_device, sequences_at_a_time
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import PosteriorMoments, mean_space, moments_of
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["COLLAPSED_SD", "PosteriorMeans"]
 

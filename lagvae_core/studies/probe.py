@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset, Split, TextDomain
 from lagvae_core.errors import Mistake
 from lagvae_core.metrics.linear_probe import (
@@ -26,7 +26,7 @@ from lagvae_core.metrics.linear_probe import (
 from lagvae_core.models.bag import word_counts
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Probe"]
 

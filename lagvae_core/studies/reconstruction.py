@@ -9,15 +9,15 @@ import torch
 from pydantic import Field
 
 from lagvae_core.columns import Column
-from lagvae_core.config import TrialConfig
+from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import UNK, Dataset, Split, TokenBatch
 from lagvae_core.errors import Mistake
-from lagvae_core.evaluation import ENCODE_BATCH
+from lagvae_core.evaluation.evaluate import ENCODE_BATCH
 from lagvae_core.metrics.decoding import Beam, Decoding, Greedy, Sampling
 from lagvae_core.metrics.reconstruction import bleu, edit_rate, exact_match, token_accuracy
-from lagvae_core.speech import Speaker
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.trained import Trained
+from lagvae_core.studies.sentence_generator import Speaker
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Reconstruction"]
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.columns import Column
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 __all__ = ["Uncertainty"]
 

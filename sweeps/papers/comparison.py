@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.errors import ConfigError, Mistake
+from sweeps.analysis.statistics import TIME, Summary
+from sweeps.analysis.stored import summaries_of
 from sweeps.papers import Metric, Paper, Published
 from sweeps.papers.matching import Match, SettingDifference, matches
 from sweeps.papers.setups import Configuration, SetupDifference, configurations, dataset_of, setup_differences
-from sweeps.results import ResultsFolder
-from sweeps.summary import TIME, Summary
-from sweeps.tables import summaries_of
+from sweeps.storage.table import ResultsFolder
 
 __all__ = ["Comparison", "Line", "Section", "compare"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae_core.strategies import CATALOGUE
+from sweeps.formatting import shown
 from sweeps.papers import Counterpart, Paper, Published
-from sweeps.terminal import shown
 
 __all__ = ["Match", "SettingDifference", "matches"]
 

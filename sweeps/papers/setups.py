@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from lagvae_core.errors import ConfigError, Mistake
+from sweeps.formatting import shown
 from sweeps.papers import Paper
-from sweeps.terminal import shown
 
 __all__ = ["Configuration", "SetupDifference", "configurations", "dataset_of", "setup_differences"]
 

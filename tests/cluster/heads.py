@@ -24,8 +24,8 @@ from helpers import TINY_DATA
 from processes import MARK, Ended, descendants, kill_all, private_home
 
 from cluster.jobs import Cluster
-from sweeps import cli
-from sweeps.spec import SweepSpec, parse_spec
+from sweeps.cli import app as cli
+from sweeps.spec.sweep import SweepSpec, parse_spec
 
 START_SECONDS = 180
 """Seconds after which a start hangs; it takes about 10 on two busy cores."""

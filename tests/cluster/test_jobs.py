@@ -17,12 +17,12 @@ from heads import TRIAL, Head, lagvae, running_head, spec_of, sweep, until
 from processes import Ended
 
 from cluster.access import Endpoint, Token
+from cluster.job_package import LIMIT_BYTES, ParcelTooLarge, packed
 from cluster.jobs import Cluster, Job
-from cluster.parcel import LIMIT_BYTES, ParcelTooLarge, packed
 from lagvae_core.errors import ConfigError
-from sweeps import submit
-from sweeps.results import ResultsFolder
-from sweeps.schema import ENDED
+from sweeps.execution import jobs as submit
+from sweeps.storage.schema import ENDED
+from sweeps.storage.table import ResultsFolder
 
 HOSTILE = "res $(touch pwned) `touch pwned`; touch pwned & '\" ü \\ *"
 """A folder's name that a shell must never read."""

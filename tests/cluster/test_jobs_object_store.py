@@ -5,7 +5,7 @@ from __future__ import annotations
 from heads import lagvae, running_head, sweep
 from object_stores import object_store
 
-from sweeps.results import ResultsFolder
+from sweeps.storage.table import ResultsFolder
 
 
 def test_a_whole_sweep_and_again_nothing(tmp_path):

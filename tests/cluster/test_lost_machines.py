@@ -22,8 +22,8 @@ from heads import until as soon
 from helpers import TINY_DATA
 from hosts import HOME, Host, network, serve_ssh, why_no_namespaces
 
-from sweeps.results import ResultsFolder
-from sweeps.schema import ENDED
+from sweeps.storage.schema import ENDED
+from sweeps.storage.table import ResultsFolder
 
 until = functools.partial(soon, seconds=240)
 

@@ -16,9 +16,9 @@ import pytest
 from heads import sweep, until
 from hosts import HOME, REPOSITORY, Host, network, serve_ssh, why_no_namespaces
 
-from cluster.launch.laws import RAY_VERSION
+from cluster.launch.validators import RAY_VERSION
 from cluster.render import render
-from sweeps.results import ResultsFolder
+from sweeps.storage.table import ResultsFolder
 
 WHY_NOT = why_no_namespaces("ssh", "rsync", "sshd")
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ray.autoscaler._private.aws.config import _configure_security_group
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.launch.laws import RAY_VERSION
+from cluster.launch.validators import RAY_VERSION
 from cluster.render import TARGETS, render
 
 GOLDEN = Path(__file__).parent / "golden"

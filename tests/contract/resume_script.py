@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers import InterruptionError, Interruptions, run, tiny
 
-from lagvae_core.checkpoint import FileCheckpoint
 from lagvae_core.strategies import CATALOGUE
+from lagvae_core.training.checkpoint import FileCheckpoint
 
 PLACE = ("train", 2, 2)
 """The update before which a trial stops."""

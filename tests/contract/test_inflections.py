@@ -10,13 +10,13 @@ import torch
 from helpers import MemoryCheckpoint, essence
 from inflections import run, tiny, trial_of
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.record import METRIC_COLUMNS
+from lagvae_core.evaluation.data_specific_metrics import task_columns
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.tasks import task_columns
-from sweeps.display import describe_data
-from sweeps.schema import RUNS_SCHEMA, metric_columns
+from lagvae_core.training.record import METRIC_COLUMNS
+from sweeps.formatting import describe_data
+from sweeps.storage.schema import RUNS_SCHEMA, metric_columns
 
 REFUSED = {"cnn_decoder": "E09", "lstm_lm": "E09", "pixelcnn_lm": "E09", "fraternal_dropout": "E11"}
 """What has no place beside the model's defaults, and the rule that says so."""

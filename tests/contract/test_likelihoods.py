@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import ignore_z, tiny, trial_of
 
-from lagvae_core.evaluation import evaluate
-from lagvae_core.recipe import EvaluationConfig
+from lagvae_core.evaluation.evaluate import evaluate
+from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies import CATALOGUE
 
 SAMPLES, EXAMPLES = 200, 16

@@ -9,8 +9,8 @@ from helpers import SHORT_AGGRESSIVE, essence, run, run_interrupted, tiny, tiny_
 from lagvae_core.columns import DATA_COLUMNS
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.image_vae import DECODERS
-from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
+from lagvae_core.training.record import METRIC_COLUMNS
 
 ABOUT_WORDS = {
     "cnn_decoder",

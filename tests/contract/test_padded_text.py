@@ -5,11 +5,11 @@ import pytest
 import torch
 from helpers import ABOUT_IMAGES
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import PAD
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.trainable import Trial
+from lagvae_core.training.trial import Trial
 
 MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
 VARIANTS = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers import tiny, trial_of
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.recipe import TrainingConfig
+from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.base import Setup
 

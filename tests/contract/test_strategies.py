@@ -15,19 +15,23 @@ import pytest
 import torch
 from helpers import dataset_of, essence, run, run_interrupted, tiny, trial_of
 
-from lagvae_core import checkpoint as checkpoints
 from lagvae_core import strategies
 from lagvae_core.columns import DATA_COLUMNS
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.settings import tunables
-from lagvae_core.slots import Parts
 from lagvae_core.strategies import CATALOGUE, Strategy
 from lagvae_core.strategies.base import Surroundings
-from sweeps.space import Dimension, is_integral
+from lagvae_core.strategies.slots import Parts
+from lagvae_core.training import checkpoint as checkpoints
+from lagvae_core.training.record import METRIC_COLUMNS
+from sweeps.spec.space import Dimension
+from sweeps.storage.schema import is_integral
 
-FILES = sorted(module.name for module in pkgutil.iter_modules(strategies.__path__) if module.name != "base")
+NO_STRATEGY = {"base", "refinement", "slots"}
+"""Modules of the folder that strategies are built from."""
+
+FILES = sorted({module.name for module in pkgutil.iter_modules(strategies.__path__)} - NO_STRATEGY)
 TESTS = Path(__file__).parents[1] / "lagvae_core" / "strategies"
 SURROUNDINGS = Surroundings(latent_dim=2, batches_per_epoch=4)
 

@@ -20,11 +20,14 @@ from helpers import tiny, tiny_images, trained_of
 
 from lagvae_core import studies
 from lagvae_core.errors import ConfigError
-from lagvae_core.record import METRIC_COLUMNS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES, Findings, Study
+from lagvae_core.training.record import METRIC_COLUMNS
 
-FILES = sorted(module.name for module in pkgutil.iter_modules(studies.__path__) if module.name != "base")
+NO_STUDY = {"base", "posterior_mean_recorder", "reference_language_model", "sentence_generator", "trained_model"}
+"""Modules of the folder that studies are built from."""
+
+FILES = sorted({module.name for module in pkgutil.iter_modules(studies.__path__)} - NO_STUDY)
 TESTS = Path(__file__).parents[1] / "lagvae_core" / "studies"
 KINDS = {"synthetic", "text", "images", "reinflection"}
 

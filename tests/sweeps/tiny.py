@@ -9,7 +9,7 @@ import yaml
 from processes import Ended
 from worlds import TINY_TRIAL, sweep
 
-from sweeps.results import ResultsFolder
+from sweeps.storage.table import ResultsFolder
 
 DIVERGES = 1e30
 """An encoder's learning rate so far above the decoder's that the loss is NaN after one step."""

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from helpers import TINY_DATA
 
-from sweeps.plan import Plan, Run
-from sweeps.provenance import history_of, now
-from sweeps.schema import RUNS_SCHEMA
-from sweeps.search import Dealer
-from sweeps.spec import SweepSpec, parse_spec
+from sweeps.search.plan import Plan, Run
+from sweeps.search.scheduler import Dealer
+from sweeps.spec.sweep import SweepSpec, parse_spec
+from sweeps.storage.provenance import history_of, now
+from sweeps.storage.schema import RUNS_SCHEMA
 
 FINGERPRINT = "0" * 64
 

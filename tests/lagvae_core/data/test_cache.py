@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lagvae_core.data import TextData, corpus
+from lagvae_core.data import TextData
 from lagvae_core.data.cache import Entry, read_entry, write_entry
+from lagvae_core.data.text import corpus
 
 FILES = {
     "train": "1\tthe cat sat\n0\tthe dog\n1\tcat\n",
@@ -43,7 +44,7 @@ def refuse_reading(monkeypatch):
     def refuse(*_):
         raise AssertionError("the files must not be read again")
 
-    monkeypatch.setattr("lagvae_core.data.text.read_corpus", refuse)
+    monkeypatch.setattr("lagvae_core.data.text.source.read_corpus", refuse)
 
 
 def same(one, other):
@@ -138,7 +139,7 @@ def test_files_that_change_while_they_are_read_are_not_cached(cache, text, monke
         (text / "test.txt").write_text("1\tx\n0\ty\n")
         return entry
 
-    monkeypatch.setattr("lagvae_core.data.text.read_corpus", read_and_change)
+    monkeypatch.setattr("lagvae_core.data.text.source.read_corpus", read_and_change)
     TextData(path=str(text)).load()
     assert not cache.exists()
 

@@ -8,9 +8,9 @@ from lagvae_core.data import BOS, EOS, PAD, UNK, History, TextDomain
 from lagvae_core.metrics.decoding import Beam, Greedy, Sampling, decode_all
 from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
+from lagvae_core.strategies.slots import Parts
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5)
 CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from linear_gaussian import LinearGaussian, VectorBatch, batches
 
-from lagvae_core.evaluation import posterior_columns
+from lagvae_core.evaluation.evaluate import posterior_columns
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, Inference, NormalPrior, Prior

@@ -8,10 +8,10 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from lagvae_core.data import BOS, EOS, PAD, UNK
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.inflection import SAMPLES, edits, inflect, inflection_columns
-from lagvae_core.recipe import EvaluationConfig
+from lagvae_core.settings import EvaluationConfig
 
 
 def by_definition(one, other):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lagvae_core.data import BOS, EOS, UNK, InflectionDomain
-from lagvae_core.data.batching import TokenBatch
-from lagvae_core.data.inflection import ABSENT, InflectionBatch
+from lagvae_core.data.reinflection.arrays import ABSENT, InflectionBatch
+from lagvae_core.data.text.tokens import TokenBatch
 from lagvae_core.models.bag import BagFeatures, word_counts
 from lagvae_core.models.decoder import Skip, UnitDropout, Wiring
 from lagvae_core.models.gru_attention import GruAttentionModel, GruEncoder

@@ -6,9 +6,9 @@ import torch
 from lagvae_core.data import BOS, EOS, PAD, TextDomain, TokenBatch
 from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
+from lagvae_core.strategies.slots import Parts
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
 DOMAIN = TextDomain(11)

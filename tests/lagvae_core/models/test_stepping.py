@@ -10,9 +10,9 @@ from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.models.decoder import Skip, TokenDecoder, Wiring
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.without_z import decoder_without_z
-from lagvae_core.slots import Parts
 from lagvae_core.strategies.base import Surroundings, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
+from lagvae_core.strategies.slots import Parts
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
 DOMAIN = TextDomain(9)

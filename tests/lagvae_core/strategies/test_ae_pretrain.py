@@ -15,12 +15,12 @@ from helpers import (
 )
 from torch import nn
 
-from lagvae_core import trainable
-from lagvae_core.building import build_decoder
 from lagvae_core.models.gaussian import NormalPrior
-from lagvae_core.record import EpochRecord, Progress
-from lagvae_core.slots import Decoding, Objective, Penalty, Update, as_inferred
 from lagvae_core.strategies.base import assemble
+from lagvae_core.strategies.slots import Decoding, Objective, Penalty, Update, as_inferred
+from lagvae_core.training import trial as trainable
+from lagvae_core.training.building import build_decoder
+from lagvae_core.training.record import EpochRecord, Progress
 
 THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of, updates
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.strategies.agg_kl import AggKl, AggregateKl

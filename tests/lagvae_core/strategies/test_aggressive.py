@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
-from lagvae_core import learner as learners
 from lagvae_core.data import Domain, TextDomain
 from lagvae_core.errors import Diverged
-from lagvae_core.slots import Loss
 from lagvae_core.strategies.aggressive import Aggressive
 from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.slots import Loss
+from lagvae_core.training import learner as learners
 
 
 def aggressive(**fields):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.strategies.base import grouped_batches
 
 PARTITIONS = ("resplit_random", "fixed_random", "fixed_by_group")

@@ -6,7 +6,7 @@ import torch
 from helpers import run, tiny, trial_of
 from torch import nn
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError, DataError
 from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Gaussian

@@ -8,7 +8,7 @@ import torch
 from helpers import run, tiny, trial_of
 from torch.nn import functional
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, EOS, History, TextDomain, TokenBatch
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.decoder import UnitDropout, Wiring

@@ -7,7 +7,7 @@ from helpers import assert_equals_plain_vae, run, tiny, trial_of
 from scipy.special import lambertw
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.strategies.base import Surroundings

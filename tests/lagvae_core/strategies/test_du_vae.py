@@ -7,7 +7,7 @@ import torch
 from helpers import essence, run, run_interrupted, tiny, trial_of, updates
 from torch import nn
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.randomness import Streams

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import run, tiny, trial_of
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, UNK, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel

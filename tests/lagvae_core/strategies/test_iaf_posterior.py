@@ -7,7 +7,7 @@ from helpers import assert_equals_sampled_vae, dataset_of, run, tiny, trial_of
 from torch import nn
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.active_units import active_units
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.information import mutual_information_within, pairwise_information

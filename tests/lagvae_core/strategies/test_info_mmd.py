@@ -3,7 +3,7 @@ import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of, updates
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.models.divergences import inverse_multiquadratic, mmd, radial
+from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.info_mmd import InfoMmd
 

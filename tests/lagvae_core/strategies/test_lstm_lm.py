@@ -8,17 +8,17 @@ import torch
 from helpers import ignore_z, run, tiny, trial_of, updates
 
 from lagvae_core.columns import LATENT_COLUMNS
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.errors import ConfigError
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.models.decoder import Skip, Wiring
 from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.models.without_z import decoder_without_z
-from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.record import TrialRecord
+from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.lstm_lm import LstmLm
+from lagvae_core.training.record import TrialRecord
 
 SETTING = EvaluationConfig(iw_samples=20)
 

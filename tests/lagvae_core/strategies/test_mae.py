@@ -4,10 +4,10 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, run, tiny, trial_of
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.models.divergences import mutual_divergence
 from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.models.kl import mutual_divergence
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.mae import Mae
 

@@ -3,11 +3,11 @@ import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of
 from torch.nn import functional
 
-from lagvae_core import checkpoint as checkpoints
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.mdr import Mdr
+from lagvae_core.training import checkpoint as checkpoints
 
 each_parametrisation = pytest.mark.parametrize("parametrisation", ["abs", "softplus"])
 

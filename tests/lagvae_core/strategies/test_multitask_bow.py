@@ -6,7 +6,7 @@ from helpers import assert_equals_plain_vae, dataset_of, run, tiny, trial_of
 
 from lagvae_core.data import UNK
 from lagvae_core.errors import ConfigError
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.models.bag import word_counts
 from lagvae_core.strategies.base import Setup

@@ -6,11 +6,11 @@ from helpers import run, tiny_images, trial_of
 
 from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.data import ImageDomain
-from lagvae_core.evaluation import evaluate
+from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.models.decoder import Wiring
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.without_z import decoder_without_z
-from lagvae_core.recipe import EvaluationConfig
+from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies.pixelcnn_lm import PixelCnnLm
 
 

@@ -6,16 +6,15 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, run, tiny, trial_of, updates
 
-from lagvae_core import refinement
 from lagvae_core.data import History
 from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, Inference
-from lagvae_core.slots import Penalty
-from lagvae_core.strategies import sa_vae
+from lagvae_core.strategies import refinement, sa_vae
 from lagvae_core.strategies.base import Setup, Surroundings
 from lagvae_core.strategies.sa_vae import SaVae
+from lagvae_core.strategies.slots import Penalty
 
 STEEP = {"init_range": 0.8}
 """Weights at which the loss depends on z, so that refinement matters."""

@@ -5,16 +5,16 @@ import torch
 from helpers import MemoryCheckpoint, assert_equals_plain_vae, cycle, run, tiny, trial_of
 from linear_gaussian import LinearGaussian, batches
 
-from lagvae_core import checkpoint as checkpoints
 from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.information import mutual_information
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
-from lagvae_core.recipe import EvaluationConfig
-from lagvae_core.slots import Measurement
+from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.scale_vae import ScalePosterior, ScaleVae
+from lagvae_core.strategies.slots import Measurement
+from lagvae_core.training import checkpoint as checkpoints
 
 
 def draws(*shape, seed=0):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
-from lagvae_core import checkpoint as checkpoints
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.base import Surroundings
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
+from lagvae_core.training import checkpoint as checkpoints
 
 
 def objective_of(**fields):

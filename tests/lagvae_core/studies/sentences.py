@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from lagvae_core.config import parse_trial
-from lagvae_core.trainable import Trial
-from lagvae_core.trained import Trained
+from lagvae_core.config.trial import parse_trial
+from lagvae_core.studies.trained_model import Trained
+from lagvae_core.training.trial import Trial
 
 LINES = [
     "the cat sat",

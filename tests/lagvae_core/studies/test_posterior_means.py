@@ -12,7 +12,7 @@ from lagvae_core.metrics.posterior_means import moments_by_grid
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.studies import STUDIES
 from lagvae_core.studies.posterior_means import PosteriorMeans
-from lagvae_core.trained import Trained
+from lagvae_core.studies.trained_model import Trained
 
 SMALL = {"examples": 6}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from helpers import MemoryCheckpoint, dataset_of, run, tiny
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.studies.probe import Probe
-from lagvae_core.trained import Trained, restore
+from lagvae_core.studies.trained_model import Trained, restore
 
 SMALL = {"labels": (20, 50), "draws": 2}
 QUICK = Probe(labels=(20, 50, 1_000), draws=3)

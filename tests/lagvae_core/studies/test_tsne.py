@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers import dataset_of, tiny
 
+from lagvae_core.studies.trained_model import Trained
 from lagvae_core.studies.tsne import Tsne, _start
-from lagvae_core.trained import Trained
 
 
 def quiet(phase, done, total):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import tiny, trained_of
 
-from lagvae_core.evaluation import evaluate, on_device
+from lagvae_core.evaluation.evaluate import evaluate, on_device
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.studies import Uncertainty
 

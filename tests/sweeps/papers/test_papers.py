@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from lagvae_core.config import parse_trial
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
+from sweeps.analysis.statistics import TIME
 from sweeps.papers import Metric, Paper, find_paper, paper_names, published
-from sweeps.schema import OBJECTIVE_COLUMNS
-from sweeps.summary import TIME
+from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
 PAPERS = [find_paper(name) for name in paper_names()]
 

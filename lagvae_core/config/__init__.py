@@ -1,0 +1,1 @@
+"""Configuration of one trial: recipes by kind of data, validation, and TrialConfig."""

@@ -1,0 +1,163 @@
+"""What pydantic finds wrong, said as a person would: the key as typed, the law, the value, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from lagvae_core.config.recipe import RECIPES
+from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.settings import Setting
+from lagvae_core.strategies import CATALOGUE, Strategy
+
+__all__ = ["mistakes_of"]
+
+
+def mistakes_of(error: ValidationError, root: type[BaseModel]) -> list[Mistake | str]:
+    """Every error that pydantic found, as our mistakes, with keys as the user typed them.
+
+    A value that fits no member of a union is one mistake, its law naming every member.
+    """
+    found: list[Mistake | str] = []
+    for detail in error.errors():
+        inner = detail.get("ctx", {}).get("error")
+        if isinstance(inner, ConfigError):
+            found.extend(inner.mistakes)
+            continue
+        mistake = _mistake(detail, root)
+        last = found[-1] if found else None
+        if isinstance(last, Mistake) and last.key == mistake.key:
+            law = f"{last.law} or {mistake.law}"
+            found[-1] = Mistake(last.key, last.value, law, last.remedy or mistake.remedy)
+        else:
+            found.append(mistake)
+    return [m for m in found if not (isinstance(m, Mistake) and _looked_into(m, found))]
+
+
+def _looked_into(mistake: Mistake, found: Sequence[Mistake | str]) -> bool:
+    """Whether another mistake lies inside the list or mapping of this one, which is then right as a whole."""
+    inside = (f"{mistake.key}[", f"{mistake.key}.")
+    whole = isinstance(mistake.value, Mapping | list | tuple)
+    return whole and any(isinstance(m, Mistake) and m.key.startswith(inside) for m in found)
+
+
+class _Missing:
+    """The value of a key that was not given."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+LAWS: dict[str, str] = {
+    "int_type": "be an integer",
+    "int_parsing": "be an integer",
+    "int_from_float": "be an integer",
+    "float_type": "be a number",
+    "float_parsing": "be a number",
+    "finite_number": "be a finite number",
+    "bool_type": "be true or false",
+    "bool_parsing": "be true or false",
+    "string_type": "be text",
+    "string_too_short": "have at least {min_length} character(s)",
+    "tuple_type": "be a list",
+    "too_short": "be a list of at least {min_length} values",
+    "too_long": "be a list of at most {max_length} values",
+    "model_type": "be a mapping of keys to values",
+    "model_attributes_type": "be a mapping with a kind",
+    "dict_type": "be a mapping of keys to values",
+    "literal_error": "be {expected}",
+    "missing": "be given",
+    "invalid_key": "be text",
+}
+"""What pydantic's types of error are to a human; the others say it well enough themselves."""
+
+
+def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> Mistake:
+    names, field, owner = _resolve(detail["loc"], root)
+    key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".") or "the file"
+    context, given = detail.get("ctx", {}), detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            hint = _did_you_mean(names[-1], owner)
+            return Mistake(key, given, "be a known key", f"{hint} Known here: {', '.join(owner)}.".lstrip())
+        case "union_tag_invalid":
+            expected = context["expected_tags"].replace("'", "")
+            tag = given["kind"] if isinstance(given, Mapping) else context["tag"]
+            return Mistake(f"{key}.kind", tag, f"be one of {expected}", _did_you_mean(tag, expected.split(", ")))
+        case "union_tag_not_found":
+            return Mistake(key, given, "name its kind", f"Known kinds: {', '.join(CATALOGUE)}.")
+        case kind:
+            value = _Missing() if kind == "missing" else given
+            law = LAWS[kind].format(**context) if kind in LAWS else _law_of_message(detail["msg"])
+            return Mistake(key, value, law, _explanation(names, field))
+
+
+def _did_you_mean(word: object, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _law_of_message(message: str) -> str:
+    """pydantic's "Input should be less than 1" as "be less than 1"."""
+    return re.sub(r"^(Value error, )?(\w+ should )?", "", message).rstrip(".")
+
+
+def _explanation(names: Sequence[int | str], field: Any) -> str:
+    """What a field is, and its default; where that depends on the data, for every kind."""
+    if field is None or not field.description:
+        return ""
+    default = "" if field.is_required() else f" (default {_shown(field.get_default(call_default_factory=True))})"
+    if len(names) == 2:
+        section, key = names
+        recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}
+        shown = [f"{values[key]} for {kind}" for kind, values in recipes.items() if key in values]
+        default = f" (default {', '.join(shown)})" if shown else default
+    return f"It is: {field.description}{default}."
+
+
+def _shown(value: object) -> str:
+    return type(value).__name__ if isinstance(value, Setting) else str(value)
+
+
+def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], Any, list[str]]:
+    """The keys of `loc` without pydantic's union tags, the last key's field, and the keys known beside it."""
+    names: list[int | str] = []
+    annotation: Any = root
+    field: Any = None
+    owner: list[str] = []
+    for part in loc:
+        members = list(_settings_in(annotation))
+        tagged = [m for m in members if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        if tagged and len(members) > 1:
+            annotation = tagged[0]
+            continue
+        if isinstance(part, str) and part.startswith(("function-", "tuple", "constrained-", "literal[")):
+            continue
+        if isinstance(part, str) and part in ("int", "float", "str") and field is not None:
+            continue
+        names.append(part)
+        if len(members) == 1 and isinstance(part, str):
+            owner = list(members[0].model_fields)
+            field = members[0].model_fields.get(part)
+            annotation = field.annotation if field is not None else None
+    return names, field, owner
+
+
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation is Strategy:
+            yield from CATALOGUE.values()
+        else:
+            yield annotation
+    elif typing.get_origin(annotation) is Annotated:
+        yield from _settings_in(typing.get_args(annotation)[0])
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list, dict):
+        for argument in typing.get_args(annotation):
+            yield from _settings_in(argument)

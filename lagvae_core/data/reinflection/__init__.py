@@ -1,0 +1,1 @@
+"""Morphological reinflection: reading SIGMORPHON files, and batches of word pairs with tags."""

@@ -1,0 +1,1 @@
+"""Text: reading sentence files, vocabularies, batches of tokens and their corruption."""

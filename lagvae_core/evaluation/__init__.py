@@ -1,0 +1,1 @@
+"""Metrics of a trained model: the default columns and those of one kind of data."""

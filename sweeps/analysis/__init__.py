@@ -1,0 +1,1 @@
+"""Analysis of stored rows: Pareto fronts, statistics over seeds, training curves."""

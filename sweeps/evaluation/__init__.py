@@ -1,1 +1,0 @@
-"""Studies of stored runs: which runs, which studies, what is stored of what they find."""

@@ -1,0 +1,1 @@
+"""Figures of sweeps and studies, drawn with matplotlib."""

@@ -1,1 +1,0 @@
-"""What a sweep shows to its reader: figures and the web page."""

@@ -1,0 +1,1 @@
+"""Additional studies of stored runs: which runs, which studies, and the tables of their results."""

@@ -1,1 +1,0 @@
-"""This folder becomes importable by this file, for `linear_gaussian`."""

@@ -1,0 +1,98 @@
+"""What a trial is said to take of a device before it runs."""
+
+import dataclasses
+
+import pytest
+import torch
+from helpers import tiny
+
+from lagvae_core import train
+from lagvae_core.config.trial import parse_trial
+from lagvae_core.runtime import peak_reserved_bytes, start_peak
+from lagvae_core.training import memory_estimate as rehearsal
+from lagvae_core.training.learner import Learner
+from lagvae_core.training.memory_estimate import rehearse
+from lagvae_core.training.trial import Trial
+
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A trial on sentences of one to thirteen words, and its data."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, count in (("train", 120), ("valid", 60), ("test", 60)):
+        lines = [" ".join(WORDS[(i + k) % 8] for k in range(1 + i % 13)) for i in range(count)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    values = tiny().model_dump(mode="json") | {"data": {"kind": "text", "path": str(folder)}}
+    config = parse_trial(values)
+    return config, config.data.load()
+
+
+def test_the_largest_batches_are_trained_on(uneven, monkeypatch):
+    config, dataset = uneven
+    seen, observed = [], Learner.observed
+    monkeypatch.setattr(Learner, "observed", lambda self, batch: seen.append(batch.units) or observed(self, batch))
+    assert rehearse(config, dataset, CPU) > 0
+    every = sorted(batch.units for batch in Trial(config, dataset, CPU).train_batches)
+    assert sorted(seen) == every[-2:]
+    assert every[0] < every[-1]
+
+
+def test_some_examples_of_each_split_are_measured(uneven, monkeypatch):
+    config, dataset = uneven
+    measured = {}
+    monkeypatch.setattr(rehearsal, "EXAMPLES", 7)
+
+    class Heard(Trial):
+        def measure(self, progress):
+            found = super().measure(progress)
+            measured.update(found, train=len(self.dataset.train), valid=len(self.dataset.valid))
+            return found
+
+    monkeypatch.setattr(rehearsal, "Trial", Heard)
+    rehearse(config, dataset, CPU)
+    assert measured["nll_iw"] > 0
+    assert (measured["train"], measured["valid"]) == (7, 7)
+    assert len(dataset.train) == 120
+
+
+def test_nothing_of_it_stays(uneven):
+    config, dataset = uneven
+    alone = train(config, dataset=dataset)
+    states = torch.random.get_rng_state()
+    rehearse(config, dataset, CPU)
+    assert torch.equal(torch.random.get_rng_state(), states)
+    assert train(config, dataset=dataset).metrics == alone.metrics
+
+
+def test_a_model_that_diverges_at_once_has_taken_what_it_took(monkeypatch):
+    config = tiny(training={"kl_explode": 1e-12})
+    assert train(config).status == "diverged"
+    assert rehearse(config, config.data.load(), CPU) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "stack", [(), ("aggressive",), ({"kind": "sa_vae", "backward": "autograd"},), ("iaf_posterior",)]
+)
+def test_a_trial_reserves_no_more_than_the_margin_allows(stack):
+    from sweeps.execution.gpu_sharing import MARGIN
+
+    device = torch.device("cuda")
+    sizes = {"hidden": 512, "embedding": 256, "latent_dim": 32}
+    config = tiny(*stack, model=sizes, training={"epochs": 3})
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"examples": 2000, "vocabulary": 5000, "length": 40})}
+    )
+    dataset = config.data.load()
+    expected = rehearse(config, dataset, device)
+    start_peak(device)
+    train(config, dataset=dataset, device=device)
+    assert peak_reserved_bytes(device) <= MARGIN * expected
+
+
+def test_a_dataset_can_be_cut(uneven):
+    _, dataset = uneven
+    assert len(dataclasses.replace(dataset, valid=dataset.valid.limit(3)).valid) == 3

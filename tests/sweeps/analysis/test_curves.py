@@ -1,0 +1,55 @@
+"""Curves over training: means over seeds, and their picture."""
+
+import math
+
+import pytest
+from figures import png_size
+
+from sweeps.analysis.curves import curves_of
+from sweeps.plots.curves import WIDTH, curves_figure
+from sweeps.plots.style import DPI
+
+
+def row(run, epoch, value, arm="vae", config="a" * 12):
+    return {"arm": arm, "config_id": config, "run_id": run, "epoch": epoch, "step": 250 * epoch, "valid_kl": value}
+
+
+ROWS = [row("r1", 1, 1.0), row("r1", 2, 2.0), row("r2", 1, 3.0), row("r3", 1, None, "beta", "b" * 12)]
+
+
+def test_every_point_rests_on_the_runs_that_reached_it():
+    vae, beta = curves_of(ROWS, ["valid_kl"])
+    assert (vae.name, vae.runs, beta.name, beta.runs) == ("vae", 2, "beta", 1)
+    first, second = vae.points
+    assert (first.epoch, first.step, first.runs, second.runs) == (1, 250.0, 2, 1)
+    statistic = first.columns["valid_kl"]
+    assert (statistic.mean, statistic.n) == (2.0, 2)
+    assert statistic.se == pytest.approx(math.sqrt(2) / math.sqrt(2))
+    assert (second.columns["valid_kl"].mean, second.columns["valid_kl"].se) == (2.0, None)
+    assert beta.points[0].columns["valid_kl"] is None
+
+
+def test_configurations_of_one_arm_are_told_apart():
+    curves = curves_of([row("r1", 1, 1.0), row("r2", 1, 1.0, config="b" * 12)], ["valid_kl"])
+    assert [curve.name for curve in curves] == ["vae aaaaaa", "vae bbbbbb"]
+
+
+@pytest.mark.parametrize("x", ["epoch", "step"])
+def test_a_picture(tmp_path, x):
+    curves_figure(curves_of(ROWS, ["valid_kl"]), ["valid_kl"], tmp_path / "curves.pdf", x=x, title="tiny $x$")
+    assert png_size(tmp_path / "curves.png")[0] == int(WIDTH * DPI)
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_column_that_no_run_measured_says_so_in_its_panel(tmp_path):
+    unmeasured = curves_of([row("r1", 1, None), row("r1", 2, None)], ["valid_kl"])
+    for name, curves in (("empty", unmeasured), ("full", curves_of(ROWS, ["valid_kl"]))):
+        curves_figure(curves, ["valid_kl"], tmp_path / f"{name}.svg")
+    assert "not measured" in (tmp_path / "empty.svg").read_text()
+    assert "not measured" not in (tmp_path / "full.svg").read_text()
+
+
+def test_no_curve_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs at least one run"):
+        curves_figure([], ["valid_kl"], tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())

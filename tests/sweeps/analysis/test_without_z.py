@@ -1,0 +1,107 @@
+"""A model without z has no kl, mi and au: null in the table, on no front of theirs, and no trouble to anyone."""
+
+import io
+import json
+
+import pytest
+from helpers import run, tiny
+from optuna.trial import TrialState
+from rich.console import Console
+from worlds import play, spec_of
+
+from sweeps.analysis.front import front_of
+from sweeps.cli.live_display import Display
+from sweeps.cli.results import print_front, print_runs
+from sweeps.cli.trial import Watcher
+from sweeps.storage.table import ResultsFolder
+
+BOTH = {"nll_iw": "min", "au": "max"}
+WITHOUT_Z = {"nll_iw": 99.0, "au": None, "kl": None, "mi": None}
+
+
+def spec(**changes):
+    return spec_of(arms={"vae": [], "lm": ["lstm_lm"], "beta": ["beta_vae"]}, **changes)
+
+
+def answer(run):
+    return WITHOUT_Z if run.arm == "lm" else {"nll_iw": 100.0 + run.seed, "au": 1, "kl": 2.0, "mi": 1.0}
+
+
+@pytest.fixture
+def rows():
+    return play(spec(), answer=answer)[0]
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    folder = ResultsFolder(str(tmp_path), "tiny")
+    folder.prepare()
+    folder.write("spec.yaml", spec().source.encode())
+    for row in rows:
+        folder.write_run(row)
+    return folder
+
+
+def test_the_sweep_is_dealt_to_its_end(rows):
+    assert {row["arm"] for row in rows} == {"vae", "lm", "beta"}
+    assert {row["status"] for row in rows} == {"finished"}
+
+
+def test_the_study_hears_a_failure_and_no_number():
+    _, dealer = play(spec(), answer=answer)
+    (trial,) = dealer._searches["lm"].study.trials
+    assert trial.state is TrialState.FAIL
+    assert {t.state for t in dealer._searches["beta"].study.trials} == {TrialState.COMPLETE}
+
+
+def test_it_is_on_the_front_of_what_is_measured_and_on_no_other(rows):
+    assert {row.arm for row in front_of(rows, BOTH)} == {"vae", "beta"}
+    best = front_of(rows, {"nll_iw": "min"})[0]
+    assert (best.arm, best.member, best.mean["nll_iw"]) == ("lm", True, 99.0)
+
+
+def test_the_printed_front_says_who_is_missing(folder, capsys):
+    print_front(folder, None, as_json=False)
+    assert "not compared, because an objective is not measured: lm\n" in capsys.readouterr().out
+    print_front(folder, {"nll_iw": "min"}, as_json=False)
+    shown = capsys.readouterr().out
+    assert "not compared" not in shown
+    assert "lm" in shown
+    print_runs(folder, "table", None, None)
+    assert "99.00" in capsys.readouterr().out
+
+
+def test_rows_and_curves_keep_their_nulls(tmp_path):
+    record = run(tiny("lstm_lm")).to_json()
+    folder = ResultsFolder(str(tmp_path), "tiny")
+    folder.prepare()
+    (one, *_) = [r for r in play(spec(), ends=0, concurrent=9)[0] if r["arm"] == "lm"]
+    row = one | record["metrics"] | record["cost"] | {"status": "finished"}
+    folder.write_run(row)
+    folder.write_curve(row, record["curve"])
+    (stored,) = folder.runs()
+    assert (stored["kl"], stored["au"], stored["mean_variance"], stored["valid_au"]) == (None,) * 4
+    assert stored["nll_iw"] == record["metrics"]["nll_iw"]
+    curve = folder.curves()
+    assert [epoch["valid_au"] for epoch in curve] == [None, None]
+    assert [epoch["valid_loss"] for epoch in curve] == [epoch["valid_loss"] for epoch in record["curve"]]
+
+
+def test_the_board_shows_what_is_measured(rows):
+    display = Display(Console(file=io.StringIO(), width=200))
+    display._objectives = BOTH
+    for row in rows:
+        display._take(row | {"seconds": 1.0})
+    assert display._best == {"vae": "nll_iw 100.50  au 1.00", "lm": "nll_iw 99.00", "beta": "nll_iw 100.50  au 1.00"}
+
+
+def test_an_epoch_is_told_with_dashes_for_what_it_has_not():
+    records = {kind: run(tiny(*stack)) for kind, stack in (("vae", ()), ("lm", ("lstm_lm",)))}
+    told = {}
+    for kind, record in records.items():
+        watcher = Watcher(record.config)
+        watcher.say = lambda text, kind=kind: told.setdefault(kind, text)
+        watcher.epoch(record.curve[0])
+    assert "  kl - " not in told["vae"]
+    assert "  kl -  mi -  au -  lr 1  " in told["lm"]
+    json.dumps(records["lm"].to_json(), allow_nan=False)

@@ -1,0 +1,79 @@
+"""The catalogue says what the code does, and says all of it."""
+
+import json
+import re
+
+import pytest
+
+from lagvae_core.config.trial import parse_trial
+from lagvae_core.errors import ConfigError
+from lagvae_core.strategies import CATALOGUE
+from sweeps.catalogue.strategies import catalogue_page, conflicts_of, describe_strategy
+from sweeps.cli.catalogue import print_catalogue
+
+each_strategy = pytest.mark.parametrize("kind", CATALOGUE)
+
+
+@each_strategy
+def test_a_description_is_whole_and_plain(kind):
+    strategy, entry = CATALOGUE[kind], describe_strategy(CATALOGUE[kind])
+    assert json.loads(json.dumps(entry, allow_nan=False))["kind"] == kind
+    assert entry["paper"] == strategy.paper
+    assert entry["slots"] == sorted(strategy.slots)
+    assert [field["name"] for field in entry["fields"]] == [n for n in strategy.model_fields if n != "kind"]
+    assert all(field["description"] for field in entry["fields"])
+
+
+@each_strategy
+def test_the_summary_is_at_most_two_sentences(kind):
+    summary = describe_strategy(CATALOGUE[kind])["summary"]
+    assert summary.endswith((".", ":"))
+    assert summary.count(". ") <= 1, summary
+    assert "Source" not in summary
+
+
+@each_strategy
+def test_on_the_terminal_it_tells_fields_columns_and_conflicts(kind, capsys):
+    print_catalogue(kind, as_json=False)
+    text = capsys.readouterr().out
+    assert CATALOGUE[kind].paper in text
+    for name in CATALOGUE[kind].model_fields:
+        assert name == "kind" or name in text
+    for other in conflicts_of(kind):
+        assert other in text
+
+
+def refusal_of(stack, data):
+    try:
+        parse_trial({"data": {"kind": data, "path": "."}, "strategies": stack})
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@each_strategy
+def test_its_conflicts_are_those_that_validation_finds(kind):
+    conflicts = conflicts_of(kind)
+    for other in CATALOGUE:
+        if other == kind:
+            continue
+        found = [refusal_of([other, kind], data) for data in ("text", "images")]
+        if other in conflicts:
+            assert all(found)
+            assert any(conflicts[other].split(",")[0] in text for text in found)
+        else:
+            assert not all(found)
+
+
+def test_conflicts_hold_both_ways():
+    for kind in CATALOGUE:
+        for other, reason in conflicts_of(kind).items():
+            assert conflicts_of(other)[kind] == reason
+
+
+def test_the_page_has_a_section_for_every_strategy_and_whole_tables():
+    page = catalogue_page()
+    for kind in CATALOGUE:
+        assert page.count(f"### {kind}\n") == 1
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}

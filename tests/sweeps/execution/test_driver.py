@@ -1,0 +1,464 @@
+"""Whole sweeps through `lagvae run`: real Ray, real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import socket
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from processes import MARK, Ended, lagvae, private_home, survivors
+from tiny import DIVERGES, TinySweep, write_tiny_sweep
+from worlds import sweep
+
+from lagvae_core.evaluation.evaluate import evaluate
+from lagvae_core.studies.trained_model import configuration_of, restore
+from sweeps.cli import app as cli
+from sweeps.storage.folder import model_name
+from sweeps.storage.schema import CURVES_SCHEMA, ENDED, RUNS_SCHEMA
+from sweeps.storage.table import ResultsFolder
+
+PARTS = ("runs", "curves")
+WHEN_AND_WHERE = {
+    *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes", "git_commit", "git_dirty"),
+    *(name for name in RUNS_SCHEMA.names if name.startswith(("seconds", "cpu_seconds"))),
+}
+"""What may differ between two runs of the same configuration and seed."""
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in WHEN_AND_WHERE} for row in rows]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, here: Path, *arguments: str) -> int:
+    """`lagvae ARGUMENTS` in this process; the exit code."""
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sys.argv", ["lagvae", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+class TestFinished:
+    def test_the_command_ends_well(self, tiny_sweep):
+        assert tiny_sweep.ended.returncode == 0, tiny_sweep.ended.stderr
+        assert "Pareto front of tiny" in tiny_sweep.ended.stdout
+        assert "12 finished" in tiny_sweep.ended.stderr
+        assert "Traceback" not in tiny_sweep.ended.stderr
+
+    def test_every_run_has_one_row_of_the_declared_types(self, tiny_sweep):
+        files = sorted(Path(tiny_sweep.folder.local_path, "runs").iterdir())
+        assert len(files) == 14
+        for file in files:
+            assert pq.read_schema(file).equals(RUNS_SCHEMA)
+            assert file.stem == pq.read_table(file)["run_id"][0].as_py()
+
+    def test_rows_are_complete(self, tiny_sweep):
+        rows = tiny_sweep.folder.runs()
+        assert {(r["arm"], r["configuration"], r["seed"]) for r in rows} == {
+            ("vae", 0, 0),
+            ("vae", 0, 1),
+            *((arm, i, seed) for arm in ("anneal", "encoder_lr") for i in range(3) for seed in (0, 1)),
+        }
+        for row in rows:
+            known = ("config", "parameters", "started_at", "ended_at", "host", "device", "threads", "spec_hash")
+            assert all(row[name] is not None for name in known)
+            assert row["run_id"] == f"{row['config_id']}-{row['seed']}"
+            assert (row["attempt"], row["history"], row["threads"]) == (1, None, 1)
+            assert row["started_at"] <= row["ended_at"]
+            assert json.loads(row["config"])["seed"] == row["seed"]
+        for row in rows:
+            if row["status"] == "finished":
+                always = ("nll_iw", "nll_elbo", "kl", "mi", "au", "iw_k", "seconds", "encoder_steps", "best_epoch")
+                assert all(row[name] is not None for name in always)
+                assert row["iw_k"] == 10
+                assert row["epochs"] == 2
+
+    def test_searched_fields_stand_in_their_columns(self, tiny_sweep):
+        for row in tiny_sweep.folder.runs():
+            for name, value in json.loads(row["parameters"]).items():
+                assert row[name] == value
+            assert (row["kl_linear_epoch.warm_up"] is None) == (row["arm"] != "anneal")
+            assert (row["encoder_lr.multiplier"] is None) == (row["arm"] != "encoder_lr")
+
+    def test_curves(self, tiny_sweep):
+        finished = {row["run_id"] for row in tiny_sweep.folder.runs() if row["status"] == "finished"}
+        curves = tiny_sweep.folder.curves()
+        assert [(c["run_id"], c["epoch"]) for c in curves] == [(i, n) for i in sorted(finished) for n in (1, 2)]
+        for file in Path(tiny_sweep.folder.local_path, "curves").iterdir():
+            assert pq.read_schema(file).equals(CURVES_SCHEMA)
+
+    def test_a_diverged_run_has_its_row_and_no_numbers(self, tiny_sweep):
+        rows = tiny_sweep.folder.runs()
+        diverged = [row for row in rows if row["status"] == "diverged"]
+        assert [(row["arm"], row["encoder_lr.multiplier"], row["seed"]) for row in diverged] == [
+            ("encoder_lr", DIVERGES, 0),
+            ("encoder_lr", DIVERGES, 1),
+        ]
+        for row in diverged:
+            assert row["stop_reason"].startswith("the loss is ")
+            assert all(row[name] is None for name in ("nll_iw", "nll_elbo", "kl", "mi", "au", "ppl", "mean_variance"))
+        assert {row["status"] for row in rows if row not in diverged} == {"finished"}
+
+    def test_no_number_of_the_table_is_nan_or_infinite(self, tiny_sweep):
+        for row in [*tiny_sweep.folder.runs(), *tiny_sweep.folder.curves()]:
+            assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+
+    def test_no_checkpoint_is_left(self, tiny_sweep):
+        assert list(Path(tiny_sweep.folder.local_path, "checkpoints").iterdir()) == []
+
+    def test_just_the_finished_runs_keep_their_models(self, tiny_sweep):
+        kept = {path.stem for path in Path(tiny_sweep.folder.local_path, "models").iterdir()}
+        assert kept == {row["run_id"] for row in tiny_sweep.folder.runs() if row["status"] == "finished"}
+
+    def test_a_kept_model_is_that_of_its_row(self, tiny_sweep):
+        for row in tiny_sweep.folder.runs()[:4]:
+            content = tiny_sweep.folder.read(model_name(row["run_id"]))
+            config = configuration_of(content)
+            assert config.model_dump_json() == row["config"]
+            trained = restore(content, config, config.data.load())
+            measured = evaluate(
+                trained.model, trained.parts, trained.dataset, trained.dataset.test, config.evaluation, trained.device
+            )
+            assert {name: row[name] for name in measured} == measured
+
+    def test_the_spec_is_beside_the_rows(self, tiny_sweep):
+        assert tiny_sweep.folder.read("spec.yaml") == (tiny_sweep.here / "tiny.yaml").read_bytes()
+
+    def test_again_does_nothing_and_changes_no_file(self, tiny_sweep, monkeypatch, capsys):
+        before = tiny_sweep.files
+        assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml") == 0
+        assert tiny_sweep.files == before
+        assert "14 already stored" in capsys.readouterr().err
+
+
+class TestFront:
+    def test_keys_and_values_are_those_computed_by_hand(self, tiny_sweep, monkeypatch, capsys):
+        assert call(monkeypatch, tiny_sweep.here, "results", "pareto", "tiny", "--json") == 0
+        shown = json.loads(capsys.readouterr().out)
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in tiny_sweep.folder.runs():
+            if row["status"] == "finished":
+                groups.setdefault(row["config_id"], []).append(row)
+        points = {}
+        for config_id, rows in groups.items():
+            nll, au = [[row[name] for row in rows] for name in ("nll_iw", "au")]
+            assert len(rows) == 2
+            points[config_id] = {
+                "arm": rows[0]["arm"],
+                "config_id": config_id,
+                "nll_iw": sum(nll) / 2,
+                "nll_iw_se": abs(nll[0] - nll[1]) / 2,
+                "au": sum(au) / 2,
+                "au_se": abs(au[0] - au[1]) / 2,
+                "n": 2,
+                "parameters": json.loads(rows[0]["parameters"]),
+            }
+
+        def dominated(p: dict[str, Any]) -> bool:
+            return any(
+                q["nll_iw"] <= p["nll_iw"] and q["au"] >= p["au"] and (q["nll_iw"] < p["nll_iw"] or q["au"] > p["au"])
+                for q in points.values()
+            )
+
+        expected = sorted((p for p in points.values() if not dominated(p)), key=lambda p: p["nll_iw"])
+        assert [list(point) for point in shown] == [list(point) for point in expected]
+        for point, wanted in zip(shown, expected, strict=True):
+            for name, value in wanted.items():
+                assert point[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+
+    def test_a_diverged_configuration_is_never_on_it(self, tiny_sweep, monkeypatch, capsys):
+        diverged = {row["config_id"] for row in tiny_sweep.folder.runs() if row["status"] == "diverged"}
+        for axes in ("nll_iw:min,au:max", "nll_iw:max,au:min", "kl:max,mi:max", "nll_iw:min"):
+            assert call(monkeypatch, tiny_sweep.here, "results", "pareto", "tiny", "--json", "--objectives", axes) == 0
+            members = json.loads(capsys.readouterr().out)
+            assert members
+            assert not diverged & {member["config_id"] for member in members}
+
+
+@pytest.fixture(scope="module")
+def extended(tiny_sweep, tmp_path_factory) -> TinySweep:
+    here = tmp_path_factory.mktemp("extended")
+    shutil.copytree(tiny_sweep.here, here, dirs_exist_ok=True)
+    more = ["--set", "search.configurations=4", "--set", "search.seeds=3"]
+    return TinySweep(here, lagvae("run", "tiny.yaml", *more, cwd=here))
+
+
+class TestExtension:
+    def test_runs_only_the_rest(self, tiny_sweep, extended):
+        assert extended.ended.returncode == 0, extended.ended.stderr
+        before = {name: content for name, content in tiny_sweep.files.items() if not name.endswith("spec.yaml")}
+        after = extended.files
+        assert {name: after[name] for name in before} == before
+        added = [row for row in extended.folder.runs() if f"tiny/runs/{row['run_id']}.parquet" not in before]
+        assert {(row["arm"], row["configuration"], row["seed"]) for row in added} == {
+            *((arm, 0, 2) for arm in ("vae", "anneal", "encoder_lr")),
+            *((arm, i, 2) for arm in ("anneal", "encoder_lr") for i in (1, 2)),
+            *(("anneal", 3, seed) for seed in (0, 1, 2)),
+        }
+
+    def test_the_stored_spec_is_the_extended_one(self, extended):
+        stored = yaml.safe_load(extended.folder.read("spec.yaml"))
+        assert stored["search"]["configurations"] == 4
+        assert stored["search"]["seeds"] == 3
+
+
+KILL_BETWEEN_CURVE_AND_ROW = """
+import os, signal
+from sweeps.storage.table import ResultsFolder
+write, calls = ResultsFolder.write_curve, []
+def write_curve(self, *arguments):
+    write(self, *arguments)
+    calls.append(1)
+    if len(calls) == 3:
+        os.killpg(0, signal.SIGKILL)
+ResultsFolder.write_curve = write_curve
+"""
+COUNT_ENDS = """
+import os, signal
+from sweeps.execution.recorder import Book
+finish, progressed, ends = Book._finish, Book.progressed, []
+def finish_and_count(self, *arguments):
+    finish(self, *arguments)
+    ends.append(1)
+Book._finish = finish_and_count
+"""
+KILL_BEFORE_A_ROW_IS_RENAMED = f"""{COUNT_ENDS}
+replace, reports = os.replace, []
+def progressed_at_risk(self, *arguments):
+    reports.append(1)
+    progressed(self, *arguments)
+    reports.clear()
+def die(source, target, **options):
+    if ends and reports and "/tiny/runs/" in str(target):  # a run ended, and another's row says `running`
+        os.killpg(0, signal.SIGKILL)
+    replace(source, target, **options)
+Book.progressed, os.replace = progressed_at_risk, die
+"""
+CTRL_C_AFTER_TWO_ENDS = f"""{COUNT_ENDS}
+def progressed_and_interrupted(self, *arguments):
+    progressed(self, *arguments)
+    if len(ends) >= 2:
+        ends.clear()
+        os.killpg(0, signal.SIGINT)
+Book.progressed = progressed_and_interrupted
+"""
+KILL_THE_WORKER_OF_THE_FIRST_REPORT = """
+import os, signal
+from sweeps.execution.recorder import Book
+progressed, killed = Book.progressed, []
+def progressed_and_killed(self, run_id, report):
+    progressed(self, run_id, report)
+    if not killed and report.get("epoch") == 1:
+        killed.append(report["pid"])
+        os.kill(report["pid"], signal.SIGKILL)
+Book.progressed = progressed_and_killed
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The table after a driver ended: its rows, and the bytes of the rows that had ended."""
+
+    ended: Ended
+    rows: list[dict[str, Any]]
+    files: dict[str, bytes]
+    names: list[str]
+    survivors: list[str]
+
+
+@dataclass(frozen=True)
+class Story:
+    """The tiny sweep, whose driver was killed twice and interrupted once, and whose last driver lost a worker."""
+
+    sweep: TinySweep
+    killed: Stage
+    killed_again: Stage
+    interrupted: Stage
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> Story:
+    here = tmp_path_factory.mktemp("story")
+    write_tiny_sweep(here)
+    tale = TinySweep(here, Ended(0, "", ""))
+
+    def stage(trouble: str) -> Stage:
+        with private_home() as home:
+            ended = lagvae("run", "tiny.yaml", cwd=here, before=trouble, home=home)
+            left = survivors(home[MARK])
+        rows = tale.folder.runs()
+        done = {f"tiny/{part}/{r['run_id']}.parquet" for r in rows if r["status"] in ENDED for part in PARTS}
+        files = tale.files
+        return Stage(ended, rows, {name: files[name] for name in done & files.keys()}, list(files), left)
+
+    killed = stage(KILL_BETWEEN_CURVE_AND_ROW)
+    killed_again = stage(KILL_BEFORE_A_ROW_IS_RENAMED)
+    interrupted = stage(CTRL_C_AFTER_TWO_ENDS)
+    last = lagvae("run", "tiny.yaml", cwd=here, before=KILL_THE_WORKER_OF_THE_FIRST_REPORT)
+    return Story(replace(tale, ended=last), killed, killed_again, interrupted)
+
+
+class TestInterruptions:
+    def test_killed_drivers_leave_rows_running(self, story):
+        for stage in (story.killed, story.killed_again):
+            assert stage.ended.returncode == -signal.SIGKILL
+            states = {row["status"] for row in stage.rows}
+            assert "running" in states
+            assert "finished" in states
+            assert "interrupted" not in states
+
+    def test_a_keyboard_interrupt_ends_with_130_and_rows_that_say_so(self, story):
+        assert story.interrupted.ended.returncode == 130
+        assert "Traceback" not in story.interrupted.ended.stderr
+        states = {row["status"] for row in story.interrupted.rows}
+        assert "interrupted" in states
+        assert "running" not in states
+        assert "failed" not in states
+        for row in story.interrupted.rows:
+            if row["status"] == "interrupted":
+                assert row["stop_reason"]
+                assert row["ended_at"] is not None
+
+    def test_a_finished_row_always_has_its_model(self, story):
+        for stage in (story.killed, story.killed_again, story.interrupted):
+            finished = {row["run_id"] for row in stage.rows if row["status"] == "finished"}
+            assert finished
+            assert {f"tiny/{model_name(run_id)}" for run_id in finished} <= set(stage.names)
+
+    def test_no_process_outlives_its_driver(self, story):
+        assert [stage.survivors for stage in (story.killed, story.killed_again, story.interrupted)] == [[], [], []]
+
+    def test_the_last_driver_ends_well(self, story):
+        assert story.sweep.ended.returncode == 0, story.sweep.ended.stderr
+        assert "to be taken up again" in story.sweep.ended.stderr
+
+    def test_every_driver_got_further(self, story):
+        counts = [len(stage.files) for stage in (story.killed, story.killed_again, story.interrupted)]
+        assert 0 < counts[0] < counts[1] < counts[2]
+
+    def test_rows_that_had_ended_keep_their_bytes(self, story):
+        files = story.sweep.files
+        for stage in (story.killed, story.killed_again, story.interrupted):
+            assert {name: files[name] for name in stage.files} == stage.files
+
+    def test_the_same_runs_each_once(self, story, tiny_sweep):
+        ids = [row["run_id"] for row in story.sweep.folder.runs()]
+        assert ids == [row["run_id"] for row in tiny_sweep.folder.runs()]
+        assert len(ids) == len(set(ids)) == 14
+
+    def test_the_same_numbers_as_without_any_trouble(self, story, tiny_sweep):
+        assert numbers(story.sweep.folder.runs()) == numbers(tiny_sweep.folder.runs())
+
+    def test_the_same_curves(self, story, tiny_sweep):
+        assert numbers(story.sweep.folder.curves()) == numbers(tiny_sweep.folder.curves())
+
+    def test_attempts_and_their_histories(self, story):
+        for row in story.sweep.folder.runs():
+            history = json.loads(row["history"] or "[]")
+            assert [entry["attempt"] for entry in history] == list(range(1, row["attempt"]))
+            assert {entry["status"] for entry in history} <= {"running", "interrupted"}
+
+    def test_a_run_whose_worker_was_killed_is_tried_again(self, story):
+        lost = []
+        for row in story.sweep.folder.runs():
+            history = json.loads(row["history"] or "[]")
+            lost += [row for entry in history if entry["stop_reason"] == "its process was lost"]
+        (row,) = lost
+        assert row["status"] == "finished"
+        assert row["attempt"] >= 2
+
+    def test_nothing_unfinished_is_left_in_the_folder(self, story):
+        assert any(name.endswith(".tmp") for name in story.killed_again.names), "else this test tests nothing"
+        assert {Path(name).suffix for name in story.sweep.files} == {".parquet", ".yaml", ".lock", ".pt"}
+        assert list(Path(story.sweep.folder.local_path, "checkpoints").iterdir()) == []
+
+
+def test_a_driver_that_is_told_to_end_does_as_after_ctrl_c(tmp_path):
+    """SIGTERM is what schedulers, containers and `timeout` send."""
+    write_tiny_sweep(tmp_path)
+    told = CTRL_C_AFTER_TWO_ENDS.replace("os.killpg(0, signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)")
+    with private_home() as home:
+        ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=told, home=home)
+        assert survivors(home[MARK]) == []
+    assert ended.returncode == 130, ended.stderr
+    assert "interrupted; the same command goes on where it stood" in ended.stderr
+    assert "SIGTERM" not in ended.stderr
+    states = {row["status"] for row in ResultsFolder(str(tmp_path / "results"), "tiny").runs()}
+    assert states >= {"finished", "interrupted"}
+    assert "running" not in states
+
+
+LOSE_THE_DATA = """
+import shutil
+from sweeps.execution import driver
+origin = driver.provenance
+def provenance():
+    shutil.rmtree("corpus")
+    return origin()
+driver.provenance = provenance
+"""
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> TinySweep:
+    here = tmp_path_factory.mktemp("failed")
+    (here / "corpus").mkdir()
+    for name in ("train", "valid", "test"):
+        (here / "corpus" / f"{name}.txt").write_text("a b c\nb c d\n" * 8)
+    trial = sweep()["trial"] | {"data": {"kind": "text", "path": "corpus"}}
+    values = sweep(trial=trial, arms={"beta": ["beta_vae"]}, search={"configurations": 4, "seeds": 2})
+    (here / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return TinySweep(here, lagvae("run", "tiny.yaml", cwd=here, before=LOSE_THE_DATA))
+
+
+class TestFailure:
+    """The data vanish after the plan was made: every run must fail, and the sweep must not go on for ever."""
+
+    def test_the_exit_code_says_that_runs_failed(self, failed):
+        assert failed.ended.returncode == 1
+
+    def test_three_equal_failures_stop_the_sweep_with_their_reason(self, failed):
+        assert "The first 3 runs all failed with" in failed.ended.stderr
+        assert "data.path must be a folder" in failed.ended.stderr
+        rows = failed.folder.runs()
+        assert 3 <= [row["status"] for row in rows].count("failed") < 8
+
+    def test_a_failed_run_has_its_row(self, failed):
+        for row in failed.folder.runs():
+            if row["status"] == "failed":
+                assert row["error_class"] == "DataError"
+                assert "lagvae_core" in row["traceback"]
+                assert row["stop_reason"]
+                assert row["attempt"] == 1, "what is deterministic is not tried again"
+
+
+def test_a_cluster_that_does_not_answer_changes_nothing(tiny_sweep, monkeypatch, capsys):
+    before = tiny_sweep.files
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=lambda: silent.accept()[0].close()).start()
+        more = ("--set", "search.seeds=5", "--address", f"127.0.0.1:{silent.getsockname()[1]}")
+        assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml", *more) == 2
+    assert "A Ray cluster must answer at 127.0.0.1:" in capsys.readouterr().err
+    assert tiny_sweep.files == before
+
+
+def test_a_second_driver_is_refused(tiny_sweep, monkeypatch, capsys):
+    with tiny_sweep.folder.locked():
+        assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml") == 2
+    assert "one process at a time" in capsys.readouterr().err
+
+
+def test_the_folder_may_be_a_uri(tiny_sweep, monkeypatch, capsys):
+    uri = (tiny_sweep.here / "results").as_uri()
+    assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml", "--results", uri) == 0
+    assert "14 already stored" in capsys.readouterr().err
+    assert ResultsFolder(uri, "tiny").runs() == tiny_sweep.folder.runs()

@@ -1,0 +1,80 @@
+"""A sweep whose table cannot be written for a while: a network that is cut, a disk that is full."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import yaml
+from processes import Ended, lagvae
+from worlds import TINY_TRIAL, sweep
+
+from sweeps.storage.table import ResultsFolder
+
+RUNS = 6
+
+IMPATIENT = "from sweeps.execution import driver\ndriver.PATIENCE_SECONDS = 1.0\n"
+
+
+def write_sweep(here: Path) -> ResultsFolder:
+    trial = TINY_TRIAL | {"training": {"epochs": 40}}
+    search = {"sampler": "random", "configurations": 1, "seeds": RUNS, "seed": 0}
+    values = sweep(trial=trial, arms={"vae": []}, search=search, resources={"cpus": 1, "concurrent": 1})
+    (here / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return ResultsFolder(str(here / "results"), "tiny")
+
+
+def finished(runs: Path) -> dict[str, bytes]:
+    """The rows that are final, byte for byte."""
+    ids = [row["run_id"] for row in ResultsFolder(str(runs.parents[1]), "tiny").runs() if row["status"] == "finished"]
+    return {name: (runs / f"{name}.parquet").read_bytes() for name in ids}
+
+
+def run_broken(here: Path, seconds: float, before: str = "") -> tuple[Ended, dict[str, bytes]]:
+    """Run the sweep, with a file in the place of its folder of rows from the first end on; and what was final then.
+
+    The folder is put back after `seconds`, or when the command has ended.
+    """
+    runs, final, over = here / "results" / "tiny" / "runs", dict[str, bytes](), threading.Event()
+
+    def break_it() -> None:
+        while not runs.exists() or not (found := finished(runs)):
+            if over.wait(0.05):
+                return
+        final.update(found)
+        aside = runs.rename(runs.with_name("aside"))
+        runs.write_text("")
+        over.wait(seconds)
+        runs.unlink()
+        aside.rename(runs)
+
+    breaking = threading.Thread(target=break_it)
+    breaking.start()
+    try:
+        return lagvae("run", "tiny.yaml", cwd=here, before=before), final
+    finally:
+        over.set()
+        breaking.join()
+
+
+def test_a_store_that_comes_back_costs_nothing(tmp_path):
+    folder = write_sweep(tmp_path)
+    ended, final = run_broken(tmp_path, 4.0)
+    assert ended.returncode == 0, ended.stderr
+    assert [(row["status"], row["attempt"]) for row in folder.runs()] == [("finished", 1)] * RUNS
+    assert final
+    assert final.items() <= finished(tmp_path / "results" / "tiny" / "runs").items()
+
+
+def test_one_that_does_not_ends_the_sweep_with_a_sentence_and_it_goes_on_later(tmp_path):
+    folder = write_sweep(tmp_path)
+    ended, final = run_broken(tmp_path, 600.0, IMPATIENT)
+    assert ended.returncode == 1, ended.stderr
+    assert "must be at hand, but runs/" in ended.stderr
+    assert "a sweep that is run again goes on where it stood" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert 0 < len(final) <= len(folder.runs()) < RUNS
+    again = lagvae("run", "tiny.yaml", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [row["status"] for row in folder.runs()] == ["finished"] * RUNS
+    assert final.items() <= finished(tmp_path / "results" / "tiny" / "runs").items()

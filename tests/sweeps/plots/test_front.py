@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from figures import png_size
+
+from sweeps.plots.front import DODGE, FrontPoint, _dodged, _draw, beyond, front_figure, staircase
+from sweeps.plots.style import DPI, WIDTH
+
+POINTS = [
+    FrontPoint("vae", "a0", (0.0, 330.1), (0.0, 0.2), 3, member=False),
+    FrontPoint("anneal", "b0", (0.0, 330.2), (None, None), 1, member=False),
+    FrontPoint("lagging", "c0", (1.0, 328.0), (0.3, 0.2), 3, member=True, label="30"),
+    FrontPoint("scale $x$", "d0", (2.0, 328.5), (float("nan"), 0.1), 2, member=True),
+]
+
+
+class TestStaircase:
+    @pytest.mark.parametrize(
+        ("senses", "xs", "ys", "vertices"),
+        [
+            (("max", "min"), [2, 0, 1], [5, 1, 2], [[0, 1], [0, 2], [1, 2], [1, 5], [2, 5]]),
+            (("min", "min"), [0, 2, 1], [5, 1, 2], [[2, 1], [2, 2], [1, 2], [1, 5], [0, 5]]),
+            (("max", "max"), [0, 2, 1], [5, 1, 2], [[0, 5], [0, 2], [1, 2], [1, 1], [2, 1]]),
+            (("min", "max"), [2, 0, 1], [5, 1, 2], [[2, 5], [2, 2], [1, 2], [1, 1], [0, 1]]),
+        ],
+    )
+    def test_turns_at_the_worse_of_both_coordinates(self, senses, xs, ys, vertices):
+        assert staircase(xs, ys, senses).tolist() == vertices
+
+    def test_goes_on_to_the_worst_corner(self):
+        edge = staircase([0, 1], [1, 2], ("max", "min"), worst=(-1, 9))
+        assert edge.tolist() == [[-1, 1], [0, 1], [0, 2], [1, 2], [1, 9]]
+        edge = staircase([0, 1], [2, 1], ("min", "min"), worst=(8, 9))
+        assert edge.tolist() == [[8, 1], [1, 1], [1, 2], [0, 2], [0, 9]]
+
+    def test_other_points_add_no_vertex(self):
+        edge = staircase([0, 1, 1, 0, np.nan], [1, 2, 2, 3, 0], ("max", "min"))
+        assert edge.tolist() == [[0, 1], [0, 2], [1, 2]]
+
+    @pytest.mark.parametrize("worst", [None, (0.0, 9.0)])
+    def test_no_points_have_no_edge(self, worst):
+        assert staircase([], [], ("max", "min"), worst).shape == (0, 2)
+
+    def test_one_point(self):
+        assert staircase([1], [2], ("max", "min")).tolist() == [[1, 2]]
+
+
+class TestDodge:
+    @pytest.mark.parametrize(("sense", "step"), [("max", -DODGE), ("min", DODGE)])
+    def test_arms_at_one_integer_step_to_the_worse_side(self, sense, step):
+        lone, fraction = replace(POINTS[0], mean=(1.0, 0.0)), replace(POINTS[1], mean=(0.5, 0.0))
+        assert _dodged([*POINTS, lone, fraction, POINTS[1]], sense) == [0.0, step, 1.0, 2.0, 1.0, 0.5, step]
+
+
+class TestFrontFigure:
+    def test_a_png_of_one_column(self, tmp_path):
+        front_figure(POINTS, tmp_path / "front.png", title="quickstart")
+        width, height = png_size(tmp_path / "front.png")
+        assert width == int(WIDTH * DPI)
+        assert 400 < height < 1000
+        assert (tmp_path / "front.png").stat().st_size > 5_000
+        assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
+
+    @pytest.mark.parametrize(("name", "head"), [("front.pdf", b"%PDF"), ("front.svg", b"<?xml"), ("a.b.SVG", b"<?xml")])
+    def test_the_path_s_format_and_a_png_beside_it(self, tmp_path, name, head):
+        front_figure(POINTS, str(tmp_path / name))
+        assert (tmp_path / name).read_bytes().startswith(head)
+        assert png_size((tmp_path / name).with_suffix(".png"))[0] == int(WIDTH * DPI)
+
+    def test_a_path_without_extension_gives_a_png(self, tmp_path):
+        front_figure(POINTS, tmp_path / "front")
+        assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
+
+    @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+    def test_equal_points_give_equal_bytes(self, tmp_path, suffix):
+        files = [tmp_path / f"{name}{suffix}" for name in ("first", "second")]
+        for file in files:
+            front_figure(POINTS, file)
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+    def test_words_in_the_picture(self, tmp_path):
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            front_figure(POINTS, tmp_path / "front.svg", y="kl", title="quickstart")
+        text = (tmp_path / "front.svg").read_text(encoding="utf-8")
+        words = ["active units", "kl", "better ↘", "quickstart", "scale $x$", "of 1 to 3 seeds", "front"]
+        assert [word for word in words if word not in text] == []
+
+    @pytest.mark.parametrize("count", [1, 60])
+    def test_few_and_many_arms(self, tmp_path, count):
+        points = [replace(POINTS[0], arm=f"arm {i}", mean=(float(i % 3), 330.0 + i)) for i in range(count)]
+        front_figure(points, tmp_path / "front.png", senses=("min", "max"))
+        assert png_size(tmp_path / "front.png")[0] == int(WIDTH * DPI)
+
+    def test_matplotlib_s_global_state_is_left_alone(self, tmp_path):
+        before = dict(matplotlib.rcParams)
+        front_figure(POINTS, tmp_path / "front.png")
+        assert dict(matplotlib.rcParams) == before
+
+    def test_pyplot_is_never_imported(self, tmp_path):
+        script = (
+            "import sys\n"
+            "from sweeps.plots.front import FrontPoint, front_figure\n"
+            "front_figure([FrontPoint('vae', 'a', (0.0, 1.0), (None, None), 1, True)], sys.argv[1])\n"
+            "assert 'matplotlib.pyplot' not in sys.modules\n"
+        )
+        root = Path(__file__).parents[3]
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "front.pdf")], check=True, cwd=root)
+
+    def test_refuses_no_points(self, tmp_path):
+        with pytest.raises(ValueError, match="the list of points is empty"):
+            front_figure([], tmp_path / "front.png")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_refuses_a_mean_that_is_not_finite(self, tmp_path):
+        with pytest.raises(ValueError, match="a0 must have a finite mean"):
+            front_figure([replace(POINTS[0], mean=(0.0, float("nan")))], tmp_path / "front.png")
+
+    def test_refuses_an_unknown_extension(self, tmp_path):
+        with pytest.raises(ValueError, match=r"one of .*pdf.*svg"):
+            front_figure(POINTS, tmp_path / "front.docx")
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sense", ["min", "max"])
+def test_only_values_far_on_the_worse_side_are_beyond(sense: str) -> None:
+    sign = 1.0 if sense == "min" else -1.0
+    ys = [sign * y for y in (24.0, 24.2, 24.4, 24.6, 24.8, 51.0, -90.0)]
+    assert beyond(ys, sense).tolist() == [False] * 5 + [True, False]
+
+
+def test_equal_values_and_a_single_one_are_not_beyond() -> None:
+    assert not beyond([3.0, 3.0, 3.0, 3.0], "min").any()
+    assert not beyond([-7.0], "max").any()
+
+
+def test_an_outlier_does_not_flatten_the_rest() -> None:
+    points = [FrontPoint("a", str(y), (1.0, y), (None, None), 1, member=y == 24.0) for y in (24.0, 24.5, 25.0, 25.5)]
+    far = FrontPoint("b", "far", (1.0, 500.0), (None, None), 1, member=False)
+    drawn = [_draw(some, ("au", "nll_iw"), ("max", "min"), "").axes[0].get_ylim() for some in (points, [*points, far])]
+    assert drawn[0] == drawn[1]
+    assert drawn[1][1] < 30.0

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+import pytest
+from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
+
+from sweeps.search.plan import Plan
+
+ARMS = {"vae": [], "beta": ["beta_vae"], "lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}]}
+
+
+def changed_trial(**sections):
+    return {name: {**values, **sections.get(name, {})} for name, values in TINY_TRIAL.items()}
+
+
+def search(**changes):
+    return {"sampler": "random", "configurations": 3, "seeds": 2, "seed": 0} | changes
+
+
+class TestIdentity:
+    def test_the_seed_is_not_in_the_config_id(self):
+        spec = spec_of()
+        arm = spec.arms[1]
+        configs = [spec.trial_config(arm, {"beta_vae.beta": 0.5}, seed) for seed in (0, 1)]
+        assert len({c.config_id(FINGERPRINT) for c in configs}) == 1
+        assert len({c.run_id(FINGERPRINT) for c in configs}) == 2
+
+    def test_the_place_of_the_data_is_not_in_it_but_their_content_is(self):
+        ids = set()
+        for path in ("here", "there"):
+            spec = spec_of(trial={"data": {"kind": "text", "path": path}})
+            ids.add(Plan(spec, FINGERPRINT, []).configuration(spec.arms[0], 0, {}).config_id)
+        assert len(ids) == 1
+        assert Plan(spec, "1" * 64, []).configuration(spec.arms[0], 0, {}).config_id not in ids
+
+    def test_every_other_value_is_in_it(self):
+        changes = [
+            {},
+            {"training": {"epochs": 3}},
+            {"model": {"latent_dim": 3}},
+            {"evaluation": {"iw_samples": 11}},
+            {"data": {"seed": 1}},
+        ]
+        specs = [spec_of(trial=changed_trial(**change)) for change in changes]
+        ids = {Plan(spec, FINGERPRINT, []).configuration(spec.arms[0], 0, {}).config_id for spec in specs}
+        assert len(ids) == len(changes)
+
+    def test_a_default_written_out_changes_nothing(self):
+        plain = spec_of()
+        filled = plain.trial_config(plain.arms[0], {}, 0).model_dump(mode="json", exclude={"seed", "strategies"})
+        spec = spec_of(trial=filled)
+        ids = {Plan(s, FINGERPRINT, []).configuration(s.arms[0], 0, {}).config_id for s in (plain, spec)}
+        assert len(ids) == 1
+
+
+class TestFresh:
+    def test_everything_is_missing(self):
+        plan = Plan(spec_of(arms=ARMS), FINGERPRINT, [])
+        assert [(a.arm, a.configurations, a.runs, a.ended, a.resumed, a.missing) for a in plan.arms()] == [
+            ("vae", 1, 2, 0, 0, 2),
+            ("beta", 3, 6, 0, 0, 6),
+            ("lr", 3, 6, 0, 0, 6),
+        ]
+        assert plan.missing == 14
+
+    def test_arms_are_dealt_in_turn(self):
+        order = [(arm.name, index) for arm, index in Plan(spec_of(arms=ARMS), FINGERPRINT, []).order()]
+        assert order == [("vae", 0), ("beta", 0), ("lr", 0), ("beta", 1), ("lr", 1), ("beta", 2), ("lr", 2)]
+
+    def test_runs_are_the_seeds_in_their_order(self):
+        spec = spec_of(search=search(seeds=[5, 2]))
+        plan = Plan(spec, FINGERPRINT, [])
+        runs = plan.runs(spec.arms[0], plan.configuration(spec.arms[0], 0, {}))
+        assert [(run.seed, run.config.seed, run.attempt) for run in runs] == [(5, 5, 1), (2, 2, 1)]
+        assert [run.run_id for run in runs] == [run.config.run_id(FINGERPRINT) for run in runs]
+
+
+class TestAdoption:
+    def test_a_whole_table_leaves_nothing_to_do(self):
+        rows, _ = play(spec_of(arms=ARMS))
+        plan = Plan(spec_of(arms=ARMS), FINGERPRINT, rows)
+        assert plan.missing == 0
+        assert plan.others == []
+        assert run_ids(plan.rows.values()) == run_ids(rows)
+
+    @pytest.mark.parametrize("status", ["running", "interrupted"])
+    def test_what_was_cut_off_is_taken_up_again_as_the_next_attempt(self, status):
+        spec = spec_of(arms={"vae": []})
+        rows, _ = play(spec)
+        rows[0] |= {"status": status, "attempt": 2}
+        plan = Plan(spec, FINGERPRINT, rows)
+        (arm,) = plan.arms()
+        assert (arm.ended, arm.resumed, arm.missing) == (1, 1, 1)
+        (run,) = plan.runs(spec.arms[0], plan.configurations["vae", 0])
+        assert (run.run_id, run.attempt, run.stored) == (rows[0]["run_id"], 3, rows[0])
+
+    @pytest.mark.parametrize("status", ["finished", "stopped_early", "diverged", "out_of_memory", "failed"])
+    def test_what_ended_is_never_run_again(self, status):
+        second_try = {"status": status, "history": json.dumps([{"status": "out_of_memory"}])}
+        rows = [row | second_try for row in play(spec_of())[0]]
+        assert Plan(spec_of(), FINGERPRINT, rows).missing == 0
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"trial": changed_trial(training={"epochs": 3})},
+            {"arms": {"other": [], "another": ["beta_vae"]}},
+            {"arms": {"vae": ["encoder_lr"], "beta": [{"kind": "beta_vae", "beta": 0.5}]}},
+            {"arms": {"vae": ["encoder_lr"], "beta": [{"kind": "beta_vae", "beta": {"low": 2, "high": 3}}]}},
+        ],
+    )
+    def test_an_edited_sweep_leaves_the_rows_as_others(self, change):
+        rows, _ = play(spec_of())
+        plan = Plan(spec_of(**change), FINGERPRINT, rows)
+        assert plan.rows == {}
+        assert run_ids(plan.others) == run_ids(rows)
+        assert plan.missing == sum(arm.runs for arm in plan.arms())
+
+    def test_other_data_leave_the_rows_as_others(self):
+        rows, _ = play(spec_of())
+        assert len(Plan(spec_of(), "1" * 64, rows).others) == len(rows)
+
+    def test_a_wider_range_keeps_the_rows(self):
+        rows, _ = play(spec_of())
+        wider = {"vae": [], "beta": [{"kind": "beta_vae", "beta": {"low": 0, "high": 2}}]}
+        assert Plan(spec_of(arms=wider), FINGERPRINT, rows).missing == 0
+
+    def test_a_narrower_range_keeps_those_within(self):
+        rows, _ = play(spec_of(arms=ARMS, search=search(seeds=1)))
+        fewer = ARMS | {"lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 4]}}]}
+        plan = Plan(spec_of(arms=fewer, search=search(seeds=1)), FINGERPRINT, rows)
+        assert all(row["arm"] == "lr" for row in plan.others)
+        assert plan.others
+
+    def test_a_smaller_budget_keeps_the_first_configurations(self):
+        rows, _ = play(spec_of())
+        plan = Plan(spec_of(search=search(configurations=1)), FINGERPRINT, rows)
+        assert plan.missing == 0
+        assert {row["configuration"] for row in plan.rows.values()} == {0}
+        assert {row["configuration"] for row in plan.others} == {1, 2}
+
+    def test_a_row_that_holds_less_than_a_row_should_is_another(self):
+        rows, _ = play(spec_of())
+        blank = dict.fromkeys(rows[0])
+        plan = Plan(spec_of(), FINGERPRINT, [*rows, blank | {"arm": "beta", "run_id": "x-0"}])
+        assert [row["run_id"] for row in plan.others] == ["x-0"]
+
+
+class TestExtension:
+    def test_more_configurations_add_only_those(self):
+        small, _ = play(spec_of(arms=ARMS, search=search(configurations=2)))
+        large = spec_of(arms=ARMS, search=search(configurations=3))
+        assert Plan(large, FINGERPRINT, small).missing == 4
+        assert run_ids(play(large, small)[0]) == run_ids(play(large)[0])
+
+    def test_more_seeds_add_only_those(self):
+        few, _ = play(spec_of(arms=ARMS, search=search(seeds=1)))
+        many = spec_of(arms=ARMS, search=search(seeds=3))
+        assert Plan(many, FINGERPRINT, few).missing == 14
+        rows = play(many, few)[0]
+        assert run_ids(rows) == run_ids(play(many)[0])
+        assert [row for row in rows if row["seed"] == 0] == few
+
+    def test_another_arm_adds_only_its_own(self):
+        rows, _ = play(spec_of())
+        assert Plan(spec_of(arms=ARMS), FINGERPRINT, rows).missing == 6
+
+    def test_fewer_seeds_want_nothing(self):
+        rows, _ = play(spec_of())
+        plan = Plan(spec_of(search=search(seeds=1)), FINGERPRINT, rows)
+        assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
+
+    def test_nor_do_the_rows_of_other_seeds_count(self):
+        """They had to be forgotten by whoever takes a seed out of the file."""
+        rows, _ = play(spec_of())
+        plan = Plan(spec_of(search=search(seeds=[1])), FINGERPRINT, rows)
+        assert {row["seed"] for row in plan.rows.values()} == {1}
+        assert {row["seed"] for row in plan.others} == {0}
+        assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
+
+
+class TestCost:
+    def test_mean_seconds_are_those_of_finished_runs(self):
+        def answer(run):
+            if run.arm == "vae":
+                return {"status": "diverged", "seconds": 99.0}
+            return {"seconds": 1.0 + run.seed}
+
+        spec = spec_of()
+        plan = Plan(spec, FINGERPRINT, play(spec, answer=answer)[0])
+        assert [arm.mean_seconds for arm in plan.arms()] == [None, 1.5]
+
+
+class TestSharedPoints:
+    """A point that two arms could both choose is run by one of them, and missed in neither."""
+
+    ARMS: ClassVar = {
+        "searched": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}],
+        "fixed": [{"kind": "encoder_lr", "multiplier": 2}],
+    }
+
+    @pytest.mark.parametrize("sampler", ["random", "grid"])
+    def test_the_fixed_arm_has_it(self, sampler):
+        budget = {} if sampler == "grid" else {"configurations": 3}
+        spec = spec_of(arms=self.ARMS, search={"sampler": sampler, "seeds": 2} | budget)
+        dealt: list[str] = []
+        rows, _ = play(spec, answer=lambda run: dealt.append(run.run_id) or {})
+        assert len(dealt) == len(set(dealt)) == 6
+        plan = Plan(spec, FINGERPRINT, rows)
+        assert [(arm.arm, arm.configurations) for arm in plan.arms()] == [("searched", 2), ("fixed", 1)]
+        assert Plan(spec, FINGERPRINT, []).missing == 6
+        assert plan.missing == 0
+
+    @pytest.mark.parametrize("sampler", ["random", "grid"])
+    def test_two_searched_arms_share(self, sampler):
+        arms = self.ARMS | {"fixed": [{"kind": "encoder_lr", "multiplier": {"choices": [4, 8]}}]}
+        budget = {} if sampler == "grid" else {"configurations": 9}
+        spec = spec_of(arms=arms, search={"sampler": sampler, "seeds": 1} | budget)
+        dealt: list[str] = []
+        rows, _ = play(spec, answer=lambda run: dealt.append(run.run_id) or {})
+        assert len(dealt) == len(set(dealt)) == 4
+        assert Plan(spec, FINGERPRINT, rows).missing == 0

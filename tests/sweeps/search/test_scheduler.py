@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import ClassVar
+
+import pytest
+from optuna.trial import TrialState
+from worlds import FINGERPRINT, plausible, play, row_of, run_ids, spec_of
+
+from sweeps.search.plan import Plan
+from sweeps.search.scheduler import Dealer
+
+ARMS = {
+    "vae": [],
+    "beta": ["beta_vae"],
+    "lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4, 8]}}],
+    "both": [{"kind": "aggressive", "budget": {"choices": [10, "converge"]}}, "kl_linear_epoch"],
+}
+SAMPLERS = ["tpe", "random", "nsga2", "gp"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler says it of itself
+
+
+def search(sampler="random", **changes):
+    values = {"sampler": sampler, "configurations": 3, "seeds": 2, "seed": 0} | changes
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def spec(sampler="random", arms=ARMS, **changes):
+    return spec_of(arms=arms, search=search(sampler, **changes))
+
+
+def study(dealer, arm):
+    return dealer._searches[arm].study
+
+
+class TestDealing:
+    def test_arms_in_turn_and_seeds_next_to_each_other(self):
+        rows, _ = play(spec())
+        dealt = [(row["arm"], row["configuration"], row["seed"]) for row in rows]
+        assert dealt[:8] == [(arm, 0, seed) for arm in ARMS for seed in (0, 1)]
+        assert dealt[8:] == [(arm, i, seed) for i in (1, 2) for arm in ARMS if arm != "vae" for seed in (0, 1)]
+
+    def test_the_seeds_of_a_configuration_share_its_parameters(self):
+        rows, _ = play(spec())
+        by_config = {(row["config_id"], row["parameters"]) for row in rows}
+        assert len(by_config) == len({row["config_id"] for row in rows}) == 10
+
+    def test_a_fresh_dealer_is_not_exhausted_and_a_played_one_is(self):
+        """A driver that is interrupted before it asked for the first run must not take the sweep for done."""
+        assert not Dealer(Plan(spec(), FINGERPRINT, [])).exhausted
+        _, dealer = play(spec())
+        assert dealer.exhausted
+
+    def test_a_run_that_goes_on_keeps_the_dealer_from_being_exhausted(self):
+        dealer = Dealer(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, []))
+        run = dealer.next()
+        assert dealer.next() is None
+        assert not dealer.exhausted
+        dealer.ended(run, row_of(run))
+        assert dealer.next() is None
+        assert dealer.exhausted
+
+    def test_the_search_seed_decides(self):
+        first, again, other = (play(spec(seed=seed))[0] for seed in (0, 0, 1))
+        assert run_ids(first) == run_ids(again) != run_ids(other)
+
+    def test_an_arm_does_not_depend_on_its_neighbours(self):
+        alone, _ = play(spec(arms={"beta": ARMS["beta"]}))
+        among, _ = play(spec())
+        assert run_ids(alone) == run_ids(row for row in among if row["arm"] == "beta")
+
+    @pytest.mark.parametrize("sampler", ["random", "tpe"])
+    def test_how_many_run_at_a_time_does_not_matter_within_the_start_up(self, sampler):
+        assert run_ids(play(spec(sampler), concurrent=5)[0]) == run_ids(play(spec(sampler))[0])
+
+
+class TestFiniteSpaces:
+    LR: ClassVar = {"lr": ARMS["lr"]}
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_exhausted_without_repetition(self, sampler, seed):
+        rows, dealer = play(spec(sampler, self.LR, configurations=20, seeds=1, seed=seed))
+        assert sorted(json.loads(row["parameters"])["encoder_lr.multiplier"] for row in rows) == [1, 2, 4, 8]
+        assert dealer.exhausted
+
+    def test_never_the_same_configuration_twice(self):
+        rows, _ = play(spec(configurations=7, seeds=1))
+        assert max(Counter(row["config_id"] for row in rows).values()) == 1
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_point_of_a_fixed_arm_is_left_to_it(self, seed):
+        arms = self.LR | {"fixed": [{"kind": "encoder_lr", "multiplier": 4}]}
+        rows, _ = play(spec(arms=arms, configurations=4, seeds=1, seed=seed))
+        multipliers = {(row["arm"], json.loads(row["parameters"]).get("encoder_lr.multiplier")) for row in rows}
+        assert multipliers == {("lr", 1), ("lr", 2), ("lr", 8), ("fixed", None)}
+
+
+class TestGrid:
+    ARMS: ClassVar = {
+        "vae": [],
+        "grid": [
+            {"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}},
+            {"kind": "aggressive", "budget": {"choices": [10, "converge"]}, "max_inner": {"low": 2, "high": 4}},
+        ],
+    }
+
+    def test_every_combination_once(self):
+        rows, _ = play(spec("grid", self.ARMS, configurations=None, seeds=1))
+        points = [tuple(json.loads(row["parameters"]).values()) for row in rows if row["arm"] == "grid"]
+        assert points == [(m, b, i) for m in (1, 2) for b in (10, "converge") for i in (2, 3, 4)]
+
+
+class TestInterruption:
+    """Whatever the moment, the rows alone give back the same search."""
+
+    CASES: ClassVar = {
+        "random": spec("random", configurations=4),
+        "grid": spec("grid", TestGrid.ARMS, configurations=None),
+        "tpe": spec("tpe", configurations=4),
+    }
+
+    @pytest.mark.parametrize("case", CASES)
+    @pytest.mark.parametrize("concurrent", [1, 3])
+    def test_at_any_point(self, case, concurrent):
+        whole = run_ids(play(self.CASES[case], concurrent=concurrent)[0])
+        for ends in range(len(whole)):
+            part, _ = play(self.CASES[case], ends=ends, concurrent=concurrent)
+            resumed, dealer = play(self.CASES[case], part, concurrent=concurrent)
+            assert run_ids(resumed) == whole, f"interrupted after {ends} ends"
+            assert dealer.exhausted
+
+    def test_again_and_again(self):
+        rows: list[dict] = []
+        for _ in range(len(run_ids(play(self.CASES["tpe"])[0]))):
+            rows, _ = play(self.CASES["tpe"], rows, ends=1, concurrent=2)
+        assert run_ids(rows) == run_ids(play(self.CASES["tpe"])[0])
+        assert {row["status"] for row in rows} == {"finished"}
+
+    def test_runs_that_were_cut_off_are_taken_up_as_the_next_attempt(self):
+        part, _ = play(self.CASES["random"], ends=3, concurrent=3)
+        cut = {row["run_id"] for row in part if row["status"] == "running"}
+        assert len(cut) == 3
+        resumed, _ = play(self.CASES["random"], part)
+        assert {row["run_id"]: row["attempt"] for row in resumed if row["attempt"] != 1} == dict.fromkeys(cut, 2)
+
+
+class TestTelling:
+    def states(self, answer, **changes):
+        _, dealer = play(spec(arms={"beta": ARMS["beta"]}, configurations=1, **changes), answer=answer)
+        (trial,) = study(dealer, "beta").trials
+        return trial
+
+    def test_the_mean_over_the_seeds(self):
+        trial = self.states(lambda run: {"nll_iw": 10.0 + run.seed, "au": 2 * run.seed})
+        assert trial.state == TrialState.COMPLETE
+        assert trial.values == [10.5, 1.0]
+
+    def test_the_mean_over_finished_seeds_only(self):
+        ends = {0: {"nll_iw": 7.0, "au": 1}, 1: {"status": "diverged"}, 2: {"status": "failed", "nll_iw": 1.0, "au": 9}}
+        trial = self.states(lambda run: ends[run.seed], seeds=3)
+        assert trial.values == [7.0, 1.0]
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
+    def test_what_is_not_finite_never_reaches_the_study(self, bad):
+        trial = self.states(lambda run: {"nll_iw": bad, "au": 2})
+        assert (trial.state, trial.values) == (TrialState.FAIL, None)
+        trial = self.states(lambda run: {"nll_iw": bad if run.seed == 0 else 3.0, "au": 2})
+        assert (trial.state, trial.values) == (TrialState.COMPLETE, [3.0, 2.0])
+
+    @pytest.mark.parametrize(
+        ("statuses", "state"),
+        [
+            (["stopped_early", "stopped_early"], TrialState.PRUNED),
+            (["stopped_early", "diverged"], TrialState.FAIL),
+            (["diverged", "diverged"], TrialState.FAIL),
+            (["failed", "failed"], TrialState.FAIL),
+            (["stopped_early", "finished"], TrialState.COMPLETE),
+        ],
+    )
+    def test_states(self, statuses, state):
+        trial = self.states(lambda run: plausible(run) | {"status": statuses[run.seed]})
+        assert trial.state == state
+
+    def test_nothing_is_told_before_the_last_seed(self):
+        _, dealer = play(spec(arms={"beta": ARMS["beta"]}, configurations=1), ends=1)
+        assert [t.state for t in study(dealer, "beta").trials] == [TrialState.RUNNING]
+
+    def test_a_rebuilt_study_equals_the_lived_one(self):
+        rows, lived = play(spec())
+        rebuilt = Dealer(Plan(spec(), FINGERPRINT, rows))
+        for arm in ARMS:
+            told = [[(t.state, t.values, t.params) for t in study(d, arm).trials] for d in (lived, rebuilt)]
+            complete = [[entry for entry in trials if entry[0] == TrialState.COMPLETE] for trials in told]
+            assert complete[0] == complete[1]
+            assert all(entry[0] in (TrialState.COMPLETE, TrialState.FAIL) for trials in told for entry in trials)
+
+    def test_directions_are_those_of_the_objectives(self):
+        _, dealer = play(spec_of(objectives={"mi": "max", "kl_agg": "min"}), ends=0)
+        assert [d.name for d in study(dealer, "beta").directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+class TestOutOfMemory:
+    def test_once_more_at_the_end_and_alone(self):
+        seen = []
+
+        def answer(run):
+            seen.append((run.run_id, run.alone, run.attempt))
+            return {"status": "out_of_memory"} if run.arm == "vae" and not run.alone else plausible(run)
+
+        rows, dealer = play(spec(), answer=answer, concurrent=3)
+        again = [(run_id, attempt) for run_id, alone, attempt in seen if alone]
+        assert again == [(run_id, 2) for run_id, _, _ in seen[-2:]]
+        assert Counter(run_id for run_id, _, _ in seen).most_common(3)[1][1] == 2
+        assert {row["status"] for row in rows} == {"finished"}
+        assert dealer.exhausted
+
+    def test_no_third_time(self):
+        rows, dealer = play(spec(arms={"vae": []}), answer=lambda run: {"status": "out_of_memory"})
+        assert [(row["status"], row["attempt"]) for row in rows] == [("out_of_memory", 2)] * 2
+        assert dealer.exhausted
+        (trial,) = study(dealer, "vae").trials
+        assert trial.state == TrialState.FAIL
+
+    def test_alone_is_alone(self):
+        dealer = Dealer(Plan(spec(arms={"vae": []}, seeds=2), FINGERPRINT, []))
+        first, second = dealer.next(), dealer.next()
+        dealer.ended(first, row_of(first, status="out_of_memory"))
+        assert dealer.next() is None, "the other one still runs"
+        dealer.ended(second, row_of(second, status="out_of_memory"))
+        assert dealer.next().alone
+        assert dealer.next() is None, "one after the other"
+        assert not dealer.exhausted
+
+    def test_a_driver_that_died_in_between_does_not_forget_the_second_try(self):
+        first = row_of(Dealer(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next(), status="out_of_memory")
+        rows, _ = play(spec(arms={"vae": []}, seeds=1), rows=[first])
+        assert [(row["status"], row["attempt"]) for row in rows] == [("finished", 2)]
+
+
+class TestRetry:
+    @staticmethod
+    def bad(run):
+        status = {"vae": "failed", "beta": "out_of_memory", "lr": "diverged"}.get(run.arm)
+        return {"status": status, "traceback": run.run_id} if status else plausible(run)
+
+    def test_only_what_failed_or_lacked_memory_runs_again(self):
+        before, _ = play(spec(), answer=self.bad)
+        after, dealer = play(spec(), rows=before, retry=True)
+        again = {row["run_id"] for row in before if row["status"] in ("failed", "out_of_memory")}
+        assert again
+        assert {row["run_id"] for row in after if row["attempt"] > 1} == again
+        assert {row["status"] for row in after} == {"finished", "diverged"}
+        assert [row for row in after if row["run_id"] not in again] == [r for r in before if r["run_id"] not in again]
+        assert dealer.exhausted
+
+    def test_without_it_they_stay(self):
+        before, _ = play(spec(), answer=self.bad)
+        after, _ = play(spec(), rows=before)
+        assert after == before
+
+
+class TestCommonFailure:
+    @staticmethod
+    def failure(line):
+        return {"status": "failed", "error_class": "OSError", "traceback": f"Traceback\n  a line\n{line}\n"}
+
+    def test_equal_first_failures_stop_the_sweep_with_their_exception(self):
+        rows, dealer = play(spec(), answer=lambda run: self.failure("OSError: no such file"))
+        assert len(rows) >= 3
+        assert len({row["arm"] for row in rows}) == 2, "the second arm that fails alike is the last"
+        assert dealer.exhausted
+        assert "OSError: no such file" in dealer.stop_reason
+
+    def test_different_failures_do_not(self):
+        rows, dealer = play(spec(), answer=lambda run: self.failure(f"OSError: {run.run_id}"))
+        assert len(rows) == 20
+        assert dealer.stop_reason == ""
+
+    def test_a_success_among_the_first_forgives_all_later_ones(self):
+        ends = iter(["no", "no", None])
+
+        def answer(run):
+            line = next(ends, "no")
+            return plausible(run) if line is None else self.failure(line)
+
+        rows, dealer = play(spec(), answer=answer)
+        assert len(rows) == 20
+        assert dealer.stop_reason == ""
+
+    def test_one_broken_arm_stops_no_other(self):
+        broken = next(iter(spec().arms)).name
+
+        def answer(run):
+            return self.failure("ValueError: batches are too small") if run.arm == broken else plausible(run)
+
+        rows, dealer = play(spec(), answer=answer)
+        assert len(rows) == 20
+        assert dealer.stop_reason == ""
+        assert {row["status"] for row in rows if row["arm"] != broken} == {"finished"}
+
+    def test_of_an_only_arm_three_are_enough(self):
+        rows, dealer = play(spec(arms={"vae": []}, seeds=6), answer=lambda run: self.failure("OSError: x"))
+        assert len(rows) == 3
+        assert dealer.stop_reason
+
+    def test_divergence_is_no_failure(self):
+        rows, _ = play(spec(), answer=lambda run: {"status": "diverged"})
+        assert len(rows) == 20
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_twelve_configurations_with_two_objectives(self, sampler):
+        arms = {"beta": ["beta_vae"], "both": ARMS["both"]}
+        rows, dealer = play(spec(sampler, arms, configurations=12, seeds=1))
+        assert len(rows) == len({row["run_id"] for row in rows}) == 24
+        assert {t.state for arm in arms for t in study(dealer, arm).trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+        for row in rows:
+            if row["arm"] == "beta":
+                assert 0.1 <= json.loads(row["parameters"])["beta_vae.beta"] <= 1.0
+
+    def test_grid_with_two_objectives(self):
+        choices = [round(0.05 * n, 2) for n in range(1, 13)]
+        arms = {"beta": [{"kind": "beta_vae", "beta": {"choices": choices}}]}
+        rows, dealer = play(spec("grid", arms, configurations=None, seeds=1))
+        assert [json.loads(row["parameters"])["beta_vae.beta"] for row in rows] == choices
+        assert {t.state for t in study(dealer, "beta").trials} == {TrialState.COMPLETE}
+
+    def test_tpe_learns_from_what_it_is_told(self):
+        """Beyond its start-up it must look where the answers were good: at the top of the range."""
+        arms = {"beta": ["beta_vae"]}
+
+        def answer(run):
+            beta = run.parameters["beta_vae.beta"]
+            return {"nll_iw": 100.0 * (1.0 - beta), "au": 1}
+
+        def mean_of_last(sampler):
+            rows, _ = play(spec(sampler, arms, configurations=30, seeds=1), answer=answer)
+            return sum(json.loads(row["parameters"])["beta_vae.beta"] for row in rows[-10:]) / 10
+
+        assert mean_of_last("tpe") > mean_of_last("random") + 0.1

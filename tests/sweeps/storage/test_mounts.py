@@ -1,0 +1,66 @@
+"""Whether a folder is on a disk of this machine, by lists of mounts as Linux shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.storage.mounts import MOUNTS, on_own_disk
+
+ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "own"),
+    [
+        ("xfs", "rw", True),
+        ("zfs", "rw,xattr", True),
+        ("overlay", "rw,lowerdir=/a,upperdir=/b", True),
+        ("nfs4", "rw,vers=4.2,hard,proto=tcp,local_lock=none,addr=10.0.0.1", False),
+        ("nfs", "rw,vers=3,hard,nolock,local_lock=all,addr=10.0.0.1", False),
+        ("lustre", "rw,checksum,flock,user_xattr", False),
+        ("fuse.sshfs", "rw,user_id=0,group_id=0", False),
+        ("cifs", "rw,vers=3.1.1", False),
+        ("virtiofs", "rw", False),
+        ("of_next_year", "rw", False),
+    ],
+)
+def test_by_kind(tmp_path, kind, options, own):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"{ROOT}40 22 0:50 / /shared rw,noatime shared:7 master:2 - {kind} server:/export {options}\n")
+    assert on_own_disk(Path("/shared/results/mine"), mounts) is own
+    assert on_own_disk(Path("/home/results"), mounts)
+
+
+def test_the_deepest_mount_counts_and_of_two_at_one_place_the_last(tmp_path):
+    mounts = tmp_path / "mountinfo"
+    over, under = "50 22 0:51 / /a/b rw - {} x rw\n", "41 22 0:50 / /a rw - {} x rw\n"
+    mounts.write_text(over.format("fuse.sshfs") + under.format("ext4") + ROOT)
+    assert not on_own_disk(Path("/a/b/c"), mounts)
+    assert on_own_disk(Path("/a/bc"), mounts)
+    mounts.write_text(ROOT + under.format("fuse.sshfs") + under.format("ext4"))
+    assert on_own_disk(Path("/a"), mounts)
+
+
+def test_names_with_blanks(tmp_path):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(ROOT + "41 22 0:50 / /our\\040lab\\134s rw - fuse.sshfs x rw\n", encoding="utf-8")
+    assert not on_own_disk(Path("/our lab\\s/results"), mounts)
+    assert on_own_disk(Path("/our"), mounts)
+
+
+def test_a_link_is_where_it_leads(tmp_path):
+    (tmp_path / "link").symlink_to("/shared/results")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(ROOT + "41 22 0:50 / /shared rw - fuse.sshfs x rw\n")
+    assert not on_own_disk(tmp_path / "link", mounts)
+
+
+def test_where_there_is_no_list_of_mounts_it_is_this_machine(tmp_path):
+    assert on_own_disk(tmp_path, tmp_path / "nothing")
+
+
+@pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux lists its mounts there")
+def test_the_list_of_this_machine_is_understood():
+    assert not on_own_disk(Path("/proc/self"))
