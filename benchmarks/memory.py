@@ -36,7 +36,7 @@ from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 
 LATENT, VOCABULARY, PREDICTED = 32, 20_001, 80
 
@@ -69,9 +69,9 @@ def load(folder: str) -> Callable[[], object]:
 
 def weigh(samples: int, examples: int) -> Callable[[], object]:
     setting = LstmModel(latent_dim=LATENT, hidden=1024, embedding=512)
-    parts, domain = Parts(), TextDomain(VOCABULARY)
-    decoder = setting.decoder(domain, Streams(0)["dropout"], parts.wiring(setting))
-    model = Vae(setting.encoder(domain, None), decoder, parts.posterior, parts.prior).eval()
+    components, domain = TrainingComponents(), TextDomain(VOCABULARY)
+    decoder = setting.decoder(domain, Streams(0)["dropout"], components.wiring(setting))
+    model = Vae(setting.encoder(domain, None), decoder, components.posterior, components.prior).eval()
     cpu = torch.device("cpu")
     tokens = torch.randint(4, VOCABULARY, (examples, PREDICTED + 1))
     tokens[:, 0], tokens[:, -1] = BOS, EOS

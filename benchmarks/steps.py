@@ -33,9 +33,9 @@ from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
 from lagvae_core.runtime import keep_freed_memory, peak_memory_bytes
 from lagvae_core.settings import TrainingConfig
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.sa_vae import SaVae
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training.learner import Learner
 
 
@@ -131,10 +131,10 @@ def timed(act: Callable[[], object], device: torch.device) -> float:
 def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
     """Name to (what to time, needed FLOPs)."""
     streams = Streams(0, device)
-    parts = Parts()
-    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"], parts.wiring(size.model))
-    model = Vae(LstmEncoder(size.model, size.vocabulary), decoder, parts.posterior, parts.prior).to(device)
-    learner = Learner(model, parts, TrainingConfig(), streams)
+    components = TrainingComponents()
+    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"], components.wiring(size.model))
+    model = Vae(LstmEncoder(size.model, size.vocabulary), decoder, components.posterior, components.prior).to(device)
+    learner = Learner(model, components, TrainingConfig(), streams)
     tokens = torch.randint(4, size.vocabulary, (size.batch, size.predicted + 1), device=device)
     batch = TokenBatch(tokens, torch.arange(size.batch))
     few = [TokenBatch(tokens[i : i + 1], torch.tensor([i])) for i in range(size.iw_examples)]
@@ -161,7 +161,7 @@ def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], o
 
     def semi_amortised(backward: str) -> Callable[[], None]:
         setting = SaVae.model_validate({"backward": backward, "refinement_steps": STEPS})
-        update = setting.parts(Surroundings(size.model.latent_dim, 1))["update"]
+        update = setting.build(BuildContext(size.model.latent_dim, 1))["update"]
 
         def step() -> None:
             model.train()

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
+from lagvae_core.errors import LagvaeError
+
 __all__ = ["AccessDenied", "Endpoint", "Token", "find_token", "probe"]
 
 SECONDS = 10.0
@@ -26,7 +28,7 @@ SECONDS = 10.0
 TUNNEL = "Open a tunnel, `ssh -N -L 8265:127.0.0.1:8265 HOST`, and use http://127.0.0.1:8265"
 
 
-class AccessDenied(Exception):
+class AccessDenied(LagvaeError):
     """The cluster cannot or must not be talked to; the message says what to do."""
 
 
@@ -119,17 +121,19 @@ class Endpoint:
             AccessDenied: it is none, carries a secret, or would send the token in the clear to another machine and
                 `insecure` does not allow that.
         """
-        law = "--address must be http://HOST:PORT or https://HOST of the cluster's dashboard"
+        message = "--address must be http://HOST:PORT or https://HOST of the cluster's dashboard"
         try:
             parts = urllib.parse.urlsplit(address)
             port = parts.port
         except ValueError as error:
-            raise AccessDenied(f"{law}, but {address!r} is not ({error}). For example http://127.0.0.1:8265") from None
+            raise AccessDenied(
+                f"{message}, but {address!r} is not ({error}). For example http://127.0.0.1:8265"
+            ) from None
         bare = not (parts.query or parts.fragment or parts.path.strip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname or not bare or not address.isprintable():
-            raise AccessDenied(f"{law}, but is {address!r}. For example http://127.0.0.1:8265")
+            raise AccessDenied(f"{message}, but is {address!r}. For example http://127.0.0.1:8265")
         if parts.username is not None or parts.password is not None:
-            raise AccessDenied(f"{law}, without a user or password in it. The token says who you are.")
+            raise AccessDenied(f"{message}, without a user or password in it. The token says who you are.")
         if parts.scheme == "http" and not is_loopback(parts.hostname) and not insecure:
             raise AccessDenied(
                 f"A token must not travel in the clear, but {parts.hostname} is another machine and the address is "

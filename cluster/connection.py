@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lagvae_core.errors import LagvaeError
+
 __all__ = ["ConnectionFailed", "check_address", "connect"]
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -36,7 +38,7 @@ EMPTY_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 REMEDY = "Start one with `ray start --head`, or leave --address out to run on this machine."
 
 
-class ConnectionFailed(Exception):
+class ConnectionFailed(LagvaeError):
     """The cluster cannot be reached; the message says what to do."""
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["LIMIT_BYTES", "Parcel", "ParcelTooLarge", "folder_of", "packed"]
+from lagvae_core.errors import LagvaeError
+
+__all__ = ["LIMIT_BYTES", "JobPackage", "PackageTooLarge", "folder_of", "packed"]
 
 LIMIT_BYTES = 5 * 10**6
 """Code is far smaller; what is larger holds data or results, which must not go through the head node."""
@@ -18,12 +20,12 @@ LIMIT_BYTES = 5 * 10**6
 NEVER = ("__pycache__", "*.py[co]", ".*")
 
 
-class ParcelTooLarge(Exception):
+class PackageTooLarge(LagvaeError):
     """What would travel is larger than code is."""
 
 
 @dataclass(frozen=True)
-class Parcel:
+class JobPackage:
     """A folder with the job's file alone, folders of packages, and the size of all of it."""
 
     working_dir: Path
@@ -40,7 +42,7 @@ def folder_of(package: str) -> Path:
 
 
 @contextmanager
-def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[Parcel]:
+def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[JobPackage]:
     """A parcel of the file `name` and the packages of these names; gone afterwards.
 
     Raises:
@@ -58,9 +60,9 @@ def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[Parcel]
         sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         if (total := sum(sizes.values())) > LIMIT_BYTES:
             largest = max(sizes, key=lambda path: sizes[path])
-            raise ParcelTooLarge(
+            raise PackageTooLarge(
                 f"What travels to the cluster must be at most {LIMIT_BYTES / 1e6:g} MB, but is {total / 1e6:.1f} MB, "
                 f"of which {largest.relative_to(folder)} takes {sizes[largest] / 1e6:.1f}. Keep data and results out "
                 "of the packages."
             )
-        yield Parcel(work, tuple(copies), total)
+        yield JobPackage(work, tuple(copies), total)

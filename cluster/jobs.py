@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.access import AccessDenied, Endpoint, Token, denied, find_token, probe
-from cluster.job_package import Parcel
+from cluster.job_package import JobPackage
+from lagvae_core.errors import LagvaeError
 
 __all__ = ["ACTIVE", "Cluster", "Job", "JobError"]
 
@@ -32,7 +33,7 @@ STOP_SECONDS = 120
 """How long a stopped driver may take to write down where its runs stand, before it is killed."""
 
 
-class JobError(Exception):
+class JobError(LagvaeError):
     """The cluster did not do what it was asked to; the message says why."""
 
 
@@ -93,7 +94,7 @@ class Cluster:
         self,
         submission_id: str,
         entrypoint: Sequence[str],
-        parcel: Parcel,
+        package: JobPackage,
         metadata: Mapping[str, str],
         environment: Mapping[str, str],
     ) -> bool:
@@ -109,8 +110,8 @@ class Cluster:
                     entrypoint=f"exec {shlex.join(entrypoint)}",
                     submission_id=submission_id,
                     runtime_env={
-                        "working_dir": str(parcel.working_dir),
-                        "py_modules": [str(folder) for folder in parcel.packages],
+                        "working_dir": str(package.working_dir),
+                        "py_modules": [str(folder) for folder in package.packages],
                         "env_vars": {**environment, **stopping},
                     },
                     metadata=dict(metadata),

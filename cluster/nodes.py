@@ -34,6 +34,6 @@ def _wait_connected(address: str, nodes: int, deadline: float) -> int:
             if joined >= nodes:
                 return joined
             if time.monotonic() > deadline:
-                remedy = "The others' logs say why; --seconds gives them more time."
-                raise ConnectionFailed(f"{nodes} nodes must join the cluster at {address}, but {joined} did. {remedy}")
+                hint = "The others' logs say why; --seconds gives them more time."
+                raise ConnectionFailed(f"{nodes} nodes must join the cluster at {address}, but {joined} did. {hint}")
             time.sleep(PAUSE_SECONDS)

@@ -295,8 +295,8 @@ def check(ray: Any, question: Question) -> list[Report]:
 
 def _report(node: Node, answer: Any) -> Report:
     if isinstance(answer, str):
-        remedy = "Look at its raylet's log; data of many files take long, and --no-check leaves them out."
-        return _facts(node) | {"problems": [f"The node must answer, but {answer}. {remedy}"]}
+        hint = "Look at its raylet's log; data of many files take long, and --no-check leaves them out."
+        return _facts(node) | {"problems": [f"The node must answer, but {answer}. {hint}"]}
     facts: Report = _facts(node) | answer
     return facts
 

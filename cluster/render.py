@@ -12,23 +12,23 @@ from cluster.launch.ray_up import AwsLaunch, SshLaunch, ray_up_config
 from cluster.launch.slurm import SlurmLaunch, slurm_script
 from cluster.launch.validators import Launch
 
-__all__ = ["TARGETS", "Target", "render"]
+__all__ = ["TARGETS", "LaunchTarget", "render"]
 
 
 @dataclass(frozen=True)
-class Target:
+class LaunchTarget:
     """A kind of launch file: its settings, and the pure function from them to its text."""
 
     settings: type[Launch]
     text: Callable[[Any], str]
 
 
-TARGETS: Mapping[str, Target] = {
-    "kuberay": Target(KubeRayLaunch, kuberay_manifests),
-    "slurm": Target(SlurmLaunch, slurm_script),
-    "ray-up": Target(SshLaunch, ray_up_config),
-    "ray-up-aws": Target(AwsLaunch, ray_up_config),
-    "dockerfile": Target(DockerImage, dockerfile),
+TARGETS: Mapping[str, LaunchTarget] = {
+    "kuberay": LaunchTarget(KubeRayLaunch, kuberay_manifests),
+    "slurm": LaunchTarget(SlurmLaunch, slurm_script),
+    "ray-up": LaunchTarget(SshLaunch, ray_up_config),
+    "ray-up-aws": LaunchTarget(AwsLaunch, ray_up_config),
+    "dockerfile": LaunchTarget(DockerImage, dockerfile),
 }
 
 

@@ -1,7 +1,29 @@
-"""The science of lagvae: one trial, from configuration to record. Knows torch and numpy; knows nothing of sweeps."""
+"""The science of lagvae: one trial, from configuration to record. Needs torch and numpy, but neither Ray nor Optuna.
 
-from lagvae_core.config.trial import TrialConfig
-from lagvae_core.training.record import EpochRecord, TrialRecord
-from lagvae_core.training.trial import train
+The public names are imported on first use, so that `lagvae_core.errors` can be imported without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lagvae_core.config.trial import TrialConfig
+    from lagvae_core.training.record import EpochRecord, TrialRecord
+    from lagvae_core.training.trial import train
 
 __all__ = ["EpochRecord", "TrialConfig", "TrialRecord", "train"]
+
+_MODULES = {
+    "EpochRecord": "lagvae_core.training.record",
+    "TrialConfig": "lagvae_core.config.trial",
+    "TrialRecord": "lagvae_core.training.record",
+    "train": "lagvae_core.training.trial",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

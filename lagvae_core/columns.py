@@ -15,7 +15,7 @@ class Column:
     name: str
     kind: Literal["float", "int", "floats"]
     doc: str
-    sense: Literal["min", "max", ""] = ""
+    direction: Literal["min", "max", ""] = ""
 
 
 LATENT_COLUMNS = (

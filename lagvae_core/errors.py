@@ -1,95 +1,146 @@
-"""The exceptions of lagvae.
+"""The exceptions of lagvae, and validation issues.
 
 LagvaeError
-├── UserError (ValueError)      what the user gave is wrong; carries every mistake at once
-│   ├── ConfigError             a configuration, a sweep file, a command line
-│   └── DataError               a data file
-├── CheckpointError (ValueError)  a checkpoint that is damaged or belongs to another trial
-├── StoreError (OSError)        where results lie cannot be reached, read or written
-└── Diverged (ArithmeticError)  training left the finite numbers, or a divergence rule fired
+├── UserError (ValueError)          invalid input; carries all issues at once
+│   ├── ConfigError                 in a configuration, a sweep file or the command line
+│   └── DataError                   in a data file
+├── CheckpointError (ValueError)    a damaged checkpoint, or one of a different trial
+├── StoreError (OSError)            results that cannot be reached, read or written; exit code 1
+├── Diverged (ArithmeticError)      non-finite values in training, or a divergence rule that fired
+├── LeaseHeldError                  another driver runs the sweep (sweeps.storage.lease)
+├── ConnectionFailed                no Ray cluster at an address (cluster.connection)
+├── AccessDenied                    a cluster that needs or refuses a token (cluster.access)
+├── JobError                        a job request that the cluster did not fulfil (cluster.jobs)
+└── PackageTooLarge                 a job package over its size limit (cluster.job_package)
+
+A command that ends with one of them prints its message and exits with its `exit_code`, 2 unless stated.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 __all__ = [
+    "MISSING",
     "CheckpointError",
     "ConfigError",
     "DataError",
     "Diverged",
     "LagvaeError",
-    "Mistake",
     "StoreError",
     "UserError",
-    "gathered",
+    "ValidationIssue",
+    "collect_issues",
+    "did_you_mean",
 ]
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One thing that is wrong: where it stands, what it is, the law that it breaks and how to mend it.
+class _Missing:
+    """The type of `MISSING`."""
 
-    `key` is written as the user typed it, `law` continues "must ...", `remedy` is a whole sentence.
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+"""The value of an issue that is not about a value."""
+
+MAX_VALUE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class ValidationIssue:
+    """One problem of the user's input, shown as `where: message, got value. Hint.`
+
+    Args:
+        where: The key, option or file, as the user wrote it.
+        message: What is wrong, without a full stop: "must be less than 1".
+        hint: How to fix it, a whole sentence; "" if there is nothing to add.
+        value: The offending value; `MISSING` if there is none.
+        code: Code of the rule, such as "E12"; the rules are listed in docs/messages.md.
     """
 
-    key: str
-    value: object
-    law: str
-    remedy: str = ""
+    where: str
+    message: str
+    hint: str = ""
+    value: object = MISSING
+    code: str | None = None
 
     def __str__(self) -> str:
-        shown = repr(self.value)
-        shown = shown if len(shown) <= 200 else shown[:197] + "..."
-        return f"{self.key} must {self.law}, but is {shown}. {self.remedy}".rstrip()
+        text = f"{self.where}: {self.message}"
+        if self.code is not None:
+            text += f" [{self.code}]"
+        if self.value is not MISSING:
+            shown = repr(self.value)
+            shown = shown if len(shown) <= MAX_VALUE_CHARACTERS else shown[: MAX_VALUE_CHARACTERS - 3] + "..."
+            text += f", got {shown}"
+        return f"{text}. {self.hint}".rstrip()
 
 
 class LagvaeError(Exception):
-    """Everything that lagvae raises on purpose."""
+    """Root of all exceptions that lagvae raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+    """Exit code of a command that ends with this error."""
 
 
 class UserError(LagvaeError, ValueError):
-    """The user's input is wrong. `mistakes` lists all of them; the message shows one a line."""
+    """Invalid input of the user, with every issue at once; the message has one line per issue.
 
-    def __init__(self, mistakes: Iterable[Mistake | str], source: str = "") -> None:
-        self.mistakes = tuple(mistakes)
+    Args:
+        issues: What is wrong, at least one issue.
+        source: The file or command that the issues are about; "" if they name it themselves.
+    """
+
+    def __init__(self, issues: Iterable[ValidationIssue], source: str = "") -> None:
+        self.issues = tuple(issues)
         self.source = source
-        assert self.mistakes, "a UserError without a mistake"
-        lines = [str(m) for m in self.mistakes]
+        assert self.issues, "a UserError needs at least one issue"
+        lines = [str(m) for m in self.issues]
         if len(lines) == 1:
             text = f"{source}: {lines[0]}" if source else lines[0]
         else:
             head = f"{source}: " if source else ""
-            text = "\n".join([f"{head}{len(lines)} mistakes.", *(f"  {line}" for line in lines)])
+            text = "\n".join([f"{head}{len(lines)} problems.", *(f"  {line}" for line in lines)])
         super().__init__(text)
 
 
 class ConfigError(UserError):
-    """A configuration, a sweep file or a command line that cannot be meant."""
+    """An invalid configuration, sweep file or command line."""
 
 
 class DataError(UserError):
-    """A data file that is missing, unreadable or not what its kind says."""
+    """A data file that is missing, unreadable or not in the expected format."""
+
+
+def did_you_mean(word: object, known: Iterable[str], count: int = 1) -> str:
+    """Return "Did you mean X?" with up to `count` of the `known` words that resemble `word`; "" if none does."""
+    near = difflib.get_close_matches(str(word), list(known), n=count, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 @contextmanager
-def gathered(mistakes: list[Mistake | str]) -> Iterator[None]:
-    """A block whose UserError goes no further, and its mistakes into `mistakes`, so that others may be told beside."""
+def collect_issues(issues: list[ValidationIssue]) -> Iterator[None]:
+    """Catch a UserError in the block and append its issues to `issues`, so that several checks can be reported."""
     try:
         yield
     except UserError as error:
-        mistakes += error.mistakes
+        issues += error.issues
 
 
 class CheckpointError(LagvaeError, ValueError):
-    """A checkpoint that is damaged or belongs to another trial."""
+    """A checkpoint is damaged or belongs to a different trial."""
 
 
 class StoreError(LagvaeError, OSError):
-    """Where results lie cannot be reached, read or written; the message says why, and what to do."""
+    """Results cannot be reached, read or written. The message says why and what to do."""
+
+    exit_code = 1
 
 
 class Diverged(LagvaeError, ArithmeticError):
-    """Training diverged; the message names the rule and the outer step."""
+    """Training diverged. The message names the rule and the outer update."""

@@ -8,7 +8,7 @@ import resource
 
 import torch
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 
 __all__ = [
     "CONTEXT_BYTES",
@@ -52,11 +52,15 @@ def choose_device(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError([Mistake("device", wish, "be present", "No CUDA device is visible here; use cpu.")])
+        raise ConfigError(
+            [ValidationIssue("device", "must be present", "No CUDA device is visible here; use cpu.", wish)]
+        )
     try:
         return torch.device(wish)
     except RuntimeError:
-        raise ConfigError([Mistake("device", wish, "be auto, cpu or cuda[:N]", "Leave it out for auto.")]) from None
+        raise ConfigError(
+            [ValidationIssue("device", "must be auto, cpu or cuda[:N]", "Leave it out for auto.", wish)]
+        ) from None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EvaluationConfig", "Setting", "TrainingConfig", "Tunable", "tunables"]
+__all__ = ["EvaluationConfig", "FrozenConfig", "TrainingConfig", "Tunable", "tunables"]
 
 
-class Setting(BaseModel):
+class FrozenConfig(BaseModel):
     """A frozen pydantic model that refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
@@ -34,7 +34,7 @@ class Tunable:
         assert bounded != bool(self.choices), "a Tunable has either low and high, or choices"
 
 
-def tunables(setting: type[Setting]) -> Iterator[tuple[str, Any, Tunable]]:
+def tunables(setting: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
     """Name, annotated type and range of each field of `setting` that declares itself tunable."""
     for name, field in setting.model_fields.items():
         for mark in field.metadata:
@@ -45,7 +45,7 @@ def tunables(setting: type[Setting]) -> Iterator[tuple[str, Any, Tunable]]:
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainingConfig(Setting):
+class TrainingConfig(FrozenConfig):
     """The base recipe that every remedy plugs into: He et al. 2019, Appendix B, as their published text code runs it.
 
     SGD (images: Adam), whose rate is halved when the validation loss has not improved for `decay_patience` epochs, from
@@ -84,7 +84,7 @@ class TrainingConfig(Setting):
     ] = 1000.0
 
 
-class EvaluationConfig(Setting):
+class EvaluationConfig(FrozenConfig):
     """How the trained model is measured."""
 
     split: Annotated[Literal["test", "valid"], Field(description="the split behind the table's metrics")] = "test"

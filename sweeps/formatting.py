@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["describe_data", "duration", "shown", "shown_parameters", "table"]
+__all__ = ["describe_data", "format_duration", "format_parameters", "format_value", "table"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -21,17 +21,17 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A number with four digits, anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def shown_parameters(parameters: Mapping[str, object]) -> str:
+def format_parameters(parameters: Mapping[str, object]) -> str:
     """The searched fields of a configuration, `beta=0.5 warm_up=3`."""
-    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in parameters.items())
+    return " ".join(f"{name.split('.')[1]}={format_value(value)}" for name, value in parameters.items())
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from lagvae_core import TrialConfig, TrialRecord, train
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import DataConfig, Dataset
+from lagvae_core.errors import ConfigError, UserError, ValidationIssue
 from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import LstmDecoder
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 from lagvae_core.training.record import Progress
 from lagvae_core.training.trial import Trial
 
@@ -94,11 +96,11 @@ def trial_of(config: TrialConfig) -> Trial:
     return Trial(config, dataset_of(config.data), torch.device("cpu"))
 
 
-def trained_of(config: TrialConfig) -> Trained:
+def trained_of(config: TrialConfig) -> TrainedModel:
     """The model that the trial of this configuration leaves behind."""
     trial = trial_of(config)
     trial.fit()
-    return Trained.of(trial)
+    return TrainedModel.of(trial)
 
 
 def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +110,21 @@ def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
     curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
     return {**values, "config": {**values["config"], "data": data}, "curve": curve, "cost": kept}
+
+
+@contextmanager
+def rejects(*where: str, error: type[UserError] = ConfigError) -> Iterator[list[ValidationIssue]]:
+    """A block that must end with an `error` whose issues are about `where`, in that order; gives the issues after it.
+
+    with rejects("training.momentum") as issues:
+        parse_trial({"training": {"momentum": 2}})
+    assert issues[0].value == 2
+    """
+    issues: list[ValidationIssue] = []
+    with pytest.raises(error) as caught:
+        yield issues
+    issues += caught.value.issues
+    assert tuple(issue.where for issue in issues) == where, str(caught.value)
 
 
 class MemoryCheckpoint:
@@ -187,11 +204,11 @@ def updates(
     trial.model.train()
     losses = []
     for step, batch in enumerate(cycle(trial.train_batches, count)):
-        weight = trial.parts.kl_weight(step)
-        trial.parts.posterior.before_step(weight)
-        loss = trial.parts.update(trial.learner, batch, weight)
-        trial.parts.objective.after_step(loss.kl_BZ.detach())
-        trial.parts.posterior.after_step()
+        weight = trial.components.kl_weight(step)
+        trial.components.posterior.before_step(weight)
+        loss = trial.components.update(trial.learner, batch, weight)
+        trial.components.objective.after_step(loss.kl_BZ.detach())
+        trial.components.posterior.after_step()
         losses.append(float(loss.total.detach()))
     return losses, dict(trial.model.named_parameters()), trial
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cluster.launch.validators import HEADER, RAY_VERSION, ImageName, Launch, Package, Wheel, Word, fill
+from cluster.launch.validators import HEADER, RAY_VERSION, ImageName, Launch, Package, ShellSafe, Wheel, fill
 
 __all__ = ["DockerImage", "dockerfile"]
 
@@ -28,7 +28,7 @@ class DockerImage(Launch):
     package: Annotated[Package | None, Field(description="what pip installs in the project's place")] = None
     torch: Annotated[Package, Field(description="torch, perhaps with ==VERSION")] = "torch"
     torch_index: Annotated[
-        Word | None, Field(description="index that pip takes torch from; its own, with CUDA, if not given")
+        ShellSafe | None, Field(description="index that pip takes torch from; its own, with CUDA, if not given")
     ] = None
 
     @field_validator("wheel")

@@ -19,7 +19,7 @@ from cluster.launch.validators import (
     ImageName,
     Labels,
     Launch,
-    Word,
+    ShellSafe,
     Words,
     at_least,
     quantity,
@@ -40,7 +40,7 @@ class KubeRayLaunch(Launch):
     usage: ClassVar[str] = "kubectl apply -f FILE"
 
     image: Annotated[ImageName, Field(description="image of every node, built from the rendered Dockerfile")]
-    spec: Annotated[Word, Field(description="the sweep: the name of a shipped one, or a file below /results")]
+    spec: Annotated[ShellSafe, Field(description="the sweep: the name of a shipped one, or a file below /results")]
     overrides: Annotated[Words, Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
     name: Annotated[DnsLabel, Field(description="name of cluster and job")] = "lagvae"
     namespace: Annotated[DnsLabel, Field(description="namespace, which must exist")] = "default"

@@ -12,9 +12,9 @@ from cluster.launch.validators import (
     HEADER,
     RAY_VERSION,
     Bytes,
+    FreeText,
     Host,
     Launch,
-    Line,
     Name,
     Package,
     Path,
@@ -47,9 +47,9 @@ class RayUpLaunch(Launch):
     package: Annotated[Package | None, Field(description="what pip installs, if your index has lagvae")] = None
     wheel: Annotated[Wheel | None, Field(description="or a wheel of this machine, of `pip wheel --no-deps .`")] = None
     python: Annotated[Name, Field(description="Python of every machine, 3.11 or later")] = "python3"
-    torch_index: Annotated[Line | None, Field(description="index that pip takes torch from; its own if not given")] = (
-        None
-    )
+    torch_index: Annotated[
+        FreeText | None, Field(description="index that pip takes torch from; its own if not given")
+    ] = None
     object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"
 
     @field_validator("wheel")

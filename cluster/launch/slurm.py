@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cluster.launch.validators import HEADER, Bytes, Launch, Line, LocalPath, Name, SharedPath, fill, quantity
+from cluster.launch.validators import HEADER, Bytes, FreeText, Launch, LocalPath, Name, SharedPath, fill, quantity
 
 __all__ = ["SlurmLaunch", "slurm_script"]
 
@@ -28,7 +28,7 @@ class SlurmLaunch(Launch):
         SharedPath, Field(description="the sweep: a file that every node sees, or the name of a shipped one")
     ]
     results: Annotated[SharedPath, Field(description="folder or URI of the tables, the same for every node")]
-    overrides: Annotated[tuple[Line, ...], Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
+    overrides: Annotated[tuple[FreeText, ...], Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
     job_name: Annotated[Name, Field(description="name of the job")] = "lagvae"
     nodes: Annotated[int, Field(ge=1, le=10_000, description="nodes of the allocation")] = 2
     cpus: Annotated[int, Field(ge=1, le=4096, description="cores of each node")] = 8

@@ -19,19 +19,19 @@ __all__ = [
     "RAY_VERSION",
     "Bytes",
     "DnsLabel",
+    "FreeText",
     "Host",
     "ImageName",
     "Labels",
     "Launch",
-    "Line",
     "LocalPath",
     "Name",
     "Package",
     "Path",
     "SecurityGroup",
     "SharedPath",
+    "ShellSafe",
     "Wheel",
-    "Word",
     "Words",
     "at_least",
     "fill",
@@ -64,19 +64,19 @@ def fill(template: str, **holes: str) -> str:
     return "".join(holes[part] if number % 2 else part for number, part in enumerate(parts))
 
 
-def _matching(pattern: str, law: str, longest: int) -> AfterValidator:
+def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
     """Text that `pattern` matches as a whole, of at most `longest` characters; `law` continues "must ..."."""
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
         if len(text) > longest or not compiled.fullmatch(text):
-            raise ValueError(f"{law}, at most {longest} characters")
+            raise ValueError(f"{message}, at most {longest} characters")
         return text
 
     return AfterValidator(check)
 
 
-def _checked(holds: Callable[[str], object], law: str) -> AfterValidator:
+def _checked(holds: Callable[[str], object], message: str) -> AfterValidator:
     """Text for which `holds` is true; a ValueError of its is false."""
 
     def check(text: str) -> str:
@@ -85,7 +85,7 @@ def _checked(holds: Callable[[str], object], law: str) -> AfterValidator:
         except ValueError:
             fine = False
         if not fine:
-            raise ValueError(law)
+            raise ValueError(message)
         return text
 
     return AfterValidator(check)
@@ -94,26 +94,26 @@ def _checked(holds: Callable[[str], object], law: str) -> AfterValidator:
 WORD = r"[A-Za-z0-9_./:@%+=,][A-Za-z0-9_./:@%+=,-]*"
 """What no shell gives a meaning to, and what no program takes for an option."""
 
-Line = Annotated[
+FreeText = Annotated[
     str,
     Field(min_length=1),
     _checked(lambda text: text.isprintable() and len(text) <= 4096, "be one line of at most 4096 printable characters"),
 ]
 """Free text; whoever writes it into a file quotes it."""
 
-Path = Annotated[Line, _checked(lambda text: not text.startswith("-"), "not begin with a dash")]
+Path = Annotated[FreeText, _checked(lambda text: not text.startswith("-"), "not begin with a dash")]
 """A file, folder or URI, free but for the dash that would make it an option."""
 
 SharedPath = Annotated[Path, _checked(lambda text: not text.startswith("~"), "be written out, not begin with ~")]
 """A path that is quoted where a shell would have to fill in the home."""
 
-Word = Annotated[
+ShellSafe = Annotated[
     str,
     _matching(WORD, "be made of letters, digits and _./:@%+=,- and not begin with a dash", 1024),
 ]
 """Text that stands in a command line that others assemble, so that nobody can be relied on to quote it."""
 
-Words = tuple[Word, ...]
+Words = tuple[ShellSafe, ...]
 
 Wheel = Annotated[
     str,

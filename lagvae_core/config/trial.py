@@ -11,20 +11,20 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.config.validation import mistakes_of
+from lagvae_core.config.validation import issues_of
 from lagvae_core.data import DataConfig, SyntheticData
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.models import ModelConfig
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.settings import EvaluationConfig, Setting, TrainingConfig
+from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from lagvae_core.strategies import AnyStrategy
-from lagvae_core.strategies.base import Setup
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.base import ConfigContext
+from lagvae_core.strategies.slots import TrainingComponents
 
 __all__ = ["TrialConfig", "parse_trial"]
 
 
-class TrialConfig(Setting):
+class TrialConfig(FrozenConfig):
     """One trial: data, model, stack of strategies, training, evaluation, seed.
 
     Defaults of `model` and `training` follow the kind of data (RECIPES). The JSON of a configuration holds every value
@@ -32,7 +32,7 @@ class TrialConfig(Setting):
     """
 
     data: Annotated[DataConfig, Field(description="what is learned")] = SyntheticData()
-    model: Annotated[ModelConfig, Field(description="encoder and decoder")] = LstmModel()
+    model: Annotated[AnyModel, Field(description="encoder and decoder")] = LstmModel()
     strategies: Annotated[tuple[AnyStrategy, ...], Field(description="remedies; none is the plain VAE")] = ()
     training: Annotated[TrainingConfig, Field(description="the base recipe")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, Field(description="how it is measured")] = EvaluationConfig()
@@ -68,9 +68,9 @@ class TrialConfig(Setting):
 
     @model_validator(mode="after")
     def _is_meaningful(self) -> TrialConfig:
-        mistakes = [*self._model_mistakes()] or [*self._stack_mistakes()]
-        if mistakes:
-            raise ConfigError(mistakes)
+        issues = [*self._model_issues()] or [*self._stack_issues()]
+        if issues:
+            raise ConfigError(issues)
         return self
 
     @property
@@ -79,36 +79,41 @@ class TrialConfig(Setting):
         return self.training.epochs + sum(strategy.pretraining_epochs for strategy in self.strategies)
 
     @property
-    def setup(self) -> Setup:
+    def context(self) -> ConfigContext:
         """What a strategy may know of the configuration that it stands in."""
         data = self.data
         batching = getattr(data, "batching", None)
-        return Setup(self.strategies, self.training, self.model, data.kind, data.partition, batching)
+        return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, batching)
 
-    def _model_mistakes(self) -> Iterator[Mistake]:
+    def _model_issues(self) -> Iterator[ValidationIssue]:
         kind, known = self.data.kind, self.model.data_kinds
         if kind not in known:
-            law = f"model data of kind {kind}"
-            yield Mistake("model.kind", self.model.kind, law, f"It models {' and '.join(sorted(known))}.")
+            message = f"must model data of kind {kind}"
+            yield ValidationIssue("model.kind", message, f"It models {' and '.join(sorted(known))}.", self.model.kind)
 
-    def _stack_mistakes(self) -> Iterator[Mistake]:
+    def _stack_issues(self) -> Iterator[ValidationIssue]:
         stack = "+".join(strategy.kind for strategy in self.strategies)
-        coded = [refusal for strategy in self.strategies for refusal in strategy.refusals(self.setup)]
-        for refusal in dict.fromkeys(coded):
-            yield Mistake("strategies", stack, f"be a meaningful stack ({refusal.code})", f"{refusal.message}.")
+        coded = [
+            incompatibility
+            for strategy in self.strategies
+            for incompatibility in strategy.incompatibilities(self.context)
+        ]
+        for incompatibility in dict.fromkeys(coded):
+            message, code = "not a valid combination of strategies", incompatibility.code
+            yield ValidationIssue("strategies", message, f"{incompatibility.message}.", stack, code)
         if coded:
             return
         for one, other in itertools.combinations(self.strategies, 2):
             if one.kind == other.kind:
-                law = f"name each strategy once (E-SLOT), and {one.kind} is there twice"
-                yield Mistake("strategies", stack, law, "Remove one of the two.")
-            elif slots := " and ".join(sorted((one.slots & other.slots) - Parts.SHARED)):
-                law = f"fill each slot at most once (E-SLOT), and {one.kind} and {other.kind} both fill {slots}"
-                yield Mistake("strategies", stack, law, "Remove one of the two.")
+                message = f"{one.kind} is listed twice"
+                yield ValidationIssue("strategies", message, "Remove one of the two.", stack, "E-SLOT")
+            elif slots := " and ".join(sorted((one.slots & other.slots) - TrainingComponents.SHARED)):
+                message = f"{one.kind} and {other.kind} both fill {slots}"
+                yield ValidationIssue("strategies", message, "Remove one of the two.", stack, "E-SLOT")
 
     def warnings(self) -> tuple[str, ...]:
         """What may be run but should be known, each once."""
-        of_strategies = (text for strategy in self.strategies for text in strategy.warnings(self.setup))
+        of_strategies = (text for strategy in self.strategies for text in strategy.warnings(self.context))
         return tuple(dict.fromkeys([*self.model.warnings(), *of_strategies]))
 
     def canonical(self) -> str:
@@ -133,4 +138,4 @@ def parse_trial(given: Mapping[str, Any], source: str = "") -> TrialConfig:
     try:
         return TrialConfig.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(mistakes_of(error, TrialConfig), source) from None
+        raise ConfigError(issues_of(error, TrialConfig), source) from None

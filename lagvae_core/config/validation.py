@@ -7,96 +7,94 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.settings import Setting
+from lagvae_core.errors import MISSING, ConfigError, ValidationIssue
+from lagvae_core.settings import FrozenConfig
 from lagvae_core.strategies import CATALOGUE, Strategy
 
-__all__ = ["mistakes_of"]
+__all__ = ["issues_of"]
 
 
-def mistakes_of(error: ValidationError, root: type[BaseModel]) -> list[Mistake | str]:
+def issues_of(error: ValidationError, root: type[BaseModel]) -> list[ValidationIssue]:
     """Every error that pydantic found, as our mistakes, with keys as the user typed them.
 
     A value that fits no member of a union is one mistake, its law naming every member.
     """
-    found: list[Mistake | str] = []
+    found: list[ValidationIssue] = []
     for detail in error.errors():
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, ConfigError):
-            found.extend(inner.mistakes)
+            found.extend(inner.issues)
             continue
-        mistake = _mistake(detail, root)
+        issue = _issue(detail, root)
         last = found[-1] if found else None
-        if isinstance(last, Mistake) and last.key == mistake.key:
-            law = f"{last.law} or {mistake.law}"
-            found[-1] = Mistake(last.key, last.value, law, last.remedy or mistake.remedy)
+        if last is not None and last.where == issue.where:
+            message = f"{last.message} or {issue.message.removeprefix('must ')}"
+            found[-1] = replace(last, message=message, hint=last.hint or issue.hint)
         else:
-            found.append(mistake)
-    return [m for m in found if not (isinstance(m, Mistake) and _looked_into(m, found))]
+            found.append(issue)
+    return [m for m in found if not _looked_into(m, found)]
 
 
-def _looked_into(mistake: Mistake, found: Sequence[Mistake | str]) -> bool:
+def _looked_into(issue: ValidationIssue, found: Sequence[ValidationIssue]) -> bool:
     """Whether another mistake lies inside the list or mapping of this one, which is then right as a whole."""
-    inside = (f"{mistake.key}[", f"{mistake.key}.")
-    whole = isinstance(mistake.value, Mapping | list | tuple)
-    return whole and any(isinstance(m, Mistake) and m.key.startswith(inside) for m in found)
+    inside = (f"{issue.where}[", f"{issue.where}.")
+    whole = isinstance(issue.value, Mapping | list | tuple)
+    return whole and any(m.where.startswith(inside) for m in found)
 
 
-class _Missing:
-    """The value of a key that was not given."""
-
-    def __repr__(self) -> str:
-        return "missing"
-
-
-LAWS: dict[str, str] = {
-    "int_type": "be an integer",
-    "int_parsing": "be an integer",
-    "int_from_float": "be an integer",
-    "float_type": "be a number",
-    "float_parsing": "be a number",
-    "finite_number": "be a finite number",
-    "bool_type": "be true or false",
-    "bool_parsing": "be true or false",
-    "string_type": "be text",
-    "string_too_short": "have at least {min_length} character(s)",
-    "tuple_type": "be a list",
-    "too_short": "be a list of at least {min_length} values",
-    "too_long": "be a list of at most {max_length} values",
-    "model_type": "be a mapping of keys to values",
-    "model_attributes_type": "be a mapping with a kind",
-    "dict_type": "be a mapping of keys to values",
-    "literal_error": "be {expected}",
-    "missing": "be given",
-    "invalid_key": "be text",
+MESSAGES: dict[str, str] = {
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must have at least {min_length} character(s)",
+    "tuple_type": "must be a list",
+    "too_short": "must be a list of at least {min_length} values",
+    "too_long": "must be a list of at most {max_length} values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping with a kind",
+    "dict_type": "must be a mapping of keys to values",
+    "literal_error": "must be {expected}",
+    "missing": "must be given",
+    "invalid_key": "must be text",
 }
 """What pydantic's types of error are to a human; the others say it well enough themselves."""
 
 
-def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> Mistake:
+def _issue(detail: ErrorDetails, root: type[BaseModel]) -> ValidationIssue:
     names, field, owner = _resolve(detail["loc"], root)
     key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".") or "the file"
     context, given = detail.get("ctx", {}), detail["input"]
     match detail["type"]:
         case "extra_forbidden":
             hint = _did_you_mean(names[-1], owner)
-            return Mistake(key, given, "be a known key", f"{hint} Known here: {', '.join(owner)}.".lstrip())
+            return ValidationIssue(
+                key, "must be a known key", f"{hint} Known here: {', '.join(owner)}.".lstrip(), given
+            )
         case "union_tag_invalid":
             expected = context["expected_tags"].replace("'", "")
             tag = given["kind"] if isinstance(given, Mapping) else context["tag"]
-            return Mistake(f"{key}.kind", tag, f"be one of {expected}", _did_you_mean(tag, expected.split(", ")))
+            return ValidationIssue(
+                f"{key}.kind", f"must be one of {expected}", _did_you_mean(tag, expected.split(", ")), tag
+            )
         case "union_tag_not_found":
-            return Mistake(key, given, "name its kind", f"Known kinds: {', '.join(CATALOGUE)}.")
+            return ValidationIssue(key, "must name its kind", f"Known kinds: {', '.join(CATALOGUE)}.", given)
         case kind:
-            value = _Missing() if kind == "missing" else given
-            law = LAWS[kind].format(**context) if kind in LAWS else _law_of_message(detail["msg"])
-            return Mistake(key, value, law, _explanation(names, field))
+            value = MISSING if kind == "missing" else given
+            message = MESSAGES[kind].format(**context) if kind in MESSAGES else _message_of_pydantic(detail["msg"])
+            return ValidationIssue(key, message, _explanation(names, field), value)
 
 
 def _did_you_mean(word: object, known: Sequence[str]) -> str:
@@ -104,9 +102,9 @@ def _did_you_mean(word: object, known: Sequence[str]) -> str:
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def _law_of_message(message: str) -> str:
-    """pydantic's "Input should be less than 1" as "be less than 1"."""
-    return re.sub(r"^(Value error, )?(\w+ should )?", "", message).rstrip(".")
+def _message_of_pydantic(message: str) -> str:
+    """Turn pydantic's "Input should be less than 1" into "must be less than 1"."""
+    return re.sub(r"^(Value error, )?\w+ should ", "must ", message).removeprefix("Value error, ").rstrip(".")
 
 
 def _explanation(names: Sequence[int | str], field: Any) -> str:
@@ -123,7 +121,7 @@ def _explanation(names: Sequence[int | str], field: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    return type(value).__name__ if isinstance(value, Setting) else str(value)
+    return type(value).__name__ if isinstance(value, FrozenConfig) else str(value)
 
 
 def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], Any, list[str]]:

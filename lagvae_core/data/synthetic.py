@@ -35,7 +35,7 @@ from lagvae_core.data.text.tokens import (
     Vocabulary,
 )
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
 __all__ = ["MEANS", "SyntheticData", "Weights", "weights"]
 
@@ -49,7 +49,7 @@ _FORMAT = 1  # raised whenever the same fields come to mean other lines
 _log = logging.getLogger(__name__)
 
 
-class SyntheticData(Setting):
+class SyntheticData(FrozenConfig):
     """Lines drawn from an LSTM with random weights and a two-dimensional mixture prior.
 
     Source: He et al. 2019, "Lagging Inference Networks and Posterior Collapse in Variational Autoencoders",

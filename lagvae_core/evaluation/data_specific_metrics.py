@@ -9,27 +9,33 @@ from typing import Any
 from lagvae_core.columns import PIXEL_COLUMNS, WORD_COLUMNS, Column
 from lagvae_core.data import InflectionBatch
 from lagvae_core.metrics.inflection import SAMPLES, inflection_columns
-from lagvae_core.strategies.slots import Measurement, Protocol
+from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
-__all__ = ["TASKS", "Task", "columns_lacking", "task_columns", "task_protocols"]
+__all__ = [
+    "DATA_SPECIFIC_METRICS",
+    "DataSpecificMetrics",
+    "data_specific_columns",
+    "data_specific_metrics",
+    "unavailable_columns",
+]
 
 
 @dataclass(frozen=True)
-class Task:
+class DataSpecificMetrics:
     """The columns that only this kind of data has, and what measures them."""
 
     columns: tuple[Column, ...]
-    protocol: Callable[[], Protocol]
+    protocol: Callable[[], ExtraMetrics]
 
 
-class _Inflection(Protocol):
+class _Inflection(ExtraMetrics):
     def measure(self, measurement: Measurement) -> dict[str, Any]:
         batches = [batch for batch in measurement.batches if isinstance(batch, InflectionBatch)]
         return inflection_columns(measurement.model, batches, measurement.encoded, measurement.seed)
 
 
-TASKS: dict[str, Task] = {
-    "reinflection": Task(
+DATA_SPECIFIC_METRICS: dict[str, DataSpecificMetrics] = {
+    "reinflection": DataSpecificMetrics(
         (
             Column(
                 "accuracy",
@@ -52,17 +58,17 @@ TASKS: dict[str, Task] = {
 """By kind of data; the others have no task of their own."""
 
 
-def task_columns() -> tuple[Column, ...]:
+def data_specific_columns() -> tuple[Column, ...]:
     """The columns of all tasks."""
-    return tuple(column for task in TASKS.values() for column in task.columns)
+    return tuple(column for task in DATA_SPECIFIC_METRICS.values() for column in task.columns)
 
 
-def columns_lacking(kind: str) -> frozenset[str]:
+def unavailable_columns(kind: str) -> frozenset[str]:
     """The columns that are null for data of this kind, whatever is trained."""
-    tasks = {column.name for other, task in TASKS.items() if other != kind for column in task.columns}
+    tasks = {column.name for other, task in DATA_SPECIFIC_METRICS.items() if other != kind for column in task.columns}
     return frozenset(tasks).union(WORD_COLUMNS if kind == "images" else PIXEL_COLUMNS)
 
 
-def task_protocols(kind: str) -> tuple[Protocol, ...]:
+def data_specific_metrics(kind: str) -> tuple[ExtraMetrics, ...]:
     """What measures the task of data of this kind, if it has one."""
-    return (TASKS[kind].protocol(),) if kind in TASKS else ()
+    return (DATA_SPECIFIC_METRICS[kind].protocol(),) if kind in DATA_SPECIFIC_METRICS else ()

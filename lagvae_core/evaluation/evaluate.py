@@ -23,7 +23,7 @@ from lagvae_core.metrics.likelihood import LogMean, LogWeight, importance_weight
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import Vae
 from lagvae_core.settings import EvaluationConfig
-from lagvae_core.strategies.slots import Measurement, Parts
+from lagvae_core.strategies.slots import Measurement, TrainingComponents
 
 __all__ = ["evaluate", "examples_at_a_time", "on_device", "posterior_columns", "sequences_at_a_time"]
 
@@ -92,7 +92,7 @@ def _information(encoded: EncodedSplit, groups: list[torch.Tensor]) -> tuple[Est
 
 def evaluate(
     model: Vae,
-    parts: Parts,
+    components: TrainingComponents,
     dataset: Dataset,
     split: Split,
     setting: EvaluationConfig,
@@ -107,7 +107,7 @@ def evaluate(
     split = split.limit(setting.limit) if setting.limit is not None else split
     total = len(split)
     batches = on_device(split, ENCODE_BATCH, device)
-    refined = parts.refine(model, setting.seed)
+    refined = components.refine(model, setting.seed)
     encoded = encode_split(model, batches, setting.seed, infer=refined, progress=lambda n: report("encode", n, total))
     groups = [batch.index_B for batch in split.batches(setting.mi_batch_size)]
 
@@ -130,7 +130,7 @@ def evaluate(
         )
 
     weights = {"nll_iw": proposal_weight(model)}
-    for protocol in parts.protocols:
+    for protocol in components.extra_metrics:
         weights |= protocol.log_weights(encoded_train)
     means = importance(encoded.infer, weights)
     likelihood = means["nll_iw"]
@@ -150,7 +150,7 @@ def evaluate(
         lambda infer: importance(infer, {"nll_iw": proposal_weight(model)})["nll_iw"],
         setting.seed,
     )
-    for protocol in parts.protocols:
+    for protocol in components.extra_metrics:
         metrics |= protocol.measure(measurement)
     return metrics
 

@@ -22,7 +22,7 @@ from lagvae_core.data import BOS, EOS, PAD, History
 from lagvae_core.models.decoder import TokenDecoder
 from lagvae_core.randomness import example_noise
 
-__all__ = ["Beam", "Decoded", "Decoding", "Greedy", "Sampling", "decode_all"]
+__all__ = ["Beam", "Decoded", "DecodingMethod", "Greedy", "Sampling", "decode_all"]
 
 SEQUENCES = 256
 """Sequences that a decoder reads at a time; each beam is one."""
@@ -40,7 +40,7 @@ class Decoded:
     log_p: float
 
 
-class Decoding(Interface):
+class DecodingMethod(Interface):
     """A way to make sentences out of z."""
 
     @property
@@ -59,7 +59,7 @@ class Decoding(Interface):
 
 
 @dataclass(frozen=True)
-class Greedy(Decoding):
+class Greedy(DecodingMethod):
     """The likeliest word at each step, up to `</s>` or `max_length` tokens."""
 
     max_length: int
@@ -72,7 +72,7 @@ class Greedy(Decoding):
 
 
 @dataclass(frozen=True)
-class Sampling(Decoding):
+class Sampling(DecodingMethod):
     """Ancestral sampling from softmax(logits / temperature) over the words that may be emitted.
 
     The draws of a sentence depend on `seed`, `purpose` and its example's number alone: uniform numbers, by which the
@@ -143,7 +143,7 @@ def _sentences(tokens_RT: Tensor, log_p_R: Tensor) -> list[Decoded]:
 
 
 @dataclass(frozen=True)
-class Beam(Decoding):
+class Beam(DecodingMethod):
     """Beam search: of all continuations of the `width` best prefixes, the `width` best go on.
 
     Source: as the reference code of He et al. 2019, ranked by log p(x|z), which favours short sentences; with
@@ -231,7 +231,7 @@ class _Front:
 
 
 def decode_all(
-    decoding: Decoding,
+    decoding: DecodingMethod,
     decoder: TokenDecoder,
     z_NZ: Tensor,
     index_N: Tensor,

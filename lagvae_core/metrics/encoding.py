@@ -49,8 +49,8 @@ class EncodedSplit:
         return self.inference.q
 
     @property
-    def charged(self) -> Proposal:
-        return self.inference.charged
+    def kl_posterior(self) -> Proposal:
+        return self.inference.kl_posterior
 
     def infer(self, batch: Batch) -> Inference:
         """The stored q(z|x) of the batch's examples, in the precision in which the model gave it."""
@@ -86,8 +86,8 @@ def encode_split(
         rec = model.reconstruct(batch, batch.history, draw.z_BSZ).mean(1)
         mean, error = posterior_mean(q, batch.index_B, seed)
         kl = _kl(prior, q, draw, batch.index_B, seed)
-        same = inference.charged is q and prior is model.prior
-        kl_train = kl if same else _kl(model.prior, inference.charged, draw, batch.index_B, seed)
+        same = inference.kl_posterior is q and prior is model.prior
+        kl_train = kl if same else _kl(model.prior, inference.kl_posterior, draw, batch.index_B, seed)
         inferred.append(inference)
         rows.append((noise[:, 0], draw.z_BSZ[:, 0], draw.log_q().sum(-1)[:, 0], rec, mean, error, kl, kl_train.sum(1)))
         done += batch.size

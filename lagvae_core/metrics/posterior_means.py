@@ -231,8 +231,8 @@ def _contained(integrate: Callable[[_Grid], _Integral], grid: _Grid) -> _Integra
         if not found.cut_off():
             return found
         grid = grid.wider()
-    law = f"lie within {WIDER**WIDENINGS:.0f} times the first grid for its mean to be computed"
-    raise ArithmeticError(f"A posterior must {law}, but its mean on that grid is {found.mean_Z.tolist()}.")
+    message = f"lie within {WIDER**WIDENINGS:.0f} times the first grid for its mean to be computed"
+    raise ArithmeticError(f"A posterior must {message}, but its mean on that grid is {found.mean_Z.tolist()}.")
 
 
 def _refined(integrate: Callable[[_Grid], _Integral], found: _Integral) -> _Integral:

@@ -8,9 +8,9 @@ from lagvae_core.models.gru_attention import GruAttentionModel
 from lagvae_core.models.image_vae import ResNetPixelCnn
 from lagvae_core.models.lstm import LstmModel
 
-__all__ = ["ModelConfig"]
+__all__ = ["AnyModel"]
 
-ModelConfig = Annotated[
+AnyModel = Annotated[
     Union[  # noqa: UP007
         LstmModel,
         GruAttentionModel,

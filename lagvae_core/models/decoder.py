@@ -18,15 +18,15 @@ from lagvae_core.models.projection import token_nll
 
 __all__ = [
     "Decoder",
+    "DecoderOptions",
+    "DecoderState",
     "InputDropout",
     "Prefix",
-    "Reading",
     "RowDropout",
     "Skip",
     "TokenDecoder",
     "TokenReader",
     "UnitDropout",
-    "Wiring",
     "dropout",
     "predicting",
 ]
@@ -83,7 +83,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Wiring:
+class DecoderOptions:
     """What strategies change around the core of a decoder.
 
     `past`: `seen`, the decoder reads the tokens before; `unknown`, it reads `<unk>` in the place of each; `absent`, it
@@ -98,10 +98,10 @@ class Wiring:
 class TokenReader(nn.Module):
     """History -> input vectors [T, B, E] of the decoder: embeddings under their dropout."""
 
-    def __init__(self, size: int, vocabulary: int, wiring: Wiring) -> None:
+    def __init__(self, size: int, vocabulary: int, options: DecoderOptions) -> None:
         super().__init__()
-        self._wiring = wiring
-        self.embedding = nn.Embedding(1 if wiring.past == "absent" else vocabulary, size)
+        self._wiring = options
+        self.embedding = nn.Embedding(1 if options.past == "absent" else vocabulary, size)
 
     def forward(self, history: History, stream: torch.Generator | None) -> Tensor:
         tokens_TB = history.tokens_BT.T
@@ -136,7 +136,7 @@ class Decoder(nn.Module, ABC):
         return self._stream if self.training else None
 
 
-class Reading(ABC):
+class DecoderState(ABC):
     """What a decoder keeps of R sequences that it reads token by token."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class Reading(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix(Reading):
+class Prefix(DecoderState):
     """All that was read, from which any decoder can go on."""
 
     z_RZ: Tensor
@@ -175,7 +175,7 @@ class TokenDecoder(Decoder):
     def forward(self, history: History, targets: Tensor | Ragged, z_BSZ: Tensor) -> Tensor:
         return self.nll(self.features(history, z_BSZ), targets)
 
-    def begin(self, z_RZ: Tensor, context: History | None = None) -> Reading:
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
         """R sequences of which nothing is read yet, not even `<s>`.
 
         `context` is what the decoder sees beside z and its own past: a history without tokens, such as
@@ -184,7 +184,7 @@ class TokenDecoder(Decoder):
         nothing_R0 = torch.empty(len(z_RZ), 0, dtype=torch.int64, device=z_RZ.device)
         return Prefix(z_RZ, History(nothing_R0) if context is None else context)
 
-    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
+    def step(self, reading: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
         """Read one token more of each sequence: the logits [R, V] of the next, and what is kept now."""
         assert isinstance(reading, Prefix), "a reading that this decoder began"
         reading = Prefix(reading.z_RZ, reading.history.then(tokens_R))

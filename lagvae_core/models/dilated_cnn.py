@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.data import History
-from lagvae_core.models.decoder import Skip, TokenDecoder, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import DecoderOptions, Skip, TokenDecoder, TokenReader, dropout
 from lagvae_core.models.lstm import LstmModel
 
 __all__ = ["CausalConvolution", "DilatedCnn", "ResidualBlock"]
@@ -76,7 +76,7 @@ class DilatedCnn(TokenDecoder):
         setting: LstmModel,
         vocabulary: int,
         stream: torch.Generator,
-        wiring: Wiring,
+        options: DecoderOptions,
         *,
         dilations: tuple[int, ...],
         kernel: int,
@@ -84,9 +84,9 @@ class DilatedCnn(TokenDecoder):
         rate: float,
     ) -> None:
         super().__init__(stream)
-        self._setting, skip = setting, wiring.skip
+        self._setting, skip = setting, options.skip
         latent = setting.latent_dim
-        self.reader = TokenReader(setting.embedding, vocabulary, wiring)
+        self.reader = TokenReader(setting.embedding, vocabulary, options)
         nn.init.uniform_(self.reader.embedding.weight, -setting.init_embedding, setting.init_embedding)
         self.from_words = nn.Linear(setting.embedding, channels)
         self.from_z = nn.Linear(latent, channels, bias=False)

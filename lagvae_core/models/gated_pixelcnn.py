@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lagvae_core.data import ImageDomain
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.pixel_decoder import PixelDecoder
 
 __all__ = ["GatedPixelCnn"]
@@ -85,13 +85,13 @@ class GatedPixelCnn(PixelDecoder):
         maps: int,
         kernels: Sequence[int],
         stream: torch.Generator,
-        wiring: Wiring,
+        options: DecoderOptions,
         *,
         normalised: bool,
         masked_z: bool,
     ) -> None:
         first, *further = kernels
-        super().__init__(domain, latent_dim, z_maps, maps, stream, wiring, len(further))
+        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(further))
         self._shift_z = int(masked_z)
         self.entry = _Layer(1 + self.z_maps, maps, first)
         self.layers = nn.ModuleList(_Layer(maps, maps, kernel) for kernel in further)

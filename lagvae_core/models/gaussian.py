@@ -117,7 +117,7 @@ class Inference:
     """
 
     q: Proposal
-    charged: Proposal
+    kl_posterior: Proposal
 
     @classmethod
     def plain(cls, q: Proposal) -> Inference:
@@ -125,12 +125,12 @@ class Inference:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Inference:
         q = self.q.map(change)
-        return Inference(q, q if self.charged is self.q else self.charged.map(change))
+        return Inference(q, q if self.kl_posterior is self.q else self.kl_posterior.map(change))
 
     def beside(self, others: Sequence[Inference]) -> Inference:
         q = self.q.beside([other.q for other in others])
-        plain = self.charged is self.q
-        return Inference(q, q if plain else self.charged.beside([other.charged for other in others]))
+        plain = self.kl_posterior is self.q
+        return Inference(q, q if plain else self.kl_posterior.beside([other.kl_posterior for other in others]))
 
     def select(self, index: Tensor) -> Inference:
         return self.map(lambda rows: rows[index.to(rows.device)])

@@ -18,11 +18,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from lagvae_core.data import UNK, History, InflectionDomain, InflectionHistory, TokenBatch
 from lagvae_core.data.reinflection.arrays import ABSENT
-from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import DecoderOptions, DecoderState, TokenDecoder, TokenReader, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
 
-__all__ = ["DecoderState", "GruAttentionDecoder", "GruAttentionModel", "GruEncoder"]
+__all__ = ["GruAttentionDecoder", "GruAttentionModel", "GruDecoderState", "GruEncoder"]
 
 
 class GruAttentionModel(TokenModel):
@@ -68,8 +68,10 @@ class GruAttentionModel(TokenModel):
     def encoder(self, domain: InflectionDomain, features: Features | None) -> GruEncoder:
         return GruEncoder(self, domain.vocabulary, features)
 
-    def decoder(self, domain: InflectionDomain, stream: torch.Generator, wiring: Wiring) -> GruAttentionDecoder:
-        return GruAttentionDecoder(self, domain, stream, wiring)
+    def decoder(
+        self, domain: InflectionDomain, stream: torch.Generator, options: DecoderOptions
+    ) -> GruAttentionDecoder:
+        return GruAttentionDecoder(self, domain, stream, options)
 
     def warnings(self) -> Iterator[str]:
         if self.start == "encoder":
@@ -120,7 +122,7 @@ class GruEncoder(TokenEncoder):
 
 
 @dataclass(frozen=True)
-class DecoderState(Reading):
+class GruDecoderState(DecoderState):
     """Where decoding stands: `hidden_BSH` changes with each step; the rest is what no step changes.
 
     `fixed_BSG`: what z adds to the gates. `keys_BKH`: the features in W [h; feature], `gates_BKG`: in the gates,
@@ -135,9 +137,9 @@ class DecoderState(Reading):
     tags_BKA: Tensor
     absent_BK: Tensor
 
-    def select(self, index: Tensor) -> DecoderState:
+    def select(self, index: Tensor) -> GruDecoderState:
         """The examples `index`, in that order; one may be there several times."""
-        return DecoderState(**{entry.name: getattr(self, entry.name)[index] for entry in fields(self)})
+        return GruDecoderState(**{entry.name: getattr(self, entry.name)[index] for entry in fields(self)})
 
 
 class GruAttentionDecoder(TokenDecoder):
@@ -149,13 +151,13 @@ class GruAttentionDecoder(TokenDecoder):
     """
 
     def __init__(
-        self, setting: GruAttentionModel, domain: InflectionDomain, stream: torch.Generator, wiring: Wiring
+        self, setting: GruAttentionModel, domain: InflectionDomain, stream: torch.Generator, options: DecoderOptions
     ) -> None:
         super().__init__(stream)
         size, tag, latent = setting.hidden, setting.tag_embedding, setting.latent_dim
-        self._setting, self._skip = setting, wiring.skip
+        self._setting, self._skip = setting, options.skip
         self._encoder: tuple[GruEncoder, ...] = ()
-        self.reader = TokenReader(setting.embedding, domain.vocabulary, wiring)
+        self.reader = TokenReader(setting.embedding, domain.vocabulary, options)
         self.tag_embedding = nn.Embedding(domain.features, tag)
         self.attention = nn.Linear(size + tag, size)
         self.score = nn.Linear(size, 1, bias=False)
@@ -184,7 +186,7 @@ class GruAttentionDecoder(TokenDecoder):
             weights.append(weights_BSK)
         return self._read_out(state, torch.stack(hidden), torch.stack(weights), self.active_stream())
 
-    def _features_of_own(self, state: DecoderState, history: History) -> Tensor:
+    def _features_of_own(self, state: GruDecoderState, history: History) -> Tensor:
         """The same where what is read at a step is the argmax of the step before; `<unk>` and blanks stay."""
         batch, samples = state.hidden_BSH.shape[:2]
         tokens_BS = history.tokens_BT[:, :1].expand(batch, samples)
@@ -201,16 +203,16 @@ class GruAttentionDecoder(TokenDecoder):
 
     # --- step by step -----------------------------------------------------------------------------------------------
 
-    def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> GruDecoderState:
         assert context is not None, "nothing can be inflected without features"
         return self._begin(z_RZ[:, None], context)
 
-    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
-        assert isinstance(reading, DecoderState), "a reading that this decoder began"
+    def step(self, reading: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
+        assert isinstance(reading, GruDecoderState), "a reading that this decoder began"
         state, weights_RSK = self._step(reading, tokens_R[:, None], None)
         return self._logits(state, weights_RSK)[:, 0], state
 
-    def _begin(self, z_BSZ: Tensor, history: History) -> DecoderState:
+    def _begin(self, z_BSZ: Tensor, history: History) -> GruDecoderState:
         """Before the first step, for S samples of each of the B examples of `history`."""
         assert isinstance(history, InflectionHistory), "a history with features"
         size, tag = self._setting.hidden, self._setting.tag_embedding
@@ -221,7 +223,7 @@ class GruAttentionDecoder(TokenDecoder):
             hidden_BSH = self.start(z_BSZ).tanh()
         else:
             hidden_BSH = self._encoder[0].state(history.source)[:, None].expand(-1, z_BSZ.shape[1], size)
-        return DecoderState(
+        return GruDecoderState(
             hidden_BSH,
             z_BSZ,
             functional.linear(z_BSZ, weight_GZ, self.cell.bias_ih),
@@ -231,12 +233,14 @@ class GruAttentionDecoder(TokenDecoder):
             absent_BK,
         )
 
-    def _step(self, state: DecoderState, tokens_BS: Tensor, blank_BS: Tensor | None) -> tuple[DecoderState, Tensor]:
+    def _step(
+        self, state: GruDecoderState, tokens_BS: Tensor, blank_BS: Tensor | None
+    ) -> tuple[GruDecoderState, Tensor]:
         blank_R1 = None if blank_BS is None else blank_BS.flatten()[:, None]
         words_1RG = self._words(History(tokens_BS.flatten()[:, None], blank_R1))
         return self._advance(state, words_1RG.view(*tokens_BS.shape, -1))
 
-    def _logits(self, state: DecoderState, weights_BSK: Tensor) -> Tensor:
+    def _logits(self, state: GruDecoderState, weights_BSK: Tensor) -> Tensor:
         features_1RF = self._read_out(state, state.hidden_BSH[None], weights_BSK[None], None)
         logits_BSV: Tensor = self.output(features_1RF).view(*weights_BSK.shape[:2], -1)
         return logits_BSV
@@ -252,7 +256,7 @@ class GruAttentionDecoder(TokenDecoder):
         """What the characters add to the gates, [T, B, G]: one product over all steps."""
         return functional.linear(self.reader(history, self.active_stream()), self._input_weights()[0])
 
-    def _advance(self, state: DecoderState, words_BSG: Tensor) -> tuple[DecoderState, Tensor]:
+    def _advance(self, state: GruDecoderState, words_BSG: Tensor) -> tuple[GruDecoderState, Tensor]:
         """One step of the GRU, and the weights [B, S, K] of the features in it."""
         size, cell, hidden_BSH = self._setting.hidden, self.cell, state.hidden_BSH
         query_BSH = functional.linear(hidden_BSH, self.attention.weight[:, :size])
@@ -266,7 +270,7 @@ class GruAttentionDecoder(TokenDecoder):
         return replace(state, hidden_BSH=new + update * (hidden_BSH - new)), weights_BSK
 
     def _read_out(
-        self, state: DecoderState, hidden_TBSH: Tensor, weights_TBSK: Tensor, stream: torch.Generator | None
+        self, state: GruDecoderState, hidden_TBSH: Tensor, weights_TBSK: Tensor, stream: torch.Generator | None
     ) -> Tensor:
         """What the output layer reads, [T, R, F]."""
         tags_TBSA = weights_TBSK @ state.tags_BKA

@@ -10,9 +10,9 @@ import torch
 from pydantic import AfterValidator, Field
 
 from lagvae_core.data import ImageDomain
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.gated_pixelcnn import GatedPixelCnn
-from lagvae_core.models.model_config import Features, ModelSetting
+from lagvae_core.models.model_config import Features, ModelConfig
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.models.pixelcnn import ResidualPixelCnn
 from lagvae_core.models.resnet import ResNetEncoder
@@ -50,7 +50,7 @@ def _odd(kernel: int) -> int:
 _Kernel = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 
 
-class ResNetPixelCnn(ModelSetting):
+class ResNetPixelCnn(ModelConfig):
     """ResNet encoder, and a decoder of pixels that sees z as maps beside the image.
 
     `variant` is `v2`, what the published code of He et al. 2019 runs and their Table 2 has; `gated13`, their Appendix
@@ -92,6 +92,6 @@ class ResNetPixelCnn(ModelSetting):
         maps, hidden = ENCODERS[self.size]
         return ResNetEncoder(domain, self.latent_dim, self.encoder_maps or maps, self.encoder_hidden or hidden)
 
-    def decoder(self, domain: ImageDomain, stream: torch.Generator, wiring: Wiring) -> PixelDecoder:
+    def decoder(self, domain: ImageDomain, stream: torch.Generator, options: DecoderOptions) -> PixelDecoder:
         kernels, maps = self.layers
-        return DECODERS[self.variant](domain, self.latent_dim, self.z_maps, maps, kernels, stream, wiring)
+        return DECODERS[self.variant](domain, self.latent_dim, self.z_maps, maps, kernels, stream, options)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.data import History, TextDomain, TokenBatch
-from lagvae_core.models.decoder import Reading, TokenDecoder, TokenReader, Wiring, dropout
+from lagvae_core.models.decoder import DecoderOptions, DecoderState, TokenDecoder, TokenReader, dropout
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
 from lagvae_core.models.recurrence import read_beside
@@ -34,8 +34,8 @@ class LstmModel(TokenModel):
     def encoder(self, domain: TextDomain, features: Features | None) -> LstmEncoder:
         return LstmEncoder(self, domain.vocabulary, features)
 
-    def decoder(self, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> LstmDecoder:
-        return LstmDecoder(self, domain.vocabulary, stream, wiring)
+    def decoder(self, domain: TextDomain, stream: torch.Generator, options: DecoderOptions) -> LstmDecoder:
+        return LstmDecoder(self, domain.vocabulary, stream, options)
 
 
 def start_uniformly(module: nn.Module, setting: LstmModel) -> None:
@@ -82,7 +82,7 @@ class LstmEncoder(TokenEncoder):
 
 
 @dataclass(frozen=True, eq=False)
-class _State(Reading):
+class _State(DecoderState):
     z_RZ: Tensor
     hidden_RH: Tensor
     cell_RH: Tensor
@@ -99,10 +99,10 @@ class LstmDecoder(TokenDecoder):
     language model: z has no entries, and the start state is 0.
     """
 
-    def __init__(self, setting: LstmModel, vocabulary: int, stream: torch.Generator, wiring: Wiring) -> None:
+    def __init__(self, setting: LstmModel, vocabulary: int, stream: torch.Generator, options: DecoderOptions) -> None:
         super().__init__(stream)
-        self._setting, self._skip = setting, wiring.skip
-        self.reader = TokenReader(setting.embedding, vocabulary, wiring)
+        self._setting, self._skip = setting, options.skip
+        self.reader = TokenReader(setting.embedding, vocabulary, options)
         self.lstm = nn.LSTM(setting.embedding + setting.latent_dim, setting.hidden)
         self.start = nn.Linear(setting.latent_dim, setting.hidden, bias=False) if setting.latent_dim else None
         concatenated = setting.latent_dim if self._skip is not None and self._skip.kind == "concat" else 0
@@ -120,11 +120,11 @@ class LstmDecoder(TokenDecoder):
         hidden_TRH = read_beside(self.lstm, words_TRE, z_RZ, cell_RH.tanh(), cell_RH)
         return self._beside_skip(dropout(hidden_TRH, self._setting.dropout_out, self.active_stream()), z_RZ)
 
-    def begin(self, z_RZ: Tensor, context: History | None = None) -> Reading:
+    def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
         cell_RH = self._start(z_RZ)
         return _State(z_RZ, cell_RH.tanh(), cell_RH)
 
-    def step(self, reading: Reading, tokens_R: Tensor) -> tuple[Tensor, Reading]:
+    def step(self, reading: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
         assert isinstance(reading, _State), "a reading that this decoder began"
         stream, z_RZ = self.active_stream(), reading.z_RZ
         inputs_1RI = torch.cat([self.reader(History(tokens_R[:, None]), stream), z_RZ[None]], 2)

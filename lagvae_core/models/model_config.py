@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lagvae_core.models.decoder import Decoder, Wiring
+from lagvae_core.models.decoder import Decoder, DecoderOptions
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
-__all__ = ["Features", "ModelSetting", "TokenEncoder", "TokenModel"]
+__all__ = ["Features", "ModelConfig", "TokenEncoder", "TokenModel"]
 
 
 class Features(nn.Module):
@@ -33,7 +33,7 @@ class TokenEncoder(nn.Module, ABC):
         """q(z|x), both parameters [B, Z], from embedded sentences of one length."""
 
 
-class ModelSetting(Setting, ABC):
+class ModelConfig(FrozenConfig, ABC):
     """Sizes and start of an encoder and a decoder. A subclass gives `kind` a literal default.
 
     `data_kinds` names the kinds of data that it models.
@@ -48,7 +48,7 @@ class ModelSetting(Setting, ABC):
         """Batch -> Gaussian over z, freshly initialised from torch's global generator."""
 
     @abstractmethod
-    def decoder(self, domain: Any, stream: torch.Generator, wiring: Wiring) -> Decoder:
+    def decoder(self, domain: Any, stream: torch.Generator, options: DecoderOptions) -> Decoder:
         """p(x|z), freshly initialised; `stream` feeds its dropout, `wiring` is what strategies change around it."""
 
     def warnings(self) -> Iterator[str]:
@@ -70,7 +70,7 @@ SMALL_HIDDEN = 256
 """Recurrent models below this many hidden units are faster on one core than on several."""
 
 
-class TokenModel(ModelSetting):
+class TokenModel(ModelConfig):
     """A recurrent encoder and decoder of tokens."""
 
     hidden: Annotated[int, Field(ge=1, le=65536, description="recurrent units, of encoder and decoder")] = 1024

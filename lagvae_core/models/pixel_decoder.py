@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lagvae_core.data import ImageDomain
-from lagvae_core.models.decoder import Decoder, Skip, Wiring
+from lagvae_core.models.decoder import Decoder, DecoderOptions, Skip
 
 __all__ = ["PixelDecoder", "Skips"]
 
@@ -49,7 +49,7 @@ class PixelDecoder(Decoder):
         z_maps: int,
         maps: int,
         stream: torch.Generator,
-        wiring: Wiring,
+        options: DecoderOptions,
         blocks: int,
     ) -> None:
         super().__init__(stream)
@@ -59,7 +59,7 @@ class PixelDecoder(Decoder):
         if self.to_maps is not None:
             nn.init.xavier_uniform_(self.to_maps.weight)
             nn.init.zeros_(self.to_maps.bias)
-        self.skips_of_z = Skips(wiring.skip, z_maps, maps, blocks)
+        self.skips_of_z = Skips(options.skip, z_maps, maps, blocks)
 
     @abstractmethod
     def logits(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lagvae_core.data import ImageDomain
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.models.resnet import start_normally
 
@@ -100,10 +100,10 @@ class ResidualPixelCnn(PixelDecoder):
         maps: int,
         kernels: Sequence[int],
         stream: torch.Generator,
-        wiring: Wiring,
+        options: DecoderOptions,
     ) -> None:
         first, *further = kernels
-        super().__init__(domain, latent_dim, z_maps, maps, stream, wiring, len(further))
+        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(further))
         self.entry = _Entry(self.z_maps, maps, first)
         self.entered = nn.Sequential(nn.BatchNorm2d(maps), nn.ELU())
         self.layers = nn.ModuleList(_Block(maps, kernel) for kernel in further)

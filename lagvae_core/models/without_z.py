@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.data import Batch, Domain
-from lagvae_core.models.decoder import Decoder, Wiring
+from lagvae_core.models.decoder import Decoder, DecoderOptions
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.model_config import Features, ModelSetting
+from lagvae_core.models.model_config import Features, ModelConfig
 
 __all__ = ["NoEncoder", "decoder_without_z"]
 
@@ -18,7 +18,7 @@ class NoEncoder(nn.Module):
 
     nothing: Tensor
 
-    def __init__(self, setting: ModelSetting, domain: Domain, features: Features | None = None) -> None:
+    def __init__(self, setting: ModelConfig, domain: Domain, features: Features | None = None) -> None:
         super().__init__()
         self.register_buffer("nothing", torch.zeros(0), persistent=False)
 
@@ -27,6 +27,8 @@ class NoEncoder(nn.Module):
         return Gaussian(nothing_BZ, nothing_BZ)
 
 
-def decoder_without_z(setting: ModelSetting, domain: Domain, stream: torch.Generator, wiring: Wiring) -> Decoder:
+def decoder_without_z(
+    setting: ModelConfig, domain: Domain, stream: torch.Generator, options: DecoderOptions
+) -> Decoder:
     """The model's own decoder with z taken out of it."""
-    return setting.model_copy(update={"latent_dim": 0}).decoder(domain, stream, wiring)
+    return setting.model_copy(update={"latent_dim": 0}).decoder(domain, stream, options)

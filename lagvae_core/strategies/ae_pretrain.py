@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, Strategy
 from lagvae_core.strategies.slots import Pretraining
 
 __all__ = ["AePretrain"]
@@ -41,5 +41,5 @@ class AePretrain(Strategy):
     def pretraining_epochs(self) -> int:
         return self.epochs
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"pretraining": Pretraining(self.epochs)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from lagvae_core.models.flows import Flow, Standardising
 from lagvae_core.models.gaussian import NormalPrior, Prior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 
 __all__ = ["AfPrior", "FlowPrior"]
 
@@ -46,20 +46,20 @@ class AfPrior(Strategy):
         None
     )
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        size = surroundings.latent_dim
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        size = context.latent_dim
         return {"prior": FlowPrior(Flow(Standardising, self.blocks, size, self.hidden or 16 * size))}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind == "iaf_posterior":
-                yield Refusal(
+                yield Incompatibility(
                     "E15",
                     "af_prior and iaf_posterior are equivalent parameterisations of one model along the encoder's "
                     "path; choose one",
                 )
         if self.blocks == 0 and self.hidden is not None:
-            yield Refusal("E18", "af_prior.hidden is an unused option with blocks = 0; leave it out")
+            yield Incompatibility("E18", "af_prior.hidden is an unused option with blocks = 0; leave it out")
 
 
 class FlowPrior(Prior):

@@ -56,6 +56,6 @@ class AggregateKl(Penalty):
         self._weight = weight
 
     def forward(self, forward: Forward) -> Tensor:
-        posteriors, z_BSZ = forward.inference.charged.base, forward.charged_draw.z_BSZ
+        posteriors, z_BSZ = forward.inference.kl_posterior.base, forward.kl_posterior_draw.z_BSZ
         mixture = log_aggregate(posteriors.at_least_float32(), z_BSZ.flatten(0, 1))
         return self._weight * (mixture - forward.model.prior.log_prob(z_BSZ).mean())

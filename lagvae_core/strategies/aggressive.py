@@ -13,7 +13,7 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.errors import Diverged
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import Loss, Trainer, Update
 
 __all__ = ["Aggressive"]
@@ -66,13 +66,13 @@ class Aggressive(Strategy):
     ] = "all"
     allow_untested: Annotated[bool, Field(description="permit stacking with scale_vae or a learned prior")] = False
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"update": AggressiveUpdate(self, surroundings.domain.words)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"update": AggressiveUpdate(self, context.domain.words)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind in OUTER_ONLY and not self.allow_untested:
-                yield Refusal(
+                yield Incompatibility(
                     "E13",
                     f"aggressive and {other.kind} are an untested combination; set aggressive.allow_untested = true to "
                     f"run it ({OUTER_ONLY[other.kind]} in outer steps only)",

@@ -12,25 +12,25 @@ from pydantic import Field
 from lagvae_core.columns import LATENT_COLUMNS, Column
 from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.models.model_config import ModelSetting, TokenModel
+from lagvae_core.models.model_config import ModelConfig, TokenModel
 from lagvae_core.models.without_z import NoEncoder, decoder_without_z
 from lagvae_core.randomness import Streams
-from lagvae_core.settings import Setting, TrainingConfig
-from lagvae_core.strategies.slots import KlWeight, Parts, Penalty
+from lagvae_core.settings import FrozenConfig, TrainingConfig
+from lagvae_core.strategies.slots import KlWeight, Penalty, TrainingComponents
 
 __all__ = [
+    "BuildContext",
+    "ConfigContext",
+    "Incompatibility",
     "KlExchange",
     "KlSchedule",
     "LanguageModel",
-    "Refusal",
-    "Setup",
     "Strategy",
-    "Surroundings",
     "assemble",
     "grouped_batches",
     "images_only",
     "lstm_only",
-    "needs_companions",
+    "needs_batch_statistics",
     "several_penalties",
     "text_only",
     "without_effect",
@@ -38,7 +38,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Setup:
+class ConfigContext:
     """What a strategy may know of the configuration that it stands in, before data or model exist.
 
     `batching` is None where the data leave no choice.
@@ -46,7 +46,7 @@ class Setup:
 
     strategies: tuple[Strategy, ...]
     training: TrainingConfig
-    model: ModelSetting
+    model: ModelConfig
     data_kind: str
     partition: Partition = "fixed_random"
     batching: Batching | None = None
@@ -59,7 +59,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class BuildContext:
     """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own.
 
     `train_batches` are those of the first epoch, on the trial's device, in their stored order.
@@ -69,7 +69,7 @@ class Surroundings:
     batches_per_epoch: int
     streams: Streams = field(default_factory=lambda: Streams(0))
     domain: Domain = field(default_factory=lambda: TextDomain(4))
-    model: ModelSetting = field(default_factory=LstmModel)
+    model: ModelConfig = field(default_factory=LstmModel)
     train_batches: Sequence[Batch] = ()
 
     @property
@@ -86,75 +86,77 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Incompatibility:
     """Why a stack cannot be meant: the code of the rule and a sentence that names the strategies."""
 
     code: str
     message: str
 
 
-def text_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+def text_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
     """For strategies that are about words."""
-    if setup.data_kind == "images":
-        yield Refusal("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
+    if context.data_kind == "images":
+        yield Incompatibility("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
 
 
-def images_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+def images_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
     """For strategies that are about pixels."""
-    if setup.data_kind != "images":
-        yield Refusal("E09", f"{kind} is about the pixels of images and means nothing on words; remove it")
+    if context.data_kind != "images":
+        yield Incompatibility("E09", f"{kind} is about the pixels of images and means nothing on words; remove it")
 
 
-def lstm_only(kind: str, setup: Setup) -> Iterator[Refusal]:
+def lstm_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
     """For strategies that put something in the place of the LSTM decoder, which is made from its settings."""
-    if not isinstance(setup.model, LstmModel):
-        yield Refusal(
+    if not isinstance(context.model, LstmModel):
+        yield Incompatibility(
             "E09",
             f"{kind} takes the place of the decoder of model.kind = lstm, and knows nothing of what that of "
-            f"{setup.model.kind} reads; remove it",
+            f"{context.model.kind} reads; remove it",
         )
 
 
-def needs_companions(kind: str, field: str | None, least: int, setup: Setup) -> Iterator[Refusal]:
+def needs_batch_statistics(
+    kind: str, field: str | None, least: int, context: ConfigContext
+) -> Iterator[Incompatibility]:
     """For strategies that use the statistics of a batch of at least `least`, the value of their `field`, if any."""
-    if setup.training.batch_size < least:
-        law, remedy = (f"{field} = {least}", f" or lower {kind}.{field}") if field is not None else (f"{least}", "")
-        yield Refusal(
+    if context.training.batch_size < least:
+        message, hint = (f"{field} = {least}", f" or lower {kind}.{field}") if field is not None else (f"{least}", "")
+        yield Incompatibility(
             "E12",
-            f"{kind} needs the statistics of batches of at least {law}, but training.batch_size is "
-            f"{setup.training.batch_size}; raise it{remedy}",
+            f"{kind} needs the statistics of batches of at least {message}, but training.batch_size is "
+            f"{context.training.batch_size}; raise it{hint}",
         )
 
 
-def grouped_batches(kind: str, setup: Setup) -> Iterator[str]:
+def grouped_batches(kind: str, context: ConfigContext) -> Iterator[str]:
     """What to know of a strategy that uses the statistics of a batch where each batch holds one group (W4)."""
-    if setup.batching == "constant_length":
-        group, remedy = "sentence length", "data.batching = padded mixes the lengths"
-    elif setup.partition == "fixed_by_group":
-        group, remedy = "group", "data.partition = fixed_random mixes the groups"
+    if context.batching == "constant_length":
+        group, hint = "sentence length", "data.batching = padded mixes the lengths"
+    elif context.partition == "fixed_by_group":
+        group, hint = "group", "data.partition = fixed_random mixes the groups"
     else:
         return
     yield (
         f"W4: {kind} uses the statistics of batches of one {group} each, so that training leaves out how the "
-        f"{group}s differ from each other, and evaluation does not; {remedy}."
+        f"{group}s differ from each other, and evaluation does not; {hint}."
     )
 
 
-def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Refusal]:
+def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
     """For fields that change nothing `where` (such as "in mode code"): they must be left at their defaults."""
     for name in names:
         if getattr(strategy, name) != type(strategy).model_fields[name].default:
-            yield Refusal("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
+            yield Incompatibility("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
 
 
-def several_penalties(setup: Setup) -> Iterator[str]:
+def several_penalties(context: ConfigContext) -> Iterator[str]:
     """For strategies that add a penalty: the same text from each of them, in whatever order they stand."""
-    kinds = sorted(strategy.kind for strategy in setup.strategies if "penalties" in strategy.slots)
+    kinds = sorted(strategy.kind for strategy in context.strategies if "penalties" in strategy.slots)
     if len(kinds) > 1:
         yield f"W6: {' and '.join(kinds)} each add to the loss; no published weights balance them with one another."
 
 
-class Strategy(Setting, ABC):
+class Strategy(FrozenConfig, ABC):
     """A remedy: its fields are its hyperparameters, its docstring its science.
 
     A subclass gives `kind` a literal default, `slots` the names of the slots that it fills, `paper` its source in one
@@ -176,14 +178,14 @@ class Strategy(Setting, ABC):
         return 0
 
     @abstractmethod
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         """The filled slots: names of `Parts` to fresh objects, exactly those of `slots`."""
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         """What forbids this strategy in `setup`; called once the whole configuration is known."""
         yield from ()
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
         """What may be run but should be known."""
         yield from ()
 
@@ -207,12 +209,12 @@ class KlSchedule(Strategy):
     def share(self, step: int, batches_per_epoch: int) -> float:
         """How much of the way from `w_start` to `w_end` is covered at outer update `step`, from 0 to 1."""
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"kl_weight": _ScheduledWeight(self, surroundings.batches_per_epoch)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"kl_weight": _ScheduledWeight(self, context.batches_per_epoch)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.w_start > self.w_end:
-            yield Refusal("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+            yield Incompatibility("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
 
 
 class _ScheduledWeight(KlWeight):
@@ -232,14 +234,14 @@ class LanguageModel(Strategy):
     unmeasured: ClassVar[frozenset[str]] = frozenset({*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"})
     latent: ClassVar[bool] = False
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"encoder": NoEncoder, "decoder": decoder_without_z}
 
-    def latent_strategies(self, setup: Setup) -> Iterator[Refusal]:
+    def latent_strategies(self, context: ConfigContext) -> Iterator[Incompatibility]:
         """The strategies beside it that would act on z."""
-        for other in setup.strategies:
+        for other in context.strategies:
             if other.latent:
-                yield Refusal(
+                yield Incompatibility(
                     "E10",
                     f"{self.kind} has no latent variable that {other.kind} could act on; remove one of the two",
                 )
@@ -266,25 +268,25 @@ class KlExchange(Strategy):
         """alpha + scale - 1, where what rounding leaves of a sum of 1 is 0."""
         return round(self.alpha + self.scale - 1.0, 12)
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         weight = self.divergence_weight
         return {"kl_share": 1.0 - self.alpha, "penalties": (self.penalty(weight),) if weight > 0 else ()}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.divergence_weight < 0:
-            yield Refusal(
+            yield Incompatibility(
                 "E17",
                 f"{self.kind} would reward the divergence from the prior: alpha + scale >= 1 must hold, but got "
                 f"{self.alpha} + {self.scale}; raise {self.kind}.scale",
             )
         if self.divergence_weight > 0:
-            yield from needs_companions(self.kind, None, 2, setup)
+            yield from needs_batch_statistics(self.kind, None, 2, context)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from several_penalties(setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from several_penalties(context)
         if self.divergence_weight > 0:
-            yield from grouped_batches(self.kind, setup)
-        for other in setup.strategies:
+            yield from grouped_batches(self.kind, context)
+        for other in context.strategies:
             if self.alpha == 1 and "kl_weight" in other.slots:
                 yield (
                     f"{self.kind}: at alpha = 1 no KL is paid, so that the weight of {other.kind} changes nothing in "
@@ -292,16 +294,18 @@ class KlExchange(Strategy):
                 )
 
 
-def assemble(strategies: tuple[Strategy, ...], surroundings: Surroundings) -> Parts:
+def assemble(strategies: tuple[Strategy, ...], context: BuildContext) -> TrainingComponents:
     """The parts of a whole stack; that no exclusive slot is filled twice was settled at validation."""
     filled: dict[str, Any] = {}
     for strategy in strategies:
-        parts = strategy.parts(surroundings)
-        assert set(parts) == strategy.slots, f"{strategy.kind} fills {sorted(parts)}, declares {strategy.slots}"
-        for slot, value in parts.items():
-            if slot in Parts.SHARED:
+        components = strategy.build(context)
+        assert set(components) == strategy.slots, (
+            f"{strategy.kind} fills {sorted(components)}, declares {strategy.slots}"
+        )
+        for slot, value in components.items():
+            if slot in TrainingComponents.SHARED:
                 filled[slot] = (*filled.get(slot, ()), *value)
             else:
                 assert slot not in filled, f"two strategies fill {slot}"
                 filled[slot] = value
-    return Parts(**filled)
+    return TrainingComponents(**filled)

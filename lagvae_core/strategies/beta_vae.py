@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["BetaVae"]
@@ -29,14 +29,14 @@ class BetaVae(Strategy):
     kind: Literal["beta_vae"] = "beta_vae"
     beta: Annotated[float, Field(ge=0, description="factor on the KL term"), Tunable(0.1, 1.0)] = 0.4
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _WeightedKl(self.beta)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if "kl_weight" in other.slots:
-                remedy = f"set {other.kind}.w_end = {self.beta} and leave beta_vae out"
-                yield Refusal("E02", f"beta_vae and {other.kind} would multiply two KL weights; {remedy}")
+                hint = f"set {other.kind}.w_end = {self.beta} and leave beta_vae out"
+                yield Incompatibility("E02", f"beta_vae and {other.kind} would multiply two KL weights; {hint}")
 
 
 class _WeightedKl(Objective):

@@ -13,7 +13,14 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
+from lagvae_core.strategies.base import (
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
+    Strategy,
+    grouped_batches,
+    needs_batch_statistics,
+)
 
 __all__ = ["BnPosterior", "BnVae"]
 
@@ -47,21 +54,21 @@ class BnVae(Strategy):
     momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
     min_batch: Annotated[int, Field(ge=2, description="smaller batches are skipped")] = 2
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"posterior": BnPosterior(self, surroundings.latent_dim)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"posterior": BnPosterior(self, context.latent_dim)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind == "scale_vae":
-                yield Refusal(
+                yield Incompatibility(
                     "E03",
                     "bn_vae already fixes the deviation of the means that scale_vae would set, whose factor would be "
                     "the constant des_std / gamma; remove one of the two",
                 )
-        yield from needs_companions("bn_vae", "min_batch", self.min_batch, setup)
+        yield from needs_batch_statistics("bn_vae", "min_batch", self.min_batch, context)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from grouped_batches("bn_vae", setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from grouped_batches("bn_vae", context)
 
 
 class BnPosterior(Posterior):

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from lagvae_core.data import TextDomain
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.dilated_cnn import DilatedCnn
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, lstm_only, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, lstm_only, text_only
 
 __all__ = ["SIZES", "CnnDecoder"]
 
@@ -71,15 +71,17 @@ class CnnDecoder(Strategy):
         """The dilation of each block."""
         return self.dilations or SIZES[str(self.size)]
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        channels = self.channels or surroundings.token_model.hidden
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        channels = self.channels or context.token_model.hidden
 
-        def decoder(model: LstmModel, domain: TextDomain, stream: torch.Generator, wiring: Wiring) -> DilatedCnn:
+        def decoder(
+            model: LstmModel, domain: TextDomain, stream: torch.Generator, options: DecoderOptions
+        ) -> DilatedCnn:
             return DilatedCnn(
                 model,
                 domain.vocabulary,
                 stream,
-                wiring,
+                options,
                 dilations=self.stack,
                 kernel=self.kernel,
                 channels=channels,
@@ -88,14 +90,16 @@ class CnnDecoder(Strategy):
 
         return {"decoder": decoder}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.size is not None and self.dilations is not None:
-            yield Refusal(
+            yield Incompatibility(
                 "E18",
                 f"cnn_decoder.size = {self.size} is an unused option beside cnn_decoder.dilations; set size to null, "
                 "or leave dilations out",
             )
         if self.size is None and self.dilations is None:
-            yield Refusal("E-RANGE", "cnn_decoder needs a size or dilations, but both are null; give one of the two")
-        yield from text_only("cnn_decoder", setup)
-        yield from lstm_only("cnn_decoder", setup)
+            yield Incompatibility(
+                "E-RANGE", "cnn_decoder needs a size or dilations, but both are null; give one of the two"
+            )
+        yield from text_only("cnn_decoder", context)
+        yield from lstm_only("cnn_decoder", context)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lagvae_core.data import UNK, History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
 
 __all__ = ["ContiguousDropout"]
 
@@ -47,7 +47,7 @@ class ContiguousDropout(Strategy):
     )
     replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"corrupt": self.corrupt}
 
     def corrupt(self, history: History, generator: torch.Generator) -> History:
@@ -77,11 +77,11 @@ class ContiguousDropout(Strategy):
         mean = torch.full(shape, self.mean_length, device=generator.device)
         return torch.poisson(mean, generator=generator)
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from text_only("contiguous_dropout", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from text_only("contiguous_dropout", context)
         default = type(self).model_fields["rate"].default
         if self.starts is not None and self.rate != default:
-            yield Refusal(
+            yield Incompatibility(
                 "E18",
                 f"contiguous_dropout.rate = {self.rate} is an unused option where starts = {self.starts} is given; "
                 f"leave rate at its default {default}, or starts out",

@@ -14,7 +14,7 @@ from torch.nn import functional
 from lagvae_core.models.gaussian import LOG_2PI, Draw, Gaussian, Inference, NormalPrior, Prior, Proposal
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.free_bits import FreeBits
 
 __all__ = ["Ar1Prior", "DeltaPosterior", "DeltaVae", "committed_deviations", "committed_rate"]
@@ -63,44 +63,46 @@ class DeltaVae(Strategy):
     steps: Annotated[int | None, Field(ge=2, description="latents in sequence if `ar1`; null: one a dimension")] = None
     correlation: Annotated[float, Field(ge=0, lt=1, description="of neighbouring latents if `ar1`")] = CORRELATION
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         if self.prior == "ar1":
-            steps = self.steps or surroundings.latent_dim
+            steps = self.steps or context.latent_dim
             return {"posterior": Posterior(), "prior": Ar1Prior(steps, self.correlation)}
         return {"posterior": DeltaPosterior(self.delta), "prior": NormalPrior()}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         for name, of_form in (("delta", "independent"), ("steps", "ar1"), ("correlation", "ar1")):
             if self.prior != of_form and getattr(self, name) != type(self).model_fields[name].default:
-                yield Refusal("E18", f"delta_vae.{name} is an unused option with prior = {self.prior}; leave it out")
-        yield from self._of_steps(setup) if self.prior == "ar1" else self._of_independence(setup)
-        for other in setup.strategies:
+                yield Incompatibility(
+                    "E18", f"delta_vae.{name} is an unused option with prior = {self.prior}; leave it out"
+                )
+        yield from self._of_steps(context) if self.prior == "ar1" else self._of_independence(context)
+        for other in context.strategies:
             if "prior" in other.slots and other.kind != "delta_vae":
-                yield Refusal(
+                yield Incompatibility(
                     "E06",
                     f"the least KL of delta_vae is derived for its own prior, which {other.kind} would replace; remove "
                     "one of the two",
                 )
 
-    def _of_steps(self, setup: Setup) -> Iterator[Refusal]:
-        size = setup.model.latent_dim
+    def _of_steps(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        size = context.model.latent_dim
         if size % (self.steps or size) or size < 2:
-            yield Refusal(
+            yield Incompatibility(
                 "E-RANGE",
                 "delta_vae.steps must be 2 or more and divide model.latent_dim, but got "
                 f"{self.steps or size} and {size}",
             )
 
-    def _of_independence(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def _of_independence(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if isinstance(other, FreeBits) and other.floor <= self.delta:
-                yield Refusal(
+                yield Incompatibility(
                     "E06",
                     f"free_bits.floor = {other.floor:g} has no effect where delta_vae keeps a KL of delta = "
                     f"{self.delta:g} in every dimension; raise the floor above delta or remove free_bits",
                 )
             if other.kind in {"bn_vae", "du_vae", "scale_vae"}:
-                yield Refusal(
+                yield Incompatibility(
                     "E03",
                     f"delta_vae and {other.kind} both rewrite the means, which voids the KL that delta_vae guarantees; "
                     "remove one of the two",

@@ -14,7 +14,14 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
+from lagvae_core.strategies.base import (
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
+    Strategy,
+    grouped_batches,
+    needs_batch_statistics,
+)
 
 __all__ = ["DuPosterior", "DuVae"]
 
@@ -60,31 +67,33 @@ class DuVae(Strategy):
     momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
     min_batch: Annotated[int, Field(ge=2, description="smaller batches are skipped")] = 16
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        masks = surroundings.streams["variance_dropout"]
-        return {"posterior": DuPosterior(self, surroundings.latent_dim, masks)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        masks = context.streams["variance_dropout"]
+        return {"posterior": DuPosterior(self, context.latent_dim, masks)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind == "bn_vae":
-                yield Refusal("E03", "bn_vae and du_vae both normalise the means over the batch; remove one of the two")
+                yield Incompatibility(
+                    "E03", "bn_vae and du_vae both normalise the means over the batch; remove one of the two"
+                )
             if other.kind == "scale_vae":
-                yield Refusal(
+                yield Incompatibility(
                     "E03",
                     "du_vae already fixes the deviations of the means that scale_vae would set, whose factors would "
                     "only undo the learned spreads; remove one of the two",
                 )
-        yield from needs_companions("du_vae", "min_batch", self.min_batch, setup)
+        yield from needs_batch_statistics("du_vae", "min_batch", self.min_batch, context)
         if self.dropout > 0 and self.delta_rate == 0:
-            yield Refusal(
+            yield Incompatibility(
                 "E-RANGE",
                 f"delta_rate > 0 must hold where variances are dropped, but got dropout = {self.dropout} and "
                 "delta_rate = 0: a dropped variance would be 0 and its KL infinite",
             )
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from grouped_batches("du_vae", setup)
-        for other in setup.strategies:
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from grouped_batches("du_vae", context)
+        for other in context.strategies:
             final = other.model_dump().get("w_end", 1.0)
             if "kl_weight" in other.slots and final < FULL_WEIGHT and self.regularise_from == "full_weight":
                 yield (

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lagvae_core.models.decoder import RowDropout, UnitDropout
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
 
 __all__ = ["EmbeddingDropout"]
 
@@ -36,15 +36,15 @@ class EmbeddingDropout(Strategy):
     rate: Annotated[float, Field(ge=0, lt=1, description="share of units or rows dropped"), Tunable(0.1, 0.8)] = 0.5
     scope: Annotated[Literal["unit", "row"], Field(description="what is dropped as a whole")] = "unit"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         dropout = UnitDropout if self.scope == "unit" else RowDropout
         return {"input_dropout": dropout(self.rate)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from text_only("embedding_dropout", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from text_only("embedding_dropout", context)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        model = setup.token_model
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        model = context.token_model
         chosen, usual = model.dropout_in, type(model).model_fields["dropout_in"].default
         if chosen != usual and (chosen, "unit") != (self.rate, self.scope):
             yield (

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
 
 __all__ = ["EncoderLr"]
 
@@ -30,9 +30,9 @@ class EncoderLr(Strategy):
         Tunable(choices=(1, 2, 4, 6, 8, 10, 30, 50)),
     ] = 1.0
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"encoder_rate": self.multiplier}
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        if self.multiplier != 1.0 and any(s.kind == "aggressive" for s in setup.strategies):
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        if self.multiplier != 1.0 and any(s.kind == "aggressive" for s in context.strategies):
             yield "W1: encoder_lr and aggressive both change the encoder's speed; their effects cannot be told apart."

@@ -11,7 +11,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, several_penalties, without_effect
+from lagvae_core.strategies.base import (
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
+    Strategy,
+    several_penalties,
+    without_effect,
+)
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Fisher", "FisherInformation", "fisher_information"]
@@ -50,15 +57,15 @@ class Fisher(Strategy):
     weight: Annotated[float, Field(ge=0, description="weight in the loss"), Tunable(0.01, 10, log=True)] = 0.1
     level: Annotated[float, Field(gt=0, description="wished Fisher information of a dimension")] = 5.0
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"penalties": (FisherInformation(self),) if self.weight > 0 else ()}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.mode == "code":
             yield from without_effect(self, "in mode code", "level")
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from several_penalties(setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from several_penalties(context)
 
 
 class FisherInformation(Penalty):
@@ -76,7 +83,7 @@ class FisherInformation(Penalty):
         self._shortfall = shortfalls[setting.mode]
 
     def forward(self, forward: Forward) -> Tensor:
-        return self._weight * self._shortfall(forward.inference.charged.base.at_least_float32().logvar_BZ)
+        return self._weight * self._shortfall(forward.inference.kl_posterior.base.at_least_float32().logvar_BZ)
 
 
 def fisher_information(logvar_BZ: Tensor) -> Tensor:

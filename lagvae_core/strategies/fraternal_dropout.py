@@ -11,10 +11,10 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.models.decoder import TokenDecoder, predicting
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
-from lagvae_core.strategies.slots import Decoding, Trainer
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
+from lagvae_core.strategies.slots import ReconstructionLoss, Trainer
 
-__all__ = ["FraternalDecoding", "FraternalDropout"]
+__all__ = ["FraternalDropout", "FraternalReconstruction"]
 
 
 class FraternalDropout(Strategy):
@@ -49,38 +49,38 @@ class FraternalDropout(Strategy):
     same_word_mask: Annotated[bool, Field(description="drop the same words in both passes")] = False
     scale_by_length: Annotated[bool, Field(description="multiply the penalty by the predicted words")] = True
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"decode": FraternalDecoding(self)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"decode": FraternalReconstruction(self)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        if elsewhere := [*text_only("fraternal_dropout", setup)]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        if elsewhere := [*text_only("fraternal_dropout", context)]:
             yield from elsewhere
             return
-        words_are_dropped = any("corrupt" in s.slots for s in setup.strategies)
+        words_are_dropped = any("corrupt" in s.slots for s in context.strategies)
         if self.same_word_mask and not words_are_dropped:
-            yield Refusal(
+            yield Incompatibility(
                 "E18",
                 "fraternal_dropout.same_word_mask is an unused option where no strategy drops words; leave it out",
             )
         drawn_anew = words_are_dropped and not self.same_word_mask
-        if not drawn_anew and not any(_dropout_rates(setup)):
-            yield Refusal(
+        if not drawn_anew and not any(_dropout_rates(context)):
+            yield Incompatibility(
                 "E11",
                 "the two passes of fraternal_dropout are identical and its penalty is 0, because the decoder has no "
                 "dropout and no words are dropped anew; set model.dropout_in or model.dropout_out, or remove it",
             )
 
 
-def _dropout_rates(setup: Setup) -> Iterator[float]:
+def _dropout_rates(context: ConfigContext) -> Iterator[float]:
     """The rates of all dropout in the decoder, in place of the model's own where a strategy brings another."""
-    inputs = [s.model_dump()["rate"] for s in setup.strategies if "input_dropout" in s.slots]
-    decoders = [s.model_dump().items() for s in setup.strategies if "decoder" in s.slots]
+    inputs = [s.model_dump()["rate"] for s in context.strategies if "input_dropout" in s.slots]
+    decoders = [s.model_dump().items() for s in context.strategies if "decoder" in s.slots]
     own = [value for fields in decoders for name, value in fields if "dropout" in name]
-    yield from inputs or [setup.token_model.dropout_in]
-    yield from own or [setup.token_model.dropout_out]
+    yield from inputs or [context.token_model.dropout_in]
+    yield from own or [context.token_model.dropout_out]
 
 
-class FraternalDecoding(Decoding):
+class FraternalReconstruction(ReconstructionLoss):
     """The mean reconstruction of two passes, and their weighted mean square difference."""
 
     def __init__(self, setting: FraternalDropout) -> None:

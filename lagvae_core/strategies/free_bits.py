@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["FreeBits"]
@@ -57,36 +57,36 @@ class FreeBits(Strategy):
         None
     )
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"objective": _FlooredKl(self, surroundings.latent_dim)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"objective": _FlooredKl(self, context.latent_dim)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from self._of_groups(setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from self._of_groups(context)
         by_dimension = self.mode == "dim_sample" or (self.mode == "group_batch" and self.groups != 1)
         by_example = self.mode in ("dim_sample", "total_sample")
-        for other in setup.strategies:
+        for other in context.strategies:
             if by_dimension and other.kind in WHOLE_KL:
-                yield Refusal(
+                yield Incompatibility(
                     "E07",
                     f"the KL under {other.kind} does not split over dimensions, which free_bits compares in mode "
                     f"{self.mode}; use mode total_batch",
                 )
             elif by_example and other.kind in SAMPLED_KL:
-                yield Refusal(
+                yield Incompatibility(
                     "E07",
                     f"the KL of an example is one draw under {other.kind} and may be negative, and free_bits compares "
                     f"it in mode {self.mode}; use mode {'total_batch' if other.kind in WHOLE_KL else 'group_batch'}",
                 )
 
-    def _of_groups(self, setup: Setup) -> Iterator[Refusal]:
+    def _of_groups(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.groups is None:
             return
         if self.mode != "group_batch":
-            yield Refusal("E18", f"free_bits.groups is an unused option in mode {self.mode}; leave it out")
-        elif setup.model.latent_dim % self.groups:
-            yield Refusal(
+            yield Incompatibility("E18", f"free_bits.groups is an unused option in mode {self.mode}; leave it out")
+        elif context.model.latent_dim % self.groups:
+            yield Incompatibility(
                 "E-RANGE",
-                f"free_bits.groups must divide model.latent_dim, but got {self.groups} and {setup.model.latent_dim}",
+                f"free_bits.groups must divide model.latent_dim, but got {self.groups} and {context.model.latent_dim}",
             )
 
 

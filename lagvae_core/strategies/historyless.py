@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
 
 __all__ = ["Historyless"]
 
@@ -40,21 +40,21 @@ class Historyless(Strategy):
         Tunable(choices=("unk", "notoken")),
     ] = "unk"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"past": "unknown" if self.variant == "unk" else "absent"}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if "corrupt" in other.slots:
-                yield Refusal(
+                yield Incompatibility(
                     "E09",
                     f"historyless leaves no word of the past that {other.kind} could drop; remove one of the two",
                 )
             elif other.kind == "cnn_decoder":
-                yield Refusal(
+                yield Incompatibility(
                     "E09",
                     "historyless takes away the past that the receptive field of cnn_decoder is about, and without it "
                     "convolutions cannot even tell the places of words; remove cnn_decoder, or keep it, remove "
                     "historyless and shorten cnn_decoder.dilations",
                 )
-        yield from text_only("historyless", setup)
+        yield from text_only("historyless", context)

@@ -13,8 +13,8 @@ from lagvae_core.models.flows import Flow, FlowProposal, Gated
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
-from lagvae_core.strategies.slots import Measurement, Protocol
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["IafPosterior", "InverseFlow"]
 
@@ -41,7 +41,7 @@ class IafPosterior(Strategy):
     dimension, here 16 by default, and what the networks give is divided by the root of that width (see af_prior).
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "protocols"})
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
     paper: ClassVar[str] = "Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("au_base", "int", "units whose mean before the flow has variance >= 0.01; what published code counts"),
@@ -52,21 +52,21 @@ class IafPosterior(Strategy):
     depth: Annotated[int, Field(ge=0, description="steps of the flow"), Tunable(1, 4)] = 2
     width: Annotated[int | None, Field(ge=1, description="units of a hidden layer; null: 16 a latent dimension")] = None
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        size = surroundings.latent_dim
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        size = context.latent_dim
         flow = Flow(Gated, self.depth, size, self.width or 16 * size, context=2 * size)
-        return {"posterior": InverseFlow(flow), "protocols": (_BaseUnits(),)}
+        return {"posterior": InverseFlow(flow), "extra_metrics": (_BaseUnits(),)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind == "agg_kl":
-                yield Refusal(
+                yield Incompatibility(
                     "E14",
                     "agg_kl needs q(z|x) at the samples of other examples, which under iaf_posterior costs an "
                     "inversion for each pair; remove one of the two",
                 )
         if self.depth == 0 and self.width is not None:
-            yield Refusal("E18", "iaf_posterior.width is an unused option with depth = 0; leave it out")
+            yield Incompatibility("E18", "iaf_posterior.width is an unused option with depth = 0; leave it out")
 
 
 class InverseFlow(Posterior):
@@ -80,7 +80,7 @@ class InverseFlow(Posterior):
         return Inference.plain(FlowProposal(encoded, self.flow))
 
 
-class _BaseUnits(Protocol):
+class _BaseUnits(ExtraMetrics):
     """Active units of the means before the flow."""
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.agg_kl import AggregateKl
-from lagvae_core.strategies.base import KlExchange, Refusal, Setup, without_effect
+from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, without_effect
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Discrepancy", "InfoMmd"]
@@ -63,13 +63,13 @@ class InfoMmd(KlExchange):
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight) if self.divergence == "kl" else Discrepancy(self, weight)
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from super().refusals(setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.divergence == "mmd":
             return
         yield from without_effect(self, "of divergence mmd alone", "kernel", "bandwidth", "mmd_scale")
-        if any(other.kind == "iaf_posterior" for other in setup.strategies):
-            yield Refusal(
+        if any(other.kind == "iaf_posterior" for other in context.strategies):
+            yield Incompatibility(
                 "E14",
                 "info_mmd mixes Gaussian posteriors where its divergence is kl, and iaf_posterior makes none; set "
                 "info_mmd.divergence = mmd or remove one of the two",
@@ -87,7 +87,7 @@ class Discrepancy(Penalty):
         self._weight = weight * setting.mmd_scale
 
     def forward(self, forward: Forward) -> Tensor:
-        z_NZ = forward.charged_draw.z_BSZ.flatten(0, 1)
+        z_NZ = forward.kl_posterior_draw.z_BSZ.flatten(0, 1)
         stream = forward.streams["auxiliary"]
         noise_NZ = torch.randn(z_NZ.shape, generator=stream, dtype=z_NZ.dtype, device=z_NZ.device)
         prior_NZ = forward.model.prior.sample(noise_NZ, stream)

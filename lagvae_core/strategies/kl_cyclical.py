@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import KlSchedule, Setup
+from lagvae_core.strategies.base import ConfigContext, KlSchedule
 
 __all__ = ["KlCyclical"]
 
@@ -44,8 +44,8 @@ class KlCyclical(KlSchedule):
             return 1.0 / (1.0 + math.exp(6.0 - 12.0 * way))
         return way if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * way)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        training = setup.training
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        training = context.training
         last_cycle = self.epochs * (self.cycles - 1) / self.cycles
         first_decay = max(training.decay_patience, training.decay_min_epoch) + 1
         reloads = training.reload_best_on_decay and training.max_decays > 1

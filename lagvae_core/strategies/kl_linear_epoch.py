@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import KlWeight
 
 __all__ = ["KlLinearEpoch"]
@@ -35,12 +35,12 @@ class KlLinearEpoch(Strategy):
     w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
     rate_mode: Annotated[Literal["exact", "kim"], Field(description="how the slope is computed")] = "exact"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"kl_weight": _LinearWeight(self, surroundings.batches_per_epoch)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"kl_weight": _LinearWeight(self, context.batches_per_epoch)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.w_start > self.w_end:
-            yield Refusal("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+            yield Incompatibility("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
 
 
 class _LinearWeight(KlWeight):

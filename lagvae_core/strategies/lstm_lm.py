@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from lagvae_core.strategies.base import LanguageModel, Refusal, Setup, lstm_only, text_only
+from lagvae_core.strategies.base import ConfigContext, Incompatibility, LanguageModel, lstm_only, text_only
 
 __all__ = ["LstmLm"]
 
@@ -26,7 +26,7 @@ class LstmLm(LanguageModel):
 
     kind: Literal["lstm_lm"] = "lstm_lm"
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from self.latent_strategies(setup)
-        yield from text_only("lstm_lm", setup)
-        yield from lstm_only("lstm_lm", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from self.latent_strategies(context)
+        yield from text_only("lstm_lm", context)
+        yield from lstm_only("lstm_lm", context)

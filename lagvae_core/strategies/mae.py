@@ -11,12 +11,12 @@ from torch import Tensor
 from lagvae_core.models.kl import mutual_divergence
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import (
-    Refusal,
-    Setup,
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
     Strategy,
-    Surroundings,
     grouped_batches,
-    needs_companions,
+    needs_batch_statistics,
     several_penalties,
 )
 from lagvae_core.strategies.slots import Forward, Penalty
@@ -56,7 +56,7 @@ class Mae(Strategy):
         float, Field(ge=0, description="weight of its standard deviation over pairs (gamma)"), Tunable(0.0, 0.5)
     ] = 0.2
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"penalties": (MutualDivergence(self),) if self._least_batch else ()}
 
     @property
@@ -64,12 +64,12 @@ class Mae(Strategy):
         """The smallest batch that has the statistics; 0 where none are needed."""
         return 3 if self.smoothness > 0 else 2 if self.diversity > 0 else 0
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from needs_companions("mae", None, self._least_batch, setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from needs_batch_statistics("mae", None, self._least_batch, context)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from several_penalties(setup)
-        yield from grouped_batches("mae", setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from several_penalties(context)
+        yield from grouped_batches("mae", context)
 
 
 class MutualDivergence(Penalty):
@@ -81,5 +81,5 @@ class MutualDivergence(Penalty):
         self.least_batch = setting._least_batch
 
     def forward(self, forward: Forward) -> Tensor:
-        posteriors = forward.inference.charged.base.at_least_float32()
+        posteriors = forward.inference.kl_posterior.base.at_least_float32()
         return mutual_divergence(posteriors, self._setting.diversity, self._setting.smoothness)

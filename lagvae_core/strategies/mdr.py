@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["Mdr"]
@@ -46,21 +46,21 @@ class Mdr(Strategy):
         Literal["abs", "softplus"], Field(description="what makes the multiplier of the learned number")
     ] = "abs"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": MinimumRate(self)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if "kl_weight" in other.slots or other.kind == "beta_vae":
-                yield Refusal(
+                yield Incompatibility(
                     "E01",
                     f"mdr already sets the effective KL weight, which {other.kind} would change; remove one of the two",
                 )
         if self.parametrisation == "softplus" and self.multiplier_start == 0:
-            yield Refusal("E-RANGE", "multiplier_start > 0 must hold for softplus, but got 0; abs allows it")
+            yield Incompatibility("E-RANGE", "multiplier_start > 0 must hold for softplus, but got 0; abs allows it")
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        if any(s.kind == "aggressive" for s in setup.strategies):
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        if any(s.kind == "aggressive" for s in context.strategies):
             yield "W2: the multiplier of mdr moves in the outer steps of aggressive only."
 
 

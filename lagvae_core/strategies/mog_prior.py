@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, Strategy
 
 __all__ = ["MixturePrior", "MogPrior"]
 
@@ -38,8 +38,8 @@ class MogPrior(Strategy):
     ] = 10
     init_spread: Annotated[float, Field(ge=0, description="deviation of the means at the start"), Tunable(0.1, 2)] = 1.0
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"prior": MixturePrior(self, surroundings.latent_dim)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"prior": MixturePrior(self, context.latent_dim)}
 
 
 class MixturePrior(Prior):

@@ -14,15 +14,15 @@ from lagvae_core.data import Batch
 from lagvae_core.models.bag import BagFeatures, BagHead
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import (
-    Refusal,
-    Setup,
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
     Strategy,
-    Surroundings,
     several_penalties,
     text_only,
     without_effect,
 )
-from lagvae_core.strategies.slots import Forward, Measurement, Penalty, Protocol
+from lagvae_core.strategies.slots import ExtraMetrics, Forward, Measurement, Penalty
 
 __all__ = ["BagTask", "MultitaskBow"]
 
@@ -54,7 +54,7 @@ class MultitaskBow(Strategy):
     - `bow_input` changes the encoder: the plain VAE is `weight` 0 without it.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"features", "penalties", "protocols"})
+    slots: ClassVar[frozenset[str]] = frozenset({"features", "penalties", "extra_metrics"})
     paper: ClassVar[str] = (
         "Kamoi & Fukutomi 2018, Variational autoencoders for text modeling without weakening the decoder"
     )
@@ -71,23 +71,23 @@ class MultitaskBow(Strategy):
         int | None, Field(ge=1, description="features that it makes of the bag; null: the size of a word embedding")
     ] = None
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        model, vocabulary = surroundings.token_model, surroundings.vocabulary
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        model, vocabulary = context.token_model, context.vocabulary
         features = BagFeatures(self.bow_size or model.embedding, vocabulary) if self.bow_input else None
         task = None
         if self.weight > 0:
-            hidden = self.hidden or surroundings.latent_dim
-            task = BagTask(self, BagHead(surroundings.latent_dim, hidden, vocabulary))
+            hidden = self.hidden or context.latent_dim
+            task = BagTask(self, BagHead(context.latent_dim, hidden, vocabulary))
         penalties = () if task is None else (task,)
-        return {"features": features, "penalties": penalties, "protocols": (_BagProtocol(task),)}
+        return {"features": features, "penalties": penalties, "extra_metrics": (_BagMetrics(task),)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from text_only("multitask_bow", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from text_only("multitask_bow", context)
         if not self.bow_input:
             yield from without_effect(self, "where bow_input is false", "bow_size")
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from several_penalties(setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from several_penalties(context)
 
 
 class BagTask(Penalty):
@@ -107,7 +107,7 @@ class BagTask(Penalty):
         return score(batch, z_BSZ)
 
 
-class _BagProtocol(Protocol):
+class _BagMetrics(ExtraMetrics):
     """`bow_nll` at the one encoded sample; null where no head is trained."""
 
     def __init__(self, task: BagTask | None) -> None:

@@ -12,7 +12,7 @@ from lagvae_core.models.lstm import start_between
 from lagvae_core.models.model_config import TokenModel
 from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, without_effect
 from lagvae_core.strategies.slots import Side
 
 __all__ = ["OffsetInit"]
@@ -46,7 +46,7 @@ class OffsetInit(Strategy):
     embedding_high: Annotated[float, Field(description="upper end of the start of embeddings")] = 0.2
     scope: Annotated[Literal["encoder", "all"], Field(description="what starts so")] = "all"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"initialise": self.initialise}
 
     def initialise(self, module: nn.Module, side: Side) -> None:
@@ -55,24 +55,24 @@ class OffsetInit(Strategy):
             start_by_default(module)
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        if setup.data_kind == "images":
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        if context.data_kind == "images":
             yield from without_effect(self, "on images", "embedding_low", "embedding_high")
         for name, low, high in (("", self.low, self.high), ("embedding_", self.embedding_low, self.embedding_high)):
             if low >= high:
-                yield Refusal(
+                yield Incompatibility(
                     "E-RANGE", f"offset_init: {name}low < {name}high must hold, but got {low} and {high}; exchange them"
                 )
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        summed = setup.model.hidden if isinstance(setup.model, TokenModel) else 0
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        summed = context.model.hidden if isinstance(context.model, TokenModel) else 0
         start = summed * (self.low + self.high) / 2
         if start > LARGEST_START:
             yield (
                 f"offset_init: log-variances may start near model.hidden * (low + high) / 2 = {start:g}, their KL near "
                 "the exponential of that; lower offset_init.low and offset_init.high."
             )
-        for other in setup.strategies:
+        for other in context.strategies:
             if other.kind in {"bn_vae", "du_vae"}:
                 yield (
                     f"offset_init replaces the start that {other.kind} gives the encoder: means that start nearly "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from lagvae_core.strategies.base import LanguageModel, Refusal, Setup, images_only
+from lagvae_core.strategies.base import ConfigContext, Incompatibility, LanguageModel, images_only
 
 __all__ = ["PixelCnnLm"]
 
@@ -25,6 +25,6 @@ class PixelCnnLm(LanguageModel):
 
     kind: Literal["pixelcnn_lm"] = "pixelcnn_lm"
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from self.latent_strategies(setup)
-        yield from images_only("pixelcnn_lm", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from self.latent_strategies(context)
+        yield from images_only("pixelcnn_lm", context)

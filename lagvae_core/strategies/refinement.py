@@ -18,13 +18,13 @@ from lagvae_core.models.projection import twice_differentiable
 from lagvae_core.strategies.slots import Loss, Trainer
 
 __all__ = [
-    "Apart",
-    "AsPublished",
-    "ByDifferences",
     "Descent",
-    "Exactly",
-    "Passes",
+    "DetachedGradient",
+    "ExactGradient",
+    "FiniteDifferenceGradient",
+    "PublishedGradient",
     "Steps",
+    "SviGradient",
     "gaussian_of",
     "gradient_of",
     "rec_gradient",
@@ -123,7 +123,7 @@ def refined_from(setting: Steps, descent: Descent, start: Tensor, gradient: Call
     return parameters
 
 
-class Passes(ABC):
+class SviGradient(ABC):
     """One update of a batch: its start at the encoder, and K decoder passes with noise and masks of their own."""
 
     def __init__(self, setting: Steps, trainer: Trainer, batch: Batch, weight: float) -> None:
@@ -198,7 +198,7 @@ def _with_graph(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
     return torch.autograd.grad(rec_B.sum(), z_BZ, create_graph=True)[0]
 
 
-class Apart(Passes):
+class DetachedGradient(SviGradient):
     """VAE+SVI: the decoder learns at the refined posterior, the encoder at its own or towards the refined one."""
 
     def backward(self) -> Loss:
@@ -218,7 +218,7 @@ class Apart(Passes):
         return (rec_B + self.kl_factor * q.kl_standard().sum(1)).mean()
 
 
-class Exactly(Passes):
+class ExactGradient(SviGradient):
     """All gradients through the steps, by differentiating twice."""
 
     def backward(self) -> Loss:
@@ -234,7 +234,7 @@ class Exactly(Passes):
         return loss
 
 
-class ByDifferences(Passes):
+class FiniteDifferenceGradient(SviGradient):
     """All gradients through the steps. What step k adds to the decoder's is a difference over r = difference_step too:
 
     minus 1/r times the gradient at lambda_k + r d, plus 1/r times that at lambda_k. Both are added to the parameters'
@@ -273,7 +273,7 @@ class ByDifferences(Passes):
         return of_sum
 
 
-class AsPublished(Passes):
+class PublishedGradient(SviGradient):
     """The same differences with the clippings of the published code."""
 
     def backward(self) -> Loss:

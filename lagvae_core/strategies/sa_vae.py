@@ -17,20 +17,20 @@ from lagvae_core.models.gaussian import Inference
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import example_noise
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.refinement import (
-    Apart,
-    AsPublished,
-    ByDifferences,
     Descent,
-    Exactly,
-    Passes,
+    DetachedGradient,
+    ExactGradient,
+    FiniteDifferenceGradient,
+    PublishedGradient,
+    SviGradient,
     gaussian_of,
     gradient_of,
     rec_gradient,
     refined_from,
 )
-from lagvae_core.strategies.slots import Loss, Measurement, Protocol, Trainer, Update
+from lagvae_core.strategies.slots import ExtraMetrics, Loss, Measurement, Trainer, Update
 
 __all__ = ["SaVae"]
 
@@ -80,7 +80,7 @@ class SaVae(Strategy):
     - The further terms of multitask_bow and fraternal_dropout count in the final step only (W5).
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"update", "refine", "protocols"})
+    slots: ClassVar[frozenset[str]] = frozenset({"update", "refine", "extra_metrics"})
     paper: ClassVar[str] = "Kim et al. 2018, Semi-Amortized Variational Autoencoders, section 3"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("nll_iw_init", "float", "nll_iw with the encoder's unrefined q as proposal [nats]; valid, often looser"),
@@ -111,28 +111,32 @@ class SaVae(Strategy):
         Literal["consistent", "reference"], Field(description="differences as derived, or clipped as in the code")
     ] = "consistent"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        return {"update": SemiAmortised(self), "refine": _Refine(self), "protocols": (_Unrefined(),)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"update": SemiAmortised(self), "refine": _Refine(self), "extra_metrics": (_Unrefined(),)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind in BATCH_REGULARISERS:
-                law = f"{other.kind} regularises a batch of posteriors, which is undefined on those refined by sa_vae"
-                yield Refusal("E04", f"{law}; remove one of the two")
+                message = (
+                    f"{other.kind} regularises a batch of posteriors, which is undefined on those refined by sa_vae"
+                )
+                yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "posterior" in other.slots:
-                law = f"the steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
-                yield Refusal("E04", f"{law}; remove one of the two")
+                message = f"the steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
+                yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "prior" in other.slots:
-                yield Refusal("E04", f"the steps of sa_vae are not specified for the prior of {other.kind}; remove one")
+                yield Incompatibility(
+                    "E04", f"the steps of sa_vae are not specified for the prior of {other.kind}; remove one"
+                )
             elif other.kind == "aggressive":
-                law = "sa_vae and aggressive are two remedies for one lag of inference"
-                yield Refusal("E05", f"{law}; choose one")
+                message = "sa_vae and aggressive are two remedies for one lag of inference"
+                yield Incompatibility("E05", f"{message}; choose one")
             elif "objective" in other.slots and other.kind != "beta_vae":
-                law = f"the steps of sa_vae are defined on the weighted ELBO, which {other.kind} replaces"
-                yield Refusal("E16", f"{law}; remove one, or set the rate by beta_vae")
+                message = f"the steps of sa_vae are defined on the weighted ELBO, which {other.kind} replaces"
+                yield Incompatibility("E16", f"{message}; remove one, or set the rate by beta_vae")
         yield from self._unused_options()
 
-    def _unused_options(self) -> Iterator[Refusal]:
+    def _unused_options(self) -> Iterator[Incompatibility]:
         differences = self.backward == "finite_diff"
         default = {name: field.default for name, field in type(self).model_fields.items()}
         through = differences or self.backward == "autograd"
@@ -143,10 +147,10 @@ class SaVae(Strategy):
         ):
             if unused:
                 mode = f"backward {self.backward} and clip {self.clip}"
-                yield Refusal("E18", f"sa_vae.{field} is an unused option with {mode}; leave it out")
+                yield Incompatibility("E18", f"sa_vae.{field} is an unused option with {mode}; leave it out")
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        for other in setup.strategies:
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        for other in context.strategies:
             if other.kind in FINAL_STEP_ONLY:
                 yield f"W5: {other.kind} counts in the final step of sa_vae only; the refinement descends the ELBO."
 
@@ -156,19 +160,19 @@ class SemiAmortised(Update):
 
     def __init__(self, setting: SaVae) -> None:
         self._setting = setting
-        differences = ByDifferences if setting.finite_diff_clip == "consistent" else AsPublished
-        ways: dict[str, type[Passes]] = {
+        differences = FiniteDifferenceGradient if setting.finite_diff_clip == "consistent" else PublishedGradient
+        ways: dict[str, type[SviGradient]] = {
             "finite_diff": differences,
-            "autograd": Exactly,
-            "none": Apart,
-            "none_kl": Apart,
+            "autograd": ExactGradient,
+            "none": DetachedGradient,
+            "none_kl": DetachedGradient,
         }
-        self._way = ways[setting.backward]
+        self._trajectory = ways[setting.backward]
 
     def __call__(self, trainer: Trainer, batch: Batch, weight: float) -> Loss:
         if self._setting.refinement_steps == 0:
             return super().__call__(trainer, batch, weight)
-        loss = self._way(self._setting, trainer, batch, weight).backward()
+        loss = self._trajectory(self._setting, trainer, batch, weight).backward()
         trainer.step(encoder=True, decoder=True)
         return loss
 
@@ -204,7 +208,7 @@ class _Refine:
         return infer
 
 
-class _Unrefined(Protocol):
+class _Unrefined(ExtraMetrics):
     """What the encoder alone is worth."""
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:

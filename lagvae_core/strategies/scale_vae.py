@@ -17,8 +17,15 @@ from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, grouped_batches, needs_companions
-from lagvae_core.strategies.slots import Measurement, Protocol
+from lagvae_core.strategies.base import (
+    BuildContext,
+    ConfigContext,
+    Incompatibility,
+    Strategy,
+    grouped_batches,
+    needs_batch_statistics,
+)
+from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["ScalePosterior", "ScaleVae"]
 
@@ -39,7 +46,7 @@ class ScaleVae(Strategy):
     pass). f is recorded in outer steps only.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "protocols"})
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
     paper: ClassVar[str] = "Song et al. 2024, Scale-VAE: Preventing Posterior Collapse, Algorithm 1"
     columns: ClassVar[tuple[Column, ...]] = (
         Column(
@@ -76,22 +83,22 @@ class ScaleVae(Strategy):
     detach_f: Annotated[bool, Field(description="no gradient through the factor of the batch")] = False
     objective: Annotated[Literal["paper", "valid"], Field(description="which KL is charged")] = "paper"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        posterior = ScalePosterior(self, surroundings.latent_dim)
-        return {"posterior": posterior, "protocols": (_PaperProtocol(),)}
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        posterior = ScalePosterior(self, context.latent_dim)
+        return {"posterior": posterior, "extra_metrics": (_PaperMetrics(),)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from needs_companions("scale_vae", "min_f_batch", self.min_f_batch, setup)
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from needs_batch_statistics("scale_vae", "min_f_batch", self.min_f_batch, context)
+        for other in context.strategies:
             if "prior" in other.slots and "posterior" not in other.slots:
-                yield Refusal(
+                yield Incompatibility(
                     "E08",
                     f"the scaled generator of scale_vae is defined for the prior N(0, I) alone, which {other.kind} "
                     "would replace; remove one of the two",
                 )
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
-        yield from grouped_batches("scale_vae", setup)
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
+        yield from grouped_batches("scale_vae", context)
 
 
 class ScalePosterior(Posterior):
@@ -164,7 +171,7 @@ class ScalePosterior(Posterior):
         self._sum = state["sum"].clone()
 
 
-class _PaperProtocol(Protocol):
+class _PaperMetrics(ExtraMetrics):
     """The columns that repeat the paper's protocol, and two valid likelihoods of neighbouring generators."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
@@ -177,7 +184,7 @@ class _PaperProtocol(Protocol):
             return lambda inference, draw: generator(draw.z_BSZ) - draw.log_q().sum(-1)
 
         def mixed(inference: Inference, draw: Draw) -> Tensor:
-            z = inference.charged.draw(draw.noise_BSZ)
+            z = inference.kl_posterior.draw(draw.noise_BSZ)
             return unit.log_prob(z.z_BSZ) - z.log_q().sum(-1)
 
         return {
@@ -190,7 +197,7 @@ class _PaperProtocol(Protocol):
         encoded = measurement.encoded
         return {
             "nll_elbo_paper": float((encoded.rec_N + encoded.kl_train_N).mean()),
-            "mi_q": mutual_information(encoded.charged.base, encoded.noise_NZ).value,
+            "mi_q": mutual_information(encoded.kl_posterior.base, encoded.noise_NZ).value,
             "au_hat": active_units(encoded.mean_NZ).count,
             "std_fmu_split": encoded.mean_NZ.std(0).tolist(),
         }

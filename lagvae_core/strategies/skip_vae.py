@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lagvae_core.models.decoder import Skip
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 
 __all__ = ["SkipVae"]
 
@@ -42,11 +42,11 @@ class SkipVae(Strategy):
         Literal["output", "all"], Field(description="whether the layers between read z too; the LSTM has none")
     ] = "all"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"skip": Skip(self.path, everywhere=self.to == "all")}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        if setup.data_kind == "images" and self.path == "concat":
-            yield Refusal(
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        if context.data_kind == "images" and self.path == "concat":
+            yield Incompatibility(
                 "E09", "skip_vae.path = concat is a layout of decoders of words; on images set skip_vae.path = add"
             )

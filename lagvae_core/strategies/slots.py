@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
-from typing import Protocol as Interface
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +14,29 @@ from torch import Tensor, nn
 from lagvae_core.data import Batch, Domain
 from lagvae_core.metrics.encoding import EncodedSplit, Infer
 from lagvae_core.metrics.likelihood import LogMean, LogWeight
-from lagvae_core.models.decoder import Decoder, InputDropout, Past, Skip, UnitDropout, Wiring
+from lagvae_core.models.decoder import Decoder, DecoderOptions, InputDropout, Past, Skip, UnitDropout
 from lagvae_core.models.gaussian import Draw, Inference, NormalPrior, Prior, Proposal
-from lagvae_core.models.model_config import Features, ModelSetting
+from lagvae_core.models.model_config import Features, ModelConfig
 from lagvae_core.models.vae import Posterior, Vae
 from lagvae_core.randomness import Streams
 
 __all__ = [
     "ClipScope",
-    "Decoding",
+    "ExtraMetrics",
     "Forward",
     "KlWeight",
     "Loss",
     "Measurement",
     "Objective",
-    "Parts",
     "Penalty",
     "Pretraining",
-    "Protocol",
+    "ReconstructionLoss",
     "Side",
     "Stateful",
     "Trainer",
+    "TrainingComponents",
     "Update",
-    "as_inferred",
+    "no_refinement",
 ]
 
 ClipScope = Literal["all", "per_module"]
@@ -71,13 +70,13 @@ class Forward:
     streams: Streams
 
     @property
-    def charged_draw(self) -> Draw:
+    def kl_posterior_draw(self) -> Draw:
         """Samples of `inference.charged` from the same noise."""
-        same = self.inference.charged is self.inference.q
-        return self.draw if same else self.inference.charged.draw(self.draw.noise_BSZ)
+        same = self.inference.kl_posterior is self.inference.q
+        return self.draw if same else self.inference.kl_posterior.draw(self.draw.noise_BSZ)
 
 
-class Trainer(Interface):
+class Trainer(Protocol):
     """What an update may do; `lagvae_core.training.learner.Learner` does it."""
 
     model: Vae
@@ -151,7 +150,7 @@ class Update(Stateful):
         """Called once an epoch with the validation columns of that epoch."""
 
 
-class Decoding(Stateful):
+class ReconstructionLoss(Stateful):
     """How a sampled z is decoded in training: one pass, rec [B] = -log p(x|z) in nats, by default.
 
     The second value is a further term of the loss, a scalar, or None.
@@ -182,16 +181,16 @@ class Pretraining:
 
     epochs: int = 0
 
-    def in_force(self, parts: Parts, epoch: int) -> Parts:
+    def in_force(self, components: TrainingComponents, epoch: int) -> TrainingComponents:
         """The `parts` that train in `epoch`, counted from 0.
 
         The loss of an autoencoder is rec alone, whatever objective, penalties, schedule and procedure follow. What
         makes the model, and what the decoder may see of the past, is the same throughout.
         """
         if epoch >= self.epochs:
-            return parts
-        autoencoder = replace(parts, objective=_Reconstruction(), kl_weight=_NoWeight(), penalties=())
-        return replace(autoencoder, decode=Decoding(), update=Update(), refine=as_inferred)
+            return components
+        autoencoder = replace(components, objective=_Reconstruction(), kl_weight=_NoWeight(), penalties=())
+        return replace(autoencoder, decode=ReconstructionLoss(), update=Update(), refine=no_refinement)
 
 
 class _Reconstruction(Objective):
@@ -220,7 +219,7 @@ class Measurement:
     seed: int = 0
 
 
-class Protocol:
+class ExtraMetrics:
     """Columns of a strategy's own beside the default ones, computed on the evaluated split."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
@@ -232,14 +231,14 @@ class Protocol:
         return {}
 
 
-def own_encoder(model: ModelSetting, domain: Domain, features: Features | None) -> nn.Module:
+def default_encoder(model: ModelConfig, domain: Domain, features: Features | None) -> nn.Module:
     """The encoder slot of the plain VAE."""
     return model.encoder(domain, features)
 
 
-def own_decoder(model: ModelSetting, domain: Domain, stream: torch.Generator, wiring: Wiring) -> Decoder:
+def default_decoder(model: ModelConfig, domain: Domain, stream: torch.Generator, options: DecoderOptions) -> Decoder:
     """The decoder slot of the plain VAE."""
-    return model.decoder(domain, stream, wiring)
+    return model.decoder(domain, stream, options)
 
 
 def unchanged(history: Any, generator: torch.Generator) -> Any:
@@ -247,27 +246,27 @@ def unchanged(history: Any, generator: torch.Generator) -> Any:
     return history
 
 
-def left_as_built(module: nn.Module, side: Side) -> None:
+def no_initialisation(module: nn.Module, side: Side) -> None:
     """The initialise slot of the plain VAE: encoder and decoder keep the start that they were built with."""
 
 
-def as_inferred(model: Vae, seed: int) -> Infer:
+def no_refinement(model: Vae, seed: int) -> Infer:
     """The refine slot of the plain VAE: the encoder's word is final."""
     return model.infer
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingComponents:
     """The slots of one trial. A strategy returns those that it fills; the rest keep these defaults."""
 
-    encoder: Callable[[Any, Any, Features | None], nn.Module] = own_encoder
+    encoder: Callable[[Any, Any, Features | None], nn.Module] = default_encoder
     features: Features | None = None
-    decoder: Callable[[Any, Any, torch.Generator, Wiring], Decoder] = own_decoder
+    decoder: Callable[[Any, Any, torch.Generator, DecoderOptions], Decoder] = default_decoder
     past: Past = "seen"
     skip: Skip | None = None
     input_dropout: InputDropout | None = None
     corrupt: Callable[[Any, torch.Generator], Any] = unchanged
-    decode: Decoding = field(default_factory=Decoding)
+    decode: ReconstructionLoss = field(default_factory=ReconstructionLoss)
     posterior: Posterior = field(default_factory=Posterior)
     prior: Prior = field(default_factory=NormalPrior)
     kl_weight: KlWeight = field(default_factory=KlWeight)
@@ -275,17 +274,17 @@ class Parts:
     kl_share: float = 1.0
     penalties: tuple[Penalty, ...] = ()
     update: Update = field(default_factory=Update)
-    refine: Callable[[Vae, int], Infer] = as_inferred
+    refine: Callable[[Vae, int], Infer] = no_refinement
     encoder_rate: float = 1.0
     pretraining: Pretraining = field(default_factory=Pretraining)
-    initialise: Callable[[nn.Module, Side], None] = left_as_built
-    protocols: tuple[Protocol, ...] = ()
+    initialise: Callable[[nn.Module, Side], None] = no_initialisation
+    extra_metrics: tuple[ExtraMetrics, ...] = ()
 
-    SHARED: ClassVar[frozenset[str]] = frozenset({"penalties", "protocols"})
+    SHARED: ClassVar[frozenset[str]] = frozenset({"penalties", "extra_metrics"})
     """Slots to which several strategies may add."""
 
-    def wiring(self, model: ModelSetting) -> Wiring:
-        return Wiring(self.input_dropout or UnitDropout(model.input_rate), self.past, self.skip)
+    def options(self, model: ModelConfig) -> DecoderOptions:
+        return DecoderOptions(self.input_dropout or UnitDropout(model.input_rate), self.past, self.skip)
 
     def accepts(self, batch_size: int) -> bool:
         """Whether a batch of this size can be trained on now."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["SoftFreeBits"]
@@ -37,19 +37,19 @@ class SoftFreeBits(Strategy):
     weight_start: Annotated[float, Field(gt=0, le=1, description="weight of the first update")] = 0.1
     weight_min: Annotated[float, Field(gt=0, le=1, description="smallest weight")] = 1e-4
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _SeekingWeight(self)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if "kl_weight" in other.slots or other.kind == "beta_vae":
-                yield Refusal(
+                yield Incompatibility(
                     "E01",
                     f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; "
                     "remove one of the two",
                 )
         if self.weight_min > self.weight_start:
-            yield Refusal(
+            yield Incompatibility(
                 "E-RANGE",
                 f"weight_min <= weight_start must hold, but got {self.weight_min} > {self.weight_start}",
             )

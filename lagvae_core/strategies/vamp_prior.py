@@ -17,7 +17,7 @@ from lagvae_core.models.model_config import TokenEncoder
 from lagvae_core.models.resnet import ResNetEncoder, running_statistics
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, without_effect
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, without_effect
 
 __all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
 
@@ -66,31 +66,33 @@ class VampPrior(Strategy):
     init_std: Annotated[float, Field(ge=0, description="deviation of the vectors at the start")] = 0.01
     init_from_data: Annotated[bool, Field(description="start as embedded training sentences")] = False
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
-        domain, batches = surroundings.domain, surroundings.train_batches
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        domain, batches = context.domain, context.train_batches
         if isinstance(domain, ImageDomain):
             return {"prior": PseudoImages(self, domain, [batch for batch in batches if isinstance(batch, ImageBatch)])}
         sentences = [batch.read for batch in batches if isinstance(batch, TokenBatch)]
-        return {"prior": PseudoSentences(self, surroundings.token_model.embedding, sentences)}
+        return {"prior": PseudoSentences(self, context.token_model.embedding, sentences)}
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        for other in setup.strategies:
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        for other in context.strategies:
             if other.kind == "iaf_posterior":
-                yield Refusal(
+                yield Incompatibility(
                     "E14",
                     "vamp_prior mixes Gaussian posteriors, and under iaf_posterior those of the pseudo-inputs would be "
                     "flows, whose density at a foreign z costs an inversion; remove one of the two",
                 )
             if getattr(other, "bow_input", False):
-                yield Refusal(
+                yield Incompatibility(
                     "E-PSEUDO",
                     f"the pseudo-inputs of vamp_prior have no words, which {other.kind} with bow_input = true makes "
                     f"the encoder read; set {other.kind}.bow_input = false or remove one of the two",
                 )
-        if setup.data_kind == "images":
+        if context.data_kind == "images":
             yield from without_effect(self, "on images", "length")
         if self.init_from_data and self.init_mean != INIT_MEAN:
-            yield Refusal("E18", "vamp_prior.init_mean is an unused option with init_from_data = true; leave it out")
+            yield Incompatibility(
+                "E18", "vamp_prior.init_mean is an unused option with init_from_data = true; leave it out"
+            )
 
 
 class PseudoPrior(Prior):

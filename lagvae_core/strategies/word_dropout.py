@@ -11,7 +11,7 @@ from pydantic import Field
 from lagvae_core.data import History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import Refusal, Setup, Strategy, Surroundings, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
 
 __all__ = ["WordDropout"]
 
@@ -43,7 +43,7 @@ class WordDropout(Strategy):
     drop_bos: Annotated[bool, Field(description="whether <s> may be dropped too")] = False
     replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
 
-    def parts(self, surroundings: Surroundings) -> dict[str, Any]:
+    def build(self, context: BuildContext) -> dict[str, Any]:
         return {"corrupt": self.corrupt}
 
     def corrupt(self, history: History, generator: torch.Generator) -> History:
@@ -58,10 +58,10 @@ class WordDropout(Strategy):
             dropped_BT[:, 0] = False
         return conceal(history, dropped_BT, self.replace)
 
-    def refusals(self, setup: Setup) -> Iterator[Refusal]:
-        yield from text_only("word_dropout", setup)
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from text_only("word_dropout", context)
 
-    def warnings(self, setup: Setup) -> Iterator[str]:
+    def warnings(self, context: ConfigContext) -> Iterator[str]:
         if self.rate == 1:
             yield (
                 "word_dropout at a rate of 1 shows the decoder no word in training, and in evaluation every word by an "

@@ -13,9 +13,9 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.settings import Setting
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.settings import FrozenConfig
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Findings", "Study", "Table", "needs_z", "straight_line", "without_z"]
 
@@ -31,7 +31,7 @@ class Findings:
     tables: dict[str, Table] = field(default_factory=dict)
 
 
-class Study(Setting, ABC):
+class Study(FrozenConfig, ABC):
     """A measurement of a trained model on request. Its fields are its options, its docstring what it measures.
 
     A subclass gives `kind` a literal default, `columns` the numbers that it finds, `tables` what each of its tables
@@ -43,12 +43,12 @@ class Study(Setting, ABC):
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text", "images", "reinflection"})
     kind: Any
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         """What forbids the measurement of a model of this configuration and these data; asked before anything runs."""
         yield from ()
 
     @abstractmethod
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         """What it finds; `values` names exactly its `columns`. `progress` hears a phase, and how many of how many."""
 
     def require(self, config: TrialConfig, dataset: Dataset) -> None:
@@ -59,22 +59,22 @@ class Study(Setting, ABC):
         """
         kind, known = config.data.kind, self.data_kinds
         if kind not in known:
-            remedy = f"It measures models of {' and '.join(sorted(known))}."
-            raise ConfigError([Mistake("study", self.kind, f"be one for data of kind {kind}", remedy)])
-        if mistakes := [*self.mistakes(config, dataset)]:
-            raise ConfigError(mistakes)
+            hint = f"It measures models of {' and '.join(sorted(known))}."
+            raise ConfigError([ValidationIssue("study", f"must be one for data of kind {kind}", hint, self.kind)])
+        if issues := [*self.issues(config, dataset)]:
+            raise ConfigError(issues)
 
     @classmethod
     def name(cls) -> str:
         return str(cls.model_fields["kind"].default)
 
 
-def needs_z(study: Study, config: TrialConfig) -> Iterator[Mistake]:
+def needs_z(study: Study, config: TrialConfig) -> Iterator[ValidationIssue]:
     """The mistake of a model without a latent variable, where a study means nothing without one."""
     stack = "+".join(strategy.kind for strategy in config.strategies)
     if without_z(config):
-        remedy = "Measure a model that has one."
-        yield Mistake("study", study.kind, f"be one for a model without z, as that of {stack}", remedy)
+        hint = "Measure a model that has one."
+        yield ValidationIssue("study", f"must be one for a model without z, as that of {stack}", hint, study.kind)
 
 
 def without_z(config: TrialConfig) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Drawings"]
 
@@ -50,10 +50,10 @@ class Drawings(Study):
     pixels: Literal["bernoulli", "threshold"] = Field("bernoulli", description="drawn, or set above 1/2")
     seed: int = Field(0, ge=0, description="of the draws")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         split = trained.split.limit(self.examples)
         (batch,) = split.batches(self.examples)
         image_NHW, mean_NZ, examples = batch.targets, trained.means(split), len(split)
@@ -77,7 +77,7 @@ class Drawings(Study):
         values = {"drawing_error": errors["reconstruction"], "drawing_error_swapped": errors["swapped"]}
         return Findings(values, {"drawings": _table(drawn, a_A)})
 
-    def _draw(self, trained: Trained, z_NZ: Tensor) -> Tensor:
+    def _draw(self, trained: TrainedModel, z_NZ: Tensor) -> Tensor:
         decoder = trained.model.decoder
         assert isinstance(decoder, PixelDecoder), "a decoder of pixels"
         draws_NHW = None

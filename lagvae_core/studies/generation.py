@@ -14,9 +14,9 @@ from lagvae_core.data import BOS, EOS, UNK, TokenSplit
 from lagvae_core.metrics.decoding import Decoded, Sampling
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.studies.reference_language_model import Judge, perplexity, with_training_text
-from lagvae_core.studies.sentence_generator import Speaker, sentence_data
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.reference_language_model import ReferenceLanguageModel, perplexity, with_training_text
+from lagvae_core.studies.sentence_generator import SentenceGenerator, sentence_data
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Generation"]
 
@@ -63,9 +63,9 @@ class Generation(Study):
     reverse: bool = Field(False, description="also train a language model on what was generated")
     seed: int = Field(0, ge=0, description="of z and of the words")
 
-    def measure(self, trained: Trained, progress: Progress) -> Findings:
-        speaker, dataset = Speaker.of(trained), sentence_data(trained)
-        found = speaker.speak(
+    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
+        generator, dataset = SentenceGenerator.of(trained), sentence_data(trained)
+        found = generator.generate(
             Sampling(self.max_length, self.seed, self.temperature, purpose="generation words"),
             trained.from_prior(self.sentences, self.seed, "generation"),
             torch.arange(self.sentences),
@@ -85,20 +85,20 @@ class Generation(Study):
             "generation_length": len(words.words) / len(found),
             "generation_ended": sum(one.ended for one in found) / len(found),
         }
-        return Findings(values, {"sentences": _table(speaker, found)})
+        return Findings(values, {"sentences": _table(generator, found)})
 
     @property
-    def _judge(self) -> Judge:
-        return Judge(self.judge_epochs, self.judge_hidden, self.judge_embedding)
+    def _judge(self) -> ReferenceLanguageModel:
+        return ReferenceLanguageModel(self.judge_epochs, self.judge_hidden, self.judge_embedding)
 
-    def _reverse(self, trained: Trained, spoken: TokenSplit, progress: Progress) -> float | None:
+    def _reverse(self, trained: TrainedModel, spoken: TokenSplit, progress: Progress) -> float | None:
         data = trained.config.data.model_copy(update={"partition": "fixed_random"})
         config = trained.config.model_copy(update={"data": data})
         dataset = with_training_text(sentence_data(trained), spoken)
-        judge = self._judge.on(config, dataset, trained.device, _epochs("reverse judge", progress))
+        reference = self._judge.on(config, dataset, trained.device, _epochs("reverse judge", progress))
         measured = trained.split
         assert isinstance(measured, TokenSplit), "a split of sentences"
-        return perplexity(judge, measured)
+        return perplexity(reference, measured)
 
 
 def _epochs(phase: str, progress: Progress) -> Callable[[int, int], None]:
@@ -112,9 +112,9 @@ def _words(split: TokenSplit) -> Sentences:
     return Sentences(split.tokens[kept].astype(np.int64), owner[kept])
 
 
-def _table(speaker: Speaker, found: Sequence[Decoded]) -> dict[str, list[Any]]:
+def _table(generator: SentenceGenerator, found: Sequence[Decoded]) -> dict[str, list[Any]]:
     return {
-        "text": speaker.spell([one.words for one in found]),
+        "text": generator.decode_ids([one.words for one in found]),
         "ended": [one.ended for one in found],
         "log_p": [one.log_p for one in found],
     }

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
-from lagvae_core.studies.sentence_generator import Speaker
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.sentence_generator import SentenceGenerator
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Interpolation"]
 
@@ -40,23 +40,25 @@ class Interpolation(Study):
     max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
     seed: int = Field(0, ge=0, description="of the choice of pairs")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
         limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit)
         examples = min(limit for limit in limits if limit is not None)
         if examples < 2:
-            remedy = f"The split has {examples}."
-            yield Mistake("study", self.kind, "be one for which there are two examples to go between", remedy)
+            hint = f"The split has {examples}."
+            yield ValidationIssue(
+                "study", "must be one for which there are two examples to go between", hint, self.kind
+            )
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
-        encoded, speaker = trained.encoded, Speaker.of(trained)
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
+        encoded, generator = trained.encoded, SentenceGenerator.of(trained)
         z_NZ = encoded.mean_NZ if self.between == "mean" else encoded.z_NZ
         order = torch.randperm(len(z_NZ), generator=_generator(self.seed))
         pairs = min(self.pairs, len(z_NZ) // 2)
         first_P, second_P = order[: 2 * pairs].view(2, pairs)
         a_A, z_PAZ = straight_line(z_NZ[first_P], z_NZ[second_P], self.steps)
         total = z_PAZ.shape[0] * z_PAZ.shape[1]
-        found = speaker.speak(
+        found = generator.generate(
             Greedy(self.max_length),
             z_PAZ.flatten(0, 1),
             torch.arange(total),
@@ -68,7 +70,7 @@ class Interpolation(Study):
             "first": first_P.repeat_interleave(steps).tolist(),
             "second": second_P.repeat_interleave(steps).tolist(),
             "a": a_A.repeat(pairs).tolist(),
-            "text": speaker.spell([one.words for one in found]),
+            "text": generator.decode_ids([one.words for one in found]),
         }
         return Findings(tables={"sentences": table})
 

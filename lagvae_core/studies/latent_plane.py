@@ -12,10 +12,10 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset, TokenSplit
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["LatentPlane", "scatter_ratio"]
 
@@ -45,10 +45,10 @@ class LatentPlane(Study):
     contexts: int = Field(50, ge=2, le=10_000, description="random batches for each of them")
     seed: int = Field(0, ge=0, description="of the batches")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         split = trained.split.limit(self.examples)
         mean_NZ = trained.means(split, lambda done: progress("encode", done, len(split)))
         first, second = (*mean_NZ.var(0).argsort(descending=True)[:2].tolist(), None)[:2]
@@ -67,7 +67,7 @@ class LatentPlane(Study):
 
     @torch.no_grad()
     def _context_sd(
-        self, trained: Trained, split: TokenSplit, progress: Callable[[str, int, int], None]
+        self, trained: TrainedModel, split: TokenSplit, progress: Callable[[str, int, int], None]
     ) -> float | None:
         model, size = trained.model, trained.config.training.batch_size
         weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -78,7 +78,7 @@ class LatentPlane(Study):
                 mean_FZ = torch.full((self.followed, trained.config.model.latent_dim), torch.nan, dtype=torch.float64)
                 for batch in split.batches(size, seed=derive_seed(self.seed, "context", context)):
                     rows_B = batch.index_B < self.followed
-                    if rows_B.any() and trained.parts.accepts(batch.size):
+                    if rows_B.any() and trained.components.accepts(batch.size):
                         found_BZ = model.infer(batch.to(trained.device)).q.base.mean_BZ.double().cpu()
                         mean_FZ[batch.index_B[rows_B]] = found_BZ[rows_B]
                 seen.append(mean_FZ)

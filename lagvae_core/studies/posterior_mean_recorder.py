@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lagvae_core.data import Batch
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device, posterior_columns, sequences_at_a_time
 from lagvae_core.metrics.encoding import encode_split, posterior_mean
 from lagvae_core.metrics.posterior_means import PosteriorMoments, moments_of
-from lagvae_core.settings import Setting
-from lagvae_core.training.callbacks import Watched, undisturbed
+from lagvae_core.settings import FrozenConfig
+from lagvae_core.training.callbacks import TrainingState, evaluation_mode
 
-__all__ = ["PosteriorMeanWatch", "Rows", "Snapshots"]
+__all__ = ["PosteriorMeanRecorder", "Rows", "Snapshots"]
 
 STEP, HALF_WIDTH = 0.25, 7.0
 """Of the first grid: coarser and smaller than a study's, since it fits itself to each posterior all the same."""
@@ -23,7 +23,7 @@ STEP, HALF_WIDTH = 0.25, 7.0
 Rows = list[dict[str, Any]]
 
 
-class PosteriorMeanWatch(Setting):
+class PosteriorMeanRecorder(FrozenConfig):
     """The means of p(z|x) and q(z|x) of validation examples while a model trains.
 
     Source: He et al. 2019, figures 2, 3 and 6, with the intervals of their published code. A snapshot is taken before
@@ -49,17 +49,17 @@ class Snapshots:
 
     def __init__(
         self,
-        setting: PosteriorMeanWatch,
+        setting: PosteriorMeanRecorder,
         snapshot: Callable[[Rows], None],
-        way: Callable[[Rows], None],
+        trajectory: Callable[[Rows], None],
     ) -> None:
-        self._setting, self._snapshot, self._way = setting, snapshot, way
+        self._setting, self._snapshot, self._trajectory = setting, snapshot, trajectory
         self._last_step = -1
         self._steps: Rows = []
         self._followed: Batch | None = None
         self._p_mean: tuple[int, list[float]] | None = None
 
-    def __call__(self, watched: Watched) -> None:
+    def __call__(self, watched: TrainingState) -> None:
         setting, moment = self._setting, watched.moment
         if self._followed is None:
             self._followed = self._found(watched)
@@ -67,7 +67,7 @@ class Snapshots:
         if first <= watched.step < first + setting.updates and moment in ("start", "step"):
             self._steps.append(self._place(watched, self._followed))
         if moment == "update" and self._steps:
-            self._way(self._steps)
+            self._trajectory(self._steps)
             self._steps = []
         due = moment in ("start", "epoch") or (
             moment == "update" and watched.epoch == 1 and watched.step % setting.every == 0
@@ -76,29 +76,31 @@ class Snapshots:
             self._last_step = watched.step
             self._snapshot(self._rows(watched))
 
-    def _found(self, watched: Watched) -> Batch:
+    def _found(self, watched: TrainingState) -> Batch:
         """The followed example. ConfigError if there is none, or if the model has no z, before anything is trained."""
         split, number = watched.dataset.valid, self._setting.followed
-        mistakes = []
+        issues = []
         if number >= len(split):
-            law = f"be one of the {len(split)} validation examples, counted from 0"
-            mistakes.append(Mistake("posterior_means:followed", number, law))
+            message = f"must be one of the {len(split)} validation examples, counted from 0"
+            issues.append(ValidationIssue("posterior_means:followed", message, value=number))
         examples = on_device(split.limit(number + 1), 1, watched.device)
-        with undisturbed(watched.model):
+        with evaluation_mode(watched.model):
             dimensions = watched.model.infer(examples[0]).q.size[1]
         if dimensions == 0:
             stack = "+".join(strategy.kind for strategy in watched.config.strategies)
-            mistakes.append(Mistake("--watch posterior_means", stack, "watch a model with a latent variable"))
-        if mistakes:
-            raise ConfigError(mistakes)
+            issues.append(
+                ValidationIssue("--watch posterior_means", "must watch a model with a latent variable", value=stack)
+            )
+        if issues:
+            raise ConfigError(issues)
         return next(example for example in examples if int(example.index_B) == number)
 
-    def _rows(self, watched: Watched) -> Rows:
+    def _rows(self, watched: TrainingState) -> Rows:
         """One snapshot; `kl` and `mi` are those of its examples, the same in each row."""
         split = watched.dataset.valid.limit(self._setting.examples)
         seed = watched.config.evaluation.seed
-        with undisturbed(watched.model):
-            infer = watched.parts.refine(watched.model, seed)
+        with evaluation_mode(watched.model):
+            infer = watched.components.refine(watched.model, seed)
             encoded = encode_split(watched.model, on_device(split, ENCODE_BATCH, watched.device), seed, infer=infer)
             groups = [batch.index_B for batch in split.batches(watched.config.evaluation.mi_batch_size)]
             columns = posterior_columns(watched.model, encoded, groups)
@@ -111,11 +113,11 @@ class Snapshots:
             for example, (p_mean, p_sd, q_mean) in enumerate(values)
         ]
 
-    def _place(self, watched: Watched, example: Batch) -> dict[str, Any]:
+    def _place(self, watched: TrainingState, example: Batch) -> dict[str, Any]:
         """Where the followed example is now; p(z|x) moves with the decoder alone."""
         seed = watched.config.evaluation.seed
-        with undisturbed(watched.model):
-            q = watched.parts.refine(watched.model, seed)(example).q
+        with evaluation_mode(watched.model):
+            q = watched.components.refine(watched.model, seed)(example).q
             q_mean, _ = posterior_mean(q, example.index_B, seed)
             if self._p_mean is None or self._p_mean[0] != watched.decoder_steps:
                 self._p_mean = watched.decoder_steps, _moments(watched, [example]).mean_NZ[0].tolist()
@@ -130,13 +132,13 @@ class Snapshots:
         }
 
 
-def _moments(watched: Watched, examples: Sequence[Batch]) -> PosteriorMoments:
+def _moments(watched: TrainingState, examples: Sequence[Batch]) -> PosteriorMoments:
     seed = watched.config.evaluation.seed
     return moments_of(
         watched.model,
         examples,
         seed,
-        infer=watched.parts.refine(watched.model, seed),
+        infer=watched.components.refine(watched.model, seed),
         step=STEP,
         half_width=HALF_WIDTH,
         sequences=sequences_at_a_time(watched.device),

@@ -11,13 +11,13 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.evaluation.evaluate import on_device, sequences_at_a_time
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import PosteriorMoments, mean_space, moments_of
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["COLLAPSED_SD", "PosteriorMeans"]
 
@@ -56,10 +56,10 @@ class PosteriorMeans(Study):
     examples: Annotated[int, Field(ge=1, description="how many of the split, the first ones")] = 500
     samples: Annotated[int, Field(ge=2, description="importance samples, with more than two latent dimensions")] = 500
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         examples = on_device(trained.split.limit(self.examples), 1, trained.device)
         moments = moments_of(
             trained.model,
@@ -98,7 +98,7 @@ def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]
     }
 
 
-def _aggregate(trained: Trained) -> dict[str, float | None]:
+def _aggregate(trained: TrainedModel) -> dict[str, float | None]:
     """KL(q(z) || p(z)) directly, and less kl - mi at the same samples; of a flow neither is measured."""
     encoded, prior = trained.encoded, trained.model.generative_prior()
     if not isinstance(encoded.q, Gaussian):

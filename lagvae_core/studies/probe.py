@@ -15,7 +15,7 @@ from pydantic import Field
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset, Split, TextDomain
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.metrics.linear_probe import (
     Features,
     fit_probe,
@@ -26,7 +26,7 @@ from lagvae_core.metrics.linear_probe import (
 from lagvae_core.models.bag import word_counts
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Probe"]
 
@@ -104,13 +104,13 @@ class Probe(Study):
     mixture: bool = Field(False, description="also fit a Gaussian mixture without labels")
     seed: int = Field(0, ge=0, description="of the draws")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         without = [split for split in SPLITS if getattr(dataset, split).labels is None]
         if without:
-            remedy = "The probe needs a label for every example of train, valid and test."
-            yield Mistake("probe", " ".join(without), "have labels in every split", remedy)
+            hint = "The probe needs a label for every example of train, valid and test."
+            yield ValidationIssue("probe", "must have labels in every split", hint, " ".join(without))
 
-    def measure(self, trained: Trained, progress: Progress) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
         truth = _Truth.of(trained.dataset)
         representations = self._representations(trained, progress)
         rows: list[dict[str, Any]] = [truth.majority()]
@@ -156,11 +156,11 @@ class Probe(Study):
             "probe_classes": len(np.unique(truth.train)),
         }
 
-    def _representations(self, trained: Trained, progress: Progress) -> dict[str, _Representation]:
+    def _representations(self, trained: TrainedModel, progress: Progress) -> dict[str, _Representation]:
         found: dict[str, _Representation] = {}
         means = _means(trained, "encode", progress)
         if means[0].shape[1]:
-            untrained = Trained.untrained(trained.config, trained.dataset, trained.device)
+            untrained = TrainedModel.untrained(trained.config, trained.dataset, trained.device)
             found[MEANS] = _Representation(True, *means)
             found[RAW] = _Representation(False, *means)
             found[RANDOM] = _Representation(True, *_means(untrained, "encode untrained", progress))
@@ -190,8 +190,8 @@ class _Truth:
     def of(cls, dataset: Dataset) -> _Truth:
         labels = [_labels(getattr(dataset, split)) for split in SPLITS]
         numbers = {label: number for number, label in enumerate(sorted({label for part in labels for label in part}))}
-        parts = (np.array([numbers[label] for label in part], dtype=np.int64) for part in labels)
-        return cls(len(numbers), *parts)
+        components = (np.array([numbers[label] for label in part], dtype=np.int64) for part in labels)
+        return cls(len(numbers), *components)
 
     def majority(self) -> dict[str, Any]:
         """The row of who always names the largest class of the training split."""
@@ -212,7 +212,7 @@ def _labels(split: Split) -> Sequence[str]:
     return split.labels
 
 
-def _means(trained: Trained, phase: str, progress: Progress) -> list[NDArray[np.float64]]:
+def _means(trained: TrainedModel, phase: str, progress: Progress) -> list[NDArray[np.float64]]:
     splits = [getattr(trained.dataset, split) for split in SPLITS]
     total = sum(map(len, splits))
     before, found = 0, []

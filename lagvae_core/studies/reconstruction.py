@@ -11,13 +11,13 @@ from pydantic import Field
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import UNK, Dataset, Split, TokenBatch
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH
-from lagvae_core.metrics.decoding import Beam, Decoding, Greedy, Sampling
+from lagvae_core.metrics.decoding import Beam, DecodingMethod, Greedy, Sampling
 from lagvae_core.metrics.reconstruction import bleu, edit_rate, exact_match, token_accuracy
 from lagvae_core.studies.base import Findings, Study, needs_z
-from lagvae_core.studies.sentence_generator import Speaker
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.sentence_generator import SentenceGenerator
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Reconstruction"]
 
@@ -42,9 +42,9 @@ class Reconstruction(Study):
     """
 
     columns: ClassVar = tuple(
-        Column(f"rec_{name}_{source}", "float", f"{meaning}, greedily from {of}", sense)
+        Column(f"rec_{name}_{source}", "float", f"{meaning}, greedily from {of}", direction)
         for source, of in FROM.items()
-        for name, (meaning, sense) in MEANING.items()
+        for name, (meaning, direction) in MEANING.items()
     )
     tables: ClassVar = {
         "scores": "one row for each z and `decoding`: the four scores, and the share that ended before max_length",
@@ -59,30 +59,33 @@ class Reconstruction(Study):
     length_normalised: bool = Field(False, description="whether the beam ranks by log p over length")
     seed: int = Field(0, ge=0, description="of the sampled words")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: Trained, progress: Progress) -> Findings:
-        split, speaker = trained.split.limit(self.examples), Speaker.of(trained)
+    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
+        split, generator = trained.split.limit(self.examples), SentenceGenerator.of(trained)
         encoded = trained.encode(split)
         progress("encode", len(split), len(split))
         originals = _sentences(split)
-        sentences: dict[str, list[Any]] = {"example": list(range(len(split))), "original": speaker.spell(originals)}
+        sentences: dict[str, list[Any]] = {
+            "example": list(range(len(split))),
+            "original": generator.decode_ids(originals),
+        }
         scores: list[dict[str, Any]] = []
         for source, z_NZ in (("mean", encoded.mean_NZ), ("sample", encoded.z_NZ)):
             for name, decoding in self._decodings().items():
-                found = speaker.speak(decoding, z_NZ, torch.arange(len(split)), _phase(progress, name, len(split)))
+                found = generator.generate(decoding, z_NZ, torch.arange(len(split)), _phase(progress, name, len(split)))
                 repeated = [one.words for one in found]
                 ended = sum(one.ended for one in found) / len(found)
                 values = {score: of(originals, repeated) for score, of in SCORES.items()}
                 scores.append({"z": source, "decoding": name, **values, "ended": ended})
-                sentences[f"{source}_{name}"] = speaker.spell(repeated)
+                sentences[f"{source}_{name}"] = generator.decode_ids(repeated)
         greedy = {row["z"]: row for row in scores if row["decoding"] == "greedy"}
         values = {f"rec_{name}_{source}": greedy[source][name] for source in FROM for name in SCORES}
         rows = {name: [row[name] for row in scores] for name in scores[0]}
         return Findings(values, {"scores": rows, "sentences": sentences})
 
-    def _decodings(self) -> dict[str, Decoding]:
+    def _decodings(self) -> dict[str, DecodingMethod]:
         return {
             "greedy": Greedy(self.max_length),
             "sampling": Sampling(self.max_length, self.seed, purpose="reconstruction words"),

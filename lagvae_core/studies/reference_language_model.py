@@ -15,18 +15,18 @@ from lagvae_core.data import TokenDataset, TokenSplit
 from lagvae_core.data.cache import cache_folder
 from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
-from lagvae_core.studies.trained_model import Trained, keep, restore
+from lagvae_core.studies.trained_model import TrainedModel, keep, restore
 from lagvae_core.training.checkpoint import FileCheckpoint
 from lagvae_core.training.record import Progress
 from lagvae_core.training.trial import Trial
 
-__all__ = ["Judge", "perplexity", "with_training_text"]
+__all__ = ["ReferenceLanguageModel", "perplexity", "with_training_text"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Judge:
+class ReferenceLanguageModel:
     """An `lstm_lm` trial of the same data, by the recipe of their kind: the same judge for every model of these data.
 
     `hidden` and `embedding` are those of the recipe where they are None.
@@ -50,7 +50,9 @@ class Judge:
             }
         )
 
-    def of(self, trained: Trained, progress: Callable[[int, int], None] = lambda epoch, epochs: None) -> Trained:
+    def of(
+        self, trained: TrainedModel, progress: Callable[[int, int], None] = lambda epoch, epochs: None
+    ) -> TrainedModel:
         """The judge for `trained`, out of the cache or trained now; the cache is a folder beside that of the data."""
         assert isinstance(trained.dataset, TokenDataset), "a judge of sentences"
         return self.on(trained.config, trained.dataset, trained.device, progress)
@@ -61,7 +63,7 @@ class Judge:
         dataset: TokenDataset,
         device: torch.device,
         progress: Callable[[int, int], None] = lambda epoch, epochs: None,
-    ) -> Trained:
+    ) -> TrainedModel:
         """The same from data that need not be those of the configuration."""
         config = self.config(judged)
         stored = _Stored(config.run_id(dataset.fingerprint))
@@ -70,7 +72,7 @@ class Judge:
             trial = Trial(config, dataset, device)
             trial.fit(progress=lambda now: _of_epochs(now, self.epochs, progress))
             stored.save(keep(trial))
-            found = Trained.of(trial)
+            found = TrainedModel.of(trial)
         return found
 
 
@@ -88,7 +90,7 @@ class _Stored:
     def _file(self) -> FileCheckpoint:
         return FileCheckpoint(cache_folder() / f"judge-{self._identity}.model")
 
-    def restore(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> Trained | None:
+    def restore(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> TrainedModel | None:
         try:
             content = self._file().load()
             return None if content is None else restore(content, config, dataset, device)
@@ -104,17 +106,17 @@ class _Stored:
 
 
 @torch.no_grad()
-def perplexity(judge: Trained, split: TokenSplit) -> float | None:
+def perplexity(reference: TrainedModel, split: TokenSplit) -> float | None:
     """exp(sum of -log p / number of predicted tokens) of the whole split; None where it predicts none.
 
     Predicted is all that follows a first token, which is `<s>`: `</s>` counts where a sentence has one.
     """
     if not split.units:
         return None
-    total = torch.zeros((), dtype=torch.float64, device=judge.device)
-    for batch in on_device(split, ENCODE_BATCH, judge.device):
-        z_B1Z = judge.model.infer(batch).q.base.mean_BZ[:, None]
-        total += judge.model.reconstruct(batch, batch.history, z_B1Z).double().sum()
+    total = torch.zeros((), dtype=torch.float64, device=reference.device)
+    for batch in on_device(split, ENCODE_BATCH, reference.device):
+        z_B1Z = reference.model.infer(batch).q.base.mean_BZ[:, None]
+        total += reference.model.reconstruct(batch, batch.history, z_B1Z).double().sum()
     return math.exp(min(float(total) / split.units, 700.0))
 
 

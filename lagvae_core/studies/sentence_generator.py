@@ -9,34 +9,34 @@ import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenDataset, Vocabulary
-from lagvae_core.metrics.decoding import Decoded, Decoding, decode_all
+from lagvae_core.metrics.decoding import Decoded, DecodingMethod, decode_all
 from lagvae_core.models.decoder import TokenDecoder
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
-__all__ = ["Speaker", "sentence_data"]
+__all__ = ["SentenceGenerator", "sentence_data"]
 
 
-def sentence_data(trained: Trained) -> TokenDataset:
+def sentence_data(trained: TrainedModel) -> TokenDataset:
     """The data of a model of sentences."""
     assert isinstance(trained.dataset, TokenDataset), "a study of sentences was given other data"
     return trained.dataset
 
 
 @dataclass(frozen=True, eq=False)
-class Speaker:
+class SentenceGenerator:
     """The decoder of a trained model, and how its words are spelt."""
 
     decoder: TokenDecoder
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, trained: Trained) -> Speaker:
+    def of(cls, trained: TrainedModel) -> SentenceGenerator:
         assert isinstance(trained.model.decoder, TokenDecoder), "a study of sentences was given another decoder"
         return cls(trained.model.decoder, sentence_data(trained).vocabulary)
 
-    def speak(
+    def generate(
         self,
-        decoding: Decoding,
+        decoding: DecodingMethod,
         z_NZ: Tensor,
         index_N: Tensor,
         progress: Callable[[int], None] = lambda sentences: None,
@@ -44,7 +44,7 @@ class Speaker:
         """One sentence for each z (see `decode_all`), wherever z lies and in whatever precision."""
         return decode_all(decoding, self.decoder, z_NZ.to(self.decoder.output.weight), index_N, progress=progress)
 
-    def spell(self, sentences: Sequence[Sequence[int]]) -> list[str]:
+    def decode_ids(self, sentences: Sequence[Sequence[int]]) -> list[str]:
         return [self.vocabulary.decode(words) for words in sentences]
 
     @property

@@ -17,23 +17,23 @@ from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split, posterior_mean
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import derive_seed, example_noise
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.trial import Trial
 
-__all__ = ["Trained", "configuration_of", "keep", "restore"]
+__all__ = ["TrainedModel", "configuration_of", "keep", "restore"]
 
 REMEDY = "Train it again."
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """The best weights of a trial in eval mode, with its configuration, parts and data."""
 
     config: TrialConfig
     dataset: Dataset
     model: Vae
-    parts: Parts
+    components: TrainingComponents
     device: torch.device
 
     @property
@@ -51,7 +51,7 @@ class Trained:
         """q(z|x) of every example by the proposal that evaluation uses, and one sample and its reconstruction."""
         seed = self.config.evaluation.seed
         batches = on_device(split, ENCODE_BATCH, self.device)
-        return encode_split(self.model, batches, seed, infer=self.parts.refine(self.model, seed))
+        return encode_split(self.model, batches, seed, infer=self.components.refine(self.model, seed))
 
     @torch.no_grad()
     def means(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> Tensor:
@@ -61,7 +61,7 @@ class Trained:
         done.
         """
         seed = self.config.evaluation.seed
-        infer = self.parts.refine(self.model, seed)
+        infer = self.components.refine(self.model, seed)
         rows, index = [], []
         for batch in on_device(split, ENCODE_BATCH, self.device):
             rows.append(posterior_mean(infer(batch).q, batch.index_B, seed)[0].double().cpu())
@@ -85,16 +85,16 @@ class Trained:
         return self.encode(self.split)
 
     @classmethod
-    def untrained(cls, config: TrialConfig, dataset: Dataset, device: torch.device) -> Trained:
+    def untrained(cls, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainedModel:
         """The model as the trial of this configuration starts to train it."""
         trial = Trial(config, dataset, device)
-        return cls(config, dataset, trial.model.eval(), trial.parts, device)
+        return cls(config, dataset, trial.model.eval(), trial.components, device)
 
     @classmethod
-    def of(cls, trial: Trial) -> Trained:
+    def of(cls, trial: Trial) -> TrainedModel:
         """The trial's model at its best weights; the trial itself should not be trained further."""
         trial.model.load_state_dict(trial.best["model"])
-        return cls(trial.config, trial.dataset, trial.model.eval(), trial.parts, trial.device)
+        return cls(trial.config, trial.dataset, trial.model.eval(), trial.components, trial.device)
 
 
 def keep(trial: Trial) -> bytes:
@@ -112,11 +112,11 @@ def configuration_of(content: bytes) -> TrialConfig:
     try:
         return TrialConfig.model_validate_json(state.get("config", ""))
     except ValueError:
-        law = "A kept model must hold a configuration of this version of lagvae, but this file does not."
-        raise CheckpointError(f"{law} {REMEDY}") from None
+        message = "A kept model must hold a configuration of this version of lagvae, but this file does not."
+        raise CheckpointError(f"{message} {REMEDY}") from None
 
 
-def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Trained:
+def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> TrainedModel:
     """The model that `keep` kept of the trial with this configuration and these data.
 
     Raises:
@@ -126,13 +126,13 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
     trial = Trial(config, dataset, torch.device(device))
     trial.best["model"] = state.get("model", {})
     try:
-        return Trained.of(trial)
+        return TrainedModel.of(trial)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        law = "A kept model must hold the weights of its configuration, but this one does not"
-        raise CheckpointError(f"{law} ({reason}). {REMEDY}") from None
+        message = "A kept model must hold the weights of its configuration, but this one does not"
+        raise CheckpointError(f"{message} ({reason}). {REMEDY}") from None
 
 
 def _decode(content: bytes, identity: str | None) -> dict[str, Any]:
     instead = "Give the model of this very run."
-    return checkpoints.decode(content, identity, what="kept model", remedy=REMEDY, instead=instead)
+    return checkpoints.decode(content, identity, what="kept model", hint=REMEDY, instead=instead)

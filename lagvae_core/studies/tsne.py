@@ -12,10 +12,10 @@ from pydantic import Field
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.randomness import derive_seed
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Tsne"]
 
@@ -46,14 +46,14 @@ class Tsne(Study):
     perplexity: float = Field(30.0, ge=1, description="effective number of neighbours; below the number of examples")
     seed: int = Field(0, ge=0, description="of the layout")
 
-    def mistakes(self, config: TrialConfig, dataset: Dataset) -> Iterator[Mistake]:
+    def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit, self.examples)
         examples = min(limit for limit in limits if limit is not None)
         if self.perplexity >= examples:
-            law = f"be less than the {examples} examples on the map"
-            yield Mistake("tsne.perplexity", self.perplexity, law, "A tenth of them is a common choice.")
+            message = f"must be less than the {examples} examples on the map"
+            yield ValidationIssue("tsne.perplexity", message, "A tenth of them is a common choice.", self.perplexity)
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         split = trained.split.limit(self.examples)
         means_NZ = trained.means(split, lambda done: progress("encode", done, len(split))).numpy()
         if means_NZ.shape[1] == 0:

@@ -12,7 +12,7 @@ from pydantic import Field
 from lagvae_core.columns import Column
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.studies.base import Findings, Study
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Uncertainty"]
 
@@ -42,7 +42,7 @@ class Uncertainty(Study):
     seeds: int = Field(10, ge=2, le=10_000, description="evaluation seeds")
     iw_samples: int | None = Field(None, ge=1, description="importance samples; null: those of the configuration")
 
-    def measure(self, trained: Trained, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
         rows = []
         for number in range(self.seeds):
             rows.append(self._row(trained, trained.config.evaluation.seed + number))
@@ -56,10 +56,10 @@ class Uncertainty(Study):
         values["nll_iw_eval_predicted"] = statistics.fmean(error**2 for error in table["nll_iw_mc_se"])
         return Findings(values, {"seeds": table})
 
-    def _row(self, trained: Trained, seed: int) -> dict[str, Any]:
+    def _row(self, trained: TrainedModel, seed: int) -> dict[str, Any]:
         config = trained.config.evaluation
         samples = config.iw_samples if self.iw_samples is None else self.iw_samples
         setting = config.model_copy(update={"seed": seed, "iw_samples": samples})
-        parts = replace(trained.parts, protocols=())
-        found = evaluate(trained.model, parts, trained.dataset, trained.split, setting, trained.device)
+        components = replace(trained.components, extra_metrics=())
+        found = evaluate(trained.model, components, trained.dataset, trained.split, setting, trained.device)
         return {"seed": seed, **{name: found[name] for name in (*MEASURED, "nll_iw_mc_se")}}

@@ -13,17 +13,17 @@ from torch import nn
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.models.vae import Vae
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 
-__all__ = ["Moment", "Watch", "Watched", "undisturbed"]
+__all__ = ["TrainingCallback", "TrainingEvent", "TrainingState", "evaluation_mode"]
 
-Moment = Literal["start", "step", "update", "epoch"]
+TrainingEvent = Literal["start", "step", "update", "epoch"]
 """`start`: before the first update. `step`: an optimiser stepped, perhaps one of many times in an outer update.
 `update`: an outer update ended. `epoch`: an epoch was validated; its learning rate has not decayed yet."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class TrainingState:
     """What a watcher sees of a trial at a moment. The model is the one in training: look at it `undisturbed`.
 
     `epoch` is the one in progress or just ended, from 1, and 0 at the start; `step` counts the outer updates that have
@@ -31,12 +31,12 @@ class Watched:
     and leaves none out.
     """
 
-    moment: Moment
+    moment: TrainingEvent
     run_id: str
     config: TrialConfig
     dataset: Dataset
     model: Vae
-    parts: Parts
+    components: TrainingComponents
     device: torch.device
     epoch: int
     step: int
@@ -44,11 +44,11 @@ class Watched:
     decoder_steps: int
 
 
-Watch = Callable[[Watched], None]
+TrainingCallback = Callable[[TrainingState], None]
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """A block with the model in eval mode and without gradients, after which each part is in the mode that it was in.
 
     Evaluation draws its noise from `example_noise`, so that no stream of the training moves.

@@ -15,7 +15,7 @@ from lagvae_core.errors import CheckpointError
 from lagvae_core.files import write_atomically
 from lagvae_core.training.record import TrialRecord
 
-__all__ = ["CheckpointStore", "FileCheckpoint", "Keeper", "decode", "encode", "holds"]
+__all__ = ["CheckpointManager", "CheckpointStore", "FileCheckpoint", "decode", "encode", "has_weights_of"]
 
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -56,7 +56,7 @@ def decode(
     identity: str | None,
     *,
     what: str = "checkpoint",
-    remedy: str = "Remove it to start the trial anew.",
+    hint: str = "Remove it to start the trial anew.",
     instead: str = "Give each trial a checkpoint of its own.",
 ) -> dict[str, Any]:
     """The state that was encoded for the trial `identity` (of any trial, if None), on the CPU.
@@ -68,15 +68,15 @@ def decode(
         CheckpointError: the bytes are damaged, of another format, or of another trial.
     """
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-        raise CheckpointError(f"The {what} is damaged (its checksum is wrong). {remedy}")
+        raise CheckpointError(f"The {what} is damaged (its checksum is wrong). {hint}")
     try:
         loaded: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"The {what} is damaged ({error}). {remedy}") from None
+        raise CheckpointError(f"The {what} is damaged ({error}). {hint}") from None
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     if state.get("format") != FORMAT:
         found = state.get("format")
-        raise CheckpointError(f"A {what} must have format {FORMAT}, but this one has {found}. {remedy}")
+        raise CheckpointError(f"A {what} must have format {FORMAT}, but this one has {found}. {hint}")
     if identity is not None and state.get("identity") != identity:
         raise CheckpointError(
             f"A {what} must belong to its trial {identity}, but this one is of {state.get('identity')}. {instead}"
@@ -85,9 +85,9 @@ def decode(
     return restored
 
 
-def holds(kept: CheckpointStore, run_id: str) -> bool:
+def has_weights_of(model_store: CheckpointStore, run_id: str) -> bool:
     """Whether the weights of this very trial are there."""
-    content = kept.load()
+    content = model_store.load()
     try:
         return content is not None and bool(decode(content, run_id))
     except CheckpointError:
@@ -102,7 +102,7 @@ class Resumable(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
-class Keeper:
+class CheckpointManager:
     """Saves the trial's state when it is due."""
 
     def __init__(self, trial: Resumable, store: CheckpointStore | None, seconds: float) -> None:

@@ -15,7 +15,7 @@ from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
 from lagvae_core.settings import TrainingConfig
-from lagvae_core.strategies.slots import ClipScope, Forward, Loss, Parts
+from lagvae_core.strategies.slots import ClipScope, Forward, Loss, TrainingComponents
 
 __all__ = ["Learner", "clip_gradients"]
 
@@ -23,9 +23,9 @@ __all__ = ["Learner", "clip_gradients"]
 class Learner:
     """The model with its parts and its two optimisers; counts the steps that each has taken."""
 
-    def __init__(self, model: Vae, parts: Parts, training: TrainingConfig, streams: Streams) -> None:
+    def __init__(self, model: Vae, components: TrainingComponents, training: TrainingConfig, streams: Streams) -> None:
         self.model = model
-        self.parts = parts
+        self.components = components
         self.training = training
         self.streams = streams
         self.batches: Sequence[Batch] = ()
@@ -40,7 +40,7 @@ class Learner:
 
     def fresh_optimisers(self) -> None:
         """Both optimisers anew, without momentum or moments, at the current learning rate."""
-        self._encoder_optimiser = self._optimiser(self._encoder, self.learning_rate * self.parts.encoder_rate)
+        self._encoder_optimiser = self._optimiser(self._encoder, self.learning_rate * self.components.encoder_rate)
         self._decoder_optimiser = self._optimiser(self._decoder, self.learning_rate)
 
     def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -55,26 +55,26 @@ class Learner:
 
     def loss_at(self, batch: Batch, inference: Inference, weight: float) -> Loss:
         """The same with `inference` in the place of the encoder's."""
-        model, parts = self.model, self.parts
+        model, components = self.model, self.components
         draw = inference.q.draw(self.noise(inference.q))
-        rec, further = parts.decode(self, batch, draw.z_BSZ)
-        kl = model.prior.kl(inference.charged, draw)
-        total = parts.objective(rec, kl, parts.kl_share * weight)
+        rec, further = components.decode(self, batch, draw.z_BSZ)
+        kl = model.prior.kl(inference.kl_posterior, draw)
+        total = components.objective(rec, kl, components.kl_share * weight)
         if further is not None:
             total = total + further
         forward = Forward(batch, inference, draw, rec, kl, weight, model, self.streams)
-        for penalty in parts.penalties:
+        for penalty in components.penalties:
             total = total + penalty(forward)
         return Loss(total, rec, kl)
 
     def kl_factor(self, weight: float) -> Tensor:
         """What the objective multiplies the KL of an example by at KL weight `weight`, where it is linear in the KL."""
         one = torch.ones(1, dtype=torch.float64, device=self.streams.device)
-        return self.parts.objective(torch.zeros_like(one), one[:, None], self.parts.kl_share * weight)
+        return self.components.objective(torch.zeros_like(one), one[:, None], self.components.kl_share * weight)
 
     def history(self, batch: Batch) -> Any:
         """What the decoder may see of the past in one pass, corrupted anew at each call."""
-        return self.parts.corrupt(batch.history, self.streams["corruption"])
+        return self.components.corrupt(batch.history, self.streams["corruption"])
 
     def noise(self, q: Proposal) -> Tensor:
         """Standard normal noise [B, 1, Z] for one posterior sample an example."""
@@ -122,7 +122,7 @@ class Learner:
         while True:
             draw = torch.randint(len(self.batches), (1,), generator=self.streams["inner_batches"])
             batch = self.batches[int(draw)]
-            if self.parts.accepts(batch.size):
+            if self.components.accepts(batch.size):
                 return self.observed(batch)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lagvae_core.errors import Diverged
 from lagvae_core.runtime import peak_reserved_bytes, start_peak
 from lagvae_core.training.trial import Trial
 
-__all__ = ["rehearse"]
+__all__ = ["estimate_peak_memory"]
 
 UPDATES = 2
 """The first makes the optimisers' state, the second is like all others."""
@@ -22,7 +22,7 @@ EXAMPLES = 256
 """Measured of each split: what measurement takes at a time depends on the length of examples, not on their number."""
 
 
-def rehearse(config: TrialConfig, dataset: Dataset, device: torch.device) -> int:
+def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.device) -> int:
     """The most memory [bytes] that the allocator of `device` reserves; on a CPU the process's resident set.
 
     Every training batch is held, as in a trial, and the largest two are trained on. An estimate: a later epoch may

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Batch, Dataset
-from lagvae_core.errors import DataError, Diverged, Mistake
-from lagvae_core.evaluation.data_specific_metrics import task_protocols
+from lagvae_core.errors import DataError, Diverged, ValidationIssue
+from lagvae_core.evaluation.data_specific_metrics import data_specific_metrics
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, evaluate, on_device, posterior_columns
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.randomness import Streams
 from lagvae_core.runtime import peak_memory_bytes
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.building import build_decoder, build_model
-from lagvae_core.training.callbacks import Moment, Watch, Watched
-from lagvae_core.training.checkpoint import CheckpointStore, Keeper, holds
+from lagvae_core.training.callbacks import TrainingCallback, TrainingEvent, TrainingState
+from lagvae_core.training.checkpoint import CheckpointManager, CheckpointStore, has_weights_of
 from lagvae_core.training.divergence import DivergenceRule, check_finite
 from lagvae_core.training.learner import Learner
 from lagvae_core.training.learning_rate import DecayRule
@@ -41,10 +41,10 @@ def train(
     progress: Callable[[Progress], None] = lambda progress: None,
     checkpoint: CheckpointStore | None = None,
     checkpoint_seconds: float = 30.0,
-    kept: CheckpointStore | None = None,
+    model_store: CheckpointStore | None = None,
     device: torch.device | str = "cpu",
     dataset: Dataset | None = None,
-    watch: Watch | None = None,
+    callback: TrainingCallback | None = None,
 ) -> TrialRecord:
     """Train and measure one configuration.
 
@@ -64,7 +64,7 @@ def train(
         The record; status finished, stopped_early or diverged. Every other end is an exception.
     """
     trial = Trial(config, dataset or config.data.load(), torch.device(device))
-    trial.watch = watch
+    trial.callback = callback
     stored = checkpoint.load() if checkpoint is not None else None
     if stored is not None:
         state = checkpoints.decode(stored, trial.run_id)
@@ -72,21 +72,21 @@ def train(
             trial.load_state_dict(state)
         else:
             record = TrialRecord.from_json(state["record"])
-            if kept is None or record.status != "finished" or holds(kept, trial.run_id):
+            if model_store is None or record.status != "finished" or has_weights_of(model_store, trial.run_id):
                 return record
-    keeper = Keeper(trial, checkpoint, checkpoint_seconds)
+    checkpoint_manager = CheckpointManager(trial, checkpoint, checkpoint_seconds)
     try:
-        stopped = trial.fit(report, progress, keeper)
+        stopped = trial.fit(report, progress, checkpoint_manager)
         if stopped:
             record = trial.record("stopped_early", stopped)
         else:
             metrics = trial.measure(progress)
             record = trial.record("finished", trial.stop_reason, metrics)
-            if kept is not None:
-                kept.save(trial.best_weights())
+            if model_store is not None:
+                model_store.save(trial.best_weights())
     except Diverged as error:
         record = trial.record("diverged", f"{error}.")
-    keeper.save(record)
+    checkpoint_manager.save(record)
     return record
 
 
@@ -110,7 +110,7 @@ class Trial:
         self.valid_batches = on_device(dataset.valid, ENCODE_BATCH, device)
         groups = dataset.valid.batches(config.evaluation.mi_batch_size)
         self.valid_groups = [batch.index_B for batch in groups]
-        surroundings = Surroundings(
+        context = BuildContext(
             config.model.latent_dim,
             len(self.train_batches),
             streams=self.streams,
@@ -119,21 +119,23 @@ class Trial:
             train_batches=self.train_batches,
         )
         with self.streams.initialising("parts"):
-            parts = assemble(config.strategies, surroundings)
-        self.parts = replace(parts, protocols=(*parts.protocols, *task_protocols(config.data.kind)))
+            components = assemble(config.strategies, context)
+        self.components = replace(
+            components, extra_metrics=(*components.extra_metrics, *data_specific_metrics(config.data.kind))
+        )
         largest = max(batch.size for batch in self.train_batches)
-        if not self.parts.accepts(largest):
+        if not self.components.accepts(largest):
             stack = "+".join(strategy.kind for strategy in config.strategies)
-            law = f"be large enough for the batch statistics of {stack}"
-            remedy = (
+            message = f"must be large enough for the batch statistics of {stack}"
+            hint = (
                 "Batches of text may hold one sentence length each; give more data, or lower the strategy's smallest "
                 "batch."
             )
-            raise DataError([Mistake("the largest training batch", largest, law, remedy)])
-        self.model = build_model(config, dataset.domain, self.parts, self.streams).to(device)
-        self.learner = Learner(self.model, self.parts, config.training, self.streams)
+            raise DataError([ValidationIssue("the largest training batch", message, hint, largest)])
+        self.model = build_model(config, dataset.domain, self.components, self.streams).to(device)
+        self.learner = Learner(self.model, self.components, config.training, self.streams)
         self.learner.batches = self.train_batches
-        self.watch: Watch | None = None
+        self.callback: TrainingCallback | None = None
         self.epoch = self.position = self.step = self.skipped = 0
         self.order: list[int] = []
         self.history: list[Tensor] = []
@@ -150,26 +152,26 @@ class Trial:
         self,
         report: Report = lambda record: None,
         progress: Callable[[Progress], None] = lambda progress: None,
-        keeper: Keeper | None = None,
+        checkpoint_manager: CheckpointManager | None = None,
     ) -> str:
         """Train to the end of the schedule, or until `report` answers "stop": then the reason, else "".
 
         Without a `keeper` nothing is saved on the way.
         """
-        keeper = keeper or Keeper(self, None, 0.0)
-        if self.watch is not None:
-            self.learner.after_step = lambda: self._tell("step")
+        checkpoint_manager = checkpoint_manager or CheckpointManager(self, None, 0.0)
+        if self.callback is not None:
+            self.learner.after_step = lambda: self._notify("step")
         if self.epoch == self.position == 0:
-            self._tell("start")
+            self._notify("start")
         while not self.stop_reason:
-            self._train_epoch(progress, keeper)
+            self._train_epoch(progress, checkpoint_manager)
             record = self._validate()
-            self._tell("epoch")
+            self._notify("epoch")
             self._end_epoch(record)
-            keeper.save_if_due()
+            checkpoint_manager.save_if_due()
             if report(record) == "stop":
                 return f"stopped after epoch {record.epoch} at the scheduler's word."
-        keeper.save()
+        checkpoint_manager.save()
         return ""
 
     def _partition(self, epoch: int) -> list[Batch]:
@@ -179,7 +181,7 @@ class Trial:
         batches = config.data.train_batches(train, config.training.batch_size, config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
 
-    def _train_epoch(self, progress: Callable[[Progress], None], keeper: Keeper) -> None:
+    def _train_epoch(self, progress: Callable[[Progress], None], checkpoint_manager: CheckpointManager) -> None:
         self.model.train()
         if self.config.data.partition == "resplit_random":
             self.train_batches = self.learner.batches = self._partition(self.epoch)
@@ -190,40 +192,40 @@ class Trial:
         while self.position < len(self.order):
             self._train_batch(self.learner.observed(self.train_batches[self.order[self.position]]))
             self.position += 1
-            self._tell("update")
+            self._notify("update")
             progress(Progress("train", self.epoch + 1, self.position, len(self.order)))
             started, cpu_before = self._clock("train", started), cpu_started
             cpu_started = time.process_time()
             self.cpu_seconds += cpu_started - cpu_before
-            keeper.save_if_due()
+            checkpoint_manager.save_if_due()
         self.model.posterior.after_epoch()
         losses = torch.stack([entry[0] for entry in self.history]).cpu()
         check_finite(losses, self.step - len(losses))
 
     def _train_batch(self, batch: Batch) -> None:
-        posterior, parts = self.model.posterior, self.learner.parts
-        if not parts.accepts(batch.size):
+        posterior, components = self.model.posterior, self.learner.components
+        if not components.accepts(batch.size):
             self.skipped += 1
             return
-        weight = parts.kl_weight(self.step - self.first_step)
+        weight = components.kl_weight(self.step - self.first_step)
         posterior.before_step(weight)
-        loss = parts.update(self.learner, batch, weight)
+        loss = components.update(self.learner, batch, weight)
         kl = loss.kl_BZ.detach()
-        parts.objective.after_step(kl)
+        components.objective.after_step(kl)
         posterior.after_step()
         self.step += 1
         terms = (loss.total.detach(), loss.rec_B.detach().mean(), kl.sum(1).mean())
         self.history.append(torch.stack((*terms, terms[0].new_tensor(float(batch.size)))))
 
-    def _tell(self, moment: Moment) -> None:
+    def _notify(self, moment: TrainingEvent) -> None:
         """Let the watcher look on. Its time in the midst of the training is none of the training's."""
-        if self.watch is None:
+        if self.callback is None:
             return
         started, cpu_started = time.monotonic(), time.process_time()
         epoch = 0 if moment == "start" else self.epoch + 1
         steps = self.step, self.learner.encoder_steps, self.learner.decoder_steps
-        seen = self.run_id, self.config, self.dataset, self.model, self.parts, self.device
-        self.watch(Watched(moment, *seen, epoch, *steps))
+        seen = self.run_id, self.config, self.dataset, self.model, self.components, self.device
+        self.callback(TrainingState(moment, *seen, epoch, *steps))
         if moment in ("step", "update"):
             self.seconds["train"] -= time.monotonic() - started
             self.cpu_seconds -= time.process_time() - cpu_started
@@ -232,11 +234,13 @@ class Trial:
         started = time.monotonic()
         self.model.eval()
         seed = self.config.evaluation.seed
-        parts = self.learner.parts
-        encoded = encode_split(self.model, self.valid_batches, seed, infer=parts.refine(self.model, seed))
-        weight = parts.kl_weight(self.step - self.first_step - 1)
-        charged, rec = float(encoded.kl_train_N.mean()), float(encoded.rec_N.mean())
-        self.divergence.after_epoch(self.epoch + 1, charged, rec + charged, weight, float(encoded.kl_ND.sum(1).mean()))
+        components = self.learner.components
+        encoded = encode_split(self.model, self.valid_batches, seed, infer=components.refine(self.model, seed))
+        weight = components.kl_weight(self.step - self.first_step - 1)
+        kl_posterior, rec = float(encoded.kl_train_N.mean()), float(encoded.rec_N.mean())
+        self.divergence.after_epoch(
+            self.epoch + 1, kl_posterior, rec + kl_posterior, weight, float(encoded.kl_ND.sum(1).mean())
+        )
         columns = posterior_columns(self.model, encoded, self.valid_groups)
         self._clock("validate", started)
         history = torch.stack(self.history).double().cpu()
@@ -270,7 +274,7 @@ class Trial:
         self.curve.append(record)
         self.epoch += 1
         self.position = 0
-        training, pretraining = self.config.training, self.parts.pretraining.epochs
+        training, pretraining = self.config.training, self.components.pretraining.epochs
         if self.epoch <= pretraining:
             if self.epoch == pretraining:
                 self._leave_pretraining()
@@ -279,7 +283,7 @@ class Trial:
         if loss < self.best["valid_loss"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": record.epoch, "valid_loss": loss, "model": weights}
-        self.parts.update.after_epoch({"mi_batch": record["valid_mi_batch"]})
+        self.components.update.after_epoch({"mi_batch": record["valid_mi_batch"]})
         verdict = self.decay.after_epoch(self.epoch - pretraining - 1, loss)
         if verdict == "decay":
             if training.reload_best_on_decay:
@@ -296,7 +300,7 @@ class Trial:
         """Stand before the first update of the pretraining or of the trial proper: nothing is known but the weights."""
         training = self.config.training
         self.first_step = self.step
-        self.learner.parts = self.parts.pretraining.in_force(self.parts, self.epoch)
+        self.learner.components = self.components.pretraining.in_force(self.components, self.epoch)
         self.learner.learning_rate = training.learning_rate
         self.learner.fresh_optimisers()
         self.decay = DecayRule(
@@ -308,8 +312,8 @@ class Trial:
     def _leave_pretraining(self) -> None:
         """Begin the trial proper: the decoder from other weights than its first, the posterior's schedule anew."""
         with self.streams.initialising("second decoder"):
-            fresh = build_decoder(self.config, self.dataset.domain, self.parts, self.streams)
-            self.parts.initialise(fresh, "decoder")
+            fresh = build_decoder(self.config, self.dataset.domain, self.components, self.streams)
+            self.components.initialise(fresh, "decoder")
         self.model.decoder.load_state_dict(fresh.state_dict())
         self.model.posterior.load_progress(self._untrained_progress)
         self._begin()
@@ -323,7 +327,7 @@ class Trial:
         dataset, setting = self.dataset, self.config.evaluation
         metrics = evaluate(
             self.model,
-            self.parts,
+            self.components,
             dataset,
             getattr(dataset, setting.split),
             setting,
@@ -377,7 +381,7 @@ class Trial:
             "posterior_progress": self.model.posterior.progress(),
             "learner": self.learner.state_dict(),
             "streams": self.streams.state_dict(),
-            "parts": {name: part.state_dict() for name, part in self.parts.stateful()},
+            "parts": {name: part.state_dict() for name, part in self.components.stateful()},
             "decay": self.decay.state_dict(),
             "divergence": self.divergence.state_dict(),
             "place": [self.epoch, self.position, self.step, self.first_step, self.skipped],
@@ -395,12 +399,12 @@ class Trial:
         self.model.posterior.load_progress(state["posterior_progress"])
         self.learner.load_state_dict(state["learner"])
         self.streams.load_state_dict(state["streams"])
-        for name, part in self.parts.stateful():
+        for name, part in self.components.stateful():
             part.load_state_dict(state["parts"][name])
         self.decay.load_state_dict(state["decay"])
         self.divergence.load_state_dict(state["divergence"])
         self.epoch, self.position, self.step, self.first_step, self.skipped = state["place"]
-        self.learner.parts = self.parts.pretraining.in_force(self.parts, self.epoch)
+        self.learner.components = self.components.pretraining.in_force(self.components, self.epoch)
         self.order = state["order"]
         self.history = [] if state["history"] is None else list(state["history"].to(self.device))
         self.curve = [EpochRecord(values) for values in state["curve"]]

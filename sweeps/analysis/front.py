@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.analysis.pareto import Sense, front, replicates
+from sweeps.analysis.pareto import Direction, front, replicates
 
 __all__ = ["FrontRow", "front_of"]
 
@@ -33,7 +33,7 @@ class FrontRow:
         return values | {"n": self.n, "parameters": dict(self.parameters)}
 
 
-def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Sense]) -> list[FrontRow]:
+def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[FrontRow]:
     """Every configuration with a finished run, best in the first objective first; members are non-dominated.
 
     Only finished rows with finite objectives count; a diverged, failed or stopped run is no replicate.

@@ -14,9 +14,9 @@ import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Replicates", "Sense", "front", "front_probability", "hypervolume", "replicates"]
+__all__ = ["Direction", "Replicates", "front", "front_probability", "hypervolume", "replicates"]
 
-Sense: TypeAlias = Literal["min", "max"]
+Direction: TypeAlias = Literal["min", "max"]
 Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -59,7 +59,7 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
     return Replicates(tuple(rows_of), mean_MD, se_MD, n_M)
 
 
-def front(points_MD: ArrayLike, senses: Sequence[Sense]) -> NDArray[np.bool_]:
+def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
     """Which points [M, D] no other point dominates, as a mask [M].
 
     A point dominates another when it is at least as good in every column and better in one; equal points are
@@ -70,13 +70,13 @@ def front(points_MD: ArrayLike, senses: Sequence[Sense]) -> NDArray[np.bool_]:
         ValueError: `points_MD` is no matrix, or `senses` is not one "min" or "max" for each column.
     """
     points_MD = _matrix(points_MD, "points")
-    maximise_D = _maximise(senses, points_MD.shape[1])
+    maximise_D = _maximise(directions, points_MD.shape[1])
     member_M = _finite(points_MD)
     member_M[member_M] = moocore.is_nondominated(points_MD[member_M], maximise=maximise_D, keep_weakly=True)
     return member_M
 
 
-def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: ArrayLike) -> float:
+def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:
     """The volume between the front of the points [M, D] and a reference [D], in the product of the units.
 
     Only finite points that are better than the reference in every column contribute; without any it is 0.
@@ -85,7 +85,7 @@ def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: Arra
         ValueError: as `front`, or `reference_D` is not one finite number for each column.
     """
     points_MD, reference_D = _matrix(points_MD, "points"), np.asarray(reference_D, dtype=np.float64)
-    maximise_D = _maximise(senses, points_MD.shape[1])
+    maximise_D = _maximise(directions, points_MD.shape[1])
     if reference_D.shape != maximise_D.shape or not np.isfinite(reference_D).all():
         raise ValueError(f"reference must be {len(maximise_D)} finite numbers, but got {reference_D.tolist()}.")
     better_MD = np.where(maximise_D, points_MD > reference_D, points_MD < reference_D)
@@ -93,7 +93,9 @@ def hypervolume(points_MD: ArrayLike, senses: Sequence[Sense], reference_D: Arra
     return float(moocore.hypervolume(points_MD[inside_M], ref=reference_D, maximise=maximise_D))
 
 
-def front_probability(values: Sequence[ArrayLike], senses: Sequence[Sense], draws: int = 1000, seed: int = 0) -> Floats:
+def front_probability(
+    values: Sequence[ArrayLike], directions: Sequence[Direction], draws: int = 1000, seed: int = 0
+) -> Floats:
     """How often each of M configurations is on the front when all means are bootstrapped, as shares [M].
 
     `values` holds one array [n_i, D] for each configuration, one row a seed. A draw resamples the rows of
@@ -111,14 +113,14 @@ def front_probability(values: Sequence[ArrayLike], senses: Sequence[Sense], draw
     if draws < 1:
         raise ValueError(f"draws must be at least 1, but is {draws}.")
     rng = np.random.default_rng(seed)
-    mean_RMD = np.full((draws, len(values), len(senses)), np.nan)
+    mean_RMD = np.full((draws, len(values), len(directions)), np.nan)
     for m, rows in enumerate(values):
         rows_ND = _matrix(rows, f"values[{m}]")
-        _maximise(senses, rows_ND.shape[1])
+        _maximise(directions, rows_ND.shape[1])
         rows_ND = rows_ND[_finite(rows_ND)]
         if n := len(rows_ND):
             mean_RMD[:, m] = rows_ND[rng.integers(n, size=(draws, n))].mean(axis=1)
-    share_M: Floats = np.mean([front(mean_MD, senses) for mean_MD in mean_RMD], axis=0)
+    share_M: Floats = np.mean([front(mean_MD, directions) for mean_MD in mean_RMD], axis=0)
     return share_M
 
 
@@ -134,8 +136,8 @@ def _finite(matrix: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(matrix).all(axis=1))
 
 
-def _maximise(senses: Sequence[Sense], columns: int) -> NDArray[np.bool_]:
+def _maximise(directions: Sequence[Direction], columns: int) -> NDArray[np.bool_]:
     """`senses` as a mask [D], after a check that they fit the columns."""
-    if columns == 0 or len(senses) != columns or not set(senses) <= {"min", "max"}:
-        raise ValueError(f"senses must be 'min' or 'max' for each of {columns} columns, but got {list(senses)}.")
-    return np.array([sense == "max" for sense in senses])
+    if columns == 0 or len(directions) != columns or not set(directions) <= {"min", "max"}:
+        raise ValueError(f"senses must be 'min' or 'max' for each of {columns} columns, but got {list(directions)}.")
+    return np.array([direction == "max" for direction in directions])

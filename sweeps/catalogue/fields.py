@@ -6,14 +6,14 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
 __all__ = ["describe_docstring", "describe_fields"]
 
 SIGNS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "at least {} long"}
 
 
-def describe_fields(setting: type[Setting]) -> list[dict[str, Any]]:
+def describe_fields(setting: type[FrozenConfig]) -> list[dict[str, Any]]:
     """Name, description, type, law and default of every field but `kind`."""
     return [
         {
@@ -28,7 +28,7 @@ def describe_fields(setting: type[Setting]) -> list[dict[str, Any]]:
     ]
 
 
-def describe_docstring(setting: type[Setting]) -> dict[str, str]:
+def describe_docstring(setting: type[FrozenConfig]) -> dict[str, str]:
     """The docstring, and its first paragraph on one line."""
     text = inspect.getdoc(setting) or ""
     return {"summary": " ".join(text.split("\n\n")[0].split()), "description": text}

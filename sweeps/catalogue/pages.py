@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from lagvae_core.evaluation.data_specific_metrics import TASKS
+from lagvae_core.evaluation.data_specific_metrics import DATA_SPECIFIC_METRICS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
@@ -80,7 +80,7 @@ def results_page() -> str:
         ("Metrics", [(c.name, c.kind, c.doc) for c in METRIC_COLUMNS]),
         *(
             (f"Metrics of {kind} data alone", [(c.name, c.kind, c.doc) for c in task.columns])
-            for kind, task in TASKS.items()
+            for kind, task in DATA_SPECIFIC_METRICS.items()
         ),
         *(
             (f"Metrics of {kind} alone", [(c.name, c.kind, c.doc) for c in strategy.columns])

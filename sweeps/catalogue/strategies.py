@@ -8,17 +8,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.catalogue.fields import describe_docstring, describe_fields
-from sweeps.formatting import shown, table
+from sweeps.formatting import format_value, table
 
 __all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "grouped_conflicts", "range_text"]
 
 HEADING = "## The catalogue\n"
-
-CODE = re.compile(r"\((E[\w-]+)\)")
 
 
 def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
@@ -47,13 +45,13 @@ def _refused_pairs() -> dict[str, dict[str, str]]:
     kinds = list(CATALOGUE)
     for number, one in enumerate(kinds):
         for other in kinds[number + 1 :]:
-            reason = _refusal(one, other)
+            reason = _incompatibility(one, other)
             if reason:
                 found[one][other] = found[other][one] = reason
     return found
 
 
-def _refusal(one: str, other: str) -> str:
+def _incompatibility(one: str, other: str) -> str:
     """Why the two are refused on words and on images alike, or nothing; the reason is not that they need other data."""
     found = [_reasons(one, other, data) for data in ("text", "images")]
     if not all(found):
@@ -66,16 +64,13 @@ def _reasons(one: str, other: str, data: str) -> list[str]:
     try:
         parse_trial({"data": {"kind": data, "path": "."}, "strategies": [one, other]})
     except ConfigError as error:
-        return [_reason(mistake) for mistake in error.mistakes if isinstance(mistake, Mistake)]
+        return [_reason(issue) for issue in error.issues]
     return []
 
 
-def _reason(mistake: Mistake) -> str:
-    code = CODE.search(mistake.law)
-    assert code, f"a refused stack without a code: {mistake}"
-    if code[1] == "E-SLOT":
-        return f"E-SLOT, both fill {mistake.law.rpartition(' fill ')[2]}"
-    return f"{code[1]}, {mistake.remedy.rstrip('.')}"
+def _reason(issue: ValidationIssue) -> str:
+    assert issue.code, f"a refused stack without a code: {issue}"
+    return f"{issue.code}, {(issue.message if issue.code == 'E-SLOT' else issue.hint).rstrip('.')}"
 
 
 def conflicts_of(kind: str) -> dict[str, str]:
@@ -122,7 +117,7 @@ def _section(entry: Mapping[str, Any]) -> str:
     lines += [f"Paper: {entry['paper']}. Slots: {', '.join(f'`{slot}`' for slot in entry['slots'])}.", ""]
     if entry["fields"]:
         fields = [
-            (f"`{f['name']}`", f["law"], f"`{shown(f['default'])}`", range_text(f["search"]), f["description"])
+            (f"`{f['name']}`", f["law"], f"`{format_value(f['default'])}`", range_text(f["search"]), f["description"])
             for f in entry["fields"]
         ]
         lines += [*table(("field", "law", "default", "searched over", "meaning"), fields), ""]

@@ -6,7 +6,7 @@ from typing import Any
 
 from lagvae_core.studies import Study
 from sweeps.catalogue.fields import describe_docstring, describe_fields
-from sweeps.formatting import shown, table
+from sweeps.formatting import format_value, table
 
 __all__ = ["describe_study", "study_section"]
 
@@ -28,7 +28,9 @@ def study_section(study: type[Study]) -> str:
     entry = describe_study(study)
     lines = [f"### {entry['kind']}", "", entry["description"], ""]
     if entry["fields"]:
-        fields = [(f"`{f['name']}`", f["law"], f"`{shown(f['default'])}`", f["description"]) for f in entry["fields"]]
+        fields = [
+            (f"`{f['name']}`", f["law"], f"`{format_value(f['default'])}`", f["description"]) for f in entry["fields"]
+        ]
         lines += [*table(("field", "law", "default", "meaning"), fields), ""]
     if entry["columns"]:
         kinds = {"float": "float64", "int": "int64", "floats": "list of float64"}

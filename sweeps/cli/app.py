@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lagvae_core.errors import CheckpointError, StoreError, UserError
+from lagvae_core.errors import LagvaeError
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
 from sweeps.cli.options import Json, Sets, Spec, Sweep
@@ -22,13 +22,16 @@ __all__ = ["app", "main"]
 
 
 class Commands(TyperGroup):
-    """Commands whose reader may leave early, as `head` does: that is no error, and nobody is told of it."""
+    """The commands. An expected error ends with its message and exit code; a pipe closed by its reader ends with 0."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise typer.Exit(0) from None
+        except LagvaeError as error:
+            print(f"lagvae: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
         finally:
             try:
                 sys.stdout.flush()
@@ -93,11 +96,11 @@ def trial(
     ] = None,
 ) -> None:
     """Train and measure one configuration here, without Ray."""
-    from sweeps.cli.trial import Request, run_trial
+    from sweeps.cli.trial import TrialRequest, run_trial
 
     raise typer.Exit(
         run_trial(
-            Request(
+            TrialRequest(
                 config,
                 arm,
                 parse_sets(sets),
@@ -158,7 +161,6 @@ def _given(**options: str | None) -> dict[str, Any]:
 
 def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
     """Run a sweep and print its front; the exit code."""
-    from cluster.connection import ConnectionFailed
     from sweeps.cli.live_display import Display
     from sweeps.cli.results import print_front
     from sweeps.execution.driver import run_sweep
@@ -167,14 +169,7 @@ def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *,
 
     loaded = load_spec(spec, sets)
     folder = ResultsFolder(results, loaded.name)
-    try:
-        outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
-    except ConnectionFailed as error:
-        print(f"lagvae: {error}", file=sys.stderr)
-        return 2
-    except StoreError as error:
-        print(f"lagvae: {error}", file=sys.stderr)
-        return 1
+    outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
     with contextlib.suppress(BrokenPipeError):
         print_front(folder, None, as_json=False)
     return outcome.exit_code
@@ -193,10 +188,10 @@ def results_show(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
 ) -> None:
     """One line a configuration: how its runs ended, mean and standard error of their numbers."""
-    from sweeps.cli.results import Style, print_runs
+    from sweeps.cli.results import OutputFormat, print_runs
 
     folder = find_sweep(results, sweep)
-    style: Style = "json" if as_json else "markdown" if markdown else "table"
+    style: OutputFormat = "json" if as_json else "markdown" if markdown else "table"
     print_runs(folder, style, parse_names(columns), baseline, png)
 
 
@@ -311,12 +306,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure trained models by further studies, and store what is found beside the runs; see `lagvae studies`."""
-    from sweeps.cli.evaluate import Request
-    from sweeps.cli.evaluate import evaluate as run_studies
+    from sweeps.cli.evaluate import EvaluationRequest, run_studies
 
     if sweep is not None:
         find_sweep(results, sweep)
-    run_studies(Request(run_ids or (), what, results, sweep, arm, model, data, device, threads, png, as_json, retrain))
+    run_studies(
+        EvaluationRequest(run_ids or (), what, results, sweep, arm, model, data, device, threads, png, as_json, retrain)
+    )
 
 
 @app.command()
@@ -337,7 +333,7 @@ def parse_names(text: str | None) -> list[str] | None:
 
 def find_sweep(results: str, sweep: str) -> Any:
     """The folder of a stored sweep; ConfigError naming those that are there if it is not."""
-    from lagvae_core.errors import ConfigError, Mistake
+    from lagvae_core.errors import ConfigError, ValidationIssue
     from sweeps.spec.sweep import NAME
     from sweeps.storage.table import ResultsFolder, stored_sweeps
 
@@ -345,8 +341,8 @@ def find_sweep(results: str, sweep: str) -> Any:
     if NAME.fullmatch(sweep) and folder.exists():
         return folder
     known = stored_sweeps(results)
-    remedy = f"Stored there: {', '.join(known)}." if known else f"Nothing is stored in {results}; see --results."
-    raise ConfigError([Mistake("SWEEP", sweep, f"be a sweep stored in {results}", remedy)])
+    hint = f"Stored there: {', '.join(known)}." if known else f"Nothing is stored in {results}; see --results."
+    raise ConfigError([ValidationIssue("SWEEP", f"must be a sweep stored in {results}", hint, sweep)])
 
 
 def main() -> None:
@@ -357,9 +353,6 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except (UserError, CheckpointError, StoreError) as error:
-        print(f"lagvae: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("lagvae: interrupted.", file=sys.stderr)
         sys.exit(130)

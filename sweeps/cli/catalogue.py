@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from sweeps.catalogue.strategies import describe_strategy, grouped_conflicts, range_text
 from sweeps.catalogue.studies import describe_study
 from sweeps.cli.terminal import console_of_stdout, plain_table
-from sweeps.formatting import shown
+from sweeps.formatting import format_value
 
 __all__ = ["print_catalogue", "print_studies"]
 
@@ -23,7 +23,9 @@ __all__ = ["print_catalogue", "print_studies"]
 def print_catalogue(name: str | None, as_json: bool) -> None:
     """All strategies, or one in full."""
     if name is not None and name not in CATALOGUE:
-        raise ConfigError([Mistake("NAME", name, f"be one of {', '.join(CATALOGUE)}", "See `lagvae strategies`.")])
+        raise ConfigError(
+            [ValidationIssue("NAME", f"must be one of {', '.join(CATALOGUE)}", "See `lagvae strategies`.", name)]
+        )
     chosen = [CATALOGUE[name]] if name is not None else list(CATALOGUE.values())
     described = [describe_strategy(strategy) for strategy in chosen]
     if as_json:
@@ -48,7 +50,7 @@ def _print_strategy(console: Console, entry: Mapping[str, Any]) -> None:
     fields = plain_table("field", "law", "default", "searched over", "meaning")
     for field in entry["fields"]:
         searched = range_text(field["search"])
-        fields.add_row(field["name"], field["law"], shown(field["default"]), searched, field["description"])
+        fields.add_row(field["name"], field["law"], format_value(field["default"]), searched, field["description"])
     console.print(fields)
     for column in entry["columns"]:
         console.print(f"column {column['name']}: {column['doc']}")
@@ -61,7 +63,9 @@ def _print_strategy(console: Console, entry: Mapping[str, Any]) -> None:
 def print_studies(name: str | None, as_json: bool) -> None:
     """All studies, or one in full."""
     if name is not None and name not in STUDIES:
-        raise ConfigError([Mistake("NAME", name, f"be one of {', '.join(STUDIES)}", "See `lagvae studies`.")])
+        raise ConfigError(
+            [ValidationIssue("NAME", f"must be one of {', '.join(STUDIES)}", "See `lagvae studies`.", name)]
+        )
     chosen = [STUDIES[name]] if name is not None else list(STUDIES.values())
     described = [describe_study(study) for study in chosen]
     if as_json:
@@ -85,7 +89,7 @@ def _print_study(console: Console, entry: Mapping[str, Any]) -> None:
     console.print()
     fields = plain_table("field", "law", "default", "meaning")
     for field in entry["fields"]:
-        cells = (field["name"], field["law"], shown(field["default"]), field["description"])
+        cells = (field["name"], field["law"], format_value(field["default"]), field["description"])
         fields.add_row(*cells)
     console.print(fields)
     for column in entry["columns"]:

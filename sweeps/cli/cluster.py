@@ -39,13 +39,13 @@ def render(
 
     from cluster.render import TARGETS
     from cluster.render import render as rendered
-    from lagvae_core.config.validation import mistakes_of
-    from lagvae_core.errors import ConfigError, Mistake
+    from lagvae_core.config.validation import issues_of
+    from lagvae_core.errors import ConfigError, ValidationIssue
     from sweeps.spec.arm_syntax import parse_sets
 
     if target not in TARGETS:
-        remedy = "For example `lagvae cluster render slurm`."
-        raise ConfigError([Mistake("TARGET", target, f"be one of {', '.join(TARGETS)}", remedy)])
+        hint = "For example `lagvae cluster render slurm`."
+        raise ConfigError([ValidationIssue("TARGET", f"must be one of {', '.join(TARGETS)}", hint, target)])
     settings = TARGETS[target].settings
     needy = any(field.is_required() for field in settings.model_fields.values())
     if fields or (needy and not sets and out is None):
@@ -54,7 +54,7 @@ def render(
     try:
         text = rendered(target, parse_sets(sets))
     except ValidationError as error:
-        found = mistakes_of(error, settings)
+        found = issues_of(error, settings)
         raise ConfigError(found, f"lagvae cluster render {target}") from None
     if out is None:
         print(text, end="")
@@ -64,14 +64,14 @@ def render(
 
 def write(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` as a whole; ConfigError if it cannot be written."""
-    from lagvae_core.errors import ConfigError, Mistake
+    from lagvae_core.errors import ConfigError, ValidationIssue
     from lagvae_core.files import write_atomically
 
     try:
         write_atomically(path, text.encode())
     except OSError as error:
-        law = f"be a file that can be written ({error.strerror})"
-        raise ConfigError([Mistake("--out", str(path), law, "Choose another.")]) from None
+        message = f"must be a file that can be written ({error.strerror})"
+        raise ConfigError([ValidationIssue("--out", message, "Choose another.", str(path))]) from None
 
 
 def list_fields(target: str, settings: type[Launch]) -> None:
@@ -114,12 +114,7 @@ def wait(
     seconds: Annotated[float, typer.Option(min=0, help="How long to wait for them.")] = 600.0,
 ) -> None:
     """Wait until a cluster answers and has all its nodes."""
-    from cluster.connection import ConnectionFailed
     from cluster.nodes import wait_for_nodes
 
-    try:
-        joined = wait_for_nodes(address, nodes, seconds)
-    except ConnectionFailed as error:
-        print(f"lagvae: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    joined = wait_for_nodes(address, nodes, seconds)
     print(f"{joined} node{'' if joined == 1 else 's'} at {address}", file=sys.stderr)

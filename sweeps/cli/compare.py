@@ -10,26 +10,28 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.cli.terminal import console_of_stdout, print_table
-from sweeps.formatting import shown_parameters
+from sweeps.formatting import format_parameters
 from sweeps.formatting import table as markdown_table
 from sweeps.papers import Metric, find_paper
-from sweeps.papers.comparison import Comparison, Line, Section, compare
+from sweeps.papers.comparison import Comparison, Line, Section, compare_with_paper
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["print_comparison"]
 
-Style = Literal["table", "json", "markdown"]
+OutputFormat = Literal["table", "json", "markdown"]
 Cells = Sequence[Sequence[str]]
 
 DIFFERS = "What differs in data, model and protocol"
 
 
-def print_comparison(folder: ResultsFolder, paper: str, dataset: str | None, style: Style, *, everything: bool) -> None:
+def print_comparison(
+    folder: ResultsFolder, paper: str, dataset: str | None, output_format: OutputFormat, *, everything: bool
+) -> None:
     """Print the stored configurations of a sweep beside the published rows, and what differs."""
-    comparison = compare(folder, find_paper(paper), dataset, everything=everything)
-    if style == "json":
+    comparison = compare_with_paper(folder, find_paper(paper), dataset, everything=everything)
+    if output_format == "json":
         print(json.dumps(comparison.to_json(), allow_nan=False))
-    elif style == "markdown":
+    elif output_format == "markdown":
         print("\n".join(_markdown(comparison)))
     else:
         _print_tables(comparison)
@@ -85,7 +87,7 @@ def _numbers(section: Section, line: Line) -> Iterator[str]:
 
 def _details(line: Line) -> list[str]:
     config_id, parameters = (
-        (line.summary.config_id, shown_parameters(line.summary.parameters)) if line.summary else ("", "")
+        (line.summary.config_id, format_parameters(line.summary.parameters)) if line.summary else ("", "")
     )
     said = [difference.text() for difference in line.differences]
     return [config_id, parameters, "; ".join([*said, line.note] if line.note else said)]

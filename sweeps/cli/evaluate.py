@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import CheckpointError, ConfigError, DataError, Mistake
+from lagvae_core.errors import CheckpointError, ConfigError, DataError, ValidationIssue
 from lagvae_core.studies import Findings, Study
-from lagvae_core.studies.trained_model import Trained, restore
-from sweeps.cli.outcomes import Outcome, print_outcomes
+from lagvae_core.studies.trained_model import TrainedModel, restore
+from sweeps.cli.outcomes import StudyResult, print_study_results
 from sweeps.cli.terminal import ProgressLine
 from sweeps.studies.syntax import parse_studies
 from sweeps.studies.table import checked, write_evaluation
-from sweeps.studies.targets import Target, find_targets
+from sweeps.studies.targets import EvaluationTarget, find_targets
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Request", "evaluate"]
+__all__ = ["EvaluationRequest", "run_studies"]
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What the command line asks for; see `lagvae evaluate --help`."""
 
     run_ids: Sequence[str]
@@ -45,7 +45,7 @@ class Request:
     retrain: bool = False
 
 
-def evaluate(request: Request) -> None:
+def run_studies(request: EvaluationRequest) -> None:
     """Restore each model, measure it by each study, store and print what was found.
 
     All but damaged weights is refused before anything is measured.
@@ -73,48 +73,47 @@ def evaluate(request: Request) -> None:
     if request.as_json:
         print(json.dumps([outcome.to_json() for outcome in outcomes], allow_nan=False))
     else:
-        print_outcomes(outcomes)
+        print_study_results(outcomes)
 
 
-def _moved(target: Target, data: str | None) -> Target:
+def _moved(target: EvaluationTarget, data: str | None) -> EvaluationTarget:
     """The target with its data at the path `data`."""
     if data is None:
         return target
     values = target.config.model_dump(mode="json")
     if "path" not in values["data"]:
-        law = f"be left out for {values['data']['kind']} data, which have no path"
-        raise ConfigError([Mistake("--data", data, law)])
+        message = f"must be left out for {values['data']['kind']} data, which have no path"
+        raise ConfigError([ValidationIssue("--data", message, value=data)])
     values["data"]["path"] = data
     return replace(target, config=TrialConfig.model_validate(values))
 
 
-def _check(targets: Sequence[Target], studies: Sequence[Study]) -> None:
+def _check(targets: Sequence[EvaluationTarget], studies: Sequence[Study]) -> None:
     """Refuse what cannot be measured: studies of other kinds of data, changed data, data that a study cannot use."""
-    mistakes: list[Mistake | str] = []
+    issues: list[ValidationIssue] = []
     kinds = {target.config.data.kind for target in targets}
     for study in studies:
         strange = kinds - study.data_kinds
         if strange:
-            law = f"be studies of {' and '.join(sorted(strange))} data"
-            remedy = f"{study.name()} is of {', '.join(sorted(study.data_kinds))}; see `lagvae studies`."
-            mistakes.append(Mistake("--what", study.name(), law, remedy))
-    if mistakes:
-        raise ConfigError(mistakes)
+            message = f"must be studies of {' and '.join(sorted(strange))} data"
+            hint = f"{study.name()} is of {', '.join(sorted(study.data_kinds))}; see `lagvae studies`."
+            issues.append(ValidationIssue("--what", message, hint, study.name()))
+    if issues:
+        raise ConfigError(issues)
     for target in targets:
-        dataset = dataset_of(target.config)
+        dataset = load_dataset(target.config)
         if target.row is not None and dataset.fingerprint != target.row["data_fingerprint"]:
-            law = (
-                f"be what run {target.row['run_id']} was trained on (fingerprint {target.row['data_fingerprint'][:12]})"
-            )
-            remedy = "The files have changed since; give the old ones with --data."
-            mistakes.append(Mistake("the data", dataset.fingerprint[:12], law, remedy))
+            run_id, fingerprint = target.row["run_id"], target.row["data_fingerprint"][:12]
+            message = f"must be the data that run {run_id} was trained on (fingerprint {fingerprint})"
+            hint = "The files have changed since; give the old ones with --data."
+            issues.append(ValidationIssue("the data", message, hint, dataset.fingerprint[:12]))
             continue
-        mistakes += [mistake for study in studies for mistake in study.mistakes(target.config, dataset)]
-    if mistakes:
-        raise DataError(list({str(mistake): mistake for mistake in mistakes}.values()))
+        issues += [issue for study in studies for issue in study.issues(target.config, dataset)]
+    if issues:
+        raise DataError(list({str(issue): issue for issue in issues}.values()))
 
 
-def dataset_of(config: TrialConfig) -> Dataset:
+def load_dataset(config: TrialConfig) -> Dataset:
     """The data of `config`, loaded once for all its runs."""
     from sweeps.execution.datasets import load_trial_data
 
@@ -126,12 +125,12 @@ def _make_folder(png: Path) -> None:
     try:
         png.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        law = f"be a folder that can be written to ({error.strerror})"
-        raise ConfigError([Mistake("--png", str(png), law, "Choose another.")]) from None
+        message = f"must be a folder that can be written to ({error.strerror})"
+        raise ConfigError([ValidationIssue("--png", message, "Choose another.", str(png))]) from None
 
 
 @contextmanager
-def _threads(wished: int | None, target: Target) -> Iterator[None]:
+def _threads(wished: int | None, target: EvaluationTarget) -> Iterator[None]:
     """Torch and the linear algebra behind scikit-learn on as many cores as were asked for, or the run had."""
     from threadpoolctl import threadpool_limits
 
@@ -146,8 +145,12 @@ def _threads(wished: int | None, target: Target) -> Iterator[None]:
 
 
 def _measured(
-    target: Target, studies: Sequence[Study], request: Request, device: torch.device, line: ProgressLine
-) -> Iterator[Outcome]:
+    target: EvaluationTarget,
+    studies: Sequence[Study],
+    request: EvaluationRequest,
+    device: torch.device,
+    line: ProgressLine,
+) -> Iterator[StudyResult]:
     """What each study found of one model, stored as soon as it is found."""
     with _threads(request.threads, target):
         trained = _restored(target, device, request.retrain, line)
@@ -166,12 +169,12 @@ def _measured(
                 line.say(f"stored in {files[0]}")
             if request.png is not None:
                 _draw(study, findings, request.png / f"{trained.run_id}-{study.name()}.png", trained.run_id, line)
-            yield Outcome(trained.run_id, arm, study, findings, seconds, files)
+            yield StudyResult(trained.run_id, arm, study, findings, seconds, files)
 
 
-def _restored(target: Target, device: torch.device, retrain: bool, line: ProgressLine) -> Trained:
+def _restored(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
     """The model of its kept weights; with `retrain` of fresh ones, where the kept are absent or no good."""
-    dataset = dataset_of(target.config)
+    dataset = load_dataset(target.config)
     content = target.weights.load()
     try:
         if content is not None:
@@ -187,10 +190,10 @@ def _restored(target: Target, device: torch.device, retrain: bool, line: Progres
     return restore(content, target.config, dataset, device)
 
 
-def _train_again(target: Target, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
+def _train_again(target: EvaluationTarget, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
     """Train a stored run anew and keep its model; says whether it gave the stored numbers."""
     from lagvae_core import train
-    from sweeps.cli.trial import Watcher, compare
+    from sweeps.cli.trial import Watcher, compare_with_stored
 
     assert target.row is not None
     with Watcher(target.config) as watcher:
@@ -199,14 +202,16 @@ def _train_again(target: Target, dataset: Dataset, device: torch.device, line: P
             target.config,
             report=watcher.epoch,
             progress=watcher.progress,
-            kept=target.weights,
+            model_store=target.weights,
             device=device,
             dataset=dataset,
         )
     if record.status != "finished":
-        law = f"finish again, as it did when it was stored (now: {record.stop_reason})"
-        raise ConfigError([Mistake(target.row["run_id"], record.status, law, "Train on the device it was trained on.")])
-    compare(record, target.row)
+        message = f"must finish again, as it did when it was stored (now: {record.stop_reason})"
+        raise ConfigError(
+            [ValidationIssue(target.row["run_id"], message, "Train on the device it was trained on.", record.status)]
+        )
+    compare_with_stored(record, target.row)
 
 
 def _draw(study: Study, findings: Findings, path: Path, title: str, line: ProgressLine) -> None:
@@ -216,5 +221,5 @@ def _draw(study: Study, findings: Findings, path: Path, title: str, line: Progre
         if draw_study(study.name(), findings, path, title=title):
             line.say(f"drawn in {path}")
     except OSError as error:
-        law = f"be a folder that can be written to ({error.strerror})"
-        raise ConfigError([Mistake("--png", str(path.parent), law, "Choose another.")]) from None
+        message = f"must be a folder that can be written to ({error.strerror})"
+        raise ConfigError([ValidationIssue("--png", message, "Choose another.", str(path.parent))]) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lagvae_core.errors import ConfigError, Mistake, gathered
+from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
 from sweeps.cli.options import Json, Sets, Spec, Sweep
 
 if TYPE_CHECKING:
@@ -34,20 +34,6 @@ Where = Annotated[
 WhichResults = Annotated[
     str | None, typer.Option("--results", metavar="URI", help="Which one, if the sweep has several results.")
 ]
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """A block that ends with a sentence and 2 where the cluster or the access to it is at fault."""
-    from cluster.access import AccessDenied
-    from cluster.job_package import ParcelTooLarge
-    from cluster.jobs import JobError
-
-    try:
-        yield
-    except (AccessDenied, JobError, ParcelTooLarge) as error:
-        print(f"lagvae: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 def say(text: str) -> None:
@@ -73,25 +59,24 @@ def submit(
     from sweeps.spec.sweep import load_spec
 
     loaded = load_spec(spec, parse_sets(sets))
-    mistakes: list[Mistake | str] = []
-    with gathered(mistakes):
+    issues: list[ValidationIssue] = []
+    with collect_issues(issues):
         where = check_results(results)
-    with gathered(mistakes):
+    with collect_issues(issues):
         data = data_path(loaded)
-    if mistakes:
-        raise ConfigError(mistakes)
-    with told():
-        cluster = Cluster.open(address, insecure=insecure)
-        done = find_running(cluster, loaded, where)
-        if done is None and not no_check:
-            report = preflight(cluster, where, [data] if data else [])
-            show_nodes(report, sys.stderr)
-            if not report["ok"]:
-                say("lagvae: nothing was submitted. --no-check submits all the same.")
-                raise typer.Exit(2)
-            check_fits(loaded, report)
-        if done is None:
-            done = submitted(cluster, loaded, where, retry=retry)
+    if issues:
+        raise ConfigError(issues)
+    cluster = Cluster.open(address, insecure=insecure)
+    done = find_running(cluster, loaded, where)
+    if done is None and not no_check:
+        report = preflight(cluster, where, [data] if data else [])
+        show_nodes(report, sys.stderr)
+        if not report["ok"]:
+            say("lagvae: nothing was submitted. --no-check submits all the same.")
+            raise typer.Exit(2)
+        check_fits(loaded, report)
+    if done is None:
+        done = submitted(cluster, loaded, where, retry=retry)
     if as_json:
         print(json.dumps(done.to_json()))
         return
@@ -174,8 +159,7 @@ def list_sweeps(address: Head, insecure: Insecure = False, as_json: Json = False
     from cluster.jobs import Cluster
     from sweeps.execution.jobs import attempts
 
-    with told():
-        every = attempts(Cluster.open(address, insecure=insecure))
+    every = attempts(Cluster.open(address, insecure=insecure))
     if as_json:
         print(json.dumps([attempt.to_json() for attempt in every]))
         return
@@ -200,15 +184,14 @@ def check(
     from cluster.jobs import Cluster
     from sweeps.execution.jobs import check_paths, check_results, preflight
 
-    mistakes: list[Mistake | str] = []
-    with gathered(mistakes):
+    issues: list[ValidationIssue] = []
+    with collect_issues(issues):
         where = check_results(results) if results else None
-    with gathered(mistakes):
+    with collect_issues(issues):
         paths = check_paths(data or [])
-    if mistakes:
-        raise ConfigError(mistakes)
-    with told():
-        report = preflight(Cluster.open(address, insecure=insecure), where, paths)
+    if issues:
+        raise ConfigError(issues)
+    report = preflight(Cluster.open(address, insecure=insecure), where, paths)
     if as_json:
         print(json.dumps(report))
     else:
@@ -223,9 +206,8 @@ def found(sweep: str, address: str, results: str | None, insecure: bool) -> Iter
     from sweeps.execution.jobs import check_results, find_attempt
 
     where = check_results(results) if results else None
-    with told():
-        cluster = Cluster.open(address, insecure=insecure)
-        yield cluster, find_attempt(cluster, sweep, where)
+    cluster = Cluster.open(address, insecure=insecure)
+    yield cluster, find_attempt(cluster, sweep, where)
 
 
 def described(attempt: Attempt) -> str:

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.execution.gpu_sharing import Demand, most_demanding
-from sweeps.formatting import describe_data, duration
+from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
+from sweeps.formatting import describe_data, format_duration
 from sweeps.search.plan import ArmPlan, Plan, Run
 
 __all__ = ["Display"]
@@ -60,7 +60,7 @@ class Display:
 
     def waiting(self, host: str, seconds: float) -> None:
         """A driver on `host` may still be running the sweep."""
-        self._say(f"a driver on {host} had the sweep; watching for {duration(seconds)} whether it lives")
+        self._say(f"a driver on {host} had the sweep; watching for {format_duration(seconds)} whether it lives")
 
     def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
         self._workers = concurrent
@@ -70,16 +70,16 @@ class Display:
             self._live = Live(get_renderable=self._board, console=self.console, refresh_per_second=2, transient=False)
             self._live.start()
 
-    def calibrating(self, arms: Sequence[str]) -> None:
+    def estimating_memory(self, arms: Sequence[str]) -> None:
         """What follows takes a GPU that nobody else uses, and waits for one."""
         self._say(f"gpus: auto, rehearsing {', '.join(arms)}, each on a whole GPU")
 
-    def calibrated(self, demands: Sequence[Demand]) -> None:
+    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
         """How many runs share a GPU, and which arm it is that no more do."""
-        if not demands:
+        if not estimates:
             self._say("gpus: auto, and there is no GPU: runs are on the CPU")
             return
-        least = most_demanding(demands)
+        least = largest_estimate(estimates)
         sharing = f"{least.runs} runs share a GPU" if least.runs > 1 else "a run has a GPU to itself"
         if least.error:
             reason = f"what {least.arm} takes is not known ({least.error})"
@@ -118,7 +118,7 @@ class Display:
     def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()
         counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
-        self._say(f"{counts}, after {duration(time.monotonic() - self._started)}")
+        self._say(f"{counts}, after {format_duration(time.monotonic() - self._started)}")
         if stop_reason:
             self._say(stop_reason)
 
@@ -130,7 +130,7 @@ class Display:
             return
         self._seconds.setdefault(row["arm"], []).append(float(row["seconds"] or 0.0))
         measured = {name: float(row[name]) for name in self._objectives if row.get(name) is not None}
-        first, sense = next(iter(self._objectives.items()))
+        first, direction = next(iter(self._objectives.items()))
         if first not in measured:
             return
         self._values.setdefault(row["arm"], {}).setdefault(row["config_id"], []).append(measured)
@@ -142,7 +142,7 @@ class Display:
             }
             for runs in self._values[row["arm"]].values()
         ]
-        best = (min if sense == "min" else max)(means, key=lambda mean: mean[first])
+        best = (min if direction == "min" else max)(means, key=lambda mean: mean[first])
         self._best[row["arm"]] = "  ".join(f"{name} {value:.2f}" for name, value in best.items())
 
     def _time_left(self) -> str:
@@ -157,7 +157,7 @@ class Display:
             left += (arm.runs - self._done[arm.arm]) * sum(known) / len(known)
         left /= self._workers
         word = "at a guess" if guessed else "about"
-        return f"{word} {duration(left)} left" if left > 0 else ""
+        return f"{word} {format_duration(left)} left" if left > 0 else ""
 
     def _board(self) -> Group:
         arms = Table(box=None, pad_edge=False)
@@ -171,11 +171,13 @@ class Display:
         for run, epoch, epochs, started in list(self._running.values()):
             bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
             where = f"epoch {epoch}/{epochs}" if epochs else "starting"
-            age = duration(time.monotonic() - started)
+            age = format_duration(time.monotonic() - started)
             running.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, where, age)
         done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
         trouble = "".join(f", {count} {status}" for status, count in self._trouble.items())
-        head = f"{done}/{total} runs{trouble}   {duration(time.monotonic() - self._started)}   {self._time_left()}"
+        head = (
+            f"{done}/{total} runs{trouble}   {format_duration(time.monotonic() - self._started)}   {self._time_left()}"
+        )
         recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
         return Group(Text(head, style="bold"), arms, running, *recent)
 

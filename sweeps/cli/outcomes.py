@@ -10,13 +10,13 @@ from rich.text import Text
 
 from lagvae_core.studies import STUDIES, Findings, Study
 from sweeps.cli.terminal import console_of_stdout, plain_table, print_table
-from sweeps.formatting import shown
+from sweeps.formatting import format_value
 
-__all__ = ["Outcome", "print_outcomes"]
+__all__ = ["StudyResult", "print_study_results"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What one study found of one model, and the files that hold it."""
 
     run_id: str
@@ -38,11 +38,11 @@ class Outcome:
         }
 
 
-def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+def print_study_results(results: Sequence[StudyResult]) -> None:
     """A table for each study: of one model a line a column, of several a line a model."""
     console = console_of_stdout()
-    for kind in dict.fromkeys(outcome.study.name() for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.study.name() == kind]
+    for kind in dict.fromkeys(result.study.name() for result in results):
+        mine = [result for result in results if result.study.name() == kind]
         columns = [column for column in STUDIES[kind].columns if column.kind != "floats"]
         console.print(kind, style="bold")
         if len(mine) == 1:
@@ -53,11 +53,11 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
             console.print(table)
         else:
             table = plain_table("run", "arm", *(column.name for column in columns))
-            for outcome in mine:
-                cells = (_cell(outcome.findings.values[column.name]) for column in columns)
-                table.add_row(outcome.run_id, outcome.arm or "", *cells)
+            for result in mine:
+                cells = (_cell(result.findings.values[column.name]) for column in columns)
+                table.add_row(result.run_id, result.arm or "", *cells)
             print_table(console, table)
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else shown(value)
+    return "-" if value is None else format_value(value)

@@ -9,23 +9,23 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.analysis.curves import Curve, curves_of
 from sweeps.analysis.front import FrontRow, front_of
-from sweeps.analysis.pareto import Sense
+from sweeps.analysis.pareto import Direction
 from sweeps.analysis.statistics import TIME, Summary
 from sweeps.analysis.stored import current_rows, stored_spec, summaries_of
 from sweeps.cli.terminal import console_of_stdout, print_table
-from sweeps.formatting import duration, shown_parameters
+from sweeps.formatting import format_duration, format_parameters
 from sweeps.formatting import table as markdown_table
 from sweeps.spec.sweep import load_spec
 from sweeps.storage.table import ResultsFolder
-from sweeps.studies.table import numeric_mistake, several_settings, with_evaluations
+from sweeps.studies.table import non_numeric_columns, several_settings, with_evaluations
 
 __all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_plan", "print_runs"]
 
-Style = Literal["table", "json", "markdown"]
+OutputFormat = Literal["table", "json", "markdown"]
 
 
 def _table(*headings: str) -> Table:
@@ -67,12 +67,12 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
     table = _table("arm", "configurations", "runs", "stored", "resumed", "to run", "seconds a run", "core time")
     for arm, cost in zip(arms, seconds, strict=True):
         mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
-        time = duration(cost * spec.resources.cpus) if fallback is not None and arm.missing else ""
+        time = format_duration(cost * spec.resources.cpus) if fallback is not None and arm.missing else ""
         counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
         table.add_row(arm.arm, *map(str, counts), mean, time)
     console = console_of_stdout()
     print_table(console, table)
-    objectives = ", ".join(f"{name} ({sense})" for name, sense in spec.objectives.items())
+    objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
     console.print(
         f"{plan.missing} of {sum(arm.runs for arm in arms)} runs to do; sampler {spec.search.sampler} on {objectives}"
     )
@@ -84,28 +84,30 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool)
         console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and stay")
 
 
-def parse_objectives(text: str) -> dict[str, Sense]:
+def parse_objectives(text: str) -> dict[str, Direction]:
     """`nll_iw:min,mi:max` as columns and senses."""
-    found: dict[str, Sense] = {}
-    mistakes: list[Mistake | str] = []
+    found: dict[str, Direction] = {}
+    issues: list[ValidationIssue] = []
     for item in text.split(","):
-        column, _, sense = item.strip().partition(":")
-        if unknown := numeric_mistake("--objectives", [column]):
-            mistakes += unknown
+        column, _, direction = item.strip().partition(":")
+        if unknown := non_numeric_columns("--objectives", [column]):
+            issues += unknown
         elif column in found:
-            mistakes.append(Mistake("--objectives", item, "name each column once", "Remove one of the two."))
-        elif sense == "min":
+            issues.append(ValidationIssue("--objectives", "must name each column once", "Remove one of the two.", item))
+        elif direction == "min":
             found[column] = "min"
-        elif sense == "max":
+        elif direction == "max":
             found[column] = "max"
         else:
-            mistakes.append(Mistake("--objectives", item, "be COLUMN:min or COLUMN:max", "For example nll_iw:min"))
-    if mistakes:
-        raise ConfigError(mistakes)
+            issues.append(
+                ValidationIssue("--objectives", "must be COLUMN:min or COLUMN:max", "For example nll_iw:min", item)
+            )
+    if issues:
+        raise ConfigError(issues)
     return found
 
 
-def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, as_json: bool) -> None:
+def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, as_json: bool) -> None:
     """The members of the front; with `as_json` a list of objects."""
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
@@ -121,10 +123,12 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, a
         return
     measured = {row.arm for row in rows}
     without = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in measured)
-    table = _table("arm", *(f"{name} ({sense})" for name, sense in axes.items()), "n", "config_id", "parameters")
+    table = _table(
+        "arm", *(f"{name} ({direction})" for name, direction in axes.items()), "n", "config_id", "parameters"
+    )
     for row in members:
         numbers = [_with_se(row, name) for name in axes]
-        table.add_row(row.arm, *numbers, str(row.n), row.config_id, shown_parameters(row.parameters))
+        table.add_row(row.arm, *numbers, str(row.n), row.config_id, format_parameters(row.parameters))
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
@@ -138,27 +142,31 @@ def _with_se(row: FrontRow, column: str) -> str:
     return f"{row.mean[column]:.3f}" + (f" ± {se:.3f}" if se is not None else "")
 
 
-def draw_front(folder: ResultsFolder, objectives: Mapping[str, Sense] | None, path: Path) -> None:
+def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, path: Path) -> None:
     """The front as a figure: the first objective upwards, the second to the right."""
     from sweeps.plots.front import FrontPoint, front_figure
 
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
     if len(axes) != 2:
-        raise ConfigError([Mistake("--png", list(axes), "have two objectives to draw", "Choose with --objectives.")])
+        raise ConfigError(
+            [ValidationIssue("--png", "must have two objectives to draw", "Choose with --objectives.", list(axes))]
+        )
     (y, y_sense), (x, x_sense) = axes.items()
     points = [
         FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
         for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
     ]
     if not points:
-        raise ConfigError([Mistake("SWEEP", folder.sweep, "hold finished runs to draw", "Run it first.")])
+        raise ConfigError([ValidationIssue("SWEEP", "must hold finished runs to draw", "Run it first.", folder.sweep)])
     order = [arm.name for arm in spec.arms]
     points.sort(key=lambda point: order.index(point.arm))
     try:
-        front_figure(points, path, x=x, y=y, senses=(x_sense, y_sense), title=folder.sweep)
+        front_figure(points, path, x=x, y=y, directions=(x_sense, y_sense), title=folder.sweep)
     except (OSError, ValueError) as error:
-        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
+        raise ConfigError(
+            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
+        ) from None
 
 
 SHOWN = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
@@ -170,7 +178,11 @@ DRAWN = ("nll_iw", "kl", "mi", "au")
 
 
 def print_runs(
-    folder: ResultsFolder, style: Style, columns: Sequence[str] | None, baseline: str | None, png: Path | None = None
+    folder: ResultsFolder,
+    output_format: OutputFormat,
+    columns: Sequence[str] | None,
+    baseline: str | None,
+    png: Path | None = None,
 ) -> None:
     """One line a configuration, mean and standard error over its finished runs; as `json`, every row as it is stored.
 
@@ -182,8 +194,8 @@ def print_runs(
     if png is not None:
         drawn = columns or DRAWN
         _draw_arms(folder, summaries_of(folder, rows, drawn, baseline), (*drawn, *time), png)
-    if style == "json":
-        if unknown := numeric_mistake("--columns", columns or ()):
+    if output_format == "json":
+        if unknown := non_numeric_columns("--columns", columns or ()):
             raise ConfigError(unknown)
         joined = with_evaluations(folder, rows, columns or ())
         _json(json.loads(json.dumps(joined, default=lambda value: value.isoformat())))
@@ -195,8 +207,8 @@ def print_runs(
     lines = [_summary_line(summary, names) for summary in summaries]
     if any(summary.parameters for summary in summaries):
         headings.append("parameters")
-        lines = [[*line, shown_parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
-    if style == "markdown":
+        lines = [[*line, format_parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
+    if output_format == "markdown":
         print("\n".join(markdown_table(headings, lines)))
         return
     table = _table(*headings)
@@ -234,19 +246,19 @@ def print_curves(
     """
     chosen = columns or CURVES
     known = [column.name for column in CURVE_COLUMNS]
-    mistakes: list[Mistake | str] = []
+    issues: list[ValidationIssue] = []
     if unknown := [name for name in chosen if name not in known]:
-        law, remedy = "be columns of the curves", f"Known: {', '.join(known)}."
-        mistakes.append(Mistake("--columns", ", ".join(unknown), law, remedy))
+        message, hint = "must be columns of the curves", f"Known: {', '.join(known)}."
+        issues.append(ValidationIssue("--columns", message, hint, ", ".join(unknown)))
     if x not in ("epoch", "step"):
-        mistakes.append(Mistake("--x", x, "be epoch or step"))
+        issues.append(ValidationIssue("--x", "must be epoch or step", value=x))
     rows = folder.curves()
     stored = list(dict.fromkeys(row["arm"] for row in rows))
     if strange := [arm for arm in arms or () if arm not in stored]:
-        law = f"be arms of {folder.sweep} that have trained"
-        mistakes.append(Mistake("--arms", ", ".join(strange), law, f"Stored: {', '.join(stored)}."))
-    if mistakes:
-        raise ConfigError(mistakes)
+        message = f"must be arms of {folder.sweep} that have trained"
+        issues.append(ValidationIssue("--arms", message, f"Stored: {', '.join(stored)}.", ", ".join(strange)))
+    if issues:
+        raise ConfigError(issues)
     rows = [row for row in rows if row["arm"] in (arms or stored)]
     order = [arm.name for arm in stored_spec(folder).arms]
     curves = sorted(curves_of(rows, chosen), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
@@ -270,7 +282,9 @@ def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], names: Sequence
     try:
         curves_figure(curves, names, path, x=x, title=folder.sweep)
     except (OSError, ValueError) as error:
-        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
+        raise ConfigError(
+            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
+        ) from None
 
 
 def _draw_arms(folder: ResultsFolder, summaries: Sequence[Summary], names: Sequence[str], path: Path) -> None:
@@ -280,4 +294,6 @@ def _draw_arms(folder: ResultsFolder, summaries: Sequence[Summary], names: Seque
     try:
         arms_figure(summaries, names, path, title=folder.sweep)
     except (OSError, ValueError) as error:
-        raise ConfigError([Mistake("--png", str(path), f"be a file that can be drawn ({error})")]) from None
+        raise ConfigError(
+            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
+        ) from None

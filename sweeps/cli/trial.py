@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, Mistake, UserError, gathered
+from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 from sweeps.cli.terminal import ProgressLine
 from sweeps.spec.arm_syntax import parse_arm_text
 
 if TYPE_CHECKING:
-    from sweeps.cli.watch import MeansFolder
+    from sweeps.cli.watch import PosteriorMeanWriter
 
-__all__ = ["Request", "run_trial"]
+__all__ = ["TrialRequest", "run_trial"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `lagvae trial` is asked for; the fields are its options."""
+class TrialRequest:
+    """What `lagvae trial` is request for; the fields are its options."""
 
     config: str | None
     arm: str | None
@@ -41,19 +41,19 @@ class Request:
     out: Path | None
 
 
-def run_trial(asked: Request) -> int:
+def run_trial(request: TrialRequest) -> int:
     """The exit code: 0 finished, 1 diverged."""
-    stored = find_run(asked.results, asked.from_run) if asked.from_run is not None else None
-    wanted = check(asked, stored)
+    stored = find_run(request.results, request.from_run) if request.from_run is not None else None
+    wanted = check_trial(request, stored)
     dataset = wanted.data.load()
-    if stored is not None and not asked.sets and asked.arm is None:
+    if stored is not None and not request.sets and request.arm is None:
         check_same_data(stored, dataset.fingerprint)
-    means = open_watch(asked.watch, asked.out, wanted.run_id(dataset.fingerprint))
+    means = open_watch(request.watch, request.out, wanted.run_id(dataset.fingerprint))
     stack = "+".join(s.kind for s in wanted.strategies) or "vae"
-    record = train_watched(asked, wanted, dataset, stored, means, stack)
+    record = train_watched(request, wanted, dataset, stored, means, stack)
     if stored is not None:
-        compare(record, stored)
-    if asked.as_json:
+        compare_with_stored(record, stored)
+    if request.as_json:
         print(json.dumps(record.to_json(), allow_nan=False))
     else:
         print_record(record)
@@ -63,26 +63,26 @@ def run_trial(asked: Request) -> int:
     return 0 if record.status == "finished" else 1
 
 
-def check(asked: Request, stored: Mapping[str, Any] | None) -> TrialConfig:
-    """The configuration that is asked for; UserError with every mistake in it and in the options."""
-    mistakes = option_mistakes(asked)
+def check_trial(request: TrialRequest, stored: Mapping[str, Any] | None) -> TrialConfig:
+    """The configuration that is request for; UserError with every mistake in it and in the options."""
+    issues = option_issues(request)
     try:
-        wanted = configuration(asked.config, asked.arm, asked.sets, stored)
+        wanted = configuration(request.config, request.arm, request.sets, stored)
     except UserError as error:
-        raise ConfigError([*error.mistakes, *mistakes], error.source) from None
+        raise ConfigError([*error.issues, *issues], error.source) from None
     # Only where all is well is anything tried that leaves a folder behind.
-    mistakes = mistakes or folder_mistakes(asked)
-    if mistakes:
-        raise ConfigError(mistakes)
+    issues = issues or folder_issues(request)
+    if issues:
+        raise ConfigError(issues)
     return wanted
 
 
 def train_watched(
-    asked: Request,
+    request: TrialRequest,
     wanted: TrialConfig,
     dataset: Dataset,
     stored: Mapping[str, Any] | None,
-    means: MeansFolder | None,
+    means: PosteriorMeanWriter | None,
     stack: str,
 ) -> TrialRecord:
     """The record of the trial, told on the terminal as it comes."""
@@ -92,8 +92,8 @@ def train_watched(
     from sweeps.formatting import describe_data
 
     before = "auto" if stored is None or stored["device"] != "cpu" else "cpu"
-    chosen = choose_device(asked.device or before)
-    threads = asked.threads or (stored["threads"] if stored is not None else usual_threads(wanted))
+    chosen = choose_device(request.device or before)
+    threads = request.threads or (stored["threads"] if stored is not None else usual_threads(wanted))
     use_threads(threads)
     memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
     with Watcher(wanted) as watcher:
@@ -106,11 +106,11 @@ def train_watched(
             wanted,
             report=watcher.epoch,
             progress=watcher.progress,
-            checkpoint=FileCheckpoint(asked.checkpoint) if asked.checkpoint is not None else None,
-            kept=FileCheckpoint(asked.keep) if asked.keep is not None else None,
+            checkpoint=FileCheckpoint(request.checkpoint) if request.checkpoint is not None else None,
+            model_store=FileCheckpoint(request.keep) if request.keep is not None else None,
             device=chosen,
             dataset=dataset,
-            watch=means,
+            callback=means,
         )
         watcher.say(f"{record.status}: {record.stop_reason}")
     return record
@@ -119,8 +119,8 @@ def train_watched(
 def check_same_data(stored: Mapping[str, Any], fingerprint: str) -> None:
     """ConfigError if the data of a stored run have changed since."""
     if fingerprint != stored["data_fingerprint"]:
-        law = f"be what run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
-        raise ConfigError([Mistake("the data", fingerprint[:12], law, "The files have changed since.")])
+        message = f"must be what run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
+        raise ConfigError([ValidationIssue("the data", message, "The files have changed since.", fingerprint[:12])])
 
 
 def usual_threads(config: TrialConfig) -> int:
@@ -130,51 +130,61 @@ def usual_threads(config: TrialConfig) -> int:
     return 1 if config.model.small else torch.get_num_threads()
 
 
-def open_watch(watch: str | None, out: Path | None, run_id: str) -> MeansFolder | None:
+def open_watch(watch: str | None, out: Path | None, run_id: str) -> PosteriorMeanWriter | None:
     """What `--watch` and `--out` ask for; ConfigError if there is one without the other."""
     if watch is None and out is None:
         return None
     if watch is None or out is None:
         missing, there = ("--watch", "--out") if watch is None else ("--out", "--watch")
-        raise ConfigError([Mistake(missing, None, f"be given with {there}", "--watch posterior_means --out FOLDER.")])
-    from sweeps.cli.watch import MeansFolder, parse_watch
+        raise ConfigError(
+            [ValidationIssue(missing, f"must be given with {there}", "--watch posterior_means --out FOLDER.", None)]
+        )
+    from sweeps.cli.watch import PosteriorMeanWriter, parse_watch
 
-    return MeansFolder(parse_watch(watch), out, run_id)
+    return PosteriorMeanWriter(parse_watch(watch), out, run_id)
 
 
-def files_of(asked: Request) -> dict[str, Path]:
+def files_of(request: TrialRequest) -> dict[str, Path]:
     """The files that are to be written, by their options."""
-    files = {"--checkpoint": asked.checkpoint, "--keep": asked.keep}
+    files = {"--checkpoint": request.checkpoint, "--keep": request.keep}
     return {option: file for option, file in files.items() if file is not None}
 
 
-def option_mistakes(asked: Request) -> list[Mistake]:
+def option_issues(request: TrialRequest) -> list[ValidationIssue]:
     """What is wrong with the options as such."""
-    mistakes = []
-    for option, file in files_of(asked).items():
+    issues = []
+    for option, file in files_of(request).items():
         if file.is_dir():
-            mistakes.append(Mistake(option, str(file), "be a file and no folder", "Choose another."))
-    if asked.checkpoint is not None and asked.keep is not None and asked.checkpoint.resolve() == asked.keep.resolve():
-        mistakes.append(Mistake("--keep", str(asked.keep), "be another file than --checkpoint", "Choose another."))
+            issues.append(ValidationIssue(option, "must be a file and no folder", "Choose another.", str(file)))
+    if (
+        request.checkpoint is not None
+        and request.keep is not None
+        and request.checkpoint.resolve() == request.keep.resolve()
+    ):
+        issues.append(
+            ValidationIssue("--keep", "must be another file than --checkpoint", "Choose another.", str(request.keep))
+        )
     cores = os.cpu_count() or 1
-    if asked.threads is not None and asked.threads > cores:
-        mistakes.append(Mistake("--threads", asked.threads, f"be at most the {cores} cores there are", "Lower it."))
-    return mistakes
+    if request.threads is not None and request.threads > cores:
+        issues.append(
+            ValidationIssue("--threads", f"must be at most the {cores} cores there are", "Lower it.", request.threads)
+        )
+    return issues
 
 
-def folder_mistakes(asked: Request) -> list[Mistake]:
+def folder_issues(request: TrialRequest) -> list[ValidationIssue]:
     """What is wrong with the folders of the files that are to be written, which are made, and written in."""
-    mistakes = []
-    for option, file in files_of(asked).items():
+    issues = []
+    for option, file in files_of(request).items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             probe = file.with_name(f".{file.name}.probe")
             probe.touch()
             probe.unlink()
         except OSError as error:
-            law = f"be in a folder that can be written to ({error.strerror})"
-            mistakes.append(Mistake(option, str(file), law, "Choose another."))
-    return mistakes
+            message = f"must be in a folder that can be written to ({error.strerror})"
+            issues.append(ValidationIssue(option, message, "Choose another.", str(file)))
+    return issues
 
 
 def configuration(
@@ -184,23 +194,25 @@ def configuration(
     from sweeps.spec.sweep import parse_yaml, read_text, set_dotted
 
     if config is not None and stored is not None:
-        raise ConfigError([Mistake("CONFIG.yaml", config, "be left out with --from", "Give one of the two.")])
+        raise ConfigError(
+            [ValidationIssue("CONFIG.yaml", "must be left out with --from", "Give one of the two.", config)]
+        )
     source = config or ""
     values: dict[str, Any] = {}
     if config is not None:
         values = parse_yaml(read_text(Path(config)), config)
     elif stored is not None:
         values = parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}")
-    mistakes: list[Mistake | str] = []
+    issues: list[ValidationIssue] = []
     if arm is not None:
-        with gathered(mistakes):
+        with collect_issues(issues):
             values["strategies"] = parse_arm_text(arm)
     for key, value in sets.items():
         set_dotted(values, key, value)
-    with gathered(mistakes):
+    with collect_issues(issues):
         parsed = parse_trial(values, source)
-    if mistakes:
-        raise ConfigError(mistakes, source)
+    if issues:
+        raise ConfigError(issues, source)
     return parsed
 
 
@@ -212,11 +224,11 @@ def find_run(results: str, run_id: str) -> dict[str, Any]:
         for row in ResultsFolder(results, sweep).runs():
             if row["run_id"] == run_id:
                 return row
-    remedy = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
-    raise ConfigError([Mistake("--from", run_id, f"be a run stored below {results}", remedy)])
+    hint = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
+    raise ConfigError([ValidationIssue("--from", f"must be a run stored below {results}", hint, run_id)])
 
 
-def compare(record: TrialRecord, stored: Mapping[str, Any]) -> None:
+def compare_with_stored(record: TrialRecord, stored: Mapping[str, Any]) -> None:
     """Say whether the repetition gave the stored numbers."""
     if record.run_id != stored["run_id"]:
         return

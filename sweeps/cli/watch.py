@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from lagvae_core.config.validation import mistakes_of
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.config.validation import issues_of
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.files import write_atomically
-from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanWatch, Rows, Snapshots
-from lagvae_core.training.callbacks import Watched
+from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Rows, Snapshots
+from lagvae_core.training.callbacks import TrainingState
 
-__all__ = ["SNAPSHOT_SCHEMA", "WAY_SCHEMA", "MeansFolder", "parse_watch"]
+__all__ = ["SNAPSHOT_SCHEMA", "TRAJECTORY_SCHEMA", "PosteriorMeanWriter", "parse_watch"]
 
 SNAPSHOT_SCHEMA = pa.schema(
     [
@@ -34,7 +34,7 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 """One row a snapshot and example. `step`: outer updates; lists over latent dimensions; nats over the snapshot."""
 
-WAY_SCHEMA = pa.schema(
+TRAJECTORY_SCHEMA = pa.schema(
     [
         ("run_id", pa.string()),
         ("step", pa.int64()),
@@ -50,43 +50,45 @@ WAY_SCHEMA = pa.schema(
 EXAMPLE = "--watch 'posterior_means:every=100,panels=[0,200,2000]'"
 
 
-def parse_watch(text: str) -> PosteriorMeanWatch:
+def parse_watch(text: str) -> PosteriorMeanRecorder:
     """`posterior_means`, perhaps with fields as of `--arm`, as a setting; ConfigError with every mistake."""
     from sweeps.spec.arm_syntax import parse_arm_text
 
     items = parse_arm_text(text)
-    kind = PosteriorMeanWatch.model_fields["kind"].default
+    kind = PosteriorMeanRecorder.model_fields["kind"].default
     if len(items) != 1 or items[0]["kind"] != kind:
-        raise ConfigError([Mistake("--watch", text, f"be {kind}, the one thing that can be watched", f"{EXAMPLE}.")])
+        raise ConfigError(
+            [ValidationIssue("--watch", f"must be {kind}, the one thing that can be watched", f"{EXAMPLE}.", text)]
+        )
     try:
-        return PosteriorMeanWatch.model_validate(items[0])
+        return PosteriorMeanRecorder.model_validate(items[0])
     except ValidationError as error:
-        raise ConfigError(mistakes_of(error, PosteriorMeanWatch), "--watch") from None
+        raise ConfigError(issues_of(error, PosteriorMeanRecorder), "--watch") from None
 
 
-class MeansFolder:
+class PosteriorMeanWriter:
     """The posterior means of one run: `posterior_means.parquet`, `posterior_means_way.parquet` and their pictures.
 
     Each file is replaced as a whole at each snapshot, and so is whole whenever the run is killed. A run that goes on
     from its checkpoint adds to them.
     """
 
-    def __init__(self, setting: PosteriorMeanWatch, folder: Path, run_id: str) -> None:
+    def __init__(self, setting: PosteriorMeanRecorder, folder: Path, run_id: str) -> None:
         self._setting, self._folder, self._run_id = setting, folder, run_id
         self._snapshots = self._stored("posterior_means", SNAPSHOT_SCHEMA)
-        self._ways = self._stored("posterior_means_way", WAY_SCHEMA)
+        self._trajectories = self._stored("posterior_means_way", TRAJECTORY_SCHEMA)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ".probe").touch()
             (folder / ".probe").unlink()
         except OSError as error:
-            law = f"be a folder that can be written to ({error.strerror})"
-            raise ConfigError([Mistake("--out", str(folder), law, "Choose another.")]) from None
-        self._hear = Snapshots(setting, self._keep_snapshot, self._keep_way)
+            message = f"must be a folder that can be written to ({error.strerror})"
+            raise ConfigError([ValidationIssue("--out", message, "Choose another.", str(folder))]) from None
+        self._hear = Snapshots(setting, self._write_snapshot, self._write_trajectory)
 
-    def __call__(self, watched: Watched) -> None:
+    def __call__(self, watched: TrainingState) -> None:
         if watched.moment == "start":
-            self._snapshots, self._ways = [], []
+            self._snapshots, self._trajectories = [], []
         self._hear(watched)
 
     def _stored(self, name: str, schema: pa.Schema) -> Rows:
@@ -98,21 +100,21 @@ class MeansFolder:
         except (pa.ArrowException, OSError):
             table = None
         if table is None or not table.schema.equals(schema):
-            law = "be free of files of that name that no run of this version has written"
-            raise ConfigError([Mistake("--out", str(file), law, "Choose another folder.")])
+            message = "must be free of files of that name that no run of this version has written"
+            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(file))])
         rows: Rows = table.to_pylist()
         if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
-            law = f"be that of run {self._run_id}, and it holds {', '.join(others)}"
-            raise ConfigError([Mistake("--out", str(self._folder), law, "Choose another folder.")])
+            message = f"must be that of run {self._run_id}, and it holds {', '.join(others)}"
+            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(self._folder))])
         return rows
 
-    def _keep_snapshot(self, rows: Rows) -> None:
+    def _write_snapshot(self, rows: Rows) -> None:
         self._snapshots = _with(self._snapshots, rows)
         self._write("posterior_means", self._snapshots, SNAPSHOT_SCHEMA)
 
-    def _keep_way(self, rows: Rows) -> None:
-        self._ways = _with(self._ways, rows)
-        self._write("posterior_means_way", self._ways, WAY_SCHEMA)
+    def _write_trajectory(self, rows: Rows) -> None:
+        self._trajectories = _with(self._trajectories, rows)
+        self._write("posterior_means_way", self._trajectories, TRAJECTORY_SCHEMA)
 
     def _write(self, name: str, rows: Rows, schema: pa.Schema) -> None:
         buffer = pa.BufferOutputStream()
@@ -121,7 +123,7 @@ class MeansFolder:
 
     def draw(self, title: str) -> list[Path]:
         """The pictures of what is stored, and where they are."""
-        from sweeps.plots.posterior_means import Place, chosen_steps, scatter_figure, way_figure
+        from sweeps.plots.posterior_means import Place, chosen_steps, scatter_figure, trajectory_figure
 
         drawn = []
         if self._snapshots:
@@ -131,11 +133,11 @@ class MeansFolder:
             panels = [[_panel(rows, d, dimensions) for rows in shown] for d in range(dimensions)]
             drawn.append(self._folder / "posterior_means.png")
             scatter_figure(panels, drawn[-1], title=title)
-        for d in range(len(self._ways[0]["p_mean"]) if self._ways else 0):
-            places = [Place(row["step"], row["p_mean"][d], row["q_mean"][d]) for row in self._ways]
-            dimension = "" if len(self._ways[0]["p_mean"]) == 1 else f"_{d}"
+        for d in range(len(self._trajectories[0]["p_mean"]) if self._trajectories else 0):
+            places = [Place(row["step"], row["p_mean"][d], row["q_mean"][d]) for row in self._trajectories]
+            dimension = "" if len(self._trajectories[0]["p_mean"]) == 1 else f"_{d}"
             drawn.append(self._folder / f"posterior_means_way{dimension}.png")
-            way_figure(places, drawn[-1], title=title)
+            trajectory_figure(places, drawn[-1], title=title)
         return drawn
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lagvae_core.data import Dataset
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError
 from sweeps.search.plan import Plan
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.table import ResultsFolder
@@ -20,7 +20,7 @@ def load_data(spec: SweepSpec) -> Dataset:
     try:
         return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
     except DataError as error:
-        renamed = [replace(m, key=f"trial.{m.key}") if isinstance(m, Mistake) else m for m in error.mistakes]
+        renamed = [replace(issue, where=f"trial.{issue.where}") for issue in error.issues]
         raise DataError(renamed, f"sweep {spec.name}") from None
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from cluster.connection import check_address, connect
 from sweeps.execution.datasets import load_data, make_plan
 from sweeps.execution.monitor import Monitor
-from sweeps.execution.recorder import Book
-from sweeps.execution.resources import Node, capacity, nodes_of, this_machine
+from sweeps.execution.recorder import RunRecorder
+from sweeps.execution.resources import NodeCapacity, capacity, local_capacity, nodes_of
 from sweeps.execution.worker import train_run
 from sweeps.search.plan import Plan
 from sweeps.spec.sweep import SweepSpec
@@ -27,14 +27,14 @@ from sweeps.storage.folder import PATIENCE_SECONDS
 from sweeps.storage.provenance import provenance
 from sweeps.storage.table import ResultsFolder
 
-__all__ = ["Outcome", "run_sweep"]
+__all__ = ["SweepOutcome", "run_sweep"]
 
 LOST_RETRIES = 3
 """Restarts of a run whose process or node was lost; it goes on from its checkpoint."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """How a driver's work ended: the rows by status, and why it stopped early, if it did."""
 
     statuses: Mapping[str, int]
@@ -50,7 +50,7 @@ class Outcome:
 
 def run_sweep(
     spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, address: str | None = None, *, retry: bool = False
-) -> Outcome:
+) -> SweepOutcome:
     """Run everything that is missing of `spec`, with `retry` also what failed, and return when nothing is.
 
     Rows that ended are never touched and never repeated; runs that an earlier driver left `running` go on from their
@@ -59,7 +59,7 @@ def run_sweep(
     data = load_data(spec)
     if address is None:
         wish = spec.resources
-        capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, [this_machine()])
+        capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, [local_capacity()])
     else:
         check_address(address)
     folder.prepare()
@@ -69,36 +69,36 @@ def run_sweep(
         folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         outcome = _run_with_ray(plan, folder, monitor, address)
         rows = make_plan(spec, folder, data.fingerprint).rows.values()
-        outcome = Outcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
+        outcome = SweepOutcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
         reason = "interrupted; the same command goes on where it stood" if outcome.interrupted else outcome.stop_reason
         monitor.finished(outcome.statuses, reason)
         return outcome
 
 
-def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None) -> Outcome:
-    from sweeps.search.scheduler import Dealer
+def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None) -> SweepOutcome:
+    from sweeps.search.scheduler import RunScheduler
 
-    dealer = Dealer(plan)
-    if dealer.exhausted:
+    scheduler = RunScheduler(plan)
+    if scheduler.exhausted:
         _store_spec(plan, folder)
-        return Outcome({}, "", False)
-    with connect(address, cpus=this_machine().cpus) as ray:
-        from sweeps.execution.tune import EndWithBook, RowWriter, RunSearcher, resources_of
+        return SweepOutcome({}, "", False)
+    with connect(address, cpus=local_capacity().cpus) as ray:
+        from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, resources_of
 
         nodes = nodes_of(ray)
-        spec = _calibrated(ray, plan, nodes, monitor)
+        spec = _with_gpu_share(ray, plan, nodes, monitor)
         concurrent = capacity(spec.resources, nodes, grows=address is not None)
         _store_spec(plan, folder)
         monitor.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-        book = Book(spec, folder, monitor, dealer, provenance())
-        told = (RunSearcher(dealer, book), RowWriter(book), EndWithBook(book))
+        recorder = RunRecorder(spec, folder, monitor, scheduler, provenance())
+        told = (RunSearcher(scheduler, recorder), RecorderCallback(recorder), StopOnRecorderError(recorder))
         _fit(*told, resources_of(spec.resources, nodes), concurrent)
     # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.
-    interrupted = not dealer.exhausted and book.error is None
-    book.close("the sweep was interrupted." if interrupted else "the driver failed.")
-    if book.error is not None:
-        raise book.error
-    return Outcome({}, dealer.stop_reason, interrupted)
+    interrupted = not scheduler.exhausted and recorder.error is None
+    recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
+    if recorder.error is not None:
+        raise recorder.error
+    return SweepOutcome({}, scheduler.stop_reason, interrupted)
 
 
 def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
@@ -106,21 +106,21 @@ def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
     folder.write("spec.yaml", plan.spec.source.encode())
 
 
-def _calibrated(ray: Any, plan: Plan, nodes: Sequence[Node], monitor: Monitor) -> SweepSpec:
+def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor: Monitor) -> SweepSpec:
     """The spec of `plan` with a number in the place of `gpus: auto`, which holds for what is still missing."""
-    from sweeps.execution.gpu_sharing import calibrate, share_of
+    from sweeps.execution.gpu_sharing import estimate_memory, gpu_share_for
 
     spec = plan.spec
     if spec.resources.gpus != "auto":
         return spec
-    demands = []
+    estimates = []
     if any(node.gpus >= 1 for node in nodes):
         capacity(spec.resources.with_gpus(1.0), nodes)
         arms = [arm.arm for arm in plan.arms() if arm.missing]
-        monitor.calibrating(arms)
-        demands = calibrate(ray, spec, arms)
-    monitor.calibrated(demands)
-    return replace(spec, resources=spec.resources.with_gpus(share_of(demands) if demands else 0.0))
+        monitor.estimating_memory(arms)
+        estimates = estimate_memory(ray, spec, arms)
+    monitor.memory_estimated(estimates)
+    return replace(spec, resources=spec.resources.with_gpus(gpu_share_for(estimates) if estimates else 0.0))
 
 
 def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent: int) -> None:

@@ -24,8 +24,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from cluster.job_package import packed
 from cluster.jobs import Cluster, Job, JobError
 from cluster.preflight import MARK, Question, request_text
-from lagvae_core.errors import ConfigError, Mistake
-from sweeps.execution.resources import Node, capacity
+from lagvae_core.errors import ConfigError, ValidationIssue
+from sweeps.execution.resources import NodeCapacity, capacity
 from sweeps.spec.sweep import NAME, SweepSpec, parse_yaml
 from sweeps.storage.folder import check_uri
 from sweeps.storage.provenance import provenance
@@ -122,11 +122,11 @@ def check_results(results: str | None) -> str:
     given = results or ""
     if given.startswith("file:///"):
         given = unquote(given.removeprefix("file://"))
-    remedy = "For example /shared/results, or s3://BUCKET/results."
+    hint = "For example /shared/results, or s3://BUCKET/results."
     usable = given.isprintable() and len(given) <= 1000 and (bool(given.strip("/.")) or "://" in given)
     if not usable or not (given.startswith("/") or "://" in given.rstrip(":/")):
-        law = "be an absolute path or a URI that every node can write to"
-        raise ConfigError([Mistake("--results", given[:100] or None, law, remedy)])
+        message = "must be an absolute path or a URI that every node can write to"
+        raise ConfigError([ValidationIssue("--results", message, hint, given[:100] or None)])
     if "://" not in given:
         # One folder has one name, by which its jobs are found.
         return os.path.normpath(f"/{given.lstrip('/')}")
@@ -144,9 +144,9 @@ def _refuse_secrets(uri: str) -> None:
     except ValueError:
         secret = True
     if secret:
-        law = "be a URI without keys or passwords, as everyone on the cluster sees it"
-        remedy = "Give the nodes their keys, by a role or by variables of their environment."
-        raise ConfigError([Mistake("--results", f"{uri.partition('://')[0]}://...", law, remedy)])
+        message = "must be a URI without keys or passwords, as everyone on the cluster sees it"
+        hint = "Give the nodes their keys, by a role or by variables of their environment."
+        raise ConfigError([ValidationIssue("--results", message, hint, f"{uri.partition('://')[0]}://...")])
 
 
 def data_path(spec: SweepSpec) -> str | None:
@@ -161,8 +161,8 @@ def data_path(spec: SweepSpec) -> str | None:
 
 def check_paths(paths: Sequence[str], key: str = "--data") -> Sequence[str]:
     """`paths` if each means the same on every node; ConfigError else."""
-    law = "be an absolute path on the cluster's nodes"
-    wrong = [Mistake(key, path, law, f"Give it as {key}=/...") for path in paths if not os.path.isabs(path)]
+    message = "must be an absolute path on the cluster's nodes"
+    wrong = [ValidationIssue(key, message, f"Give it as {key}=/...", path) for path in paths if not os.path.isabs(path)]
     if wrong:
         raise ConfigError(wrong)
     return paths
@@ -188,20 +188,22 @@ def find_attempt(cluster: Cluster, sweep: str, results: str | None) -> Attempt:
     of_sweep = [a for a in every if a.sweep == sweep and (results is None or a.lineage == lineage_of(sweep, results))]
     if not of_sweep:
         known = ", ".join(sorted({attempt.sweep for attempt in every}))
-        remedy = f"Known there: {known}." if known else "None was submitted there; see `lagvae submit`."
-        raise ConfigError([Mistake("SWEEP", sweep, "be a sweep that was submitted to the cluster", remedy)])
+        hint = f"Known there: {known}." if known else "None was submitted there; see `lagvae submit`."
+        raise ConfigError([ValidationIssue("SWEEP", "must be a sweep that was submitted to the cluster", hint, sweep)])
     last = {attempt.lineage: attempt for attempt in sorted(of_sweep, key=lambda a: a.number)}
     running = [attempt for attempt in last.values() if attempt.job.active]
     if len(last) > 1 and len(running) != 1:
         folders = ", ".join(sorted(attempt.results for attempt in last.values()))
-        remedy = f"Say with --results which of {folders}."
-        raise ConfigError([Mistake("SWEEP", sweep, "be one sweep, and was submitted with several results", remedy)])
+        hint = f"Say with --results which of {folders}."
+        raise ConfigError(
+            [ValidationIssue("SWEEP", "must be one sweep, and was submitted with several results", hint, sweep)]
+        )
     return running[0] if len(running) == 1 else next(iter(last.values()))
 
 
 def check_fits(spec: SweepSpec, report: Mapping[str, Any]) -> None:
     """ConfigError if no node of the cluster that `preflight` told of holds a run, and none may come."""
-    nodes = [Node(int(node["resources"]["CPU"]), node["resources"]["GPU"]) for node in report["nodes"]]
+    nodes = [NodeCapacity(int(node["resources"]["CPU"]), node["resources"]["GPU"]) for node in report["nodes"]]
     wish = spec.resources
     capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, nodes, grows=True)
 
@@ -212,9 +214,9 @@ def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submitted |
     if last is None or not last.job.active:
         return None
     if last.job.metadata.get("spec") != spec.hash:
-        law = f"be what is running as {last.job.submission_id}, and that is another version of the sweep"
-        remedy = f"Stop it with `lagvae stop {spec.name}`, or give this one another name."
-        raise ConfigError([Mistake("SPEC", f"{spec.name} (hash {spec.hash})", law, remedy)])
+        message = f"must be what is running as {last.job.submission_id}, and that is another version of the sweep"
+        hint = f"Stop it with `lagvae stop {spec.name}`, or give this one another name."
+        raise ConfigError([ValidationIssue("SPEC", message, hint, f"{spec.name} (hash {spec.hash})")])
     return Submitted(last.job.submission_id, last.number, False, 0)
 
 
@@ -228,14 +230,14 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
     lineage = lineage_of(spec.name, results)
     command = ["python", "-m", "sweeps", "retry" if retry else "run", FILE, "--results", results, "--address", "auto"]
     origin = {"LAGVAE_ORIGIN": json.dumps(_origin())}
-    with packed(FILE, spec.source, PACKAGES) as parcel:
+    with packed(FILE, spec.source, PACKAGES) as package:
         for _ in range(TRIES):
             if (running := find_running(cluster, spec, results)) is not None:
                 return running
             last = _last(cluster, lineage)
             number = 1 if last is None else last.number + 1
-            if cluster.submit(f"{lineage}-{number}", command, parcel, _metadata(spec, results), origin):
-                return Submitted(f"{lineage}-{number}", number, True, parcel.size_bytes)
+            if cluster.submit(f"{lineage}-{number}", command, package, _metadata(spec, results), origin):
+                return Submitted(f"{lineage}-{number}", number, True, package.size_bytes)
             # Someone else submitted it in between: look again.
     raise JobError(f"The cluster must take one of {TRIES} submissions, but others came first. Submit it again.")
 
@@ -272,8 +274,8 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
     submission_id = f"lagvae-check-{secrets.token_hex(8)}"
     versions = {"python": platform.python_version(), "ray": version("ray"), "torch": version("torch")}
     question = Question(f".{submission_id}", results, tuple(data), versions, requirements())
-    with packed("question.json", request_text(question), ("cluster",)) as parcel:
-        cluster.submit(submission_id, ["python", "-m", "cluster.preflight", "question.json"], parcel, {}, {})
+    with packed("question.json", request_text(question), ("cluster",)) as package:
+        cluster.submit(submission_id, ["python", "-m", "cluster.preflight", "question.json"], package, {}, {})
     try:
         job = cluster.wait(submission_id, CHECK_SECONDS)
     except KeyboardInterrupt:

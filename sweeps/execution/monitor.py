@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from sweeps.execution.gpu_sharing import Demand
+from sweeps.execution.gpu_sharing import MemoryEstimate
 from sweeps.search.plan import Plan, Run
 
 __all__ = ["Monitor", "SilentMonitor"]
@@ -26,10 +26,10 @@ class Monitor(Protocol):
     def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
         """Training starts: `concurrent` runs at a time on `cpus` cores and `gpus` GPUs."""
 
-    def calibrating(self, arms: Sequence[str]) -> None:
+    def estimating_memory(self, arms: Sequence[str]) -> None:
         """The peak memory of `arms` is measured, each on a whole GPU."""
 
-    def calibrated(self, estimates: Sequence[Demand]) -> None:
+    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
         """The measurement has ended; `estimates` is empty if there is no GPU."""
 
     def run_started(self, run: Run) -> None:
@@ -60,10 +60,10 @@ class SilentMonitor:
     def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
         pass
 
-    def calibrating(self, arms: Sequence[str]) -> None:
+    def estimating_memory(self, arms: Sequence[str]) -> None:
         pass
 
-    def calibrated(self, estimates: Sequence[Demand]) -> None:
+    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
         pass
 
     def run_started(self, run: Run) -> None:

@@ -17,32 +17,32 @@ from sweeps.storage.schema import ENDED, RUNS_SCHEMA, tunable_columns
 from sweeps.storage.table import ResultsFolder
 
 if TYPE_CHECKING:
-    from sweeps.search.scheduler import Dealer
+    from sweeps.search.scheduler import RunScheduler
 
-__all__ = ["Book"]
+__all__ = ["RunRecorder"]
 
 
-class Book:
+class RunRecorder:
     """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
 
     def __init__(
-        self, spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, dealer: Dealer, origin: dict[str, Any]
+        self, spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, scheduler: RunScheduler, origin: dict[str, Any]
     ) -> None:
-        self.spec, self.folder, self.monitor, self.dealer, self.origin = spec, folder, monitor, dealer, origin
+        self.spec, self.folder, self.monitor, self.scheduler, self.origin = spec, folder, monitor, scheduler, origin
         self.error: Exception | None = None
         self._dealt: dict[str, Run] = {}
         self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
         self._columns = [name for name, _ in tunable_columns()]
 
     @contextlib.contextmanager
-    def accountable(self) -> Iterator[None]:
+    def capture_errors(self) -> Iterator[None]:
         """A block whose exception ends the sweep; the first one is kept in `error`."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
-    def dealt(self, run: Run) -> None:
+    def on_run_scheduled(self, run: Run) -> None:
         """The run was handed to Ray Tune, which may take its time."""
         self._dealt[run.run_id] = run
 
@@ -67,7 +67,7 @@ class Book:
             "parameters": json.dumps(dict(run.parameters), sort_keys=True),
             "config": run.config.model_dump_json(),
             "started_at": now(),
-            "data_fingerprint": self.dealer.plan.fingerprint,
+            "data_fingerprint": self.scheduler.plan.fingerprint,
             "spec_hash": self.spec.hash,
             "threads": self.spec.resources.cpus,
             **self._strategy_columns(run),
@@ -137,12 +137,12 @@ class Book:
         self.folder.write_run(row)
         del self._open[run_id]
         self.folder.remove(checkpoint_name(run_id))
-        self.dealer.ended(run, row)
+        self.scheduler.ended(run, row)
         self.monitor.run_ended(run, row)
 
     def close(self, reason: str) -> None:
         """No run goes on after this; those that were cut off keep their checkpoints."""
-        with self.accountable():
+        with self.capture_errors():
             for _, row in self._open.values():
                 self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
         self._open.clear()

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.spec.sweep import ResourceSpec
 
-__all__ = ["Node", "alone", "capacity", "nodes_of", "share", "this_machine"]
+__all__ = ["NodeCapacity", "alone", "capacity", "local_capacity", "nodes_of", "share"]
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeCapacity:
     """The cores and GPUs that a machine gives to runs."""
 
     cpus: int
@@ -32,20 +32,20 @@ class Node:
         return min(by_cpus, by_gpus)
 
 
-def this_machine() -> Node:
+def local_capacity() -> NodeCapacity:
     """The cores that this process may use, and the GPUs."""
     import torch
 
-    return Node(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return NodeCapacity(len(os.sched_getaffinity(0)), torch.cuda.device_count())
 
 
-def nodes_of(ray: Any) -> list[Node]:
+def nodes_of(ray: Any) -> list[NodeCapacity]:
     """The living nodes of the cluster that `ray` is connected to."""
     resources: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(int(found.get("CPU", 0)), found.get("GPU", 0.0)) for found in resources]
+    return [NodeCapacity(int(found.get("CPU", 0)), found.get("GPU", 0.0)) for found in resources]
 
 
-def capacity(wish: ResourceSpec, nodes: Sequence[Node], *, grows: bool = False) -> int:
+def capacity(wish: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> int:
     """How many runs to have at a time: `concurrent` at most, and what fits; ConfigError if no node holds one.
 
     A cluster that `grows` may have nodes to come, of which it does not tell; there `concurrent`, where it is a number,
@@ -59,17 +59,19 @@ def capacity(wish: ResourceSpec, nodes: Sequence[Node], *, grows: bool = False) 
     return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
 
 
-def _too_much(wish: ResourceSpec, nodes: Sequence[Node], grows: bool) -> list[Mistake]:
-    remedy = "Lower it" + (", or set resources.concurrent to the runs that the cluster can grow to." if grows else ".")
+def _too_much(wish: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bool) -> list[ValidationIssue]:
+    hint = "Lower it" + (", or set resources.concurrent to the runs that the cluster can grow to." if grows else ".")
     where = "there are" if len(nodes) == 1 else "the largest node has"
     cpus, gpus = max((node.cpus for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
-    mistakes = []
+    issues = []
     if wish.cpus > cpus:
-        mistakes.append(Mistake("resources.cpus", wish.cpus, f"be at most the {cpus} cores {where}", remedy))
+        issues.append(ValidationIssue("resources.cpus", f"must be at most the {cpus} cores {where}", hint, wish.cpus))
     if wish.gpu_share > gpus:
-        mistakes.append(Mistake("resources.gpus", wish.gpu_share, f"be at most the {gpus:g} GPUs {where}", remedy))
+        issues.append(
+            ValidationIssue("resources.gpus", f"must be at most the {gpus:g} GPUs {where}", hint, wish.gpu_share)
+        )
     both = f"{wish.cpus} cores and {wish.gpu_share:g} GPUs"
-    return mistakes or [Mistake("resources", both, "be on one node, and none has both", remedy)]
+    return issues or [ValidationIssue("resources", "must be on one node, and none has both", hint, both)]
 
 
 def share(wish: ResourceSpec) -> dict[str, float]:
@@ -77,7 +79,7 @@ def share(wish: ResourceSpec) -> dict[str, float]:
     return {"CPU": wish.cpus, "GPU": wish.gpu_share} if wish.gpu_share else {"CPU": wish.cpus}
 
 
-def alone(wish: ResourceSpec, nodes: Sequence[Node]) -> dict[str, float]:
+def alone(wish: ResourceSpec, nodes: Sequence[NodeCapacity]) -> dict[str, float]:
     """What a run is given that must be alone: whole GPUs, or without any all cores of the largest node."""
     if wish.gpu_share:
         return {"CPU": wish.cpus, "GPU": math.ceil(wish.gpu_share)}

@@ -21,7 +21,7 @@ def train_run(setting: dict[str, Any]) -> None:
     from ray import tune
 
     from lagvae_core import TrialConfig, train
-    from lagvae_core.errors import DataError, Mistake, StoreError
+    from lagvae_core.errors import DataError, StoreError, ValidationIssue
     from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
     from sweeps.execution.datasets import load_trial_data
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
@@ -39,13 +39,13 @@ def train_run(setting: dict[str, Any]) -> None:
         config = TrialConfig.model_validate(run["config"])
         dataset = load_trial_data(config.data.model_dump_json())
         if dataset.fingerprint != run["data_fingerprint"]:
-            law = f"be what the sweep was planned on (fingerprint {run['data_fingerprint'][:12]})"
-            raise DataError([Mistake("the data", dataset.fingerprint[:12], law, "Run the sweep again.")])
+            message = f"must be what the sweep was planned on (fingerprint {run['data_fingerprint'][:12]})"
+            raise DataError([ValidationIssue("the data", message, "Run the sweep again.", dataset.fingerprint[:12])])
         record = train(
             config,
             report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.epochs}),
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
-            kept=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
+            model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
             dataset=dataset,
         )

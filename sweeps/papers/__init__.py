@@ -28,17 +28,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.settings import Setting
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.settings import FrozenConfig
 
 __all__ = [
-    "Counterpart",
-    "Dataset",
     "Metric",
     "Number",
     "Paper",
     "Published",
-    "Setup",
+    "PublishedDataset",
+    "PublishedModel",
+    "PublishedSetup",
     "find_paper",
     "paper_names",
     "published",
@@ -54,7 +54,7 @@ MIXTURES: dict[str, frozenset[str]] = {
 """The columns that may stand beside a published MI, by what it mixes over. The two kinds never compare."""
 
 
-class Metric(Setting):
+class Metric(FrozenConfig):
     """A published quantity: the columns of ours that it stands beside, the like one first, and what it is."""
 
     columns: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Metric(Setting):
         return self
 
 
-class Exceptional(Setting):
+class MetricOverride(FrozenConfig):
     """Models whose numbers, in `tables` or in all, are other quantities than their names say elsewhere."""
 
     models: tuple[str, ...]
@@ -78,7 +78,7 @@ class Exceptional(Setting):
     metrics: dict[str, Metric]
 
 
-class Setup(Setting):
+class PublishedSetup(FrozenConfig):
     """Values of a trial's configuration by dotted key, by who says so: the paper, its published code, or inference.
 
     Three keys are not of the configuration: `seeds` (runs of a configuration), `test_examples` (the size of the
@@ -95,16 +95,16 @@ class Setup(Setting):
         return {key: (value, origin) for origin, values in origins.items() for key, value in values.items()}
 
 
-class Dataset(Setting):
+class PublishedDataset(FrozenConfig):
     """A data set of the paper: its names there, words that give it away in a folder's name, and its set-up."""
 
     published: tuple[str, ...] = ()
     words: Annotated[tuple[str, ...], Field(min_length=1)]
-    setup: Setup = Setup()
+    setup: PublishedSetup = PublishedSetup()
     notes: tuple[str, ...] = ()
 
 
-class Counterpart(Setting):
+class PublishedModel(FrozenConfig):
     """A published model as a stack: the kinds, and of their fields those that the paper states.
 
     `optional` are kinds of which the paper does not say whether this row has them.
@@ -117,7 +117,7 @@ class Counterpart(Setting):
     note: str = ""
 
 
-class Paper(Setting):
+class Paper(FrozenConfig):
     """A paper as plain data."""
 
     name: str
@@ -125,11 +125,11 @@ class Paper(Setting):
     spread: str
     notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
-    exceptions: tuple[Exceptional, ...] = ()
+    exceptions: tuple[MetricOverride, ...] = ()
     tables: dict[str, str] = Field(default_factory=dict)
-    setup: Setup
-    datasets: dict[str, Dataset]
-    models: tuple[Counterpart, ...]
+    setup: PublishedSetup
+    datasets: dict[str, PublishedDataset]
+    models: tuple[PublishedModel, ...]
     unmatched: dict[str, str] = Field(default_factory=dict)
 
     def metric(self, row: Published, name: str) -> Metric:
@@ -140,7 +140,7 @@ class Paper(Setting):
                 return exception.metrics[name]
         return self.metrics[name]
 
-    def counterpart(self, row: Published) -> Counterpart | None:
+    def counterpart(self, row: Published) -> PublishedModel | None:
         """The stack that `row` is, or None where no strategy is it."""
         named = (m for m in self.models if (m.model, m.hyperparameters) == (row.model, row.hyperparameters))
         return next(named, None)
@@ -205,6 +205,6 @@ def find_paper(name: str) -> Paper:
     """The paper of that name; ConfigError naming those that ship if there is none."""
     known: Sequence[str] = paper_names()
     if name not in known:
-        remedy = "Its numbers and its set-up are in the folder sweeps/papers."
-        raise ConfigError([Mistake("--paper", name, f"be one of {', '.join(known)}", remedy)])
+        hint = "Its numbers and its set-up are in the folder sweeps/papers."
+        raise ConfigError([ValidationIssue("--paper", f"must be one of {', '.join(known)}", hint, name)])
     return Paper.model_validate(yaml.safe_load(FOLDER.joinpath(f"{name}.yaml").read_text("utf-8")))

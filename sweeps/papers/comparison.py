@@ -6,15 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.analysis.statistics import TIME, Summary
 from sweeps.analysis.stored import summaries_of
 from sweeps.papers import Metric, Paper, Published
 from sweeps.papers.matching import Match, SettingDifference, matches
-from sweeps.papers.setups import Configuration, SetupDifference, configurations, dataset_of, setup_differences
+from sweeps.papers.setups import (
+    SetupDifference,
+    StoredConfiguration,
+    configurations,
+    published_dataset_of,
+    setup_differences,
+)
 from sweeps.storage.table import ResultsFolder
 
-__all__ = ["Comparison", "Line", "Section", "compare"]
+__all__ = ["Comparison", "Line", "Section", "compare_with_paper"]
 
 Metrics = tuple[tuple[str, Metric], ...]
 
@@ -94,7 +100,7 @@ class Comparison:
         }
 
 
-def compare(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everything: bool) -> Comparison:
+def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everything: bool) -> Comparison:
     """The stored configurations of a sweep beside what `paper` prints on `dataset`.
 
     `everything` adds the published rows without a counterpart and the quantities that are not measured here; arms
@@ -105,9 +111,9 @@ def compare(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everyth
     """
     rows = folder.runs()
     if not rows:
-        raise ConfigError([Mistake("SWEEP", folder.sweep, "hold runs to compare", "Run it first.")])
+        raise ConfigError([ValidationIssue("SWEEP", "must hold runs to compare", "Run it first.", folder.sweep)])
     found = configurations(rows)
-    dataset = dataset_of(paper, list(found.values()), dataset)
+    dataset = published_dataset_of(paper, list(found.values()), dataset)
     metrics = _measured(paper)
     plain = next((arm for (arm, _), one in found.items() if one.stack == [] and one.finished), None)
     columns = {column for exception in paper.exceptions for m in exception.metrics.values() for column in m.columns}
@@ -135,7 +141,7 @@ def _sections(
     paper: Paper,
     dataset: str,
     summaries: Sequence[Summary],
-    found: Mapping[tuple[str, str], Configuration],
+    found: Mapping[tuple[str, str], StoredConfiguration],
     everything: bool,
 ) -> Iterator[Section]:
     """The tables of the paper on `dataset`, each cut into the rows whose numbers mean the same."""
@@ -159,7 +165,7 @@ def _beside(
     paper: Paper,
     rows: Sequence[Published],
     summaries: Sequence[Summary],
-    found: Mapping[tuple[str, str], Configuration],
+    found: Mapping[tuple[str, str], StoredConfiguration],
 ) -> Iterator[tuple[Published, list[Line]]]:
     """Each row of a table with its arms, in their order."""
     matched: list[tuple[Summary, Match]] = []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lagvae_core.strategies import CATALOGUE
-from sweeps.formatting import shown
-from sweeps.papers import Counterpart, Paper, Published
+from sweeps.formatting import format_value
+from sweeps.papers import Paper, Published, PublishedModel
 
 __all__ = ["Match", "SettingDifference", "matches"]
 
@@ -35,7 +35,7 @@ class SettingDifference:
     def text(self) -> str:
         if self.source == "probable":
             return f"without {self.key}, which the paper probably has"
-        return f"{self.key} {shown(self.here)}, {self.source} {shown(self.there)}"
+        return f"{self.key} {format_value(self.here)}, {self.source} {format_value(self.there)}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Match:
     """A published row that an arm may stand beside, and in what the two differ all the same."""
 
     row: Published
-    counterpart: Counterpart
+    counterpart: PublishedModel
     differences: tuple[SettingDifference, ...]
 
     @property
@@ -66,13 +66,13 @@ def matches(stack: Stack, paper: Paper, rows: Sequence[Published]) -> list[Match
     return [match for match in found if _distance(match) == nearest]
 
 
-def _same_kinds(stack: Stack, counterpart: Counterpart) -> bool:
+def _same_kinds(stack: Stack, counterpart: PublishedModel) -> bool:
     here = {strategy["kind"] for strategy in stack}
     there = {strategy["kind"] for strategy in counterpart.stack}
     return here <= there and there - here <= set(counterpart.optional)
 
 
-def _differences(stack: Stack, counterpart: Counterpart) -> Iterator[SettingDifference]:
+def _differences(stack: Stack, counterpart: PublishedModel) -> Iterator[SettingDifference]:
     here = {strategy["kind"]: strategy for strategy in stack}
     for stated in counterpart.stack:
         kind = stated["kind"]

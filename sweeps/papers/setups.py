@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from lagvae_core.errors import ConfigError, Mistake
-from sweeps.formatting import shown
+from lagvae_core.errors import ConfigError, ValidationIssue
+from sweeps.formatting import format_value
 from sweeps.papers import Paper
 
-__all__ = ["Configuration", "SetupDifference", "configurations", "dataset_of", "setup_differences"]
+__all__ = ["SetupDifference", "StoredConfiguration", "configurations", "published_dataset_of", "setup_differences"]
 
 ORIGINS = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper, as inferred"}
 
@@ -23,7 +23,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Configuration:
+class StoredConfiguration:
     """One configuration of a sweep: its full configuration and its finished rows."""
 
     config: Mapping[str, Any]
@@ -64,21 +64,23 @@ class SetupDifference:
 
 
 def _word(value: object) -> str:
-    return "none" if value is None else shown(value)
+    return "none" if value is None else format_value(value)
 
 
-def configurations(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Configuration]:
+def configurations(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], StoredConfiguration]:
     """Arm and config_id to its configuration, in order of first appearance."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["arm"], row["config_id"]), []).append(row)
     return {
-        key: Configuration(json.loads(members[0]["config"] or "{}"), [r for r in members if r["status"] == "finished"])
+        key: StoredConfiguration(
+            json.loads(members[0]["config"] or "{}"), [r for r in members if r["status"] == "finished"]
+        )
         for key, members in groups.items()
     }
 
 
-def setup_differences(paper: Paper, dataset: str, found: Sequence[Configuration]) -> list[SetupDifference]:
+def setup_differences(paper: Paper, dataset: str, found: Sequence[StoredConfiguration]) -> list[SetupDifference]:
     """Every key that the paper's set-up names and that is another value here, in the order of the set-up."""
     return [
         SetupDifference(key, value, there, origin, count, len(found))
@@ -101,7 +103,7 @@ def _same(key: str, here: Any, there: Any) -> bool:
     return bool(here == there)
 
 
-def dataset_of(paper: Paper, found: Sequence[Configuration], chosen: str | None) -> str:
+def published_dataset_of(paper: Paper, found: Sequence[StoredConfiguration], chosen: str | None) -> str:
     """The data set of `paper` to compare with: `chosen`, or what kind and folder of the sweep's data tell.
 
     Raises:
@@ -110,16 +112,18 @@ def dataset_of(paper: Paper, found: Sequence[Configuration], chosen: str | None)
     known = ", ".join(paper.datasets)
     if chosen is not None:
         if chosen not in paper.datasets:
-            raise ConfigError([Mistake("--dataset", chosen, f"be a data set of {paper.name}", f"One of: {known}.")])
+            raise ConfigError(
+                [ValidationIssue("--dataset", f"must be a data set of {paper.name}", f"One of: {known}.", chosen)]
+            )
         return chosen
     told = {description: _guess(paper, description) for description in map(_description, found)}
     if len(set(told.values())) == 1 and (guess := next(iter(told.values()))) is not None:
         return guess
-    law = f"be given, because the data ({'; '.join(sorted(told))}) tell no single data set of {paper.name}"
-    raise ConfigError([Mistake("--dataset", None, law, f"One of: {known}.")])
+    message = f"must be given, because the data ({'; '.join(sorted(told))}) tell no single data set of {paper.name}"
+    raise ConfigError([ValidationIssue("--dataset", message, f"One of: {known}.", None)])
 
 
-def _description(one: Configuration) -> str:
+def _description(one: StoredConfiguration) -> str:
     data = one.config.get("data", {})
     return " ".join((str(data.get("kind", "unknown")), *PurePath(str(data.get("path", ""))).parts[-2:]))
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from sweeps.analysis.pareto import Sense, front
+from sweeps.analysis.pareto import Direction, front
 from sweeps.plots.style import AXIS_LABELS, COLOURS, COUNTS, DPI, MARKERS, STYLE, UNDATED, WIDTH, figure_files
 
 __all__ = ["FrontPoint", "beyond", "front_figure", "staircase"]
@@ -31,7 +31,7 @@ DODGES = 6
 """Places side by side, after which the first is used again: never half-way to the next integer."""
 
 EDGE_COLOUR = "0.3"
-ARROWS: dict[tuple[Sense, Sense], str] = {
+ARROWS: dict[tuple[Direction, Direction], str] = {
     ("max", "min"): "\N{SOUTH EAST ARROW}",
     ("max", "max"): "\N{NORTH EAST ARROW}",
     ("min", "min"): "\N{SOUTH WEST ARROW}",
@@ -63,7 +63,7 @@ def front_figure(
     *,
     x: str = "au",
     y: str = "nll_iw",
-    senses: tuple[Sense, Sense] = ("max", "min"),
+    directions: tuple[Direction, Direction] = ("max", "min"),
     title: str = "",
 ) -> None:
     """Draw the Pareto front of column `y` against column `x`; `senses` says what is better, x first.
@@ -88,13 +88,13 @@ def front_figure(
             raise ValueError(f"{point.config_id} must have a finite mean to be drawn, but has {point.mean}.")
     files = figure_files(Path(path))
     with matplotlib.rc_context(STYLE):
-        figure = _draw(points, (x, y), senses, title)
+        figure = _draw(points, (x, y), directions, title)
         for file in files:
             figure.savefig(file, dpi=DPI, metadata=UNDATED.get(file.suffix.lower()))
 
 
 def staircase(
-    xs: ArrayLike, ys: ArrayLike, senses: tuple[Sense, Sense], worst: tuple[float, float] | None = None
+    xs: ArrayLike, ys: ArrayLike, directions: tuple[Direction, Direction], worst: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
     """Vertices [K, 2], from the worst x to the best, of the edge of what the points (`xs`, `ys`) [M] attain.
 
@@ -107,8 +107,8 @@ def staircase(
         ValueError: `xs` and `ys` differ in length, or `senses` is not two of "min" and "max".
     """
     points = np.column_stack([np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)])
-    members = np.unique(points[front(points, senses)], axis=0)
-    if senses[0] == "min":
+    members = np.unique(points[front(points, directions)], axis=0)
+    if directions[0] == "min":
         members = members[::-1]
     end_x, end_y = worst or (np.nan, np.nan)
     edge = np.column_stack([[end_x, *np.repeat(members[:, 0], 2)], [*np.repeat(members[:, 1], 2), end_y]])
@@ -130,9 +130,9 @@ def _looks(points: Sequence[FrontPoint]) -> dict[str, _Look]:
     }
 
 
-def _dodged(points: Sequence[FrontPoint], sense: Sense) -> list[float]:
+def _dodged(points: Sequence[FrontPoint], direction: Direction) -> list[float]:
     """The x at which each point is drawn on the axis of a count."""
-    step = -DODGE if sense == "max" else DODGE
+    step = -DODGE if direction == "max" else DODGE
     places: dict[float, dict[str, int]] = {}
     xs = []
     for point in points:
@@ -144,41 +144,43 @@ def _dodged(points: Sequence[FrontPoint], sense: Sense) -> list[float]:
     return xs
 
 
-def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], senses: tuple[Sense, Sense], title: str) -> Figure:
+def _draw(
+    points: Sequence[FrontPoint], columns: tuple[str, str], directions: tuple[Direction, Direction], title: str
+) -> Figure:
     looks = _looks(points)
     legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, looks)) + 6))
     legend_rows = -(-(len(looks) + 1) // legend_columns)
     figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
     axes = figure.add_subplot()
-    xs = _dodged(points, senses[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
-    outside = beyond([point.mean[1] for point in points], senses[1])
+    xs = _dodged(points, directions[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
+    outside = beyond([point.mean[1] for point in points], directions[1])
     for point, x, out in zip(points, xs, outside, strict=True):
         if not out:
             _draw_point(axes, point, x, looks[point.arm])
-            _draw_label(axes, point, senses)
-    _draw_edge(axes, points, senses)
+            _draw_label(axes, point, directions)
+    _draw_edge(axes, points, directions)
     for point, x, out in zip(points, xs, outside, strict=True):
         if out:
-            _draw_outside(axes, x, looks[point.arm], senses[1])
-    _annotate(axes, columns, senses, title)
+            _draw_outside(axes, x, looks[point.arm], directions[1])
+    _annotate(axes, columns, directions, title)
     _draw_legend(figure, _caption(points, outside), looks, legend_columns)
     return figure
 
 
-def beyond(ys: Sequence[float], sense: Sense) -> NDArray[np.bool_]:
+def beyond(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
     """Which values [M] are so much worse than the rest that to show them would flatten all the others.
 
     Those beyond the worse quartile by more than three times the distance of the quartiles; never a better one.
     """
-    badness = np.asarray(ys, dtype=np.float64) * (1.0 if sense == "min" else -1.0)
+    badness = np.asarray(ys, dtype=np.float64) * (1.0 if direction == "min" else -1.0)
     lower, upper = np.quantile(badness, (0.25, 0.75))
     return np.asarray(badness > upper + 3.0 * max(upper - lower, 1e-9 * abs(upper)))
 
 
-def _draw_outside(axes: Axes, x: float, look: _Look, sense: Sense) -> None:
+def _draw_outside(axes: Axes, x: float, look: _Look, direction: Direction) -> None:
     """A pointer at the worse end of the y axis, towards a configuration beyond it."""
     low, high = axes.get_ylim()
-    y, marker = (high, "^") if sense == "min" else (low, "v")
+    y, marker = (high, "^") if direction == "min" else (low, "v")
     axes.plot(x, y, color=look.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
 
 
@@ -223,10 +225,10 @@ def _draw_point(axes: Axes, point: FrontPoint, x: float, look: _Look) -> None:
     )
 
 
-def _draw_label(axes: Axes, point: FrontPoint, senses: tuple[Sense, Sense]) -> None:
+def _draw_label(axes: Axes, point: FrontPoint, directions: tuple[Direction, Direction]) -> None:
     """On the better side of the point, where the front leaves room."""
     if point.label:
-        right, up = senses[0] == "max", senses[1] == "max"
+        right, up = directions[0] == "max", directions[1] == "max"
         axes.annotate(
             point.label,
             point.mean,
@@ -239,20 +241,20 @@ def _draw_label(axes: Axes, point: FrontPoint, senses: tuple[Sense, Sense]) -> N
         )
 
 
-def _draw_edge(axes: Axes, points: Sequence[FrontPoint], senses: tuple[Sense, Sense]) -> None:
+def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: tuple[Direction, Direction]) -> None:
     """The edge of what the members attain, out to the worse ends of both axes, whose limits it fixes."""
     axes.margins(0.07, 0.1)
     limits = axes.get_xlim(), axes.get_ylim()
     worst_x, worst_y = (
-        min(limit) if sense == "max" else max(limit) for limit, sense in zip(limits, senses, strict=True)
+        min(limit) if direction == "max" else max(limit) for limit, direction in zip(limits, directions, strict=True)
     )
     means = np.array([point.mean for point in points if point.member]).reshape(-1, 2)
-    edge = staircase(means[:, 0], means[:, 1], senses, worst=(worst_x, worst_y))
+    edge = staircase(means[:, 0], means[:, 1], directions, worst=(worst_x, worst_y))
     axes.plot(edge[:, 0], edge[:, 1], color=EDGE_COLOUR, linewidth=0.8, zorder=1)
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def _annotate(axes: Axes, columns: tuple[str, str], senses: tuple[Sense, Sense], title: str) -> None:
+def _annotate(axes: Axes, columns: tuple[str, str], directions: tuple[Direction, Direction], title: str) -> None:
     for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
         axis.set_label_text(AXIS_LABELS.get(column, column))
         count = column in COUNTS
@@ -261,7 +263,7 @@ def _annotate(axes: Axes, columns: tuple[str, str], senses: tuple[Sense, Sense],
     if title:
         axes.set_title(title, loc="left", fontsize=7.5, pad=12)
     axes.annotate(
-        f"better {ARROWS[senses]}",
+        f"better {ARROWS[directions]}",
         (1, 1),
         xycoords="axes fraction",
         xytext=(0, 2),

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from sweeps.plots.style import COLOURS, DPI, STYLE, UNDATED, figure_files
 
-__all__ = ["Place", "Scatter", "chosen_steps", "scatter_figure", "way_figure"]
+__all__ = ["Place", "Scatter", "chosen_steps", "scatter_figure", "trajectory_figure"]
 
 WIDTH = 7.0
 """Inches: both columns of a two-column paper; the picture of one example takes one."""
 ROW_HEIGHT = 1.95
-WAY_SIZE = (3.35, 2.8)
-WAY_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
+TRAJECTORY_SIZE = (3.35, 2.8)
+TRAJECTORY_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
 """Without the yellow that is lost on white."""
 LEAST_REACH = 0.5
 """Of the axes to each side of 0: points at the origin should look like it."""
@@ -119,7 +119,7 @@ def _draw_scatter(axes: Axes, panel: Scatter, reach: float) -> None:
     axes.text(0.04, 0.97, panel.note, transform=axes.transAxes, ha="left", va="top", fontsize=6, color="0.35")
 
 
-def way_figure(places: Sequence[Place], path: Path | str, *, title: str = "") -> None:
+def trajectory_figure(places: Sequence[Place], path: Path | str, *, title: str = "") -> None:
     """Draw the way of one example: a line through every step, a point after each outer update, both in its colour.
 
     A circle is where it began, a square where it ended. Steps of the encoder alone are vertical, since they leave the
@@ -137,16 +137,16 @@ def way_figure(places: Sequence[Place], path: Path | str, *, title: str = "") ->
     low, high = min(p.min(), q.min(), 0.0), max(p.max(), q.max(), 0.0)
     margin = max(0.06 * (high - low), 0.02)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(WAY_SIZE, layout="constrained")
+        figure = Figure(TRAJECTORY_SIZE, layout="constrained")
         axes = figure.add_subplot()
         _draw_frame(axes, low - margin, high + margin)
         corners = np.column_stack([p, q])
         lines = LineCollection(
-            list(np.stack([corners[:-1], corners[1:]], 1)), cmap=WAY_COLOURS, linewidths=0.7, alpha=0.6
+            list(np.stack([corners[:-1], corners[1:]], 1)), cmap=TRAJECTORY_COLOURS, linewidths=0.7, alpha=0.6
         )
         lines.set_array(updates[1:])
         axes.add_collection(lines)
-        points = axes.scatter(p[ends], q[ends], c=updates[ends], s=11, cmap=WAY_COLOURS, linewidths=0, zorder=3)
+        points = axes.scatter(p[ends], q[ends], c=updates[ends], s=11, cmap=TRAJECTORY_COLOURS, linewidths=0, zorder=3)
         for place, marker in ((0, "o"), (-1, "s")):
             axes.scatter(p[place], q[place], s=34, marker=marker, facecolors="none", edgecolors="black", zorder=4)
         axes.set(xlabel="mean of p(z|x)", ylabel="mean of q(z|x)")

@@ -17,14 +17,14 @@ from sweeps.search.samplers import make_sampler
 from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec
 
-__all__ = ["RESAMPLES", "ArmSearch"]
+__all__ = ["RESAMPLES", "ArmStudy"]
 
 
 RESAMPLES = 32
 """Draws before a repeated configuration of a finite space is replaced by the first unused one."""
 
 
-class ArmSearch:
+class ArmStudy:
     """The Optuna study of one arm, in memory. Its space is the arm's, and so never conditional.
 
     Suggestion i is seeded by (search seed, arm, i) alone, so that a search that was interrupted neither repeats itself
@@ -38,12 +38,12 @@ class ArmSearch:
         self.arm = arm
         self._spec = spec
         self._distributions = {d.name: d.distribution() for d in arm.dimensions}
-        senses = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-        directions = [senses[sense] for sense in spec.objectives.values()]
+        by_name = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
+        directions = [by_name[direction] for direction in spec.objectives.values()]
         self.study = optuna.create_study(directions=directions)
         self._numbers: dict[int, int] = {}
 
-    def adopt(self, configuration: Configuration) -> None:
+    def enqueue(self, configuration: Configuration) -> None:
         """Enter a configuration that was chosen earlier as one whose values are still to come."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -57,7 +57,7 @@ class ArmSearch:
         """Configuration number `index`, different from those in `taken`; None if the space holds no other."""
         if self._spec.search.sampler == "grid":
             configuration = plan.configuration(self.arm, index, self.arm.point(index))
-            return None if configuration.config_id in taken else self._adopt_new(configuration)
+            return None if configuration.config_id in taken else self._enqueue_new(configuration)
         for attempt in range(RESAMPLES):
             trial_number, parameters = self._ask(index, attempt)
             found = self._free(plan, index, parameters, taken)
@@ -68,7 +68,7 @@ class ArmSearch:
         for number in range(self.arm.size() or 0):
             found = self._free(plan, index, self.arm.point(number), taken)
             if found is not None:
-                return self._adopt_new(found)
+                return self._enqueue_new(found)
         return None
 
     def _free(self, plan: Plan, index: int, parameters: dict[str, Value], taken: set[str]) -> Configuration | None:
@@ -80,8 +80,8 @@ class ArmSearch:
             return None
         return None if found.config_id in taken else found
 
-    def _adopt_new(self, configuration: Configuration) -> Configuration:
-        self.adopt(configuration)
+    def _enqueue_new(self, configuration: Configuration) -> Configuration:
+        self.enqueue(configuration)
         return configuration
 
     def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from lagvae_core.errors import ConfigError, Mistake
-from sweeps.search.arm_study import ArmSearch
+from lagvae_core.errors import ConfigError, ValidationIssue
+from sweeps.search.arm_study import ArmStudy
 from sweeps.search.plan import Plan
 from sweeps.spec.sweep import SweepSpec
 
@@ -21,7 +21,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
     """Copy every arm's search, as the stored rows tell it, into `storage`; the names of the studies."""
     names = []
     for arm in spec.arms:
-        search = ArmSearch(spec, arm)
+        search = ArmStudy(spec, arm)
         study = optuna.create_study(
             study_name=f"{spec.name}: {arm.name}", storage=storage, directions=search.study.directions
         )
@@ -31,7 +31,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
         for (name, index), configuration in sorted(plan.configurations.items(), key=lambda item: item[0][1]):
             if name != arm.name:
                 continue
-            search.adopt(configuration)
+            search.enqueue(configuration)
             rows = [plan.rows.get(f"{configuration.config_id}-{seed}") for seed in spec.search.run_seeds]
             ended = [row for row in rows if row is not None and plan.ended(row)]
             if len(ended) == len(rows):
@@ -48,9 +48,9 @@ def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
     try:
         from optuna_dashboard import run_server
     except ModuleNotFoundError:
-        law = "be installed for `lagvae dashboard`"
-        remedy = "Run  pip install 'lagvae[dashboard]'"
-        raise ConfigError([Mistake("optuna-dashboard", None, law, remedy)]) from None
+        message = "must be installed for `lagvae dashboard`"
+        hint = "Run  pip install 'lagvae[dashboard]'"
+        raise ConfigError([ValidationIssue("optuna-dashboard", message, hint, None)]) from None
     with tempfile.TemporaryDirectory(prefix="lagvae-dashboard-") as folder:
         path = Path(folder) / "sweep.log"
         backend = JournalFileBackend(str(path))

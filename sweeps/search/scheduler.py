@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sweeps.search.arm_study import ArmSearch
+from sweeps.search.arm_study import ArmStudy
 from sweeps.search.plan import Configuration, Plan, Run
 from sweeps.spec.space import Arm
 
-__all__ = ["Dealer"]
+__all__ = ["RunScheduler"]
 
 
 BREAKER = 3
 """So many first runs that fail alike stop the sweep; of two arms at least, where so many have something to run."""
 
 
-class Dealer:
+class RunScheduler:
     """Deals the runs of a plan in its order and hears how they ended."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.stop_reason = ""
-        self._searches = {arm.name: ArmSearch(plan.spec, arm) for arm in plan.spec.arms}
+        self._studies = {arm.name: ArmStudy(plan.spec, arm) for arm in plan.spec.arms}
         self._order = iter(list(plan.order()))
         self._queue: deque[Run] = deque()
         self._alone: deque[Run] = deque()
@@ -38,7 +38,7 @@ class Dealer:
             if not arm.dimensions:
                 self._taken.add(plan.configuration(arm, 0, {}).config_id)
         for configuration in sorted(plan.configurations.values(), key=lambda c: (c.arm, c.index)):
-            self._searches[configuration.arm].adopt(configuration)
+            self._studies[configuration.arm].enqueue(configuration)
             self._begin(configuration)
 
     def next(self) -> Run | None:
@@ -69,12 +69,12 @@ class Dealer:
     def _open_configuration(self, arm: Arm, index: int) -> None:
         configuration = self.plan.configurations.get((arm.name, index))
         if configuration is None:
-            search = self._searches[arm.name]
+            search = self._studies[arm.name]
             if arm.dimensions:
                 configuration = search.suggest(index, self.plan, self._taken)
             else:
                 configuration = self.plan.configuration(arm, index, {})
-                search.adopt(configuration)
+                search.enqueue(configuration)
             if configuration is None:
                 return
             self._taken.add(configuration.config_id)
@@ -96,7 +96,7 @@ class Dealer:
     def _close_if_complete(self, arm: str, index: int) -> None:
         rows = self._open[arm, index]
         if len(rows) == len(self.plan.spec.search.run_seeds):
-            self._searches[arm].tell(index, list(rows.values()))
+            self._studies[arm].tell(index, list(rows.values()))
 
     def ended(self, run: Run, row: Mapping[str, Any]) -> None:
         """`run` ended with `row`. A first lack of memory is not its end: it is dealt once more at last, alone."""

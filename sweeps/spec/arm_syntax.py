@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.spec.yaml import load_yaml
 
 __all__ = ["parse_arm_text", "parse_items", "parse_sets"]
@@ -20,7 +20,7 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
         ConfigError: with every mistake, in the name of `option`; `example` shows how it is meant.
     """
     items: list[dict[str, Any]] = []
-    mistakes: list[Mistake | str] = []
+    issues: list[ValidationIssue] = []
     for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # not the sign of 1e+3
         kind, _, fields = part.strip().partition(":")
         if not kind and not fields:
@@ -29,16 +29,18 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
         for field in filter(None, re.split(f",{OUTSIDE_BRACKETS}", fields)):
             name, sign, value = field.partition("=")
             if not sign:
-                law = "give fields as name=value"
-                mistakes.append(Mistake(option, part, law, f"For example '{example}'."))
+                message = "must give fields as name=value"
+                issues.append(ValidationIssue(option, message, f"For example '{example}'.", part))
                 continue
             try:
                 item[name.strip()] = load_yaml(value)
             except ValueError:
-                mistakes.append(Mistake(option, part, "give each field a YAML value", "Quote it if it is a text."))
+                issues.append(
+                    ValidationIssue(option, "must give each field a YAML value", "Quote it if it is a text.", part)
+                )
         items.append(item)
-    if mistakes:
-        raise ConfigError(mistakes)
+    if issues:
+        raise ConfigError(issues)
     return items
 
 
@@ -50,16 +52,16 @@ def parse_arm_text(text: str) -> list[dict[str, Any]]:
 def parse_sets(items: list[str] | None) -> dict[str, Any]:
     """`--set` items as dotted keys and YAML values."""
     values: dict[str, Any] = {}
-    mistakes = []
+    issues = []
     for item in items or []:
         key, sign, text = item.partition("=")
         if not sign or not key or not all(key.split(".")):
-            mistakes.append(Mistake("--set", item, "be KEY=VALUE", "For example --set training.epochs=3"))
+            issues.append(ValidationIssue("--set", "must be KEY=VALUE", "For example --set training.epochs=3", item))
             continue
         try:
             values[key] = load_yaml(text)
         except ValueError:
-            mistakes.append(Mistake(f"--set {key}", text, "be a YAML value", "Quote it if it is a text."))
-    if mistakes:
-        raise ConfigError(mistakes)
+            issues.append(ValidationIssue(f"--set {key}", "must be a YAML value", "Quote it if it is a text.", text))
+    if issues:
+        raise ConfigError(issues)
     return values

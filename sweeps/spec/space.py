@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.storage.schema import is_integral
@@ -130,7 +130,7 @@ class Arm:
         return [first, *(first | {d.name: value} for d in self.dimensions for value in d.probes()[1:])]
 
 
-def parse_arm(name: str, items: Any, mistakes: list[Mistake | str]) -> Arm | None:
+def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | None:
     """The arm that a sweep file describes; appends every mistake to `mistakes` and then returns None.
 
     An item is a kind, or a mapping with `kind`. A field's value is fixed, `{low:, high:}` (and `log:`) or
@@ -138,33 +138,33 @@ def parse_arm(name: str, items: Any, mistakes: list[Mistake | str]) -> Arm | Non
     """
     key = f"arms.{name}"
     if not isinstance(items, list | tuple):
-        mistakes.append(Mistake(key, items, "be a list of strategies", "Write [] for the plain VAE."))
+        issues.append(ValidationIssue(key, "must be a list of strategies", "Write [] for the plain VAE.", items))
         return None
-    found = len(mistakes)
+    found = len(issues)
     stack: list[dict[str, Any]] = []
     dimensions: list[Dimension] = []
     for number, item in enumerate(items):
         where = f"{key}[{number}]"
         item = {"kind": item} if isinstance(item, str) else item
         if not isinstance(item, Mapping) or "kind" not in item:
-            law = "be a strategy's kind, or a mapping with `kind`"
-            mistakes.append(Mistake(where, item, law, f"Known kinds: {', '.join(CATALOGUE)}."))
+            message = "must be a strategy's kind, or a mapping with `kind`"
+            issues.append(ValidationIssue(where, message, f"Known kinds: {', '.join(CATALOGUE)}.", item))
             continue
         strategy = CATALOGUE.get(str(item["kind"]))
         if strategy is None:
             near = difflib.get_close_matches(str(item["kind"]), CATALOGUE, n=3)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"Known kinds: {', '.join(CATALOGUE)}."
-            law = "be a strategy of `lagvae strategies`"
-            mistakes.append(Mistake(f"{where}.kind", item["kind"], law, hint))
+            message = "must be a strategy of `lagvae strategies`"
+            issues.append(ValidationIssue(f"{where}.kind", message, hint, item["kind"]))
             continue
-        fixed, searched = _split(where, strategy, item, mistakes)
+        fixed, searched = _split(where, strategy, item, issues)
         stack.append(fixed)
         dimensions.extend(searched)
-    return Arm(name, tuple(stack), tuple(dimensions)) if len(mistakes) == found else None
+    return Arm(name, tuple(stack), tuple(dimensions)) if len(issues) == found else None
 
 
 def _split(
-    where: str, strategy: type[Strategy], item: Mapping[str, Any], mistakes: list[Mistake | str]
+    where: str, strategy: type[Strategy], item: Mapping[str, Any], issues: list[ValidationIssue]
 ) -> tuple[dict[str, Any], list[Dimension]]:
     """The fixed fields of one item of an arm, and its searched ones."""
     own = {field: tunable for field, _, tunable in tunables(strategy)}
@@ -176,11 +176,13 @@ def _split(
         if not isinstance(value, Mapping):
             fixed[field] = value
         elif field not in strategy.model_fields:
-            law = f"be a field of {strategy.name()}"
-            mistakes.append(Mistake(f"{where}.{field}", dict(value), law, f"Known: {', '.join(_fields(strategy))}."))
+            message = f"must be a field of {strategy.name()}"
+            issues.append(
+                ValidationIssue(f"{where}.{field}", message, f"Known: {', '.join(_fields(strategy))}.", dict(value))
+            )
         else:
             integral = is_integral(strategy.model_fields[field].annotation)
-            tunable = _range(f"{where}.{field}", value, integral, mistakes)
+            tunable = _range(f"{where}.{field}", value, integral, issues)
             if tunable is not None:
                 ranges[field] = tunable
     searched = []
@@ -195,33 +197,39 @@ def _fields(strategy: type[Strategy]) -> list[str]:
     return [field for field in strategy.model_fields if field != "kind"]
 
 
-def _range(where: str, value: Mapping[str, Any], integral: bool, mistakes: list[Mistake | str]) -> Tunable | None:
+def _range(where: str, value: Mapping[str, Any], integral: bool, issues: list[ValidationIssue]) -> Tunable | None:
     keys = set(value)
     if keys == {"choices"}:
         choices = value["choices"]
         plain = isinstance(choices, list | tuple) and all(isinstance(c, int | float | str) for c in choices)
         if not plain or not choices or len(set(choices)) != len(choices):
-            law = "be a list of different numbers or words"
-            mistakes.append(Mistake(f"{where}.choices", choices, law, "Write for example {choices: [1, 2, 4]}."))
+            message = "must be a list of different numbers or words"
+            issues.append(
+                ValidationIssue(f"{where}.choices", message, "Write for example {choices: [1, 2, 4]}.", choices)
+            )
             return None
         return Tunable(choices=tuple(choices))
     if {"low", "high"} <= keys <= {"low", "high", "log"}:
         low, high, log = value["low"], value["high"], value.get("log", False)
         numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
         if not numbers or not isinstance(log, bool):
-            law = "have numbers as low and high, and true or false as log"
-            mistakes.append(Mistake(where, dict(value), law, "Write for example {low: 0.1, high: 1.0, log: true}."))
+            message = "must have numbers as low and high, and true or false as log"
+            issues.append(
+                ValidationIssue(where, message, "Write for example {low: 0.1, high: 1.0, log: true}.", dict(value))
+            )
             return None
         if integral and not all(isinstance(end, int) or end.is_integer() for end in (low, high)):
-            mistakes.append(Mistake(where, dict(value), "have whole numbers as low and high", "Round them."))
+            issues.append(ValidationIssue(where, "must have whole numbers as low and high", "Round them.", dict(value)))
             return None
         if not low < high:
-            mistakes.append(Mistake(where, dict(value), "satisfy low < high", "Exchange the two, or fix the value."))
+            issues.append(
+                ValidationIssue(where, "must satisfy low < high", "Exchange the two, or fix the value.", dict(value))
+            )
             return None
         if log and low <= 0:
-            mistakes.append(Mistake(where, dict(value), "have low > 0 on a logarithmic scale", "Raise low."))
+            issues.append(ValidationIssue(where, "must have low > 0 on a logarithmic scale", "Raise low.", dict(value)))
             return None
         return Tunable(low, high, log)
-    law = "be a value, {low:, high:} (and log:) or {choices:}"
-    mistakes.append(Mistake(where, dict(value), law, "Remove the other keys."))
+    message = "must be a value, {low:, high:} (and log:) or {choices:}"
+    issues.append(ValidationIssue(where, message, "Remove the other keys.", dict(value)))
     return None

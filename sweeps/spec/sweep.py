@@ -16,10 +16,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from lagvae_core.config.trial import TrialConfig, parse_trial
-from lagvae_core.config.validation import mistakes_of
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.evaluation.data_specific_metrics import columns_lacking
-from lagvae_core.settings import Setting
+from lagvae_core.config.validation import issues_of
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
+from lagvae_core.settings import FrozenConfig
 from sweeps.spec.space import Arm, Value, parse_arm
 from sweeps.spec.yaml import load_yaml
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
@@ -27,15 +27,15 @@ from sweeps.storage.schema import OBJECTIVE_COLUMNS
 __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-Sense = Literal["min", "max"]
+Direction = Literal["min", "max"]
 Keep = Literal["nothing", "models"]
 """Models are kept on request alone: those of a sweep of 170 runs at the size of Yahoo's, 215 MB each, take 36 GB."""
 LIBRARY = resources.files("sweeps") / "library"
 """The sweeps that ship."""
-DEFAULT_OBJECTIVES: Mapping[str, Sense] = {"nll_iw": "min", "au": "max"}
+DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
 
 
-class SearchSpec(Setting):
+class SearchSpec(FrozenConfig):
     """How each arm is searched; every arm has the same budget."""
 
     sampler: Annotated[
@@ -56,7 +56,7 @@ class SearchSpec(Setting):
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
 
-class ResourceSpec(Setting):
+class ResourceSpec(FrozenConfig):
     """What each run is given."""
 
     cpus: Annotated[int, Field(ge=1, description="cores, and so threads, of a run")] = 1
@@ -79,13 +79,13 @@ class ResourceSpec(Setting):
         return self.model_copy(update={"gpus": gpus})
 
 
-class _File(Setting):
+class _SweepFile(FrozenConfig):
     """The top level of a sweep file, before its parts are looked into."""
 
     name: Annotated[str, Field(description="name of the sweep, and of its results folder")]
     trial: Annotated[dict[str, Any], Field(description="defaults of every trial")] = Field(default_factory=dict)
     arms: Annotated[dict[str, Any], Field(description="names to stacks of strategies")]
-    objectives: Annotated[dict[str, Sense], Field(description="columns of the table to min or max")] = Field(
+    objectives: Annotated[dict[str, Direction], Field(description="columns of the table to min or max")] = Field(
         default_factory=lambda: dict(DEFAULT_OBJECTIVES)
     )
     search: Annotated[SearchSpec, Field(description="how each arm is searched")] = SearchSpec()
@@ -106,7 +106,7 @@ class SweepSpec:
     name: str
     trial: Mapping[str, Any]
     arms: tuple[Arm, ...]
-    objectives: Mapping[str, Sense]
+    objectives: Mapping[str, Direction]
     search: SearchSpec
     resources: ResourceSpec
     keep: Keep
@@ -175,15 +175,17 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         names = sorted(p.name.removesuffix(".yaml") for p in LIBRARY.iterdir())
         shipped = ", ".join(name for name in names if not name.startswith("_"))
-        remedy = f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
-        raise ConfigError([Mistake("the file", str(path), "exist", remedy)]) from None
+        hint = f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
+        raise ConfigError([ValidationIssue("the file", "must exist", hint, str(path))]) from None
     except UnicodeDecodeError as error:
-        mistake = Mistake("the file", str(path), f"be UTF-8 (byte {error.start} is not)", "Save it as UTF-8.")
-        raise ConfigError([mistake]) from None
+        issue = ValidationIssue(
+            "the file", f"must be UTF-8 (byte {error.start} is not)", "Save it as UTF-8.", str(path)
+        )
+        raise ConfigError([issue]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        mistake = Mistake("the file", str(path), f"be readable ({reason})", "Check the path and its rights.")
-        raise ConfigError([mistake]) from None
+        issue = ValidationIssue("the file", f"must be readable ({reason})", "Check the path and its rights.", str(path))
+        raise ConfigError([issue]) from None
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
@@ -191,10 +193,12 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         values = load_yaml(text)
     except ValueError as error:
-        raise ConfigError([f"must be YAML, but {error}."], source) from None
+        raise ConfigError([ValidationIssue("the file", f"not valid YAML ({error})")], source) from None
     if not isinstance(values, dict):
-        mistake = Mistake("the file", values, "hold a mapping of keys to values", "See `lagvae plan quickstart`.")
-        raise ConfigError([mistake], source)
+        issue = ValidationIssue(
+            "the file", "must hold a mapping of keys to values", "See `lagvae plan quickstart`.", values
+        )
+        raise ConfigError([issue], source)
     return {str(key): value for key, value in values.items()}
 
 
@@ -215,38 +219,38 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         set_dotted(values, key, value)
     if overrides:
         text = yaml.safe_dump(values, sort_keys=False)
-    mistakes: list[Mistake | str] = []
-    file: _File | None = None
+    issues: list[ValidationIssue] = []
+    file: _SweepFile | None = None
     try:
-        file = _File.model_validate(values)
+        file = _SweepFile.model_validate(values)
     except ValidationError as error:
-        mistakes += map(_of_trial, mistakes_of(error, _File))
-    _check_name(values.get("name"), mistakes)
+        issues += map(_of_trial, issues_of(error, _SweepFile))
+    _check_name(values.get("name"), issues)
     given_trial, given_arms = values.get("trial", {}), values.get("arms")
     arms: list[Arm] = []
     if isinstance(given_arms, Mapping):
         for name, items in given_arms.items():
             if not _is_arm_name(name):
-                law = "name each arm by one line of at most 100 printable characters"
-                mistakes.append(Mistake("arms", name, law, 'Quote what YAML takes for a number: "1": [].'))
+                message = "must name each arm by one line of at most 100 printable characters"
+                issues.append(ValidationIssue("arms", message, 'Quote what YAML takes for a number: "1": [].', name))
                 continue
-            arm = parse_arm(name, items, mistakes)
+            arm = parse_arm(name, items, issues)
             if arm is not None:
                 arms.append(arm)
         if not given_arms:
-            mistakes.append(Mistake("arms", {}, "name at least one arm", "For example  vae: []"))
+            issues.append(ValidationIssue("arms", "must name at least one arm", "For example  vae: []", {}))
     trial = _absolute_data_path(given_trial) if isinstance(given_trial, Mapping) else {}
-    _check_trials(trial, arms, mistakes)
+    _check_trials(trial, arms, issues)
     if file is not None:
-        _check_search(file, arms, mistakes)
+        _check_search(file, arms, issues)
     objectives = values.get("objectives", DEFAULT_OBJECTIVES)
     if isinstance(objectives, Mapping):
         data = trial.get("data")
         kind = str(data.get("kind", "synthetic")) if isinstance(data, Mapping) else "synthetic"
-        _check_objectives([str(column) for column in objectives], kind, mistakes)
-    if mistakes:
+        _check_objectives([str(column) for column in objectives], kind, issues)
+    if issues:
         # A mistake may hold a list or a mapping, and so has no hash; the same text is the same mistake.
-        raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()), source)
+        raise ConfigError(list({str(issue): issue for issue in issues}.values()), source)
     assert file is not None
     search = file.search
     if search.sampler != "grid" and search.configurations is None:
@@ -254,12 +258,10 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     return SweepSpec(file.name, trial, tuple(arms), file.objectives, search, file.resources, file.keep, text)
 
 
-def _of_trial(mistake: Mistake | str) -> Mistake | str:
+def _of_trial(issue: ValidationIssue) -> ValidationIssue:
     """The mistake, with the way to where the key belongs if that is a trial's."""
-    if isinstance(mistake, str):
-        return mistake
-    unknown = mistake.key not in _File.model_fields and mistake.key in TrialConfig.model_fields
-    return replace(mistake, remedy=f"Did you mean trial.{mistake.key}?") if unknown else mistake
+    unknown = issue.where not in _SweepFile.model_fields and issue.where in TrialConfig.model_fields
+    return replace(issue, hint=f"Did you mean trial.{issue.where}?") if unknown else issue
 
 
 def _absolute_data_path(trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,100 +272,110 @@ def _absolute_data_path(trial: Mapping[str, Any]) -> dict[str, Any]:
     return dict(trial)
 
 
-def _check_name(name: Any, mistakes: list[Mistake | str]) -> None:
+def _check_name(name: Any, issues: list[ValidationIssue]) -> None:
     if isinstance(name, str) and not NAME.fullmatch(name):
-        law = "start with a letter or digit and go on with at most 99 letters, digits, dots, dashes, + or underscores"
-        mistakes.append(Mistake("name", name, law, "It becomes the name of the results folder."))
+        message = (
+            "must be 1 to 100 letters, digits, dots, dashes, plus signs or underscores, the first a letter or digit"
+        )
+        issues.append(ValidationIssue("name", message, "It becomes the name of the results folder.", name))
 
 
 def _is_arm_name(name: Any) -> bool:
     return isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 and name == name.strip()
 
 
-def _check_trials(trial: Mapping[str, Any], arms: list[Arm], mistakes: list[Mistake | str]) -> None:
+def _check_trials(trial: Mapping[str, Any], arms: list[Arm], issues: list[ValidationIssue]) -> None:
     """Every arm must make lawful trials at each end of each of its ranges."""
     for key in ("strategies", "seed"):
         if key in trial:
-            remedy = "Strategies stand in arms." if key == "strategies" else "Seeds stand in search.seeds."
-            mistakes.append(Mistake(f"trial.{key}", trial[key], "be left out", remedy))
+            hint = "Strategies stand in arms." if key == "strategies" else "Seeds stand in search.seeds."
+            issues.append(ValidationIssue(f"trial.{key}", "must be left out", hint, trial[key]))
     plain = {key: value for key, value in trial.items() if key not in ("strategies", "seed")}
     of_all: set[str] = set()
     try:
         parse_trial(plain)
     except ConfigError as error:
-        of_all = {str(m) for m in error.mistakes}
-        mistakes += [_renamed(m, lambda key: f"trial.{key}") for m in error.mistakes]
+        of_all = {str(m) for m in error.issues}
+        issues += [_renamed(m, lambda key: f"trial.{key}") for m in error.issues]
     same: dict[tuple[str, ...], str] = {}
     for arm in arms:
-        found: dict[str, Mistake | str] = {}
+        found: dict[str, ValidationIssue] = {}
         identities: dict[str, dict[str, Value]] = {}
         for point in arm.probes():
             try:
                 config = parse_trial({**plain, "strategies": arm.strategies(point)})
             except ConfigError as error:
-                for mistake in error.mistakes:
-                    if str(mistake) not in of_all:
-                        found.setdefault(str(mistake), _of_arm(mistake, arm, point))
+                for issue in error.issues:
+                    if str(issue) not in of_all:
+                        found.setdefault(str(issue), _of_arm(issue, arm, point))
                 continue
             # A run is known by its configuration, and a number by its value, however both are written.
             other = identities.setdefault(config.config_id(""), point)
             if other is not point:
                 shown = [", ".join(f"{name}={value!r}" for name, value in p.items()) for p in (other, point)]
-                law = f"have points that differ, and {shown[0]} is the same as {shown[1]}"
-                found.setdefault(law, Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
-        mistakes += found.values()
+                message = f"must have points that differ, and {shown[0]} is the same as {shown[1]}"
+                found.setdefault(
+                    message, ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack))
+                )
+        issues += found.values()
         if identities:
             identity = (next(iter(identities)), *map(repr, arm.dimensions))
             if (other_arm := same.setdefault(identity, arm.name)) != arm.name:
-                law = f"differ from every other arm, and arms.{other_arm} is the same"
-                mistakes.append(Mistake(f"arms.{arm.name}", list(arm.stack), law, "Remove one of the two."))
+                message = f"must differ from every other arm, and arms.{other_arm} is the same"
+                issues.append(ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack)))
 
 
-def _renamed(mistake: Mistake | str, rename: Any) -> Mistake | str:
-    if isinstance(mistake, str):
-        return mistake
-    return Mistake(rename(mistake.key), mistake.value, mistake.law, mistake.remedy)
+def _renamed(issue: ValidationIssue, rename: Any) -> ValidationIssue:
+    return replace(issue, where=rename(issue.where))
 
 
-def _of_arm(mistake: Mistake | str, arm: Arm, point: Mapping[str, Value]) -> Mistake | str:
+def _of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> ValidationIssue:
     """The mistake of a trial as one of the arm that makes it, at a point of its space."""
-    renamed = _renamed(mistake, lambda key: _arm_key(key, arm))
-    if isinstance(renamed, str) or len(point) < 2:
+    renamed = _renamed(issue, lambda key: _arm_key(key, arm))
+    if len(point) < 2:
         return renamed
     at = ", ".join(f"{name} = {value}" for name, value in point.items())
-    return replace(renamed, remedy=f"{renamed.remedy} So it is at {at}.")
+    return replace(renamed, hint=f"{renamed.hint} So it is at {at}.")
 
 
 def _arm_key(key: str, arm: Arm) -> str:
     return key.replace("strategies", f"arms.{arm.name}", 1) if key.startswith("strategies") else f"trial.{key}"
 
 
-def _check_search(file: _File, arms: list[Arm], mistakes: list[Mistake | str]) -> None:
+def _check_search(file: _SweepFile, arms: list[Arm], issues: list[ValidationIssue]) -> None:
     search = file.search
     seeds = search.run_seeds
     if not seeds or len(set(seeds)) != len(seeds):
-        mistakes.append(Mistake("search.seeds", list(seeds), "hold different seeds, at least one", "For example 3."))
+        issues.append(
+            ValidationIssue("search.seeds", "must hold different seeds, at least one", "For example 3.", list(seeds))
+        )
     if search.sampler != "grid":
         return
     if search.configurations is not None:
-        remedy = "A grid runs every combination; leave it out, or use another sampler."
-        mistakes.append(Mistake("search.configurations", search.configurations, "be left out for grid", remedy))
+        hint = "A grid runs every combination; leave it out, or use another sampler."
+        issues.append(
+            ValidationIssue("search.configurations", "must be left out for grid", hint, search.configurations)
+        )
     for arm in arms:
         for dimension in arm.dimensions:
             if not dimension.tunable.choices and not dimension.integral:
-                law = "have choices when search.sampler is grid"
+                message = "must have choices when search.sampler is grid"
                 value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
-                mistakes.append(Mistake(f"arms.{arm.name}: {dimension.name}", value, law, "Write {choices: [...]}."))
+                issues.append(
+                    ValidationIssue(f"arms.{arm.name}: {dimension.name}", message, "Write {choices: [...]}.", value)
+                )
 
 
-def _check_objectives(objectives: list[str], kind: str, mistakes: list[Mistake | str]) -> None:
+def _check_objectives(objectives: list[str], kind: str, issues: list[ValidationIssue]) -> None:
     if not objectives:
-        mistakes.append(Mistake("objectives", {}, "name at least one column", "For example  nll_iw: min"))
+        issues.append(ValidationIssue("objectives", "must name at least one column", "For example  nll_iw: min", {}))
     for column in objectives:
         if column not in OBJECTIVE_COLUMNS:
             near = difflib.get_close_matches(column, OBJECTIVE_COLUMNS, n=3)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
-            mistakes.append(Mistake(f"objectives.{column}", column, "be a numeric column of the table", hint))
-        elif column in columns_lacking(kind):
-            law = f"be a column that {kind} data have"
-            mistakes.append(Mistake(f"objectives.{column}", column, law, "For example nll_iw."))
+            issues.append(
+                ValidationIssue(f"objectives.{column}", "must be a numeric column of the table", hint, column)
+            )
+        elif column in unavailable_columns(kind):
+            message = f"must be a column that {kind} data have"
+            issues.append(ValidationIssue(f"objectives.{column}", message, "For example nll_iw.", column))

@@ -18,10 +18,10 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.fs
 
-from lagvae_core.errors import ConfigError, Mistake, StoreError
+from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
 from lagvae_core.files import write_atomically
-from sweeps.storage.lease import Lease, Taken, Waiting, leased
-from sweeps.storage.mounts import on_own_disk
+from sweeps.storage.lease import Lease, LeaseHeldError, Waiting, leased
+from sweeps.storage.mounts import is_local_filesystem
 
 __all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
 
@@ -50,7 +50,7 @@ def _opened(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         system, root = pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError([Mistake("--results", uri, f"be a usable URI ({error})")]) from None
+        raise ConfigError([ValidationIssue("--results", f"must be a usable URI ({error})", value=uri)]) from None
     return system, root
 
 
@@ -104,12 +104,14 @@ class SweepFolder:
             self._write(f"{part}/.probe", b"")
             system.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
-            law = f"be a folder that can be written to ({_reason(error)})"
-            raise ConfigError([Mistake("--results", self.results, law, "Choose another with --results.")]) from None
+            message = f"must be a folder that can be written to ({_reason(error)})"
+            raise ConfigError(
+                [ValidationIssue("--results", message, "Choose another with --results.", self.results)]
+            ) from None
 
     def write(self, name: str, content: bytes) -> None:
         """Replace the file `name` as a whole; its folder is made."""
-        self._insist(f"{name} cannot be written", lambda: self._write(name, content))
+        self._retry(f"{name} cannot be written", lambda: self._write(name, content))
 
     def _write(self, name: str, content: bytes) -> None:
         self.guard()
@@ -124,7 +126,7 @@ class SweepFolder:
 
     def read(self, name: str) -> bytes | None:
         """The content of the file `name`, or None if there is none."""
-        return self._insist(f"{name} cannot be read", lambda: self._read(name))
+        return self._retry(f"{name} cannot be read", lambda: self._read(name))
 
     def _read(self, name: str) -> bytes | None:
         system, root = self._filesystem()
@@ -156,15 +158,15 @@ class SweepFolder:
         return bool(self._type(name) == pyarrow.fs.FileType.Directory)
 
     def _type(self, name: str) -> pyarrow.fs.FileType:
-        def look() -> pyarrow.fs.FileType:
+        def verify() -> pyarrow.fs.FileType:
             system, root = self._filesystem()
             return system.get_file_info(f"{root}/{name}").type
 
-        return self._insist(f"{name} cannot be looked for", look)
+        return self._retry(f"{name} cannot be looked for", verify)
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, if there is one."""
-        self._insist(f"{name} cannot be removed", lambda: self._remove(name))
+        self._retry(f"{name} cannot be removed", lambda: self._remove(name))
 
     def _remove(self, name: str) -> None:
         self.guard()
@@ -172,7 +174,7 @@ class SweepFolder:
         with contextlib.suppress(FileNotFoundError):
             system.delete_file(f"{root}/{name}")
 
-    def _insist(self, failure: str, act: Callable[[], T]) -> T:
+    def _retry(self, failure: str, act: Callable[[], T]) -> T:
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:
             try:
@@ -198,7 +200,7 @@ class SweepFolder:
         with contextlib.ExitStack() as held:
             locked = folder is not None and self._lock(held, folder / ".driver.lock")
             lease = None
-            if folder is None or not (locked and on_own_disk(folder)):
+            if folder is None or not (locked and is_local_filesystem(folder)):
                 lease = self._lease(held, locked, waiting)
             if folder is not None:
                 # What a killed process had written beside and not yet renamed.
@@ -227,33 +229,33 @@ class SweepFolder:
     def _lease(self, held: contextlib.ExitStack, locked: bool, waiting: Waiting) -> Lease:
         try:
             return held.enter_context(leased(replace(self, patience=0.0), alone_here=locked, waiting=waiting))
-        except Taken as error:
+        except LeaseHeldError as error:
             raise self._driven(f"another one on {error} is running it") from None
 
     def _driven(self, by: str) -> ConfigError:
-        law = f"be driven by one process at a time, and {by}"
-        return ConfigError([Mistake("the sweep", self.sweep, law, "Wait for it, or stop it.")])
+        message = f"must be driven by one process at a time, and {by}"
+        return ConfigError([ValidationIssue("the sweep", message, "Wait for it, or stop it.", self.sweep)])
 
     def folders(self) -> list[str]:
         """The names of the folders in it, in order."""
 
-        def look() -> list[str]:
+        def verify() -> list[str]:
             system, root = self._filesystem()
             entries = system.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
             return sorted(entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory)
 
-        return self._insist("it cannot be listed", look)
+        return self._retry("it cannot be listed", verify)
 
     def files(self, part: str) -> list[str]:
         """The names of the files in its folder `part`, in order; none if there is no such folder."""
 
-        def look() -> list[str]:
+        def verify() -> list[str]:
             system, root = self._filesystem()
             entries = system.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
             names = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.File]
             return sorted(f"{part}/{name}" for name in names)
 
-        return self._insist(f"{part} cannot be listed", look)
+        return self._retry(f"{part} cannot be listed", verify)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["LEASE", "Lease", "Pace", "Store", "Taken", "Waiting", "leased", "this_machine"]
+from lagvae_core.errors import LagvaeError
+
+__all__ = ["LEASE", "Lease", "LeaseHeldError", "LeaseTiming", "Store", "Waiting", "leased", "machine_id"]
 
 LEASE = ".driver.lease"
 
@@ -40,20 +42,20 @@ class Store(Protocol):
     def remove(self, name: str) -> None: ...
 
 
-class Taken(Exception):
+class LeaseHeldError(LagvaeError):
     """Another driver holds the lease; the message names its host."""
 
 
 @dataclass(frozen=True)
-class Pace:
+class LeaseTiming:
     """In seconds: how often a lease is renewed, how long one without a renewal is watched, how long rivals may take."""
 
     renewal: float = 15.0
     patience: float = 50.0
-    rivalry: float = 2.0
+    election_delay: float = 2.0
 
 
-PACE = Pace()
+LEASE_TIMING = LeaseTiming()
 
 
 @dataclass
@@ -61,16 +63,16 @@ class Lease:
     """A lease of this process. `taken_by`: the host of whoever took it over; empty as long as nobody did."""
 
     store: Store
-    pace: Pace
+    timing: LeaseTiming
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     taken_by: str = ""
     _seen: float = 0.0
 
     def write(self, renewals: int) -> None:
-        told = {"owner": self.owner, "host": socket.gethostname(), "machine": this_machine(), "renewals": renewals}
+        told = {"owner": self.owner, "host": socket.gethostname(), "machine": machine_id(), "renewals": renewals}
         self.store.write(LEASE, json.dumps(told).encode())
 
-    def look(self) -> bool:
+    def verify(self) -> bool:
         """Whether it is still ours. One that is gone was another's, which has ended."""
         found = self.store.read(LEASE)
         if _field(found, "owner") != self.owner:
@@ -85,12 +87,12 @@ class Lease:
             OSError: the store does not answer, so that it cannot be told.
         """
         # The wall clock alone goes on while a machine sleeps.
-        if not self.taken_by and not 0 <= time.time() - self._seen < 2 * self.pace.renewal:
-            self.look()
+        if not self.taken_by and not 0 <= time.time() - self._seen < 2 * self.timing.renewal:
+            self.verify()
         return bool(self.taken_by)
 
 
-def this_machine() -> str:
+def machine_id() -> str:
     """This start of this host."""
     return f"{socket.gethostname()} {BOOT.read_text().strip() if BOOT.exists() else ''}"
 
@@ -98,7 +100,7 @@ def this_machine() -> str:
 @contextmanager
 def leased(
     store: Store,
-    pace: Pace | None = None,
+    timing: LeaseTiming | None = None,
     *,
     alone_here: bool = False,
     waiting: Waiting = lambda host, seconds: None,
@@ -110,14 +112,14 @@ def leased(
     Raises:
         Taken: another process holds it.
     """
-    pace = pace or PACE
-    lease, ended = Lease(store, pace), threading.Event()
-    _await_end_of(store, pace, ended, alone_here, waiting)
+    timing = timing or LEASE_TIMING
+    lease, ended = Lease(store, timing), threading.Event()
+    _await_end_of(store, timing, ended, alone_here, waiting)
     lease.write(0)
-    ended.wait(pace.rivalry)
-    if not lease.look():
-        raise Taken(lease.taken_by)
-    renewing = threading.Thread(target=_renew, args=(lease, pace, ended), daemon=True)
+    ended.wait(timing.election_delay)
+    if not lease.verify():
+        raise LeaseHeldError(lease.taken_by)
+    renewing = threading.Thread(target=_renew, args=(lease, timing, ended), daemon=True)
     renewing.start()
     try:
         yield lease
@@ -126,33 +128,35 @@ def leased(
         renewing.join()
         # Left behind it costs the next driver a pause, and hides no exception of the block.
         with contextlib.suppress(OSError):
-            if lease.look():
+            if lease.verify():
                 store.remove(LEASE)
 
 
-def _await_end_of(store: Store, pace: Pace, ended: threading.Event, alone_here: bool, waiting: Waiting) -> None:
+def _await_end_of(
+    store: Store, timing: LeaseTiming, ended: threading.Event, alone_here: bool, waiting: Waiting
+) -> None:
     """Return when there is no lease, or one that nobody renews."""
     first = store.read(LEASE)
-    if first is None or (alone_here and _field(first, "machine") == this_machine()):
+    if first is None or (alone_here and _field(first, "machine") == machine_id()):
         return
-    waiting(_host(first), pace.patience)
+    waiting(_host(first), timing.patience)
     waited = 0.0
-    while waited < pace.patience:
-        ended.wait(pace.patience / 10)
-        waited += pace.patience / 10
+    while waited < timing.patience:
+        ended.wait(timing.patience / 10)
+        waited += timing.patience / 10
         now = store.read(LEASE)
         if now is None:
             return
         if now != first:
-            raise Taken(_host(now))
+            raise LeaseHeldError(_host(now))
 
 
-def _renew(lease: Lease, pace: Pace, ended: threading.Event) -> None:
+def _renew(lease: Lease, timing: LeaseTiming, ended: threading.Event) -> None:
     renewals = 0
-    while not ended.wait(pace.renewal):
+    while not ended.wait(timing.renewal):
         renewals += 1
         try:
-            if not lease.look():
+            if not lease.verify():
                 return
             lease.write(renewals)
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["on_own_disk"]
+__all__ = ["is_local_filesystem"]
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -13,7 +13,7 @@ DISKS = frozenset(("btrfs", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "overlay"
 """What one machine has to itself."""
 
 
-def on_own_disk(folder: Path, mounts: Path = MOUNTS) -> bool:
+def is_local_filesystem(folder: Path, mounts: Path = MOUNTS) -> bool:
     """Whether `folder` is on a disk that this machine has to itself: then a `flock` there keeps out all who reach it.
 
     On network file systems it may hold on one machine alone (SSHFS, SMB, NFS with `nolock`, Lustre without

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from lagvae_core.columns import Column
-from lagvae_core.evaluation.data_specific_metrics import task_columns
+from lagvae_core.evaluation.data_specific_metrics import data_specific_columns
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
@@ -45,7 +45,7 @@ def metric_columns() -> tuple[Column, ...]:
     """The default columns, then those of each kind of data, then those of each strategy."""
     return (
         *METRIC_COLUMNS,
-        *task_columns(),
+        *data_specific_columns(),
         *(column for strategy in CATALOGUE.values() for column in strategy.columns),
     )
 

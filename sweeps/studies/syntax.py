@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Union
 
 from pydantic import Field, ValidationError, create_model
 
-from lagvae_core.config.validation import mistakes_of
-from lagvae_core.errors import ConfigError, Mistake
-from lagvae_core.settings import Setting
+from lagvae_core.config.validation import issues_of
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.settings import FrozenConfig
 from lagvae_core.studies import STUDIES, Study
 from sweeps.spec.arm_syntax import OUTSIDE_BRACKETS, parse_items
 
@@ -31,28 +32,26 @@ def parse_studies(text: str) -> list[Study]:
     if not items:
         known = ", ".join(STUDIES)
         raise ConfigError(
-            [Mistake("--what", text, "name at least one study", f"Known: {known}; see `lagvae studies`.")]
+            [ValidationIssue("--what", "must name at least one study", f"Known: {known}; see `lagvae studies`.", text)]
         )
     union: Any = Annotated[Union.__getitem__(tuple(STUDIES.values())), Field(discriminator="kind")]
-    parser = create_model("Studies", __base__=Setting, what=(tuple[union, ...], ...))
+    parser = create_model("Studies", __base__=FrozenConfig, what=(tuple[union, ...], ...))
     try:
         studies: Sequence[Study] = dict(parser.model_validate({"what": items}))["what"]
     except ValidationError as error:
-        raise ConfigError([_in_words(mistake, items) for mistake in mistakes_of(error, parser)]) from None
+        raise ConfigError([_in_words(issue, items) for issue in issues_of(error, parser)]) from None
     kinds = [study.name() for study in studies]
     twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if twice:
-        law = "name each study once, for a run keeps one result of each"
-        raise ConfigError([Mistake("--what", ", ".join(twice), law, "Evaluate twice, or leave one out.")])
+        message = "must name each study once, for a run keeps one result of each"
+        raise ConfigError([ValidationIssue("--what", message, "Evaluate twice, or leave one out.", ", ".join(twice))])
     return list(studies)
 
 
-def _in_words(mistake: Mistake | str, items: Sequence[Mapping[str, Any]]) -> Mistake | str:
+def _in_words(issue: ValidationIssue, items: Sequence[Mapping[str, Any]]) -> ValidationIssue:
     """`what[1].draws` as `--what tsne.draws`."""
-    if isinstance(mistake, str):
-        return mistake
-    found = re.match(r"what\[(\d+)\](.*)", mistake.key)
+    found = re.match(r"what\[(\d+)\](.*)", issue.where)
     key = f"--what {items[int(found[1])]['kind']}{found[2]}" if found else "--what"
     if found and found[2] == ".kind":
         key = "--what"
-    return Mistake(key, mistake.value, mistake.law, mistake.remedy)
+    return replace(issue, where=key)

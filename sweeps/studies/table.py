@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.studies import STUDIES, Findings, Study
 from sweeps.storage.provenance import now, provenance
 from sweeps.storage.schema import OBJECTIVE_COLUMNS, SCHEMA_VERSION, fields_of
@@ -23,7 +23,7 @@ from sweeps.storage.table import ResultsFolder
 __all__ = [
     "EVALUATION_COLUMNS",
     "evaluation_schema",
-    "numeric_mistake",
+    "non_numeric_columns",
     "several_settings",
     "study_of",
     "with_evaluations",
@@ -70,7 +70,7 @@ def _numeric() -> dict[str, type[Study]]:
 _NUMERIC = _numeric()
 
 
-def numeric_mistake(option: str, columns: Iterable[str]) -> list[Mistake]:
+def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationIssue]:
     """A mistake if any of `columns` is a numeric column neither of the runs nor of a study; else nothing."""
     known = [*OBJECTIVE_COLUMNS, *_NUMERIC]
     unknown = [name for name in columns if name not in known]
@@ -78,7 +78,11 @@ def numeric_mistake(option: str, columns: Iterable[str]) -> list[Mistake]:
         return []
     near = list(dict.fromkeys(n for name in unknown for n in difflib.get_close_matches(name, known, n=2)))
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return [Mistake(option, ", ".join(unknown), "be numeric columns of the table", f"{hint}Known: {', '.join(known)}.")]
+    return [
+        ValidationIssue(
+            option, "must be numeric columns of the table", f"{hint}Known: {', '.join(known)}.", ", ".join(unknown)
+        )
+    ]
 
 
 def write_evaluation(

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from lagvae_core.config.trial import TrialConfig, parse_trial
-from lagvae_core.errors import CheckpointError, ConfigError, Mistake
+from lagvae_core.errors import CheckpointError, ConfigError, ValidationIssue
 from lagvae_core.studies.trained_model import configuration_of
 from lagvae_core.training.checkpoint import CheckpointStore, FileCheckpoint
 from sweeps.storage.folder import FolderFile, model_name
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
-__all__ = ["RUN_ID", "Target", "find_targets"]
+__all__ = ["RUN_ID", "EvaluationTarget", "find_targets"]
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-[0-9]{1,16}")
 HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep keeps its models under `keep: models`."
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationTarget:
     """A model to be measured: its configuration, weights, their `place`, and, of a stored run, row and folder."""
 
     config: TrialConfig
@@ -42,7 +42,7 @@ def find_targets(
     arm: str | None,
     model: Path | None,
     retrain: bool,
-) -> list[Target]:
+) -> list[EvaluationTarget]:
     """The models that the command line names.
 
     Raises:
@@ -50,48 +50,56 @@ def find_targets(
         CheckpointError: the file of weights is damaged.
     """
     if model is not None and retrain:
-        raise ConfigError([Mistake("--retrain", str(model), "be left out with --model", "Give one of the two.")])
+        raise ConfigError(
+            [ValidationIssue("--retrain", "must be left out with --model", "Give one of the two.", str(model))]
+        )
     if model is not None and not run_ids and sweep is None:
         return [_target_of_file(model)]
     rows = _named_rows(run_ids, results, sweep) if run_ids else _rows_of_sweep(results, sweep, arm)
     if arm is not None and (sweep is None or run_ids):
-        raise ConfigError([Mistake("--arm", arm, "stand beside --sweep alone", "It chooses among a sweep's runs.")])
+        raise ConfigError(
+            [ValidationIssue("--arm", "must stand beside --sweep alone", "It chooses among a sweep's runs.", arm)]
+        )
     if model is not None and len(rows) > 1:
-        raise ConfigError([Mistake("--model", str(model), "be the weights of one run", "Name one RUN_ID.")])
-    mistakes: list[Mistake | str] = []
-    unreadable: list[Mistake] = []
+        raise ConfigError(
+            [ValidationIssue("--model", "must be the weights of one run", "Name one RUN_ID.", str(model))]
+        )
+    issues: list[ValidationIssue] = []
+    unreadable: list[ValidationIssue] = []
     found = []
     for folder, row in rows:
         weights = _weights(model) if model is not None else FolderFile(folder, model_name(row["run_id"]))
         if row["status"] != "finished":
-            law = "be a finished run, for only these have a model"
-            mistakes.append(Mistake(row["run_id"], row["status"], law, "Run its sweep again, or choose another."))
+            message = "must be a finished run, for only these have a model"
+            issues.append(
+                ValidationIssue(row["run_id"], message, "Run its sweep again, or choose another.", row["status"])
+            )
         elif model is None and not retrain and not folder.holds(model_name(row["run_id"])):
-            mistakes.append(Mistake("RUN_ID", row["run_id"], "be a run whose model is kept", HOW_TO_KEEP))
+            issues.append(ValidationIssue("RUN_ID", "must be a run whose model is kept", HOW_TO_KEEP, row["run_id"]))
         else:
             place = str(model or f"{folder.results}/{folder.sweep}/{model_name(row['run_id'])}")
             try:
-                found.append(Target(parse_trial(json.loads(row["config"])), weights, place, folder, row))
+                found.append(EvaluationTarget(parse_trial(json.loads(row["config"])), weights, place, folder, row))
             except ConfigError as error:
-                law = f"be a run of this version of lagvae, and in its configuration {error.mistakes[0]}"
+                message = f"must be a run of this version of lagvae, and in its configuration {error.issues[0]}"
                 unreadable.append(
-                    Mistake("RUN_ID", row["run_id"], law.rstrip("."), "Name others, or use that version.")
+                    ValidationIssue("RUN_ID", message.rstrip("."), "Name others, or use that version.", row["run_id"])
                 )
     if found and not run_ids:
-        for mistake in unreadable:
-            warnings.warn(f"passed over: {mistake}", stacklevel=2)
+        for issue in unreadable:
+            warnings.warn(f"passed over: {issue}", stacklevel=2)
         unreadable = []
-    if mistakes or unreadable:
-        raise ConfigError([*mistakes, *unreadable])
+    if issues or unreadable:
+        raise ConfigError([*issues, *unreadable])
     return found
 
 
-def _target_of_file(model: Path) -> Target:
+def _target_of_file(model: Path) -> EvaluationTarget:
     weights = _weights(model)
     content = weights.load()
     assert content is not None
     try:
-        return Target(configuration_of(content), weights, str(model))
+        return EvaluationTarget(configuration_of(content), weights, str(model))
     except CheckpointError as error:
         raise CheckpointError(f"{model}: {error}") from None
 
@@ -103,9 +111,9 @@ def _weights(model: Path) -> FileCheckpoint:
             return FileCheckpoint(model)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        law = f"be a file of weights that can be read ({reason})"
-        remedy = "`lagvae trial --keep FILE` writes one."
-        raise ConfigError([Mistake("--model", str(model), law, remedy)]) from None
+        message = f"must be a file of weights that can be read ({reason})"
+        hint = "`lagvae trial --keep FILE` writes one."
+        raise ConfigError([ValidationIssue("--model", message, hint, str(model))]) from None
 
 
 Named = tuple[ResultsFolder, Mapping[str, Any]]
@@ -114,8 +122,8 @@ Named = tuple[ResultsFolder, Mapping[str, Any]]
 def _named_rows(run_ids: Sequence[str], results: str, sweep: str | None) -> list[Named]:
     """Each run's row and folder; of a run in several sweeps, that whose model is kept."""
     wrong = [run_id for run_id in run_ids if not RUN_ID.fullmatch(run_id)]
-    mistakes: list[Mistake | str] = [
-        Mistake("RUN_ID", run_id, "be CONFIG_ID-SEED", "`lagvae results show SWEEP` lists configurations.")
+    issues: list[ValidationIssue] = [
+        ValidationIssue("RUN_ID", "must be CONFIG_ID-SEED", "`lagvae results show SWEEP` lists configurations.", run_id)
         for run_id in wrong
     ]
     found: dict[str, Named] = {}
@@ -128,24 +136,24 @@ def _named_rows(run_ids: Sequence[str], results: str, sweep: str | None) -> list
     where = f"sweep {sweep} in {results}" if sweep is not None else results
     for run_id in run_ids:
         if run_id not in found and run_id not in wrong:
-            remedy = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
-            mistakes.append(Mistake("RUN_ID", run_id, f"be a run stored in {where}", remedy))
-    if mistakes:
-        raise ConfigError(mistakes)
+            hint = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
+            issues.append(ValidationIssue("RUN_ID", f"must be a run stored in {where}", hint, run_id))
+    if issues:
+        raise ConfigError(issues)
     return [found[run_id] for run_id in dict.fromkeys(run_ids)]
 
 
 def _rows_of_sweep(results: str, sweep: str | None, arm: str | None) -> list[Named]:
     """Every finished run of the sweep, or of one of its arms."""
     if sweep is None:
-        remedy = "Name runs, a --sweep, or a --model file."
-        raise ConfigError([Mistake("RUN_ID", "nothing", "say which models to measure", remedy)])
+        hint = "Name runs, a --sweep, or a --model file."
+        raise ConfigError([ValidationIssue("RUN_ID", "must say which models to measure", hint, "nothing")])
     folder = ResultsFolder(results, sweep)
     rows = folder.runs()
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if arm is not None and arm not in arms:
-        raise ConfigError([Mistake("--arm", arm, f"be an arm of {sweep}", f"Stored: {', '.join(arms)}.")])
+        raise ConfigError([ValidationIssue("--arm", f"must be an arm of {sweep}", f"Stored: {', '.join(arms)}.", arm)])
     finished = [row for row in rows if row["status"] == "finished" and arm in (None, row["arm"])]
     if not finished:
-        raise ConfigError([Mistake("--sweep", sweep, "have finished runs", "Run it first.")])
+        raise ConfigError([ValidationIssue("--sweep", "must have finished runs", "Run it first.", sweep)])
     return [(folder, row) for row in finished]

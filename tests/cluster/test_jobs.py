@@ -17,7 +17,7 @@ from heads import TRIAL, Head, lagvae, running_head, spec_of, sweep, until
 from processes import Ended
 
 from cluster.access import Endpoint, Token
-from cluster.job_package import LIMIT_BYTES, ParcelTooLarge, packed
+from cluster.job_package import LIMIT_BYTES, PackageTooLarge, packed
 from cluster.jobs import Cluster, Job
 from lagvae_core.errors import ConfigError
 from sweeps.execution import jobs as submit
@@ -124,8 +124,8 @@ class TestASweep:
         assert HOSTILE in lagvae("list", "--address", head.url).stdout
 
     def test_a_name_that_is_taken_is_not_taken_twice(self, head, story):
-        with packed("sweep.yaml", "", ()) as parcel:
-            assert not head.cluster().submit(story.submission_id, ["true"], parcel, {}, {})
+        with packed("sweep.yaml", "", ()) as package:
+            assert not head.cluster().submit(story.submission_id, ["true"], package, {}, {})
 
 
 class TestTheToken:
@@ -155,8 +155,8 @@ class TestTheToken:
 
     def test_does_not_come_back_in_a_log(self, head):
         cluster, name = head.cluster(), "prints-its-token"
-        with packed("nothing", "", ("cluster",)) as parcel:
-            cluster.submit(name, ["cat", str(head.token)], parcel, {}, {})
+        with packed("nothing", "", ("cluster",)) as package:
+            cluster.submit(name, ["cat", str(head.token)], package, {}, {})
         job = cluster.wait(name, 60)
         assert job.status == "SUCCEEDED", job.message
         for log in (cluster.log(name), "".join(cluster.follow(name))):
@@ -287,10 +287,10 @@ class TestWhatIsSent:
             def jobs(self) -> list[Job]:
                 return list(jobs) if len(self.sent) >= taken else []
 
-            def submit(self, name: str, entrypoint: list[str], parcel: Any, metadata: Any, environment: Any) -> bool:
-                files = {str(path.relative_to(parcel.working_dir)) for path in parcel.working_dir.rglob("*")}
-                text = (parcel.working_dir / "sweep.yaml").read_text()
-                self.sent.append((name, entrypoint, files, text, metadata, [path.name for path in parcel.packages]))
+            def submit(self, name: str, entrypoint: list[str], package: Any, metadata: Any, environment: Any) -> bool:
+                files = {str(path.relative_to(package.working_dir)) for path in package.working_dir.rglob("*")}
+                text = (package.working_dir / "sweep.yaml").read_text()
+                self.sent.append((name, entrypoint, files, text, metadata, [path.name for path in package.packages]))
                 return len(self.sent) > taken
 
         return Fake()
@@ -313,8 +313,8 @@ class TestWhatIsSent:
                 heard.update(given)
 
         typed = ["python", "-m", "sweeps", f"/{HOSTILE}", "a\nb", "", "~", "$HOME", "-x"]
-        with packed("f", "", ()) as parcel:
-            Cluster(Endpoint("http://127.0.0.1:1"), Token("a file", "s"), Client()).submit("n", typed, parcel, {}, {})
+        with packed("f", "", ()) as package:
+            Cluster(Endpoint("http://127.0.0.1:1"), Token("a file", "s"), Client()).submit("n", typed, package, {}, {})
         (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
         (tmp_path / "python").chmod(0o755)
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": "/nowhere"}
@@ -333,16 +333,16 @@ class TestWhatIsSent:
         assert submit.submit(cluster, spec, "/r") == submit.Submitted(name, 1, False, 0)
 
     def test_no_bytecode_and_nothing_hidden_travels(self):
-        with packed("f", "", submit.PACKAGES) as parcel:
-            files = [path for folder in parcel.packages for path in folder.rglob("*")]
+        with packed("f", "", submit.PACKAGES) as package:
+            files = [path for folder in package.packages for path in folder.rglob("*")]
             assert len(files) > 100
             assert not [path for path in files if "__pycache__" in path.parts or path.name.startswith(".")]
-            assert parcel.size_bytes == sum(path.stat().st_size for path in files if path.is_file())
-        assert not parcel.working_dir.exists()
+            assert package.size_bytes == sum(path.stat().st_size for path in files if path.is_file())
+        assert not package.working_dir.exists()
 
     def test_data_do_not_travel(self):
         with (
-            pytest.raises(ParcelTooLarge, match=r"at most 5 MB, but is 5\.0 MB, of which work/f takes 5\.0"),
+            pytest.raises(PackageTooLarge, match=r"at most 5 MB, but is 5\.0 MB, of which work/f takes 5\.0"),
             packed("f", "x" * (LIMIT_BYTES + 1), ()),
         ):
             pass

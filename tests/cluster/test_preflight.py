@@ -42,17 +42,17 @@ class World:
         world = self
 
         @dataclass(frozen=True)
-        class Task:
+        class DataSpecificMetrics:
             node: str = ""
 
-            def options(self, *, num_cpus: float, max_retries: int, scheduling_strategy: Any) -> Task:
+            def options(self, *, num_cpus: float, max_retries: int, scheduling_strategy: Any) -> DataSpecificMetrics:
                 assert (num_cpus, scheduling_strategy.soft) == (0, False)
-                return Task(scheduling_strategy.node_id[0])
+                return DataSpecificMetrics(scheduling_strategy.node_id[0])
 
             def remote(self, question: Question, *rest: Any) -> Any:
                 return world.run(self.node, function, question, *rest)
 
-        return Task()
+        return DataSpecificMetrics()
 
     def run(self, node: str, function: Any, question: Question, *rest: Any) -> Any:
         self.asked.append(node)

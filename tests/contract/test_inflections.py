@@ -12,7 +12,7 @@ from inflections import run, tiny, trial_of
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
-from lagvae_core.evaluation.data_specific_metrics import task_columns
+from lagvae_core.evaluation.data_specific_metrics import data_specific_columns
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.formatting import describe_data
@@ -69,7 +69,7 @@ def test_two_passes_differ_where_something_is_dropped(stack):
 def test_a_trial_gives_every_column_and_keeps_the_laws(stack, model):
     metrics = run(tiny(*stack, **model)).metrics
     unmeasured = {column for name in stack if isinstance(name, str) for column in CATALOGUE[name].unmeasured}
-    for column in (*METRIC_COLUMNS, *task_columns()):
+    for column in (*METRIC_COLUMNS, *data_specific_columns()):
         if column.name not in {*unmeasured, "bits_per_dim"}:
             assert metrics[column.name] is not None, column.name
     assert set(metrics) <= {column.name for column in metric_columns()} <= set(RUNS_SCHEMA.names)

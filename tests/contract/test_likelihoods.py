@@ -20,7 +20,7 @@ SAME_DECODER = [name for name, strategy in CATALOGUE.items() if not strategy.slo
 def measured(trial):
     setting = EvaluationConfig(iw_samples=SAMPLES, limit=EXAMPLES)
     dataset, device = trial.dataset, torch.device("cpu")
-    return evaluate(trial.model.double(), trial.parts, dataset, dataset.test, setting, device)
+    return evaluate(trial.model.double(), trial.components, dataset, dataset.test, setting, device)
 
 
 @functools.cache

@@ -38,7 +38,7 @@ def test_it_trains_on_padded_sentences_or_is_refused(strategy, data):
     try:
         config = parse_trial(values)
     except ConfigError as error:
-        assert all("batching" in str(mistake) for mistake in error.mistakes)  # noqa: PT017 - a refusal is an answer
+        assert all("batching" in str(issue) for issue in error.issues)  # noqa: PT017 - a refusal is an answer
         return
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.model.train()

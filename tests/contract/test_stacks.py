@@ -8,7 +8,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Setup
+from lagvae_core.strategies.base import ConfigContext
 
 SCHEDULES = ("kl_linear_epoch", "kl_linear_iter", "kl_sigmoid", "kl_exp", "kl_cyclical")
 FREE_WORDS = ("word_dropout", "contiguous_dropout")
@@ -154,8 +154,8 @@ def test_an_option_of_a_strategy_that_is_not_there_is_refused():
 @pytest.mark.parametrize("kind", ["word_dropout", "contiguous_dropout", "multitask_bow", "cnn_decoder", "historyless"])
 def test_what_is_about_words_is_refused_on_images(kind):
     strategy = CATALOGUE[kind]()
-    setup = Setup((strategy,), TrainingConfig(), tiny().model, "images", "fixed_random")
-    assert "E09" in {refusal.code for refusal in strategy.refusals(setup)}
+    context = ConfigContext((strategy,), TrainingConfig(), tiny().model, "images", "fixed_random")
+    assert "E09" in {incompatibility.code for incompatibility in strategy.incompatibilities(context)}
 
 
 @pytest.mark.parametrize(("code", "stack"), named(WARNED))

@@ -21,8 +21,8 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
-from lagvae_core.strategies.base import Surroundings
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.base import BuildContext
+from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.spec.space import Dimension
@@ -33,7 +33,7 @@ NO_STRATEGY = {"base", "refinement", "slots"}
 
 FILES = sorted({module.name for module in pkgutil.iter_modules(strategies.__path__)} - NO_STRATEGY)
 TESTS = Path(__file__).parents[1] / "lagvae_core" / "strategies"
-SURROUNDINGS = Surroundings(latent_dim=2, batches_per_epoch=4)
+SURROUNDINGS = BuildContext(latent_dim=2, batches_per_epoch=4)
 
 each_strategy = pytest.mark.parametrize("name", FILES)
 
@@ -104,10 +104,10 @@ def test_its_columns_are_described_and_its_own(name):
 @each_strategy
 def test_its_parts_fill_just_the_slots_that_it_declares(name):
     strategy = strategy_in(name)
-    filled = strategy().parts(SURROUNDINGS)
+    filled = strategy().components(SURROUNDINGS)
     assert set(filled) == strategy.slots
-    assert strategy.slots <= set(Parts.__dataclass_fields__)
-    again = strategy().parts(SURROUNDINGS)
+    assert strategy.slots <= set(TrainingComponents.__dataclass_fields__)
+    again = strategy().components(SURROUNDINGS)
     for slot, part in filled.items():
         stateless = isinstance(part, float | str) or inspect.isfunction(part) or inspect.isclass(part)
         assert stateless or part is not again[slot], f"{slot} is shared by two trials"
@@ -213,13 +213,13 @@ def test_a_checkpoint_holds_the_state_of_every_slot(name):
     with pytest.raises(StopIteration):
         trial._train_epoch(to_the_middle_of_the_second_epoch, NoKeeper())
     state = checkpoints.decode(checkpoints.encode(trial.state_dict()), trial.run_id)
-    assert set(state["parts"]) == {slot for slot, _ in trial.parts.stateful()}
+    assert set(state["parts"]) == {slot for slot, _ in trial.components.stateful()}
     fresh.load_state_dict(state)
     assert plain(fresh.state_dict()) == plain(trial.state_dict())
-    for (slot, part), (_, restored) in zip(trial.parts.stateful(), fresh.parts.stateful(), strict=True):
+    for (slot, part), (_, restored) in zip(trial.components.stateful(), fresh.components.stateful(), strict=True):
         assert plain(vars(restored)) == plain(vars(part)), slot
     hidden, restored = (
-        {key: value for key, value in vars(t.parts.posterior).items() if key not in vars(torch.nn.Module())}
+        {key: value for key, value in vars(t.components.posterior).items() if key not in vars(torch.nn.Module())}
         for t in (trial, fresh)
     )
     assert plain(restored) == plain(hidden)
@@ -237,7 +237,7 @@ def test_every_strategy_stands_beside_every_other_or_is_refused_with_a_reason():
         for other in FILES:
             config = stack_or_refusal(one, other)
             if isinstance(config, ConfigError):
-                for told in map(str, config.mistakes):
+                for told in map(str, config.issues):
                     assert re.match(r"strategies must .*\((E-SLOT|E-PSEUDO|E\d\d)\).*, but is ", told), told
                 continue
             trial = trial_of(config)

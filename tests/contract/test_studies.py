@@ -193,8 +193,8 @@ def test_its_findings_are_plain_repeat_themselves_and_leave_the_model_as_it_was(
 @each_study
 def test_a_model_without_z_is_refused_or_measured_as_far_as_it_goes(name):
     trained = measurable(name, without_z=True)
-    if refusal := refusal_of(name, trained):
-        assert "without z" in refusal
+    if incompatibility := refusal_of(name, trained):
+        assert "without z" in incompatibility
     else:
         assert_lawful(name, measured(name, trained))
 

@@ -147,7 +147,7 @@ def test_example_noise_is_standard_normal():
 
 
 @pytest.mark.parametrize(
-    ("parts", "seed"),
+    ("components", "seed"),
     [
         ((), 8_203_414_616_412_130_826),
         ((0, "data_order"), 264_021_035_198_457_517),
@@ -156,8 +156,8 @@ def test_example_noise_is_standard_normal():
         ((0, "sample", 17), 654_675_744_941_604_622),
     ],
 )
-def test_derived_seeds_are_part_of_what_a_run_is_and_never_change(parts, seed):
-    assert derive_seed(*parts) == seed
+def test_derived_seeds_are_part_of_what_a_run_is_and_never_change(components, seed):
+    assert derive_seed(*components) == seed
 
 
 def test_derived_seeds_keep_parts_apart_and_fit_63_bits():

@@ -10,7 +10,7 @@ import yaml
 from helpers import TINY_DATA
 
 from sweeps.search.plan import Plan, Run
-from sweeps.search.scheduler import Dealer
+from sweeps.search.scheduler import RunScheduler
 from sweeps.spec.sweep import SweepSpec, parse_spec
 from sweeps.storage.provenance import history_of, now
 from sweeps.storage.schema import RUNS_SCHEMA
@@ -77,20 +77,20 @@ def play(
     ends: int | None = None,
     concurrent: int = 1,
     retry: bool = False,
-) -> tuple[list[Row], Dealer]:
+) -> tuple[list[Row], RunScheduler]:
     """The table after a driver has seen `ends` runs end (all by default); what was then running is left `running`."""
     table = {row["run_id"]: row for row in rows}
-    dealer = Dealer(Plan(spec, FINGERPRINT, list(table.values()), retry=retry))
+    scheduler = RunScheduler(Plan(spec, FINGERPRINT, list(table.values()), retry=retry))
     running: list[Run] = []
     while True:
-        while len(running) < concurrent and (run := dealer.next()) is not None:
+        while len(running) < concurrent and (run := scheduler.next()) is not None:
             running.append(run)
             table[run.run_id] = row_of(run, status="running")
         if not running or ends == 0:
-            return list(table.values()), dealer
+            return list(table.values()), scheduler
         run = running.pop(0)
         table[run.run_id] = row_of(run, **answer(run))
-        dealer.ended(run, table[run.run_id])
+        scheduler.ended(run, table[run.run_id])
         ends = None if ends is None else ends - 1
 
 

@@ -10,14 +10,14 @@ from pydantic import Field
 from lagvae_core.data.base import Partition
 from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageSplit, fixed_bits, pieces
 from lagvae_core.data.images.files import SPLITS, read_images
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
 __all__ = ["ImageData"]
 
 
-class ImageData(Setting):
+class ImageData(FrozenConfig):
     """Grey or black and white images, which the model sees as black and white ones.
 
     The file is an .npz with the arrays `train`, `valid` and `test`, each [N, 1, H, W] or [N, H, W], of bytes from 0 to
@@ -51,9 +51,9 @@ class ImageData(Setting):
         """
         images = read_images(Path(self.path).expanduser())
         if self.partition == "fixed_by_group" and images.labels is None:
-            law = "be fixed_random or resplit_random where the images have no labels"
+            message = "must be fixed_random or resplit_random where the images have no labels"
             raise DataError(
-                [Mistake("data.partition", self.partition, law, "Or add the arrays of labels to the file.")]
+                [ValidationIssue("data.partition", message, "Or add the arrays of labels to the file.", self.partition)]
             )
         splits = []
         for name in SPLITS:

@@ -19,9 +19,9 @@ from pydantic import Field
 from lagvae_core.data.base import Partition
 from lagvae_core.data.reinflection.arrays import ABSENT, Characters, InflectionBatch, InflectionDataset, InflectionSplit
 from lagvae_core.data.text.tokens import TokenSplit
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
 __all__ = ["ReinflectionData"]
 
@@ -36,7 +36,7 @@ SHOWN = 5
 """Wrong lines of a file that are told one by one."""
 
 
-class ReinflectionData(Setting):
+class ReinflectionData(FrozenConfig):
     """From a form of a word and the features of another form to that form: SIGMORPHON 2016, tasks 1, 2 and 3.
 
     Reads the files `<language>-task<task>-train`, `-dev` (the validation split) and `-test` of one folder: UTF-8, one
@@ -70,16 +70,16 @@ class ReinflectionData(Setting):
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            remedy = f"There is none at {folder.absolute()}."
-            raise DataError([Mistake("data.path", self.path, "be a folder", remedy)])
-        mistakes: list[Mistake] = []
-        files = {split: self._read(folder, suffix, mistakes) for split, suffix in SUFFIXES.items()}
+            hint = f"There is none at {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "must be a folder", hint, self.path)])
+        issues: list[ValidationIssue] = []
+        files = {split: self._read(folder, suffix, issues) for split, suffix in SUFFIXES.items()}
         features = tuple(dict.fromkeys(name for row in files["train"].rows for name in row.features))
         for split in ("valid", "test"):
-            if not mistakes:
-                mistakes += _told(files[split].path, _unknown(files[split], features))
-        if mistakes:
-            raise DataError(mistakes)
+            if not issues:
+                issues += _told(files[split].path, _unknown(files[split], features))
+        if issues:
+            raise DataError(issues)
         rows = {split: file.rows for split, file in files.items()}
         rows["train"] = rows["train"][: self.limit]
         characters = Characters.of(form for row in rows["train"] for form in (row.source, row.target))
@@ -94,32 +94,32 @@ class ReinflectionData(Setting):
         shuffle = epoch if self.partition == "resplit_random" else 0
         return train.batches(batch_size, seed=derive_seed(seed, "partition", shuffle))
 
-    def _read(self, folder: Path, suffix: str, mistakes: list[Mistake]) -> _File:
+    def _read(self, folder: Path, suffix: str, issues: list[ValidationIssue]) -> _DataFile:
         """A split's examples; what is wrong is added to `mistakes`."""
         path = folder / f"{self.language}-task{self.task}-{suffix}"
-        file = _File(path)
+        file = _DataFile(path)
         if not path.is_file():
             found = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
-            remedy = f"It holds {textwrap.shorten(', '.join(found), 200) or 'no file of the shared task'}."
-            mistakes.append(Mistake("data.path", str(folder), f"have a file {path.name}", remedy))
+            hint = f"It holds {textwrap.shorten(', '.join(found), 200) or 'no file of the shared task'}."
+            issues.append(ValidationIssue("data.path", f"must have a file {path.name}", hint, str(folder)))
             return file
-        lines = _lines(path, mistakes)
+        lines = _lines(path, issues)
         if lines is None:
             return file
-        wrong: list[Mistake] = []
+        wrong: list[ValidationIssue] = []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 file.empty += 1
                 continue
             row = self._parsed(line.rstrip("\r\n"), number)
-            mistake = self._mistake(row, f"{path}, line {number}: {line.rstrip()}")
-            if mistake is None:
+            issue = self._issue(row, f"{path}, line {number}: {line.rstrip()}")
+            if issue is None:
                 file.rows.append(row)
             else:
-                wrong.append(mistake)
-        mistakes += _told(path, wrong)
+                wrong.append(issue)
+        issues += _told(path, wrong)
         if not file.rows and not wrong:
-            mistakes.append(Mistake("data.path", str(path), "have an example in every file", "It has none."))
+            issues.append(ValidationIssue("data.path", "must have an example in every file", "It has none.", str(path)))
         return file
 
     def _parsed(self, line: str, number: int) -> _Row:
@@ -128,20 +128,22 @@ class ReinflectionData(Setting):
         features = dict.fromkeys(named.get("features", "").split(","))
         return _Row(number, cells, named.get("source", ""), tuple(features), named.get("target", ""))
 
-    def _mistake(self, row: _Row, where: str) -> Mistake | None:
+    def _issue(self, row: _Row, where: str) -> ValidationIssue | None:
         columns = COLUMNS[self.task]
         layout = f"A line of task {self.task} is: {', '.join(columns)}."
         if len(row.cells) != len(columns):
-            return Mistake(
-                "data.path", where, f"have {len(columns)} columns, not {len(row.cells)}, between tabs", layout
+            return ValidationIssue(
+                "data.path", f"must have {len(columns)} columns, not {len(row.cells)}, between tabs", layout, where
             )
         for name, cell in zip(columns, row.cells, strict=True):
             if not cell:
-                return Mistake("data.path", where, "leave no column empty", f"The {name} is missing. {layout}")
+                return ValidationIssue(
+                    "data.path", "must leave no column empty", f"The {name} is missing. {layout}", where
+                )
             wrong = [part for part in cell.split(",") if not FEATURE.fullmatch(part)]
             if name.endswith("features") and wrong:
-                remedy = f"{wrong[0]!r} is not key=value or key={{value/value}}. {layout}"
-                return Mistake("data.path", where, "have features as key=value between commas", remedy)
+                hint = f"{wrong[0]!r} is not key=value or key={{value/value}}. {layout}"
+                return ValidationIssue("data.path", "must have features as key=value between commas", hint, where)
         return None
 
 
@@ -157,13 +159,13 @@ class _Row:
 
 
 @dataclass
-class _File:
+class _DataFile:
     path: Path
     rows: list[_Row] = field(default_factory=list)
     empty: int = 0
 
 
-def _lines(path: Path, mistakes: list[Mistake]) -> list[str] | None:
+def _lines(path: Path, issues: list[ValidationIssue]) -> list[str] | None:
     """The lines of a UTF-8 file, or None and one more mistake."""
     try:
         raw = path.read_bytes()
@@ -171,33 +173,31 @@ def _lines(path: Path, mistakes: list[Mistake]) -> list[str] | None:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         where = f"{path}, line {line}, byte offset {error.start}"
-        mistakes.append(Mistake("data.path", where, "hold UTF-8 text", "Convert the file, say with iconv."))
+        issues.append(ValidationIssue("data.path", "must hold UTF-8 text", "Convert the file, say with iconv.", where))
         return None
     except OSError as error:
-        mistakes.append(Mistake("data.path", str(path), "hold readable files", f"{error.strerror}."))
+        issues.append(ValidationIssue("data.path", "must hold readable files", f"{error.strerror}.", str(path)))
         return None
     return io.StringIO(text).readlines()  # not str.splitlines, which also cuts at Unicode's line separators
 
 
-def _unknown(file: _File, features: Sequence[str]) -> Iterator[Mistake]:
+def _unknown(file: _DataFile, features: Sequence[str]) -> Iterator[ValidationIssue]:
     for row in file.rows:
         for name in row.features:
             if name not in features:
                 near = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
-                remedy = (
-                    f"Did you mean {near[0]}?" if near else f"Known are {textwrap.shorten(' '.join(features), 200)}."
-                )
+                hint = f"Did you mean {near[0]}?" if near else f"Known are {textwrap.shorten(' '.join(features), 200)}."
                 where = f"{file.path}, line {row.number}: {name}"
-                yield Mistake("data.path", where, "have features of the training file alone", remedy)
+                yield ValidationIssue("data.path", "must have features of the training file alone", hint, where)
 
 
-def _told(path: Path, wrong: Iterator[Mistake] | list[Mistake]) -> list[Mistake]:
+def _told(path: Path, wrong: Iterator[ValidationIssue] | list[ValidationIssue]) -> list[ValidationIssue]:
     """The first few, and how many follow."""
     every = list(wrong)
     if len(every) <= SHOWN:
         return every
     rest = f"{path}, {len(every) - SHOWN} further lines"
-    return [*every[:SHOWN], Mistake("data.path", rest, "be mended too", "Only the first are shown.")]
+    return [*every[:SHOWN], ValidationIssue("data.path", "must be mended too", "Only the first are shown.", rest)]
 
 
 def _encoded(rows: Sequence[_Row], characters: Characters, features: Sequence[str]) -> InflectionSplit:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from lagvae_core.data.cache import Entry
 from lagvae_core.data.text.files import Source
 from lagvae_core.data.text.tokens import BOS, EOS, SPECIALS, UNK, TokenDataset, TokenSplit, Vocabulary
-from lagvae_core.errors import DataError, Mistake, gathered
+from lagvae_core.errors import DataError, ValidationIssue, collect_issues
 
-__all__ = ["Rules", "dataset_of", "read_corpus"]
+__all__ = ["Rules", "read_corpus", "token_dataset"]
 
 _BLOCK = 2**20
 
@@ -80,59 +80,59 @@ class _Reading:
                     self.labels.append(code)
 
 
-def read_corpus(sources: Mapping[str, Source], rules: Rules, known: Iterable[Mistake | str] = ()) -> Entry:
+def read_corpus(sources: Mapping[str, Source], rules: Rules, known: Iterable[ValidationIssue] = ()) -> Entry:
     """The arrays of all splits, their vocabulary, and as facts what was dropped and how labels are called.
 
     The vocabulary is of the training sentences in use. Beside the arrays nothing is kept but one number a word type.
     Raises DataError with what is wrong in any of the files, after the mistakes that are `known` already.
     """
     words = _Words()
-    mistakes = list(known)
+    issues = list(known)
     readings: dict[str, _Reading] = {}
     for split, source in sources.items():
         reading = _Reading()
-        with gathered(mistakes):
+        with collect_issues(issues):
             reading.read(source, words, rules, rules.limit if split == "train" else None)
-            mistakes += _mistakes(source, reading)
+            issues += _mistakes(source, reading)
             readings[split] = reading
-    if not mistakes and rules.keep_labels:
-        mistakes = _class_mistakes(sources, readings)
-    if mistakes:
-        raise DataError(mistakes)
+    if not issues and rules.keep_labels:
+        issues = _class_mistakes(sources, readings)
+    if issues:
+        raise DataError(issues)
     return _arrays(readings, words, rules)
 
 
-def _mistakes(source: Source, reading: _Reading) -> list[Mistake | str]:
+def _mistakes(source: Source, reading: _Reading) -> list[ValidationIssue]:
     if reading.unlabelled:
         others = reading.unlabelled - 1
         more = f"{others:,} more {source.unit}s of the file have none. " if others else ""
-        remedy = f"{more}Add the labels, or set data.labels=no to read the text as it stands."
+        hint = f"{more}Add the labels, or set data.labels=no to read the text as it stands."
         where = f"{source.path}, {reading.first_unlabelled}"
         place = " and a tab before each sentence or before none" if source.unit == "line" else " in each row"
-        return [Mistake("data.path", where, f"have a label{place}", remedy)]
+        return [ValidationIssue("data.path", f"must have a label{place}", hint, where)]
     if not reading.labels:
         units = f"{source.unit}s"
-        remedy = f"Dropped: {reading.empty} empty {units}, {reading.long} of more than max_length words."
-        return [Mistake("data.path", str(source.path), "have a sentence in every file", remedy)]
+        hint = f"Dropped: {reading.empty} empty {units}, {reading.long} of more than max_length words."
+        return [ValidationIssue("data.path", "must have a sentence in every file", hint, str(source.path))]
     return []
 
 
-def _class_mistakes(sources: Mapping[str, Source], readings: Mapping[str, _Reading]) -> list[Mistake | str]:
+def _class_mistakes(sources: Mapping[str, Source], readings: Mapping[str, _Reading]) -> list[ValidationIssue]:
     """Classes are those of the whole training file, so that `limit` asks for no other data."""
-    mistakes: list[Mistake | str] = []
+    issues: list[ValidationIssue] = []
     trained = set(readings["train"].classes)
     for split in ("valid", "test"):
         here = set(readings[split].classes)
-        for names, law in (
+        for names, message in (
             (trained - here, "have a sentence of every class that training has"),
             (here - trained, "have no sentence of a class that training lacks"),
         ):
             if names:
                 what = "without" if names <= trained else "with"
                 listed = textwrap.shorten(", ".join(sorted(names)), 120)
-                remedy = "Split the data anew, or set data.labels=drop to read the sentences without their labels."
-                mistakes.append(Mistake("data.path", f"{sources[split].path}, {what} {listed}", law, remedy))
-    return mistakes
+                hint = "Split the data anew, or set data.labels=drop to read the sentences without their labels."
+                issues.append(ValidationIssue("data.path", message, hint, f"{sources[split].path}, {what} {listed}"))
+    return issues
 
 
 def _arrays(readings: Mapping[str, _Reading], words: _Words, rules: Rules) -> Entry:
@@ -164,7 +164,7 @@ def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
     return counts
 
 
-def dataset_of(entry: Entry) -> TokenDataset:
+def token_dataset(entry: Entry) -> TokenDataset:
     """The data set of what `read_corpus` gave; it keeps the arrays of `entry` as they are."""
     vocabulary = Vocabulary(tuple(entry.arrays["vocabulary"].tobytes().decode().split("\n")))
     splits = {}

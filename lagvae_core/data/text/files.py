@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
 
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["SPLITS", "Sentence", "Source", "TextFile", "file_of"]
 
@@ -55,15 +55,18 @@ def file_of(folder: Path, split: str) -> Path:
     if len(found) == 1:
         return folder / found[0]
     if found:
-        law = f"have one file for {split}, and {' and '.join(found)} are there"
-        raise DataError([Mistake("data.path", str(folder), law, "Move all but one of them away.")])
+        message = f"must have one file for {split}, and {' and '.join(found)} are there"
+        raise DataError([ValidationIssue("data.path", message, "Move all but one of them away.", str(folder))])
     there = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-    law = f"have a file {' or '.join(f'{stem}.txt' for stem in SPLITS[split])}, or one that ends in .txt.gz or .parquet"
-    raise DataError([Mistake("data.path", str(folder), law, f"It holds {textwrap.shorten(there, 200)}.")])
+    stems = " or ".join(f"{stem}.txt" for stem in SPLITS[split])
+    message = f"must contain a file {stems} (or .txt.gz, or .parquet)"
+    raise DataError([ValidationIssue("data.path", message, f"It holds {textwrap.shorten(there, 200)}.", str(folder))])
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    return DataError([Mistake("data.path", str(path), "hold readable files", f"{error.strerror or error}.")])
+    return DataError(
+        [ValidationIssue("data.path", "must hold readable files", f"{error.strerror or error}.", str(path))]
+    )
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,13 @@ class TextFile(Source):
                         yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                     except UnicodeDecodeError as error:
                         where = f"{self.path}, line {number}, byte offset {start + error.start}"
-                        remedy = "Convert the file, say with iconv."
-                        raise DataError([Mistake("data.path", where, "hold UTF-8 text", remedy)]) from None
+                        hint = "Convert the file, say with iconv."
+                        raise DataError([ValidationIssue("data.path", "must hold UTF-8 text", hint, where)]) from None
                     start += len(raw)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             where = f"{self.path}, after line {number}"
-            remedy = f"Copy it again, and check it with gzip -t ({error})."
-            raise DataError([Mistake("data.path", where, "hold whole gzip files", remedy)]) from None
+            hint = f"Copy it again, and check it with gzip -t ({error})."
+            raise DataError([ValidationIssue("data.path", "must hold whole gzip files", hint, where)]) from None
         except OSError as error:
             raise unreadable(self.path, error) from None
 

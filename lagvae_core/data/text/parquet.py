@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lagvae_core.data.text.files import Sentence, Source, unreadable
-from lagvae_core.errors import DataError, Mistake
+from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["ParquetFile"]
 
@@ -41,9 +41,9 @@ class ParquetFile(Source):
                 for text, label in zip(texts, labels, strict=True):
                     number += 1
                     if text is None:
-                        law = f"have a text in every row of {self.text_column}"
+                        message = f"must have a text in every row of {self.text_column}"
                         where = f"{self.path}, row {number}: null"
-                        raise DataError([Mistake("data.path", where, law, "Fill these rows or drop them.")])
+                        raise DataError([ValidationIssue("data.path", message, "Fill these rows or drop them.", where)])
                     yield number, "" if label is None else str(label).strip(), text
 
     def _blocks(self, file: Any, columns: list[str]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -63,9 +63,9 @@ class ParquetFile(Source):
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            law = "be of files that can be read, and Parquet takes the package pyarrow"
-            remedy = "Install pyarrow, or convert the file to .txt."
-            raise DataError([Mistake("data.path", str(self.path), law, remedy)]) from None
+            message = "must be of files that can be read, and Parquet takes the package pyarrow"
+            hint = "Install pyarrow, or convert the file to .txt."
+            raise DataError([ValidationIssue("data.path", message, hint, str(self.path))]) from None
         try:
             with self.path.open("rb"):
                 return parquet.ParquetFile(self.path)
@@ -75,8 +75,8 @@ class ParquetFile(Source):
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> DataError:
-        remedy = f"Write it again ({' '.join(str(error).split())[:200]})."
-        return DataError([Mistake("data.path", str(self.path), "hold whole Parquet files", remedy)])
+        hint = f"Write it again ({' '.join(str(error).split())[:200]})."
+        return DataError([ValidationIssue("data.path", "must hold whole Parquet files", hint, str(self.path))])
 
     def _check(self, schema: Any, labelled: bool) -> None:
         """That the columns are there and of the right type; DataError with all that is wrong."""
@@ -92,13 +92,15 @@ class ParquetFile(Source):
         wanted = {"data.text_column": (self.text_column, is_text, "strings")}
         if labelled:
             wanted["data.label_column"] = (self.label_column, is_label, "strings or integers")
-        mistakes = []
+        issues = []
         for key, (name, is_right, content) in wanted.items():
             if name not in schema.names:
-                remedy = f"Its columns are {', '.join(schema.names) or 'none'}."
-                mistakes.append(Mistake(key, name, f"be a column of {self.path}", remedy))
+                hint = f"Its columns are {', '.join(schema.names) or 'none'}."
+                issues.append(ValidationIssue(key, f"must be a column of {self.path}", hint, name))
             elif not is_right(schema.field(name).type):
-                law = f"be a column of {content} in {self.path}, and this one is of type {schema.field(name).type}"
-                mistakes.append(Mistake(key, name, law, "Name another, or convert it."))
-        if mistakes:
-            raise DataError(mistakes)
+                message = (
+                    f"must be a column of {content} in {self.path}, and this one is of type {schema.field(name).type}"
+                )
+                issues.append(ValidationIssue(key, message, "Name another, or convert it.", name))
+        if issues:
+            raise DataError(issues)

@@ -12,14 +12,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lagvae_core.data.base import Batching, Partition
 from lagvae_core.data.cache import read_entry, write_entry
-from lagvae_core.data.text.corpus import Rules, dataset_of, read_corpus
+from lagvae_core.data.text.corpus import Rules, read_corpus, token_dataset
 from lagvae_core.data.text.files import SPLITS, Source, TextFile, file_of
 from lagvae_core.data.text.padding import padded_batches
 from lagvae_core.data.text.parquet import ParquetFile
 from lagvae_core.data.text.tokens import TokenBatch, TokenDataset, TokenSplit
-from lagvae_core.errors import ConfigError, DataError, Mistake, gathered
+from lagvae_core.errors import ConfigError, DataError, ValidationIssue, collect_issues
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import Setting
+from lagvae_core.settings import FrozenConfig
 
 __all__ = ["TextData"]
 
@@ -31,7 +31,7 @@ def _word_of_bool(value: object) -> object:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
-class TextData(Setting):
+class TextData(FrozenConfig):
     """Sentences from the files of one folder, words separated by white space.
 
     A split is one file: .txt, UTF-8, one sentence a line; the same under gzip, .txt.gz; or .parquet with a column of
@@ -88,9 +88,11 @@ class TextData(Setting):
     @model_validator(mode="after")
     def _groups_are_lengths(self) -> TextData:
         if self.batching == "padded" and self.partition == "fixed_by_group":
-            law = "be fixed_random or resplit_random where data.batching is padded, as a group is one sentence length"
-            remedy = "Choose one of these, or set data.batching=constant_length."
-            raise ConfigError([Mistake("data.partition", self.partition, law, remedy)])
+            message = (
+                "must be fixed_random or resplit_random if data.batching is padded (a group is one sentence length)"
+            )
+            hint = "Choose one of these, or set data.batching=constant_length."
+            raise ConfigError([ValidationIssue("data.partition", message, hint, self.partition)])
         return self
 
     def load(self) -> TokenDataset:
@@ -104,15 +106,15 @@ class TextData(Setting):
         a file is not UTF-8, lacks a column, or is left with no sentence, a sentence lacks the label that it must have,
         or validation or test has not the classes of training.
         """
-        sources, mistakes = self._sources()
+        sources, issues = self._sources()
         name = self._cache_name(sources)
-        entry = None if mistakes else read_entry(name)
+        entry = None if issues else read_entry(name)
         if entry is None:
-            entry = read_corpus(sources, self._rules(sources), mistakes)
+            entry = read_corpus(sources, self._rules(sources), issues)
             if self._cache_name(sources) == name:  # else the files have changed meanwhile
                 write_entry(name, entry)
                 entry = read_entry(name) or entry
-        return dataset_of(entry)
+        return token_dataset(entry)
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
@@ -123,20 +125,20 @@ class TextData(Setting):
             return padded_batches(train, batch_size, shuffle)
         return train.batches(batch_size, seed=shuffle)
 
-    def _sources(self) -> tuple[dict[str, Source], list[Mistake | str]]:
+    def _sources(self) -> tuple[dict[str, Source], list[ValidationIssue]]:
         """The file of each split, in the order of SPLITS, and what is wrong with those that are not among them."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            remedy = f"There is none at {folder.absolute()}."
-            raise DataError([Mistake("data.path", self.path, "be a folder", remedy)])
+            hint = f"There is none at {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "must be a folder", hint, self.path)])
         sources: dict[str, Source] = {}
-        mistakes: list[Mistake | str] = []
+        issues: list[ValidationIssue] = []
         for split in SPLITS:
-            with gathered(mistakes):
+            with collect_issues(issues):
                 path = file_of(folder, split)
                 is_table = path.suffix == ".parquet"
                 sources[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
-        return sources, mistakes
+        return sources, issues
 
     def _rules(self, sources: Mapping[str, Source]) -> Rules:
         labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_labelled, sources.values())))

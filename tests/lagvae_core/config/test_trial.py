@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.trial import TrialConfig, parse_trial
-from lagvae_core.config.validation import mistakes_of
+from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
 
@@ -22,16 +22,16 @@ PARSER = re.compile(r"(?i)input|a valid|unable|_type|dictionary|instance|should"
 """Words of pydantic's own messages."""
 
 
-def mistakes(given):
+def issues(given):
     """The mistakes of a configuration by key."""
     with pytest.raises(ConfigError) as caught:
         parse_trial(given)
-    found = caught.value.mistakes
-    assert len({mistake.key for mistake in found}) == len(found), "two mistakes about one value"
-    return {mistake.key: mistake for mistake in found}
+    found = caught.value.issues
+    assert len({issue.where for issue in found}) == len(found), "two mistakes about one value"
+    return {issue.where: issue for issue in found}
 
 
-def refusals(*strategies, **sections):
+def incompatibilities(*strategies, **sections):
     """The codes for which a stack is refused, and the whole message."""
     with pytest.raises(ConfigError) as caught:
         parse_trial({"strategies": list(strategies), **sections})
@@ -72,7 +72,7 @@ def test_the_recipe_of_images():
 def test_mistakes_about_images(given, message):
     with pytest.raises(ConfigError, match=message) as caught:
         parse_trial(given)
-    assert len(caught.value.mistakes) == 1
+    assert len(caught.value.issues) == 1
 
 
 def test_the_recipe_of_the_synthetic_data():
@@ -253,7 +253,7 @@ def test_numbers_written_in_another_way_are_the_same_configuration():
 
 
 def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
-    found = mistakes(
+    found = issues(
         {
             "training": {
                 "epochss": 3,
@@ -271,7 +271,7 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
             "seed": -1,
         }
     )
-    told = {key: (mistake.value, mistake.law) for key, mistake in found.items()}
+    told = {key: (issue.value, issue.message) for key, issue in found.items()}
     assert told == {
         "training.epochss": (3, "be a known key"),
         "training.learning_rate": (-1, "be greater than 0"),
@@ -287,9 +287,9 @@ def test_every_mistake_is_told_at_once_with_key_value_law_and_remedy():
         "strategies[1].beta": ("much", "be a number"),
         "seed": (-1, "be greater than or equal to 0"),
     }
-    assert found["training.epochss"].remedy.startswith("Did you mean epochs? Known here: optimiser, learning_rate, ")
-    assert found["strategies[0].kind"].remedy == "Did you mean aggressive?"
-    assert found["training.momentum"].remedy == "It is: of SGD (default 0.0)."
+    assert found["training.epochss"].hint.startswith("Did you mean epochs? Known here: optimiser, learning_rate, ")
+    assert found["strategies[0].kind"].hint == "Did you mean aggressive?"
+    assert found["training.momentum"].hint == "It is: of SGD (default 0.0)."
 
 
 @pytest.mark.parametrize(
@@ -359,10 +359,10 @@ def test_no_wrong_value_anywhere_is_told_in_the_words_of_the_parser():
                     try:
                         parse_trial(replaced(values, path, value))
                     except ConfigError as error:
-                        for mistake in error.mistakes:
-                            line = str(mistake)
+                        for issue in error.issues:
+                            line = str(issue)
                             assert MESSAGE.match(line), line
-                            assert not PARSER.search(str(mistake.law)), line
+                            assert not PARSER.search(str(issue.message)), line
                             assert not re.search(r"pydantic|https?:", line), line
 
 
@@ -376,8 +376,8 @@ def test_the_source_of_the_mistakes_stands_before_them():
 def test_mistakes_of_a_validation_error_are_the_same_without_parse_trial():
     with pytest.raises(ValidationError) as caught:
         TrialConfig.model_validate({"seed": -1})
-    (mistake,) = mistakes_of(caught.value, TrialConfig)
-    assert (mistake.key, mistake.value) == ("seed", -1)
+    (issue,) = issues_of(caught.value, TrialConfig)
+    assert (issue.where, issue.value) == ("seed", -1)
 
 
 # --- stacks ----------------------------------------------------------------------------------------------------------
@@ -385,13 +385,13 @@ def test_mistakes_of_a_validation_error_are_the_same_without_parse_trial():
 
 def test_beta_with_a_schedule_is_refused():
     for stack in (["beta_vae", "kl_linear_epoch"], ["kl_linear_epoch", "beta_vae"]):
-        codes, message = refusals(*stack)
+        codes, message = incompatibilities(*stack)
         assert codes == ["E02"]
         assert "set kl_linear_epoch.w_end = 0.4 and leave beta_vae out." in message
 
 
 def test_statistics_of_a_batch_need_a_batch():
-    codes, message = refusals("scale_vae", training={"batch_size": 7})
+    codes, message = incompatibilities("scale_vae", training={"batch_size": 7})
     assert codes == ["E12"]
     assert "min_f_batch = 8, but training.batch_size is 7; raise it or lower scale_vae.min_f_batch." in message
     parse_trial({"strategies": ["scale_vae"], "training": {"batch_size": 8}})
@@ -399,7 +399,7 @@ def test_statistics_of_a_batch_need_a_batch():
 
 
 def test_an_untested_combination_must_be_allowed():
-    codes, message = refusals("aggressive", "scale_vae")
+    codes, message = incompatibilities("aggressive", "scale_vae")
     assert codes == ["E13"]
     assert "set aggressive.allow_untested = true" in message
     parse_trial({"strategies": [{"kind": "aggressive", "allow_untested": True}, "scale_vae"]})
@@ -407,25 +407,25 @@ def test_an_untested_combination_must_be_allowed():
 
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_a_strategy_is_named_once(kind):
-    codes, message = refusals(kind, kind, **(IMAGES if kind in ABOUT_IMAGES else {}))
+    codes, message = incompatibilities(kind, kind, **(IMAGES if kind in ABOUT_IMAGES else {}))
     assert codes == ["E-SLOT"]
     assert f"{kind} is there twice" in message
     assert message.endswith("Remove one of the two.")
 
 
 def test_a_slot_is_filled_once():
-    codes, message = refusals("beta_vae", "free_bits")
+    codes, message = incompatibilities("beta_vae", "free_bits")
     assert codes == ["E-SLOT"]
     assert "beta_vae and free_bits both fill objective" in message
 
 
 def test_every_reason_against_a_stack_is_told_at_once_and_once():
-    codes, _ = refusals("aggressive", "scale_vae", "beta_vae", "kl_linear_epoch", training={"batch_size": 4})
+    codes, _ = incompatibilities("aggressive", "scale_vae", "beta_vae", "kl_linear_epoch", training={"batch_size": 4})
     assert sorted(codes) == ["E02", "E12", "E13"]
 
 
 def test_a_schedule_that_falls_is_refused():
-    _, message = refusals({"kind": "kl_linear_epoch", "w_start": 0.5, "w_end": 0.2})
+    _, message = incompatibilities({"kind": "kl_linear_epoch", "w_start": 0.5, "w_end": 0.2})
     assert "w_start <= w_end must hold, but got 0.5 > 0.2." in message
 
 

@@ -23,7 +23,7 @@ def ragged_split(examples=30):
 
 
 def measured(trial, split, setting=SETTING, **options):
-    return evaluate(trial.model, trial.parts, trial.dataset, split, setting, torch.device("cpu"), **options)
+    return evaluate(trial.model, trial.components, trial.dataset, split, setting, torch.device("cpu"), **options)
 
 
 def weights_zeroed(trial, *modules):
@@ -114,7 +114,7 @@ class TestAnyModel:
                 return found | {"train_examples": len(measurement.encoded_train().rec_N)}
 
         trial = trial_of(tiny())
-        trial.parts = replace(trial.parts, protocols=(Twice(),))
+        trial.components = replace(trial.components, extra_metrics=(Twice(),))
         columns = measured(trial, ragged_split())
         assert (columns["examples"], columns["train_examples"]) == (30, 64)
         assert math.isfinite(columns["doubled"])

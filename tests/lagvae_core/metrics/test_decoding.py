@@ -6,11 +6,11 @@ import torch
 
 from lagvae_core.data import BOS, EOS, PAD, UNK, History, TextDomain
 from lagvae_core.metrics.decoding import Beam, Greedy, Sampling, decode_all
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5)
 CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}
@@ -25,8 +25,8 @@ def draws(*shape, seed=0):
 
 def decoder(core="lstm", vocabulary=12, scale=1.0):
     """A decoder whose likeliest sentences have different lengths, and which would like to emit `<pad>` and `<s>`."""
-    parts = assemble(CORES[core], Surroundings(2, 4, model=MODEL)) if CORES[core] else Parts()
-    model = parts.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), Wiring()).double().eval()
+    components = assemble(CORES[core], BuildContext(2, 4, model=MODEL)) if CORES[core] else TrainingComponents()
+    model = components.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), DecoderOptions()).double().eval()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             parameter.copy_(scale * draws(*parameter.shape, seed=number))

@@ -140,7 +140,7 @@ def test_the_trained_decoder_writes_its_likeliest_next_character_in_any_batch():
 
 def measured(trial, **model):
     setting = EvaluationConfig(iw_samples=4)
-    return evaluate(trial.model, trial.parts, trial.dataset, trial.dataset.test, setting, trial.device)
+    return evaluate(trial.model, trial.components, trial.dataset, trial.dataset.test, setting, trial.device)
 
 
 def test_the_columns_are_of_means_samples_and_other_words():

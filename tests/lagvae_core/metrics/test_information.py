@@ -116,8 +116,8 @@ class TestWithinGroups:
     def test_groups_weigh_by_their_size(self):
         _, q, noise = exact_posterior(40, 2.0, 0.8)
         groups = [torch.arange(30), torch.arange(30, 40)]
-        parts = [mutual_information(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise[g]).value for g in groups]
-        expected = 0.75 * parts[0] + 0.25 * parts[1]
+        components = [mutual_information(Gaussian(q.mean_BZ[g], q.logvar_BZ[g]), noise[g]).value for g in groups]
+        expected = 0.75 * components[0] + 0.25 * components[1]
         assert mutual_information_within(q, noise, groups).value == pytest.approx(expected, abs=1e-12)
         assert mutual_information_within(q, noise, groups[::-1]).value == pytest.approx(expected, abs=1e-12)
 

@@ -129,9 +129,9 @@ def test_chunks_do_not_matter(latent):
     data = batches(fixture.draw(2), 1)
     whole = moments_by_grid(fixture.vae(), data, sequences=100_000)
     for sequences in (37, 1000):
-        parts = moments_by_grid(fixture.vae(), data, sequences=sequences)
-        torch.testing.assert_close(parts.mean_NZ, whole.mean_NZ, atol=1e-10, rtol=0)
-        torch.testing.assert_close(parts.log_px_N, whole.log_px_N, atol=1e-10, rtol=0)
+        components = moments_by_grid(fixture.vae(), data, sequences=sequences)
+        torch.testing.assert_close(components.mean_NZ, whole.mean_NZ, atol=1e-10, rtol=0)
+        torch.testing.assert_close(components.log_px_N, whole.log_px_N, atol=1e-10, rtol=0)
 
 
 def test_the_decoder_never_sees_more_than_a_chunk(monkeypatch):

@@ -103,4 +103,4 @@ def test_plain_inference_charges_what_it_samples():
     q = some_gaussian()
     inference = Inference.plain(q)
     assert inference.q is q
-    assert inference.charged is q
+    assert inference.kl_posterior is q

@@ -9,18 +9,18 @@ from lagvae_core.data import BOS, EOS, UNK, InflectionDomain
 from lagvae_core.data.reinflection.arrays import ABSENT, InflectionBatch
 from lagvae_core.data.text.tokens import TokenBatch
 from lagvae_core.models.bag import BagFeatures, word_counts
-from lagvae_core.models.decoder import Skip, UnitDropout, Wiring
+from lagvae_core.models.decoder import DecoderOptions, Skip, UnitDropout
 from lagvae_core.models.gru_attention import GruAttentionModel, GruEncoder
 from lagvae_core.models.projection import twice_differentiable
 
 TINY = GruAttentionModel(latent_dim=3, hidden=8, embedding=5, tag_embedding=4)
 DOMAIN = InflectionDomain(9, 4)
 WIRINGS = {
-    "plain": Wiring(),
-    "skip concat": Wiring(skip=Skip("concat")),
-    "skip add": Wiring(skip=Skip("add")),
-    "unknown past": Wiring(past="unknown"),
-    "no past": Wiring(past="absent"),
+    "plain": DecoderOptions(),
+    "skip concat": DecoderOptions(skip=Skip("concat")),
+    "skip add": DecoderOptions(skip=Skip("add")),
+    "unknown past": DecoderOptions(past="unknown"),
+    "no past": DecoderOptions(past="absent"),
 }
 
 
@@ -28,13 +28,13 @@ def stream(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def built(domain=DOMAIN, wiring=WIRINGS["plain"], seed=0, **changes):
+def built(domain=DOMAIN, options=WIRINGS["plain"], seed=0, **changes):
     """A decoder in eval mode, in double precision, bound to an encoder, and that."""
     setting = GruAttentionModel(**{**TINY.model_dump(), **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = setting.encoder(domain, None).double()
-        decoder = setting.decoder(domain, stream(), wiring).double().eval()
+        decoder = setting.decoder(domain, stream(), options).double().eval()
     decoder.bind(encoder)
     return decoder, encoder
 
@@ -87,7 +87,7 @@ class TestSizes:
         with torch.device("meta"):
             encoder = GruAttentionModel().encoder(domain, None)
             decoders = [
-                GruAttentionModel(start=start).decoder(domain, stream(), Wiring()) for start in ("encoder", "z")
+                GruAttentionModel(start=start).decoder(domain, stream(), DecoderOptions()) for start in ("encoder", "z")
             ]
         assert [count(encoder, decoder) for decoder in decoders] == [by_encoder, by_z]
         if characters == 36:
@@ -189,7 +189,7 @@ class TestDecoder:
 
     @pytest.mark.parametrize("name", WIRINGS)
     def test_many_samples_equal_one_at_a_time(self, name):
-        decoder, _ = built(wiring=WIRINGS[name])
+        decoder, _ = built(options=WIRINGS[name])
         z = draws(4, 5, 3)
         together = nll(decoder, BATCH, z)
         for sample in range(5):
@@ -210,7 +210,7 @@ class TestDecoder:
 
     @pytest.mark.parametrize("name", ["plain", "skip concat", "skip add"])
     def test_no_step_sees_what_it_predicts_and_every_step_sees_z(self, name):
-        decoder, _ = built(wiring=WIRINGS[name])
+        decoder, _ = built(options=WIRINGS[name])
         batch = batch_of(([4, 5], [0, 2], [4, 5, 6, 7, 8]))
         embedded = decoder.reader.embedding(batch.history.tokens_BT.T).detach().requires_grad_()
         decoder.reader.forward = lambda history, stream: embedded
@@ -245,7 +245,7 @@ class TestDecoder:
     @pytest.mark.parametrize("name", WIRINGS)
     @pytest.mark.parametrize("start", ["z", "encoder"])
     def test_step_by_step_it_says_the_same(self, name, start):
-        decoder, _ = built(wiring=WIRINGS[name], start=start)
+        decoder, _ = built(options=WIRINGS[name], start=start)
         z = draws(4, 2, 3)
         whole = decoder.output(decoder.features(BATCH.history, z))
         context = BATCH.history.select(torch.arange(4).repeat_interleave(2))
@@ -272,7 +272,7 @@ class TestDecoder:
         assert not torch.allclose(found[0], nll(decoder, BATCH, z))
 
     def test_the_language_of_a_decoder_without_past_is_of_independent_characters(self):
-        decoder, _ = built(wiring=WIRINGS["no past"])
+        decoder, _ = built(options=WIRINGS["no past"])
         assert decoder.reader.embedding.num_embeddings == 1
         z = draws(1, 1, 3)
         one, other = (nll(decoder, batch_of(([4], [0], target)), z) for target in ([5, 6], [6, 6]))
@@ -282,8 +282,8 @@ class TestDecoder:
 
 class TestDropout:
     def test_rates_and_stream(self):
-        wiring = Wiring(UnitDropout(0.5))
-        decoder, _ = built(wiring=wiring, dropout_out=0.5)
+        options = DecoderOptions(UnitDropout(0.5))
+        decoder, _ = built(options=options, dropout_out=0.5)
         z = draws(4, 1, 3)
         still = nll(decoder, BATCH, z)
         plain, _ = built()

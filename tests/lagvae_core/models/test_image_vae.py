@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lagvae_core.data import ImageBatch, ImageDomain
-from lagvae_core.models.decoder import Skip, Wiring
+from lagvae_core.models.decoder import DecoderOptions, Skip
 from lagvae_core.models.gated_pixelcnn import _Layer
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.resnet import running_statistics, start_normally
@@ -21,13 +21,13 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def decoder(variant, height, width, latent_dim=2, wiring=None, seed=0, **sizes):
+def decoder(variant, height, width, latent_dim=2, options=None, seed=0, **sizes):
     """A small decoder in float64 and eval mode whose batch normalisation has seen something."""
     setting = ResNetPixelCnn(variant=variant, **{"kernels": (5, 3, 3, 3), "maps": 6, **sizes})
     setting = setting.model_copy(update={"latent_dim": latent_dim})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = setting.decoder(ImageDomain(height, width), torch.Generator(), wiring or Wiring()).double()
+        made = setting.decoder(ImageDomain(height, width), torch.Generator(), options or DecoderOptions()).double()
         images = (torch.rand(20, height, width) < 0.5).double()
         with torch.no_grad():
             made(images, images, torch.randn(20, 1, latent_dim).double())
@@ -67,23 +67,24 @@ def test_the_encoder_has_the_published_size_and_start():
 )
 def test_the_decoders_have_the_published_sizes(variant, whole, without_z):
     setting = ResNetPixelCnn(variant=variant)
-    made = setting.decoder(OMNIGLOT, torch.Generator(), Wiring())
+    made = setting.decoder(OMNIGLOT, torch.Generator(), DecoderOptions())
     assert count(made) == whole
     assert count(made.to_maps) == 103_488
     assert (
-        count(setting.model_copy(update={"latent_dim": 0}).decoder(OMNIGLOT, torch.Generator(), Wiring())) == without_z
+        count(setting.model_copy(update={"latent_dim": 0}).decoder(OMNIGLOT, torch.Generator(), DecoderOptions()))
+        == without_z
     )
 
 
 def test_v2_has_the_published_masks_and_start():
-    made = ResNetPixelCnn().decoder(OMNIGLOT, torch.Generator(), Wiring())
+    made = ResNetPixelCnn().decoder(OMNIGLOT, torch.Generator(), DecoderOptions())
     masked = {name: layer for name, layer in made.named_modules() if hasattr(layer, "seen_kk")}
     hidden = sum(
         int((layer.seen_kk == 0).sum()) * layer.out_channels * (1 if name == "entry" else layer.in_channels)
         for name, layer in masked.items()
     )
     assert hidden == 325_184
-    small = ResNetPixelCnn(kernels=(7, 7, 7, 5, 5, 3, 3)).decoder(OMNIGLOT, torch.Generator(), Wiring())
+    small = ResNetPixelCnn(kernels=(7, 7, 7, 5, 5, 3, 3)).decoder(OMNIGLOT, torch.Generator(), DecoderOptions())
     assert count(small) == 502_208
     for name, layer in masked.items():
         deviation = math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels))
@@ -107,7 +108,7 @@ def test_any_size_of_image_and_any_number_of_samples_fits(variant, height, width
     batch = ImageBatch(torch.zeros(2, height, width, dtype=torch.uint8), torch.arange(2))
     q = setting.encoder(domain, None).eval()(batch)
     assert q.mean_BZ.shape == q.logvar_BZ.shape == (2, 3)
-    made = setting.decoder(domain, torch.Generator(), Wiring()).eval()
+    made = setting.decoder(domain, torch.Generator(), DecoderOptions()).eval()
     for samples in (1, 3):
         assert made(batch.history, batch.targets, torch.zeros(2, samples, 3)).shape == (2, samples)
 
@@ -146,7 +147,12 @@ def test_in_train_mode_batch_normalisation_tells_v2_of_later_pixels():
 def test_the_full_decoders_see_most_of_the_pixels_before(variant, seen):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = ResNetPixelCnn(variant=variant, maps=2).decoder(OMNIGLOT, torch.Generator(), Wiring()).double().eval()
+        made = (
+            ResNetPixelCnn(variant=variant, maps=2)
+            .decoder(OMNIGLOT, torch.Generator(), DecoderOptions())
+            .double()
+            .eval()
+        )
     pixels = bits(1, 28, 28).requires_grad_()
     made.logits(pixels, made.maps_of(draws(1, 32)))[0, 14, 14].backward()
     before = 14 * 28 + 14
@@ -174,7 +180,7 @@ def test_z_reaches_every_pixel_but_the_first_where_its_maps_are_masked(variant):
 @pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("variant", EVERY)
 def test_a_skip_of_z_reaches_every_pixel_and_leaves_the_order_alone(variant, everywhere):
-    made = decoder(variant, 5, 4, wiring=Wiring(skip=Skip("add", everywhere)))
+    made = decoder(variant, 5, 4, options=DecoderOptions(skip=Skip("add", everywhere)))
     assert z_reaches(made, 5, 4).all()
     assert (jacobian(made, 5, 4)[torch.ones(20, 20).triu().bool()] == 0).all()
     assert len(made.skips_of_z.paths) == (4 if everywhere else 1)
@@ -185,9 +191,9 @@ def test_a_skip_of_z_reaches_every_pixel_and_leaves_the_order_alone(variant, eve
 def test_paths_of_v2_lead_around_two_layers():
     made = decoder("v2", 5, 4, kernels=(3,) * 7)
     read, given = {}, {}
-    parts = {"entered": made.entered, **{f"layer {n + 1}": layer for n, layer in enumerate(made.layers)}}
-    parts |= {f"around {n}": block for n, block in enumerate(made.around)} | {"head": made.head}
-    for name, part in parts.items():
+    components = {"entered": made.entered, **{f"layer {n + 1}": layer for n, layer in enumerate(made.layers)}}
+    components |= {f"around {n}": block for n, block in enumerate(made.around)} | {"head": made.head}
+    for name, part in components.items():
 
         def keep(module, inputs, output, name=name):
             read[name], given[name] = inputs[0], output

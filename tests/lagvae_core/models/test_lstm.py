@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lagvae_core.data import BOS, EOS, History, TokenBatch
-from lagvae_core.models.decoder import UnitDropout, Wiring, dropout
+from lagvae_core.models.decoder import DecoderOptions, UnitDropout, dropout
 from lagvae_core.models.lstm import LstmDecoder, LstmEncoder, LstmModel
 
 TINY = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
@@ -16,8 +16,8 @@ def stream(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def wiring(setting=TINY):
-    return Wiring(UnitDropout(setting.dropout_in))
+def options(setting=TINY):
+    return DecoderOptions(UnitDropout(setting.dropout_in))
 
 
 def draws(*shape, seed=0):
@@ -28,7 +28,7 @@ def decoder(setting=TINY, vocabulary=VOCABULARY, seed=0, **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         setting = setting.model_copy(update=changes)
-        return LstmDecoder(setting, vocabulary, stream(), wiring(setting)).double().eval()
+        return LstmDecoder(setting, vocabulary, stream(), options(setting)).double().eval()
 
 
 def encoder(setting=TINY, vocabulary=VOCABULARY, seed=0):
@@ -60,7 +60,10 @@ class TestSizes:
     def test_parameters(self, vocabulary, embedding, hidden, latent, in_encoder, in_decoder):
         setting = LstmModel(latent_dim=latent, hidden=hidden, embedding=embedding)
         with torch.device("meta"):
-            found = count(LstmEncoder(setting, vocabulary)), count(LstmDecoder(setting, vocabulary, stream(), wiring()))
+            found = (
+                count(LstmEncoder(setting, vocabulary)),
+                count(LstmDecoder(setting, vocabulary, stream(), options())),
+            )
         lstm = 4 * hidden * (embedding + hidden) + 8 * hidden
         assert found[0] == in_encoder == vocabulary * embedding + lstm + 2 * latent * hidden
         own = 4 * hidden * latent + latent * hidden + hidden * vocabulary
@@ -77,7 +80,7 @@ class TestSizes:
 
 
 class TestStart:
-    @pytest.mark.parametrize("build", [LstmEncoder, lambda *given: LstmDecoder(*given, stream(), wiring())])
+    @pytest.mark.parametrize("build", [LstmEncoder, lambda *given: LstmDecoder(*given, stream(), options())])
     def test_ranges(self, build):
         """Uniform on (-b, b): deviation b / sqrt 3, a mean within four standard errors of 0, and b nearly reached."""
         setting = LstmModel(latent_dim=32, hidden=64, embedding=32)
@@ -100,7 +103,7 @@ class TestStart:
 
     def test_the_settings_are_the_bounds(self):
         module = LstmDecoder(
-            LstmModel(latent_dim=1, hidden=8, embedding=8, init_range=3.0, init_embedding=7.0), 50, stream(), wiring()
+            LstmModel(latent_dim=1, hidden=8, embedding=8, init_range=3.0, init_embedding=7.0), 50, stream(), options()
         )
         assert 6.5 < float(module.reader.embedding.weight.detach().abs().max()) <= 7.0
         assert 2.7 < float(module.lstm.weight_hh_l0.detach().abs().max()) <= 3.0

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lagvae_core.data import BOS, EOS, PAD, TextDomain, TokenBatch
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
 DOMAIN = TextDomain(11)
@@ -30,8 +30,8 @@ def decoder(core):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         stack = (CnnDecoder(size=None, dilations=(1, 2)),) if core == "cnn" else ()
-        parts = assemble(stack, Surroundings(2, 4, model=MODEL)) if stack else Parts()
-        return parts.decoder(MODEL, DOMAIN, torch.Generator(), Wiring()).double().eval()
+        components = assemble(stack, BuildContext(2, 4, model=MODEL)) if stack else TrainingComponents()
+        return components.decoder(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double().eval()
 
 
 def test_the_encoder_stops_where_the_sentence_does():

@@ -7,21 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.data import BOS, History, TextDomain
-from lagvae_core.models.decoder import Skip, TokenDecoder, Wiring
+from lagvae_core.models.decoder import DecoderOptions, Skip, TokenDecoder
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.without_z import decoder_without_z
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
-from lagvae_core.strategies.slots import Parts
+from lagvae_core.strategies.slots import TrainingComponents
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
 DOMAIN = TextDomain(9)
 CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}
 WIRINGS = {
-    "plain": Wiring(),
-    "historyless": Wiring(past="unknown"),
-    "without words": Wiring(past="absent"),
-    **{f"skip {kind} {reach}": Wiring(skip=Skip(kind, reach)) for kind in ("concat", "add") for reach in (True, False)},
+    "plain": DecoderOptions(),
+    "historyless": DecoderOptions(past="unknown"),
+    "without words": DecoderOptions(past="absent"),
+    **{
+        f"skip {kind} {reach}": DecoderOptions(skip=Skip(kind, reach))
+        for kind in ("concat", "add")
+        for reach in (True, False)
+    },
 }
 
 
@@ -42,9 +46,9 @@ def with_drawn_weights(model):
     return model.eval()
 
 
-def decoder(core, wiring):
-    parts = assemble(CORES[core], Surroundings(2, 4, model=MODEL)) if CORES[core] else Parts()
-    return with_drawn_weights(parts.decoder(MODEL, DOMAIN, torch.Generator(), wiring).double())
+def decoder(core, options):
+    components = assemble(CORES[core], BuildContext(2, 4, model=MODEL)) if CORES[core] else TrainingComponents()
+    return with_drawn_weights(components.decoder(MODEL, DOMAIN, torch.Generator(), options).double())
 
 
 def stepped(model, reading, tokens_RT):
@@ -60,16 +64,16 @@ def assert_close(one, other):
     torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("wiring", WIRINGS.values(), ids=WIRINGS)
+@pytest.mark.parametrize("options", WIRINGS.values(), ids=WIRINGS)
 @pytest.mark.parametrize("core", CORES)
 class TestEveryDecoder:
-    def test_steps_give_the_features_of_the_whole(self, core, wiring):
-        model, z_RZ, read_RT = decoder(core, wiring), draws(5, 2), tokens()
+    def test_steps_give_the_features_of_the_whole(self, core, options):
+        model, z_RZ, read_RT = decoder(core, options), draws(5, 2), tokens()
         whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
         assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)
 
-    def test_what_is_kept_can_be_selected_and_go_several_ways(self, core, wiring):
-        model, z_RZ, read_RT = decoder(core, wiring), draws(5, 2), tokens()
+    def test_what_is_kept_can_be_selected_and_go_several_ways(self, core, options):
+        model, z_RZ, read_RT = decoder(core, options), draws(5, 2), tokens()
         _, kept = stepped(model, model.begin(z_RZ), read_RT[:, :3])
         index, rest = torch.tensor([4, 0, 0, 2]), tokens(4, 3, seed=2)
         found, _ = stepped(model, kept.select(index), rest)
@@ -80,7 +84,7 @@ class TestEveryDecoder:
 
 
 def test_a_language_model_steps_from_a_z_of_no_dimensions():
-    model = with_drawn_weights(decoder_without_z(MODEL, DOMAIN, torch.Generator(), Wiring()).double())
+    model = with_drawn_weights(decoder_without_z(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double())
     z_RZ, read_RT = torch.zeros(5, 0, dtype=torch.float64), tokens()
     whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
     assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)

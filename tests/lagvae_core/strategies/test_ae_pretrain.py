@@ -17,7 +17,7 @@ from torch import nn
 
 from lagvae_core.models.gaussian import NormalPrior
 from lagvae_core.strategies.base import assemble
-from lagvae_core.strategies.slots import Decoding, Objective, Penalty, Update, as_inferred
+from lagvae_core.strategies.slots import Objective, Penalty, ReconstructionLoss, Update, no_refinement
 from lagvae_core.training import trial as trainable
 from lagvae_core.training.building import build_decoder
 from lagvae_core.training.record import EpochRecord, Progress
@@ -95,7 +95,7 @@ def test_the_encoder_stays_and_the_decoder_starts_anew():
             assert 0.5 * bound < float(value.abs().max()) <= bound, name
     trial = boundary.trial
     with trial.streams.initialising("second decoder"):  # draws that nothing else has had
-        fresh = build_decoder(trial.config, trial.dataset.domain, trial.parts, trial.streams)
+        fresh = build_decoder(trial.config, trial.dataset.domain, trial.components, trial.streams)
     assert equal(trial.model.decoder.state_dict(), fresh.state_dict())
     again, other = Boundary(), Boundary(seed=1)
     assert equal(again.after, boundary.after)
@@ -135,8 +135,8 @@ class LearnedPenalty(Penalty):
 
 
 def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypatch):
-    def with_networks(strategies, surroundings):
-        return replace(assemble(strategies, surroundings), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
+    def with_networks(strategies, context):
+        return replace(assemble(strategies, context), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
 
     monkeypatch.setattr(trainable, "assemble", with_networks)
     boundary = Boundary(training={"epochs": 2, "optimiser": "adam"})
@@ -165,7 +165,7 @@ def test_the_schedule_of_the_posterior_starts_again():
 def test_the_state_of_other_slots_knows_nothing_of_the_pretraining(other, slot):
     boundary = Boundary(other)
     fresh = trial_of(tiny(other))
-    found, expected = (getattr(trial.parts, slot).state_dict() for trial in (boundary.trial, fresh))
+    found, expected = (getattr(trial.components, slot).state_dict() for trial in (boundary.trial, fresh))
     assert str(found) == str(expected)
 
 
@@ -179,22 +179,22 @@ def test_optimisers_rates_and_rules_start_again():
     assert trial.decay == fresh.decay
     assert trial.divergence == fresh.divergence
     assert trial.best == fresh.best
-    assert trial.learner.parts is trial.parts
+    assert trial.learner.components is trial.components
 
 
 def test_of_the_parts_only_what_makes_the_loss_differs_before():
     stack = ("aggressive", "word_dropout", "fraternal_dropout", "encoder_lr", "scale_vae", "kl_linear_epoch")
     stack = ({**SHORT_AGGRESSIVE, "allow_untested": True}, *stack[1:])
     trial = trial_of(tiny(ae_pretrain(1), *stack))
-    early, late = trial.learner.parts, trial.parts.pretraining.in_force(trial.parts, 1)
-    assert late is trial.parts
+    early, late = trial.learner.components, trial.components.pretraining.in_force(trial.components, 1)
+    assert late is trial.components
     assert type(early.update) is Update
-    assert type(early.decode) is Decoding
+    assert type(early.decode) is ReconstructionLoss
     assert early.penalties == ()
-    assert early.refine is as_inferred
+    assert early.refine is no_refinement
     assert type(early.objective) is not Objective
     assert [early.kl_weight(step) for step in range(3)] == [0.0, 0.0, 0.0]
-    for slot in ("corrupt", "encoder_rate", "posterior", "prior", "initialise", "protocols", "input_dropout"):
+    for slot in ("corrupt", "encoder_rate", "posterior", "prior", "initialise", "extra_metrics", "input_dropout"):
         assert getattr(early, slot) is getattr(late, slot)
 
 

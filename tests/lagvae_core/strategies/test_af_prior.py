@@ -8,7 +8,7 @@ from torch import nn
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.strategies.af_prior import AfPrior
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 
 
 def af_prior(**fields):
@@ -21,7 +21,7 @@ def draws(*shape, seed=0):
 
 def prior_of(latent_dim, spread=0.7, seed=0, **fields):
     """A prior far from its start."""
-    prior = AfPrior(**fields).parts(Surroundings(latent_dim, 4))["prior"].double()
+    prior = AfPrior(**fields).build(BuildContext(latent_dim, 4))["prior"].double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in prior.parameters():
         nn.init.normal_(parameter, std=spread, generator=generator)
@@ -46,7 +46,7 @@ def test_a_flow_that_stays_the_identity_is_the_plain_vae_with_a_kl_by_sampling()
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 32])
 def test_it_starts_as_the_standard_normal_density(latent_dim):
-    prior, z = AfPrior().parts(Surroundings(latent_dim, 4))["prior"].double(), draws(5, 3, latent_dim)
+    prior, z = AfPrior().build(BuildContext(latent_dim, 4))["prior"].double(), draws(5, 3, latent_dim)
     assert torch.equal(prior.log_prob(z), NormalPrior().log_prob(z))
 
 
@@ -126,7 +126,7 @@ def test_it_learns_with_the_decoder_and_towards_the_aggregate_posterior():
     assert learned <= set(trial.model.decoder_parameters())
     assert not learned & set(trial.model.encoder_parameters())
     target = torch.tensor([[2.0, -1.0]])
-    prior = AfPrior(blocks=2).parts(Surroundings(2, 4))["prior"]
+    prior = AfPrior(blocks=2).build(BuildContext(2, 4))["prior"]
     optimiser = torch.optim.SGD(prior.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(0)
     losses = []

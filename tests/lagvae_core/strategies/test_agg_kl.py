@@ -8,7 +8,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.strategies.agg_kl import AggKl, AggregateKl
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 
 
 def agg_kl(**fields):
@@ -22,10 +22,10 @@ def draws(*shape, seed=0):
 class ForwardOf:
     """Of all that a penalty may use, the charged posteriors, their samples and the prior."""
 
-    def __init__(self, charged, noise):
+    def __init__(self, kl_posterior, noise):
         self.inference = self.model = self
-        self.charged, self.prior = charged, NormalPrior()
-        self.charged_draw = charged.draw(noise[:, None])
+        self.kl_posterior, self.prior = kl_posterior, NormalPrior()
+        self.kl_posterior_draw = kl_posterior.draw(noise[:, None])
 
 
 def estimate(q, noise):
@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_info_vae_for_the_density_that_is_charged(posterior,
     trial.streams.load_state_dict(state)
     inference = trial.model.infer(batch)
     noise = trial.learner.noise(inference.q)[:, 0]
-    divergence = estimate(inference.charged.base, noise)
+    divergence = estimate(inference.kl_posterior.base, noise)
     expected = (loss.rec_B + (1 - alpha) * 0.5 * loss.kl_BZ.sum(1)).mean() + (alpha + scale - 1) * divergence
     torch.testing.assert_close(loss.total, expected, rtol=1e-9, atol=0)
     assert loss.total.dtype == torch.float64
@@ -134,8 +134,10 @@ def test_a_negative_weight_of_the_divergence_is_refused():
     with pytest.raises(ConfigError) as caught:
         tiny(agg_kl(alpha=0.5, scale=0.25))
     assert "(E17)" in str(caught.value)
-    law = "agg_kl would reward the divergence from the prior: alpha + scale >= 1 must hold, but got 0.5 + 0.25; raise"
-    assert f"{law} agg_kl.scale." in str(caught.value)
+    message = (
+        "agg_kl would reward the divergence from the prior: alpha + scale >= 1 must hold, but got 0.5 + 0.25; raise"
+    )
+    assert f"{message} agg_kl.scale." in str(caught.value)
     with pytest.raises(ConfigError, match="alpha must be less than or equal to 1"):
         tiny(agg_kl(alpha=1.5))
 
@@ -147,7 +149,7 @@ def test_a_mixture_needs_companions_where_it_counts():
         tiny("agg_kl", training={"batch_size": 1})
     tiny("agg_kl", training={"batch_size": 2})
     tiny(agg_kl(alpha=0, scale=1), training={"batch_size": 1})
-    (penalty,) = AggKl().parts(Surroundings(2, 4))["penalties"]
+    (penalty,) = AggKl().build(BuildContext(2, 4))["penalties"]
     assert penalty.least_batch == 2
 
 

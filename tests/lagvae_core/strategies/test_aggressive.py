@@ -12,7 +12,7 @@ from helpers import assert_equals_plain_vae, tiny, trial_of
 from lagvae_core.data import Domain, TextDomain
 from lagvae_core.errors import Diverged
 from lagvae_core.strategies.aggressive import Aggressive
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.slots import Loss
 from lagvae_core.training import learner as learners
 
@@ -41,7 +41,7 @@ DOMAINS = {"text": TextDomain(4), "images": Pixels()}
 
 def update_of(modality="text", **fields):
     setting = Aggressive(**fields)
-    return setting.parts(Surroundings(2, 4, domain=DOMAINS[modality]))["update"]
+    return setting.build(BuildContext(2, 4, domain=DOMAINS[modality]))["update"]
 
 
 def test_a_budget_of_no_steps_is_the_plain_vae():
@@ -62,7 +62,7 @@ def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(c
     trial = trial_of(tiny(aggressive(budget=3, clip_scope=clip_scope)))
     trial.model.train()
     seen = []
-    inner = trial.parts.update._train_encoder
+    inner = trial.components.update._train_encoder
 
     def watched(learner, batch, weight):
         encoder, decoder = copies(trial.model.encoder_parameters()), copies(trial.model.decoder_parameters())
@@ -71,9 +71,9 @@ def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(c
         assert all(unchanged(trial.model.decoder_parameters(), decoder))
         seen.append(copies(trial.model.encoder_parameters()))
 
-    trial.parts.update._train_encoder = watched
+    trial.components.update._train_encoder = watched
     decoder = copies(trial.model.decoder_parameters())
-    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     assert all(unchanged(trial.model.encoder_parameters(), seen[0])), "the outer step moved the encoder"
     assert not any(unchanged(trial.model.decoder_parameters(), decoder))
 
@@ -81,9 +81,9 @@ def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(c
 def test_after_the_phase_both_move_together_and_once():
     trial = trial_of(tiny(aggressive(budget=3)))
     trial.model.train()
-    trial.parts.update.active = False
+    trial.components.update.active = False
     encoder, decoder = copies(trial.model.encoder_parameters()), copies(trial.model.decoder_parameters())
-    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     assert not any(unchanged(trial.model.encoder_parameters(), encoder))
     assert not any(unchanged(trial.model.decoder_parameters(), decoder))
     assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (1, 1)
@@ -94,7 +94,7 @@ def test_a_fixed_budget_is_exactly_that_many_encoder_steps(budget):
     trial = trial_of(tiny(aggressive(budget=budget)))
     trial.model.train()
     for step, batch in enumerate(trial.train_batches[:2], 1):
-        trial.parts.update(trial.learner, batch, 1.0)
+        trial.components.update(trial.learner, batch, 1.0)
         assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (step * budget, step)
 
 
@@ -106,12 +106,12 @@ def gradients_seen_when_clipping(monkeypatch, clip_scope):
     seen, clip = [], learners.clip_gradients
 
     def spy(parameters, limit):
-        parts = {(id(p) in decoder, p.grad is not None) for p in parameters}
-        seen.append(parts)
+        components = {(id(p) in decoder, p.grad is not None) for p in parameters}
+        seen.append(components)
         clip(parameters, limit)
 
     monkeypatch.setattr(learners, "clip_gradients", spy)
-    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     assert all(p.requires_grad for p in trial.model.parameters())
     return seen
 
@@ -138,7 +138,7 @@ def encoder_step_length(clip_scope):
     trial = trial_of(tiny(aggressive(budget=1, clip_scope=clip_scope), training={"clip_norm": 0.01}))
     trial.model.train()
     before = copies(trial.model.encoder_parameters())
-    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     moved = [p.detach() - b for p, b in zip(trial.model.encoder_parameters(), before, strict=True)]
     return math.sqrt(sum(float(m.square().sum()) for m in moved))
 

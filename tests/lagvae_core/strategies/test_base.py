@@ -9,7 +9,7 @@ PARTITIONS = ("resplit_random", "fixed_random", "fixed_by_group")
 
 
 def warnings(**data):
-    return list(grouped_batches("any_kind", parse_trial({"data": data}).setup))
+    return list(grouped_batches("any_kind", parse_trial({"data": data}).context))
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)

@@ -45,7 +45,7 @@ def test_a_factor_of_zero_takes_no_gradient_from_the_kl():
 
 
 def test_the_objective_is_the_mean_over_the_batch_of_the_sum_over_dimensions():
-    objective = trial_of(tiny(beta_vae(0.5))).parts.objective
+    objective = trial_of(tiny(beta_vae(0.5))).components.objective
     rec_B, kl_BZ = torch.tensor([10.0, 20.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert float(objective(rec_B, kl_BZ, 1.0)) == 15.0 + 0.5 * 5.0
     assert float(objective(rec_B, kl_BZ, 0.1)) == pytest.approx(15.0 + 0.05 * 5.0)

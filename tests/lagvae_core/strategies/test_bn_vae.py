@@ -11,14 +11,14 @@ from lagvae_core.errors import ConfigError, DataError
 from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.bn_vae import BnVae
 
 TEXT = {"data": {"kind": "text", "path": "somewhere"}}
 
 
 def posterior_of(latent_dim=5, **fields):
-    return BnVae(**fields).parts(Surroundings(latent_dim, 4))["posterior"].double()
+    return BnVae(**fields).build(BuildContext(latent_dim, 4))["posterior"].double()
 
 
 def encoded(batch=16, latent_dim=5, spread=1.0, seed=0):
@@ -79,7 +79,7 @@ def test_the_log_variance_stays_and_what_is_charged_is_what_is_sampled():
     gaussian = encoded()
     inference = posterior_of()(gaussian)
     assert torch.equal(inference.q.logvar_BZ, gaussian.logvar_BZ)
-    assert inference.charged is inference.q
+    assert inference.kl_posterior is inference.q
 
 
 def test_a_batch_of_one_is_the_centre_and_teaches_the_averages_nothing():

@@ -11,10 +11,10 @@ from torch.nn import functional
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, EOS, History, TextDomain, TokenBatch
 from lagvae_core.errors import ConfigError
-from lagvae_core.models.decoder import UnitDropout, Wiring
+from lagvae_core.models.decoder import DecoderOptions, UnitDropout
 from lagvae_core.models.dilated_cnn import CausalConvolution, DilatedCnn
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.cnn_decoder import SIZES, CnnDecoder
 
 VOCABULARY = 6
@@ -32,9 +32,9 @@ def draws(*shape, seed=0):
 def decoder(*, dilations=(1, 2), kernel=3, channels=8, rate=0.5, vocabulary=VOCABULARY, setting=MODEL, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wiring = Wiring(UnitDropout(setting.dropout_in))
+        options = DecoderOptions(UnitDropout(setting.dropout_in))
         sizes = {"dilations": dilations, "kernel": kernel, "channels": channels, "rate": rate}
-        return DilatedCnn(setting, vocabulary, stream(), wiring, **sizes).double().eval()
+        return DilatedCnn(setting, vocabulary, stream(), options, **sizes).double().eval()
 
 
 def sentences(batch=3, steps=6):
@@ -299,15 +299,17 @@ def test_the_samples_of_an_example_share_the_mask_of_their_words():
 
 @pytest.mark.parametrize(("size", "blocks"), [("scnn", 3), ("mcnn", 5), ("lcnn", 10), ("vlcnn", 15)])
 def test_the_sizes(size, blocks):
-    part = CnnDecoder(size=size).parts(Surroundings(2, 4, model=MODEL))["decoder"]
-    model = part(MODEL, TextDomain(VOCABULARY), stream(), Wiring())
+    part = CnnDecoder(size=size).build(BuildContext(2, 4, model=MODEL))["decoder"]
+    model = part(MODEL, TextDomain(VOCABULARY), stream(), DecoderOptions())
     assert len(model.blocks) == blocks
     assert model.output.in_features == model.blocks[0].convolve.weight.shape[1] == MODEL.hidden
 
 
 def test_dilations_and_channels_of_ones_own():
     setting = CnnDecoder(size=None, dilations=(1, 5), kernel=2, channels=9)
-    model = setting.parts(Surroundings(2, 4, model=MODEL))["decoder"](MODEL, TextDomain(VOCABULARY), stream(), Wiring())
+    model = setting.build(BuildContext(2, 4, model=MODEL))["decoder"](
+        MODEL, TextDomain(VOCABULARY), stream(), DecoderOptions()
+    )
     assert [block.convolve._dilation for block in model.blocks] == [1, 5]
     assert model.blocks[0].convolve.weight.shape == (2, 9, 9)
     record = run(tiny({"kind": "cnn_decoder", "size": None, "dilations": [1, 5], "kernel": 2, "channels": 9}))
@@ -342,6 +344,6 @@ def test_another_decoder_is_refused_by_name():
 
 
 def test_it_is_about_words():
-    (refusal,) = CnnDecoder().refusals(replace(tiny("cnn_decoder").setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert "cnn_decoder is about the words of a text" in refusal.message
+    (incompatibility,) = CnnDecoder().incompatibilities(replace(tiny("cnn_decoder").context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert "cnn_decoder is about the words of a text" in incompatibility.message

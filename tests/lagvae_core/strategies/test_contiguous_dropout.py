@@ -148,9 +148,9 @@ def test_a_rate_beside_a_number_of_starts_is_an_unused_option():
 
 def test_it_is_about_words_and_stands_in_the_place_of_word_dropout():
     config = tiny("contiguous_dropout")
-    (refusal,) = config.strategies[0].refusals(replace(config.setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert refusal.message.startswith("contiguous_dropout is about the words of a text")
+    (incompatibility,) = config.strategies[0].incompatibilities(replace(config.context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith("contiguous_dropout is about the words of a text")
     for stack in (("word_dropout", "contiguous_dropout"), ("contiguous_dropout", "word_dropout")):
         with pytest.raises(ConfigError, match=rf"E-SLOT.*{stack[0]} and {stack[1]} both fill corrupt"):
             tiny(*stack)

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.delta_vae import Ar1Prior, DeltaVae, committed_deviations, committed_rate
 
 DELTAS = [1e-9, 1e-4, 0.05, 0.1, 0.15, 1.0, 10.0]
@@ -18,7 +18,7 @@ SPREADS = [0.1, 3.0, 30.0]
 
 
 def posterior_of(delta=0.1):
-    return DeltaVae(delta=delta).parts(Surroundings(5, 4))["posterior"].double()
+    return DeltaVae(delta=delta).build(BuildContext(5, 4))["posterior"].double()
 
 
 def outputs(spread=3.0, batch=64, dtype=torch.float64):
@@ -136,7 +136,7 @@ def test_half_precision_is_widened():
 def test_the_map_is_the_same_in_training_and_evaluation_and_has_no_state():
     posterior, gaussian = posterior_of(), outputs()
     inference = posterior.train()(gaussian)
-    assert inference.charged is inference.q
+    assert inference.kl_posterior is inference.q
     assert torch.equal(posterior.eval()(gaussian).q.mean_BZ, inference.q.mean_BZ)
     assert not posterior.state_dict()
     assert not posterior.progress()

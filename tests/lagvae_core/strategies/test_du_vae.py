@@ -11,7 +11,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.randomness import Streams
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.du_vae import DuVae
 
 FLOOR = 1 / (2 * math.pi * math.e)
@@ -19,7 +19,7 @@ TEXT = {"data": {"kind": "text", "path": "somewhere"}}
 
 
 def posterior_of(latent_dim=5, **fields):
-    return DuVae(**fields).parts(Surroundings(latent_dim, 4, streams=Streams(3)))["posterior"].double()
+    return DuVae(**fields).build(BuildContext(latent_dim, 4, streams=Streams(3)))["posterior"].double()
 
 
 def encoded(batch=16, latent_dim=5, seed=0, logvar=None):
@@ -44,7 +44,7 @@ def train(trial, count):
 
 
 def weight_falls_to_zero(trial):
-    trial.parts = dataclasses.replace(trial.parts, kl_weight=lambda step: 0.0)
+    trial.components = dataclasses.replace(trial.components, kl_weight=lambda step: 0.0)
 
 
 def floor_of(trial):
@@ -184,7 +184,7 @@ def test_they_begin_with_the_first_update_of_full_weight():
     trial, seen = annealed(), []
     trial.model.train()
     for batch in trial.train_batches * 2:
-        weight = trial.parts.kl_weight(trial.step)
+        weight = trial.components.kl_weight(trial.step)
         unused = trial.streams["variance_dropout"].get_state()
         trial._train_batch(batch)
         drawn = not torch.equal(trial.streams["variance_dropout"].get_state(), unused)

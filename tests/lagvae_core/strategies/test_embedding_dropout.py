@@ -7,7 +7,7 @@ from helpers import assert_equals_plain_vae, run, tiny, trial_of
 from torch import nn
 
 from lagvae_core.models.decoder import RowDropout, UnitDropout
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.embedding_dropout import EmbeddingDropout
 
 
@@ -37,7 +37,7 @@ def factors(dropout, seed=0, **given):
 
 def test_the_scope_chooses_what_is_dropped_and_the_rate_is_its_own():
     for scope, kind in (("unit", UnitDropout), ("row", RowDropout)):
-        assert EmbeddingDropout(rate=0.3, scope=scope).parts(Surroundings(2, 4)) == {"input_dropout": kind(0.3)}
+        assert EmbeddingDropout(rate=0.3, scope=scope).build(BuildContext(2, 4)) == {"input_dropout": kind(0.3)}
 
 
 def test_units_at_the_rate_of_the_model_are_the_plain_vae():
@@ -127,6 +127,6 @@ def test_a_rate_that_the_user_gave_the_model_in_vain_is_warned_of():
 
 def test_it_is_about_words():
     config = tiny("embedding_dropout")
-    (refusal,) = config.strategies[0].refusals(replace(config.setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert refusal.message.startswith("embedding_dropout is about the words of a text")
+    (incompatibility,) = config.strategies[0].incompatibilities(replace(config.context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith("embedding_dropout is about the words of a text")

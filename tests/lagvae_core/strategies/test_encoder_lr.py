@@ -17,7 +17,7 @@ def one_step(multiplier):
     trial.model.double().train()
     groups = (list(trial.model.encoder_parameters()), list(trial.model.decoder_parameters()))
     before = [[p.detach().clone() for p in group] for group in groups]
-    trial.parts.update(trial.learner, trial.train_batches[0], 1.0)
+    trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     return [[p.detach() - b for p, b in zip(*pair, strict=True)] for pair in zip(groups, before, strict=True)]
 
 

@@ -6,7 +6,7 @@ from helpers import assert_equals_plain_vae, run, tiny, trial_of
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.fisher import Fisher, fisher_information
 
 each_mode = pytest.mark.parametrize("mode", ["floor", "target", "code"])
@@ -21,11 +21,11 @@ class ForwardOf:
 
     def __init__(self, mean, logvar):
         self.inference = self
-        self.charged = Gaussian(mean, logvar)
+        self.kl_posterior = Gaussian(mean, logvar)
 
 
 def penalty(logvar, mean=None, **fields):
-    (module,) = Fisher(**fields).parts(Surroundings(2, 4))["penalties"]
+    (module,) = Fisher(**fields).build(BuildContext(2, 4))["penalties"]
     logvar = torch.as_tensor(logvar, dtype=torch.float64)
     return module(ForwardOf(torch.zeros_like(logvar) if mean is None else mean, logvar))
 
@@ -83,7 +83,7 @@ def test_enough_information_is_left_alone():
 @each_mode
 @pytest.mark.parametrize("logvar", [-1000.0, -60.0, -20.0, 5.0, 60.0])
 def test_extreme_variances_have_finite_gradients_in_single_precision(mode, logvar):
-    (module,) = Fisher(mode=mode).parts(Surroundings(2, 4))["penalties"]
+    (module,) = Fisher(mode=mode).build(BuildContext(2, 4))["penalties"]
     logvars = torch.full((3, 2), logvar, requires_grad=True)
     value = module(ForwardOf(torch.zeros(3, 2), logvars))
     assert value.isfinite()
@@ -91,7 +91,7 @@ def test_extreme_variances_have_finite_gradients_in_single_precision(mode, logva
 
 
 def test_half_precision_is_widened():
-    (module,) = Fisher().parts(Surroundings(2, 4))["penalties"]
+    (module,) = Fisher().build(BuildContext(2, 4))["penalties"]
     half = torch.zeros(3, 2, dtype=torch.bfloat16)
     assert module(ForwardOf(half, half)).dtype == torch.float32
 
@@ -104,8 +104,8 @@ def test_it_is_added_to_the_loss_for_the_posteriors_that_are_charged(posterior):
         trial.model.double().train()
         batch = trial.train_batches[0]
         found.append(trial.learner.loss(batch, 0.5).total)
-    charged = trial.model.infer(batch).charged.base
-    expected = penalty(charged.logvar_BZ, weight=2.0)
+    kl_posterior = trial.model.infer(batch).kl_posterior.base
+    expected = penalty(kl_posterior.logvar_BZ, weight=2.0)
     torch.testing.assert_close(found[0] - found[1], expected, rtol=1e-9, atol=1e-12)
 
 

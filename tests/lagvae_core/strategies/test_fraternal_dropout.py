@@ -5,7 +5,7 @@ import torch
 from helpers import SHORT_AGGRESSIVE, assert_equals_plain_vae, run, tiny, trial_of
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.fraternal_dropout import FraternalDecoding, FraternalDropout
+from lagvae_core.strategies.fraternal_dropout import FraternalDropout, FraternalReconstruction
 
 NO_DROPOUT = {"dropout_in": 0.0, "dropout_out": 0.0}
 
@@ -31,7 +31,7 @@ class Passes:
 
     def found(self):
         self.trial.streams.load_state_dict(self.state)
-        return FraternalDecoding(self.setting)(self.trial.learner, self.batch, self.z)
+        return FraternalReconstruction(self.setting)(self.trial.learner, self.batch, self.z)
 
     def two(self):
         """Reconstruction [B], features and logits of the first and of the second pass."""
@@ -108,7 +108,7 @@ def test_without_any_mask_the_passes_are_one(target):
 
 @pytest.mark.parametrize("target", ["logits", "hidden"])
 def test_the_penalty_does_not_care_which_pass_came_first(target):
-    decoding, decoder = FraternalDecoding(FraternalDropout(target=target)), Passes().decoder
+    decoding, decoder = FraternalReconstruction(FraternalDropout(target=target)), Passes().decoder
     difference = torch.randn(6, 16, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     assert torch.equal(decoding._mean_square(difference, decoder), decoding._mean_square(-difference, decoder))
     assert float(decoding._mean_square(difference, decoder).detach()) > 0
@@ -220,6 +220,6 @@ def test_a_shared_word_mask_where_no_words_are_dropped_is_an_unused_option():
 
 def test_it_is_about_words():
     config = tiny("fraternal_dropout")
-    (refusal,) = config.strategies[0].refusals(replace(config.setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert refusal.message.startswith("fraternal_dropout is about the words of a text")
+    (incompatibility,) = config.strategies[0].incompatibilities(replace(config.context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith("fraternal_dropout is about the words of a text")

@@ -3,7 +3,7 @@ import torch
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.free_bits import FreeBits
 
 MODES = ["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
@@ -13,7 +13,7 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def objective_of(**fields):
-    return FreeBits(**fields).parts(Surroundings(DIMENSIONS, 4))["objective"]
+    return FreeBits(**fields).build(BuildContext(DIMENSIONS, 4))["objective"]
 
 
 def terms(seed=0):
@@ -30,8 +30,8 @@ def defined(mode, floor, kl_BZ, groups=None):
     examples, dimensions = kl_BZ.shape
     if mode == "group_batch":
         size = dimensions // (groups or dimensions)
-        parts = [kl_BZ[:, start : start + size].sum(1).mean() for start in range(0, dimensions, size)]
-        return sum(max(floor * size, float(part)) for part in parts)
+        components = [kl_BZ[:, start : start + size].sum(1).mean() for start in range(0, dimensions, size)]
+        return sum(max(floor * size, float(part)) for part in components)
     if mode == "dim_sample":
         return sum(max(floor, float(kl)) for kl in kl_BZ.flatten()) / examples
     if mode == "total_sample":

@@ -10,7 +10,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, UNK, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.historyless import Historyless
 
 VOCABULARY = 6
@@ -21,10 +21,12 @@ each_variant = pytest.mark.parametrize("variant", ["unk", "notoken"])
 
 def decoder(variant=None, vocabulary=VOCABULARY, setting=MODEL):
     stack = () if variant is None else (Historyless(variant=variant),)
-    parts = assemble(stack, Surroundings(2, 4))
+    components = assemble(stack, BuildContext(2, 4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return parts.decoder(setting, TextDomain(vocabulary), torch.Generator(), parts.wiring(setting)).double()
+        return components.decoder(
+            setting, TextDomain(vocabulary), torch.Generator(), components.options(setting)
+        ).double()
 
 
 def draws(*shape, seed=0):
@@ -116,22 +118,22 @@ def test_the_model_that_is_measured_is_the_one_that_was_trained(variant):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def setup(*others, data_kind="text"):
-    return replace(parse_trial({}).setup, strategies=(Historyless(), *others), data_kind=data_kind)
+def context(*others, data_kind="text"):
+    return replace(parse_trial({}).context, strategies=(Historyless(), *others), data_kind=data_kind)
 
 
 @pytest.mark.parametrize("kind", ["word_dropout", "contiguous_dropout"])
 def test_a_corruption_of_the_words_is_subsumed(kind):
     corruption = SimpleNamespace(kind=kind, slots=frozenset({"corrupt"}))
-    (refusal,) = Historyless().refusals(setup(corruption))
-    assert refusal.code == "E09"
-    assert refusal.message.startswith(f"historyless leaves no word of the past that {kind} could drop")
-    assert refusal.message.endswith("remove one of the two")
+    (incompatibility,) = Historyless().incompatibilities(context(corruption))
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith(f"historyless leaves no word of the past that {kind} could drop")
+    assert incompatibility.message.endswith("remove one of the two")
 
 
 def test_dropped_units_are_no_corruption_of_words():
     units = SimpleNamespace(kind="embedding_dropout", slots=frozenset({"input_dropout"}))
-    assert list(Historyless().refusals(setup(units))) == []
+    assert list(Historyless().incompatibilities(context(units))) == []
 
 
 def test_a_receptive_field_without_a_past_is_refused():
@@ -141,9 +143,9 @@ def test_a_receptive_field_without_a_past_is_refused():
 
 
 def test_it_is_about_words():
-    (refusal,) = Historyless().refusals(setup(data_kind="images"))
-    assert refusal.code == "E09"
-    assert "historyless is about the words of a text" in refusal.message
+    (incompatibility,) = Historyless().incompatibilities(context(data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert "historyless is about the words of a text" in incompatibility.message
 
 
 def test_the_language_model_may_be_without_a_past_too():

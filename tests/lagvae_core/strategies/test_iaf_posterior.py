@@ -13,7 +13,7 @@ from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.information import mutual_information_within, pairwise_information
 from lagvae_core.models.flows import FlowProposal, Gated
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
-from lagvae_core.strategies.base import Setup, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext
 from lagvae_core.strategies.iaf_posterior import IafPosterior
 
 
@@ -33,7 +33,7 @@ def shaken(posterior, spread=0.7, seed=0):
 
 
 def posterior_of(latent_dim=3, **fields):
-    return shaken(IafPosterior(**fields).parts(Surroundings(latent_dim, 4))["posterior"])
+    return shaken(IafPosterior(**fields).build(BuildContext(latent_dim, 4))["posterior"])
 
 
 def encoded(examples=4, latent_dim=3):
@@ -50,7 +50,7 @@ def test_without_steps_it_is_the_plain_vae_with_a_kl_by_sampling():
 def test_the_encoders_gaussian_goes_through_the_flow_and_is_its_context():
     posterior, gaussian = posterior_of(), encoded()
     inference = posterior(gaussian)
-    assert inference.charged is inference.q
+    assert inference.kl_posterior is inference.q
     assert inference.q.base is gaussian
     context = torch.cat([gaussian.mean_BZ, gaussian.logvar_BZ], 1)[:, None]
     noise = draws(4, 5, 3, seed=3)
@@ -62,11 +62,11 @@ def test_the_encoders_gaussian_goes_through_the_flow_and_is_its_context():
 
 
 def test_it_is_built_of_gated_steps_of_the_stated_number_and_width():
-    flow = IafPosterior(depth=3).parts(Surroundings(5, 4))["posterior"].flow
+    flow = IafPosterior(depth=3).build(BuildContext(5, 4))["posterior"].flow
     assert [type(step) for step in flow.steps] == [Gated] * 3
     assert {step.made.cross.in_features for step in flow.steps} == {80}
     assert [step.order[0] for step in flow.steps] == [0, 4, 0]
-    narrow = IafPosterior(width=7).parts(Surroundings(5, 4))["posterior"].flow
+    narrow = IafPosterior(width=7).build(BuildContext(5, 4))["posterior"].flow
     assert {step.made.cross.in_features for step in narrow.steps} == {7}
 
 
@@ -105,7 +105,7 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
         model.eval()
         rec = model.reconstruct(batch, batch.history, draw.z_BSZ).mean()
         model.train()
-        return rec + model.prior.kl(inference.charged, draw).sum(1).mean()
+        return rec + model.prior.kl(inference.kl_posterior, draw).sum(1).mean()
 
     step = model.posterior.flow.steps[0].made
     chosen = [
@@ -187,7 +187,7 @@ def test_active_units_before_the_flow_are_a_column_and_mi_is_not_measured():
     shaken(trial.model.posterior)
     trial.model.float()
     split = dataset_of(config.data).test
-    metrics = evaluate(trial.model, trial.parts, trial.dataset, split, config.evaluation, torch.device("cpu"))
+    metrics = evaluate(trial.model, trial.components, trial.dataset, split, config.evaluation, torch.device("cpu"))
     with torch.no_grad():
         base = torch.cat([trial.model.infer(batch).q.base.mean_BZ for batch in split.limit(16).batches(16)])
     assert metrics["au_base"] == active_units(base).count == 2
@@ -214,13 +214,13 @@ def test_two_posteriors_do_not_fit_one_slot(other):
 
 
 def test_a_regulariser_over_pairs_of_posteriors_is_refused():
-    setup = tiny("iaf_posterior").setup
+    context = tiny("iaf_posterior").context
     other = SimpleNamespace(kind="agg_kl", slots=frozenset({"penalties"}))
-    stack = Setup((*setup.strategies, other), setup.training, setup.model, setup.data_kind)
-    (refusal,) = setup.strategies[0].refusals(stack)
-    assert refusal.code == "E14"
-    assert "agg_kl" in refusal.message
-    assert "iaf_posterior" in refusal.message
+    stack = ConfigContext((*context.strategies, other), context.training, context.model, context.data_kind)
+    (incompatibility,) = context.strategies[0].incompatibilities(stack)
+    assert incompatibility.code == "E14"
+    assert "agg_kl" in incompatibility.message
+    assert "iaf_posterior" in incompatibility.message
 
 
 def test_a_width_without_a_flow_is_an_unused_option():

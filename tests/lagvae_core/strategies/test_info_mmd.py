@@ -4,7 +4,7 @@ from helpers import assert_equals_plain_vae, tiny, trial_of, updates
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.info_mmd import InfoMmd
 
 each_divergence = pytest.mark.parametrize("divergence", ["mmd", "kl"])
@@ -43,7 +43,7 @@ def test_the_loss_is_that_of_info_vae_for_the_density_that_is_charged(posterior,
     loss = trial.learner.loss(batch, 0.5)
     trial.streams.load_state_dict(state)
     inference = trial.model.infer(batch)
-    z = inference.charged.draw(trial.learner.noise(inference.q)).z_BSZ[:, 0]
+    z = inference.kl_posterior.draw(trial.learner.noise(inference.q)).z_BSZ[:, 0]
     prior = torch.randn(z.shape, generator=trial.streams["auxiliary"], dtype=z.dtype)
     divergence = 7 * mmd(z, prior, function(2 * 2 * 0.5**2))
     expected = (loss.rec_B + 0.75 * 0.5 * loss.kl_BZ.sum(1)).mean() + 2.25 * divergence
@@ -57,11 +57,13 @@ def test_the_samples_of_the_prior_are_those_of_the_models_prior():
             return noise_NZ + 100.0
 
     trial = trial_of(tiny("info_mmd"))
-    penalty, model = trial.parts.penalties[0], trial.model.train()
+    penalty, model = trial.components.penalties[0], trial.model.train()
     found = []
     for prior in (model.prior, Far()):
         seen = {}
-        trial.parts.penalties[0].forward = lambda forward, seen=seen: seen.setdefault("it", forward).rec_B.sum() * 0
+        trial.components.penalties[0].forward = lambda forward, seen=seen: (
+            seen.setdefault("it", forward).rec_B.sum() * 0
+        )
         trial.learner.loss(trial.train_batches[0], 1.0)
         model.prior = prior if isinstance(prior, Far) else model.prior
         forward = seen["it"]
@@ -102,7 +104,7 @@ def test_a_sample_needs_companions_where_it_counts():
         tiny("info_mmd", training={"batch_size": 1})
     tiny(info_mmd(scale=1), training={"batch_size": 1})
     for divergence in ("mmd", "kl"):
-        (penalty,) = InfoMmd(divergence=divergence).parts(Surroundings(2, 4))["penalties"]
+        (penalty,) = InfoMmd(divergence=divergence).build(BuildContext(2, 4))["penalties"]
         assert penalty.least_batch == 2
 
 

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_equals_plain_vae, tiny
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.kl_cyclical import KlCyclical
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 
@@ -19,7 +19,7 @@ SETTINGS = [
 
 
 def weights(strategy=KlCyclical, count=80, **fields):
-    weight = strategy(**fields).parts(Surroundings(2, BATCHES))["kl_weight"]
+    weight = strategy(**fields).build(BuildContext(2, BATCHES))["kl_weight"]
     return [weight(step) for step in range(count)]
 
 
@@ -72,7 +72,7 @@ def test_cycles_that_are_no_whole_number_of_updates_end_with_the_last_epoch():
 @pytest.mark.parametrize("step", [0, 1, 13, 14, 27, 28, 55, 56, 57])
 @pytest.mark.parametrize("fields", SETTINGS[::9])
 def test_a_weight_built_anew_at_any_update_goes_on_with_the_same_sequence(fields, step):
-    fresh = KlCyclical(**fields).parts(Surroundings(2, BATCHES))["kl_weight"]
+    fresh = KlCyclical(**fields).build(BuildContext(2, BATCHES))["kl_weight"]
     fresh.load_state_dict({})
     assert [fresh(later) for later in range(step, step + 5)] == weights(**fields)[step : step + 5]
 

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_equals_plain_vae, tiny
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.kl_exp import KlExp
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 
@@ -18,7 +18,7 @@ SETTINGS = [
 
 
 def weights(strategy=KlExp, count=60, **fields):
-    weight = strategy(**fields).parts(Surroundings(2, 7))["kl_weight"]
+    weight = strategy(**fields).build(BuildContext(2, 7))["kl_weight"]
     return [weight(step) for step in range(count)]
 
 
@@ -55,7 +55,7 @@ def test_without_curvature_it_is_linear_and_little_curvature_is_near_it():
 @pytest.mark.parametrize("step", [0, 1, 7, 39, 40, 41])
 @pytest.mark.parametrize("fields", SETTINGS[::9])
 def test_a_weight_built_anew_at_any_update_goes_on_with_the_same_sequence(fields, step):
-    fresh = KlExp(**fields).parts(Surroundings(2, 7))["kl_weight"]
+    fresh = KlExp(**fields).build(BuildContext(2, 7))["kl_weight"]
     fresh.load_state_dict({})
     assert [fresh(later) for later in range(step, step + 5)] == weights(**fields)[step : step + 5]
 

@@ -3,7 +3,7 @@ import itertools
 import pytest
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 
 BATCHES = 7
@@ -16,7 +16,7 @@ SETTINGS = [
 
 
 def weights(count=100, batches=BATCHES, **fields):
-    weight = KlLinearEpoch(**fields).parts(Surroundings(2, batches))["kl_weight"]
+    weight = KlLinearEpoch(**fields).build(BuildContext(2, batches))["kl_weight"]
     return [weight(step) for step in range(count)]
 
 
@@ -62,7 +62,7 @@ def test_the_rate_of_kim_reaches_full_weight_after_nine_tenths_of_the_warm_up(wa
 @pytest.mark.parametrize("fields", SETTINGS[::7])
 @pytest.mark.parametrize("step", [0, 1, 6, 7, 33, 69, 70, 71])
 def test_a_weight_built_anew_at_any_update_goes_on_with_the_same_sequence(fields, step):
-    fresh = KlLinearEpoch(**fields).parts(Surroundings(2, BATCHES))["kl_weight"]
+    fresh = KlLinearEpoch(**fields).build(BuildContext(2, BATCHES))["kl_weight"]
     fresh.load_state_dict({})
     assert [fresh(later) for later in range(step, step + 5)] == weights(**fields)[step : step + 5]
 
@@ -70,4 +70,4 @@ def test_a_weight_built_anew_at_any_update_goes_on_with_the_same_sequence(fields
 def test_it_is_the_number_of_real_batches_that_counts():
     trial = trial_of(tiny({"kind": "kl_linear_epoch", "warm_up": 1, "w_start": 0.0}))
     assert len(trial.train_batches) == 4
-    assert [trial.parts.kl_weight(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [trial.components.kl_weight(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]

@@ -4,7 +4,7 @@ import pytest
 from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.kl_linear_iter import KlLinearIter
 
 SETTINGS = [
@@ -16,7 +16,7 @@ SETTINGS = [
 
 
 def weights(count=60, **fields):
-    weight = KlLinearIter(**fields).parts(Surroundings(2, 7))["kl_weight"]
+    weight = KlLinearIter(**fields).build(BuildContext(2, 7))["kl_weight"]
     return [weight(step) for step in range(count)]
 
 
@@ -46,7 +46,7 @@ def test_the_warm_up_is_as_long_whatever_the_final_weight():
 @pytest.mark.parametrize("step", [0, 1, 6, 7, 33, 39, 40, 41])
 @pytest.mark.parametrize("fields", SETTINGS[::4])
 def test_a_weight_built_anew_at_any_update_goes_on_with_the_same_sequence(fields, step):
-    fresh = KlLinearIter(**fields).parts(Surroundings(2, 7))["kl_weight"]
+    fresh = KlLinearIter(**fields).build(BuildContext(2, 7))["kl_weight"]
     fresh.load_state_dict({})
     assert [fresh(later) for later in range(step, step + 5)] == weights(**fields)[step : step + 5]
 

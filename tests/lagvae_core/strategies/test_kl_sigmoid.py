@@ -5,7 +5,7 @@ import torch
 from helpers import assert_equals_plain_vae, tiny
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.kl_sigmoid import KlSigmoid
 
 SETTINGS = [
@@ -17,7 +17,7 @@ SETTINGS = [
 
 
 def weight_of(**fields):
-    return KlSigmoid(**fields).parts(Surroundings(2, 7))["kl_weight"]
+    return KlSigmoid(**fields).build(BuildContext(2, 7))["kl_weight"]
 
 
 def weights(count=80, **fields):

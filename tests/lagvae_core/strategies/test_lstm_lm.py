@@ -12,7 +12,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.evaluate import evaluate
-from lagvae_core.models.decoder import Skip, Wiring
+from lagvae_core.models.decoder import DecoderOptions, Skip
 from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.models.without_z import decoder_without_z
 from lagvae_core.settings import EvaluationConfig
@@ -23,11 +23,15 @@ from lagvae_core.training.record import TrialRecord
 SETTING = EvaluationConfig(iw_samples=20)
 
 
-def language_model(vocabulary=6, setting=None, wiring=None):
+def language_model(vocabulary=6, setting=None, options=None):
     setting = setting or LstmModel(latent_dim=3, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), wiring or Wiring()).double().eval()
+        return (
+            decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), options or DecoderOptions())
+            .double()
+            .eval()
+        )
 
 
 def nothing(batch):
@@ -37,7 +41,7 @@ def nothing(batch):
 def measured(trial, **changes):
     trial.model.double()
     setting, dataset = SETTING.model_copy(update=changes), trial.dataset
-    return evaluate(trial.model, trial.parts, dataset, dataset.test, setting, torch.device("cpu"))
+    return evaluate(trial.model, trial.components, dataset, dataset.test, setting, torch.device("cpu"))
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -51,8 +55,8 @@ def measured(trial, **changes):
 def test_its_size_is_that_of_the_decoder_without_z(vocabulary, embedding, hidden, exact):
     setting = LstmModel(latent_dim=32, hidden=hidden, embedding=embedding)
     with torch.device("meta"):
-        model = decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), Wiring())
-        vae = LstmDecoder(setting, vocabulary, torch.Generator(), Wiring())
+        model = decoder_without_z(setting, TextDomain(vocabulary), torch.Generator(), DecoderOptions())
+        vae = LstmDecoder(setting, vocabulary, torch.Generator(), DecoderOptions())
     count, of_vae = (sum(p.numel() for p in module.parameters()) for module in (model, vae))
     lstm = 4 * hidden * (embedding + hidden) + 8 * hidden
     assert count == exact == vocabulary * embedding + lstm + hidden * vocabulary
@@ -157,14 +161,14 @@ def test_whatever_acts_on_z_is_refused_by_name_in_either_order(kind):
 
 
 def test_it_is_about_words():
-    (refusal,) = LstmLm().refusals(replace(tiny("lstm_lm").setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert "lstm_lm is about the words of a text" in refusal.message
+    (incompatibility,) = LstmLm().incompatibilities(replace(tiny("lstm_lm").context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert "lstm_lm is about the words of a text" in incompatibility.message
 
 
 def test_a_skip_of_no_dimensions_would_change_nothing():
     """A model without z may be wired as others are; nothing in the decoder needs z to have an entry."""
-    plain, wired = language_model(), language_model(wiring=Wiring(skip=Skip("concat")))
+    plain, wired = language_model(), language_model(options=DecoderOptions(skip=Skip("concat")))
     tokens = torch.randint(0, 6, (3, 6), generator=torch.Generator().manual_seed(0))
     found = [model(History(tokens), tokens, nothing(3)) for model in (plain, wired)]
     assert torch.equal(*found)

@@ -8,7 +8,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.kl import mutual_divergence
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.mae import Mae
 
 
@@ -64,8 +64,8 @@ def test_it_is_added_to_the_loss_for_the_posteriors_that_are_charged(posterior):
         trial.model.double().train()
         batch = trial.train_batches[0]
         found.append(trial.learner.loss(batch, 0.5).total)
-    charged = trial.model.infer(batch).charged.base
-    torch.testing.assert_close(found[0] - found[1], mutual_divergence(charged, 2.0, 0.3), rtol=1e-9, atol=1e-12)
+    kl_posterior = trial.model.infer(batch).kl_posterior.base
+    torch.testing.assert_close(found[0] - found[1], mutual_divergence(kl_posterior, 2.0, 0.3), rtol=1e-9, atol=1e-12)
 
 
 def test_batches_too_small_for_the_statistics_are_skipped():
@@ -73,7 +73,7 @@ def test_batches_too_small_for_the_statistics_are_skipped():
     for setting, skipped in ((mae(), 1), (mae(smoothness=0), 0), (mae(diversity=0), 1)):
         record = run(tiny(setting, data={"examples": 41}, training={"batch_size": 13, "epochs": 1}))
         assert record.curve[0]["skipped_batches"] == skipped
-    small = [Mae(**f).parts(Surroundings(2, 4))["penalties"][0].least_batch for f in ({}, {"smoothness": 0})]
+    small = [Mae(**f).build(BuildContext(2, 4))["penalties"][0].least_batch for f in ({}, {"smoothness": 0})]
     assert small == [3, 2]
 
 
@@ -85,8 +85,8 @@ def test_statistics_of_pairs_need_companions():
         with pytest.raises(ConfigError) as caught:
             tiny(setting, training={"batch_size": batch})
         assert "(E12)" in str(caught.value)
-        law = f"mae needs the statistics of batches of at least {batch + 1}, but training.batch_size is {batch};"
-        assert f"{law} raise it." in str(caught.value)
+        message = f"mae needs the statistics of batches of at least {batch + 1}, but training.batch_size is {batch};"
+        assert f"{message} raise it." in str(caught.value)
         tiny(setting, training={"batch_size": batch + 1})
 
 

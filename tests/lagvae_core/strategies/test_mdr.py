@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.mdr import Mdr
 from lagvae_core.training import checkpoint as checkpoints
 
@@ -17,7 +17,7 @@ def mdr(**fields):
 
 
 def objective_of(**fields):
-    return Mdr(**fields).parts(Surroundings(2, 4))["objective"]
+    return Mdr(**fields).build(BuildContext(2, 4))["objective"]
 
 
 def kl_of(nats):
@@ -127,8 +127,8 @@ def one_update(clip_norm):
 
 def test_neither_the_optimisers_nor_the_clipping_of_the_model_know_the_multiplier():
     loose, tight = one_update(1e9), one_update(1e-6)
-    assert torch.equal(loose.parts.objective.multiplier, tight.parts.objective.multiplier)
-    assert float(loose.parts.objective.multiplier) == pytest.approx(1.01 + 1e-3 / 0.01**0.5, rel=1e-6)
+    assert torch.equal(loose.components.objective.multiplier, tight.components.objective.multiplier)
+    assert float(loose.components.objective.multiplier) == pytest.approx(1.01 + 1e-3 / 0.01**0.5, rel=1e-6)
     assert loose.model.state_dict().keys() == trial_of(tiny()).model.state_dict().keys()
 
 
@@ -137,7 +137,9 @@ def test_the_constraint_holds_the_kl_summed_over_dimensions_and_unscaled():
     trial.model.train()
     trial._train_batch(trial.train_batches[0])
     kl = float(trial.history[0][2])
-    assert float(trial.parts.objective.state_dict()["mean_square"]) == pytest.approx(0.01 * (5.0 - kl) ** 2, rel=1e-6)
+    assert float(trial.components.objective.state_dict()["mean_square"]) == pytest.approx(
+        0.01 * (5.0 - kl) ** 2, rel=1e-6
+    )
 
 
 def test_the_loss_has_the_precision_of_the_model():
@@ -166,12 +168,12 @@ def test_a_decay_of_the_learning_rate_leaves_multiplier_and_optimiser():
     trial.model.train()
     for batch in trial.train_batches:
         trial._train_batch(batch)
-    reached = trial.parts.objective.state_dict()
+    reached = trial.components.objective.state_dict()
     record = trial._validate()
     trial.decay.reference = -float("inf")
     trial._end_epoch(record)
     assert trial.decay.decays == 1
-    assert trial.parts.objective.state_dict() == reached
+    assert trial.components.objective.state_dict() == reached
     assert float(reached["learned"]) != 1.01
 
 
@@ -205,8 +207,8 @@ def test_aggressive_training_is_a_warning_and_moves_the_multiplier_once_an_outer
     assert config.warnings() == ("W2: the multiplier of mdr moves in the outer steps of aggressive only.",)
     trial = trial_of(config)
     trial.model.train()
-    calls, after_step = [], trial.parts.objective.after_step
-    trial.parts.objective.after_step = lambda kl: calls.append(after_step(kl))
+    calls, after_step = [], trial.components.objective.after_step
+    trial.components.objective.after_step = lambda kl: calls.append(after_step(kl))
     for batch in trial.train_batches[:2]:
         trial._train_batch(batch)
     assert trial.learner.encoder_steps == 6

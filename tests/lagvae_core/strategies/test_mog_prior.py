@@ -7,7 +7,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.mog_prior import MogPrior
 
 
@@ -22,7 +22,7 @@ def draws(*shape, seed=0):
 def prior_of(latent_dim=2, components=5, **fields):
     """A prior away from its start, frozen."""
     torch.manual_seed(0)
-    prior = MogPrior(components=components, **fields).parts(Surroundings(latent_dim, 4))["prior"].double()
+    prior = MogPrior(components=components, **fields).build(BuildContext(latent_dim, 4))["prior"].double()
     with torch.no_grad():
         prior.logvar_CZ.copy_(draws(components, latent_dim, seed=8))
         prior.logit_C.copy_(draws(components, seed=9))
@@ -30,8 +30,8 @@ def prior_of(latent_dim=2, components=5, **fields):
 
 
 def reference(prior):
-    parts = Independent(Normal(prior.mean_CZ, (0.5 * prior.logvar_CZ).exp()), 1)
-    return MixtureSameFamily(Categorical(logits=prior.logit_C), parts)
+    components = Independent(Normal(prior.mean_CZ, (0.5 * prior.logvar_CZ).exp()), 1)
+    return MixtureSameFamily(Categorical(logits=prior.logit_C), components)
 
 
 def test_one_component_that_stays_the_standard_normal_is_the_plain_vae_with_a_kl_by_sampling():
@@ -43,7 +43,7 @@ def test_one_component_that_stays_the_standard_normal_is_the_plain_vae_with_a_kl
 
 
 def test_one_component_without_spread_starts_as_the_standard_normal_density():
-    prior = MogPrior(components=1, init_spread=0).parts(Surroundings(3, 4))["prior"].double()
+    prior = MogPrior(components=1, init_spread=0).build(BuildContext(3, 4))["prior"].double()
     z = draws(5, 7, 3)
     torch.testing.assert_close(prior.log_prob(z), NormalPrior().log_prob(z), rtol=1e-12, atol=1e-12)
 

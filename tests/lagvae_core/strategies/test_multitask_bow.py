@@ -9,7 +9,7 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.models.bag import word_counts
-from lagvae_core.strategies.base import Setup
+from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.multitask_bow import MultitaskBow
 
 each_loss = pytest.mark.parametrize("loss", ["multinomial", "bernoulli"])
@@ -100,7 +100,7 @@ def test_the_column_is_the_mean_loss_at_the_one_encoded_sample(loss):
     trial = trial_of(config)
     data = dataset_of(config.data)
     split = data.test
-    found = evaluate(trial.model, trial.parts, data, split, config.evaluation, torch.device("cpu"))["bow_nll"]
+    found = evaluate(trial.model, trial.components, data, split, config.evaluation, torch.device("cpu"))["bow_nll"]
     batches = split.batches(5)
     encoded = encode_split(trial.model, batches, config.evaluation.seed)
     (task,) = trial.model.auxiliaries
@@ -133,10 +133,10 @@ def test_under_a_posterior_that_starts_the_encoder_anew_the_features_start_as_a_
 
 def test_on_images_it_means_nothing():
     config = tiny("multitask_bow")
-    setup = Setup(config.strategies, config.training, config.model, "images")
-    (refusal,) = MultitaskBow().refusals(setup)
-    assert refusal.code == "E09"
-    assert refusal.message.startswith("multitask_bow is about the words of a text")
+    context = ConfigContext(config.strategies, config.training, config.model, "images")
+    (incompatibility,) = MultitaskBow().incompatibilities(context)
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith("multitask_bow is about the words of a text")
 
 
 def test_a_size_of_features_that_are_not_there_is_refused():

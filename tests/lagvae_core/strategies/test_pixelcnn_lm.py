@@ -7,7 +7,7 @@ from helpers import run, tiny_images, trial_of
 from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.data import ImageDomain
 from lagvae_core.evaluation.evaluate import evaluate
-from lagvae_core.models.decoder import Wiring
+from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.without_z import decoder_without_z
 from lagvae_core.settings import EvaluationConfig
@@ -16,7 +16,7 @@ from lagvae_core.strategies.pixelcnn_lm import PixelCnnLm
 
 def language_model(variant, height, width, **sizes):
     setting = ResNetPixelCnn(variant=variant, **sizes)
-    return decoder_without_z(setting, ImageDomain(height, width), torch.Generator(), Wiring())
+    return decoder_without_z(setting, ImageDomain(height, width), torch.Generator(), DecoderOptions())
 
 
 def test_its_size_is_that_of_v2_without_z():
@@ -45,7 +45,7 @@ def test_a_vae_whose_decoder_ignores_z_has_its_likelihood(variant):
             parameter.zero_()  # q = N(0, I)
     setting, device = EvaluationConfig(iw_samples=20), torch.device("cpu")
     found, exact = (
-        evaluate(trial.model.double(), trial.parts, trial.dataset, trial.dataset.test, setting, device)
+        evaluate(trial.model.double(), trial.components, trial.dataset, trial.dataset.test, setting, device)
         for trial in (vae, lm)
     )
     assert found["kl"] == 0

@@ -12,7 +12,7 @@ from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.strategies import refinement, sa_vae
-from lagvae_core.strategies.base import Setup, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.slots import Penalty
 
@@ -42,7 +42,7 @@ def gradients_of(trial, weight=0.7, batch=None):
         found.update({name: p.grad.double().clone() for name, p in trial.model.named_parameters()})
 
     trial.learner.step = step
-    loss = trial.parts.update(trial.learner, batch or trial.train_batches[0], weight)
+    loss = trial.components.update(trial.learner, batch or trial.train_batches[0], weight)
     assert loss.total.requires_grad
     return found, loss
 
@@ -57,7 +57,7 @@ def assert_near(found, expected, tolerance):
 def bound(trial, batch, q, noise_BSZ, weight=1.0):
     """The objective of `batch` at q, as the trial's own slot gives it."""
     rec_BS = trial.model.reconstruct(batch, trial.learner.history(batch), q.draw(noise_BSZ).z_BSZ)
-    return trial.parts.objective(rec_BS.mean(1), q.kl_standard(), weight)
+    return trial.components.objective(rec_BS.mean(1), q.kl_standard(), weight)
 
 
 def svi_noise(trial, batch):
@@ -148,7 +148,7 @@ class TestGradientThroughTheSteps:
         found = []
         for backward in ("autograd", "finite_diff"):
             trial = trial_with(backward=backward)
-            trial.learner.parts = dataclasses.replace(trial.parts, corrupt=some_unknown)
+            trial.learner.components = dataclasses.replace(trial.components, corrupt=some_unknown)
             found.append((gradients_of(trial)[0], trial.streams["corruption"].get_state()))
         assert_near(found[1][0], found[0][0], 1e-3)
         assert torch.equal(found[0][1], found[1][1])
@@ -188,7 +188,7 @@ def test_a_step_follows_the_weighted_objective_without_penalties():
     beta = {"kind": "beta_vae", "beta": 0.5}
     trial = trial_with(beta, model=STEEP | NO_DROPOUT, refinement_steps=1, rate=4.0, clip=0.0)
     penalty, refined, loss_at = Counted(), [], trial.learner.loss_at
-    trial.learner.parts = dataclasses.replace(trial.parts, penalties=(penalty,))
+    trial.learner.components = dataclasses.replace(trial.components, penalties=(penalty,))
     trial.learner.loss_at = lambda batch, inference, weight: (
         refined.append(inference.q) or loss_at(batch, inference, weight)
     )
@@ -360,7 +360,7 @@ class TestApart:
 def refined_of(trial, batch, **fields):
     trial.model.eval()
     with torch.no_grad():
-        return SaVae(**fields).parts(Surroundings(2, 4))["refine"](trial.model, 7)(batch).q
+        return SaVae(**fields).build(BuildContext(2, 4))["refine"](trial.model, 7)(batch).q
 
 
 class TestRefinement:
@@ -379,7 +379,7 @@ class TestRefinement:
     def test_its_noise_depends_on_the_seed(self):
         trial = trial_with()
         trial.model.eval()
-        refine, batch = trial.parts.refine, trial.valid_batches[0]
+        refine, batch = trial.components.refine, trial.valid_batches[0]
         one, two, again = (refine(trial.model, seed)(batch).q.mean_BZ for seed in (0, 1, 0))
         assert torch.equal(one, again)
         assert not torch.equal(one, two)
@@ -423,7 +423,7 @@ class TestRefinement:
 
     def test_without_steps_the_encoder_has_the_last_word(self):
         trial = trial_with(refinement_steps=0)
-        assert trial.parts.refine(trial.model, 0) == trial.model.infer
+        assert trial.components.refine(trial.model, 0) == trial.model.infer
 
 
 @pytest.fixture(scope="module")
@@ -447,7 +447,7 @@ def trained():
 class TestMeasurement:
     def test_both_proposals_bound_one_likelihood_and_the_refined_one_closer(self, trained):
         trial, metrics = trained
-        infer = trial.parts.refine(trial.model, trial.config.evaluation.seed)
+        infer = trial.components.refine(trial.model, trial.config.evaluation.seed)
         assert metrics["kl"] > 0.05
         means = []
         for samples in (2, 400):
@@ -466,7 +466,7 @@ class TestMeasurement:
     def test_the_refined_posteriors_give_every_default_column(self, trained):
         trial, metrics = trained
         batches, seed = trial.dataset.test.batches(32), trial.config.evaluation.seed
-        refined = encode_split(trial.model, batches, seed, infer=trial.parts.refine(trial.model, seed))
+        refined = encode_split(trial.model, batches, seed, infer=trial.components.refine(trial.model, seed))
         initial = encode_split(trial.model, batches, seed)
         assert metrics["kl"] == pytest.approx(metrics["kl_train"])
         assert metrics["kl"] == pytest.approx(float(refined.kl_ND.sum(1).mean()))
@@ -480,7 +480,7 @@ class TestMeasurement:
         batches = trial.dataset.valid.batches(32)
         refined, initial = (
             encode_split(trial.model, batches, seed, infer=infer)
-            for infer in (trial.parts.refine(trial.model, seed), None)
+            for infer in (trial.components.refine(trial.model, seed), None)
         )
         assert record["valid_kl"] == pytest.approx(float(refined.kl_ND.sum(1).mean()))
         assert record["valid_kl"] != pytest.approx(float(initial.kl_ND.sum(1).mean()), rel=1e-3)
@@ -495,12 +495,12 @@ class TestMeasurement:
 # --- stacks -----------------------------------------------------------------------------------------------------------
 
 
-def refusals(other, *slots, **fields):
+def incompatibilities(other, *slots, **fields):
     """What sa_vae says beside a strategy that may not be built yet."""
     own = SaVae(**fields)
     beside = SimpleNamespace(kind=other, slots=frozenset(slots))
-    setup = Setup((own, beside), tiny().training, tiny().model, "synthetic")
-    return [f"({r.code}) {r.message}" for r in own.refusals(setup)], list(own.warnings(setup))
+    context = ConfigContext((own, beside), tiny().training, tiny().model, "synthetic")
+    return [f"({r.code}) {r.message}" for r in own.incompatibilities(context)], list(own.warnings(context))
 
 
 @pytest.mark.parametrize("other", ["bn_vae", "du_vae", "delta_vae", "scale_vae"])
@@ -522,7 +522,7 @@ def test_another_family_of_posteriors_is_refused(other):
     ],
 )
 def test_what_is_undefined_on_refined_posteriors_is_refused(other, slots, reason):
-    found, _ = refusals(other, *slots)
+    found, _ = incompatibilities(other, *slots)
     assert len(found) == 1
     assert "(E04)" in found[0]
     assert reason in found[0]
@@ -559,7 +559,7 @@ def test_an_option_without_effect_is_refused(fields, option):
 
 @pytest.mark.parametrize("other", ["multitask_bow", "fraternal_dropout"])
 def test_terms_that_the_steps_do_not_know_are_a_warning(other):
-    found, warnings = refusals(other, "penalties")
+    found, warnings = incompatibilities(other, "penalties")
     assert not found
     assert len(warnings) == 1
     assert warnings[0].startswith(f"W5: {other} counts in the final step of sa_vae only")

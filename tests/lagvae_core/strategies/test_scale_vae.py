@@ -11,7 +11,7 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.settings import EvaluationConfig
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.scale_vae import ScalePosterior, ScaleVae
 from lagvae_core.strategies.slots import Measurement
 from lagvae_core.training import checkpoint as checkpoints
@@ -27,14 +27,14 @@ def encoded(batch, seed=0, dimensions=3):
 
 
 def posterior(dimensions=3, f_bar=None, **setting):
-    built = ScaleVae(**setting).parts(Surroundings(dimensions, 10))["posterior"].double()
+    built = ScaleVae(**setting).build(BuildContext(dimensions, 10))["posterior"].double()
     if f_bar is not None:
         built.f_bar.copy_(torch.tensor(f_bar))
     return built
 
 
 def protocol(**setting):
-    return ScaleVae(**setting).parts(Surroundings(1, 10))["protocols"][0]
+    return ScaleVae(**setting).build(BuildContext(1, 10))["extra_metrics"][0]
 
 
 def outer_step(module, batch, seed=0):
@@ -101,8 +101,8 @@ class TestTrainingFactor:
         inference = posterior()(q)
         assert_close(inference.q.mean_BZ, own_factor(16) * q.mean_BZ)
         assert torch.equal(inference.q.logvar_BZ, q.logvar_BZ)
-        assert torch.equal(inference.charged.mean_BZ, q.mean_BZ)
-        assert torch.equal(inference.charged.logvar_BZ, q.logvar_BZ)
+        assert torch.equal(inference.kl_posterior.mean_BZ, q.mean_BZ)
+        assert torch.equal(inference.kl_posterior.logvar_BZ, q.logvar_BZ)
 
     def test_the_scale_of_the_encoder_cancels(self):
         q = encoded(16)
@@ -269,7 +269,7 @@ class TestCharge:
             torch.distributions.Normal(factor * q.mean_BZ, (0.5 * q.logvar_BZ).exp()),
             torch.distributions.Normal(0.0, factor),
         )
-        assert_close(NormalPrior().kl(inference.charged, inference.q.mean_BZ[:, None]), exact, 1e-10)
+        assert_close(NormalPrior().kl(inference.kl_posterior, inference.q.mean_BZ[:, None]), exact, 1e-10)
         if not training:
             assert_close(module.generative_prior(NormalPrior()).kl(inference.q, None), exact, 1e-12)
 
@@ -279,7 +279,7 @@ class TestCharge:
         variance = torch.tensor([0.9, 0.2, 1.7], dtype=torch.float64)
         model = fixture.vae(variance_Z=variance, posterior=posterior(f_bar=self.f.tolist()))
         found = encode_split(model, batches(fixture.draw(50)), 0)
-        difference = found.kl_ND - found.charged.kl_standard()
+        difference = found.kl_ND - found.kl_posterior.kl_standard()
         exact = self.f.log() - 0.5 * variance * (1 - self.f.square().reciprocal())
         assert_close(difference, exact.expand(50, 3))
         assert_close(found.kl_ND.sum(1) - found.kl_train_N, exact.sum().expand(50))
@@ -356,12 +356,12 @@ class TestLikelihoods:
         assert mixed == pytest.approx(-1.561, abs=5e-4)
         assert elbo_scaled < log_p_scaled < elbo_unit < mixed
 
-        rec, charged = toy.encoded.rec_N, toy.encoded.kl_train_N
+        rec, kl_posterior = toy.encoded.rec_N, toy.encoded.kl_train_N
         log_p = toy.unit.log_marginal(toy.x).mean(), toy.scaled.log_marginal(toy.x).mean()
         noise = 4 * standard_error(toy.unit.log_marginal(toy.x))  # how far 1,000 draws of x lie from all of them
         assert float(log_p[0]) == pytest.approx(elbo_unit, abs=noise)
         assert float(log_p[1]) == pytest.approx(log_p_scaled, abs=noise)
-        bound, objective = rec + toy.encoded.kl_ND.sum(1), rec + charged
+        bound, objective = rec + toy.encoded.kl_ND.sum(1), rec + kl_posterior
         assert -float(bound.mean()) == pytest.approx(elbo_scaled, abs=4 * standard_error(bound))
         assert -float(objective.mean()) == pytest.approx(mixed, abs=4 * standard_error(objective))
 
@@ -448,7 +448,7 @@ class TestMeasure:
 
     def test_the_information_of_the_unscaled_posterior_is_less_than_the_charged_kl(self, toy):
         """Exactly 0.5 ln(1 + Var(mu) / S), because the means are Gaussian."""
-        unscaled = mutual_information(toy.encoded.charged, toy.encoded.noise_NZ)
+        unscaled = mutual_information(toy.encoded.kl_posterior, toy.encoded.noise_NZ)
         scaled = mutual_information(toy.encoded.q, toy.encoded.noise_NZ)
         found = toy.measured()["mi_q"]
         spread, s = float(1 - toy.variance) / 9, float(toy.variance)
@@ -502,7 +502,7 @@ class TestTrial:
         uncharged = (f_bar.log() - 0.5 * variance * (1 - f_bar.square().reciprocal())).sum(1).mean()
         # float32 sums of a few numbers of size 1 to 100
         assert metrics["kl"] - metrics["kl_train"] == pytest.approx(float(uncharged), abs=1e-4)
-        assert metrics["mi_q"] <= metrics["kl_train"] + 3 * mutual_information(found.charged, found.noise_NZ).se
+        assert metrics["mi_q"] <= metrics["kl_train"] + 3 * mutual_information(found.kl_posterior, found.noise_NZ).se
         assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"]
         assert metrics["nll_elbo_paper"] == pytest.approx(metrics["rec"] + metrics["kl_train"], abs=1e-9)
         assert metrics["nll_elbo"] == pytest.approx(metrics["rec"] + metrics["kl"], abs=1e-9)
@@ -544,7 +544,7 @@ class TestTrial:
 
         def steps(trial, count):
             for batch in cycle(trial.train_batches, count):
-                trial.parts.update(trial.learner, batch, 1.0)
+                trial.components.update(trial.learner, batch, 1.0)
                 trial.model.posterior.after_step()
 
         whole = trial_of(config)

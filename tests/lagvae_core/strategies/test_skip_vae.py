@@ -7,7 +7,7 @@ from torch import nn
 
 from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.strategies.base import Surroundings, assemble
+from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
 from lagvae_core.strategies.skip_vae import SkipVae
 
@@ -29,11 +29,15 @@ def words(*shape, vocabulary=VOCABULARY):
 
 
 def decoder(core, *stack, vocabulary=VOCABULARY):
-    surroundings = Surroundings(2, 4, model=MODEL)
-    parts = assemble((*CORES[core], *stack), surroundings)
+    context = BuildContext(2, 4, model=MODEL)
+    components = assemble((*CORES[core], *stack), context)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = parts.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), parts.wiring(MODEL)).double().eval()
+        model = (
+            components.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), components.options(MODEL))
+            .double()
+            .eval()
+        )
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             parameter.copy_(0.5 * draws(*parameter.shape, seed=number))

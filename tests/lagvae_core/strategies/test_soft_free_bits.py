@@ -6,13 +6,13 @@ from helpers import assert_equals_plain_vae, tiny, trial_of
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Surroundings
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.soft_free_bits import SoftFreeBits
 from lagvae_core.training import checkpoint as checkpoints
 
 
 def objective_of(**fields):
-    return SoftFreeBits(**fields).parts(Surroundings(2, 4))["objective"]
+    return SoftFreeBits(**fields).build(BuildContext(2, 4))["objective"]
 
 
 def weight(objective):
@@ -71,7 +71,7 @@ def test_the_weight_is_compared_with_the_unweighted_kl_of_the_update():
     trial.model.train()
     trial._train_batch(trial.train_batches[0])
     assert float(trial.history[0][2]) > 1.05e-6
-    assert weight(trial.parts.objective) == pytest.approx(1.1e-3)
+    assert weight(trial.components.objective) == pytest.approx(1.1e-3)
 
 
 def test_the_loss_has_the_precision_of_the_model():
@@ -99,12 +99,12 @@ def test_a_decay_of_the_learning_rate_leaves_the_weight():
     trial.model.train()
     for batch in trial.train_batches:
         trial._train_batch(batch)
-    reached = weight(trial.parts.objective)
+    reached = weight(trial.components.objective)
     record = trial._validate()
     trial.decay.reference = -float("inf")
     trial._end_epoch(record)
     assert trial.decay.decays == 1
-    assert weight(trial.parts.objective) == reached != 0.1
+    assert weight(trial.components.objective) == reached != 0.1
 
 
 SCHEDULES = [kind for kind, strategy in CATALOGUE.items() if "kl_weight" in strategy.slots]

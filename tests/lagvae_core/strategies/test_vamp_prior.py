@@ -10,7 +10,7 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.lstm import LstmEncoder, LstmModel
 from lagvae_core.models.vae import Posterior
-from lagvae_core.strategies.base import Setup, Surroundings
+from lagvae_core.strategies.base import BuildContext, ConfigContext
 from lagvae_core.strategies.vamp_prior import VampPrior, mean_length, sentences_near
 
 
@@ -197,8 +197,8 @@ def test_they_are_as_long_as_a_mean_sentence_unless_a_length_is_given():
     assert mean_length(sentences(3, 3, 4, 9)) == 5
     assert mean_length(()) == 1
     assert trial_with(length=3).model.prior.pseudo_LCE.shape == (3, 7, 8)
-    surroundings = Surroundings(2, 4, model=LstmModel(embedding=6), train_batches=sentences(3, 3, 4, 9))
-    assert VampPrior(components=2).parts(surroundings)["prior"].pseudo_LCE.shape == (5, 2, 6)
+    context = BuildContext(2, 4, model=LstmModel(embedding=6), train_batches=sentences(3, 3, 4, 9))
+    assert VampPrior(components=2).build(context)["prior"].pseudo_LCE.shape == (5, 2, 6)
 
 
 def test_the_sentences_nearest_in_length_are_taken_cut_or_continued():
@@ -274,12 +274,12 @@ def test_another_say_over_the_prior_is_refused(other, code):
 
 
 def test_an_encoder_that_reads_words_beside_the_vectors_is_refused():
-    setup = tiny("vamp_prior").setup
+    context = tiny("vamp_prior").context
     for reads, expected in ((True, ["E-PSEUDO"]), (False, [])):
         words = SimpleNamespace(kind="multitask_bow", bow_input=reads, slots=frozenset({"features", "penalties"}))
-        stack = Setup((*setup.strategies, words), setup.training, setup.model, setup.data_kind)
-        found = list(setup.strategies[0].refusals(stack))
-        assert [refusal.code for refusal in found] == expected
+        stack = ConfigContext((*context.strategies, words), context.training, context.model, context.data_kind)
+        found = list(context.strategies[0].incompatibilities(stack))
+        assert [incompatibility.code for incompatibility in found] == expected
     assert not found
 
 
@@ -289,7 +289,7 @@ def test_a_mean_of_vectors_that_start_from_data_is_an_unused_option():
 
 
 def test_it_wants_gaussian_posteriors_and_an_encoder_that_reads_vectors():
-    prior = VampPrior(components=2).parts(Surroundings(2, 4))["prior"]
+    prior = VampPrior(components=2).build(BuildContext(2, 4))["prior"]
     with pytest.raises(AssertionError, match="must be bound"):
         prior.components()
 

@@ -138,6 +138,6 @@ def test_words_that_are_seen_in_evaluation_alone_are_warned_of():
 
 def test_it_is_about_words():
     config = tiny("word_dropout")
-    (refusal,) = config.strategies[0].refusals(replace(config.setup, data_kind="images"))
-    assert refusal.code == "E09"
-    assert refusal.message.startswith("word_dropout is about the words of a text")
+    (incompatibility,) = config.strategies[0].incompatibilities(replace(config.context, data_kind="images"))
+    assert incompatibility.code == "E09"
+    assert incompatibility.message.startswith("word_dropout is about the words of a text")

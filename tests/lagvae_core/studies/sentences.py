@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 from lagvae_core.training.trial import Trial
 
 LINES = [
@@ -22,7 +22,7 @@ LINES = [
 ]
 
 
-def learned_by_heart(folder: Path) -> Trained:
+def learned_by_heart(folder: Path) -> TrainedModel:
     """A VAE of LINES, which are train, valid and test at once."""
     for split in ("train", "valid", "test"):
         (folder / f"{split}.txt").write_text("\n".join(LINES) + "\n")
@@ -38,4 +38,4 @@ def learned_by_heart(folder: Path) -> Trained:
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.fit()
     trial.best["model"] = trial.model.state_dict()  # at weight 1 earlier weights were better
-    return Trained.of(trial)
+    return TrainedModel.of(trial)

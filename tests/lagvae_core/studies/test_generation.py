@@ -11,10 +11,10 @@ from lagvae_core.data import BOS, EOS, TokenSplit
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
 from lagvae_core.studies import Generation
-from lagvae_core.studies.reference_language_model import Judge, perplexity, with_training_text
+from lagvae_core.studies.reference_language_model import ReferenceLanguageModel, perplexity, with_training_text
 
 SMALL = {"sentences": 20, "max_length": 8, "judge_epochs": 2, "judge_hidden": 8, "judge_embedding": 8}
-JUDGE = Judge(epochs=2, hidden=8, embedding=8)
+JUDGE = ReferenceLanguageModel(epochs=2, hidden=8, embedding=8)
 
 
 def measured(trained, **options):
@@ -116,7 +116,7 @@ class TestJudge:
     def test_its_perplexity_of_a_split_is_that_of_its_own_evaluation(self, trained):
         judge = JUDGE.of(trained)
         dataset, setting = judge.dataset, judge.config.evaluation
-        own = evaluate(judge.model, judge.parts, dataset, dataset.test, setting, judge.device)
+        own = evaluate(judge.model, judge.components, dataset, dataset.test, setting, judge.device)
         assert perplexity(judge, dataset.test) == pytest.approx(own["ppl"], rel=1e-6)
 
     def test_it_is_trained_once_for_all_models_of_the_same_data(self, trained, tmp_path, monkeypatch):

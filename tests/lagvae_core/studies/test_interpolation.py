@@ -38,6 +38,6 @@ def test_a_model_without_z_and_a_split_of_one_example_are_refused():
     config = tiny("lstm_lm", data={"heldout": 1})
     with pytest.raises(ConfigError) as caught:
         Interpolation().require(config, dataset_of(config.data))
-    without_z, too_few = map(str, caught.value.mistakes)
+    without_z, too_few = map(str, caught.value.issues)
     assert "model without z, as that of lstm_lm" in without_z
     assert "The split has 1." in too_few

@@ -12,14 +12,14 @@ from lagvae_core.metrics.posterior_means import moments_by_grid
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
 from lagvae_core.studies import STUDIES
 from lagvae_core.studies.posterior_means import PosteriorMeans
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 
 SMALL = {"examples": 6}
 
 
 def trained_of(*strategies, **sections):
     trial = trial_of(tiny(*strategies, **sections))
-    return Trained(trial.config, trial.dataset, trial.model.eval(), trial.parts, trial.device)
+    return TrainedModel(trial.config, trial.dataset, trial.model.eval(), trial.components, trial.device)
 
 
 def measure(trained, **options):

@@ -7,7 +7,7 @@ from helpers import MemoryCheckpoint, dataset_of, run, tiny
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.studies.probe import Probe
-from lagvae_core.studies.trained_model import Trained, restore
+from lagvae_core.studies.trained_model import TrainedModel, restore
 
 SMALL = {"labels": (20, 50), "draws": 2}
 QUICK = Probe(labels=(20, 50, 1_000), draws=3)
@@ -20,7 +20,7 @@ def quiet(phase, done, total):
 
 def trained(*strategies, **sections):
     config, kept = tiny(*strategies, **sections), MemoryCheckpoint()
-    run(config, kept=kept)
+    run(config, model_store=kept)
     return restore(kept.content, config, dataset_of(config.data))
 
 
@@ -67,7 +67,7 @@ def test_twice_is_the_same(model, findings):
 
 
 def test_the_random_encoder_is_the_one_before_training(model, findings):
-    start = Trained.untrained(model.config, model.dataset, torch.device("cpu"))
+    start = TrainedModel.untrained(model.config, model.dataset, torch.device("cpu"))
     before = QUICK.measure(start, quiet)
     assert before.values["probe_accuracy"] == findings.values["probe_random"]
     assert not torch.equal(start.means(start.split), model.means(model.split))
@@ -81,7 +81,7 @@ def test_an_encoder_of_the_component_is_read_to_the_optimum():
     """With z itself as the mean, the four components of unit covariance at (+-2, +-2) are told apart with Phi(2)^2."""
     config = tiny(data={"examples": 2_000, "heldout": 4_000, "length": 2})
     dataset = dataset_of(config.data)
-    perfect = Trained.untrained(config, dataset, torch.device("cpu"))
+    perfect = TrainedModel.untrained(config, dataset, torch.device("cpu"))
     object.__setattr__(perfect, "means", lambda split, progress: torch.from_numpy(truth_of(dataset, split)))
     values = Probe(labels=(2_000,), draws=1, mixture=True).measure(perfect, quiet).values
     optimum = 0.5 * (1 + torch.erf(torch.tensor(2.0) / 2**0.5)).item()
@@ -101,7 +101,7 @@ def test_a_scale_of_no_meaning_is_seen_by_the_raw_means_alone():
     dataset = dataset_of(config.data)
     values = {}
     for scale in (1.0, 1e-4):
-        model = Trained.untrained(config, dataset, torch.device("cpu"))
+        model = TrainedModel.untrained(config, dataset, torch.device("cpu"))
         object.__setattr__(
             model, "means", lambda split, progress, f=scale: torch.from_numpy(f * truth_of(dataset, split))
         )
@@ -127,13 +127,13 @@ def corpus(folder, train):
 
 def test_text_with_labels_whose_words_tell_them(tmp_path):
     config, dataset = corpus(tmp_path, "good\ta fine film\nbad\ta dull film\nbad\tso dull and so long\n" * 8)
-    assert list(QUICK.mistakes(config, dataset)) == []
-    values = QUICK.measure(Trained.untrained(config, dataset, torch.device("cpu")), quiet).values
+    assert list(QUICK.issues(config, dataset)) == []
+    values = QUICK.measure(TrainedModel.untrained(config, dataset, torch.device("cpu")), quiet).values
     assert values["probe_bow"] == 1.0
     assert values["probe_majority"] == pytest.approx(2 / 3)
 
 
 def test_data_without_labels_are_refused(tmp_path):
     config, dataset = corpus(tmp_path, "a fine film\na dull film\n" * 8)
-    (mistake,) = QUICK.mistakes(config, dataset)
-    assert str(mistake).startswith("probe must have labels in every split, but is 'train valid test'.")
+    (issue,) = QUICK.issues(config, dataset)
+    assert str(issue).startswith("probe must have labels in every split, but is 'train valid test'.")

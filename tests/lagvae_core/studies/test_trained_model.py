@@ -28,31 +28,31 @@ STACKS = [
 )
 def test_a_restored_model_measures_what_the_trial_did(stack):
     config, kept = tiny(*stack), MemoryCheckpoint()
-    record = run(config, kept=kept)
+    record = run(config, model_store=kept)
     trained = restore(kept.content, config, dataset_of(config.data))
     assert trained.run_id == record.run_id
     dataset = trained.dataset
-    metrics = evaluate(trained.model, trained.parts, dataset, dataset.test, config.evaluation, trained.device)
+    metrics = evaluate(trained.model, trained.components, dataset, dataset.test, config.evaluation, trained.device)
     assert {name: record.metrics[name] for name in metrics} == metrics
 
 
 def test_the_weights_say_what_they_are_of():
     config, kept = tiny("beta_vae", seed=3), MemoryCheckpoint()
-    run(config, kept=kept)
+    run(config, model_store=kept)
     assert configuration_of(kept.content) == config
 
 
 def test_keeping_changes_neither_record_nor_checkpoint():
     config = tiny(seed=1)
     plain, keeping, kept = MemoryCheckpoint(), MemoryCheckpoint(), MemoryCheckpoint()
-    assert essence(run(config, checkpoint=plain)) == essence(run(config, checkpoint=keeping, kept=kept))
+    assert essence(run(config, checkpoint=plain)) == essence(run(config, checkpoint=keeping, model_store=kept))
     assert config.run_id("x") == tiny(seed=1).run_id("x")
 
 
 def test_a_trial_that_does_not_finish_keeps_nothing():
     kept = MemoryCheckpoint()
-    assert run(tiny(), kept=kept, report=lambda record: "stop").status == "stopped_early"
-    assert run(tiny({"kind": "encoder_lr", "multiplier": 1e30}), kept=kept).status == "diverged"
+    assert run(tiny(), model_store=kept, report=lambda record: "stop").status == "stopped_early"
+    assert run(tiny({"kind": "encoder_lr", "multiplier": 1e30}), model_store=kept).status == "diverged"
     assert kept.content is None
 
 
@@ -81,7 +81,7 @@ def test_a_finished_record_is_never_without_its_model(where, after):
         run(tiny(), **stores, checkpoint_seconds=1e9)
     record = run(tiny(), **stores, checkpoint_seconds=1e9)
     whole, alone = MemoryCheckpoint(), run(tiny())
-    run(tiny(), kept=whole)
+    run(tiny(), model_store=whole)
     assert essence(record) == essence(alone)
     assert stores["kept"].content == whole.content
 
@@ -90,21 +90,23 @@ def test_a_finished_record_is_never_without_its_model(where, after):
 def test_a_finished_record_without_its_model_is_trained_anew(content):
     store, kept, other = MemoryCheckpoint(), MemoryCheckpoint(), MemoryCheckpoint()
     record = run(tiny(), checkpoint=store)
-    run(tiny(seed=1), kept=other)
+    run(tiny(seed=1), model_store=other)
     kept.content = other.content if content == "another" else content
     epochs = []
-    assert essence(run(tiny(), checkpoint=store, kept=kept, report=lambda e: epochs.append(e))) == essence(record)
+    assert essence(run(tiny(), checkpoint=store, model_store=kept, report=lambda e: epochs.append(e))) == essence(
+        record
+    )
     assert len(epochs) == 2
     restore(kept.content, tiny(), dataset_of(tiny().data))
     epochs.clear()
-    run(tiny(), checkpoint=store, kept=kept, report=lambda e: epochs.append(e))
+    run(tiny(), checkpoint=store, model_store=kept, report=lambda e: epochs.append(e))
     assert epochs == []
 
 
 @pytest.fixture(scope="module")
 def content():
     kept = MemoryCheckpoint()
-    run(tiny(), kept=kept)
+    run(tiny(), model_store=kept)
     return kept.content
 
 

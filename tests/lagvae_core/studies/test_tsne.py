@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import dataset_of, tiny
 
-from lagvae_core.studies.trained_model import Trained
+from lagvae_core.studies.trained_model import TrainedModel
 from lagvae_core.studies.tsne import Tsne, _start
 
 
@@ -16,7 +16,7 @@ def quiet(phase, done, total):
 def with_means(means_NZ, heldout=60):
     """A model that gives each example of the test split the mean of the same number."""
     config = tiny(data={"heldout": heldout}, evaluation={"limit": None})
-    model = Trained.untrained(config, dataset_of(config.data), torch.device("cpu"))
+    model = TrainedModel.untrained(config, dataset_of(config.data), torch.device("cpu"))
     object.__setattr__(model, "means", lambda split, progress: torch.from_numpy(means_NZ[: len(split)]))
     return model
 
@@ -68,6 +68,6 @@ def test_a_model_without_z_has_no_map():
 
 def test_more_neighbours_than_examples_are_refused():
     model = with_means(np.zeros((60, 2)))
-    (mistake,) = Tsne(examples=20, perplexity=20).mistakes(model.config, model.dataset)
-    assert "tsne.perplexity must be less than the 20 examples on the map, but is 20.0" in str(mistake)
-    assert not list(Tsne(perplexity=59).mistakes(model.config, model.dataset))
+    (issue,) = Tsne(examples=20, perplexity=20).issues(model.config, model.dataset)
+    assert "tsne.perplexity must be less than the 20 examples on the map, but is 20.0" in str(issue)
+    assert not list(Tsne(perplexity=59).issues(model.config, model.dataset))

@@ -55,7 +55,7 @@ def test_mutual_information_varies(found):
 
 def test_the_first_row_is_the_run_s_own(found, trained):
     setting = trained.config.evaluation
-    own = evaluate(trained.model, trained.parts, trained.dataset, trained.split, setting, trained.device)
+    own = evaluate(trained.model, trained.components, trained.dataset, trained.split, setting, trained.device)
     row = {name: rows[0] for name, rows in found.tables["seeds"].items()}
     assert row == {"seed": setting.seed} | {name: own[name] for name in row if name != "seed"}
 
@@ -77,5 +77,7 @@ def test_a_remedy_s_own_columns_are_not_computed(trained):
         def __getattr__(self, name):
             raise AssertionError("a protocol was asked")
 
-    stacked = dataclasses.replace(trained, parts=dataclasses.replace(trained.parts, protocols=(Refusing(),)))
+    stacked = dataclasses.replace(
+        trained, components=dataclasses.replace(trained.components, extra_metrics=(Refusing(),))
+    )
     assert measured(stacked, seeds=2, iw_samples=2).values["au_eval_variance"] == 0.0

@@ -19,8 +19,8 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.evaluate import on_device
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.posterior_means import moments_by_grid
-from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanWatch, Snapshots
-from lagvae_core.training.callbacks import undisturbed
+from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Snapshots
+from lagvae_core.training.callbacks import evaluation_mode
 
 SCALAR = {"model": {"latent_dim": 1}}
 STACKS = {
@@ -33,20 +33,20 @@ STACKS = {
 
 
 def watcher(snapshots, ways, **options):
-    setting = PosteriorMeanWatch(**{"examples": 6, "every": 2, "updates": 3, **options})
+    setting = PosteriorMeanRecorder(**{"examples": 6, "every": 2, "updates": 3, **options})
     return Snapshots(setting, snapshots.append, ways.append)
 
 
-def replaced(parts):
+def replaced(components):
     """Rows by step and, within a step, by place, the later in the place of the earlier."""
-    return {rows[-1]["step"]: rows for rows in parts}
+    return {rows[-1]["step"]: rows for rows in components}
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_watched_trial_is_the_unwatched_one_bit_for_bit(stack):
     config = tiny(*STACKS[stack], **SCALAR)
     snapshots, ways = [], []
-    assert essence(run(config, watch=watcher(snapshots, ways))) == essence(run(config))
+    assert essence(run(config, callback=watcher(snapshots, ways))) == essence(run(config))
     assert [rows[0]["step"] for rows in snapshots] == [0, 2, 4, 8]
     assert len(ways) == 3
 
@@ -55,12 +55,12 @@ def test_a_watched_trial_is_the_unwatched_one_bit_for_bit(stack):
 def test_interruptions_change_neither_the_record_nor_what_is_seen(stack):
     config = tiny(*STACKS[stack], **SCALAR, data={"examples": 48})
     whole, whole_ways, snapshots, ways = [], [], [], []
-    uninterrupted = run(config, watch=watcher(whole, whole_ways))
+    uninterrupted = run(config, callback=watcher(whole, whole_ways))
     store, interruptions = MemoryCheckpoint(), Interruptions(everywhere)
     while True:
         try:
-            watch = watcher(snapshots, ways)
-            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=interruptions, watch=watch)
+            callback = watcher(snapshots, ways)
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=interruptions, callback=callback)
             break
         except InterruptionError:
             continue
@@ -72,7 +72,7 @@ def test_interruptions_change_neither_the_record_nor_what_is_seen(stack):
 
 def test_every_moment_is_told_once():
     seen = []
-    run(tiny(SHORT_AGGRESSIVE), watch=lambda w: seen.append((w.moment, w.epoch, w.step, w.encoder_steps)))
+    run(tiny(SHORT_AGGRESSIVE), callback=lambda w: seen.append((w.moment, w.epoch, w.step, w.encoder_steps)))
     moments = [entry[0] for entry in seen]
     assert seen[0] == ("start", 0, 0, 0)
     assert (moments.count("start"), moments.count("update"), moments.count("epoch")) == (1, 8, 2)
@@ -95,7 +95,7 @@ def test_the_time_of_the_watcher_is_not_that_of_the_training(monkeypatch):
     def dawdle(watched):
         clock["now"] += 1000.0
 
-    record = run(tiny(SHORT_AGGRESSIVE), watch=dawdle)
+    record = run(tiny(SHORT_AGGRESSIVE), callback=dawdle)
     assert record.cost["seconds"] == record.cost["cpu_seconds_train"] == 0.0
 
 
@@ -103,7 +103,7 @@ def test_an_undisturbed_model_is_left_as_it_was():
     model = trial_of(tiny("bn_vae")).model
     model.train()
     model.decoder.eval()
-    with undisturbed(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
         assert not torch.is_grad_enabled()
     assert model.training
@@ -116,12 +116,12 @@ class TestSnapshots:
         config, snapshots, weights = tiny(**SCALAR), [], {}
         look = watcher(snapshots, [])
 
-        def watch(watched):
+        def callback(watched):
             if watched.moment != "step":
                 weights[watched.step] = {name: value.clone() for name, value in watched.model.state_dict().items()}
             look(watched)
 
-        run(config, watch=watch)
+        run(config, callback=callback)
         trial = trial_of(config)
         for rows in snapshots:
             trial.model.load_state_dict(weights[rows[0]["step"]])
@@ -138,7 +138,7 @@ class TestSnapshots:
 
     def test_the_way_of_one_example_has_every_inner_step(self):
         ways = []
-        run(tiny(SHORT_AGGRESSIVE, **SCALAR), watch=watcher([], ways, followed=3))
+        run(tiny(SHORT_AGGRESSIVE, **SCALAR), callback=watcher([], ways, followed=3))
         assert [rows[-1]["step"] for rows in ways] == [1, 2, 3]
         assert ways[0][0]["step"] == ways[0][0]["encoder_steps"] == 0
         for rows in ways:
@@ -150,17 +150,17 @@ class TestSnapshots:
 
     def test_the_way_may_begin_later(self):
         ways = []
-        run(tiny(**SCALAR), watch=watcher([], ways, updates_from=5, updates=2))
+        run(tiny(**SCALAR), callback=watcher([], ways, updates_from=5, updates=2))
         assert [[row["step"] for row in rows] for rows in ways] == [[6], [7]]
 
     def test_more_latents_are_sampled(self):
         snapshots = []
-        run(tiny(model={"latent_dim": 3}), watch=watcher(snapshots, []))
+        run(tiny(model={"latent_dim": 3}), callback=watcher(snapshots, []))
         assert len(snapshots[0][0]["p_mean"]) == len(snapshots[0][0]["q_mean"]) == 3
 
     def test_a_model_without_z_and_an_example_that_is_not_there(self):
         with pytest.raises(ConfigError) as caught:
-            run(tiny("lstm_lm"), watch=watcher([], [], followed=len(dataset_of(tiny().data).valid)))
+            run(tiny("lstm_lm"), callback=watcher([], [], followed=len(dataset_of(tiny().data).valid)))
         assert "2 mistakes" in str(caught.value)
         assert "posterior_means:followed must be one of the 32 validation examples" in str(caught.value)
         assert "must watch a model with a latent variable" in str(caught.value)

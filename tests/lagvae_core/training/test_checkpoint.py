@@ -147,8 +147,8 @@ def test_a_checkpoint_of_another_format_is_refused(monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
     content = encode(STATE)
     monkeypatch.undo()
-    law = f"A checkpoint must have format {checkpoints.FORMAT}, but this one has {checkpoints.FORMAT + 1}."
-    with pytest.raises(CheckpointError, match=re.escape(law)):
+    message = f"A checkpoint must have format {checkpoints.FORMAT}, but this one has {checkpoints.FORMAT + 1}."
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         decode(content, "abc-0")
 
 

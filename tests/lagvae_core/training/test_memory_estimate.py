@@ -11,7 +11,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.runtime import peak_reserved_bytes, start_peak
 from lagvae_core.training import memory_estimate as rehearsal
 from lagvae_core.training.learner import Learner
-from lagvae_core.training.memory_estimate import rehearse
+from lagvae_core.training.memory_estimate import estimate_peak_memory
 from lagvae_core.training.trial import Trial
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -34,7 +34,7 @@ def test_the_largest_batches_are_trained_on(uneven, monkeypatch):
     config, dataset = uneven
     seen, observed = [], Learner.observed
     monkeypatch.setattr(Learner, "observed", lambda self, batch: seen.append(batch.units) or observed(self, batch))
-    assert rehearse(config, dataset, CPU) > 0
+    assert estimate_peak_memory(config, dataset, CPU) > 0
     every = sorted(batch.units for batch in Trial(config, dataset, CPU).train_batches)
     assert sorted(seen) == every[-2:]
     assert every[0] < every[-1]
@@ -52,7 +52,7 @@ def test_some_examples_of_each_split_are_measured(uneven, monkeypatch):
             return found
 
     monkeypatch.setattr(rehearsal, "Trial", Heard)
-    rehearse(config, dataset, CPU)
+    estimate_peak_memory(config, dataset, CPU)
     assert measured["nll_iw"] > 0
     assert (measured["train"], measured["valid"]) == (7, 7)
     assert len(dataset.train) == 120
@@ -62,7 +62,7 @@ def test_nothing_of_it_stays(uneven):
     config, dataset = uneven
     alone = train(config, dataset=dataset)
     states = torch.random.get_rng_state()
-    rehearse(config, dataset, CPU)
+    estimate_peak_memory(config, dataset, CPU)
     assert torch.equal(torch.random.get_rng_state(), states)
     assert train(config, dataset=dataset).metrics == alone.metrics
 
@@ -70,7 +70,7 @@ def test_nothing_of_it_stays(uneven):
 def test_a_model_that_diverges_at_once_has_taken_what_it_took(monkeypatch):
     config = tiny(training={"kl_explode": 1e-12})
     assert train(config).status == "diverged"
-    assert rehearse(config, config.data.load(), CPU) > 0
+    assert estimate_peak_memory(config, config.data.load(), CPU) > 0
 
 
 @pytest.mark.gpu
@@ -87,7 +87,7 @@ def test_a_trial_reserves_no_more_than_the_margin_allows(stack):
         update={"data": config.data.model_copy(update={"examples": 2000, "vocabulary": 5000, "length": 40})}
     )
     dataset = config.data.load()
-    expected = rehearse(config, dataset, device)
+    expected = estimate_peak_memory(config, dataset, device)
     start_peak(device)
     train(config, dataset=dataset, device=device)
     assert peak_reserved_bytes(device) <= MARGIN * expected

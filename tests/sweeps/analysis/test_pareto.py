@@ -3,17 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.analysis.pareto import Sense, front, front_probability, hypervolume, replicates
+from sweeps.analysis.pareto import Direction, front, front_probability, hypervolume, replicates
 
 NAN, INF = np.nan, np.inf
-MIN2: tuple[Sense, Sense] = ("min", "min")
-NLL_AU: tuple[Sense, Sense] = ("min", "max")
+MIN2: tuple[Direction, Direction] = ("min", "min")
+NLL_AU: tuple[Direction, Direction] = ("min", "max")
 STAIRCASE = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]
 """Three steps; against (4, 4) they cover 3 + 2 + 1 unit squares."""
 
 
-def front_by_definition(points_MD: np.ndarray, senses: tuple[Sense, ...]) -> np.ndarray:
-    cost_MD = points_MD * [1 if sense == "min" else -1 for sense in senses]
+def front_by_definition(points_MD: np.ndarray, directions: tuple[Direction, ...]) -> np.ndarray:
+    cost_MD = points_MD * [1 if direction == "min" else -1 for direction in directions]
     finite_M = np.isfinite(cost_MD).all(axis=1)
     member_M = finite_M.copy()
     for a, cost in enumerate(cost_MD):
@@ -54,20 +54,20 @@ class TestFront:
         assert front([[5.0, 5.0]], MIN2).tolist() == [True]
         assert front(np.empty((0, 2)), MIN2).shape == (0,)
 
-    @pytest.mark.parametrize("senses", [("min",), ("max", "min"), ("min", "max", "max"), ("max",) * 4])
-    def test_agrees_with_the_definition(self, senses):
+    @pytest.mark.parametrize("directions", [("min",), ("max", "min"), ("min", "max", "max"), ("max",) * 4])
+    def test_agrees_with_the_definition(self, directions):
         rng = np.random.default_rng(0)
         for _ in range(200):
-            points_MD = rng.integers(-3, 4, size=(rng.integers(1, 30), len(senses))).astype(float)
+            points_MD = rng.integers(-3, 4, size=(rng.integers(1, 30), len(directions))).astype(float)
             points_MD[rng.random(points_MD.shape) < 0.03] = rng.choice([NAN, INF, -INF])
             given_MD = points_MD.copy()
-            np.testing.assert_array_equal(front(points_MD, senses), front_by_definition(points_MD, senses))
+            np.testing.assert_array_equal(front(points_MD, directions), front_by_definition(points_MD, directions))
             np.testing.assert_array_equal(points_MD, given_MD)
 
-    @pytest.mark.parametrize("senses", [("min",), ("min", "min", "min"), ("min", "least"), "min"])
-    def test_refuses_senses_that_do_not_fit(self, senses):
+    @pytest.mark.parametrize("directions", [("min",), ("min", "min", "min"), ("min", "least"), "min"])
+    def test_refuses_senses_that_do_not_fit(self, directions):
         with pytest.raises(ValueError, match="for each of 2 columns"):
-            front(STAIRCASE, senses)
+            front(STAIRCASE, directions)
 
     def test_refuses_what_is_no_matrix(self):
         with pytest.raises(ValueError, match=r"shape \(2,\)"):

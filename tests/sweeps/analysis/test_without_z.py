@@ -48,10 +48,10 @@ def test_the_sweep_is_dealt_to_its_end(rows):
 
 
 def test_the_study_hears_a_failure_and_no_number():
-    _, dealer = play(spec(), answer=answer)
-    (trial,) = dealer._searches["lm"].study.trials
+    _, scheduler = play(spec(), answer=answer)
+    (trial,) = scheduler._studies["lm"].study.trials
     assert trial.state is TrialState.FAIL
-    assert {t.state for t in dealer._searches["beta"].study.trials} == {TrialState.COMPLETE}
+    assert {t.state for t in scheduler._studies["beta"].study.trials} == {TrialState.COMPLETE}
 
 
 def test_it_is_on_the_front_of_what_is_measured_and_on_no_other(rows):

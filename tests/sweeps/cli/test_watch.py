@@ -14,7 +14,7 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.training.checkpoint import FileCheckpoint
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.cli import app as cli
-from sweeps.cli.watch import SNAPSHOT_SCHEMA, WAY_SCHEMA, MeansFolder, parse_watch
+from sweeps.cli.watch import SNAPSHOT_SCHEMA, TRAJECTORY_SCHEMA, PosteriorMeanWriter, parse_watch
 from sweeps.storage.table import ResultsFolder
 
 TRIAL = {
@@ -54,9 +54,9 @@ class TestWatch:
         assert snapshots["step"].to_pylist() == [step for step in (0, 2, 4, 8) for _ in range(5)]
         assert snapshots["epoch"].to_pylist() == [epoch for epoch in (0, 1, 1, 2) for _ in range(5)]
         assert set(snapshots["run_id"].to_pylist()) == {json.loads(out)["run_id"]}
-        way = pq.read_table(folder / ways[0])
-        assert way.schema.equals(WAY_SCHEMA)
-        assert way["step"].to_pylist() == [0, 1, 2, 3]
+        trajectory = pq.read_table(folder / ways[0])
+        assert trajectory.schema.equals(TRAJECTORY_SCHEMA)
+        assert trajectory["step"].to_pylist() == [0, 1, 2, 3]
         assert "drawn: means/posterior_means.png" in err
 
     def test_what_cannot_be_meant_is_refused_before_anything_is_written(self, call, tmp_path):
@@ -74,24 +74,24 @@ class TestWatch:
 
     def test_the_folder_of_another_run_is_refused_and_left_alone(self, tmp_path):
         config = tiny(model={"latent_dim": 1})
-        run(config, watch=MeansFolder(parse_watch(WATCH), tmp_path, "one"))
+        run(config, callback=PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one"))
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with pytest.raises(ConfigError, match="must be that of run two, and it holds"):
-            MeansFolder(parse_watch(WATCH), tmp_path, "two")
+            PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "two")
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     def test_a_file_of_another_kind_is_refused(self, tmp_path):
         pq.write_table(pa.table({"x": [1]}), tmp_path / "posterior_means.parquet")
         with pytest.raises(ConfigError, match="must be free of files of that name"):
-            MeansFolder(parse_watch(WATCH), tmp_path, "one")
+            PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one")
         (tmp_path / "posterior_means.parquet").write_bytes(b"PAR1")
         with pytest.raises(ConfigError, match="must be free of files of that name"):
-            MeansFolder(parse_watch(WATCH), tmp_path, "one")
+            PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one")
 
     def test_an_interrupted_run_ends_with_the_tables_of_a_whole_one(self, tmp_path):
         config = tiny({"kind": "aggressive", "budget": 2}, model={"latent_dim": 1})
         run_id = config.run_id(run(config).data_fingerprint)
-        run(config, watch=MeansFolder(parse_watch(WATCH), tmp_path / "whole", run_id))
+        run(config, callback=PosteriorMeanWriter(parse_watch(WATCH), tmp_path / "whole", run_id))
         seen = set()
 
         def fail_once(progress):
@@ -100,10 +100,10 @@ class TestWatch:
                 raise InterruptionError
 
         while True:
-            folder = MeansFolder(parse_watch(WATCH), tmp_path / "parts", run_id)
+            folder = PosteriorMeanWriter(parse_watch(WATCH), tmp_path / "parts", run_id)
             store = FileCheckpoint(tmp_path / "checkpoint")
             try:
-                run(config, watch=folder, checkpoint=store, checkpoint_seconds=0.0, progress=fail_once)
+                run(config, callback=folder, checkpoint=store, checkpoint_seconds=0.0, progress=fail_once)
                 break
             except InterruptionError:
                 continue

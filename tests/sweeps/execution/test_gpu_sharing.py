@@ -10,7 +10,7 @@ from worlds import spec_of, sweep
 from lagvae_core.errors import ConfigError
 from lagvae_core.runtime import CONTEXT_BYTES
 from sweeps.cli.live_display import Display
-from sweeps.execution.gpu_sharing import Demand, rehearsal, share_of
+from sweeps.execution.gpu_sharing import MemoryEstimate, gpu_share_for, rehearsal
 from sweeps.storage.table import ResultsFolder
 
 GIB = 2**30
@@ -28,19 +28,19 @@ GIB = 2**30
     ],
 )
 def test_runs_that_a_device_holds(peak, device, runs):
-    assert Demand("vae", peak, device).runs == runs
+    assert MemoryEstimate("vae", peak, device).runs == runs
 
 
 def test_the_most_demanding_arm_decides():
-    few, many = Demand("sa_vae", 30 * GIB, 80 * GIB), Demand("vae", 2 * GIB, 80 * GIB)
-    assert share_of([many]) == 1 / 16
-    assert share_of([many, few]) == 0.5
-    assert share_of([many, Demand("vae", 0, 80 * GIB, "it failed")]) == 1.0
+    few, many = MemoryEstimate("sa_vae", 30 * GIB, 80 * GIB), MemoryEstimate("vae", 2 * GIB, 80 * GIB)
+    assert gpu_share_for([many]) == 1 / 16
+    assert gpu_share_for([many, few]) == 0.5
+    assert gpu_share_for([many, MemoryEstimate("vae", 0, 80 * GIB, "it failed")]) == 1.0
 
 
 def test_without_a_device_that_pytorch_sees_nothing_is_known():
     config = spec_of().trial_config(spec_of().arms[0], spec_of().arms[0].probe(), seed=0)
-    answer = Demand("vae", **rehearsal({"config": config.model_dump(mode="json")}))
+    answer = MemoryEstimate("vae", **rehearsal({"config": config.model_dump(mode="json")}))
     assert answer.error == "PyTorch sees no CUDA device there"
     assert answer.runs == 1
 
@@ -101,12 +101,18 @@ def test_a_sweep_packs_its_runs_by_what_was_rehearsed(tmp_path):
     ("demands", "said"),
     [
         ([], "gpus: auto, and there is no GPU: runs are on the CPU"),
-        ([Demand("vae", 60 * GIB, 80 * GIB)], "gpus: auto, a run has a GPU to itself: vae takes 60.0 of 80.0 GiB"),
-        ([Demand("vae", 0, 0, "E: x")], "gpus: auto, a run has a GPU to itself: what vae takes is not known (E: x)"),
+        (
+            [MemoryEstimate("vae", 60 * GIB, 80 * GIB)],
+            "gpus: auto, a run has a GPU to itself: vae takes 60.0 of 80.0 GiB",
+        ),
+        (
+            [MemoryEstimate("vae", 0, 0, "E: x")],
+            "gpus: auto, a run has a GPU to itself: what vae takes is not known (E: x)",
+        ),
     ],
 )
-def test_what_is_said_of_it(demands, said, capsys):
-    Display().calibrated(demands)
+def test_what_is_said_of_it(estimates, said, capsys):
+    Display().memory_estimated(estimates)
     assert capsys.readouterr().err == f"{said}\n"
 
 

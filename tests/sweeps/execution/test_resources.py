@@ -9,25 +9,25 @@ import torch
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.runtime import CONTEXT_BYTES, keep_to_share
-from sweeps.execution.resources import Node, alone, capacity, nodes_of, share
+from sweeps.execution.resources import NodeCapacity, alone, capacity, nodes_of, share
 from sweeps.spec.sweep import ResourceSpec
 
 
 @pytest.mark.parametrize(
     ("cpus", "gpus", "node", "runs"),
     [
-        (1, 0, Node(4, 0), 4),
-        (3, 0, Node(8, 0), 2),
-        (1, 1, Node(16, 4), 4),
-        (8, 1, Node(16, 4), 2),
-        (1, 0.25, Node(16, 2), 8),
-        (1, 0.1, Node(64, 1), 10),
+        (1, 0, NodeCapacity(4, 0), 4),
+        (3, 0, NodeCapacity(8, 0), 2),
+        (1, 1, NodeCapacity(16, 4), 4),
+        (8, 1, NodeCapacity(16, 4), 2),
+        (1, 0.25, NodeCapacity(16, 2), 8),
+        (1, 0.1, NodeCapacity(64, 1), 10),
         # Two of 0.4 fit on each GPU; the fifth would lie on two.
-        (1, 0.4, Node(16, 2), 4),
-        (1, 0.3, Node(16, 1), 3),
-        (1, 2, Node(16, 5), 2),
-        (1, 1, Node(16, 0), 0),
-        (4, 0, Node(3, 0), 0),
+        (1, 0.4, NodeCapacity(16, 2), 4),
+        (1, 0.3, NodeCapacity(16, 1), 3),
+        (1, 2, NodeCapacity(16, 5), 2),
+        (1, 1, NodeCapacity(16, 0), 0),
+        (4, 0, NodeCapacity(3, 0), 0),
     ],
 )
 def test_what_a_node_holds(cpus, gpus, node, runs):
@@ -35,7 +35,7 @@ def test_what_a_node_holds(cpus, gpus, node, runs):
 
 
 def test_cores_of_two_nodes_do_not_make_one_run():
-    nodes = [Node(0, 0), Node(3, 0), Node(3, 0)]
+    nodes = [NodeCapacity(0, 0), NodeCapacity(3, 0), NodeCapacity(3, 0)]
     assert capacity(ResourceSpec(cpus=2), nodes) == 2
     assert capacity(ResourceSpec(cpus=1), nodes) == 6
     assert capacity(ResourceSpec(cpus=1, concurrent=4), nodes) == 4
@@ -46,7 +46,7 @@ def test_cores_of_two_nodes_do_not_make_one_run():
 
 
 def test_a_cluster_without_workers_may_grow_to_what_the_sweep_says():
-    head = [Node(0, 0)]
+    head = [NodeCapacity(0, 0)]
     assert capacity(ResourceSpec(cpus=2, gpus=1, concurrent=6), head, grows=True) == 6
     with pytest.raises(ConfigError, match=r"or set resources\.concurrent to the runs that the cluster can grow to"):
         capacity(ResourceSpec(cpus=1), head, grows=True)
@@ -57,8 +57,8 @@ def test_a_cluster_without_workers_may_grow_to_what_the_sweep_says():
 
 def test_all_that_is_too_much_is_told():
     with pytest.raises(ConfigError) as caught:
-        capacity(ResourceSpec(cpus=9, gpus=2), [Node(8, 1)])
-    assert [mistake.key for mistake in caught.value.mistakes] == ["resources.cpus", "resources.gpus"]
+        capacity(ResourceSpec(cpus=9, gpus=2), [NodeCapacity(8, 1)])
+    assert [issue.where for issue in caught.value.issues] == ["resources.cpus", "resources.gpus"]
     assert "there are" in str(caught.value)
 
 
@@ -66,11 +66,11 @@ def test_cores_and_gpus_that_lie_apart():
     with pytest.raises(
         ConfigError, match="resources must be on one node, and none has both, but is '8 cores and 1 GPUs'"
     ):
-        capacity(ResourceSpec(cpus=8, gpus=1), [Node(2, 1), Node(8, 0)])
+        capacity(ResourceSpec(cpus=8, gpus=1), [NodeCapacity(2, 1), NodeCapacity(8, 0)])
 
 
 def test_alone_fits_on_one_node():
-    nodes = [Node(4, 2), Node(8, 0)]
+    nodes = [NodeCapacity(4, 2), NodeCapacity(8, 0)]
     assert share(ResourceSpec(cpus=2)) == {"CPU": 2}
     assert share(ResourceSpec(cpus=2, gpus=0.25)) == {"CPU": 2, "GPU": 0.25}
     assert alone(ResourceSpec(cpus=2), nodes) == {"CPU": 8}
@@ -87,7 +87,7 @@ def test_dead_nodes_hold_nothing():
                 {"Alive": False, "Resources": {"CPU": 64.0}},
             ]
 
-    assert nodes_of(Ray()) == [Node(4, 1.0), Node(0, 0.0)]
+    assert nodes_of(Ray()) == [NodeCapacity(4, 1.0), NodeCapacity(0, 0.0)]
 
 
 @pytest.mark.parametrize(

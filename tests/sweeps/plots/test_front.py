@@ -23,7 +23,7 @@ POINTS = [
 
 class TestStaircase:
     @pytest.mark.parametrize(
-        ("senses", "xs", "ys", "vertices"),
+        ("directions", "xs", "ys", "vertices"),
         [
             (("max", "min"), [2, 0, 1], [5, 1, 2], [[0, 1], [0, 2], [1, 2], [1, 5], [2, 5]]),
             (("min", "min"), [0, 2, 1], [5, 1, 2], [[2, 1], [2, 2], [1, 2], [1, 5], [0, 5]]),
@@ -31,8 +31,8 @@ class TestStaircase:
             (("min", "max"), [2, 0, 1], [5, 1, 2], [[2, 5], [2, 2], [1, 2], [1, 1], [0, 1]]),
         ],
     )
-    def test_turns_at_the_worse_of_both_coordinates(self, senses, xs, ys, vertices):
-        assert staircase(xs, ys, senses).tolist() == vertices
+    def test_turns_at_the_worse_of_both_coordinates(self, directions, xs, ys, vertices):
+        assert staircase(xs, ys, directions).tolist() == vertices
 
     def test_goes_on_to_the_worst_corner(self):
         edge = staircase([0, 1], [1, 2], ("max", "min"), worst=(-1, 9))
@@ -53,10 +53,10 @@ class TestStaircase:
 
 
 class TestDodge:
-    @pytest.mark.parametrize(("sense", "step"), [("max", -DODGE), ("min", DODGE)])
-    def test_arms_at_one_integer_step_to_the_worse_side(self, sense, step):
+    @pytest.mark.parametrize(("direction", "step"), [("max", -DODGE), ("min", DODGE)])
+    def test_arms_at_one_integer_step_to_the_worse_side(self, direction, step):
         lone, fraction = replace(POINTS[0], mean=(1.0, 0.0)), replace(POINTS[1], mean=(0.5, 0.0))
-        assert _dodged([*POINTS, lone, fraction, POINTS[1]], sense) == [0.0, step, 1.0, 2.0, 1.0, 0.5, step]
+        assert _dodged([*POINTS, lone, fraction, POINTS[1]], direction) == [0.0, step, 1.0, 2.0, 1.0, 0.5, step]
 
 
 class TestFrontFigure:
@@ -95,7 +95,7 @@ class TestFrontFigure:
     @pytest.mark.parametrize("count", [1, 60])
     def test_few_and_many_arms(self, tmp_path, count):
         points = [replace(POINTS[0], arm=f"arm {i}", mean=(float(i % 3), 330.0 + i)) for i in range(count)]
-        front_figure(points, tmp_path / "front.png", senses=("min", "max"))
+        front_figure(points, tmp_path / "front.png", directions=("min", "max"))
         assert png_size(tmp_path / "front.png")[0] == int(WIDTH * DPI)
 
     def test_matplotlib_s_global_state_is_left_alone(self, tmp_path):
@@ -128,11 +128,11 @@ class TestFrontFigure:
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sense", ["min", "max"])
-def test_only_values_far_on_the_worse_side_are_beyond(sense: str) -> None:
-    sign = 1.0 if sense == "min" else -1.0
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_only_values_far_on_the_worse_side_are_beyond(direction: str) -> None:
+    sign = 1.0 if direction == "min" else -1.0
     ys = [sign * y for y in (24.0, 24.2, 24.4, 24.6, 24.8, 51.0, -90.0)]
-    assert beyond(ys, sense).tolist() == [False] * 5 + [True, False]
+    assert beyond(ys, direction).tolist() == [False] * 5 + [True, False]
 
 
 def test_equal_values_and_a_single_one_are_not_beyond() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from figures import png_size
 
-from sweeps.plots.posterior_means import WIDTH, Place, Scatter, chosen_steps, scatter_figure, way_figure
+from sweeps.plots.posterior_means import WIDTH, Place, Scatter, chosen_steps, scatter_figure, trajectory_figure
 from sweeps.plots.style import DPI
 
 DRAWS = np.random.default_rng(0).normal(size=(2, 50))
@@ -47,12 +47,14 @@ class TestScatter:
 
 class TestWay:
     def test_a_way(self, tmp_path):
-        way_figure([Place(step // 3, DRAWS[0, step], DRAWS[1, step]) for step in range(30)], tmp_path / "way.png")
+        trajectory_figure(
+            [Place(step // 3, DRAWS[0, step], DRAWS[1, step]) for step in range(30)], tmp_path / "way.png"
+        )
         assert png_size(tmp_path / "way.png")[0] == int(3.35 * DPI)
 
     def test_one_place_at_the_origin(self, tmp_path):
-        way_figure([Place(0, 0.0, 0.0)], tmp_path / "way.png")
+        trajectory_figure([Place(0, 0.0, 0.0)], tmp_path / "way.png")
 
     def test_nothing_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="at least one step"):
-            way_figure([], tmp_path / "way.png")
+            trajectory_figure([], tmp_path / "way.png")

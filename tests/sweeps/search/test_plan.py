@@ -205,9 +205,9 @@ class TestSharedPoints:
     def test_the_fixed_arm_has_it(self, sampler):
         budget = {} if sampler == "grid" else {"configurations": 3}
         spec = spec_of(arms=self.ARMS, search={"sampler": sampler, "seeds": 2} | budget)
-        dealt: list[str] = []
-        rows, _ = play(spec, answer=lambda run: dealt.append(run.run_id) or {})
-        assert len(dealt) == len(set(dealt)) == 6
+        on_run_scheduled: list[str] = []
+        rows, _ = play(spec, answer=lambda run: on_run_scheduled.append(run.run_id) or {})
+        assert len(on_run_scheduled) == len(set(on_run_scheduled)) == 6
         plan = Plan(spec, FINGERPRINT, rows)
         assert [(arm.arm, arm.configurations) for arm in plan.arms()] == [("searched", 2), ("fixed", 1)]
         assert Plan(spec, FINGERPRINT, []).missing == 6
@@ -218,7 +218,7 @@ class TestSharedPoints:
         arms = self.ARMS | {"fixed": [{"kind": "encoder_lr", "multiplier": {"choices": [4, 8]}}]}
         budget = {} if sampler == "grid" else {"configurations": 9}
         spec = spec_of(arms=arms, search={"sampler": sampler, "seeds": 1} | budget)
-        dealt: list[str] = []
-        rows, _ = play(spec, answer=lambda run: dealt.append(run.run_id) or {})
-        assert len(dealt) == len(set(dealt)) == 4
+        on_run_scheduled: list[str] = []
+        rows, _ = play(spec, answer=lambda run: on_run_scheduled.append(run.run_id) or {})
+        assert len(on_run_scheduled) == len(set(on_run_scheduled)) == 4
         assert Plan(spec, FINGERPRINT, rows).missing == 0

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from worlds import FINGERPRINT, plausible, play, row_of, run_ids, spec_of
 
 from sweeps.search.plan import Plan
-from sweeps.search.scheduler import Dealer
+from sweeps.search.scheduler import RunScheduler
 
 ARMS = {
     "vae": [],
@@ -32,16 +32,18 @@ def spec(sampler="random", arms=ARMS, **changes):
     return spec_of(arms=arms, search=search(sampler, **changes))
 
 
-def study(dealer, arm):
-    return dealer._searches[arm].study
+def study(scheduler, arm):
+    return scheduler._studies[arm].study
 
 
 class TestDealing:
     def test_arms_in_turn_and_seeds_next_to_each_other(self):
         rows, _ = play(spec())
-        dealt = [(row["arm"], row["configuration"], row["seed"]) for row in rows]
-        assert dealt[:8] == [(arm, 0, seed) for arm in ARMS for seed in (0, 1)]
-        assert dealt[8:] == [(arm, i, seed) for i in (1, 2) for arm in ARMS if arm != "vae" for seed in (0, 1)]
+        on_run_scheduled = [(row["arm"], row["configuration"], row["seed"]) for row in rows]
+        assert on_run_scheduled[:8] == [(arm, 0, seed) for arm in ARMS for seed in (0, 1)]
+        assert on_run_scheduled[8:] == [
+            (arm, i, seed) for i in (1, 2) for arm in ARMS if arm != "vae" for seed in (0, 1)
+        ]
 
     def test_the_seeds_of_a_configuration_share_its_parameters(self):
         rows, _ = play(spec())
@@ -50,18 +52,18 @@ class TestDealing:
 
     def test_a_fresh_dealer_is_not_exhausted_and_a_played_one_is(self):
         """A driver that is interrupted before it asked for the first run must not take the sweep for done."""
-        assert not Dealer(Plan(spec(), FINGERPRINT, [])).exhausted
-        _, dealer = play(spec())
-        assert dealer.exhausted
+        assert not RunScheduler(Plan(spec(), FINGERPRINT, [])).exhausted
+        _, scheduler = play(spec())
+        assert scheduler.exhausted
 
     def test_a_run_that_goes_on_keeps_the_dealer_from_being_exhausted(self):
-        dealer = Dealer(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, []))
-        run = dealer.next()
-        assert dealer.next() is None
-        assert not dealer.exhausted
-        dealer.ended(run, row_of(run))
-        assert dealer.next() is None
-        assert dealer.exhausted
+        scheduler = RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, []))
+        run = scheduler.next()
+        assert scheduler.next() is None
+        assert not scheduler.exhausted
+        scheduler.ended(run, row_of(run))
+        assert scheduler.next() is None
+        assert scheduler.exhausted
 
     def test_the_search_seed_decides(self):
         first, again, other = (play(spec(seed=seed))[0] for seed in (0, 0, 1))
@@ -83,9 +85,9 @@ class TestFiniteSpaces:
     @pytest.mark.parametrize("sampler", SAMPLERS)
     @pytest.mark.parametrize("seed", [0, 1])
     def test_exhausted_without_repetition(self, sampler, seed):
-        rows, dealer = play(spec(sampler, self.LR, configurations=20, seeds=1, seed=seed))
+        rows, scheduler = play(spec(sampler, self.LR, configurations=20, seeds=1, seed=seed))
         assert sorted(json.loads(row["parameters"])["encoder_lr.multiplier"] for row in rows) == [1, 2, 4, 8]
-        assert dealer.exhausted
+        assert scheduler.exhausted
 
     def test_never_the_same_configuration_twice(self):
         rows, _ = play(spec(configurations=7, seeds=1))
@@ -129,9 +131,9 @@ class TestInterruption:
         whole = run_ids(play(self.CASES[case], concurrent=concurrent)[0])
         for ends in range(len(whole)):
             part, _ = play(self.CASES[case], ends=ends, concurrent=concurrent)
-            resumed, dealer = play(self.CASES[case], part, concurrent=concurrent)
+            resumed, scheduler = play(self.CASES[case], part, concurrent=concurrent)
             assert run_ids(resumed) == whole, f"interrupted after {ends} ends"
-            assert dealer.exhausted
+            assert scheduler.exhausted
 
     def test_again_and_again(self):
         rows: list[dict] = []
@@ -150,8 +152,8 @@ class TestInterruption:
 
 class TestTelling:
     def states(self, answer, **changes):
-        _, dealer = play(spec(arms={"beta": ARMS["beta"]}, configurations=1, **changes), answer=answer)
-        (trial,) = study(dealer, "beta").trials
+        _, scheduler = play(spec(arms={"beta": ARMS["beta"]}, configurations=1, **changes), answer=answer)
+        (trial,) = study(scheduler, "beta").trials
         return trial
 
     def test_the_mean_over_the_seeds(self):
@@ -186,12 +188,12 @@ class TestTelling:
         assert trial.state == state
 
     def test_nothing_is_told_before_the_last_seed(self):
-        _, dealer = play(spec(arms={"beta": ARMS["beta"]}, configurations=1), ends=1)
-        assert [t.state for t in study(dealer, "beta").trials] == [TrialState.RUNNING]
+        _, scheduler = play(spec(arms={"beta": ARMS["beta"]}, configurations=1), ends=1)
+        assert [t.state for t in study(scheduler, "beta").trials] == [TrialState.RUNNING]
 
     def test_a_rebuilt_study_equals_the_lived_one(self):
         rows, lived = play(spec())
-        rebuilt = Dealer(Plan(spec(), FINGERPRINT, rows))
+        rebuilt = RunScheduler(Plan(spec(), FINGERPRINT, rows))
         for arm in ARMS:
             told = [[(t.state, t.values, t.params) for t in study(d, arm).trials] for d in (lived, rebuilt)]
             complete = [[entry for entry in trials if entry[0] == TrialState.COMPLETE] for trials in told]
@@ -199,8 +201,8 @@ class TestTelling:
             assert all(entry[0] in (TrialState.COMPLETE, TrialState.FAIL) for trials in told for entry in trials)
 
     def test_directions_are_those_of_the_objectives(self):
-        _, dealer = play(spec_of(objectives={"mi": "max", "kl_agg": "min"}), ends=0)
-        assert [d.name for d in study(dealer, "beta").directions] == ["MAXIMIZE", "MINIMIZE"]
+        _, scheduler = play(spec_of(objectives={"mi": "max", "kl_agg": "min"}), ends=0)
+        assert [d.name for d in study(scheduler, "beta").directions] == ["MAXIMIZE", "MINIMIZE"]
 
 
 class TestOutOfMemory:
@@ -211,32 +213,34 @@ class TestOutOfMemory:
             seen.append((run.run_id, run.alone, run.attempt))
             return {"status": "out_of_memory"} if run.arm == "vae" and not run.alone else plausible(run)
 
-        rows, dealer = play(spec(), answer=answer, concurrent=3)
+        rows, scheduler = play(spec(), answer=answer, concurrent=3)
         again = [(run_id, attempt) for run_id, alone, attempt in seen if alone]
         assert again == [(run_id, 2) for run_id, _, _ in seen[-2:]]
         assert Counter(run_id for run_id, _, _ in seen).most_common(3)[1][1] == 2
         assert {row["status"] for row in rows} == {"finished"}
-        assert dealer.exhausted
+        assert scheduler.exhausted
 
     def test_no_third_time(self):
-        rows, dealer = play(spec(arms={"vae": []}), answer=lambda run: {"status": "out_of_memory"})
+        rows, scheduler = play(spec(arms={"vae": []}), answer=lambda run: {"status": "out_of_memory"})
         assert [(row["status"], row["attempt"]) for row in rows] == [("out_of_memory", 2)] * 2
-        assert dealer.exhausted
-        (trial,) = study(dealer, "vae").trials
+        assert scheduler.exhausted
+        (trial,) = study(scheduler, "vae").trials
         assert trial.state == TrialState.FAIL
 
     def test_alone_is_alone(self):
-        dealer = Dealer(Plan(spec(arms={"vae": []}, seeds=2), FINGERPRINT, []))
-        first, second = dealer.next(), dealer.next()
-        dealer.ended(first, row_of(first, status="out_of_memory"))
-        assert dealer.next() is None, "the other one still runs"
-        dealer.ended(second, row_of(second, status="out_of_memory"))
-        assert dealer.next().alone
-        assert dealer.next() is None, "one after the other"
-        assert not dealer.exhausted
+        scheduler = RunScheduler(Plan(spec(arms={"vae": []}, seeds=2), FINGERPRINT, []))
+        first, second = scheduler.next(), scheduler.next()
+        scheduler.ended(first, row_of(first, status="out_of_memory"))
+        assert scheduler.next() is None, "the other one still runs"
+        scheduler.ended(second, row_of(second, status="out_of_memory"))
+        assert scheduler.next().alone
+        assert scheduler.next() is None, "one after the other"
+        assert not scheduler.exhausted
 
     def test_a_driver_that_died_in_between_does_not_forget_the_second_try(self):
-        first = row_of(Dealer(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next(), status="out_of_memory")
+        first = row_of(
+            RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next(), status="out_of_memory"
+        )
         rows, _ = play(spec(arms={"vae": []}, seeds=1), rows=[first])
         assert [(row["status"], row["attempt"]) for row in rows] == [("finished", 2)]
 
@@ -249,13 +253,13 @@ class TestRetry:
 
     def test_only_what_failed_or_lacked_memory_runs_again(self):
         before, _ = play(spec(), answer=self.bad)
-        after, dealer = play(spec(), rows=before, retry=True)
+        after, scheduler = play(spec(), rows=before, retry=True)
         again = {row["run_id"] for row in before if row["status"] in ("failed", "out_of_memory")}
         assert again
         assert {row["run_id"] for row in after if row["attempt"] > 1} == again
         assert {row["status"] for row in after} == {"finished", "diverged"}
         assert [row for row in after if row["run_id"] not in again] == [r for r in before if r["run_id"] not in again]
-        assert dealer.exhausted
+        assert scheduler.exhausted
 
     def test_without_it_they_stay(self):
         before, _ = play(spec(), answer=self.bad)
@@ -269,16 +273,16 @@ class TestCommonFailure:
         return {"status": "failed", "error_class": "OSError", "traceback": f"Traceback\n  a line\n{line}\n"}
 
     def test_equal_first_failures_stop_the_sweep_with_their_exception(self):
-        rows, dealer = play(spec(), answer=lambda run: self.failure("OSError: no such file"))
+        rows, scheduler = play(spec(), answer=lambda run: self.failure("OSError: no such file"))
         assert len(rows) >= 3
         assert len({row["arm"] for row in rows}) == 2, "the second arm that fails alike is the last"
-        assert dealer.exhausted
-        assert "OSError: no such file" in dealer.stop_reason
+        assert scheduler.exhausted
+        assert "OSError: no such file" in scheduler.stop_reason
 
     def test_different_failures_do_not(self):
-        rows, dealer = play(spec(), answer=lambda run: self.failure(f"OSError: {run.run_id}"))
+        rows, scheduler = play(spec(), answer=lambda run: self.failure(f"OSError: {run.run_id}"))
         assert len(rows) == 20
-        assert dealer.stop_reason == ""
+        assert scheduler.stop_reason == ""
 
     def test_a_success_among_the_first_forgives_all_later_ones(self):
         ends = iter(["no", "no", None])
@@ -287,9 +291,9 @@ class TestCommonFailure:
             line = next(ends, "no")
             return plausible(run) if line is None else self.failure(line)
 
-        rows, dealer = play(spec(), answer=answer)
+        rows, scheduler = play(spec(), answer=answer)
         assert len(rows) == 20
-        assert dealer.stop_reason == ""
+        assert scheduler.stop_reason == ""
 
     def test_one_broken_arm_stops_no_other(self):
         broken = next(iter(spec().arms)).name
@@ -297,15 +301,15 @@ class TestCommonFailure:
         def answer(run):
             return self.failure("ValueError: batches are too small") if run.arm == broken else plausible(run)
 
-        rows, dealer = play(spec(), answer=answer)
+        rows, scheduler = play(spec(), answer=answer)
         assert len(rows) == 20
-        assert dealer.stop_reason == ""
+        assert scheduler.stop_reason == ""
         assert {row["status"] for row in rows if row["arm"] != broken} == {"finished"}
 
     def test_of_an_only_arm_three_are_enough(self):
-        rows, dealer = play(spec(arms={"vae": []}, seeds=6), answer=lambda run: self.failure("OSError: x"))
+        rows, scheduler = play(spec(arms={"vae": []}, seeds=6), answer=lambda run: self.failure("OSError: x"))
         assert len(rows) == 3
-        assert dealer.stop_reason
+        assert scheduler.stop_reason
 
     def test_divergence_is_no_failure(self):
         rows, _ = play(spec(), answer=lambda run: {"status": "diverged"})
@@ -316,9 +320,9 @@ class TestSamplers:
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_twelve_configurations_with_two_objectives(self, sampler):
         arms = {"beta": ["beta_vae"], "both": ARMS["both"]}
-        rows, dealer = play(spec(sampler, arms, configurations=12, seeds=1))
+        rows, scheduler = play(spec(sampler, arms, configurations=12, seeds=1))
         assert len(rows) == len({row["run_id"] for row in rows}) == 24
-        assert {t.state for arm in arms for t in study(dealer, arm).trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+        assert {t.state for arm in arms for t in study(scheduler, arm).trials} <= {TrialState.COMPLETE, TrialState.FAIL}
         for row in rows:
             if row["arm"] == "beta":
                 assert 0.1 <= json.loads(row["parameters"])["beta_vae.beta"] <= 1.0
@@ -326,9 +330,9 @@ class TestSamplers:
     def test_grid_with_two_objectives(self):
         choices = [round(0.05 * n, 2) for n in range(1, 13)]
         arms = {"beta": [{"kind": "beta_vae", "beta": {"choices": choices}}]}
-        rows, dealer = play(spec("grid", arms, configurations=None, seeds=1))
+        rows, scheduler = play(spec("grid", arms, configurations=None, seeds=1))
         assert [json.loads(row["parameters"])["beta_vae.beta"] for row in rows] == choices
-        assert {t.state for t in study(dealer, "beta").trials} == {TrialState.COMPLETE}
+        assert {t.state for t in study(scheduler, "beta").trials} == {TrialState.COMPLETE}
 
     def test_tpe_learns_from_what_it_is_told(self):
         """Beyond its start-up it must look where the answers were good: at the top of the range."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lagvae_core.errors import Mistake
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from sweeps.spec.space import Arm, parse_arm
@@ -13,9 +13,9 @@ from sweeps.storage.schema import tunable_columns
 
 
 def arm_of(*items: Any) -> Arm:
-    mistakes: list[Mistake | str] = []
-    arm = parse_arm("x", list(items), mistakes)
-    assert not mistakes
+    issues: list[ValidationIssue] = []
+    arm = parse_arm("x", list(items), issues)
+    assert not issues
     assert arm is not None
     return arm
 
@@ -26,11 +26,11 @@ def points_of(arm: Arm) -> list[dict[str, Any]]:
     return [arm.point(number) for number in range(size)]
 
 
-def refusals(items: Any) -> list[Mistake]:
-    mistakes: list[Mistake | str] = []
-    assert parse_arm("x", items, mistakes) is None
-    assert mistakes
-    return [m for m in mistakes if isinstance(m, Mistake)]
+def incompatibilities(items: Any) -> list[ValidationIssue]:
+    issues: list[ValidationIssue] = []
+    assert parse_arm("x", items, issues) is None
+    assert issues
+    return [m for m in issues if isinstance(m, ValidationIssue)]
 
 
 class TestParsing:
@@ -133,28 +133,28 @@ class TestHolds:
 class TestRefusals:
     @pytest.mark.parametrize("items", [None, "beta_vae", 3, {"kind": "beta_vae"}])
     def test_an_arm_is_a_list(self, items):
-        (mistake,) = refusals(items)
-        assert (mistake.key, mistake.value) == ("arms.x", items)
-        assert "list of strategies" in mistake.law
+        (issue,) = incompatibilities(items)
+        assert (issue.where, issue.value) == ("arms.x", items)
+        assert "list of strategies" in issue.message
 
     @pytest.mark.parametrize("item", [3, None, {}, {"beta": 1}, ["beta_vae"]])
     def test_an_item_has_a_kind(self, item):
-        (mistake,) = refusals([item])
-        assert mistake.key == "arms.x[0]"
-        assert all(kind in mistake.remedy for kind in CATALOGUE)
+        (issue,) = incompatibilities([item])
+        assert issue.where == "arms.x[0]"
+        assert all(kind in issue.hint for kind in CATALOGUE)
 
     @pytest.mark.parametrize("kind", ["beta", None, ["beta_vae"], {}])
     def test_an_unknown_strategy(self, kind):
-        (mistake,) = refusals(["aggressive", {"kind": kind}])
-        assert (mistake.key, mistake.value) == ("arms.x[1].kind", kind)
+        (issue,) = incompatibilities(["aggressive", {"kind": kind}])
+        assert (issue.where, issue.value) == ("arms.x[1].kind", kind)
 
     def test_a_range_of_an_unknown_field(self):
-        (mistake,) = refusals([{"kind": "beta_vae", "gamma": {"low": 0, "high": 1}}])
-        assert mistake.key == "arms.x[0].gamma"
-        assert "beta" in mistake.remedy
+        (issue,) = incompatibilities([{"kind": "beta_vae", "gamma": {"low": 0, "high": 1}}])
+        assert issue.where == "arms.x[0].gamma"
+        assert "beta" in issue.hint
 
     @pytest.mark.parametrize(
-        ("value", "law"),
+        ("value", "message"),
         [
             ({"low": 1, "high": 0.5}, "low < high"),
             ({"low": 1, "high": 1}, "low < high"),
@@ -170,26 +170,26 @@ class TestRefusals:
             ({"choices": [1], "low": 1}, "{low:, high:}"),
         ],
     )
-    def test_a_range_that_cannot_be_meant(self, value, law):
-        (mistake,) = refusals([{"kind": "beta_vae", "beta": value}])
-        assert mistake.key == "arms.x[0].beta"
-        assert law in mistake.law
-        assert mistake.remedy
+    def test_a_range_that_cannot_be_meant(self, value, message):
+        (issue,) = incompatibilities([{"kind": "beta_vae", "beta": value}])
+        assert issue.where == "arms.x[0].beta"
+        assert message in issue.message
+        assert issue.hint
 
     @pytest.mark.parametrize("choices", [[], 1, None, [1, 1], [1, 1.0], [[1]], [None], "ab"])
     def test_choices_that_cannot_be_meant(self, choices):
-        (mistake,) = refusals([{"kind": "beta_vae", "beta": {"choices": choices}}])
-        assert (mistake.key, mistake.value) == ("arms.x[0].beta.choices", choices)
+        (issue,) = incompatibilities([{"kind": "beta_vae", "beta": {"choices": choices}}])
+        assert (issue.where, issue.value) == ("arms.x[0].beta.choices", choices)
 
     @pytest.mark.parametrize("value", [{"low": 2.5, "high": 9}, {"low": 2, "high": 9.5}])
     def test_fractions_as_ends_of_a_whole_number_range(self, value):
-        (mistake,) = refusals([{"kind": "aggressive", "max_inner": value}])
-        assert mistake.key == "arms.x[0].max_inner"
-        assert "whole numbers" in mistake.law
+        (issue,) = incompatibilities([{"kind": "aggressive", "max_inner": value}])
+        assert issue.where == "arms.x[0].max_inner"
+        assert "whole numbers" in issue.message
 
     def test_all_mistakes_of_all_items(self):
-        found = refusals([{"kind": "beta_vae", "beta": {"low": 2, "high": 1}}, "nonsense", 7])
-        assert [m.key for m in found] == ["arms.x[0].beta", "arms.x[1].kind", "arms.x[2]"]
+        found = incompatibilities([{"kind": "beta_vae", "beta": {"low": 2, "high": 1}}, "nonsense", 7])
+        assert [m.where for m in found] == ["arms.x[0].beta", "arms.x[1].kind", "arms.x[2]"]
 
 
 def test_columns_are_the_tunable_fields_of_the_catalogue():

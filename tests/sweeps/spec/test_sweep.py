@@ -8,7 +8,7 @@ import yaml
 from helpers import ABOUT_IMAGES
 from worlds import FINGERPRINT, spec_of, sweep
 
-from lagvae_core.errors import ConfigError, Mistake
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_sets
@@ -17,22 +17,22 @@ from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
 SHIPPED = sorted(p.name for p in LIBRARY.iterdir() if p.name.endswith(".yaml"))
 
 
-def refusal(text: str, **overrides: Any) -> ConfigError:
+def incompatibility(text: str, **overrides: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         parse_spec(text, "the_file.yaml", overrides)
     return caught.value
 
 
-def mistakes(**changes: Any) -> list[Mistake]:
-    error = refusal(yaml.safe_dump(sweep(**changes), sort_keys=False))
+def issues(**changes: Any) -> list[ValidationIssue]:
+    error = incompatibility(yaml.safe_dump(sweep(**changes), sort_keys=False))
     assert str(error).startswith("the_file.yaml: ")
-    assert all(isinstance(m, Mistake) and str(m) in str(error) for m in error.mistakes)
-    return list(error.mistakes)
+    assert all(isinstance(m, ValidationIssue) and str(m) in str(error) for m in error.issues)
+    return list(error.issues)
 
 
-def the_mistake(**changes: Any) -> Mistake:
-    (mistake,) = mistakes(**changes)
-    return mistake
+def the_mistake(**changes: Any) -> ValidationIssue:
+    (issue,) = issues(**changes)
+    return issue
 
 
 class TestLawful:
@@ -129,34 +129,34 @@ class TestSearch:
     @pytest.mark.parametrize("seeds", [0, -1, [], [1, 1], [-1], "three", 1.5, None, [2**53]])
     def test_seeds(self, seeds):
         found = the_mistake(search={"seeds": seeds})
-        assert found.key.startswith("search.seeds")
-        assert found.remedy
+        assert found.where.startswith("search.seeds")
+        assert found.hint
 
     @pytest.mark.parametrize("count", [0, -3, "many", 2.5])
     def test_configurations(self, count):
         found = the_mistake(search={"configurations": count})
-        assert (found.key, found.value) == ("search.configurations", count)
+        assert (found.where, found.value) == ("search.configurations", count)
 
     def test_sampler(self):
         found = the_mistake(search={"sampler": "hyperband"})
-        assert (found.key, found.value) == ("search.sampler", "hyperband")
-        assert "'tpe', 'random', 'grid', 'nsga2' or 'gp'" in found.law
+        assert (found.where, found.value) == ("search.sampler", "hyperband")
+        assert "'tpe', 'random', 'grid', 'nsga2' or 'gp'" in found.message
 
     def test_an_unknown_key_with_a_hint(self):
         found = the_mistake(search={"configuration": 3})
-        assert (found.key, found.value) == ("search.configuration", 3)
-        assert "Did you mean configurations?" in found.remedy
+        assert (found.where, found.value) == ("search.configuration", 3)
+        assert "Did you mean configurations?" in found.hint
 
     def test_configurations_with_grid(self):
         found = the_mistake(arms={"vae": []}, search={"sampler": "grid", "configurations": 3})
-        assert (found.key, found.value) == ("search.configurations", 3)
-        assert "left out for grid" in found.law
+        assert (found.where, found.value) == ("search.configurations", 3)
+        assert "left out for grid" in found.message
 
     def test_a_continuous_range_with_grid(self):
         arms = {"beta": ["beta_vae"], "both": ["aggressive", {"kind": "kl_linear_epoch", "warm_up": 3}]}
         found = the_mistake(arms=arms, search={"sampler": "grid"})
-        assert found.key == "arms.beta: beta_vae.beta"
-        assert "choices" in found.remedy
+        assert found.where == "arms.beta: beta_vae.beta"
+        assert "choices" in found.hint
 
     def test_a_whole_number_range_with_grid_is_enumerated(self):
         arms = {"x": [{"kind": "aggressive", "budget": 3, "max_inner": {"low": 2, "high": 5}}]}
@@ -167,70 +167,70 @@ class TestSearch:
 class TestObjectives:
     def test_a_column_that_does_not_exist_with_a_near_miss(self):
         found = the_mistake(objectives={"nll_iv": "min"})
-        assert (found.key, found.value) == ("objectives.nll_iv", "nll_iv")
-        assert "Did you mean nll_iw" in found.remedy
+        assert (found.where, found.value) == ("objectives.nll_iv", "nll_iv")
+        assert "Did you mean nll_iw" in found.hint
 
     def test_a_column_like_no_other(self):
-        assert "For example" in the_mistake(objectives={"zzzzzzzz": "min"}).remedy
+        assert "For example" in the_mistake(objectives={"zzzzzzzz": "min"}).hint
 
     @pytest.mark.parametrize("column", ["status", "mean_variance", "traceback"])
     def test_a_column_that_is_no_number(self, column):
-        assert the_mistake(objectives={column: "min"}).key == f"objectives.{column}"
+        assert the_mistake(objectives={column: "min"}).where == f"objectives.{column}"
 
     def test_a_sense_that_is_none(self):
         found = the_mistake(objectives={"nll_iw": "down"})
-        assert (found.key, found.value) == ("objectives.nll_iw", "down")
-        assert "'min' or 'max'" in found.law
+        assert (found.where, found.value) == ("objectives.nll_iw", "down")
+        assert "'min' or 'max'" in found.message
 
     @pytest.mark.parametrize("objectives", [{}, [], "nll_iw", 3])
     def test_objectives_are_a_mapping_with_something_in_it(self, objectives):
-        assert the_mistake(objectives=objectives).key == "objectives"
+        assert the_mistake(objectives=objectives).where == "objectives"
 
 
 class TestName:
     @pytest.mark.parametrize("name", ["../x", "", "x" * 300, "a\nb", "a\n", "a/b", ".hidden", "-x", "é", "a b", "a\0b"])
     def test_a_name_that_is_no_folder(self, name):
         found = the_mistake(name=name)
-        assert (found.key, found.value) == ("name", name)
-        assert "letter or digit" in found.law
-        assert found.remedy
+        assert (found.where, found.value) == ("name", name)
+        assert "letter or digit" in found.message
+        assert found.hint
 
     @pytest.mark.parametrize("name", [3, None, ["x"], {}])
     def test_a_name_that_is_no_text(self, name):
         values = sweep() | {"name": name}
-        (found,) = refusal(yaml.safe_dump(values)).mistakes
-        assert found.key == "name"
+        (found,) = incompatibility(yaml.safe_dump(values)).issues
+        assert found.where == "name"
 
     def test_no_name(self):
-        assert the_mistake(name=None).key == "name"
+        assert the_mistake(name=None).where == "name"
 
 
 class TestTrial:
     def test_strategies_stand_in_arms(self):
         found = the_mistake(trial={"strategies": ["beta_vae"]})
-        assert found.key == "trial.strategies"
-        assert "arms" in found.remedy
+        assert found.where == "trial.strategies"
+        assert "arms" in found.hint
 
     def test_seeds_stand_in_search(self):
         found = the_mistake(trial={"seed": 3})
-        assert (found.key, found.value) == ("trial.seed", 3)
-        assert "search.seeds" in found.remedy
+        assert (found.where, found.value) == ("trial.seed", 3)
+        assert "search.seeds" in found.hint
 
     def test_an_unknown_key(self):
         found = the_mistake(trial={"training": {"epoch": 3}})
-        assert (found.key, found.value) == ("trial.training.epoch", 3)
-        assert "Did you mean epochs?" in found.remedy
+        assert (found.where, found.value) == ("trial.training.epoch", 3)
+        assert "Did you mean epochs?" in found.hint
 
     def test_a_wrong_type(self):
         found = the_mistake(trial={"model": {"hidden": "large"}})
-        assert (found.key, found.value, found.law) == ("trial.model.hidden", "large", "be an integer")
-        assert found.remedy
+        assert (found.where, found.value, found.message) == ("trial.model.hidden", "large", "be an integer")
+        assert found.hint
 
     @pytest.mark.parametrize("trial", [[], "x", 3, None])
     def test_a_trial_is_a_mapping(self, trial):
         values = sweep() | {"trial": trial}
-        (found,) = refusal(yaml.safe_dump(values)).mistakes
-        assert (found.key, found.value) == ("trial", trial)
+        (found,) = incompatibility(yaml.safe_dump(values)).issues
+        assert (found.where, found.value) == ("trial", trial)
 
 
 class TestArms:
@@ -238,48 +238,48 @@ class TestArms:
         found = the_mistake(
             arms={"both": [{"kind": "beta_vae", "beta": 0.5}, {"kind": "kl_linear_epoch", "warm_up": 3}]}
         )
-        assert found.key == "arms.both"
-        assert "beta_vae" in f"{found.law}{found.remedy}"
-        assert "kl_linear_epoch" in f"{found.law}{found.remedy}"
+        assert found.where == "arms.both"
+        assert "beta_vae" in f"{found.message}{found.hint}"
+        assert "kl_linear_epoch" in f"{found.message}{found.hint}"
 
     def test_the_same_strategy_twice(self):
         item = {"kind": "kl_linear_epoch", "warm_up": 3}
         found = the_mistake(arms={"two": [item, item]})
-        assert found.key == "arms.two"
-        assert "kl_linear_epoch is there twice" in found.law
+        assert found.where == "arms.two"
+        assert "kl_linear_epoch is there twice" in found.message
 
     def test_an_unlawful_end_of_a_range(self):
         found = the_mistake(arms={"beta": [{"kind": "beta_vae", "beta": {"low": -1, "high": 0.5}}]})
-        assert (found.key, found.value) == ("arms.beta[0].beta", -1)
-        assert "greater than or equal to 0" in found.law
+        assert (found.where, found.value) == ("arms.beta[0].beta", -1)
+        assert "greater than or equal to 0" in found.message
 
     def test_an_unlawful_upper_end(self):
         arms = {"x": [{"kind": "kl_linear_epoch", "warm_up": 3, "w_start": {"low": 0.5, "high": 2}}]}
-        assert 2 in [m.value for m in mistakes(arms=arms)]
+        assert 2 in [m.value for m in issues(arms=arms)]
 
     def test_an_unlawful_choice(self):
         found = the_mistake(arms={"x": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 0, 2]}}]})
-        assert (found.key, found.value) == ("arms.x[0].multiplier", 0)
+        assert (found.where, found.value) == ("arms.x[0].multiplier", 0)
 
     def test_an_unlawful_fixed_value(self):
         found = the_mistake(arms={"x": [{"kind": "encoder_lr", "multiplier": 0}]})
-        assert (found.key, found.value) == ("arms.x[0].multiplier", 0)
+        assert (found.where, found.value) == ("arms.x[0].multiplier", 0)
 
     def test_an_unknown_field(self):
         found = the_mistake(arms={"x": [{"kind": "beta_vae", "betta": 0.5, "beta": 0.5}]})
-        assert (found.key, found.value) == ("arms.x[0].betta", 0.5)
-        assert "Did you mean beta?" in found.remedy
+        assert (found.where, found.value) == ("arms.x[0].betta", 0.5)
+        assert "Did you mean beta?" in found.hint
 
     def test_an_unknown_strategy(self):
         found = the_mistake(arms={"x": ["agressive"]})
-        assert (found.key, found.value) == ("arms.x[0].kind", "agressive")
-        assert found.remedy == "Did you mean aggressive?"
+        assert (found.where, found.value) == ("arms.x[0].kind", "agressive")
+        assert found.hint == "Did you mean aggressive?"
 
     @pytest.mark.parametrize("again", [["beta_vae"], [{"kind": "beta_vae"}]])
     def test_two_arms_that_are_the_same(self, again):
         found = the_mistake(arms={"one": ["beta_vae"], "two": again})
-        assert found.key == "arms.two"
-        assert "arms.one" in found.law
+        assert found.where == "arms.two"
+        assert "arms.one" in found.message
 
     def test_the_same_stack_over_other_ranges_is_another_arm(self):
         arms = {"a": ["beta_vae"], "b": [{"kind": "beta_vae", "beta": {"low": 1, "high": 2}}]}
@@ -290,28 +290,28 @@ class TestArms:
         arms = {"a": [{"kind": "kl_linear_epoch", "warm_up": 2}]}
         arms |= {"b": [{"kind": "kl_linear_epoch", "warm_up": 2.0, "w_start": 0.1, "w_end": 1}]}
         found = the_mistake(arms=arms)
-        assert found.key == "arms.b"
-        assert "arms.a is the same" in found.law
+        assert found.where == "arms.b"
+        assert "arms.a is the same" in found.message
 
     @pytest.mark.parametrize("choices", [[0.5, "0.5"], [1, "1.0"], [True, 1.0]])
     def test_choices_that_are_written_in_two_ways_are_the_same(self, choices):
-        assert mistakes(arms={"b": [{"kind": "beta_vae", "beta": {"choices": choices}}]})
+        assert issues(arms={"b": [{"kind": "beta_vae", "beta": {"choices": choices}}]})
 
     def test_values_that_are_lawful_one_by_one_and_not_together(self):
         item = {"kind": "kl_linear_epoch", "warm_up": {"low": 1, "high": 3}}
         item |= {"w_start": {"choices": [0, 1]}, "w_end": {"choices": [1, 0.5]}}
-        [found] = mistakes(arms={"b": [item]})
-        assert found.key == "arms.b"
-        assert "w_start <= w_end must hold" in found.remedy
-        assert "kl_linear_epoch.w_start = 1, kl_linear_epoch.w_end = 0.5" in found.remedy
+        [found] = issues(arms={"b": [item]})
+        assert found.where == "arms.b"
+        assert "w_start <= w_end must hold" in found.hint
+        assert "kl_linear_epoch.w_start = 1, kl_linear_epoch.w_end = 0.5" in found.hint
 
     @pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), b"x", {1, 2}])
     def test_a_value_that_json_does_not_know(self, value):
-        assert mistakes(arms={"b": [{"kind": "beta_vae", "beta": value}]})
+        assert issues(arms={"b": [{"kind": "beta_vae", "beta": value}]})
 
     @pytest.mark.parametrize("name", [1, "", "a\nb", " a", "n" * 101, None])
     def test_a_name_that_is_no_line_of_text(self, name):
-        assert any(m.key == "arms" and "one line of at most 100" in m.law for m in mistakes(arms={name: []}))
+        assert any(m.where == "arms" and "one line of at most 100" in m.message for m in issues(arms={name: []}))
 
     def test_names_as_papers_write_them(self):
         names = ["Ours + anneal", "β-VAE (0.4)", "[/x]", "BN-VAE(0.0, 0.7)"]
@@ -321,7 +321,7 @@ class TestArms:
     @pytest.mark.parametrize("arms", [{}, [], "vae", None])
     def test_arms_are_a_mapping_with_something_in_it(self, arms):
         values = sweep() | {"arms": arms}
-        assert {m.key for m in refusal(yaml.safe_dump(values)).mistakes} == {"arms"}
+        assert {m.where for m in incompatibility(yaml.safe_dump(values)).issues} == {"arms"}
 
 
 class TestObjectivesOfData:
@@ -333,9 +333,11 @@ class TestObjectivesOfData:
         """No run would ever have a value, and no front a member."""
         for kind in kinds:
             found = [
-                m for m in mistakes(objectives={column: "max"}, trial={"data": {"kind": kind}}) if "objectives" in m.key
+                m for m in issues(objectives={column: "max"}, trial={"data": {"kind": kind}}) if "objectives" in m.where
             ]
-            assert [(m.key, m.law) for m in found] == [(f"objectives.{column}", f"be a column that {kind} data have")]
+            assert [(m.where, m.message) for m in found] == [
+                (f"objectives.{column}", f"be a column that {kind} data have")
+            ]
 
     def test_what_it_has_is_one(self):
         assert spec_of(objectives={"ppl": "min", "au": "max"}).objectives == {"ppl": "min", "au": "max"}
@@ -355,7 +357,7 @@ class TestYaml:
 
     @pytest.mark.parametrize("search", [{"seeds": 10**18}, {"configurations": 10**18}])
     def test_more_than_anybody_can_run(self, search):
-        assert mistakes(search=search)
+        assert issues(search=search)
 
     def test_a_range_longer_than_any_list(self):
         arms = {"b": [{"kind": "scale_vae", "des_std": 1.0, "f_epo": {"low": 1, "high": 10**29}}]}
@@ -366,13 +368,13 @@ class TestFile:
     def test_a_key_of_a_trial_is_shown_its_way(self):
         """As `--set training.epochs=2` is for who knows `lagvae trial`."""
         found = the_mistake(training={"epochs": 2})
-        assert (found.key, found.remedy) == ("training", "Did you mean trial.training?")
+        assert (found.where, found.hint) == ("training", "Did you mean trial.training?")
 
     @pytest.mark.parametrize("key", ["trail", "objective", "stop"])
     def test_an_unknown_key(self, key):
         found = the_mistake(**{key: {}})
-        assert found.key == key
-        assert "Known here: name, trial, arms" in found.remedy
+        assert found.where == key
+        assert "Known here: name, trial, arms" in found.hint
 
     @pytest.mark.parametrize(
         "wish", [{"cpus": 0}, {"gpus": -1}, {"concurrent": 0}, {"concurrent": "all"}, {"cpus": "x"}]
@@ -380,10 +382,10 @@ class TestFile:
     def test_resources(self, wish):
         ((key, value),) = wish.items()
         found = the_mistake(resources=wish)
-        assert (found.key, found.value) == (f"resources.{key}", value)
+        assert (found.where, found.value) == (f"resources.{key}", value)
 
     def test_stopping(self):
-        assert the_mistake(stopping="asha").key == "stopping"
+        assert the_mistake(stopping="asha").where == "stopping"
 
     @pytest.mark.parametrize(
         "text",
@@ -401,36 +403,36 @@ class TestFile:
         ],
     )
     def test_not_yaml(self, text):
-        error = refusal(text)
+        error = incompatibility(text)
         assert str(error).startswith("the_file.yaml: must be YAML, but ")
 
     def test_a_key_that_stands_twice_is_named_with_its_line(self):
-        message = str(refusal("name: x\narms:\n  vae: []\n  vae: [beta_vae]\n"))
+        message = str(incompatibility("name: x\narms:\n  vae: []\n  vae: [beta_vae]\n"))
         assert "'vae' stands twice" in message
         assert "line 4" in message
 
     @pytest.mark.parametrize("text", ["", "3", "[]", "just words", "null"])
     def test_not_a_mapping(self, text):
-        (found,) = refusal(text).mistakes
-        assert found.key == "the file"
-        assert "mapping" in found.law
+        (found,) = incompatibility(text).issues
+        assert found.where == "the file"
+        assert "mapping" in found.message
 
     def test_missing(self, tmp_path):
         path = str(tmp_path / "none.yaml")
         with pytest.raises(ConfigError) as caught:
             load_spec(path)
-        (found,) = caught.value.mistakes
-        assert (found.value, found.law) == (path, "exist")
-        assert "quickstart" in found.remedy
+        (found,) = caught.value.issues
+        assert (found.value, found.message) == (path, "exist")
+        assert "quickstart" in found.hint
 
     @pytest.mark.parametrize("where", ["x" * 300, "a\0b", "", "../library/quickstart", "quickstart/x"])
     def test_a_path_that_cannot_be(self, where):
         with pytest.raises(ConfigError) as caught:
             load_spec(where)
-        (found,) = caught.value.mistakes
-        assert found.key == "the file"
+        (found,) = caught.value.issues
+        assert found.where == "the file"
         assert found.value == (where or ".")
-        assert found.remedy
+        assert found.hint
 
     def test_a_folder(self, tmp_path):
         with pytest.raises(ConfigError, match="must be readable"):
@@ -444,7 +446,7 @@ class TestFile:
 
 
 def test_all_mistakes_at_once_each_with_key_value_law_and_remedy():
-    found = mistakes(
+    found = issues(
         name="../x",
         trial={"training": {"epochs": 0}, "seed": 1},
         arms={"a": [{"kind": "beta_vae", "beta": {"low": 2, "high": 1}}], "b": ["nonsense"], "c": 3},
@@ -453,7 +455,7 @@ def test_all_mistakes_at_once_each_with_key_value_law_and_remedy():
         resources={"cpus": 0},
         extra=1,
     )
-    keys = {m.key for m in found}
+    keys = {m.where for m in found}
     assert {
         "name",
         "trial.training.epochs",
@@ -467,19 +469,19 @@ def test_all_mistakes_at_once_each_with_key_value_law_and_remedy():
         "resources.cpus",
         "extra",
     } <= keys
-    assert all(m.law and m.remedy for m in found), [m for m in found if not m.remedy]
+    assert all(m.message and m.hint for m in found), [m for m in found if not m.hint]
 
 
 def test_lawful_ends_of_a_mistaken_file_are_not_complained_of():
     """A mistake in the trial's defaults must not come back once for each arm."""
-    found = mistakes(trial={"training": {"epochs": 0}}, arms={"a": ["beta_vae"], "b": ["aggressive"], "c": []})
-    assert [m.key for m in found] == ["trial.training.epochs"]
+    found = issues(trial={"training": {"epochs": 0}}, arms={"a": ["beta_vae"], "b": ["aggressive"], "c": []})
+    assert [m.where for m in found] == ["trial.training.epochs"]
 
 
 def test_mistakes_of_arms_are_told_beside_those_of_the_trial():
     wrong = [{"kind": "beta_vae", "beta": -1}]
-    found = mistakes(trial={"training": {"epochs": 0}}, arms={"a": wrong, "b": ["aggressive", *wrong]})
-    assert [m.key for m in found] == ["trial.training.epochs", "arms.a[0].beta", "arms.b[1].beta"]
+    found = issues(trial={"training": {"epochs": 0}}, arms={"a": wrong, "b": ["aggressive", *wrong]})
+    assert [m.where for m in found] == ["trial.training.epochs", "arms.a[0].beta", "arms.b[1].beta"]
 
 
 def test_warnings_name_their_arms_and_come_once():
@@ -500,4 +502,4 @@ def test_an_arm_that_leaves_an_objective_null_is_warned_of():
 def test_an_unknown_objective_is_told_beside_mistakes_of_structure():
     with pytest.raises(ConfigError) as caught:
         spec_of(objectives={"nll": "min"}, search={"seeds": 0}, trail={})
-    assert {m.key for m in caught.value.mistakes} == {"objectives.nll", "search.seeds", "trail"}
+    assert {m.where for m in caught.value.issues} == {"objectives.nll", "search.seeds", "trail"}

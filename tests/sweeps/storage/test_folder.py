@@ -175,7 +175,7 @@ class TestLock:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(store.fcntl, "flock", without_locks)
-        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
+        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(0.05, 2.0, 0.0))
         with folder.locked():
             assert folder.read(lease.LEASE) is not None
             with pytest.raises(ConfigError, match=r"driven by one process at a time, and another one on .* is running"):
@@ -185,7 +185,7 @@ class TestLock:
     @pytest.fixture
     def on_sshfs(self, monkeypatch):
         monkeypatch.setattr(store, "on_own_disk", lambda folder: False)
-        monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
+        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(0.05, 2.0, 0.0))
 
     def test_where_a_lock_holds_on_one_machine_alone_a_lease_stands_beside_it(self, folder, on_sshfs, monkeypatch):
         with folder.locked():
@@ -199,8 +199,8 @@ class TestLock:
         assert folder.read(lease.LEASE) is None
 
     def test_after_a_crash_the_same_machine_goes_on_at_once(self, folder, on_sshfs, monkeypatch):
-        monkeypatch.setattr(lease, "PACE", lease.Pace(60, 3600, 0))
-        left = {"owner": "killed", "host": "here", "machine": lease.this_machine(), "renewals": 3}
+        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(60, 3600, 0))
+        left = {"owner": "killed", "host": "here", "machine": lease.machine_id(), "renewals": 3}
         folder.write(lease.LEASE, json.dumps(left).encode())
         with folder.locked():
             pass

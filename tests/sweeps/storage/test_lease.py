@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sweeps.storage.lease import LEASE, Pace, Taken, leased, this_machine
+from sweeps.storage.lease import LEASE, LeaseHeldError, LeaseTiming, leased, machine_id
 
-PACE = Pace(renewal=0.01, patience=0.5, rivalry=0.0)
+LEASE_TIMING = LeaseTiming(renewal=0.01, patience=0.5, election_delay=0.0)
 
 
 @dataclass
@@ -34,30 +34,30 @@ class Objects:
 
 def test_a_second_driver_is_refused_while_the_first_lives():
     store = Objects()
-    with leased(store, PACE), pytest.raises(Taken), leased(store, PACE):
+    with leased(store, LEASE_TIMING), pytest.raises(LeaseHeldError), leased(store, LEASE_TIMING):
         pass
     assert store.kept == {}
-    with leased(store, PACE):
+    with leased(store, LEASE_TIMING):
         assert LEASE in store.kept
 
 
 def test_the_lease_of_a_killed_driver_is_taken_over():
     store = Objects({LEASE: json.dumps({"owner": "killed", "host": "h", "renewals": 7}).encode()})
-    with leased(store, Pace(renewal=60, patience=0.05, rivalry=0)):
+    with leased(store, LeaseTiming(renewal=60, patience=0.05, election_delay=0)):
         assert b"killed" not in store.kept[LEASE]
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"[]", b"{}"])
 def test_a_lease_that_says_nothing_is_one(content):
     store = Objects({LEASE: content})
-    with leased(store, Pace(renewal=60, patience=0.05, rivalry=0)):
+    with leased(store, LeaseTiming(renewal=60, patience=0.05, election_delay=0)):
         assert b"owner" in store.kept[LEASE]
 
 
 def test_who_waits_for_a_driver_that_ends_goes_on():
     store = Objects({LEASE: b"{}"})
     threading.Timer(0.1, store.remove, (LEASE,)).start()
-    with leased(store, Pace(renewal=60, patience=2, rivalry=0)):
+    with leased(store, LeaseTiming(renewal=60, patience=2, election_delay=0)):
         pass
 
 
@@ -72,14 +72,14 @@ def test_of_rivals_the_last_writer_wins():
         def read(self, name: str) -> bytes | None:
             return store.read(name)
 
-    with pytest.raises(Taken, match="elsewhere"), leased(Slow(), PACE):
+    with pytest.raises(LeaseHeldError, match="elsewhere"), leased(Slow(), LEASE_TIMING):
         pass
     assert store.kept[LEASE] == rival
 
 
 def test_a_store_that_is_away_for_a_moment_costs_nothing():
     store = Objects()
-    with leased(store, PACE):
+    with leased(store, LEASE_TIMING):
         store.fails, before = 2, store.kept[LEASE]
         renewed = threading.Event()
         while store.fails or store.kept[LEASE] == before:
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing():
 
 def test_it_is_given_back_when_the_driver_fails():
     store = Objects()
-    with pytest.raises(ZeroDivisionError), leased(store, PACE):
+    with pytest.raises(ZeroDivisionError), leased(store, LEASE_TIMING):
         raise ZeroDivisionError
     assert store.kept == {}
 
@@ -100,22 +100,24 @@ def of_a_killed(machine: str) -> Objects:
 
 def test_who_alone_drives_on_a_machine_does_not_wait_for_a_dead_one_of_it():
     heard = []
-    with leased(of_a_killed(this_machine()), Pace(60, 3600, 0), alone_here=True, waiting=lambda *of: heard.append(of)):
+    with leased(
+        of_a_killed(machine_id()), LeaseTiming(60, 3600, 0), alone_here=True, waiting=lambda *of: heard.append(of)
+    ):
         assert heard == []
 
 
-@pytest.mark.parametrize(("machine", "alone_here"), [(this_machine(), False), ("another", True)])
+@pytest.mark.parametrize(("machine", "alone_here"), [(machine_id(), False), ("another", True)])
 def test_else_it_waits_and_says_for_whom(machine, alone_here):
     heard = []
-    pace = Pace(renewal=60, patience=0.05, rivalry=0)
-    with leased(of_a_killed(machine), pace, alone_here=alone_here, waiting=lambda *of: heard.append(of)):
+    timing = LeaseTiming(renewal=60, patience=0.05, election_delay=0)
+    with leased(of_a_killed(machine), timing, alone_here=alone_here, waiting=lambda *of: heard.append(of)):
         assert heard == [("h", 0.05)]
 
 
 def test_a_driver_whose_lease_was_taken_over_learns_of_it_and_leaves_it():
     """It was away from the store for longer than another waits."""
     store, other = Objects(), json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode()
-    with leased(store, PACE) as lease:
+    with leased(store, LEASE_TIMING) as lease:
         assert lease.taken_by == ""
         store.kept[LEASE] = other
         pause = threading.Event()
@@ -128,7 +130,7 @@ def test_a_driver_whose_lease_was_taken_over_learns_of_it_and_leaves_it():
 def test_who_slept_looks_before_it_trusts(monkeypatch):
     """The first to wake up may be who writes a row, before who renews."""
     store, other = Objects(), json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode()
-    with leased(store, Pace(renewal=60, patience=0.05, rivalry=0)) as lease:
+    with leased(store, LeaseTiming(renewal=60, patience=0.05, election_delay=0)) as lease:
         store.kept[LEASE] = other
         assert not lease.lost(), "nobody looked since the start"
         woken = time.time() + 3600
@@ -140,7 +142,7 @@ def test_who_slept_looks_before_it_trusts(monkeypatch):
 def test_a_lease_that_is_gone_was_taken_over_by_a_driver_that_has_ended():
     """Who took it for one that nobody had would drive the sweep of another."""
     store = Objects()
-    with leased(store, PACE) as lease:
+    with leased(store, LEASE_TIMING) as lease:
         del store.kept[LEASE]
         pause = threading.Event()
         while not lease.taken_by:
@@ -153,5 +155,5 @@ def test_a_lease_that_cannot_be_given_back_hides_no_exception():
         def remove(self, name: str) -> None:
             raise OSError("the store is away")
 
-    with pytest.raises(ZeroDivisionError), leased(Away(), PACE):
+    with pytest.raises(ZeroDivisionError), leased(Away(), LEASE_TIMING):
         raise ZeroDivisionError

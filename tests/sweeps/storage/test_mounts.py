@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.storage.mounts import MOUNTS, on_own_disk
+from sweeps.storage.mounts import MOUNTS, is_local_filesystem
 
 ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 
@@ -29,38 +29,38 @@ ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 def test_by_kind(tmp_path, kind, options, own):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"{ROOT}40 22 0:50 / /shared rw,noatime shared:7 master:2 - {kind} server:/export {options}\n")
-    assert on_own_disk(Path("/shared/results/mine"), mounts) is own
-    assert on_own_disk(Path("/home/results"), mounts)
+    assert is_local_filesystem(Path("/shared/results/mine"), mounts) is own
+    assert is_local_filesystem(Path("/home/results"), mounts)
 
 
 def test_the_deepest_mount_counts_and_of_two_at_one_place_the_last(tmp_path):
     mounts = tmp_path / "mountinfo"
     over, under = "50 22 0:51 / /a/b rw - {} x rw\n", "41 22 0:50 / /a rw - {} x rw\n"
     mounts.write_text(over.format("fuse.sshfs") + under.format("ext4") + ROOT)
-    assert not on_own_disk(Path("/a/b/c"), mounts)
-    assert on_own_disk(Path("/a/bc"), mounts)
+    assert not is_local_filesystem(Path("/a/b/c"), mounts)
+    assert is_local_filesystem(Path("/a/bc"), mounts)
     mounts.write_text(ROOT + under.format("fuse.sshfs") + under.format("ext4"))
-    assert on_own_disk(Path("/a"), mounts)
+    assert is_local_filesystem(Path("/a"), mounts)
 
 
 def test_names_with_blanks(tmp_path):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(ROOT + "41 22 0:50 / /our\\040lab\\134s rw - fuse.sshfs x rw\n", encoding="utf-8")
-    assert not on_own_disk(Path("/our lab\\s/results"), mounts)
-    assert on_own_disk(Path("/our"), mounts)
+    assert not is_local_filesystem(Path("/our lab\\s/results"), mounts)
+    assert is_local_filesystem(Path("/our"), mounts)
 
 
 def test_a_link_is_where_it_leads(tmp_path):
     (tmp_path / "link").symlink_to("/shared/results")
     mounts = tmp_path / "mountinfo"
     mounts.write_text(ROOT + "41 22 0:50 / /shared rw - fuse.sshfs x rw\n")
-    assert not on_own_disk(tmp_path / "link", mounts)
+    assert not is_local_filesystem(tmp_path / "link", mounts)
 
 
 def test_where_there_is_no_list_of_mounts_it_is_this_machine(tmp_path):
-    assert on_own_disk(tmp_path, tmp_path / "nothing")
+    assert is_local_filesystem(tmp_path, tmp_path / "nothing")
 
 
 @pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux lists its mounts there")
 def test_the_list_of_this_machine_is_understood():
-    assert not on_own_disk(Path("/proc/self"))
+    assert not is_local_filesystem(Path("/proc/self"))

@@ -36,7 +36,7 @@ def test_files_are_replaced_as_a_whole_and_found_again(uri):
 
 
 def test_a_second_driver_is_refused(uri, monkeypatch):
-    monkeypatch.setattr(lease, "PACE", lease.Pace(0.05, 2.0, 0.0))
+    monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(0.05, 2.0, 0.0))
     folder = ResultsFolder(uri, "driven")
     folder.prepare()
     with folder.locked(), pytest.raises(ConfigError, match="be driven by one process at a time"), folder.locked():

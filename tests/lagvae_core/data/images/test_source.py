@@ -115,13 +115,13 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_arrays_are_refused_by_name_with_the_remedy(tmp_path, what):
-    changes, *parts = BAD[what]
+    changes, *components = BAD[what]
     with pytest.raises(DataError) as caught:
         load(tmp_path, **changes)
-    assert len(caught.value.mistakes) == (2 if what == "some labels" else 1)
-    for mistake in map(str, caught.value.mistakes):
-        assert str(tmp_path / "images.npz") in mistake
-    assert all(part in str(caught.value.mistakes[0]) for part in parts), str(caught.value)
+    assert len(caught.value.issues) == (2 if what == "some labels" else 1)
+    for issue in map(str, caught.value.issues):
+        assert str(tmp_path / "images.npz") in issue
+    assert all(part in str(caught.value.issues[0]) for part in components), str(caught.value)
 
 
 def test_black_and_white_bytes_that_would_read_as_black_are_refused(tmp_path):
@@ -132,7 +132,7 @@ def test_black_and_white_bytes_that_would_read_as_black_are_refused(tmp_path):
 def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         load(tmp_path, train=grey(0), valid=None, test=np.full((2, 4, 3), 2.0))
-    assert len(caught.value.mistakes) == 3
+    assert len(caught.value.issues) == 3
 
 
 class Unpickled:

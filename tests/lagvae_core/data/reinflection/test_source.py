@@ -25,11 +25,11 @@ def setting(path, **fields):
     return ReinflectionData(path=path, **{"language": "tiny", **fields})
 
 
-def mistakes(of):
+def issues(of):
     with pytest.raises(DataError) as caught:
         of.load()
-    assert all(mistake.key == "data.path" for mistake in caught.value.mistakes)
-    return [str(mistake) for mistake in caught.value.mistakes]
+    assert all(issue.where == "data.path" for issue in caught.value.issues)
+    return [str(issue) for issue in caught.value.issues]
 
 
 def examples(data, split):
@@ -171,31 +171,31 @@ class TestMistakes:
     @pytest.mark.parametrize("suffix", ["train", "dev"])
     def test_a_wrong_line_is_told_with_file_number_and_remedy(self, folder, line, told, suffix):
         path = folder(**{suffix: f"ab\tpos=N\tab\n{line}\n"})
-        (found,) = mistakes(setting(path))
+        (found,) = issues(setting(path))
         assert f"must {told}" in found
         assert f"tiny-task3-{suffix}, line 2: " in found
         assert "A line of task 3 is: source, features, target." in found
 
     def test_an_unknown_feature(self, folder):
-        (found,) = mistakes(setting(folder(test="ab\tpos=N\tab\nab\tcase=GN\tabin\n")))
+        (found,) = issues(setting(folder(test="ab\tpos=N\tab\nab\tcase=GN\tabin\n")))
         assert "have features of the training file alone" in found
         assert "tiny-task3-test, line 2: case=GN'. Did you mean case=GEN?" in found
 
     def test_not_utf8(self, folder):
-        (found,) = mistakes(setting(folder(dev=b"ab\tpos=N\tab\n\xff\n")))
+        (found,) = issues(setting(folder(dev=b"ab\tpos=N\tab\n\xff\n")))
         assert "tiny-task3-dev, line 2, byte offset 12" in found
         assert "must hold UTF-8 text" in found
 
     def test_missing_and_empty_files_and_folders(self, folder, tmp_path):
-        (found,) = mistakes(setting(str(tmp_path / "nowhere")))
+        (found,) = issues(setting(str(tmp_path / "nowhere")))
         assert "must be a folder" in found
-        assert len(mistakes(setting(folder(), language="finnish"))) == 3
-        assert all("It holds tiny-task3." in m for m in mistakes(setting(folder(), task=1)))
-        (found,) = mistakes(setting(folder(dev="\n \n")))
+        assert len(issues(setting(folder(), language="finnish"))) == 3
+        assert all("It holds tiny-task3." in m for m in issues(setting(folder(), task=1)))
+        (found,) = issues(setting(folder(dev="\n \n")))
         assert "must have an example in every file" in found
 
     def test_all_at_once_but_not_thousands(self, folder):
-        found = mistakes(setting(folder(train="ab\n" * 1000, dev="ab\tpos=N\t\n")))
+        found = issues(setting(folder(train="ab\n" * 1000, dev="ab\tpos=N\t\n")))
         assert len(found) == 7
         assert "995 further lines" in found[5]
         assert "tiny-task3-dev, line 1" in found[6]

@@ -49,10 +49,10 @@ def corpus(tmp_path):
     return fill
 
 
-def mistakes(folder, **fields):
+def issues(folder, **fields):
     with pytest.raises(DataError) as caught:
         TextData(path=str(folder), **fields).load()
-    return [str(mistake) for mistake in caught.value.mistakes]
+    return [str(issue) for issue in caught.value.issues]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_labels_of_a_parquet_file_are_a_matter_of_the_column(corpus):
     for split, rows in ROWS.items():
         parquet.write_table(as_table(rows, label=None), folder / f"{split}.parquet")
     assert TextData(path=str(folder)).load().train.labels is None
-    messages = mistakes(folder, labels="yes")
+    messages = issues(folder, labels="yes")
     assert len(messages) == 3
     assert "data.label_column must be a column of" in messages[0]
     assert messages[0].endswith("but is 'label'. Its columns are text.")
@@ -93,7 +93,7 @@ def test_columns_have_the_names_that_they_are_given(corpus):
         parquet.write_table(table, folder / f"{split}.parquet")
     data = TextData(path=str(folder), text_column="review", label_column="stars").load()
     assert data.train.labels == ("1", "0")
-    messages = mistakes(folder)
+    messages = issues(folder)
     assert len(messages) == 3
     assert "data.text_column must be a column of" in messages[1]
     assert "valid.parquet, but is 'text'. Its columns are stars, review." in messages[1]
@@ -110,7 +110,7 @@ def test_two_files_for_one_split_are_refused(corpus):
     folder = corpus(*[".txt"] * 3)
     write(folder, "train", ".txt.gz", ROWS["train"])
     write(folder, "dev", ".txt", ROWS["valid"])
-    train, valid = mistakes(folder)
+    train, valid = issues(folder)
     assert "data.path must have one file for train, and train.txt and train.txt.gz are there" in train
     assert "data.path must have one file for valid, and valid.txt and dev.txt are there" in valid
     assert valid.endswith("Move all but one of them away.")
@@ -122,7 +122,7 @@ def test_what_is_wrong_in_any_file_is_told_at_once(corpus):
     (folder / "train.txt.gz").write_bytes(whole[:-12])
     parquet.write_table(as_table(ROWS["valid"], text=pa.array([1.0, 2.0])), folder / "valid.parquet")
     (folder / "test.parquet").write_bytes(b"PAR1 no more PAR1")
-    train, valid, test = mistakes(folder)
+    train, valid, test = issues(folder)
     assert "must hold whole gzip files" in train
     assert "train.txt.gz, after line " in train
     assert "data.text_column must be a column of strings" in valid
@@ -135,7 +135,7 @@ def test_what_is_wrong_in_any_file_is_told_at_once(corpus):
 def test_what_is_no_gzip_file(corpus, content):
     folder = corpus(*[".txt.gz"] * 3)
     (folder / "test.txt.gz").write_bytes(content)
-    (message,) = mistakes(folder)
+    (message,) = issues(folder)
     assert "must hold whole gzip files, but is '" in message
 
 
@@ -144,7 +144,7 @@ def test_a_row_without_text_or_label_is_named(corpus):
     rows = ROWS["train"]
     parquet.write_table(as_table(rows, text=pa.array(["a", None, "b"])), folder / "train.parquet")
     parquet.write_table(as_table(ROWS["valid"], label=pa.array([1, None])), folder / "valid.parquet")
-    train, valid = mistakes(folder)
+    train, valid = issues(folder)
     assert "must have a text in every row of text" in train
     assert "train.parquet, row 2: null'" in train
     assert "must have a label in each row" in valid
@@ -154,14 +154,14 @@ def test_a_row_without_text_or_label_is_named(corpus):
 def test_not_utf8_inside_gzip(corpus):
     folder = corpus(*[".txt.gz"] * 3)
     (folder / "valid.txt.gz").write_bytes(gzip.compress(b"1\ta\n0\tcaf\xe9\n"))
-    (message,) = mistakes(folder)
+    (message,) = issues(folder)
     assert "valid.txt.gz, line 2, byte offset 9'" in message
 
 
 def test_labels_of_one_type_only_have_classes(corpus):
     folder = corpus(*[".parquet"] * 3)
     parquet.write_table(as_table(ROWS["test"], label=pa.array([0.0, 1.0])), folder / "test.parquet")
-    (message,) = mistakes(folder)
+    (message,) = issues(folder)
     assert "data.label_column must be a column of strings or integers" in message
 
 

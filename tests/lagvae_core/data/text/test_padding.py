@@ -82,9 +82,9 @@ class TestSetting:
     def test_a_length_needs_no_padding(self):
         with pytest.raises(ConfigError) as caught:
             parse_trial({"data": {"kind": "text", "path": "x", "batching": "padded", "partition": "fixed_by_group"}})
-        (mistake,) = caught.value.mistakes
-        assert mistake.key == "data.partition"
-        assert "be fixed_random or resplit_random where data.batching is padded" in mistake.law
+        (issue,) = caught.value.issues
+        assert issue.where == "data.partition"
+        assert "be fixed_random or resplit_random where data.batching is padded" in issue.message
         with pytest.raises(ValidationError):
             TextData(path="x", batching="ragged")
 

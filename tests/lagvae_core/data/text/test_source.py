@@ -34,11 +34,11 @@ def sentences(data, split="train"):
     return [data.vocabulary.decode(part.tokens[start:end]) for start, end in bounds]
 
 
-def mistakes(setting):
+def issues(setting):
     with pytest.raises(DataError) as caught:
         setting.load()
-    assert all(mistake.key == "data.path" for mistake in caught.value.mistakes)
-    return [str(mistake) for mistake in caught.value.mistakes]
+    assert all(issue.where == "data.path" for issue in caught.value.issues)
+    return [str(issue) for issue in caught.value.issues]
 
 
 class TestReading:
@@ -140,7 +140,7 @@ class TestLabels:
 
     def test_labels_on_some_lines_only_are_refused(self, folder):
         files = {"train": "1\ta\n\nb c\nd\n", "valid": "0\ta\n", "test": "a\n"}
-        train, test = mistakes(TextData(path=folder(**files)))
+        train, test = issues(TextData(path=folder(**files)))
         assert "train.txt, line 3: b c'" in train
         assert "or before none" in train
         assert "labels=no" in train
@@ -148,7 +148,7 @@ class TestLabels:
         assert len(TextData(path=folder(**files), labels="no").load().train) == 3
 
     def test_how_many_lines_lack_a_label_is_told(self, folder):
-        (message,) = mistakes(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
+        (message,) = issues(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
         assert "train.txt, line 2: b'. 2 more lines of the file have none." in message
 
     def test_labels_are_dropped_on_demand(self, folder):
@@ -156,12 +156,12 @@ class TestLabels:
         data = TextData(path=folder(**files), labels="drop").load()
         assert data.train.labels is None
         assert sentences(data) == ["the cat", "the dog"]
-        (message,) = mistakes(TextData(path=folder(**files | {"test": "a dog\n"}), labels="drop"))
+        (message,) = issues(TextData(path=folder(**files | {"test": "a dog\n"}), labels="drop"))
         assert "test.txt, line 1: a dog" in message
 
     def test_all_splits_must_know_the_classes_of_training(self, folder):
         files = {"train": "1\ta\n0\ta\n2\ta\n", "valid": "1\ta\n0\ta\n2\ta\n", "test": "9\ta\n1\ta\n"}
-        lacking, unknown = mistakes(TextData(path=folder(**files)))
+        lacking, unknown = issues(TextData(path=folder(**files)))
         assert "must have a sentence of every class that training has" in lacking
         assert "test.txt, without 0, 2'" in lacking
         assert "must have no sentence of a class that training lacks" in unknown
@@ -170,15 +170,15 @@ class TestLabels:
 
     def test_a_class_beyond_the_limit_or_the_longest_sentence_counts_as_the_file_has_it(self, folder):
         assert len(TextData(path=folder(**LABELLED), limit=1).load().train) == 1
-        (message,) = mistakes(TextData(path=folder(**LABELLED | {"valid": "1\ta\n0\ta b c\n"}), max_length=2))
+        (message,) = issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n0\ta b c\n"}), max_length=2))
         assert "valid.txt, without 0'" in message
 
     def test_a_tab_without_a_label_is_no_label(self, folder):
-        (message,) = mistakes(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))
+        (message,) = issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))
         assert "valid.txt, line 2" in message
 
     def test_labels_that_must_be_there(self, folder):
-        messages = mistakes(TextData(path=folder(**PLAIN), labels="yes"))
+        messages = issues(TextData(path=folder(**PLAIN), labels="yes"))
         assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
 
 
@@ -217,33 +217,33 @@ class TestPartition:
 
 class TestMistakes:
     def test_no_folder(self, tmp_path):
-        (message,) = mistakes(TextData(path=str(tmp_path / "nowhere")))
+        (message,) = issues(TextData(path=str(tmp_path / "nowhere")))
         assert message.startswith("data.path must be a folder, but is '")
         (tmp_path / "file").write_text("")
-        (message,) = mistakes(TextData(path=str(tmp_path / "file")))
+        (message,) = issues(TextData(path=str(tmp_path / "file")))
         assert "must be a folder" in message
 
     def test_missing_files_name_what_is_there(self, folder):
-        valid, test = mistakes(TextData(path=folder(train="a\n", tests="b\n")))
+        valid, test = issues(TextData(path=folder(train="a\n", tests="b\n")))
         assert "must have a file valid.txt or dev.txt or val.txt" in valid
         assert "must have a file test.txt" in test
         assert "It holds tests.txt, train.txt." in test
 
     def test_no_sentence_left(self, folder):
-        messages = mistakes(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
+        messages = issues(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
         assert [f"{split}.txt" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
         assert "Dropped: 0 empty lines, 1 of more than max_length words." in messages[0]
         assert "Dropped: 2 empty lines, 0 of" in messages[1]
 
     def test_not_utf8(self, folder):
-        (message,) = mistakes(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
+        (message,) = issues(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
         assert "must hold UTF-8 text" in message
         assert "train.txt, line 2, byte offset 6'" in message
 
     def test_unreadable(self, folder, tmp_path):
         path = folder(train="a\n", valid="a\n")
         (tmp_path / "test.txt").mkdir()
-        (message,) = mistakes(TextData(path=path))
+        (message,) = issues(TextData(path=path))
         assert "test.txt" in message
         assert "must hold readable files" in message
 
@@ -252,7 +252,7 @@ class TestMistakes:
         with pytest.raises(DataError) as caught:
             setting.load()
         text = str(caught.value)
-        assert len(caught.value.mistakes) == 3
+        assert len(caught.value.issues) == 3
         assert "train.txt, line 1, byte offset 0" in text
         assert "must have a file test.txt" in text
         assert "dev.txt, line 2: b" in text

@@ -151,8 +151,8 @@ class TestTokenDataset:
     @staticmethod
     def dataset(train=("a b c", "a"), valid=("a d",), test=("d d e",), labels=("x", "y"), words="a b c"):
         vocabulary = Vocabulary.of([words])
-        parts = [TokenSplit.of(map(vocabulary.encode, lines)) for lines in (train, valid, test)]
-        return TokenDataset.of(replace(parts[0], labels=labels), *parts[1:], vocabulary, {"note": 5})
+        components = [TokenSplit.of(map(vocabulary.encode, lines)) for lines in (train, valid, test)]
+        return TokenDataset.of(replace(components[0], labels=labels), *components[1:], vocabulary, {"note": 5})
 
     def test_equal_content_equal_fingerprint(self):
         assert self.dataset().fingerprint == self.dataset().fingerprint
