@@ -1,4 +1,4 @@
-"""A level for the Fisher information of the posteriors."""
+"""A penalty on posteriors with little Fisher information."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Fisher", "FisherInformation", "fisher_information"]
 
-BOUND, HIGHEST = 88.0, 40.0
+BOUND = 88.0
+"""Largest -3 log sigma^2 that mode `code` rewards."""
+
+HIGHEST = 40.0
+"""Largest -log sigma^2 in J; keeps its exponential finite in float32."""
 
 
 class Fisher(Strategy):
-    """The loss asks for a level of the Fisher information of q(z|x), that is, for small posterior variances.
+    """A penalty that requires a level of the Fisher information of q(z|x), and thus small posterior variances.
 
     Source: Zheng et al. 2019, Understanding VAEs in Fisher-Shannon Plane (the Fisher auto-encoder).
 
-    J is the mean over batch and dimensions of 1 / sigma^2 + 1 / (2 sigma^4), the information of a Gaussian about its
-    mean and about its variance; it is 1.5 at sigma 1. The loss grows by `weight` times
+    J is the mean over batch and dimensions of 1 / sigma^2 + 1 / (2 sigma^4), the Fisher information of a Gaussian about
+    its mean and its variance; it is 1.5 at sigma 1. The loss increases by `weight` times
 
-    - `floor`: max(0, log level - log J), no more than what is missing;
-    - `target`: |log J - log level|, pulled from both sides;
-    - `code`: the mean over batch and dimensions of -max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88), whatever the
-      level.
+    - `floor`: max(0, log level - log J), the shortfall alone;
+    - `target`: |log J - log level|, a penalty on both sides of the level;
+    - `code`: the mean over batch and dimensions of -max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88), independent of
+      the level.
 
-    It acts on the variances alone. A posterior with a small variance and a constant mean has a large KL and no
+    The penalty acts on the variances alone. A posterior with a small variance and a constant mean has a large KL and no
     information about x: read `mi`.
 
-    - The paper bounds the absolute difference of J and its level; the logarithms are ours, since 1 / sigma^4 has
-      gradients of any size, and `floor` is ours, since more information than wished is no collapse.
-    - `code` is what the published fully connected model trains, with weight 1 whatever its options say. The bound of 88
-      is not in that model; without it the reward would have no end.
+    - The paper bounds the absolute difference between J and its level. The logarithms are ours, because the gradients
+      of 1 / sigma^4 have no bound. `floor` is ours, because more information than required is no collapse.
+    - `code` is the loss that the published fully connected model trains, with weight 1 whatever its options are. The
+      bound of 88 is not in that model; without it the reward would have no limit.
     - The defaults 0.1 and 5 are those of the options of that code.
     """
 
@@ -54,8 +58,10 @@ class Fisher(Strategy):
 
     kind: Literal["fisher"] = "fisher"
     mode: Annotated[Literal["floor", "target", "code"], Field(description="how the information is rewarded")] = "floor"
-    weight: Annotated[float, Field(ge=0, description="weight in the loss"), Tunable(0.01, 10, log=True)] = 0.1
-    level: Annotated[float, Field(gt=0, description="wished Fisher information of a dimension")] = 5.0
+    weight: Annotated[
+        float, Field(ge=0, description="weight of the penalty in the loss"), Tunable(0.01, 10, log=True)
+    ] = 0.1
+    level: Annotated[float, Field(gt=0, description="target Fisher information of a dimension")] = 5.0
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"penalties": (FisherInformation(self),) if self.weight > 0 else ()}
@@ -69,25 +75,25 @@ class Fisher(Strategy):
 
 
 class FisherInformation(Penalty):
-    """weight * shortfall(log sigma^2), of the posteriors whose KL is charged."""
+    """weight * shortfall(log sigma^2), of the posteriors whose KL is in the objective."""
 
-    def __init__(self, setting: Fisher) -> None:
+    def __init__(self, config: Fisher) -> None:
         super().__init__()
-        self._weight = setting.weight
-        log_level = math.log(setting.level)
+        self._weight = config.weight
+        log_level = math.log(config.level)
         shortfalls: dict[str, Callable[[Tensor], Tensor]] = {
             "floor": lambda logvar: (log_level - fisher_information(logvar)).relu(),
             "target": lambda logvar: (fisher_information(logvar) - log_level).abs(),
             "code": _published,
         }
-        self._shortfall = shortfalls[setting.mode]
+        self._shortfall = shortfalls[config.mode]
 
     def forward(self, forward: Forward) -> Tensor:
         return self._weight * self._shortfall(forward.inference.kl_posterior.base.at_least_float32().logvar_BZ)
 
 
 def fisher_information(logvar_BZ: Tensor) -> Tensor:
-    """log J, where J is the mean of 1 / sigma^2 + 1 / (2 sigma^4); finite for every finite logvar."""
+    """Return log J, J = mean(1 / sigma^2 + 1 / (2 sigma^4)); finite for every finite logvar."""
     precision_BZ = (-logvar_BZ).clamp(max=HIGHEST).exp()
     return torch.addcmul(precision_BZ, precision_BZ, precision_BZ, value=0.5).mean().log()
 

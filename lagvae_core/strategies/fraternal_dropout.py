@@ -1,4 +1,4 @@
-"""Two passes of the decoder under different dropout, held together."""
+"""Two passes of the decoder under different dropout, with a penalty on their difference."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ __all__ = ["FraternalDropout", "FraternalReconstruction"]
 
 
 class FraternalDropout(Strategy):
-    """Each z is decoded twice under independent dropout, and the two passes are penalised for differing.
+    """Each z is decoded twice under independent dropout, and a penalty reduces the difference between the two passes.
 
-    Source: Zolna et al. 2018, section 2, and their published code; proposed against posterior collapse by Petit & Corro
-    2021, whose details we have not read. With d the difference of the two passes, the loss is
+    Source: Zolna et al. 2018, section 2, and their published code. Petit & Corro 2021 propose it against posterior
+    collapse; we have not read their details. With d the difference between the two passes, the loss is
 
         mean(0.5 * (rec_1 + rec_2) + w * KL) + weight * T * mean(d^2),
 
-    mean(d^2) over all elements of a batch of sentences of T predicted words. `target`: d is that of the logits, as in
-    the paper, or of the features that the output layer reads (`hidden`). `double_target` false leaves rec_1 alone.
-    `same_word_mask`: both passes read the same dropped words where another strategy drops words. Evaluation makes one
-    pass without dropout. Costs a second pass of the decoder; weight 0 without `double_target` is the plain VAE.
+    mean(d^2) over all elements of a batch of sentences of T predicted words. `target`: d is the difference between the
+    logits, as in the paper, or between the features that the output layer reads (`hidden`). With `double_target` false
+    the reconstruction is rec_1 alone. `same_word_mask`: if another strategy drops words, both passes read
+    the same dropped words. Evaluation makes one pass without dropout. The cost is a second pass of the decoder; weight
+    0 without `double_target` is the plain VAE.
 
-    - In the paper rec is a mean over words, here a sum; the factor T keeps its ratio of the two terms. Without
-      `scale_by_length` the factor is left out, and the penalty counts T times less.
-    - The output layer is linear and without bias, so that the mean square of the difference of logits is a quadratic
-      form in the difference of features. It is computed as such: no logits of either pass are made for it.
+    - In the paper rec is a mean over words, here it is a sum; the factor T preserves the paper's ratio of the two
+      terms. Without `scale_by_length` the factor is left out, and the penalty weighs T times less.
+    - The output layer is linear and has no bias, so the mean square of the difference between logits is a quadratic
+      form in the difference between features. It is computed in that form, without the logits of either pass.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decode"})
@@ -42,12 +43,16 @@ class FraternalDropout(Strategy):
 
     kind: Literal["fraternal_dropout"] = "fraternal_dropout"
     weight: Annotated[
-        float, Field(ge=0, description="weight of the difference of the two passes"), Tunable(0.05, 1.0, log=True)
+        float, Field(ge=0, description="weight of the difference between the two passes"), Tunable(0.05, 1.0, log=True)
     ] = 0.15
-    target: Annotated[Literal["logits", "hidden"], Field(description="what must not differ")] = "logits"
-    double_target: Annotated[bool, Field(description="reconstruct in both passes, not in the first alone")] = True
-    same_word_mask: Annotated[bool, Field(description="drop the same words in both passes")] = False
-    scale_by_length: Annotated[bool, Field(description="multiply the penalty by the predicted words")] = True
+    target: Annotated[Literal["logits", "hidden"], Field(description="outputs whose difference is penalised")] = (
+        "logits"
+    )
+    double_target: Annotated[bool, Field(description="whether both passes reconstruct, or the first alone")] = True
+    same_word_mask: Annotated[bool, Field(description="whether both passes drop the same words")] = False
+    scale_by_length: Annotated[
+        bool, Field(description="whether the penalty is multiplied by the number of predicted words")
+    ] = True
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"decode": FraternalReconstruction(self)}
@@ -72,42 +77,42 @@ class FraternalDropout(Strategy):
 
 
 def _dropout_rates(context: ConfigContext) -> Iterator[float]:
-    """The rates of all dropout in the decoder, in place of the model's own where a strategy brings another."""
+    """Yield the rates of all dropout in the decoder; a strategy that sets a rate replaces the model's."""
     inputs = [s.model_dump()["rate"] for s in context.strategies if "input_dropout" in s.slots]
     decoders = [s.model_dump().items() for s in context.strategies if "decoder" in s.slots]
-    own = [value for fields in decoders for name, value in fields if "dropout" in name]
+    output = [value for fields in decoders for name, value in fields if "dropout" in name]
     yield from inputs or [context.token_model.dropout_in]
-    yield from own or [context.token_model.dropout_out]
+    yield from output or [context.token_model.dropout_out]
 
 
 class FraternalReconstruction(ReconstructionLoss):
-    """The mean reconstruction of two passes, and their weighted mean square difference."""
+    """Mean reconstruction of the two passes, and their weighted mean square difference."""
 
-    def __init__(self, setting: FraternalDropout) -> None:
-        self._setting = setting
+    def __init__(self, config: FraternalDropout) -> None:
+        self._config = config
 
     def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
-        setting, decoder, targets = self._setting, trainer.model.decoder, batch.targets
+        config, decoder, targets = self._config, trainer.model.decoder, batch.targets
         assert isinstance(decoder, TokenDecoder), "a decoder of words"
         assert z_BSZ.shape[1] == 1, "training decodes one sample an example"
         history = trainer.history(batch)
         one_TBF = decoder.features(history, z_BSZ)
         rec_B = decoder.nll(one_TBF, targets).mean(1)
-        if setting.weight == 0 and not setting.double_target:
+        if config.weight == 0 and not config.double_target:
             return rec_B, None
-        if not setting.same_word_mask:
+        if not config.same_word_mask:
             history = trainer.history(batch)
         other_TBF = decoder.features(history, z_BSZ)
-        if setting.double_target:
+        if config.double_target:
             rec_B = 0.5 * (rec_B + decoder.nll(other_TBF, targets).mean(1))
-        if setting.weight == 0:
+        if config.weight == 0:
             return rec_B, None
-        length = batch.units / batch.size if setting.scale_by_length else 1.0
-        return rec_B, setting.weight * length * self._mean_square(predicting(one_TBF - other_TBF, targets), decoder)
+        length = batch.units / batch.size if config.scale_by_length else 1.0
+        return rec_B, config.weight * length * self._mean_square(predicting(one_TBF - other_TBF, targets), decoder)
 
     def _mean_square(self, d_NF: Tensor, decoder: TokenDecoder) -> Tensor:
-        """Of d itself, or of the logits W d: the mean of (W d)' (W d) = d' (W' W) d over the vocabulary."""
-        if self._setting.target == "hidden":
+        """Return mean(d^2), or the mean of (W d)' (W d) = d' (W' W) d over the vocabulary for the logits W d."""
+        if self._config.target == "hidden":
             return d_NF.square().mean()
         weight_VF = decoder.output.weight
         squares_N = (d_NF @ (weight_VF.T @ weight_VF) * d_NF).sum(1)

@@ -1,4 +1,4 @@
-"""A KL below which nothing is paid."""
+"""A KL floor: KL below it has no cost."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habi
 
 
 class FreeBits(Strategy):
-    """The KL term is max(floor, KL), so that the first nats of KL cost nothing; `mode` says what is compared.
+    """The KL term is max(floor, KL), so the first nats of KL cost nothing; `mode` says which KL is compared.
 
     Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three, options 2, 1 and 3 of their code);
     the blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and
     f nats of `floor` a dimension, the KL term is
 
-    - `group_batch`: the sum over groups g of max(f * size of g, batch mean of the KL of g), `groups` of equal size,
-      by default each dimension its own;
+    - `group_batch`: the sum over groups g of max(f * size of g, batch mean of the KL of g), for `groups` groups of
+      equal size; by default each dimension is a group;
     - `dim_sample`: the batch mean of the sum over dimensions of max(f, KL of the example's dimension);
     - `total_sample`: the batch mean of max(f * Z, KL of the example);
     - `total_batch`: max(f * Z, batch mean of the KL);
-    - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` by another name,
+    - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` under another name,
 
-    all times the KL weight. Below the floor the gradient of the KL is exactly 0, a learned prior's too, and modes that
-    compare dimensions tend to fill each with the floor (active units by construction).
+    all times the KL weight. Below the floor the gradient of the KL is exactly 0, also for a learned prior. Modes that
+    compare dimensions tend to fill each dimension up to the floor (active units by construction).
 
-    Departures. The papers give a total or nats a group; `floor` counts nats a *dimension* in every mode, so that one
-    range serves all: Li et al.'s totals of 2 to 9 nats at 32 dimensions are 0.06 to 0.28. Li et al.'s code puts 0 for
-    a KL below the floor where we put the floor: the same gradient, another loss. The blog's `habits` averages the
-    reconstruction over words and the KL over dimensions, an implicit KL weight of words / Z; ours stays in nats an
-    example, because nothing else here is weighed by length.
+    Departures. The papers give a total or nats a group; here `floor` counts nats a *dimension* in every mode, so that
+    one range fits all: the totals of Li et al., 2 to 9 nats at 32 dimensions, are 0.06 to 0.28. For a KL below the
+    floor, the code of Li et al. has 0 in the loss and ours has the floor: the gradient is the same, the loss differs.
+    The blog's `habits` averages the reconstruction over words and the KL over dimensions, an implicit KL weight of
+    words / Z; ours is in nats an example, because nothing else here is weighted by length.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
     paper: ClassVar[str] = "Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow"
 
     kind: Literal["free_bits"] = "free_bits"
-    mode: Annotated[Mode, Field(description="what is compared with the floor")] = "group_batch"
+    mode: Annotated[Mode, Field(description="KL that is compared with the floor")] = "group_batch"
     floor: Annotated[float, Field(ge=0, description="free KL a latent dimension [nats]"), Tunable(0.05, 0.5)] = 0.1
-    groups: Annotated[int | None, Field(ge=1, description="groups of `group_batch`; null: each dimension its own")] = (
-        None
-    )
+    groups: Annotated[
+        int | None, Field(ge=1, description="number of groups of `group_batch`; null: one per dimension")
+    ] = None
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _FlooredKl(self, context.latent_dim)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from self._of_groups(context)
+        yield from self._group_issues(context)
         by_dimension = self.mode == "dim_sample" or (self.mode == "group_batch" and self.groups != 1)
         by_example = self.mode in ("dim_sample", "total_sample")
         for other in context.strategies:
@@ -78,7 +78,7 @@ class FreeBits(Strategy):
                     f"it in mode {self.mode}; use mode {'total_batch' if other.kind in WHOLE_KL else 'group_batch'}",
                 )
 
-    def _of_groups(self, context: ConfigContext) -> Iterator[Incompatibility]:
+    def _group_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.groups is None:
             return
         if self.mode != "group_batch":
@@ -91,18 +91,18 @@ class FreeBits(Strategy):
 
 
 class _FlooredKl(Objective):
-    """Keeps the KL of what lies at or above its floor and puts the floor for the rest: max, with an exact gradient."""
+    """max(floor, KL): the KL itself at or above the floor, the constant floor below it; the gradient is exact."""
 
-    def __init__(self, setting: FreeBits, latent_dim: int) -> None:
-        by_dimension = {"group_batch": setting.groups or latent_dim, "dim_sample": latent_dim}
-        self._groups = by_dimension.get(setting.mode, 1)
-        self._by_example = setting.mode in ("dim_sample", "total_sample")
-        self._floor = setting.floor * latent_dim / self._groups
+    def __init__(self, config: FreeBits, latent_dim: int) -> None:
+        by_dimension = {"group_batch": config.groups or latent_dim, "dim_sample": latent_dim}
+        self._groups = by_dimension.get(config.mode, 1)
+        self._by_example = config.mode in ("dim_sample", "total_sample")
+        self._floor = config.floor * latent_dim / self._groups
 
     def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
         kl_BG = kl_BZ.detach().reshape(len(kl_BZ), self._groups, -1).sum(2)
         compared = kl_BG if self._by_example else kl_BG.mean(0, keepdim=True)
         free = compared < self._floor
-        paid_BZ = kl_BZ.masked_fill(free.repeat_interleave(kl_BZ.shape[1] // self._groups, 1), 0.0)
+        counted_BZ = kl_BZ.masked_fill(free.repeat_interleave(kl_BZ.shape[1] // self._groups, 1), 0.0)
         floors = self._floor * free.sum(1).to(rec_B).mean()
-        return (rec_B + weight * paid_BZ.sum(1)).mean() + weight * floors
+        return (rec_B + weight * counted_BZ.sum(1)).mean() + weight * floors

@@ -1,4 +1,4 @@
-"""A decoder that does not see the words before."""
+"""A decoder that does not read the previous words."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Historyless"]
 
 
 class Historyless(Strategy):
-    """The decoder never reads the words before the one that it predicts: only z can tell what they have in common.
+    """The decoder never reads the words before the one that it predicts: only z can explain what they have in common.
 
     Source: Semeniuta et al. 2017; the blog post "Posterior collapse and the strong generator problem".
 
     p(x|z) = prod_t p(x_t | z, t) over the words and the final `</s>`: given z the words are independent, and the LSTM
-    only counts. `variant` says what it reads in their place: `unk`, the embedding of `<unk>` at every step, the first
-    too; `notoken`, one learned vector, in a decoder that has no embeddings of words. Both are dropped by
-    `model.dropout_in` as embeddings are, and are the same family of distributions.
+    only counts positions. `variant` selects what the decoder reads instead of words: `unk`, the embedding of `<unk>` at
+    every step including the first; `notoken`, one learned vector, in a decoder without word embeddings.
+    `model.dropout_in` applies to both as it does to embeddings. Both define the same family of distributions.
 
-    It is no corruption but the model: measured and sampled from as it is trained, and so a proper density. That z is
-    the only means left does not make it found: while inference lags, as from the small start of `model.init_range`
-    under SGD, z stays as empty as with the plain decoder. Expect a far worse `nll_iw` wherever z has too few dimensions
-    to stand for the past.
+    It is not a corruption of the training input but part of the model: evaluation and sampling use the same decoder as
+    training, so p(x|z) is a proper density. That z is the only source of information does not mean that training finds
+    it: while inference lags, as it does from the small start of `model.init_range` under SGD, z stays as empty as with
+    the plain decoder. Expect a far worse `nll_iw` wherever z has too few dimensions to replace the past.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"past"})
@@ -36,7 +36,7 @@ class Historyless(Strategy):
     kind: Literal["historyless"] = "historyless"
     variant: Annotated[
         Literal["unk", "notoken"],
-        Field(description="what the decoder reads in the place of words: `<unk>`, or a learned vector"),
+        Field(description="input of the decoder instead of words: `<unk>`, or a learned vector"),
         Tunable(choices=("unk", "notoken")),
     ] = "unk"
 

@@ -1,4 +1,4 @@
-"""A posterior that an inverse autoregressive flow bends away from a Gaussian."""
+"""A posterior that an inverse autoregressive flow transforms from a Gaussian."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ __all__ = ["IafPosterior", "InverseFlow"]
 
 
 class IafPosterior(Strategy):
-    """The posterior is a diagonal Gaussian carried through an inverse autoregressive flow.
+    """The posterior is a diagonal Gaussian that an inverse autoregressive flow transforms.
 
     Source: Kingma et al. 2016, section 4 and equations 11 to 14; constants of the published code of Shen et al. 2021.
 
-    z = flow(mean + sigma * eps), `depth` steps of z' = g z + (1 - g) m, where g = sigmoid(s + 2), and m and s at d are
-    functions of the dimensions before d and of a context; the steps read the dimensions in turn from either end.
-    log q(z|x) is the log-density of the Gaussian less the sum of log g, and is cheap at the flow's own samples alone.
-    The KL is by Monte Carlo at the sample that is decoded, and in evaluation at 100; its terms by dimension add up to
-    it, but each may be negative. `depth` 0 is the plain VAE with that KL. The flow learns with the encoder.
+    z = flow(mean + sigma * eps), `depth` steps of z' = g z + (1 - g) m, where g = sigmoid(s + 2), and m and s at
+    dimension d are functions of the dimensions before d and of a context; successive steps read the dimensions in
+    opposite orders. log q(z|x) is the log-density of the Gaussian minus the sum of log g; it is cheap only at the
+    flow's own samples. The KL is estimated by Monte Carlo, in training at the one decoded sample and in evaluation at
+    100; its terms by dimension add up to it, but each may be negative. `depth` 0 is the plain VAE with that KL. The
+    parameters of the flow are trained with the encoder.
 
-    E[z|x] comes from 100 samples, whose error is taken off in `au`. `mi_batch` needs q(z|x_j) at foreign z, an
-    inversion one dimension at a time, and is taken over 512 examples; `mi`, over all pairs, is not measured. The mutual
-    information of the Gaussian before the flow would be another number.
+    E[z|x] is a mean over 100 samples; `au` is corrected for its sampling error. `mi_batch` needs q(z|x_j) at samples of
+    other examples, which inverts the flow one dimension at a time, and uses 512 examples. `mi`, over all pairs, is not
+    measured; the mutual information of the Gaussian before the flow would be a different quantity.
 
-    Departures. The context is the encoder's mean and log-variance; the code has further outputs of the encoder for it.
-    sigma is exp(logvar / 2), as in every other posterior here, where the code has a softplus. Each step there reverses
-    the dimensions themselves, which mixes up the terms by dimension that free bits compare; here dimension d stays
-    dimension d. Nor does the context reach the first dimension there. The hidden layers there are 60 units a latent
-    dimension, here 16 by default, and what the networks give is divided by the root of that width (see af_prior).
+    Departures. The context is the encoder's mean and log-variance; the code has additional encoder outputs for it.
+    sigma is exp(logvar / 2), as in every other posterior here; the code has a softplus. In the code each step reverses
+    the dimensions themselves, which mixes the terms by dimension that free bits compare; here dimension d stays
+    dimension d. In the code the context does not reach the first dimension. The code's hidden layers have 60 units a
+    latent dimension, here 16 by default, and the outputs of the networks are divided by the square root of that width
+    (see af_prior).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
     paper: ClassVar[str] = "Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("au_base", "int", "units whose mean before the flow has variance >= 0.01; what published code counts"),
+        Column("au_base", "int", "units whose mean before the flow has variance >= 0.01, as in published code"),
     )
     unmeasured: ClassVar[frozenset[str]] = frozenset({"mi", "mi_se", "mi_cap", "kl_agg", "valid_mi"})
 
     kind: Literal["iaf_posterior"] = "iaf_posterior"
-    depth: Annotated[int, Field(ge=0, description="steps of the flow"), Tunable(1, 4)] = 2
+    depth: Annotated[int, Field(ge=0, description="number of steps of the flow"), Tunable(1, 4)] = 2
     width: Annotated[int | None, Field(ge=1, description="units of a hidden layer; null: 16 a latent dimension")] = None
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class IafPosterior(Strategy):
 
 
 class InverseFlow(Posterior):
-    """The encoder's Gaussian, carried through the flow."""
+    """The encoder's Gaussian, transformed by the flow."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class InverseFlow(Posterior):
 
 
 class _BaseUnits(ExtraMetrics):
-    """Active units of the means before the flow."""
+    """`au_base`: active units of the means before the flow."""
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
         return {"au_base": active_units(measurement.encoded.q.base.mean_BZ).count}

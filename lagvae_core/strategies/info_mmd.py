@@ -1,4 +1,4 @@
-"""The aggregate posterior held to the prior by another divergence than the KL."""
+"""A penalty on the distance of the aggregate posterior from the prior, in place of part of the KL."""
 
 from __future__ import annotations
 
@@ -21,44 +21,46 @@ KERNELS = {"rbf": radial, "imq": inverse_multiquadratic}
 
 
 class InfoMmd(KlExchange):
-    """InfoVAE: part of the KL is exchanged for the maximum mean discrepancy of q(z) = E_x q(z|x) from the prior.
+    """InfoVAE: part of the KL is replaced by the maximum mean discrepancy between q(z) = E_x q(z|x) and the prior.
 
     Source: Zhao et al. 2017, InfoVAE.
 
     The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w. `alpha` 1 is a
-    Wasserstein autoencoder, `alpha` 0 and `scale` 1 the plain VAE, `alpha` 1 - beta and `scale` beta beta_vae. At
-    `alpha` 0, the default, D comes on top of the bound. With Z latent dimensions, d a distance in the latent space and
+    Wasserstein autoencoder, `alpha` 0 and `scale` 1 the plain VAE, `alpha` 1 - beta and `scale` beta beta_vae. At the
+    default `alpha` 0, D is added to the full KL. With Z latent dimensions, d a distance in the latent space and
     C = 2 * Z * bandwidth^2, D is
 
-    - `mmd`: mmd_scale times the unbiased squared discrepancy of one sample of each posterior from as many draws of the
-      prior, anew at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can be negative,
-      and its size depends on data and kernel, and so does the `scale` that matters;
+    - `mmd`: mmd_scale times the unbiased squared discrepancy between one sample of each posterior and as many samples
+      of the prior, drawn again at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
+      be negative. Its size depends on data and kernel, and so does a `scale` that has an effect;
     - `kl`: the KL of agg_kl.
 
-    Samples and posteriors are those whose KL is charged.
+    Samples and posteriors are those whose KL is in the objective.
 
-    - alpha + scale < 1 is refused (E17): the divergence would be rewarded. Public code has such defaults.
-    - One bandwidth; code of Wasserstein autoencoders also sums kernels of several.
-    - `mmd_scale` 10,000 is that of Pelsmaeker & Aziz 2019; here it is 1, since `scale` already weighs.
-    - Batches must be samples of the data. In batches of one sentence length, which `batching:
-      constant_length` makes of a text, each length is held to the prior by itself.
+    - alpha + scale < 1 is rejected (E17), because it would reward the divergence. Public code has such defaults.
+    - There is one bandwidth; code of Wasserstein autoencoders also sums kernels of several.
+    - Pelsmaeker & Aziz 2019 have `mmd_scale` 10,000; here it is 1, because `scale` already is a weight.
+    - Batches must be samples of the data. With `batching: constant_length` a batch holds sentences of one length, and
+      the penalty compares each length separately with the prior.
     """
 
     paper: ClassVar[str] = "Zhao et al. 2017, InfoVAE: Information Maximizing Variational Autoencoders"
 
     kind: Literal["info_mmd"] = "info_mmd"
-    alpha: Annotated[float, Field(le=1, description="share of the mean KL that is not paid"), Tunable(0.0, 1.0)] = 0.0
+    alpha: Annotated[
+        float, Field(le=1, description="share of the KL that is left out of the loss"), Tunable(0.0, 1.0)
+    ] = 0.0
     scale: Annotated[
         float,
         Field(ge=0, description="weight of q(z) as a whole (lambda)"),
         Tunable(1, 1e3, log=True),
     ] = 10.0
-    divergence: Annotated[Literal["mmd", "kl"], Field(description="how q(z) is compared with the prior")] = "mmd"
+    divergence: Annotated[Literal["mmd", "kl"], Field(description="divergence of q(z) from the prior")] = "mmd"
     kernel: Annotated[Literal["rbf", "imq"], Field(description="kernel of mmd: radial or inverse multiquadratic")] = (
         "rbf"
     )
-    bandwidth: Annotated[float, Field(gt=0, description="width of the kernel, in deviations of the prior")] = 1.0
-    mmd_scale: Annotated[float, Field(gt=0, description="further factor on the discrepancy")] = 1.0
+    bandwidth: Annotated[float, Field(gt=0, description="width of the kernel [standard deviations of the prior]")] = 1.0
+    mmd_scale: Annotated[float, Field(gt=0, description="additional factor of the discrepancy")] = 1.0
 
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight) if self.divergence == "kl" else Discrepancy(self, weight)
@@ -77,19 +79,19 @@ class InfoMmd(KlExchange):
 
 
 class Discrepancy(Penalty):
-    """weight * mmd_scale * MMD^2 of samples of the posteriors from draws of the prior."""
+    """weight * mmd_scale * MMD^2 between samples of the posteriors and samples of the prior."""
 
     least_batch = 2
 
-    def __init__(self, setting: InfoMmd, weight: float) -> None:
+    def __init__(self, config: InfoMmd, weight: float) -> None:
         super().__init__()
-        self._setting = setting
-        self._weight = weight * setting.mmd_scale
+        self._config = config
+        self._weight = weight * config.mmd_scale
 
     def forward(self, forward: Forward) -> Tensor:
         z_NZ = forward.kl_posterior_draw.z_BSZ.flatten(0, 1)
         stream = forward.streams["auxiliary"]
         noise_NZ = torch.randn(z_NZ.shape, generator=stream, dtype=z_NZ.dtype, device=z_NZ.device)
         prior_NZ = forward.model.prior.sample(noise_NZ, stream)
-        kernel = KERNELS[self._setting.kernel](2.0 * z_NZ.shape[1] * self._setting.bandwidth**2)
+        kernel = KERNELS[self._config.kernel](2.0 * z_NZ.shape[1] * self._config.bandwidth**2)
         return self._weight * mmd(z_NZ, prior_NZ, kernel)

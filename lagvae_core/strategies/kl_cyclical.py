@@ -1,4 +1,4 @@
-"""KL annealing in cycles."""
+"""Cyclical KL annealing."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ __all__ = ["KlCyclical"]
 
 
 class KlCyclical(KlSchedule):
-    """The weight of the KL term rises from `w_start` to `w_end` again and again, `cycles` times in `epochs` epochs.
+    """The weight of the KL term rises from `w_start` to `w_end` repeatedly: `cycles` times in `epochs` epochs.
 
-    Source: Fu et al. 2019. A cycle is total / cycles updates long, total = epochs * batches an epoch. At the fraction
-    tau of it the share is g(tau / ramp) up to tau = `ramp` and 1 after, and 1 for good once all cycles are over.
-    `shape` names g(a): `linear` a, `sigmoid` 1 / (1 + exp(6 - 12 a)), `cosine` (1 - cos(pi a)) / 2.
+    Source: Fu et al. 2019. A cycle has total / cycles updates, total = epochs * batches per epoch. At the fraction tau
+    of a cycle the share is g(tau / ramp) up to tau = `ramp` and 1 after it. Once all cycles are over it stays at 1.
+    `shape` selects g(a): `linear` a, `sigmoid` 1 / (1 + exp(6 - 12 a)), `cosine` (1 - cos(pi a)) / 2.
 
-    Departures. The paper counts in updates; `epochs` are those of its script for language (4 cycles of 10), so that one
-    setting serves data of any size. That script restarts at 0.1 and is at 1 after 4.5 of 10 epochs; ours restarts at
-    `w_start` 0, as the paper has it. It also restarts the learning rate with each cycle; that is left out, because no
-    slot changes the learning rate inside an epoch.
+    Departures. The paper counts updates; here `epochs` counts epochs, with the default of the paper's language script
+    (4 cycles of 10), so that one value fits data of any size. That script restarts at 0.1 and reaches 1 after 4.5 of 10
+    epochs; ours restarts at `w_start` 0, as in the paper. The script also restarts the learning rate with each cycle;
+    this is left out, because no slot changes the learning rate inside an epoch.
     """
 
     paper: ClassVar[str] = "Fu et al. 2019, Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing"
 
     kind: Literal["kl_cyclical"] = "kl_cyclical"
-    epochs: Annotated[float, Field(gt=0, description="epochs that all cycles take together")] = 40.0
-    cycles: Annotated[int, Field(ge=1, description="how often the weight rises"), Tunable(2, 8)] = 4
-    ramp: Annotated[float, Field(gt=0, le=1, description="rising part of a cycle"), Tunable(0.25, 1.0)] = 0.5
-    shape: Annotated[Literal["linear", "sigmoid", "cosine"], Field(description="how the weight rises")] = "linear"
+    epochs: Annotated[float, Field(gt=0, description="length of all cycles together [epochs]")] = 40.0
+    cycles: Annotated[int, Field(ge=1, description="number of cycles"), Tunable(2, 8)] = 4
+    ramp: Annotated[
+        float, Field(gt=0, le=1, description="fraction of a cycle in which the weight rises"), Tunable(0.25, 1.0)
+    ] = 0.5
+    shape: Annotated[Literal["linear", "sigmoid", "cosine"], Field(description="shape of the rise")] = "linear"
 
     def share(self, step: int, batches_per_epoch: int) -> float:
         total = self.epochs * batches_per_epoch
-        way = (step * self.cycles) % total / (self.ramp * total)
-        if step >= total or way > 1.0:
+        progress = (step * self.cycles) % total / (self.ramp * total)
+        if step >= total or progress > 1.0:
             return 1.0
         if self.shape == "sigmoid":
-            return 1.0 / (1.0 + math.exp(6.0 - 12.0 * way))
-        return way if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * way)
+            return 1.0 / (1.0 + math.exp(6.0 - 12.0 * progress))
+        return progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
 
     def warnings(self, context: ConfigContext) -> Iterator[str]:
         training = context.training
@@ -52,6 +54,6 @@ class KlCyclical(KlSchedule):
         if reloads and first_decay < min(last_cycle, training.epochs):
             yield (
                 f"W3: the last cycle of kl_cyclical begins after epoch {last_cycle:g}, but from epoch {first_decay} on "
-                "a decay of the learning rate may return to weights of an earlier cycle; "
-                f"training.decay_min_epoch = {math.ceil(last_cycle) - 1} prevents it."
+                "a decay of the learning rate can restore model weights from an earlier cycle; set "
+                f"training.decay_min_epoch = {math.ceil(last_cycle) - 1} to prevent this."
             )

@@ -1,4 +1,4 @@
-"""KL annealing over updates, along an exponential."""
+"""Exponential KL annealing over updates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["KlExp"]
 
 
 class KlExp(KlSchedule):
-    """The weight of the KL term grows exponentially from `w_start` to `w_end` over `warm_up` updates, then stays.
+    """The weight of the KL term grows exponentially from `w_start` to `w_end` over `warm_up` updates, then stays there.
 
-    Source: annealing is that of Bowman et al. 2016. The blog post "Posterior collapse and the strong generator problem"
-    names the exponential shape beside the linear one.
+    Source: annealing is from Bowman et al. 2016. The blog post "Posterior collapse and the strong generator problem"
+    mentions an exponential shape along with the linear one.
 
     Departure. No formula for it is published, so this one is ours: with a = min(1, t / warm_up) at update t (from 0),
     the share is (exp(curvature * a) - 1) / (exp(curvature) - 1). A positive `curvature` starts slowly, a negative one
@@ -29,13 +29,15 @@ class KlExp(KlSchedule):
     kind: Literal["kl_exp"] = "kl_exp"
     warm_up: Annotated[
         int,
-        Field(ge=0, description="updates until full weight"),
+        Field(ge=0, description="updates until the final weight"),
         Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
     ] = 100_000
-    curvature: Annotated[float, Field(ge=-50, le=50, description="logarithm of last slope over first")] = 5.0
+    curvature: Annotated[
+        float, Field(ge=-50, le=50, description="logarithm of the ratio of the last slope to the first")
+    ] = 5.0
 
     def share(self, step: int, batches_per_epoch: int) -> float:
         if step >= self.warm_up:
             return 1.0
-        way = step / self.warm_up
-        return math.expm1(self.curvature * way) / math.expm1(self.curvature) if self.curvature else way
+        progress = step / self.warm_up
+        return math.expm1(self.curvature * progress) / math.expm1(self.curvature) if self.curvature else progress

@@ -1,4 +1,4 @@
-"""KL annealing over epochs."""
+"""Linear KL annealing over epochs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ __all__ = ["KlLinearEpoch"]
 
 
 class KlLinearEpoch(Strategy):
-    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` epochs, then stays.
+    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` epochs and then stays there.
 
     Source: Bowman et al. 2016; as used by Kim et al. 2018 and He et al. 2019 (0.1 to 1 in 10 epochs).
 
-    Update t (from 0) has weight min(w_end, w_start + (t + 1) * rate), N batches an epoch. `rate_mode` names the rate:
-    `exact` (w_end - w_start) / (warm_up * N), our default; `kim` w_end / (warm_up * N), which from 0.1 reaches full
-    weight after 0.9 * warm_up epochs, as the code of Kim et al. does. The public code of He et al. divides by the
-    number of examples over the batch size, which for length-bucketed batches is a little smaller than N: full weight
-    is reached a little early there. `warm_up` 0 is full weight from the first update.
+    Update t (from 0) has weight min(w_end, w_start + (t + 1) * rate), with N batches per epoch. `rate_mode` selects the
+    rate: `exact`, the default, is (w_end - w_start) / (warm_up * N). `kim` is w_end / (warm_up * N), as in the code of
+    Kim et al.; from 0.1 it reaches full weight after 0.9 * warm_up epochs. `warm_up` 0 is full weight from the first
+    update.
+
+    Departure. The public code of He et al. divides by the number of examples over the batch size. For length-bucketed
+    batches this is a little smaller than N, so their weight reaches its end a little earlier.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
 
     kind: Literal["kl_linear_epoch"] = "kl_linear_epoch"
-    warm_up: Annotated[float, Field(ge=0, description="epochs until full weight"), Tunable(1, 20)] = 10.0
+    warm_up: Annotated[float, Field(ge=0, description="epochs until the final weight"), Tunable(1, 20)] = 10.0
     w_start: Annotated[float, Field(ge=0, le=1, description="weight before the first update")] = 0.1
     w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
-    rate_mode: Annotated[Literal["exact", "kim"], Field(description="how the slope is computed")] = "exact"
+    rate_mode: Annotated[Literal["exact", "kim"], Field(description="formula of the slope")] = "exact"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _LinearWeight(self, context.batches_per_epoch)}
@@ -44,13 +46,13 @@ class KlLinearEpoch(Strategy):
 
 
 class _LinearWeight(KlWeight):
-    def __init__(self, setting: KlLinearEpoch, batches_per_epoch: int) -> None:
-        self._setting = setting
-        self._updates = setting.warm_up * batches_per_epoch
+    def __init__(self, config: KlLinearEpoch, batches_per_epoch: int) -> None:
+        self._config = config
+        self._updates = config.warm_up * batches_per_epoch
 
     def __call__(self, step: int) -> float:
-        start, end = self._setting.w_start, self._setting.w_end
+        start, end = self._config.w_start, self._config.w_end
         if step + 1 >= self._updates:
             return end
-        rise = end - start if self._setting.rate_mode == "exact" else end
+        rise = end - start if self._config.rate_mode == "exact" else end
         return min(end, start + (step + 1) * rise / self._updates)

@@ -1,4 +1,4 @@
-"""KL annealing over updates, linear."""
+"""Linear KL annealing over updates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["KlLinearIter"]
 
 
 class KlLinearIter(KlSchedule):
-    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` updates, then stays.
+    """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` updates and then stays there.
 
     Source: He et al. 2019, Appendix E: from 0 to 1 in 30,000, 50,000, 100,000 or 120,000 updates, for text and images.
 
-    Update t (from 0) has share min(1, t / warm_up), so that the first one has weight `w_start` itself. Outer updates
-    count; the inner ones of `aggressive` do not. A training of fewer updates never reaches `w_end`. `warm_up` 0 is full
+    Update t (from 0) has share min(1, t / warm_up), so the first update has weight `w_start` itself. Only outer updates
+    count, not the inner ones of `aggressive`. A training with fewer updates never reaches `w_end`. `warm_up` 0 is full
     weight from the first update.
 
     Departure. With a `w_end` other than 1 the slope is (w_end - w_start) / warm_up, not 1 / warm_up, so that `warm_up`
@@ -30,7 +30,7 @@ class KlLinearIter(KlSchedule):
     kind: Literal["kl_linear_iter"] = "kl_linear_iter"
     warm_up: Annotated[
         int,
-        Field(ge=0, description="updates until full weight"),
+        Field(ge=0, description="updates until the final weight"),
         Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
     ] = 100_000
 

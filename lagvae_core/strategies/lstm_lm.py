@@ -1,4 +1,4 @@
-"""The language model that a collapsed VAE comes down to."""
+"""The LSTM language model: the decoder without z."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["LstmLm"]
 
 
 class LstmLm(LanguageModel):
-    """The decoder alone, without z and without an encoder: the LSTM language model against which every VAE is held.
+    """The decoder alone, without z and encoder: the LSTM language model that is the baseline of every VAE of text.
 
     Source: He et al. 2019, LSTM-LM in Table 1.
 
-    The decoder of the plain VAE with z taken out of its input and a start state of 0; dropout, optimiser, learning rate
-    and stopping are those of the trial. It is a model with a latent space of no dimensions: `rec` = `nll_elbo` =
-    `nll_iw` is the exact -log p(x), `iw_k` is 1, and what speaks of z (`kl`, `mi`, `au` and their kin) is null, not 0.
-    So it stands on no front that has one of these as an axis. A VAE that ignores z has this likelihood, and one whose
-    `nll_iw` is not below it has gained nothing by z. `model.latent_dim` has no meaning here.
+    The decoder of the plain VAE without z in its input and with a start state of 0; dropout, optimiser, learning rate
+    and stopping are those of the trial. The latent space has 0 dimensions: `rec` = `nll_elbo` = `nll_iw` is the exact
+    -log p(x), `iw_k` is 1, and all columns about z (`kl`, `mi`, `au` and so on) are null, not 0, so the arm is on no
+    Pareto front with such an axis. A VAE that ignores z has this likelihood; a VAE without a lower `nll_iw` has gained
+    nothing by z. `model.latent_dim` has no meaning here.
     """
 
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 1"

@@ -1,4 +1,4 @@
-"""Posteriors of a batch pushed apart from one another."""
+"""A reward for posteriors of a batch that differ from one another."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ __all__ = ["Mae", "MutualDivergence"]
 
 
 class Mae(Strategy):
-    """The loss rewards posteriors that differ within the batch, and by about as much for every pair.
+    """The loss rewards posteriors that differ within the batch, and penalises unequal differences between the pairs.
 
     Source: Ma et al. 2019, MAE: Mutual Posterior-Divergence Regularization for Variational Autoencoders.
 
     With D_ij,d the KL of posterior i to posterior j in dimension d, m_d its mean over all ordered pairs i != j of the
-    batch, and s the standard deviation (unbiased) over these pairs of the sum of D_ij over dimensions, the loss grows
-    by diversity * sum_d softplus(-m_d) + smoothness * s. The first term lies between 0 and diversity * ln 2 for each
-    dimension, so that it can start a use of z and cannot force one. The posteriors are those whose KL is charged, which
-    for a flow is the Gaussian that it transforms.
+    batch, and s the standard deviation (unbiased) over these pairs of the sum of D_ij over dimensions, the loss
+    increases by diversity * sum_d softplus(-m_d) + smoothness * s. The first term is between 0 and diversity * ln 2 for
+    each dimension, so it can start the use of z but cannot force it. The posteriors are those whose KL is in the
+    objective; for a flow these are the Gaussians that it transforms.
 
-    - The published code has diversity * softplus(-m_d / diversity); here m_d is not divided, so that `diversity` is a
-      mere weight. At 1, the default, both are the same.
+    - The published code has diversity * softplus(-m_d / diversity); here m_d is not divided, so that `diversity` is
+      only a weight. At the default of 1 both are the same.
     - The code also averages the weights over updates and has an autoregressive flow as its prior. Neither is part of
-      this remedy.
-    - Of two examples there are only two pairs, no measure of spread: with `smoothness` above 0 batches below 3 are
+      this strategy.
+    - Two examples give only two pairs, too few to measure spread: with `smoothness` above 0, batches below 3 are
       skipped.
-    - In batches of one sentence length, which `batching: constant_length` makes, only sentences of one length are
-      compared.
+    - With `batching: constant_length` a batch holds sentences of one length, and only these are compared.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
@@ -50,10 +49,12 @@ class Mae(Strategy):
 
     kind: Literal["mae"] = "mae"
     diversity: Annotated[
-        float, Field(ge=0, description="weight of the mean divergence of pairs (eta)"), Tunable(0.5, 4)
+        float, Field(ge=0, description="weight of the mean divergence between pairs (eta)"), Tunable(0.5, 4)
     ] = 1.0
     smoothness: Annotated[
-        float, Field(ge=0, description="weight of its standard deviation over pairs (gamma)"), Tunable(0.0, 0.5)
+        float,
+        Field(ge=0, description="weight of the standard deviation of the divergence over pairs (gamma)"),
+        Tunable(0.0, 0.5),
     ] = 0.2
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Mae(Strategy):
 
     @property
     def _least_batch(self) -> int:
-        """The smallest batch that has the statistics; 0 where none are needed."""
+        """The smallest batch size that gives the statistics; 0 if none are needed."""
         return 3 if self.smoothness > 0 else 2 if self.diversity > 0 else 0
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
@@ -75,11 +76,11 @@ class Mae(Strategy):
 class MutualDivergence(Penalty):
     """diversity * sum_d softplus(-m_d) + smoothness * s."""
 
-    def __init__(self, setting: Mae) -> None:
+    def __init__(self, config: Mae) -> None:
         super().__init__()
-        self._setting = setting
-        self.least_batch = setting._least_batch
+        self._config = config
+        self.least_batch = config._least_batch
 
     def forward(self, forward: Forward) -> Tensor:
         posteriors = forward.inference.kl_posterior.base.at_least_float32()
-        return mutual_divergence(posteriors, self._setting.diversity, self._setting.smoothness)
+        return mutual_divergence(posteriors, self._config.diversity, self._config.smoothness)

@@ -1,4 +1,4 @@
-"""A least KL, kept by a Lagrange multiplier."""
+"""A minimum KL, enforced by a Lagrange multiplier."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ from lagvae_core.strategies.slots import Objective
 
 __all__ = ["Mdr"]
 
-SMOOTHING, EPSILON = 0.99, 1e-8
-"""Of RMSprop: how much of the mean square of past gradients is kept, and what keeps its root from 0."""
+SMOOTHING = 0.99
+"""Decay rate of RMSprop's mean square of gradients."""
+
+EPSILON = 1e-8
+"""Added to the root of the mean square in RMSprop."""
 
 
 class Mdr(Strategy):
     """Minimum desired rate: a multiplier m >= 0 grows while the KL is below `rate`, and the KL weight is 1 - m.
 
-    Source: Pelsmaeker & Aziz 2019. The model descends mean(rec + KL) + m * (rate - KL), KL the batch mean of the sum
-    over dimensions, and m ascends it once after each outer update; m above 1 rewards KL. Evaluation knows no m.
-    `parametrisation`: m is the absolute value (as published) or the softplus of the number that is learned. The
-    absolute value has no slope at 0, so a `multiplier_start` of 0 stays 0, which is the plain VAE.
+    Source: Pelsmaeker & Aziz 2019. The model minimises mean(rec + KL) + m * (rate - KL), with KL the batch mean of the
+    sum over dimensions. m takes one ascent step after each outer update; m above 1 rewards KL. Evaluation does not use
+    m. `parametrisation`: m is the absolute value (as published) or the softplus of the learned number. The absolute
+    value has no slope at 0, so a `multiplier_start` of 0 stays 0, which is the plain VAE.
 
-    Departures from the published code. There the optimiser of the model steps the multiplier too, since the filter that
-    should exclude it names another parameter; here its own RMSprop alone does. There its gradient enters the clipped
-    norm; here it does not. There the KL in the constraint is multiplied by the annealing weight; here it is unscaled,
-    and annealing is refused (E01).
+    Departures from the published code. There the optimiser of the model also steps the multiplier, because the filter
+    that should exclude it names another parameter; here only its own RMSprop does. There the multiplier's gradient is
+    part of the clipped norm; here it is not. There the KL in the constraint is multiplied by the annealing weight; here
+    it is unscaled, and annealing is rejected (E01).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
     paper: ClassVar[str] = "Pelsmaeker & Aziz 2019, Effective Estimation of Deep Generative Language Models"
 
     kind: Literal["mdr"] = "mdr"
-    rate: Annotated[float, Field(gt=0, description="least KL that is wished [nats]"), Tunable(1, 20)] = 5.0
-    multiplier_start: Annotated[float, Field(ge=0, description="multiplier of the first update")] = 1.01
+    rate: Annotated[float, Field(gt=0, description="target minimum of the KL [nats]"), Tunable(1, 20)] = 5.0
+    multiplier_start: Annotated[float, Field(ge=0, description="multiplier at the first update")] = 1.01
     multiplier_lr: Annotated[float, Field(gt=0, description="learning rate of the multiplier's RMSprop")] = 1e-3
     parametrisation: Annotated[
-        Literal["abs", "softplus"], Field(description="what makes the multiplier of the learned number")
+        Literal["abs", "softplus"], Field(description="function that maps the learned number to the multiplier")
     ] = "abs"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -65,30 +68,30 @@ class Mdr(Strategy):
 
 
 class MinimumRate(Objective):
-    """The Lagrangian; the multiplier and its RMSprop live on the device of the KL, so that no update waits for them."""
+    """The Lagrangian. The multiplier and its RMSprop stay on the device of the KL, so no update waits for them."""
 
-    def __init__(self, setting: Mdr) -> None:
-        self._setting = setting
-        start = setting.multiplier_start
-        learned = start + math.log(-math.expm1(-start)) if setting.parametrisation == "softplus" else start
+    def __init__(self, config: Mdr) -> None:
+        self._config = config
+        start = config.multiplier_start
+        learned = start + math.log(-math.expm1(-start)) if config.parametrisation == "softplus" else start
         self._learned = torch.tensor(learned, dtype=torch.float64)
         self._mean_square = torch.zeros((), dtype=torch.float64)
 
     @property
     def multiplier(self) -> Tensor:
-        return self._learned.abs() if self._setting.parametrisation == "abs" else functional.softplus(self._learned)
+        return self._learned.abs() if self._config.parametrisation == "abs" else functional.softplus(self._learned)
 
     def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
         kl_B = kl_BZ.sum(1)
-        return (rec_B + weight * kl_B).mean() + self.multiplier.to(kl_B) * (self._setting.rate - kl_B.mean())
+        return (rec_B + weight * kl_B).mean() + self.multiplier.to(kl_B) * (self._config.rate - kl_B.mean())
 
     def after_step(self, kl_BZ: Tensor) -> None:
-        missing = (self._setting.rate - kl_BZ.sum(1).mean()).double()
-        learned, mean_square = self._learned.to(missing), self._mean_square.to(missing)
-        slope = learned.sign() if self._setting.parametrisation == "abs" else learned.sigmoid()
-        gradient = missing * slope
+        shortfall = (self._config.rate - kl_BZ.sum(1).mean()).double()
+        learned, mean_square = self._learned.to(shortfall), self._mean_square.to(shortfall)
+        slope = learned.sign() if self._config.parametrisation == "abs" else learned.sigmoid()
+        gradient = shortfall * slope
         self._mean_square = SMOOTHING * mean_square + (1.0 - SMOOTHING) * gradient.square()
-        self._learned = learned + self._setting.multiplier_lr * gradient / (self._mean_square.sqrt() + EPSILON)
+        self._learned = learned + self._config.multiplier_lr * gradient / (self._mean_square.sqrt() + EPSILON)
 
     def state_dict(self) -> dict[str, Any]:
         return {"learned": self._learned.cpu(), "mean_square": self._mean_square.cpu()}

@@ -1,4 +1,4 @@
-"""A prior that is a learned mixture of Gaussians."""
+"""A learned mixture of Gaussians as the prior."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["MixturePrior", "MogPrior"]
 
 
 class MogPrior(Strategy):
-    """The prior is a mixture of diagonal Gaussians whose means, variances and weights are learned.
+    """The prior is a mixture of diagonal Gaussians with learned means, variances and weights.
 
     Source: Kamoi & Fukutomi 2018, the multimodal prior.
 
-    p(z) = sum_c w_c N(z; m_c, diag(v_c)), the mixture of vamp_prior with free components in the place of posteriors.
-    The KL is by Monte Carlo, log q(z|x) - log p(z) at the sample that is decoded and in evaluation at 100; it does not
-    split over dimensions. The components learn with the decoder.
+    p(z) = sum_c w_c N(z; m_c, diag(v_c)), the mixture of vamp_prior with free components instead of posteriors. The KL
+    is estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100
+    samples; it does not split over dimensions. The components are trained with the decoder.
 
-    The defaults are ours. Means start from N(0, init_spread^2), variances at 1, weights equal; one component with
-    `init_spread` 0 starts as N(0, I).
+    The defaults are ours. Initial means are drawn from N(0, init_spread^2), initial variances are 1 and initial weights
+    equal; one component with `init_spread` 0 starts as N(0, I).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -34,22 +34,24 @@ class MogPrior(Strategy):
 
     kind: Literal["mog_prior"] = "mog_prior"
     components: Annotated[
-        int, Field(ge=1, le=65536, description="Gaussians of the mixture"), Tunable(2, 50, log=True)
+        int, Field(ge=1, le=65536, description="number of Gaussians in the mixture"), Tunable(2, 50, log=True)
     ] = 10
-    init_spread: Annotated[float, Field(ge=0, description="deviation of the means at the start"), Tunable(0.1, 2)] = 1.0
+    init_spread: Annotated[
+        float, Field(ge=0, description="standard deviation of the initial means"), Tunable(0.1, 2)
+    ] = 1.0
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"prior": MixturePrior(self, context.latent_dim)}
 
 
 class MixturePrior(Prior):
-    """sum_c w_c N(m_c, diag(v_c)); C components."""
+    """p(z) = sum_c w_c N(z; m_c, diag(v_c)) with C components."""
 
-    def __init__(self, setting: MogPrior, latent_dim: int) -> None:
+    def __init__(self, config: MogPrior, latent_dim: int) -> None:
         super().__init__()
-        self.mean_CZ = nn.Parameter(setting.init_spread * torch.randn(setting.components, latent_dim))
-        self.logvar_CZ = nn.Parameter(torch.zeros(setting.components, latent_dim))
-        self.logit_C = nn.Parameter(torch.zeros(setting.components))
+        self.mean_CZ = nn.Parameter(config.init_spread * torch.randn(config.components, latent_dim))
+        self.logvar_CZ = nn.Parameter(torch.zeros(config.components, latent_dim))
+        self.logit_C = nn.Parameter(torch.zeros(config.components))
 
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
         components = Gaussian(self.mean_CZ, self.logvar_CZ)

@@ -1,4 +1,4 @@
-"""A second task for z: which words are in the sentence."""
+"""An auxiliary task for z: predict which words are in the sentence."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ __all__ = ["BagTask", "MultitaskBow"]
 
 
 class MultitaskBow(Strategy):
-    """z must also tell, to a head of its own, which words the sentence holds.
+    """An additional head predicts from z which words are in the sentence.
 
-    Source: Kamoi & Fukutomi 2018, as told by the blog post "Posterior collapse and the strong generator problem". The
-    paper's exact loss is not known here; what follows is our reading.
+    Source: Kamoi & Fukutomi 2018, as the blog post "Posterior collapse and the strong generator problem" describes it.
+    We do not know the paper's exact loss; what follows is our reading.
 
-    A head, one hidden layer on the sample of z that is decoded, gives a logit for each word, and the loss grows by
-    `weight` times the batch mean of
+    A head, one hidden layer on the decoded sample of z, gives a logit for each word, and the loss increases by `weight`
+    times the batch mean of
 
     - `multinomial`: -sum_t log softmax(logits)[x_t], as if the words were drawn from one bag;
     - `bernoulli`: the cross-entropy of the presence of each word of the vocabulary.
 
-    The sentence is what the encoder reads; in reinflection, where words are characters, that is the source form. Words
-    are all tokens but `<pad>`, `<s>` and `</s>`; `<unk>` is one, since it stands for a word of the sentence. With
-    `bow_input` a linear layer on the bag also joins the last state of the encoder, before the projection to mean and
-    log-variance. The head learns with the decoder and is no part of the measured model: `bow_nll` alone tells
-    of it.
+    The sentence is the input of the encoder; in reinflection, where words are characters, it is the source form. Words
+    are all tokens except `<pad>`, `<s>` and `</s>`; `<unk>` counts, because it stands for a word of the sentence. With
+    `bow_input`, the output of a linear layer on the bag is appended to the last state of the encoder, before the
+    projection to mean and log-variance. The head is trained with the decoder and is no part of the measured model; only
+    `bow_nll` measures it.
 
-    - `multinomial` is of the size of the reconstruction, so a `weight` of 1 about doubles what draws z to the sentence.
-      KL and `mi` rise by what the bag needs, which the decoder may or may not use.
-    - The bag that the encoder sees holds the share of each word among the words of the sentence. On counts, which have
-      no bound as the last state of the encoder has, the base recipe with its learning rate of 1 diverges.
-    - By default the layer on the bag is as large as a word embedding, being a mean of one vector for each word, and the
-      hidden layer of the head as large as z.
+    - `multinomial` has the size of the reconstruction, so a `weight` of 1 roughly doubles the incentive to encode the
+      sentence in z. KL and `mi` rise by what the bag needs, whether or not the decoder uses it.
+    - The bag that the encoder reads holds the share of each word among the words of the sentence. With counts, which
+      unlike the encoder's last state have no bound, the base recipe with its learning rate of 1 diverges.
+    - By default the layer on the bag is as large as a word embedding, because it is a mean of one vector per word, and
+      the hidden layer of the head is as large as z.
     - `bow_input` changes the encoder: the plain VAE is `weight` 0 without it.
     """
 
@@ -59,16 +59,18 @@ class MultitaskBow(Strategy):
         "Kamoi & Fukutomi 2018, Variational autoencoders for text modeling without weakening the decoder"
     )
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("bow_nll", "float", "loss of the bag-of-words head at one sample an example [nats]", "min"),
+        Column("bow_nll", "float", "loss of the bag-of-words head at one sample per example [nats]", "min"),
     )
 
     kind: Literal["multitask_bow"] = "multitask_bow"
-    weight: Annotated[float, Field(ge=0, description="weight of the bag of words in the loss"), Tunable(0.1, 2)] = 1.0
-    loss: Annotated[Literal["multinomial", "bernoulli"], Field(description="what the head predicts")] = "multinomial"
-    hidden: Annotated[int | None, Field(ge=1, description="hidden units of the head; null: the dimensions of z")] = None
-    bow_input: Annotated[bool, Field(description="whether the encoder sees the bag too")] = True
+    weight: Annotated[float, Field(ge=0, description="weight of the head's loss"), Tunable(0.1, 2)] = 1.0
+    loss: Annotated[Literal["multinomial", "bernoulli"], Field(description="loss of the head")] = "multinomial"
+    hidden: Annotated[
+        int | None, Field(ge=1, description="hidden units of the head; null: as many as z has dimensions")
+    ] = None
+    bow_input: Annotated[bool, Field(description="whether the encoder also reads the bag")] = True
     bow_size: Annotated[
-        int | None, Field(ge=1, description="features that it makes of the bag; null: the size of a word embedding")
+        int | None, Field(ge=1, description="features of the bag in the encoder; null: the size of a word embedding")
     ] = None
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -91,24 +93,24 @@ class MultitaskBow(Strategy):
 
 
 class BagTask(Penalty):
-    """weight * mean loss of the head."""
+    """weight * the mean loss of the head."""
 
-    def __init__(self, setting: MultitaskBow, head: BagHead) -> None:
+    def __init__(self, config: MultitaskBow, head: BagHead) -> None:
         super().__init__()
-        self._setting = setting
+        self._config = config
         self.head = head
 
     def forward(self, forward: Forward) -> Tensor:
-        return self._setting.weight * self.nll(forward.batch, forward.draw.z_BSZ).mean()
+        return self._config.weight * self.nll(forward.batch, forward.draw.z_BSZ).mean()
 
     def nll(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """The unweighted loss in nats an example and sample, [B, S]."""
-        score = self.head.multinomial if self._setting.loss == "multinomial" else self.head.bernoulli
+        """Return the unweighted loss [B, S] in nats per example and sample."""
+        score = self.head.multinomial if self._config.loss == "multinomial" else self.head.bernoulli
         return score(batch, z_BSZ)
 
 
 class _BagMetrics(ExtraMetrics):
-    """`bow_nll` at the one encoded sample; null where no head is trained."""
+    """`bow_nll` at the one encoded sample; null if no head is trained."""
 
     def __init__(self, task: BagTask | None) -> None:
         self._task = task

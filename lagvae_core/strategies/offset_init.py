@@ -1,4 +1,4 @@
-"""A start away from the origin."""
+"""Initial parameters away from the origin."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lagvae_core.strategies.slots import Side
 
 __all__ = ["OffsetInit"]
 
-LARGEST_START = 10.0
-"""Of a log-variance, beyond which the warning is due: a KL of 11,000 nats in its dimension."""
+MAX_INITIAL_LOGVAR = 10.0
+"""Initial log-variance above which a warning is given; it is a KL of 11,000 nats in its dimension."""
 
 
 class OffsetInit(Strategy):
     """Parameters start positive, so that every posterior mean starts positive, nearly equal and away from the origin.
 
-    Source: He et al. 2019, Appendix G: weights from U(low, high), embeddings from U(embedding_low, embedding_high), in
-    place of intervals around 0. The basic VAE returns to the origin from there and collapses; with aggressive training
-    it does not. `scope` `all` is encoder and decoder, `encoder` the first alone; what other strategies add to the model
-    keeps its start. With the intervals of the model, -init_range to init_range and likewise for the embeddings, it is
-    the plain VAE.
+    Source: He et al. 2019, Appendix G: weights from U(low, high) and embeddings from U(embedding_low, embedding_high)
+    instead of intervals around 0. From this start the basic VAE returns to the origin and collapses; with aggressive
+    training it does not. `scope` `all` applies to encoder and decoder, `encoder` to the encoder alone; parameters that
+    other strategies add to the model keep their start. With the intervals of the model, -init_range to init_range and
+    the corresponding one for the embeddings, it is the plain VAE.
 
     - The paper's intervals are U(0.04, 0.06) and U(0, 0.2) as we remember them; the defaults are these.
-    - On images every parameter is a weight, those of batch normalisation too.
+    - On images every parameter counts as a weight, including those of batch normalisation.
     - Log-variances start as large as the means. The paper has 50 hidden units; with many more, narrow the intervals.
     """
 
@@ -40,17 +40,17 @@ class OffsetInit(Strategy):
     latent: ClassVar[bool] = False
 
     kind: Literal["offset_init"] = "offset_init"
-    low: Annotated[float, Field(description="lower end of the start of all weights")] = 0.04
-    high: Annotated[float, Field(description="upper end of the start of all weights"), Tunable(0.05, 0.1)] = 0.06
-    embedding_low: Annotated[float, Field(description="lower end of the start of embeddings")] = 0.0
-    embedding_high: Annotated[float, Field(description="upper end of the start of embeddings")] = 0.2
-    scope: Annotated[Literal["encoder", "all"], Field(description="what starts so")] = "all"
+    low: Annotated[float, Field(description="lower end of the initial weights")] = 0.04
+    high: Annotated[float, Field(description="upper end of the initial weights"), Tunable(0.05, 0.1)] = 0.06
+    embedding_low: Annotated[float, Field(description="lower end of the initial embeddings")] = 0.0
+    embedding_high: Annotated[float, Field(description="upper end of the initial embeddings")] = 0.2
+    scope: Annotated[Literal["encoder", "all"], Field(description="modules that start in these intervals")] = "all"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"initialise": self.initialise}
 
     def initialise(self, module: nn.Module, side: Side) -> None:
-        """Start `module` anew, by the draws of a model's own start: each layer's default first, then uniform ones."""
+        """Initialise `module` again with the draws of the model's own start: layer defaults first, then uniform."""
         if side == "encoder" or self.scope == "all":
             start_by_default(module)
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))
@@ -65,12 +65,12 @@ class OffsetInit(Strategy):
                 )
 
     def warnings(self, context: ConfigContext) -> Iterator[str]:
-        summed = context.model.hidden if isinstance(context.model, TokenModel) else 0
-        start = summed * (self.low + self.high) / 2
-        if start > LARGEST_START:
+        inputs = context.model.hidden if isinstance(context.model, TokenModel) else 0
+        start = inputs * (self.low + self.high) / 2
+        if start > MAX_INITIAL_LOGVAR:
             yield (
-                f"offset_init: log-variances may start near model.hidden * (low + high) / 2 = {start:g}, their KL near "
-                "the exponential of that; lower offset_init.low and offset_init.high."
+                f"offset_init: initial log-variances can be near model.hidden * (low + high) / 2 = {start:g}, and "
+                "their KL near the exponential of that; lower offset_init.low and offset_init.high."
             )
         for other in context.strategies:
             if other.kind in {"bn_vae", "du_vae"}:

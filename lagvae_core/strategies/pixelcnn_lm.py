@@ -1,4 +1,4 @@
-"""The language model of pixels that a collapsed VAE of images comes down to."""
+"""The PixelCNN language model: the decoder without z."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["PixelCnnLm"]
 
 
 class PixelCnnLm(LanguageModel):
-    """The decoder alone, without z and without an encoder: the PixelCNN against which every VAE of images is held.
+    """The decoder alone, without z and encoder: the PixelCNN that is the baseline of every VAE of images.
 
     Source: He et al. 2019, PixelCNN in Table 2.
 
-    The decoder of the plain VAE without its maps of z; optimiser, learning rate and stopping are those of the trial. It
-    is a model with a latent space of no dimensions: `rec` = `nll_elbo` = `nll_iw` is the exact -log p(x), `iw_k` is 1,
-    and what speaks of z (`kl`, `mi`, `au` and their kin) is null, not 0. `model.latent_dim` and `model.z_maps` have no
-    meaning here. The published code has this path, but it cannot run; the network is what its classes make.
+    The decoder of the plain VAE without its maps of z; optimiser, learning rate and stopping are those of the trial.
+    The latent space has 0 dimensions: `rec` = `nll_elbo` = `nll_iw` is the exact -log p(x), `iw_k` is 1, and all
+    columns about z (`kl`, `mi`, `au` and so on) are null, not 0. `model.latent_dim` and `model.z_maps` have no meaning
+    here. The published code contains this path, but it cannot run; the network is the one that its classes define.
     """
 
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 2"

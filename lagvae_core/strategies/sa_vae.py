@@ -1,4 +1,4 @@
-"""Inference that starts with the encoder and is finished by gradient steps on each example's own posterior."""
+"""Semi-amortised inference: gradient steps refine each example's posterior, starting from the encoder's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FINAL_STEP_ONLY = frozenset({"fraternal_dropout", "multitask_bow"})
 
 
 class SaVae(Strategy):
-    """The encoder's posterior is refined by `refinement_steps` gradient steps, and training differentiates these steps.
+    """Gradient steps (`refinement_steps`) refine the encoder's posterior, and training differentiates through them.
 
     Source: Kim et al. 2018, section 3; He et al. 2019 compare with 10 steps.
 
@@ -47,43 +47,48 @@ class SaVae(Strategy):
 
         g = d L_k(lambda_k) / d lambda, clipped;  v = momentum * v - g;  lambda_{k+1} = lambda_k + rate * v,
 
-    and the model learns from the objective at the last lambda: decoder and encoder by its gradient through all steps.
-    Validation and measurement refine each example by itself in eval mode, with weight 1 and noise that is the
-    example's own; `nll_iw_init` and `kl_init` measure what the encoder alone says.
+    and the model is trained on the objective at the last lambda: decoder and encoder by its gradient through all steps.
+    Validation and measurement refine each example separately in eval mode, with weight 1 and noise that belongs to the
+    example; `nll_iw_init` and `kl_init` measure the encoder without refinement.
 
-    `backward` says how training passes the steps:
+    `backward` selects how training differentiates the steps:
 
     - `finite_diff`, as published: a product of the Hessian of L_k with a vector d is the difference of two gradients,
       at lambda_k and lambda_k + difference_step * d, over `difference_step`, with the same noise and masks;
-    - `autograd`: exactly, by differentiating twice; keeps all passes in memory, without fused kernels;
-    - `none`: not at all. The decoder learns at the refined posterior, the encoder from the loss at its own one (the
-      paper's VAE+SVI);
-    - `none_kl`: the same, but the encoder learns from KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the code).
+    - `autograd`: exactly, by differentiating twice; keeps all passes in memory and uses no fused kernels;
+    - `none`: not at all. The decoder is trained at the refined posterior, the encoder on the loss at its own posterior
+      (the paper's VAE+SVI);
+    - `none_kl`: the same, but the encoder is trained on KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the code).
 
     Departures from the published code, with the reason.
 
-    - There the gradient is that of the batch mean, so that the steps of an example grow as its batch gets smaller, and
-      clipping joins examples. Here an example's own gradient is divided by `reference_batch`, and the clipped norm is
-      that of `reference_batch` examples such as these: of the whole batch in training, of the example alone in
-      measurement. At batches of 32 the training steps are those of the code.
-    - There the global generator is set to one of 3435 seeds at each step. Here the noise has its own stream, and the
-      perturbed pass gets the states of the dropout stream back.
-    - There validation refines with the annealed weight; here with 1, as everything is measured.
+    - There the gradient is that of the batch mean, so the steps of an example grow as its batch gets smaller, and
+      clipping couples the examples. Here an example's own gradient is divided by `reference_batch`, and the clipped
+      norm is that of `reference_batch` examples like these: in training like the whole batch, in measurement like the
+      single example. At batches of 32 the training steps equal those of the code.
+    - There each step seeds the global generator with one of 3435 seeds. Here the noise has its own stream, and the
+      state of the dropout stream is restored for the perturbed pass.
+    - There validation refines with the annealed weight; here with 1, the weight of all measurement.
     - `finite_diff_clip` `consistent` differences unclipped gradients and passes the clipped steps by their own
-      derivative. The code (`reference`) takes the clipped gradient of the perturbed pass from the unclipped one, and
-      clips the result again; where that clips, it is no derivative of anything.
-    - As in the code the gradient of the loss at each lambda_k is clipped on its way back (`backward_clip`, there the
-      same number as `clip`). Without that, steps that overshoot multiply it from step to step: on the synthetic set all
-      three runs with ten steps met one of several thousands, and diverged.
-    - `difference_step` is 1e-5 there. A direction d has the size of a refinement step, so that in float32 a tenth of
-      that difference is rounding; at 0.003 rounding and curvature weigh the same, and 1e-3 of the gradient is wrong.
-    - The further terms of multitask_bow and fraternal_dropout count in the final step only (W5).
+      derivative. The code (`reference`) subtracts the unclipped gradient from the clipped gradient of the perturbed
+      pass and clips the result again; where that clips, it is no derivative of anything.
+    - As in the code, the gradient of the loss at each lambda_k is clipped on its way back (`backward_clip`; the code
+      uses the number of `clip`). Without this, steps that overshoot multiply it from step to step: on the synthetic set
+      all three runs with ten steps met a gradient norm of several thousands and diverged.
+    - `difference_step` is 1e-5 there. A direction d has the size of a refinement step, so in float32 a tenth of that
+      difference is rounding. At 0.003, rounding and curvature contribute equally, and the relative error of the
+      gradient is 1e-3.
+    - The additional loss terms of multitask_bow and fraternal_dropout count in the final step only (W5).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"update", "refine", "extra_metrics"})
     paper: ClassVar[str] = "Kim et al. 2018, Semi-Amortized Variational Autoencoders, section 3"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("nll_iw_init", "float", "nll_iw with the encoder's unrefined q as proposal [nats]; valid, often looser"),
+        Column(
+            "nll_iw_init",
+            "float",
+            "nll_iw with the encoder's unrefined q as proposal [nats]; a valid bound, often looser",
+        ),
         Column("kl_init", "float", "mean KL(q(z|x) || p(z)) of the encoder's unrefined q [nats]"),
     )
 
@@ -92,23 +97,28 @@ class SaVae(Strategy):
         int, Field(ge=0, le=1000, description="gradient steps on each posterior; 0 is the plain VAE"), Tunable(2, 20)
     ] = 10
     rate: Annotated[
-        float, Field(ge=0, description="learning rate of these steps at the reference batch"), Tunable(0.1, 2, log=True)
+        float,
+        Field(ge=0, description="learning rate of the refinement steps at the reference batch"),
+        Tunable(0.1, 2, log=True),
     ] = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1, description="share of the last step that is kept")] = 0.5
-    clip: Annotated[float, Field(ge=0, description="largest norm of a step's gradient; 0 is none")] = 5.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of the refinement steps")] = 0.5
+    clip: Annotated[float, Field(ge=0, description="largest gradient norm of a step; 0 disables clipping")] = 5.0
     backward_clip: Annotated[
-        float, Field(ge=0, description="largest norm of the loss's gradient at each lambda_k; 0 is none")
+        float, Field(ge=0, description="largest norm of the loss gradient at each lambda_k; 0 disables clipping")
     ] = 5.0
-    reference_batch: Annotated[int, Field(ge=1, description="examples whose mean loss the steps descend")] = 32
+    reference_batch: Annotated[
+        int, Field(ge=1, description="number of examples over which the steps take the mean loss")
+    ] = 32
     backward: Annotated[
         Literal["finite_diff", "autograd", "none", "none_kl"],
-        Field(description="how training differentiates the steps"),
+        Field(description="derivative of the steps in training"),
     ] = "finite_diff"
     difference_step: Annotated[
-        float, Field(gt=0, le=1, description="length of a finite difference, in refinement steps")
+        float, Field(gt=0, le=1, description="length of a finite difference [refinement steps]")
     ] = 0.003
     finite_diff_clip: Annotated[
-        Literal["consistent", "reference"], Field(description="differences as derived, or clipped as in the code")
+        Literal["consistent", "reference"],
+        Field(description="clipping of finite differences: by their derivative, or as in the code"),
     ] = "consistent"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -156,35 +166,35 @@ class SaVae(Strategy):
 
 
 class SemiAmortised(Update):
-    """Encoder, refinement, objective at the refined posterior; then one step of encoder and decoder. No state."""
+    """Encode, refine, evaluate the objective at the refined posterior, and step encoder and decoder. Stateless."""
 
-    def __init__(self, setting: SaVae) -> None:
-        self._setting = setting
-        differences = FiniteDifferenceGradient if setting.finite_diff_clip == "consistent" else PublishedGradient
-        ways: dict[str, type[SviGradient]] = {
+    def __init__(self, config: SaVae) -> None:
+        self._config = config
+        differences = FiniteDifferenceGradient if config.finite_diff_clip == "consistent" else PublishedGradient
+        gradients: dict[str, type[SviGradient]] = {
             "finite_diff": differences,
             "autograd": ExactGradient,
             "none": DetachedGradient,
             "none_kl": DetachedGradient,
         }
-        self._trajectory = ways[setting.backward]
+        self._svi_gradient = gradients[config.backward]
 
     def __call__(self, trainer: Trainer, batch: Batch, weight: float) -> Loss:
-        if self._setting.refinement_steps == 0:
+        if self._config.refinement_steps == 0:
             return super().__call__(trainer, batch, weight)
-        loss = self._trajectory(self._setting, trainer, batch, weight).backward()
+        loss = self._svi_gradient(self._config, trainer, batch, weight).backward()
         trainer.step(encoder=True, decoder=True)
         return loss
 
 
 @dataclass(frozen=True)
 class _Refine:
-    """The refinement of a model in eval mode; its noise belongs to the example."""
+    """Refinement of a model in eval mode; the noise depends on seed and example alone."""
 
-    setting: SaVae
+    config: SaVae
 
     def __call__(self, model: Vae, seed: int) -> Infer:
-        steps = self.setting.refinement_steps
+        steps = self.config.refinement_steps
         if steps == 0:
             return model.infer
 
@@ -195,21 +205,21 @@ class _Refine:
                 start = torch.stack([encoded.mean_BZ, encoded.logvar_BZ])
                 noise_BKZ = example_noise(seed, "svi", batch.index_B, steps, start.shape[2]).to(start)
 
-                def of_rec(z_BZ: Tensor) -> Tensor:
+                def gradient_at(z_BZ: Tensor) -> Tensor:
                     z_BZ.requires_grad_()
                     return rec_gradient(model.reconstruct(batch, batch.history, z_BZ[:, None])[:, 0], z_BZ)
 
                 def gradient(k: int, parameters: Tensor) -> Tensor:
-                    return gradient_of(parameters, noise_BKZ[:, k], 1.0, of_rec) / self.setting.reference_batch
+                    return gradient_of(parameters, noise_BKZ[:, k], 1.0, gradient_at) / self.config.reference_batch
 
-                descent = Descent(self.setting, batch.size, alone=True)
-                return Inference.plain(gaussian_of(refined_from(self.setting, descent, start, gradient)))
+                descent = Descent(self.config, batch.size, alone=True)
+                return Inference.plain(gaussian_of(refined_from(self.config, descent, start, gradient)))
 
         return infer
 
 
 class _Unrefined(ExtraMetrics):
-    """What the encoder alone is worth."""
+    """`nll_iw_init` and `kl_init`: the encoder without refinement."""
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
         model = measurement.model

@@ -1,4 +1,4 @@
-"""Posterior means scaled up to a wished spread before they enter the decoder."""
+"""Posterior means that are scaled to a target spread before they enter the decoder."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = ["ScalePosterior", "ScaleVae"]
 
 
 class ScaleVae(Strategy):
-    """The decoder reads u = f * mu + sigma * eps, with f such that the means of a batch have deviation `des_std`.
+    """The decoder reads u = f * mu + sigma * eps, where f scales the means of a batch to standard deviation `des_std`.
 
-    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is that of the batch,
-    des_std / std(mu), later the average f_bar over the epoch before. The KL that is charged is that of the *unscaled*
+    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is the factor of the batch,
+    des_std / std(mu), later the average f_bar of the previous epoch. The KL in the objective is that of the *unscaled*
     N(mu, sigma^2), so the trained objective is no bound on log p(x); see docs/results.md. The default columns score
-    the generator that the paper samples from: u ~ N(0, f_bar^2), proposal N(f_bar * mu, sigma^2).
+    the generator that the paper samples from: u ~ N(0, f_bar^2), with proposal N(f_bar * mu, sigma^2).
 
-    Departures. Batches below `min_f_batch` are neither recorded nor scaled by their own f, because the mean of 1 / std
-    is dominated by small batches (+13 % at 8, infinite at 2); in the first phase they take the mean f recorded so far
-    in the epoch and are skipped while there is none. `f_average` `pooled` replaces the paper's `arithmetic` mean of f
-    by des_std over the pooled deviation. `objective` `valid` charges the KL of the scaled posterior to N(0, f^2), which
-    makes the objective a bound. `detach_f` stops the gradient through the deviation of the batch (the paper's lets it
-    pass). f is recorded in outer steps only.
+    Departures. Batches below `min_f_batch` are neither recorded nor scaled by their own f, because small batches
+    dominate the mean of 1 / std (+13 % at 8, infinite at 2); in the first phase they use the mean f recorded so far in
+    the epoch and are skipped while there is none. `f_average` `pooled` replaces the paper's `arithmetic` mean of f by
+    des_std over the pooled standard deviation. `objective` `valid` uses the KL of the scaled posterior to N(0, f^2),
+    which makes the objective a bound. `detach_f` stops the gradient through the standard deviation of the batch (the
+    paper does not stop it). f is recorded in outer steps only.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
@@ -52,36 +52,45 @@ class ScaleVae(Strategy):
         Column(
             "nll_iw_unit",
             "float",
-            "NLL of the generator u ~ N(0, I), same samples [nats]; valid, another model",
+            "NLL of the generator u ~ N(0, I), same samples [nats]; valid, for a different model",
         ),
         Column(
             "nll_iw_mm",
             "float",
-            "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, another model",
+            "NLL of the generator u ~ moment-matched N(m, s^2) [nats]; valid, for a different model",
         ),
         Column(
             "nll_iw_paper",
             "float",
-            "mixed weights of the paper's protocol [nats]; a likelihood only if objective is valid",
+            "mixed weights of the paper's protocol [nats]; a likelihood only with objective valid",
         ),
         Column(
-            "nll_elbo_paper", "float", "rec + kl_train [nats], minus the objective; a bound only if objective is valid"
+            "nll_elbo_paper",
+            "float",
+            "rec + kl_train [nats], the negative objective; a bound only with objective valid",
         ),
-        Column("mi_q", "float", "MI under the charged posterior, whole split [nats]; at most kl_train"),
-        Column("au_hat", "int", "units whose scaled mean has variance >= 0.01; all of them by construction"),
-        Column("std_fmu_split", "floats", "deviation of f_bar * mu over the split, by dimension; compare des_std"),
+        Column("mi_q", "float", "MI under the posterior of kl_train, whole split [nats]; at most kl_train"),
+        Column("au_hat", "int", "units whose scaled mean has variance >= 0.01; all units by construction"),
+        Column(
+            "std_fmu_split", "floats", "standard deviation of f_bar * mu over the split, by dimension; compare des_std"
+        ),
     )
 
     kind: Literal["scale_vae"] = "scale_vae"
     des_std: Annotated[
-        float, Field(gt=0, description="wished standard deviation of the scaled means"), Tunable(0.3, 1.5)
+        float, Field(gt=0, description="target standard deviation of the scaled means"), Tunable(0.3, 1.5)
     ] = 0.7
-    f_epo: Annotated[int, Field(ge=1, description="epochs with the factor of the batch"), Tunable(1, 7)] = 1
-    f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="how f_bar is averaged")] = "arithmetic"
-    min_f_batch: Annotated[int, Field(ge=2, description="smallest batch whose own factor counts")] = 8
-    std_floor: Annotated[float, Field(gt=0, description="floor of the batch deviation")] = 1e-6
-    detach_f: Annotated[bool, Field(description="no gradient through the factor of the batch")] = False
-    objective: Annotated[Literal["paper", "valid"], Field(description="which KL is charged")] = "paper"
+    f_epo: Annotated[
+        int, Field(ge=1, description="number of epochs that use the factor of the batch"), Tunable(1, 7)
+    ] = 1
+    f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="average that gives f_bar")] = "arithmetic"
+    min_f_batch: Annotated[int, Field(ge=2, description="smallest batch that is scaled by its own factor")] = 8
+    std_floor: Annotated[float, Field(gt=0, description="smallest standard deviation of a batch")] = 1e-6
+    detach_f: Annotated[bool, Field(description="whether the gradient stops at the factor of the batch")] = False
+    objective: Annotated[
+        Literal["paper", "valid"],
+        Field(description="KL in the objective: of the unscaled posterior, or of the scaled one to N(0, f^2)"),
+    ] = "paper"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         posterior = ScalePosterior(self, context.latent_dim)
@@ -102,13 +111,13 @@ class ScaleVae(Strategy):
 
 
 class ScalePosterior(Posterior):
-    """u ~ N(f * mu, sigma^2), charged as N(mu, sigma^2). `f_bar` is a buffer: the decoder's weights depend on it."""
+    """u ~ N(f * mu, sigma^2), with the KL of N(mu, sigma^2). `f_bar` is a buffer: decoder weights depend on it."""
 
     f_bar: Tensor
 
-    def __init__(self, setting: ScaleVae, latent_dim: int) -> None:
+    def __init__(self, config: ScaleVae, latent_dim: int) -> None:
         super().__init__()
-        self._setting = setting
+        self._config = config
         self.register_buffer("f_bar", torch.ones(latent_dim))
         self._epoch = 1
         self._sum = torch.zeros(latent_dim)
@@ -119,36 +128,36 @@ class ScalePosterior(Posterior):
         mean, logvar = encoded.mean_BZ, encoded.logvar_BZ
         f = self._training_factor(mean) if self.training else self.f_bar
         q = Gaussian(f * mean, logvar)
-        if self._setting.objective == "valid":
+        if self._config.objective == "valid":
             return Inference(q, Gaussian(mean, logvar - 2.0 * f.log()))
         return Inference(q, encoded)
 
     def _training_factor(self, mean_BZ: Tensor) -> Tensor:
-        setting = self._setting
-        own = None
-        if len(mean_BZ) >= setting.min_f_batch:
-            own = setting.des_std / mean_BZ.std(0, correction=1).clamp(min=setting.std_floor)
-        self._last = None if own is None else own.detach()
-        if self._epoch > setting.f_epo:
+        config = self._config
+        batch_factor = None
+        if len(mean_BZ) >= config.min_f_batch:
+            batch_factor = config.des_std / mean_BZ.std(0, correction=1).clamp(min=config.std_floor)
+        self._last = None if batch_factor is None else batch_factor.detach()
+        if self._epoch > config.f_epo:
             return self.f_bar
-        if own is None:
+        if batch_factor is None:
             return self._average()
-        return own.detach() if setting.detach_f else own
+        return batch_factor.detach() if config.detach_f else batch_factor
 
     def _average(self) -> Tensor:
-        assert self._count > 0, "a small batch before any factor was recorded; accepts() must be asked first"
+        assert self._count > 0, "a small batch before any factor was recorded; check accepts() first"
         mean = (self._sum / self._count).to(self.f_bar)
-        return mean if self._setting.f_average == "arithmetic" else self._setting.des_std / mean.sqrt()
+        return mean if self._config.f_average == "arithmetic" else self._config.des_std / mean.sqrt()
 
     def accepts(self, batch_size: int) -> bool:
-        alone = batch_size < self._setting.min_f_batch and self._count == 0
-        return not (alone and self._epoch <= self._setting.f_epo)
+        no_factor = batch_size < self._config.min_f_batch and self._count == 0
+        return not (no_factor and self._epoch <= self._config.f_epo)
 
     def after_step(self) -> None:
         if self._last is None:
             return
-        arithmetic = self._setting.f_average == "arithmetic"
-        term = self._last if arithmetic else (self._setting.des_std / self._last).square()
+        arithmetic = self._config.f_average == "arithmetic"
+        term = self._last if arithmetic else (self._config.des_std / self._last).square()
         self._sum = self._sum.to(term) + term
         self._count += 1
         self._last = None
@@ -172,13 +181,13 @@ class ScalePosterior(Posterior):
 
 
 class _PaperMetrics(ExtraMetrics):
-    """The columns that repeat the paper's protocol, and two valid likelihoods of neighbouring generators."""
+    """Columns that repeat the paper's protocol, and valid likelihoods of two related generators."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
         unit = NormalPrior()
         train = encoded_train()
-        scaled, spread = train.q.base.mean_BZ, train.q.base.logvar_BZ.exp().mean(0)
-        centre, matched = scaled.mean(0), NormalPrior((scaled.var(0) + spread).sqrt())
+        mean_NZ, variance_Z = train.q.base.mean_BZ, train.q.base.logvar_BZ.exp().mean(0)
+        centre, matched = mean_NZ.mean(0), NormalPrior((mean_NZ.var(0) + variance_Z).sqrt())
 
         def under(generator: Callable[[Tensor], Tensor]) -> LogWeight:
             return lambda inference, draw: generator(draw.z_BSZ) - draw.log_q().sum(-1)

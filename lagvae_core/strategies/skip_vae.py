@@ -1,4 +1,4 @@
-"""Further paths of z through the decoder."""
+"""Additional paths of z into the decoder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["SkipVae"]
 
 
 class SkipVae(Strategy):
-    """z also enters the decoder's output layer, and each layer before it, so that no layer can lose it on the way.
+    """z also enters the decoder's output layer, and each layer before it, so that no layer can drop it.
 
-    Source: Dieng et al. 2019, whose form is `add` (as recalled); `concat` to the output is that of DG-VAE's code.
+    Source: Dieng et al. 2019, in the form `add` (as recalled); `concat` to the output is the form of DG-VAE's code.
 
-    With h_t what the output layer W reads, `path` `concat` gives the logits W [h_t; z], at the price of Z * V weights;
-    `add`, W (h_t + U z). Where the plain decoder reads z, it still does. Dropout falls on h_t alone, never on z.
+    With h_t the input of the output layer W, `path` `concat` gives the logits W [h_t; z], at the cost of Z * V weights;
+    `add` gives W (h_t + U z). The paths of z in the plain decoder remain. Dropout applies to h_t alone, never to z.
 
-    - `to` `all` reaches the layers between too. The LSTM has one layer, whose steps all read z already, so that `all`
-      is `output` there. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
-    - In a decoder of images the maps of z, projected, are added to what a layer reads; `concat` is refused there.
-    - `add` has no function around the sum; the LSTM's h_t is itself the output of one.
-    - The published code leaves the skip out where it generates text. Here it is part of the model.
+    - `to` `all` also reaches the layers in between. The LSTM has one layer, and all its steps read z already, so `all`
+      equals `output` there. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
+    - In a decoder of images, projected maps of z are added to the input of a layer; `concat` is rejected there.
+    - `add` has no function around the sum; the LSTM's h_t already is the output of one.
+    - The published code leaves the skip out when it generates text. Here it is part of the model.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"skip"})
@@ -35,11 +35,12 @@ class SkipVae(Strategy):
     kind: Literal["skip_vae"] = "skip_vae"
     path: Annotated[
         Literal["concat", "add"],
-        Field(description="z beside what a layer reads, or a linear map of it added"),
+        Field(description="how z joins the input of a layer: concatenated, or added after a linear map"),
         Tunable(choices=("concat", "add")),
     ] = "concat"
     to: Annotated[
-        Literal["output", "all"], Field(description="whether the layers between read z too; the LSTM has none")
+        Literal["output", "all"],
+        Field(description="layers that read z: the output layer, or all layers; equal for the LSTM"),
     ] = "all"
 
     def build(self, context: BuildContext) -> dict[str, Any]:

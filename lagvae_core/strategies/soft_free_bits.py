@@ -1,4 +1,4 @@
-"""A KL weight that seeks a wished KL by itself."""
+"""A KL weight that adapts until the KL is near a target."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["SoftFreeBits"]
 
 
 class SoftFreeBits(Strategy):
-    """The KL weight falls by `factor` after each update whose KL is below `rate`, and grows by it after one above.
+    """Each update divides the KL weight by `factor` if its KL is below `rate`, and multiplies it if its KL is above.
 
-    Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" is more than `tolerance` above, in between the
-    weight rests; it stays in [weight_min, 1]. The KL is the batch mean of the sum over dimensions, unweighted.
+    Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" means more than `tolerance` above; in between the
+    weight does not change. It stays in [weight_min, 1]. The KL is the batch mean of the sum over dimensions,
+    unweighted.
 
-    Departures. `weight_start` 0.1 is that of the code of Pelsmaeker & Aziz; 1 would start at the bound itself. Their
+    Departures. `weight_start` 0.1 is from the code of Pelsmaeker & Aziz; 1 would start at the upper bound. Their
     code derives its factor from the slope of an annealing schedule (11 at its default); ours is the paper's 1.1.
     `weight_min` is ours: from a weight of 0 no factor leads back.
     """
@@ -31,14 +32,16 @@ class SoftFreeBits(Strategy):
     paper: ClassVar[str] = "Chen et al. 2017, Variational Lossy Autoencoder"
 
     kind: Literal["soft_free_bits"] = "soft_free_bits"
-    rate: Annotated[float, Field(gt=0, description="wished KL [nats]"), Tunable(1, 20)] = 5.0
-    factor: Annotated[float, Field(ge=1, description="by which an update changes the weight")] = 1.1
-    tolerance: Annotated[float, Field(ge=0, description="relative excess of KL that changes nothing")] = 0.05
-    weight_start: Annotated[float, Field(gt=0, le=1, description="weight of the first update")] = 0.1
-    weight_min: Annotated[float, Field(gt=0, le=1, description="smallest weight")] = 1e-4
+    rate: Annotated[float, Field(gt=0, description="target KL [nats]"), Tunable(1, 20)] = 5.0
+    factor: Annotated[float, Field(ge=1, description="factor by which an update changes the weight")] = 1.1
+    tolerance: Annotated[
+        float, Field(ge=0, description="relative excess of the KL that leaves the weight unchanged")
+    ] = 0.05
+    weight_start: Annotated[float, Field(gt=0, le=1, description="weight at the first update")] = 0.1
+    weight_min: Annotated[float, Field(gt=0, le=1, description="lower bound of the weight")] = 1e-4
 
     def build(self, context: BuildContext) -> dict[str, Any]:
-        return {"objective": _SeekingWeight(self)}
+        return {"objective": _AdaptiveWeight(self)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         for other in context.strategies:
@@ -55,23 +58,23 @@ class SoftFreeBits(Strategy):
             )
 
 
-class _SeekingWeight(Objective):
-    """The weight lives on the device of the KL, so that no update waits for it."""
+class _AdaptiveWeight(Objective):
+    """The weighted ELBO. The weight stays on the device of the KL, so no update waits for it."""
 
-    def __init__(self, setting: SoftFreeBits) -> None:
-        self._setting = setting
-        self._weight = torch.tensor(setting.weight_start, dtype=torch.float64)
+    def __init__(self, config: SoftFreeBits) -> None:
+        self._config = config
+        self._weight = torch.tensor(config.weight_start, dtype=torch.float64)
 
     def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
         return (rec_B + weight * (self._weight.to(kl_BZ) * kl_BZ.sum(1))).mean()
 
     def after_step(self, kl_BZ: Tensor) -> None:
-        setting = self._setting
+        config = self._config
         kl = kl_BZ.sum(1).mean()
         current = self._weight.to(kl.device)
-        lower, higher = current / setting.factor, current * setting.factor
-        above = torch.where(kl > (1.0 + setting.tolerance) * setting.rate, higher, current)
-        self._weight = torch.where(kl < setting.rate, lower, above).clamp(setting.weight_min, 1.0)
+        lower, higher = current / config.factor, current * config.factor
+        above = torch.where(kl > (1.0 + config.tolerance) * config.rate, higher, current)
+        self._weight = torch.where(kl < config.rate, lower, above).clamp(config.weight_min, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"weight": self._weight.cpu()}

@@ -1,4 +1,4 @@
-"""A prior that is a mixture of the posteriors of learned pseudo-inputs."""
+"""A mixture of the posteriors of learned pseudo-inputs as the prior."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibi
 __all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
 
 INIT_MEAN = -0.05
+"""Default of `init_mean`."""
 
 DARKEST = 0.02
-"""The grey at which a black pixel of a training image starts, and the distance from white of a white one."""
+"""Grey at which a black pixel of a training image starts; a white pixel starts at 1 minus it."""
 
 
 class VampPrior(Strategy):
-    """The prior is the mean of the posteriors of learned pseudo-inputs, sentences of free embeddings or grey images.
+    """The prior is the mean of the posteriors of learned pseudo-inputs: sentences of free embeddings, or grey images.
 
     Source: Tomczak & Welling 2018, with the constants of their published code.
 
-    p(z) = (1/C) sum_c q(z | v_c), where each of the C = `components` pseudo-inputs v_c is `length` vectors that the
-    encoder reads in the place of word embeddings, or an image whose greys are sigmoids of free numbers. They learn with
-    the decoder; the encoder learns through both sides of the KL, which is by Monte Carlo, log q(z|x) - log p(z) at the
-    sample that is decoded and in evaluation at 100, and does not split over dimensions. Every update encodes all
-    pseudo-inputs beside the batch: many long ones cost more than the batch itself. In evaluation their posteriors are
-    computed once.
+    p(z) = (1/C) sum_c q(z | v_c). Each of the C = `components` pseudo-inputs v_c is a sequence of `length` vectors that
+    the encoder reads instead of word embeddings, or an image with greys that are sigmoids of free numbers. The
+    pseudo-inputs are trained with the decoder; the encoder is trained through both sides of the KL. The KL is estimated
+    by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100 samples; it does
+    not split over dimensions. Every update encodes all pseudo-inputs in addition to the batch: many long ones
+    cost more than the batch itself. In evaluation their posteriors are computed once.
 
-    - The prior meets the posterior as evaluation does: with running averages in the place of statistics of a batch,
-      which it does not enter, and with no variance dropped.
+    - The prior uses the posterior as evaluation does: with running averages instead of batch statistics, without
+      contributing to these statistics, and without dropped variances.
     - `length` counts vectors, `<s>` and `</s>` included; null is the mean over the training sentences.
-    - Vectors start from N(init_mean, init_std^2). With `init_from_data` they start as the encoder's embeddings of the
-      training sentences nearest to `length`, cut or continued with `</s>` to it, under noise of deviation init_std.
-    - Their code cuts images off at 0 and 1; from its start below 0 no gradient would ever reach a pixel, hence
-      sigmoids, which start from N(init_mean, init_std^2) too, or with `init_from_data` as training images with greys of
-      at least 0.02 and at most 0.98. Vectors before an LSTM need no bound. Their code drops constants that cancel
-      between the two densities; here they stay. It holds log-variances in (-6, 2); here nothing does. It can take
-      several samples of the KL an example; training here draws one, for every remedy.
+    - Initial vectors are drawn from N(init_mean, init_std^2). With `init_from_data` they are the encoder's embeddings
+      of the training sentences nearest to `length`, cut or padded with `</s>` to it, plus noise of standard deviation
+      init_std.
+    - Their code clamps images to 0 and 1; from its start below 0 no gradient would ever reach a pixel. Hence the
+      sigmoids here. Their arguments start from N(init_mean, init_std^2) too, or with `init_from_data` from training
+      images with greys clamped to between 0.02 and 0.98. Vectors that an LSTM reads need no bound.
+    - Their code drops constants that cancel between the two densities; here they stay. It bounds log-variances to
+      (-6, 2); here nothing does. It can use several samples of the KL per example; here training draws one sample, for
+      every strategy.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -57,14 +60,15 @@ class VampPrior(Strategy):
 
     kind: Literal["vamp_prior"] = "vamp_prior"
     components: Annotated[
-        int, Field(ge=1, le=65536, description="pseudo-inputs"), Tunable(choices=(10, 50, 100, 500))
+        int, Field(ge=1, le=65536, description="number of pseudo-inputs"), Tunable(choices=(10, 50, 100, 500))
     ] = 500
     length: Annotated[
-        int | None, Field(ge=1, le=65536, description="vectors of one; null: mean of the training set")
+        int | None,
+        Field(ge=1, le=65536, description="vectors per pseudo-input; null: mean length of the training sentences"),
     ] = None
-    init_mean: Annotated[float, Field(description="mean of the vectors at the start")] = INIT_MEAN
-    init_std: Annotated[float, Field(ge=0, description="deviation of the vectors at the start")] = 0.01
-    init_from_data: Annotated[bool, Field(description="start as embedded training sentences")] = False
+    init_mean: Annotated[float, Field(description="mean of the initial vectors")] = INIT_MEAN
+    init_std: Annotated[float, Field(ge=0, description="standard deviation of the initial vectors")] = 0.01
+    init_from_data: Annotated[bool, Field(description="whether pseudo-inputs start as training examples")] = False
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         domain, batches = context.domain, context.train_batches
@@ -96,23 +100,23 @@ class VampPrior(Strategy):
 
 
 class PseudoPrior(Prior):
-    """(1/C) sum_c q(z | v_c). It holds encoder and posterior without owning their parameters, which are in the model.
+    """p(z) = (1/C) sum_c q(z | v_c). It refers to encoder and posterior; their parameters belong to the model.
 
-    A subclass holds the pseudo-inputs v and makes `start` and `encoded`.
+    A subclass holds the pseudo-inputs v and implements `start` and `encoded`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._network: tuple[nn.Module, Posterior] | None = None
-        self._settled: Gaussian | None = None
+        self._cached: Gaussian | None = None
 
     @abstractmethod
     def start(self, encoder: nn.Module) -> None:
-        """Called once when the model is built, for pseudo-inputs whose start needs the encoder."""
+        """Initialise pseudo-inputs that need the encoder; called once when the model is built."""
 
     @abstractmethod
     def encoded(self, encoder: nn.Module) -> Gaussian:
-        """What the encoder says of the C pseudo-inputs, without the statistics of a batch."""
+        """Return the encoder's Gaussians of the C pseudo-inputs, computed without batch statistics."""
 
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
         assert isinstance(posterior, Posterior)
@@ -120,26 +124,26 @@ class PseudoPrior(Prior):
         self.start(encoder)
 
     def train(self, mode: bool = True) -> Self:
-        self._settled = None
+        self._cached = None
         return super().train(mode)
 
     def components(self) -> Gaussian:
-        """The C posteriors: in train mode as the parameters are now, in eval mode as they were when it began."""
+        """Return the C posteriors; in eval mode they are computed once, at the first call."""
         if self.training:
             return self._posteriors()
-        if self._settled is None:
+        if self._cached is None:
             with torch.no_grad():
-                self._settled = self._posteriors()
-        return self._settled
+                self._cached = self._posteriors()
+        return self._cached
 
     def _posteriors(self) -> Gaussian:
-        assert self._network is not None, "a prior of pseudo-inputs must be bound to its encoder first"
+        assert self._network is not None, "call bind() before using a prior of pseudo-inputs"
         encoder, posterior = self._network
         encoded, training = self.encoded(encoder), posterior.training
         posterior.eval()
         q = posterior(encoded).q
         posterior.train(training)
-        assert isinstance(q, Gaussian), "pseudo-posteriors are Gaussians"
+        assert isinstance(q, Gaussian), "posteriors of pseudo-inputs must be Gaussians"
         return q
 
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
@@ -154,14 +158,14 @@ class PseudoPrior(Prior):
 
 
 class PseudoSentences(PseudoPrior):
-    """v is `pseudo_LCE`, L vectors of each of C pseudo-inputs."""
+    """Pseudo-inputs `pseudo_LCE`: L vectors for each of C pseudo-inputs."""
 
-    def __init__(self, setting: VampPrior, embedding: int, batches: Sequence[TokenBatch]) -> None:
+    def __init__(self, config: VampPrior, embedding: int, batches: Sequence[TokenBatch]) -> None:
         super().__init__()
-        length = setting.length or mean_length(batches)
-        start_LCE = setting.init_std * torch.randn(length, setting.components, embedding)
-        self.pseudo_LCE = nn.Parameter(start_LCE if setting.init_from_data else start_LCE + setting.init_mean)
-        self._sentences_CL = sentences_near(length, setting.components, batches) if setting.init_from_data else None
+        length = config.length or mean_length(batches)
+        start_LCE = config.init_std * torch.randn(length, config.components, embedding)
+        self.pseudo_LCE = nn.Parameter(start_LCE if config.init_from_data else start_LCE + config.init_mean)
+        self._sentences_CL = sentences_near(length, config.components, batches) if config.init_from_data else None
 
     def start(self, encoder: nn.Module) -> None:
         assert isinstance(encoder, TokenEncoder)
@@ -170,57 +174,57 @@ class PseudoSentences(PseudoPrior):
                 self.pseudo_LCE.add_(encoder.embedding(self._sentences_CL.T))
 
     def encoded(self, encoder: nn.Module) -> Gaussian:
-        """The encoder's mode stays as it is: on a GPU an LSTM in eval mode gives no gradient."""
+        """Encode in the encoder's current mode: on a GPU an LSTM in eval mode gives no gradient."""
         assert isinstance(encoder, TokenEncoder)
         return encoder.read(self.pseudo_LCE)
 
 
 class PseudoImages(PseudoPrior):
-    """v is the sigmoid of `pseudo_CHW`."""
+    """Pseudo-inputs that are the sigmoid of `pseudo_CHW`."""
 
-    def __init__(self, setting: VampPrior, domain: ImageDomain, batches: Sequence[ImageBatch]) -> None:
+    def __init__(self, config: VampPrior, domain: ImageDomain, batches: Sequence[ImageBatch]) -> None:
         super().__init__()
-        start_CHW = setting.init_std * torch.randn(setting.components, domain.height, domain.width)
-        if setting.init_from_data:
-            grey_CHW = first_images(setting.components, batches).clamp(DARKEST, 1.0 - DARKEST)
+        start_CHW = config.init_std * torch.randn(config.components, domain.height, domain.width)
+        if config.init_from_data:
+            grey_CHW = first_images(config.components, batches).clamp(DARKEST, 1.0 - DARKEST)
             self.pseudo_CHW = nn.Parameter(start_CHW + grey_CHW.logit())
         else:
-            self.pseudo_CHW = nn.Parameter(start_CHW + setting.init_mean)
+            self.pseudo_CHW = nn.Parameter(start_CHW + config.init_mean)
 
     def start(self, encoder: nn.Module) -> None:
         assert isinstance(encoder, ResNetEncoder)
 
     def encoded(self, encoder: nn.Module) -> Gaussian:
-        """Batch normalisation uses its running averages, which the pseudo-inputs do not enter."""
+        """Encode with the running averages of batch normalisation, which stay unchanged."""
         assert isinstance(encoder, ResNetEncoder)
         with running_statistics(encoder):
             return encoder.read(self.pseudo_CHW.sigmoid())
 
 
 def first_images(count: int, batches: Sequence[ImageBatch]) -> Tensor:
-    """`count` images [C, H, W] in the order of `batches`, beginning anew where there are fewer."""
+    """Return `count` images [C, H, W] in the order of `batches`, starting over if there are fewer."""
     rows = [row for batch in batches for row in batch.pixels_BHW.cpu()]
     return torch.stack([rows[number % len(rows)] for number in range(count)])
 
 
 def mean_length(batches: Sequence[TokenBatch]) -> int:
-    """The mean number of tokens of a sentence, `<s>` and `</s>` included, rounded; 1 without sentences."""
+    """Return the mean number of tokens of a sentence, `<s>` and `</s>` included, rounded; 1 without sentences."""
     sentences = sum(batch.size for batch in batches)
     tokens = sum(batch.units for batch in batches) + sentences
     return max(1, round(tokens / max(1, sentences)))
 
 
 def sentences_near(length: int, count: int, batches: Sequence[TokenBatch]) -> Tensor:
-    """`count` sentences [C, L], cut or continued with `</s>` to `length`: the nearest in length first, then in order.
+    """Return `count` sentences [C, L], cut or padded with `</s>` to `length`.
 
-    They begin anew where there are fewer.
+    Sentences nearest in length come first, ties in their order; the list starts over if there are fewer.
     """
     lengths_N = torch.cat([batch.sizes_B for batch in batches])
     first_N = torch.tensor([batch.size for batch in batches]).cumsum(0)
     rows = []
     for number in (lengths_N - length).abs().argsort(stable=True)[:count].tolist():
-        which = int(torch.searchsorted(first_N, number, right=True))
-        batch = batches[which]
-        words_L = batch.tokens_BL[number - int(first_N[which])][: min(length, int(lengths_N[number]))]
+        batch_number = int(torch.searchsorted(first_N, number, right=True))
+        batch = batches[batch_number]
+        words_L = batch.tokens_BL[number - int(first_N[batch_number])][: min(length, int(lengths_N[number]))]
         rows.append(functional.pad(words_L, (0, length - len(words_L)), value=EOS).cpu())
     return torch.stack([rows[number % len(rows)] for number in range(count)])

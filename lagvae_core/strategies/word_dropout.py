@@ -1,4 +1,4 @@
-"""A decoder that is not shown every word of the past."""
+"""A decoder that does not read every previous word."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["WordDropout"]
 
 
 class WordDropout(Strategy):
-    """In training each word that the decoder reads is dropped with probability `rate`, so that it must ask z.
+    """In training each word of the decoder input is dropped with probability `rate`, so that the decoder needs z.
 
-    Source: Bowman et al. 2016, section 3.2; Iyyer et al. 2015 drop words of a text in the same way. `replace` says what
-    is read in the place of a dropped word: `unk`, the word `<unk>`, as there; `zero`, a vector of zeros. Targets and
-    the encoder's input are never touched, and evaluation drops nothing. On a text whose words are characters this is
-    character dropout (the blog post "Posterior collapse and the strong generator problem").
+    Source: Bowman et al. 2016, section 3.2; Iyyer et al. 2015 drop words of a text in the same way. `replace` selects
+    the input instead of a dropped word: `unk`, the word `<unk>`, as in the paper; `zero`, a vector of zeros. Targets
+    and the encoder's input are never changed, and evaluation drops nothing. On a text of characters this is character
+    dropout (the blog post "Posterior collapse and the strong generator problem").
 
-    - With `scope` `token` every word of every sentence has a draw of its own. In the code of the blog post one draw
-      serves the whole batch at a time step, replaces the word by zeros, and is made in testing too: `scope` `step` and
-      `replace` `zero` do so, in training alone.
-    - `<s>` is kept unless `drop_bos`, because it tells nothing but where the sentence starts.
+    - With `scope` `token` every word of every sentence is drawn separately. In the code of the blog post one draw at
+      each time step applies to the whole batch, replaces the word by zeros, and also happens in testing; `scope` `step`
+      with `replace` `zero` is the same, but in training alone.
+    - `<s>` is kept unless `drop_bos`, because it only marks the start of the sentence.
     - The default rate is that of the blog post's code.
     """
 
@@ -36,24 +36,24 @@ class WordDropout(Strategy):
     latent: ClassVar[bool] = False
 
     kind: Literal["word_dropout"] = "word_dropout"
-    rate: Annotated[float, Field(ge=0, le=1, description="share of words dropped"), Tunable(0.1, 0.8)] = 0.4
+    rate: Annotated[float, Field(ge=0, le=1, description="share of dropped words"), Tunable(0.1, 0.8)] = 0.4
     scope: Annotated[
-        Literal["token", "step"], Field(description="what has a draw: each word, or each place for the whole batch")
+        Literal["token", "step"], Field(description="unit of a draw: each word, or each position for the whole batch")
     ] = "token"
-    drop_bos: Annotated[bool, Field(description="whether <s> may be dropped too")] = False
-    replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
+    drop_bos: Annotated[bool, Field(description="whether `<s>` can be dropped too")] = False
+    replace: Annotated[Replacement, Field(description="replacement of a dropped word")] = "unk"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"corrupt": self.corrupt}
 
     def corrupt(self, history: History, generator: torch.Generator) -> History:
-        """`history` with words dropped; at rate 0 nothing is drawn."""
+        """Return `history` with words dropped. At rate 0 nothing is drawn."""
         if self.rate == 0:
             return history
         tokens_BT = history.tokens_BT
         batch, steps = tokens_BT.shape
-        draws = (batch if self.scope == "token" else 1, steps)
-        dropped_BT = torch.rand(draws, generator=generator, device=tokens_BT.device) < self.rate
+        shape = (batch if self.scope == "token" else 1, steps)
+        dropped_BT = torch.rand(shape, generator=generator, device=tokens_BT.device) < self.rate
         if not self.drop_bos:
             dropped_BT[:, 0] = False
         return conceal(history, dropped_BT, self.replace)
@@ -64,6 +64,6 @@ class WordDropout(Strategy):
     def warnings(self, context: ConfigContext) -> Iterator[str]:
         if self.rate == 1:
             yield (
-                "word_dropout at a rate of 1 shows the decoder no word in training, and in evaluation every word by an "
-                "embedding that was never trained; historyless leaves the words out of both."
+                "word_dropout at a rate of 1 hides every word from the decoder in training, but evaluation reads their "
+                "embeddings, which were never trained; historyless leaves the words out of both."
             )
