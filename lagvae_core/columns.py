@@ -1,16 +1,23 @@
-"""What a measured number is called, what type it has and what it means: one declaration for table, docs and help."""
+"""Declarations of measured columns: name, type, meaning and direction. The table, the docs and the help use them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DATA_COLUMNS", "LATENT_COLUMNS", "Column"]
+__all__ = ["DATA_COLUMNS", "LATENT_COLUMNS", "PIXEL_COLUMNS", "WORD_COLUMNS", "Column"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measured column. `kind` is its type in the table; null there means not measured."""
+    """A measured column of the table. Null means "not measured".
+
+    Args:
+        name: Name of the column.
+        kind: Type of its values.
+        doc: Meaning of its values.
+        direction: Whether smaller ("min") or larger ("max") values are better; "" if neither is.
+    """
 
     name: str
     kind: Literal["float", "int", "floats"]
@@ -31,8 +38,13 @@ LATENT_COLUMNS = (
     "mean_variance",
     "kl_by_dimension",
 )
-"""The measured columns that speak of z; null in a model without one."""
+"""Columns about the latent variable z; null for a model without one."""
 
-WORD_COLUMNS, PIXEL_COLUMNS = ("tokens", "ppl"), ("bits_per_dim",)
+WORD_COLUMNS = ("tokens", "ppl")
+"""Likelihood columns of data made of words or characters."""
+
+PIXEL_COLUMNS = ("bits_per_dim",)
+"""Likelihood columns of images."""
+
 DATA_COLUMNS = (*WORD_COLUMNS, *PIXEL_COLUMNS)
-"""The measured columns by which kinds of data tell a likelihood; null in the data of another kind."""
+"""Likelihood columns that belong to one kind of data; null for the other kinds."""

@@ -13,7 +13,8 @@ LagvaeError
 ├── JobError                        a job request that the cluster did not fulfil (cluster.jobs)
 └── PackageTooLarge                 a job package over its size limit (cluster.job_package)
 
-A command that ends with one of them prints its message and exits with its `exit_code`, 2 unless stated.
+A command that ends with one of these prints the message and exits with the error's `exit_code`, which is 2 unless
+the tree above says otherwise.
 """
 
 from __future__ import annotations
@@ -47,21 +48,22 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
-"""The value of an issue that is not about a value."""
+"""Value of an issue that has no offending value to show."""
 
 MAX_VALUE_CHARACTERS = 200
+"""Longest representation of a value in a message; longer ones are cut."""
 
 
 @dataclass(frozen=True)
 class ValidationIssue:
-    """One problem of the user's input, shown as `where: message, got value. Hint.`
+    """One problem in the user's input, shown as `where: message [code], got VALUE. Hint.`
 
     Args:
         where: The key, option or file, as the user wrote it.
-        message: What is wrong, without a full stop: "must be less than 1".
-        hint: How to fix it, a whole sentence; "" if there is nothing to add.
+        message: The problem, without a full stop: "must be less than 1".
+        hint: A whole sentence on how to fix it; "" if there is nothing to add.
         value: The offending value; `MISSING` if there is none.
-        code: Code of the rule, such as "E12"; the rules are listed in docs/messages.md.
+        code: Code of the violated rule, such as "E12"; docs/messages.md lists the rules.
     """
 
     where: str
@@ -89,18 +91,18 @@ class LagvaeError(Exception):
 
 
 class UserError(LagvaeError, ValueError):
-    """Invalid input of the user, with every issue at once; the message has one line per issue.
+    """Invalid input of the user. It carries all issues at once; the message has one line per issue.
 
     Args:
-        issues: What is wrong, at least one issue.
-        source: The file or command that the issues are about; "" if they name it themselves.
+        issues: The problems; at least one.
+        source: The file or command that the issues are about; "" if the issues name it.
     """
 
     def __init__(self, issues: Iterable[ValidationIssue], source: str = "") -> None:
         self.issues = tuple(issues)
         self.source = source
         assert self.issues, "a UserError needs at least one issue"
-        lines = [str(m) for m in self.issues]
+        lines = [str(issue) for issue in self.issues]
         if len(lines) == 1:
             text = f"{source}: {lines[0]}" if source else lines[0]
         else:
@@ -118,14 +120,26 @@ class DataError(UserError):
 
 
 def did_you_mean(word: object, known: Iterable[str], count: int = 1) -> str:
-    """Return "Did you mean X?" with up to `count` of the `known` words that resemble `word`; "" if none does."""
+    """Return "Did you mean X?" for a misspelt word.
+
+    Args:
+        word: The word that the user wrote.
+        known: The words that are valid there.
+        count: Largest number of suggestions, joined by "or".
+
+    Returns:
+        The question, with the most similar known words; "" if none is similar.
+    """
     near = difflib.get_close_matches(str(word), list(known), n=count, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 @contextmanager
 def collect_issues(issues: list[ValidationIssue]) -> Iterator[None]:
-    """Catch a UserError in the block and append its issues to `issues`, so that several checks can be reported."""
+    """Context manager that catches a UserError and appends its issues to `issues`.
+
+    With it, several checks can run one after the other and report their issues together.
+    """
     try:
         yield
     except UserError as error:
@@ -137,7 +151,7 @@ class CheckpointError(LagvaeError, ValueError):
 
 
 class StoreError(LagvaeError, OSError):
-    """Results cannot be reached, read or written. The message says why and what to do."""
+    """Results cannot be reached, read or written. The message gives the reason and a way out."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Named, independent random streams, so that switching one consumer on or off never shifts another's draws."""
+"""Named, independent random streams. Switching one consumer on or off never shifts the draws of another."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from torch import Tensor
 __all__ = ["Streams", "derive_seed", "example_noise"]
 
 HOST_STREAMS = frozenset({"data_order", "inner_batches"})
-"""Streams that decide what the host does next, so that drawing from them never waits for the device."""
+"""Streams on the CPU: they decide which batch the host takes next, and drawing must not wait for the device."""
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from `parts`; equal parts give equal seeds on every machine and Python version."""
+    """Return a seed of 63 bits; equal `parts` give equal seeds on every machine and Python version."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class Streams:
-    """One `torch.Generator` for each consumer, derived from the trial's seed by the consumer's name.
+    """One `torch.Generator` per consumer, seeded from the trial's seed and the consumer's name.
 
-    The names in use: `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`,
-    `variance_dropout`, `svi`, `observation`. Parameters are initialised under `initialising()`; evaluation draws come
-    from `example_noise` and belong to no stream.
+    The names in use are `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`,
+    `variance_dropout`, `svi` and `observation`. The initialisation of parameters draws inside `initialising()`.
+    Evaluation draws come from `example_noise` and belong to no stream.
+
+    Args:
+        seed: Seed of the trial.
+        device: Device of the generators, except for those of `HOST_STREAMS`.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -43,19 +47,26 @@ class Streams:
 
     @contextmanager
     def initialising(self, *what: str) -> Iterator[None]:
-        """A block in which torch's global generator is seeded for parameter initialisation, and restored after.
+        """Context manager that seeds torch's global generator for the initialisation of parameters.
 
-        The model's own start has no name; whatever else is initialised is named by `what`.
+        The state of the generator is restored at the end of the block.
+
+        Args:
+            what: Name of what is initialised; empty for the model itself.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initialise", *what))
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of every stream that has been used."""
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore in place, so that whoever holds a stream goes on with it; one not in `state` was not yet used."""
+        """Restore the streams in place, so that references to a generator remain valid.
+
+        A stream that is missing in `state` had not been used when the state was taken; it starts from its seed.
+        """
         for name, generator in self._generators.items():
             generator.manual_seed(derive_seed(self.seed, name))
         for name, value in state.items():
@@ -63,10 +74,18 @@ class Streams:
 
 
 def example_noise(seed: int, column: str, index: Tensor, samples: int, size: int) -> Tensor:
-    """Standard normal draws [B, samples, size] (CPU) in which each example owns its row.
+    """Return standard normal draws that depend on the example and not on its batch.
 
-    Row b depends only on `seed`, `column` and the example's number `index[b]`, so that an evaluation does not change
-    with the batch size or the order of the examples.
+    Args:
+        seed: Seed of the evaluation.
+        column: Purpose of the draws.
+        index: int64 [B], the numbers of the examples in their split.
+        samples: Draws per example.
+        size: Dimensions per draw.
+
+    Returns:
+        Float tensor [B, samples, size] on the CPU. Row b depends only on `seed`, `column` and `index[b]`, so an
+        evaluation does not change with the batch size or with the order of the examples.
     """
     generator = torch.Generator()
     rows = []

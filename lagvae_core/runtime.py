@@ -1,4 +1,4 @@
-"""How this process uses the machine: threads, allocator, device. Nothing here changes a result's definition."""
+"""Use of the machine by this process: threads, memory allocator and device. Nothing here defines a result."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ __all__ = [
     "CONTEXT_BYTES",
     "choose_device",
     "keep_freed_memory",
-    "keep_to_share",
+    "limit_gpu_memory",
     "peak_memory_bytes",
     "peak_reserved_bytes",
-    "start_peak",
+    "reset_peak_memory",
     "use_threads",
 ]
 
 CONTEXT_BYTES = 600 * 2**20
-"""What CUDA takes of a device for each process beside the allocator: a few hundred MB, more with newer devices."""
+"""Device memory that CUDA takes per process in addition to the allocator: a few hundred MB, more on newer devices."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use `threads` cores. More than the process was given slows a small model's step a hundred times."""
+    """Let torch use `threads` cores. More threads than the process has cores slow a small model by a factor of 100."""
     torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed tensors in the process instead of giving them back to the kernel at every step; True where it can.
+    """Keep the memory of freed tensors in the process instead of returning it to the kernel.
 
-    glibc returns large blocks at once by default, and the page faults of taking them again cost 10 to 50 % of a step.
+    By default glibc returns large blocks at once, and the page faults on taking them again cost 10 to 50 % of a step.
+
+    Returns:
+        Whether the C library supports it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -43,52 +46,52 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(libc.mallopt(M_MMAP_MAX, 0))
 
 
-def choose_device(wish: str) -> torch.device:
-    """`auto` is the first CUDA device, or else the CPU.
+def choose_device(name: str) -> torch.device:
+    """Return the torch device called `name`; "auto" is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: the wished device is not there.
+        ConfigError: The name is not a device, or no CUDA device is visible.
     """
-    if wish == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            [ValidationIssue("device", "must be present", "No CUDA device is visible here; use cpu.", wish)]
-        )
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError([ValidationIssue("device", "no CUDA device is visible", "Use cpu or auto.", name)])
     try:
-        return torch.device(wish)
+        return torch.device(name)
     except RuntimeError:
         raise ConfigError(
-            [ValidationIssue("device", "must be auto, cpu or cuda[:N]", "Leave it out for auto.", wish)]
+            [ValidationIssue("device", "must be auto, cpu or cuda[:N]", "The default is auto.", name)]
         ) from None
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory taken: of the device's allocator on CUDA, else the process's resident set."""
+    """Return the peak memory in use: of the device's allocator on CUDA, otherwise of the process (resident set)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def start_peak(device: torch.device) -> None:
-    """Forget what was reserved before, so that `peak_reserved_bytes` tells what is from now on."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Restart the measurement of `peak_reserved_bytes` on CUDA."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_reserved_bytes(device: torch.device) -> int:
-    """The most memory that was withheld from others: by the device's allocator on CUDA, else by the process."""
+    """Return the peak memory unavailable to others: reserved by the allocator on CUDA, otherwise the resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return peak_memory_bytes(device)
 
 
-def keep_to_share(share: float) -> None:
-    """Let this process take no more of its GPU than `share`, so that a run that needs more fails, not its neighbours.
+def limit_gpu_memory(share: float) -> None:
+    """Limit this process to the share `share` of its GPU's memory.
 
-    CUDA's own memory for the process is counted in, unless the process has the whole device.
+    A run that needs more than its share then fails by itself instead of making the other runs on the GPU fail. The
+    limit includes the memory of the CUDA context, unless the process has the whole device. A `share` outside (0, 1],
+    or a machine without CUDA, sets no limit.
     """
     if 0 < share <= 1 and torch.cuda.is_available():
-        own = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory if share < 1 else 0.0
-        torch.cuda.set_per_process_memory_fraction(max(share - own, share / 2))
+        context = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory if share < 1 else 0.0
+        torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))

@@ -1,27 +1,33 @@
-"""What every configuration object is made of: frozen, closed to unknown keys, and honest about its search range."""
+"""Base class of all configuration objects, search ranges of fields, and the recipes of training and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EvaluationConfig", "FrozenConfig", "TrainingConfig", "Tunable", "tunables"]
+__all__ = ["EvaluationConfig", "FrozenConfig", "TrainingConfig", "Tunable", "describe_constraints", "tunables"]
 
 
 class FrozenConfig(BaseModel):
-    """A frozen pydantic model that refuses unknown keys, NaN and infinity."""
+    """A frozen pydantic model that rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 @dataclass(frozen=True)
 class Tunable:
-    """The range over which a search turns a field when the user names none; plain data.
+    """The default search range of a field, as plain data.
 
-    Either `low` and `high` (both included; `log` for a logarithmic scale) or `choices`.
+    A search uses it unless the user names a range. It has either `low` and `high` (both included) or `choices`.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether the scale between `low` and `high` is logarithmic.
+        choices: The values to choose from.
     """
 
     low: float | None = None
@@ -34,61 +40,96 @@ class Tunable:
         assert bounded != bool(self.choices), "a Tunable has either low and high, or choices"
 
 
-def tunables(setting: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
-    """Name, annotated type and range of each field of `setting` that declares itself tunable."""
-    for name, field in setting.model_fields.items():
+def tunables(config: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
+    """Yield the name, the annotated type and the search range of each tunable field of `config`."""
+    for name, field in config.model_fields.items():
         for mark in field.metadata:
             if isinstance(mark, Tunable):
                 yield name, field.annotation, mark
+
+
+_CONSTRAINTS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "at least {} long"}
+
+
+def describe_constraints(metadata: Iterable[Any]) -> list[str]:
+    """Return the constraints of a pydantic field as text, such as [">= 0", "< 1"].
+
+    Args:
+        metadata: `FieldInfo.metadata` of the field. Entries that are not bounds are ignored.
+    """
+    return [
+        text.format(getattr(mark, name))
+        for mark in metadata
+        for name, text in _CONSTRAINTS.items()
+        if hasattr(mark, name)
+    ]
 
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(FrozenConfig):
-    """The base recipe that every remedy plugs into: He et al. 2019, Appendix B, as their published text code runs it.
+    """The base training recipe, into which every remedy plugs.
 
-    SGD (images: Adam), whose rate is halved when the validation loss has not improved for `decay_patience` epochs, from
-    epoch `decay_min_epoch` on (the code's 15 for text; the paper states none; 0 for the synthetic set and images). What
-    a loss must not exceed is, for images, the best so far, and else the last that was no worse, or that of a later
-    decay. On a decay the best weights come back and the optimisers start anew. Training stops at decay number
-    `max_decays` or after `epochs`. The loss that selects and decays is rec + kl at weight 1 with one sample, whatever
-    weight is trained with.
+    Source: He et al. 2019, Appendix B, as the authors' published text code implements it. The optimiser is SGD for text
+    and Adam for images.
+
+    The validation loss decides on decays of the learning rate and selects the best weights. It is rec + kl, with KL
+    weight 1 and one sample of z, whatever KL weight training uses. An epoch is *bad* if its validation loss exceeds a
+    reference (`decay_reference`):
+
+    - `best` (images): the lowest loss so far.
+    - `last` (text): the loss of the most recent epoch that was not bad or that ended in a decay.
+
+    After `decay_patience` bad epochs in succession the learning rate is multiplied by `decay_factor`, but never before
+    epoch `decay_min_epoch`. That epoch is 15 for text as in the code, since the paper states none, and 0 for images and
+    the synthetic data. A decay restores the best weights and resets the state of the optimisers. Training stops at
+    decay number `max_decays` or after `epochs` epochs.
     """
 
-    optimiser: Annotated[Literal["sgd", "adam"], Field(description="one optimiser each for encoder and decoder")] = (
-        "sgd"
+    optimiser: Annotated[
+        Literal["sgd", "adam"], Field(description="optimiser; encoder and decoder have one instance each")
+    ] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, description="initial learning rate of the decoder")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.0
+    adam_betas: Annotated[tuple[_Beta, _Beta], Field(description="beta 1 and beta 2 of Adam, both in [0, 1)")] = (
+        0.9,
+        0.999,
     )
-    learning_rate: Annotated[float, Field(gt=0, description="at the start, of the decoder")] = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD")] = 0.0
-    adam_betas: Annotated[tuple[_Beta, _Beta], Field(description="of Adam, both in [0, 1)")] = (0.9, 0.999)
-    batch_size: Annotated[int, Field(ge=1, description="examples in a batch, at most")] = 32
-    epochs: Annotated[int, Field(ge=1, description="passes over the training data, at most")] = 100
-    clip_norm: Annotated[float, Field(gt=0, description="largest gradient norm")] = 5.0
+    batch_size: Annotated[int, Field(ge=1, description="largest number of examples in a training batch")] = 32
+    epochs: Annotated[int, Field(ge=1, description="largest number of passes over the training data")] = 100
+    clip_norm: Annotated[float, Field(gt=0, description="gradient norm above which gradients are clipped")] = 5.0
     clip_scope: Annotated[
         Literal["all", "per_module"],
-        Field(description="norm of encoder and decoder together, or each its own"),
+        Field(description="parameters whose gradient norm is clipped: all together, or encoder and decoder separately"),
     ] = "all"
-    decay_factor: Annotated[float, Field(gt=0, le=1, description="learning rate after a decay over before")] = 0.5
-    decay_patience: Annotated[int, Field(ge=1, description="epochs without improvement before a decay")] = 2
-    decay_min_epoch: Annotated[int, Field(ge=0, description="epoch (from 0) before which no decay happens")] = 15
+    decay_factor: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each decay")] = 0.5
+    decay_patience: Annotated[int, Field(ge=1, description="bad epochs in succession that trigger a decay")] = 2
+    decay_min_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) that may end in a decay")] = 15
     decay_reference: Annotated[
         Literal["last", "best"],
-        Field(description="loss to improve on: reset at a decay to the last, or the best so far"),
+        Field(description="loss that marks an epoch as bad if exceeded: the last good one, or the best so far"),
     ] = "last"
-    max_decays: Annotated[int, Field(ge=1, description="training stops at this decay")] = 5
-    reload_best_on_decay: Annotated[bool, Field(description="return to the best weights at a decay")] = True
+    max_decays: Annotated[int, Field(ge=1, description="number of the decay at which training stops")] = 5
+    reload_best_on_decay: Annotated[bool, Field(description="whether a decay restores the best weights")] = True
     kl_explode: Annotated[
         float,
-        Field(gt=0, description="validation KL that, twice running at weight >= 0.5, is divergence [nats]"),
+        Field(
+            gt=0,
+            description="validation KL that counts as divergence in two successive epochs at KL weight >= 0.5 [nats]",
+        ),
     ] = 1000.0
 
 
 class EvaluationConfig(FrozenConfig):
-    """How the trained model is measured."""
+    """Measurement of the trained model."""
 
-    split: Annotated[Literal["test", "valid"], Field(description="the split behind the table's metrics")] = "test"
-    iw_samples: Annotated[int, Field(ge=1, description="importance samples an example (K of nll_iw)")] = 500
-    mi_batch_size: Annotated[int, Field(ge=2, description="group size of mi_batch")] = 32
-    limit: Annotated[int | None, Field(ge=2, description="measure only the first n examples of the split")] = None
-    seed: Annotated[int, Field(ge=0, description="of the evaluation draws; shared by all runs")] = 0
+    split: Annotated[Literal["test", "valid"], Field(description="split on which the table's metrics are measured")] = (
+        "test"
+    )
+    iw_samples: Annotated[int, Field(ge=1, description="importance samples per example (K of nll_iw)")] = 500
+    mi_batch_size: Annotated[int, Field(ge=2, description="examples per group in mi_batch")] = 32
+    limit: Annotated[
+        int | None, Field(ge=2, description="number of leading examples of the split to measure; none for all")
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="seed of the evaluation draws, shared by all runs")] = 0

@@ -1,10 +1,10 @@
-"""Where data come from: `DataConfig` is one of the sources, `load()` gives its `Dataset`."""
+"""Kinds of data. `DataConfig` is the union of their configurations; `DataConfig.load()` returns a `Dataset`."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from lagvae_core.data.base import Batch, Batching, Dataset, Domain, Partition, Split
+from lagvae_core.data.base import Batch, Batching, Dataset, DataSource, Domain, Partition, Split
 from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageDomain, ImageSplit
 from lagvae_core.data.images.source import ImageData
 from lagvae_core.data.reinflection.arrays import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
@@ -35,6 +35,7 @@ __all__ = [
     "Batch",
     "Batching",
     "DataConfig",
+    "DataSource",
     "Dataset",
     "Domain",
     "History",

@@ -1,49 +1,94 @@
-"""What every kind of data is to the rest: batches, splits, data sets, and what a model must know of them.
+"""Interface of a kind of data: its source, data set, splits, batches, and the domain that a model is built for.
 
-Texts, images and inflected words each have classes of their own for these; training and measurement know them by what
-stands here alone.
+Texts, images and inflected words have their own classes for each of these. Training and measurement use only what this
+module declares.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Batching", "Dataset", "Domain", "Partition", "Split"]
+__all__ = ["Batch", "Batching", "DataSource", "Dataset", "Domain", "Partition", "Split"]
 
 Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
-"""How the training examples are cut into batches: at random anew for each epoch, at random once, or each batch from one
-group. What a group is, the source of the data says."""
+"""How the training examples are cut into batches: at random before each epoch, at random once, or with one group per
+batch. Each kind of data defines its groups."""
 
 
 Batching = Literal["constant_length", "padded"]
-"""Whether the training sentences of a batch have one length, or are padded to that of the longest."""
+"""Whether all sentences of a training batch have one length, or are padded to the longest."""
+
+
+class DataSource(Protocol):
+    """Configuration of a kind of data, from which the data are loaded and cut into training batches.
+
+    A kind of data is a `FrozenConfig` that satisfies this protocol and is a member of `DataConfig`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of data; it decides which models, recipes and strategies apply."""
+
+    @property
+    def partition(self) -> Partition:
+        """How the training examples are cut into batches."""
+
+    @property
+    def batching(self) -> Batching | None:
+        """How examples of different lengths share a batch; None if this kind of data leaves no choice."""
+
+    def load(self) -> Dataset:
+        """Read or generate the data.
+
+        Raises:
+            DataError: The files are missing, unreadable or not as expected; it carries the issues of all files.
+        """
+
+    def train_batches(self, train: Any, batch_size: int, seed: int, epoch: int) -> Sequence[Batch]:
+        """Return the training batches of one epoch, on the CPU.
+
+        The result depends on the arguments only, and every epoch has the same number of batches.
+
+        Args:
+            train: Training split of the data set that `load` returned.
+            batch_size: Largest number of examples in a batch.
+            seed: Seed of the trial.
+            epoch: Number of the epoch, from 0.
+        """
 
 
 class Batch(ABC):
-    """B examples. `index_B`: int64, always on the CPU, the examples' numbers in their split."""
+    """B examples.
+
+    Attributes:
+        index_B: int64, always on the CPU, the numbers of the examples in their split.
+    """
 
     index_B: Tensor
 
     @property
     def size(self) -> int:
-        """The number of examples."""
+        """Number of examples."""
         return len(self.index_B)
 
     @property
     @abstractmethod
     def units(self) -> int:
-        """The number of predicted tokens or pixels in all examples together."""
+        """Number of predicted tokens or pixels in all examples together."""
 
     @property
     @abstractmethod
     def history(self) -> Any:
-        """What the decoder may see beside z: of itself, the past of each unit alone; what `corrupt` changes."""
+        """What the decoder may see in addition to z: for each predicted unit only its past.
+
+        The slot `corrupt` of a strategy changes it.
+        """
 
     @property
     @abstractmethod
@@ -52,19 +97,27 @@ class Batch(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the examples."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
-        """The batch on `device`."""
+        """Return the batch on `device`."""
 
     def observed(self, generator: torch.Generator) -> Self:
-        """What training sees of it this time, where an observation is a random draw; else the batch itself."""
+        """Return what training sees of the batch in one use.
+
+        If an observation is a random draw, this is a new draw from `generator`; otherwise it is the batch itself.
+        """
         return self
 
 
 class Split(ABC):
-    """N examples in a fixed order. `labels`: one for each, or None."""
+    """N examples in a fixed order.
+
+    Attributes:
+        labels: One label per example, or None.
+    """
 
     labels: tuple[str, ...] | None
 
@@ -74,35 +127,45 @@ class Split(ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """The number of tokens or pixels that a model predicts."""
+        """Number of tokens or pixels that a model predicts."""
 
     @abstractmethod
     def limit(self, n: int) -> Self:
-        """The first `n` examples, or all where there are fewer."""
+        """Return the first `n` examples, or all if there are fewer."""
 
     @abstractmethod
     def batches(self, batch_size: int) -> Sequence[Batch]:
-        """Every example once, as it is measured, on the CPU, in batches of at most `batch_size`."""
+        """Return every example once, in the batches that measurement uses: on the CPU, of at most `batch_size`."""
 
 
 class Domain(ABC):
-    """What a model must know of the data that it is built for: sizes, no examples.
+    """What a model must know about the data that it is built for: sizes, no examples.
 
-    `words` says whether its units are words or characters, and not pixels.
+    Attributes:
+        words: Whether the predicted units are words or characters (True) or pixels (False).
     """
 
     words: ClassVar[bool]
 
     @abstractmethod
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
-        """The columns by which this kind of data tells a mean NLL of `nll` nats an example over `units`."""
+        """Return the likelihood columns of this kind of data.
+
+        Args:
+            nll: Mean negative log-likelihood per example [nats].
+            examples: Number of examples.
+            units: Number of predicted units in all examples together.
+        """
 
 
 class Dataset(ABC):
     """Three splits of one domain.
 
-    `fingerprint`: SHA-256 (hex) of all that is learned and measured, equal just where that is. `report`: what a user
-    must be told. `truth`: the latent variables of generated data by split and name, else None.
+    Attributes:
+        fingerprint: SHA-256 (hex) of everything that is learned and measured. Two data sets have the same fingerprint
+            if and only if these contents are equal.
+        report: Facts about the data that are shown to the user.
+        truth: Latent variables of generated data by split and name; None for other data.
     """
 
     train: Split
@@ -114,4 +177,5 @@ class Dataset(ABC):
 
     @property
     @abstractmethod
-    def domain(self) -> Domain: ...
+    def domain(self) -> Domain:
+        """Sizes of the data for the construction of a model."""

@@ -1,8 +1,8 @@
-"""Arrays kept on disk between trials, so that data are made once and workers of one machine share the memory they take.
+"""Cache of arrays on disk. Data are prepared once, and the processes of a machine share the memory of the arrays.
 
-An entry is a folder of .npy files and a table of contents with their digests. It is written beside and renamed, so
-that of many processes that start at once each finds a whole entry or none; an entry is never changed. The whole cache
-may be deleted at any time.
+An entry is a folder of .npy files with a table of contents that holds their digests. It is written as a whole: of many
+processes that start at the same time, each finds a complete entry or none. An entry never changes. The whole cache may
+be deleted at any time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Entry", "cache_folder", "read_entry", "write_entry"]
+from lagvae_core.files import create_folder_atomically, write_synced
+
+__all__ = ["Entry", "cache_folder", "discard_entry", "read_entry", "write_entry"]
 
 _CONTENTS = "contents.json"
 
@@ -31,17 +33,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """Arrays by name, and facts that JSON can hold."""
+    """Content of a cache entry.
+
+    Args:
+        arrays: Arrays by name.
+        facts: Values that JSON can represent, by name.
+    """
 
     arrays: Mapping[str, NDArray[Any]]
     facts: Mapping[str, Any]
 
 
 def cache_folder() -> Path:
-    """`$LAGVAE_CACHE`, else `$XDG_CACHE_HOME/lagvae`, else `~/.cache/lagvae`.
+    """Return `$LAGVAE_CACHE`, else `$XDG_CACHE_HOME/lagvae`, else `~/.cache/lagvae`.
 
     Raises:
-        RuntimeError: there is no home folder.
+        RuntimeError: The user has no home folder.
     """
     if folder := os.environ.get("LAGVAE_CACHE"):
         return Path(folder)
@@ -49,9 +56,9 @@ def cache_folder() -> Path:
 
 
 def read_entry(name: str) -> Entry | None:
-    """The entry of that name, its arrays mapped from disk and read-only, or None if there is none.
+    """Return the entry called `name`, or None if there is none.
 
-    A damaged one is told in the log and put out of the way.
+    The arrays are mapped from the disk and read-only. A damaged entry is reported in the log and deleted.
     """
     try:
         folder = cache_folder() / name
@@ -61,8 +68,8 @@ def read_entry(name: str) -> Entry | None:
         arrays = {array: _read_array(folder, array, digest) for array, digest in contents["arrays"].items()}
         return Entry(arrays, contents["facts"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _put_away(name, error)
-    except RuntimeError:  # there is no home folder
+        discard_entry(name, str(error))
+    except RuntimeError:  # no home folder
         pass
     return None
 
@@ -70,7 +77,7 @@ def read_entry(name: str) -> Entry | None:
 def _read_array(folder: Path, name: str, digest: str) -> NDArray[Any]:
     array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
     if _digest(array) != digest:
-        raise ValueError(f"{name}.npy is not what was written")
+        raise ValueError(f"{name}.npy does not match its digest")
     return array
 
 
@@ -80,47 +87,28 @@ def _digest(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _put_away(name: str, error: Exception) -> None:
-    """Delete a damaged entry; those who have its arrays mapped keep them."""
-    _log.warning("the cached data %s cannot be used and are made again: %s", name, error)
+def discard_entry(name: str, reason: str) -> None:
+    """Report an unusable entry in the log and delete it. Processes that have its arrays mapped keep them."""
+    _log.warning("the cached data %s cannot be used and are prepared again: %s", name, reason)
     with suppress(OSError):
-        aside = tempfile.mkdtemp(dir=cache_folder(), suffix=".tmp")
+        discarded = tempfile.mkdtemp(dir=cache_folder(), suffix=".tmp")
         with suppress(OSError):
-            os.rename(cache_folder() / name, aside)
-        shutil.rmtree(aside)
+            os.rename(cache_folder() / name, discarded)
+        shutil.rmtree(discarded)
 
 
 def write_entry(name: str, entry: Entry) -> None:
-    """Keep `entry` under `name` if possible; of many writers at once the first wins, with the same data."""
+    """Write `entry` under `name`. A failure is reported in the log and is not an error.
+
+    Of several writers at once the first one wins; they write the same data.
+    """
     try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=cache_folder(), prefix=f"{name}-", suffix=".tmp"))
-        try:
-            _write_files(beside, entry)
-            beside.chmod(0o755)
-            _rename_unless_there(beside, cache_folder() / name)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        with create_folder_atomically(cache_folder() / name) as folder:
+            for array_name, array in entry.arrays.items():
+                with write_synced(folder / f"{array_name}.npy") as file:
+                    np.save(file, array, allow_pickle=False)
+            digests = {array_name: _digest(array) for array_name, array in entry.arrays.items()}
+            with write_synced(folder / _CONTENTS) as file:
+                file.write(json.dumps({"arrays": digests, "facts": dict(entry.facts)}).encode())
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         _log.warning("the data %s are not cached: %s", name, error)
-
-
-def _write_files(folder: Path, entry: Entry) -> None:
-    for name, array in entry.arrays.items():
-        with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    digests = {name: _digest(array) for name, array in entry.arrays.items()}
-    with (folder / _CONTENTS).open("w", encoding="utf-8") as text:
-        json.dump({"arrays": digests, "facts": dict(entry.facts)}, text)
-        text.flush()
-        os.fsync(text.fileno())
-
-
-def _rename_unless_there(folder: Path, target: Path) -> None:
-    try:
-        os.rename(folder, target)  # never replaces a folder that holds anything
-    except OSError:
-        if not target.is_dir():
-            raise

@@ -1,4 +1,4 @@
-"""Ray Tune's function trainable around lagvae_core.train: threads, data, checkpoint, and an end that never raises."""
+"""The function that Ray Tune calls in a worker process to train one run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from sweeps.execution.failures import describe_failure
 __all__ = ["train_run"]
 
 
-def train_run(setting: dict[str, Any]) -> None:
-    """Train `setting["run"]`; every report goes to Ray Tune, the last one holds the record or the failure.
+def train_run(trial_config: dict[str, Any]) -> None:
+    """Train the run in `trial_config["run"]` (see `tune.worker_config`) and report to Ray Tune.
 
-    An exception of the training is reported, not raised: it would happen again, and Ray Tune must retry only what is
-    lost: a node, a process, or the way to the results.
+    There is one report per epoch; the last report holds the record or the failure.
+
+    An exception in training is reported and not raised, because it would occur again. Ray Tune retries only what was
+    lost: a node, a process, or the connection to the results.
+
+    Raises:
+        StoreError: The results cannot be reached.
     """
     import torch
     from ray import tune
@@ -26,31 +31,32 @@ def train_run(setting: dict[str, Any]) -> None:
     from sweeps.execution.datasets import load_trial_data
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
-    run = setting["run"]
+    run = trial_config["run"]
     folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     use_threads(run["threads"])
     keep_freed_memory()
-    where = {"host": socket.gethostname(), "device": "cpu"}
+    location = {"host": socket.gethostname(), "device": "cpu"}
     try:
         keep_to_share(1.0 if run["alone"] else run["gpus"])
         device = choose_device("auto" if run["gpus"] else "cpu")
         if device.type == "cuda":
-            where["device"] = torch.cuda.get_device_name(device)
+            location["device"] = torch.cuda.get_device_name(device)
         config = TrialConfig.model_validate(run["config"])
         dataset = load_trial_data(config.data.model_dump_json())
         if dataset.fingerprint != run["data_fingerprint"]:
-            message = f"must be what the sweep was planned on (fingerprint {run['data_fingerprint'][:12]})"
-            raise DataError([ValidationIssue("the data", message, "Run the sweep again.", dataset.fingerprint[:12])])
+            message = f"have changed since the sweep started (fingerprint {run['data_fingerprint'][:12]})"
+            hint = "Run the sweep again to plan it on the present data."
+            raise DataError([ValidationIssue("the data", message, hint, dataset.fingerprint[:12])])
         record = train(
             config,
-            report=lambda epoch: tune.report({**where, "epoch": epoch.epoch, "epochs": config.epochs}),
+            report=lambda epoch: tune.report({**location, "epoch": epoch.epoch, "epochs": config.epochs}),
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
             model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
             dataset=dataset,
         )
-        tune.report({**where, "record": json.dumps(record.to_json())})
+        tune.report({**location, "record": json.dumps(record.to_json())})
     except StoreError:
         raise
     except Exception as error:
-        tune.report({**where, "failure": json.dumps(describe_failure(error))})
+        tune.report({**location, "failure": json.dumps(describe_failure(error))})

@@ -26,7 +26,7 @@ def full(tmp_path_factory):
 
 
 def words_of(split):
-    """The words [N, length] of a split of the synthetic data, counted from 0."""
+    """Return the words [N, length] of a split, numbered from 0."""
     return split.tokens.reshape(len(split), -1)[:, 1:-1] - len(SPECIALS)
 
 
@@ -37,10 +37,10 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one.truth[name], other.truth[name])
 
 
-def negative_log_likelihood(setting, words, z):
-    """-log p(x|z) of each line in nats, by torch's own LSTM cell."""
-    parameters = {name: torch.from_numpy(value) for name, value in vars(weights(setting)).items()}
-    cell = torch.nn.LSTMCell(setting.embedding + 2, setting.hidden, dtype=torch.float64)
+def negative_log_likelihood(config, words, z):
+    """Return -log p(x|z) of each line [nats], computed with torch's LSTM cell."""
+    parameters = {name: torch.from_numpy(value) for name, value in vars(weights(config)).items()}
+    cell = torch.nn.LSTMCell(config.embedding + 2, config.hidden, dtype=torch.float64)
     cell.load_state_dict(
         {
             "weight_ih": parameters["input_GI"],
@@ -52,7 +52,7 @@ def negative_log_likelihood(setting, words, z):
     words, z = torch.from_numpy(words).long(), torch.from_numpy(z)
     c = z @ parameters["start_HZ"].T
     h = torch.tanh(c)
-    total = torch.full((len(words),), float(np.log(setting.vocabulary)), dtype=torch.float64)
+    total = torch.full((len(words),), float(np.log(config.vocabulary)), dtype=torch.float64)
     for now, following in zip(words.T[:-1], words.T[1:], strict=True):
         h, c = cell(torch.cat([parameters["embedding_VE"][now], z], dim=1), (h, c))
         logits = h @ parameters["out_h_VH"].T + z @ parameters["out_z_VZ"].T
@@ -60,24 +60,24 @@ def negative_log_likelihood(setting, words, z):
     return total.detach().numpy()
 
 
-class TestTheDistribution:
-    def test_sizes(self, full):
+class TestDistribution:
+    def test_sizes_vocabulary_and_report(self, full):
         assert (len(full.train), len(full.valid), len(full.test)) == (16_000, 2_000, 2_000)
         assert full.vocabulary.words == (*SPECIALS, *map(str, range(1_000)))
         assert set(full.train.lengths) == {12}
         assert full.report["test_oov_rate"] == 0
         assert full.report["labels"] == "0 1 2 3"
 
-    def test_lines_are_as_likely_as_the_published_generator_makes_them(self):
-        # 25.3 to 26.7 nats a line over weight seeds; a single seed may lie somewhat beyond, a mean may not.
+    def test_the_likelihood_of_lines_agrees_with_the_published_generator(self):
+        # 25.3 to 26.7 nats per line over weight seeds: single seeds may lie slightly outside, the mean may not.
         means = []
         for seed in range(4):
-            setting = SyntheticData(seed=seed, examples=1, heldout=500)
-            data = setting.load()
+            config = SyntheticData(seed=seed, examples=1, heldout=500)
+            data = config.load()
             words, z = words_of(data.valid), data.truth["valid_z"]
-            means.append(negative_log_likelihood(setting, words, z).mean())
-            # The words depend on z, and on their own: under another line's they are far less likely.
-            assert negative_log_likelihood(setting, words, np.roll(z, 1, axis=0)).mean() > means[-1] + 15
+            means.append(negative_log_likelihood(config, words, z).mean())
+            # The words depend on the z of their line: they are far less likely under the z of another line.
+            assert negative_log_likelihood(config, words, np.roll(z, 1, axis=0)).mean() > means[-1] + 15
         assert 25.3 < np.mean(means) < 26.7
 
     def test_lines_are_distinct_and_use_most_words(self, full):
@@ -89,14 +89,14 @@ class TestTheDistribution:
         assert abs(chi_square - 999) < 4 * np.sqrt(2 * 999)
 
     def test_the_last_word_is_drawn_with_its_probability(self):
-        setting = SyntheticData(**SMALL | {"examples": 20_000, "vocabulary": 3})
-        data = setting.load()
+        config = SyntheticData(**SMALL | {"examples": 20_000, "vocabulary": 3})
+        data = config.load()
         words, z = words_of(data.train), data.truth["train_z"]
-        before = negative_log_likelihood(setting, words[:, :-1], z)
+        before = negative_log_likelihood(config, words[:, :-1], z)
         for word in range(3):
             candidate = words.copy()
             candidate[:, -1] = word
-            p = np.exp(before - negative_log_likelihood(setting, candidate, z))
+            p = np.exp(before - negative_log_likelihood(config, candidate, z))
             assert abs((words[:, -1] == word).sum() - p.sum()) < 4 * np.sqrt((p * (1 - p)).sum())
 
     def test_z_component_and_label_agree(self, full):
@@ -130,41 +130,41 @@ class TestReproducibility:
         z = data.truth["train_z"]
         assert len(np.unique(np.concatenate([z, data.truth["valid_z"], data.truth["test_z"]]), axis=0)) == 4_000
 
-    def test_the_same_setting_gives_the_same_bytes(self, monkeypatch, tmp_path):
+    def test_equal_configurations_generate_equal_data(self, monkeypatch, tmp_path):
         one = SyntheticData(**SMALL).load()
         monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "another"))
         assert_same(one, SyntheticData(**SMALL).load())
 
-    def test_the_lines_of_a_setting_stay_what_they_are(self):
-        # If this fails by intention, raise the cache's format version.
+    def test_the_generated_lines_never_change(self):
+        # After an intended change of the lines, raise synthetic._FORMAT.
         assert SyntheticData(**SMALL).load().fingerprint == (
             "5a5662868abf89ee7bc54d9eb6da227432d42743d13b95a3265e75716c0d5a7d"
         )
 
     @pytest.mark.parametrize("change", [{"seed": 1}, {"z_scale": 1.0}, {"weight_scale": 0.5}, {"hidden": 8}])
-    def test_another_setting_gives_other_lines(self, change):
+    def test_other_fields_generate_other_lines(self, change):
         assert SyntheticData(**SMALL | change).load().fingerprint != SyntheticData(**SMALL).load().fingerprint
 
 
 class TestPartition:
     @staticmethod
     def cut(partition, seed=0, epoch=0):
-        setting = SyntheticData(**SMALL | {"examples": 100, "partition": partition})
-        train = setting.load().train
-        return [batch.index_B.tolist() for batch in setting.train_batches(train, 8, seed, epoch)], train.labels
+        config = SyntheticData(**SMALL | {"examples": 100, "partition": partition})
+        train = config.load().train
+        return [batch.index_B.tolist() for batch in config.train_batches(train, 8, seed, epoch)], train.labels
 
-    def test_by_default_the_lines_are_cut_as_they_are_stored(self):
+    def test_fixed_random_cuts_the_lines_in_stored_order(self):
         assert SyntheticData().partition == "fixed_random"
         stored = [list(range(100))[start : start + 8] for start in range(0, 100, 8)]
         assert self.cut("fixed_random")[0] == self.cut("fixed_random", seed=9, epoch=4)[0] == stored
 
-    def test_by_group_each_batch_holds_lines_of_one_component(self):
+    def test_fixed_by_group_fills_each_batch_from_one_component(self):
         batches, labels = self.cut("fixed_by_group")
         assert {len({labels[n] for n in batch}) for batch in batches} == {1}
         assert sorted(n for batch in batches for n in batch) == list(range(100))
         assert self.cut("fixed_by_group", seed=9, epoch=4)[0] == batches
 
-    def test_resplit_lines_are_cut_anew_by_seed_and_epoch(self):
+    def test_resplit_random_depends_on_seed_and_epoch(self):
         cuts = [self.cut("resplit_random", seed, epoch)[0] for seed in (0, 1) for epoch in (0, 1)]
         for batches in cuts:
             assert [len(batch) for batch in batches] == [8] * 12 + [4]
@@ -172,59 +172,70 @@ class TestPartition:
         assert len({str(batches) for batches in cuts}) == 4
         assert self.cut("resplit_random", 1, 1)[0] == cuts[3]
 
-    def test_it_is_no_part_of_the_content(self, cache):
+    def test_partition_changes_neither_the_data_nor_the_cache_entry(self, cache):
         one, other = (SyntheticData(**SMALL, partition=p).load() for p in ("fixed_random", "fixed_by_group"))
         assert_same(one, other)
         assert len(list(cache.iterdir())) == 1
 
 
+def damage_contents(change):
+    return lambda entry: (entry / "contents.json").write_bytes(change((entry / "contents.json").read_bytes()))
+
+
+def damage_array(change):
+    return lambda entry: (entry / "train_z.npy").write_bytes(change((entry / "train_z.npy").read_bytes()))
+
+
+DAMAGE = {
+    "empty contents": damage_contents(lambda raw: b""),
+    "contents that are not JSON": damage_contents(lambda raw: b"not a table"),
+    "truncated contents": damage_contents(lambda raw: raw[: len(raw) // 2]),
+    "another name of an array": damage_contents(lambda raw: raw.replace(b"train_z", b"trail_z")),
+    "empty array": damage_array(lambda raw: b""),
+    "truncated array": damage_array(lambda raw: raw[: len(raw) // 2]),
+    "one flipped bit": damage_array(lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]),
+}
+
+
 class TestCache:
-    def test_a_hit_equals_a_regeneration(self, cache, monkeypatch):
+    def test_cached_data_equal_generated_data(self, cache, monkeypatch):
         generated = SyntheticData(**SMALL).load()
         monkeypatch.setattr(synthetic, "_generate", None)
         assert_same(generated, SyntheticData(**SMALL).load())
 
-    def test_limit_shares_the_file_and_other_fields_do_not(self, cache):
+    def test_limit_shares_the_entry_and_other_fields_do_not(self, cache):
         SyntheticData(**SMALL).load()
         SyntheticData(**SMALL, limit=3).load()
         assert len(list(cache.iterdir())) == 1
         SyntheticData(**SMALL, seed=2).load()
         assert len(list(cache.iterdir())) == 2
 
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            lambda raw: b"",
-            lambda raw: b"not an archive",
-            lambda raw: raw[: len(raw) // 2],
-            lambda raw: raw[:900] + bytes([raw[900] ^ 1]) + raw[901:],
-            lambda raw: raw.replace(b"train_z", b"trail_z"),
-        ],
-        ids=["empty", "text", "truncated", "one bit", "a name"],
-    )
-    def test_a_damaged_file_is_replaced(self, cache, damage, monkeypatch):
+    @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+    def test_a_damaged_entry_is_replaced(self, cache, damage, monkeypatch):
         generated = SyntheticData(**SMALL).load()
-        (file,) = cache.iterdir()
-        file.write_bytes(damage(file.read_bytes()))
+        (entry,) = cache.iterdir()
+        damage(entry)
         assert_same(generated, SyntheticData(**SMALL).load())
         monkeypatch.setattr(synthetic, "_generate", None)
         assert_same(generated, SyntheticData(**SMALL).load())
 
-    def test_a_file_of_another_shape_is_replaced(self, cache):
+    def test_an_entry_of_other_shapes_is_replaced(self, cache, monkeypatch):
         SyntheticData(**SMALL).load()
-        (file,) = cache.iterdir()
+        (entry,) = cache.iterdir()
         longer = SyntheticData(**SMALL | {"examples": 31})
-        file.rename(synthetic._cache_file(longer))
+        entry.rename(cache / synthetic._entry_name(longer))
+        assert len(longer.load().train) == 31
+        monkeypatch.setattr(synthetic, "_generate", None)
         assert len(longer.load().train) == 31
 
-    def test_no_cache_is_needed(self, tmp_path, monkeypatch, caplog):
+    def test_an_unusable_cache_folder_is_reported_and_not_an_error(self, tmp_path, monkeypatch, caplog):
         generated = SyntheticData(**SMALL).load()
-        (tmp_path / "file").write_text("a file is no folder")
+        (tmp_path / "file").write_text("a file is not a folder")
         monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "file" / "below"))
         assert_same(generated, SyntheticData(**SMALL).load())
         assert "not cached" in caplog.text
 
-    def test_the_folder_follows_the_environment(self, tmp_path, monkeypatch):
+    def test_the_environment_decides_the_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("LAGVAE_CACHE", "")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
         SyntheticData(**SMALL).load()
@@ -234,17 +245,17 @@ class TestCache:
         SyntheticData(**SMALL).load()
         assert len(list((tmp_path / "home" / ".cache" / "lagvae").iterdir())) == 1
 
-    def test_many_may_start_at_once(self, cache):
+    def test_many_threads_may_start_at_once(self, cache):
         with ThreadPoolExecutor(8) as pool:
             loaded = list(pool.map(lambda _: SyntheticData(**SMALL).load(), range(16)))
         assert len({data.fingerprint for data in loaded}) == 1
-        assert [file.suffix for file in cache.iterdir()] == [".npz"]
+        assert [entry.name for entry in cache.iterdir()] == [synthetic._entry_name(SyntheticData(**SMALL))]
 
     def test_a_failed_write_leaves_nothing_behind(self, cache, monkeypatch):
         def no_space(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(np, "savez", no_space)
+        monkeypatch.setattr(np, "save", no_space)
         assert len(SyntheticData(**SMALL).load().train) == 30
         assert list(cache.iterdir()) == []
 

@@ -8,7 +8,7 @@ from helpers import tiny
 
 from lagvae_core import train
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.runtime import peak_reserved_bytes, start_peak
+from lagvae_core.runtime import peak_reserved_bytes, reset_peak_memory
 from lagvae_core.training import memory_estimate as rehearsal
 from lagvae_core.training.learner import Learner
 from lagvae_core.training.memory_estimate import estimate_peak_memory
@@ -88,7 +88,7 @@ def test_a_trial_reserves_no_more_than_the_margin_allows(stack):
     )
     dataset = config.data.load()
     expected = estimate_peak_memory(config, dataset, device)
-    start_peak(device)
+    reset_peak_memory(device)
     train(config, dataset=dataset, device=device)
     assert peak_reserved_bytes(device) <= MARGIN * expected
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lagvae_core.errors import ConfigError
-from lagvae_core.runtime import CONTEXT_BYTES, keep_to_share
+from lagvae_core.runtime import CONTEXT_BYTES, limit_gpu_memory
 from sweeps.execution.resources import NodeCapacity, alone, capacity, nodes_of, share
 from sweeps.spec.sweep import ResourceSpec
 
@@ -107,5 +107,5 @@ def test_a_worker_keeps_to_its_share_of_a_gpu_with_what_cuda_takes_counted_in(mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", heard.append)
-    keep_to_share(share)
+    limit_gpu_memory(share)
     assert heard == pytest.approx(told)
