@@ -1,1 +1,1 @@
-"""Where sweeps run. Knows Ray, and nothing of VAEs."""
+"""Where sweeps run: Ray connections, jobs and launch files. Contains nothing about VAEs."""

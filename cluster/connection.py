@@ -1,4 +1,4 @@
-"""Start an embedded Ray or join a cluster, quietly and with authentication on."""
+"""Start an embedded Ray or join a cluster, with authentication and without log output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["ConnectionFailed", "check_address", "connect"]
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Trials exchange only small records, so that an embedded Ray needs little shared memory."""
+"""Size of the object store of an embedded Ray. It is small because trials exchange only small records."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,29 +30,33 @@ QUIET = {
 
 
 CONNECT_SECONDS = 5.0
-"""How long a cluster's port may take to answer; Ray itself would ask a dead one for minutes."""
+"""Timeout for the port of a cluster [s]. Ray itself would retry a closed port for minutes."""
 
 EMPTY_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""The frame of HTTP/2 that either end sends first: its length, type 4, flags, and stream."""
+"""The HTTP/2 frame that both ends send first: length, type 4, flags and stream."""
 
-REMEDY = "Start one with `ray start --head`, or leave --address out to run on this machine."
+HINT = "Start one with `ray start --head`, or omit --address to run on this machine."
 
 
 class ConnectionFailed(LagvaeError):
-    """The cluster cannot be reached; the message says what to do."""
+    """No Ray cluster can be reached at an address. The message says what to do."""
 
 
 @contextmanager
 def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
-    """The `ray` module, connected; on leaving, disconnected, and shut down if it was started here.
+    """Connect to Ray for the length of a `with` block; an embedded Ray is shut down at its end.
 
-    Without `address` an embedded Ray is started on this machine with `cpus` cores (all by default): token
-    authentication with a token of its own that only this user can read, no dashboard, no usage statistics, no logs on
-    the terminal. `address` joins a running cluster: `auto`, or HOST:PORT; its token comes from RAY_AUTH_TOKEN_PATH or
-    ~/.ray/auth_token.
+    Args:
+        address: Running cluster to join: `auto` or HOST:PORT. Its token comes from RAY_AUTH_TOKEN_PATH or
+            ~/.ray/auth_token. None starts an embedded Ray on this machine, with a token of its own that only this user
+            can read, and without dashboard, usage statistics or logs on the terminal.
+        cpus: Number of cores of the embedded Ray; all by default.
+
+    Yields:
+        The module `ray`, connected.
 
     Raises:
-        ConnectionFailed: no cluster answers at `address`.
+        ConnectionFailed: No cluster answers at `address`.
     """
     if address is not None:
         check_address(address)
@@ -63,9 +67,9 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        # Either would go before what is set here.
+        # Both would take precedence over the values set here.
         environment |= {"RAY_AUTH_TOKEN": None, "RAY_ADDRESS": None}
-    elif "RAY_AUTH_MODE" not in os.environ and _token_is_at_hand():
+    elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
         environment["RAY_AUTH_MODE"] = "token"
     before = {name: os.environ.get(name) for name in environment}
     _set(environment)
@@ -80,7 +84,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
 
 
 def _set(environment: Mapping[str, str | None]) -> None:
-    """Put these variables into the environment; None takes one out."""
+    """Set environment variables; None removes one."""
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
@@ -89,36 +93,34 @@ def _set(environment: Mapping[str, str | None]) -> None:
 
 
 def check_address(address: str) -> None:
-    """Ask whether a Ray cluster may answer at `address`, in seconds.
+    """Check within seconds that the server at `address` could be a Ray cluster.
 
     Raises:
-        ConnectionFailed: nothing does, or something else, or it is no address.
+        ConnectionFailed: Nothing answers, the server does not speak gRPC, or the address is malformed.
     """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
-        raise ConnectionFailed(f"--address must be `auto` or HOST:PORT, but is {address!r}. {REMEDY}")
+        raise ConnectionFailed(f"--address must be `auto` or HOST:PORT, got {address!r}. {HINT}")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as line:
             if os.environ.get("RAY_USE_TLS") != "1" and not _speaks_http2(line):
-                raise ConnectionFailed(f"A Ray cluster must answer at {address}, but something else does. {REMEDY}")
+                raise ConnectionFailed(f"The server at {address} is not a Ray cluster. {HINT}")
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectionFailed(
-            f"A Ray cluster must answer at {address}, but nothing does ({reason}). {REMEDY}"
-        ) from None
+        raise ConnectionFailed(f"No Ray cluster answers at {address} ({reason}). {HINT}") from None
 
 
 def _speaks_http2(line: socket.socket) -> bool:
-    """Whether the other end is a server of gRPC, as Ray's is; Ray itself would ask any other for minutes."""
+    """Return whether the other end is a gRPC server. Ray itself would retry any other server for minutes."""
     line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EMPTY_SETTINGS)
     with line.makefile("rb") as answer:
         frame = answer.read(len(EMPTY_SETTINGS))
     return frame[3:4] == EMPTY_SETTINGS[3:4]
 
 
-def _token_is_at_hand() -> bool:
+def _token_exists() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     return (Path.home() / ".ray" / "auth_token").exists()
@@ -137,5 +139,5 @@ def _start(address: str | None, cpus: int | None) -> Any:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0].rstrip('.')}"
-        raise ConnectionFailed(f"A Ray cluster must answer at {address}, but {reason}. {REMEDY}") from None
+        raise ConnectionFailed(f"Cannot join the Ray cluster at {address}: {reason}. {HINT}") from None
     return ray

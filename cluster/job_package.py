@@ -1,4 +1,4 @@
-"""What travels with a job: its one file and the packages that it runs, copied so that nothing else goes along."""
+"""The job package: one file and the Python packages of a job, copied so that nothing else is uploaded."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["LIMIT_BYTES", "JobPackage", "PackageTooLarge", "folder_of", "packed"]
 
 LIMIT_BYTES = 5 * 10**6
-"""Code is far smaller; what is larger holds data or results, which must not go through the head node."""
+"""Upper limit of a job package. Code is far smaller; data and results must not be sent through the head node."""
 
-NEVER = ("__pycache__", "*.py[co]", ".*")
+EXCLUDED = ("__pycache__", "*.py[co]", ".*")
 
 
 class PackageTooLarge(LagvaeError):
-    """What would travel is larger than code is."""
+    """A job package exceeds `LIMIT_BYTES`, probably because it contains data."""
 
 
 @dataclass(frozen=True)
 class JobPackage:
-    """A folder with the job's file alone, folders of packages, and the size of all of it."""
+    """A folder with only the file of the job, the folders of its packages, and their total size."""
 
     working_dir: Path
     packages: tuple[Path, ...]
@@ -34,7 +34,7 @@ class JobPackage:
 
 
 def folder_of(package: str) -> Path:
-    """Where a package that can be imported here lies."""
+    """Return the folder of a package that can be imported here."""
     spec = find_spec(package)
     assert spec is not None, package
     assert spec.origin is not None, package
@@ -43,26 +43,31 @@ def folder_of(package: str) -> Path:
 
 @contextmanager
 def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[JobPackage]:
-    """A parcel of the file `name` and the packages of these names; gone afterwards.
+    """Build a job package in a temporary folder, for the length of a `with` block.
+
+    Args:
+        name: Name of the job's file.
+        content: Text of that file.
+        packages: Names of the Python packages to include.
 
     Raises:
-        ParcelTooLarge: it is larger than 5 MB.
+        PackageTooLarge: It is larger than `LIMIT_BYTES`.
     """
-    with tempfile.TemporaryDirectory(prefix="lagvae-parcel-") as given:
-        folder = Path(given)
+    with tempfile.TemporaryDirectory(prefix="lagvae-job-") as temporary:
+        folder = Path(temporary)
         work = folder / "work"
         work.mkdir()
         (work / name).write_text(content, encoding="utf-8")
         copies = []
         for package in packages:
             copies.append(folder / package)
-            shutil.copytree(folder_of(package), copies[-1], ignore=shutil.ignore_patterns(*NEVER))
+            shutil.copytree(folder_of(package), copies[-1], ignore=shutil.ignore_patterns(*EXCLUDED))
         sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         if (total := sum(sizes.values())) > LIMIT_BYTES:
             largest = max(sizes, key=lambda path: sizes[path])
             raise PackageTooLarge(
-                f"What travels to the cluster must be at most {LIMIT_BYTES / 1e6:g} MB, but is {total / 1e6:.1f} MB, "
-                f"of which {largest.relative_to(folder)} takes {sizes[largest] / 1e6:.1f}. Keep data and results out "
-                "of the packages."
+                f"The job package must be at most {LIMIT_BYTES / 1e6:g} MB, got {total / 1e6:.1f} MB, of which "
+                f"{largest.relative_to(folder)} takes {sizes[largest] / 1e6:.1f} MB. Move data and results out of the "
+                "packages."
             )
         yield JobPackage(work, tuple(copies), total)

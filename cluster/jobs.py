@@ -1,7 +1,7 @@
-"""A cluster behind its dashboard: submit a job, list, follow and stop jobs, through the Ray Jobs API.
+"""Submit, list, follow and stop jobs of a cluster through the Ray Jobs API of its dashboard.
 
-The token goes into one header of the requests to the cluster and nowhere else: not along a redirect, not to a proxy,
-not into the job.
+The token is sent only in one header of the requests to the cluster: not along a redirect, not to a proxy, and not into
+the job.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["ACTIVE", "Cluster", "Job", "JobError"]
 
 SECONDS = 60.0
-"""How long the cluster may take to answer one request, an upload included."""
+"""Timeout of one request, including an upload [s]."""
 
 ACTIVE = ("PENDING", "RUNNING")
-"""States of a job that has not ended. The others are SUCCEEDED, FAILED and STOPPED."""
+"""States of a job that has not ended. The final states are SUCCEEDED, FAILED and STOPPED."""
 
 STOP_SECONDS = 120
-"""How long a stopped driver may take to write down where its runs stand, before it is killed."""
+"""Time that a stopped driver has to save its runs before it is killed [s]."""
 
 
 class JobError(LagvaeError):
-    """The cluster did not do what it was asked to; the message says why."""
+    """The cluster did not fulfil a job request. The message says why."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the cluster tells of it. Times are UTC."""
+    """A job as the cluster describes it. Times are UTC."""
 
     submission_id: str
     status: str
@@ -55,35 +55,39 @@ class Job:
 
     @classmethod
     def of(cls, details: Any, token: Token) -> Job:
-        """The job that Ray describes by `details`, whose message may hold the end of its log."""
+        """Convert Ray's `details`. Their message may contain the end of the log, so the token is masked in it."""
         return cls(
             str(details.submission_id),
             str(getattr(details.status, "value", details.status)),
             token.mask(str(details.message or "")),
             {str(key): str(value) for key, value in (details.metadata or {}).items()},
-            _moment(details.start_time),
-            _moment(details.end_time),
+            _time(details.start_time),
+            _time(details.end_time),
             details.driver_exit_code,
         )
 
 
-def _moment(milliseconds: int | None) -> datetime.datetime | None:
+def _time(milliseconds: int | None) -> datetime.datetime | None:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC) if milliseconds else None
 
 
 class Cluster:
-    """A cluster that was found to ask for a token and to take ours."""
+    """A cluster that requires a token and accepts ours."""
 
     def __init__(self, endpoint: Endpoint, token: Token, client: Any) -> None:
         self.endpoint, self._token, self._client = endpoint, token, client
 
     @classmethod
     def open(cls, address: str, *, insecure: bool = False) -> Cluster:
-        """The cluster whose dashboard is at `address`, http://HOST:PORT or https://HOST.
+        """Connect to a cluster.
+
+        Args:
+            address: URL of its dashboard, http://HOST:PORT or https://HOST.
+            insecure: Allow plain HTTP to another machine, which sends the token unencrypted.
 
         Raises:
-            AccessDenied: there is no token, the address is none, it would send the token in the clear (which `insecure`
-                allows), nothing answers, or it answers without a token or not to ours.
+            AccessDenied: There is no token, the address is malformed or would send the token unencrypted, nothing
+                answers, the cluster answers without a token, or it refuses ours.
         """
         endpoint, token = Endpoint.of(address, insecure=insecure), find_token()
         probe(endpoint, token)
@@ -98,15 +102,23 @@ class Cluster:
         metadata: Mapping[str, str],
         environment: Mapping[str, str],
     ) -> bool:
-        """Start `entrypoint` on the head node, beside the cores and GPUs that are counted; False if the id is taken.
+        """Start a job on the head node. It requests no cores or GPUs. When stopped, it receives SIGINT and time to end.
 
-        A job that is stopped gets the interrupt that Ctrl-C sends, and time to end.
+        Args:
+            submission_id: Identifier of the job.
+            entrypoint: Command line.
+            package: Files of the job.
+            metadata: Text stored with the job.
+            environment: Environment variables of the job.
+
+        Returns:
+            False if a job with this id already exists.
         """
         stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         try:
             with _translated(self.endpoint, self._token):
                 self._client.submit_job(
-                    # One process: a shell in between would take the interrupt, too.
+                    # `exec` leaves one process: an intermediate shell would also receive the interrupt.
                     entrypoint=f"exec {shlex.join(entrypoint)}",
                     submission_id=submission_id,
                     runtime_env={
@@ -125,22 +137,23 @@ class Cluster:
         return True
 
     def jobs(self) -> list[Job]:
-        """The jobs that were submitted to the cluster, the oldest first."""
+        """Return the submitted jobs, oldest first."""
         with _translated(self.endpoint, self._token):
-            found = [Job.of(details, self._token) for details in self._client.list_jobs() if details.submission_id]
-        return sorted(found, key=lambda job: (job.started_at is not None, job.started_at, job.submission_id))
+            jobs = [Job.of(details, self._token) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(jobs, key=lambda job: (job.started_at is not None, job.started_at, job.submission_id))
 
     def job(self, submission_id: str) -> Job:
+        """Return one job."""
         with _translated(self.endpoint, self._token):
             return Job.of(self._client.get_job_info(submission_id), self._token)
 
     def log(self, submission_id: str) -> str:
-        """What the job has printed until now."""
+        """Return the output of the job so far."""
         with _translated(self.endpoint, self._token):
             return self._token.mask(self._client.get_job_logs(submission_id))
 
     def follow(self, submission_id: str) -> Iterator[str]:
-        """What the job has printed and prints, in pieces, until it ends."""
+        """Yield the output of the job in pieces until it ends."""
         yield from self._token.masked(self._pieces(submission_id))
 
     def _pieces(self, submission_id: str) -> Iterator[str]:
@@ -151,7 +164,7 @@ class Cluster:
 
         async def end() -> None:
             await pieces.aclose()
-            # aiohttp closes its connection in the next round of the loop.
+            # aiohttp closes its connection in the next iteration of the event loop.
             await asyncio.sleep(0)
 
         with asyncio.Runner() as runner, _translated(self.endpoint, self._token):
@@ -162,12 +175,12 @@ class Cluster:
                 runner.run(end())
 
     def stop(self, submission_id: str) -> bool:
-        """Ask the job to end, without waiting until it has; False if it had ended."""
+        """Request that the job stops, without waiting for it. Returns False if it had already ended."""
         with _translated(self.endpoint, self._token):
             return bool(self._client.stop_job(submission_id))
 
     def wait(self, submission_id: str, seconds: float, pause: float = 0.3) -> Job:
-        """The job when it has ended, or as it is after `seconds`."""
+        """Wait until the job has ended, at most `seconds`, and return it in its current state."""
         deadline = time.monotonic() + seconds
         while (job := self.job(submission_id)).active and time.monotonic() < deadline:
             time.sleep(pause)
@@ -175,7 +188,11 @@ class Cluster:
 
 
 async def _tail(url: str, token: Token) -> AsyncGenerator[str, None]:
-    """What a websocket tells; Ray's own client would follow a redirection. It is not pinged, as it answers no ping."""
+    """Yield the messages of a websocket.
+
+    Ray's own client would follow a redirect. The socket is not pinged, because Ray's dashboard does not answer a ping
+    while the job prints nothing.
+    """
     import aiohttp
 
     async def refuse(session: object, context: object, answer: aiohttp.TraceRequestRedirectParams) -> None:
@@ -202,27 +219,27 @@ def _client_class() -> type[Any]:
             logging.getLogger(logger).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
-            # As it stands, requests follows redirects, asks proxies of the environment and prefers what ~/.netrc says.
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            # By default requests follows redirects, uses proxies of the environment and prefers credentials in ~/.netrc.
             direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
-            return super()._do_request(method, endpoint, allow_redirects=False, timeout=SECONDS, **direct, **given)
+            return super()._do_request(method, endpoint, allow_redirects=False, timeout=SECONDS, **direct, **options)
 
     return Client
 
 
 @contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """The environment without these variables, which go before an address that is given."""
-    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    """Remove variables that would take precedence over an explicit address, for the length of a block."""
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(removed)
 
 
 @contextmanager
 def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
-    """Ray's, requests' and aiohttp's exceptions as ours, a sentence each."""
+    """Convert exceptions of Ray, requests and aiohttp into ours, with one sentence each."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -237,9 +254,9 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
     except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         reason = type(error).__name__
         raise AccessDenied(
-            f"The cluster at {endpoint.url} must answer, but does not ({reason}). Is the tunnel open? Jobs go on."
+            f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Jobs keep running."
         ) from None
     except (RuntimeError, ValueError) as error:
-        # The last line of a traceback of the server's is its reason.
+        # The last line of a server-side traceback is the reason.
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
-        raise JobError(token.mask(f"The cluster at {endpoint.url} says: {lines[-1]}")[:600] + ".") from None
+        raise JobError(token.mask(f"The cluster at {endpoint.url} reports: {lines[-1]}")[:600] + ".") from None

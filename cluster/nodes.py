@@ -1,4 +1,4 @@
-"""Waiting until all nodes of a cluster have joined."""
+"""Wait until all nodes of a cluster have joined."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ PAUSE_SECONDS = 1.0
 
 
 def wait_for_nodes(address: str, nodes: int, seconds: float) -> int:
-    """Wait until `nodes` living nodes have joined the cluster at `address`, and tell how many have.
+    """Wait until at least `nodes` nodes are alive in the cluster at `address`.
+
+    Returns:
+        Number of nodes that are alive.
 
     Raises:
-        ConnectionFailed: after `seconds` no cluster answers there, or nodes are missing.
+        ConnectionFailed: After `seconds` no cluster answers there, or nodes are missing.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -34,6 +37,6 @@ def _wait_connected(address: str, nodes: int, deadline: float) -> int:
             if joined >= nodes:
                 return joined
             if time.monotonic() > deadline:
-                hint = "The others' logs say why; --seconds gives them more time."
-                raise ConnectionFailed(f"{nodes} nodes must join the cluster at {address}, but {joined} did. {hint}")
+                hint = "See the logs of the other nodes, or wait longer with --seconds."
+                raise ConnectionFailed(f"Only {joined} of {nodes} nodes have joined the cluster at {address}. {hint}")
             time.sleep(PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""Before anything starts: what every node of a cluster has and sees. Runs there, as `python -m cluster.preflight FILE`.
+"""Check of every node of a cluster before a sweep starts. Runs there as `python -m cluster.preflight FILE`.
 
-Each living node tells its versions, GPUs and disk, takes the fingerprint of the data, and writes a file to the results
-that every other node must find. Nothing of it stays but the folder for results.
+Each node that is alive reports its versions, GPUs and free disk space, computes the fingerprint of the data, and writes
+a file to the results folder that every other node must see. Afterwards only the results folder itself remains.
 """
 
 from __future__ import annotations
@@ -21,29 +21,43 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MARK", "Question", "data_fingerprint", "examine", "main", "notes_of", "problems_of", "see"]
+__all__ = [
+    "MARK",
+    "PreflightRequest",
+    "data_fingerprint",
+    "examine",
+    "main",
+    "missing_nodes",
+    "notes_of",
+    "problems_of",
+]
 
 MARK = "lagvae-check: "
-"""Begins the line of the job's log that holds the answer, JSON."""
+"""Prefix of the line in the job's log that contains the answer as JSON."""
 
 NODE_SECONDS = 120.0
-"""How long the nodes may take to answer, a first start of Python and the reading of data included."""
+"""Timeout of a node, including the start of Python and reading the data [s]."""
 
 APPEAR_SECONDS = 5.0
-"""How long a file of another node may take to be seen; network file systems remember what was not there."""
+"""Time within which a file of another node must be visible [s]. Network file systems cache missing files."""
 
 WHOLE_BYTES = 16 * 2**20
-"""Up to this size a data file is read as a whole, above it its beginning and its end."""
+"""Up to this size a data file is hashed completely; of a larger file only its start and its end."""
 
 FREE_BYTES = 2**30
-"""Less free space than this where results go is a problem."""
+"""Minimum free space for results."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the nodes are asked: where results go and data lie, and what the client has.
+class PreflightRequest:
+    """What the nodes are checked for.
 
-    `versions` are the client's, `requirements` are lines such as "torch>=2.8,<2.14".
+    Args:
+        probe: Name of the temporary folder inside the results folder.
+        results: Folder or URI of the results; None checks no results.
+        data: Paths of the data.
+        versions: Versions of Python and packages on the client.
+        requirements: Requirement lines such as "torch>=2.8,<2.14".
     """
 
     probe: str
@@ -55,20 +69,20 @@ class Question:
 
 Report = dict[str, Any]
 
-Node = Mapping[str, Any]
-"""A node as Ray tells of it."""
+NodeInfo = Mapping[str, Any]
+"""A node as Ray describes it."""
 
 
-def examine(question: Question) -> Report:
-    """What this node has; writes its file to the results."""
-    names = {_name_of(line) for line in question.requirements} | {"ray"}
+def examine(request: PreflightRequest) -> Report:
+    """Report on this node, and write its file to the results folder."""
+    names = {_name_of(line) for line in request.requirements} | {"ray"}
     return {
         "host": socket.gethostname(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in sorted(names)},
         "gpus": list(_gpus()),
-        "free_bytes": _free(question.results),
-        "data": {path: data_fingerprint(path) for path in question.data},
-        "write_error": _write(question),
+        "free_bytes": _free(request.results),
+        "data": {path: data_fingerprint(path) for path in request.data},
+        "write_error": _write(request),
     }
 
 
@@ -86,22 +100,22 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> Iterator[dict[str, Any]]:
-    """Name and memory of each GPU that the driver of this node shows."""
+    """Yield name and memory of each GPU that the driver of this node reports."""
     if not (tool := shutil.which("nvidia-smi")):
         return
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        shown = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return
-    for line in shown.splitlines():
+    for line in output.splitlines():
         name, _, mebibytes = line.rpartition(",")
         if name and mebibytes.strip().isdecimal():
             yield {"name": name.strip(), "memory_bytes": int(mebibytes) * 2**20}
 
 
 def _free(results: str | None) -> int | None:
-    """Bytes left where results go, None on an object store; of the folder for temporary files without results."""
+    """Return the free space of the results folder, or without one of the temporary folder; None for an object store."""
     if results is not None and "://" in results and not results.startswith("file://"):
         return None
     folder = Path((results or os.environ.get("TMPDIR", "/tmp")).removeprefix("file://"))
@@ -111,9 +125,9 @@ def _free(results: str | None) -> int | None:
 
 
 def data_fingerprint(path: str) -> str | None:
-    """SHA-256 over names, sizes and content of the files at `path`, or None if nothing readable is there.
+    """Return the SHA-256 of names, sizes and content of the files at `path`; None if there is no readable file.
 
-    Of a file above 16 MiB the first and last 8 MiB are read.
+    Of a file above 16 MiB, only the first and last 8 MiB are read.
     """
     root, digest = Path(os.path.expanduser(path)), hashlib.sha256()
     try:
@@ -130,7 +144,7 @@ def data_fingerprint(path: str) -> str | None:
     return digest.hexdigest() if files else None
 
 
-def _place(results: str) -> tuple[Any, str]:
+def _filesystem(results: str) -> tuple[Any, str]:
     import pyarrow.fs
 
     if "://" in results:
@@ -144,51 +158,51 @@ def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _write(question: Question) -> str | None:
-    """Write beside, rename and read back; what went wrong, or None."""
-    if question.results is None:
+def _write(request: PreflightRequest) -> str | None:
+    """Write a temporary file, rename it and read it back. Returns the reason if that fails, else None."""
+    if request.results is None:
         return None
     try:
-        system, root = _place(question.results)
-        folder, content = f"{root}/{question.probe}", _node().encode()
+        system, root = _filesystem(request.results)
+        folder, content = f"{root}/{request.probe}", _node().encode()
         system.create_dir(folder, recursive=True)
         with system.open_output_stream(f"{folder}/{_node()}.part") as stream:
             stream.write(content)
         system.move(f"{folder}/{_node()}.part", f"{folder}/{_node()}")
         with system.open_input_stream(f"{folder}/{_node()}") as stream:
             if stream.read() != content:
-                return "a file that was written there has another content when it is read"
+                return "a file that was written there has different content when read back"
     except (OSError, ValueError) as error:
         return _sentence(error)
     return None
 
 
-def see(question: Question, nodes: Sequence[str]) -> list[str]:
-    """Those of `nodes` whose file this node does not see on the results."""
-    assert question.results is not None
+def missing_nodes(request: PreflightRequest, nodes: Sequence[str]) -> list[str]:
+    """Return those of `nodes` whose file in the results folder is not visible from this node."""
+    assert request.results is not None
     deadline, missing = time.monotonic() + APPEAR_SECONDS, list(nodes)
     while True:
-        missing = [node for node in missing if not _sees(question, node)]
+        missing = [node for node in missing if not _is_visible(request, node)]
         if not missing or time.monotonic() > deadline:
             return missing
         time.sleep(0.2)
 
 
-def _sees(question: Question, node: str) -> bool:
+def _is_visible(request: PreflightRequest, node: str) -> bool:
     try:
-        system, root = _place(str(question.results))
-        with system.open_input_stream(f"{root}/{question.probe}/{node}") as stream:
+        system, root = _filesystem(str(request.results))
+        with system.open_input_stream(f"{root}/{request.probe}/{node}") as stream:
             return bool(stream.read() == node.encode())
     except (OSError, ValueError):
         return False
 
 
-def clean(question: Question) -> None:
-    """Remove the probe's folder."""
-    assert question.results is not None
+def clean_up(request: PreflightRequest) -> None:
+    """Remove the temporary folder."""
+    assert request.results is not None
     try:
-        system, root = _place(question.results)
-        system.delete_dir(f"{root}/{question.probe}")
+        system, root = _filesystem(request.results)
+        system.delete_dir(f"{root}/{request.probe}")
     except (OSError, ValueError):
         return
 
@@ -197,33 +211,34 @@ def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
-def problems_of(report: Report, question: Question, others: Sequence[Report]) -> list[str]:
-    """What keeps a node from running the sweep, each with its remedy."""
+def problems_of(report: Report, request: PreflightRequest, others: Sequence[Report]) -> list[str]:
+    """Return the problems that prevent a node from running the sweep, each with a hint."""
     return [
-        *_version_problems(report["versions"], question),
+        *_version_problems(report["versions"], request),
         *_data_problems(report, others),
-        *_results_problems(report, question, others),
+        *_results_problems(report, request, others),
     ]
 
 
-def _version_problems(versions: Mapping[str, str | None], question: Question) -> Iterator[str]:
+def _version_problems(versions: Mapping[str, str | None], request: PreflightRequest) -> Iterator[str]:
     from packaging.requirements import Requirement
 
-    mine = question.versions
-    if _minor(versions["python"]) != _minor(mine["python"]):
+    client = request.versions
+    if _minor(versions["python"]) != _minor(client["python"]):
         yield (
-            f"Python must be {_minor(mine['python'])}, as on the client, but is {versions['python']}. Use an "
-            "environment with that Python on one of the two."
+            f"Python: must be {_minor(client['python'])}, as on the client, got {versions['python']}. Use the same "
+            "version in both environments."
         )
-    if versions["ray"] != mine["ray"]:
-        yield f"Ray must be {mine['ray']}, as on the client, but is {versions['ray']}. pip install ray=={mine['ray']}"
-    for line in question.requirements:
-        wish = Requirement(line)
-        found = versions[wish.name]
-        if found is None:
-            yield f"{wish.name} must be installed, but is not. pip install '{line}'"
-        elif not wish.specifier.contains(found, prereleases=True):
-            yield f"{wish.name} must be {wish.specifier}, but is {found}. pip install '{line}'"
+    if versions["ray"] != client["ray"]:
+        hint = f"Run: pip install ray=={client['ray']}"
+        yield f"Ray: must be {client['ray']}, as on the client, got {versions['ray']}. {hint}"
+    for line in request.requirements:
+        requirement = Requirement(line)
+        installed = versions[requirement.name]
+        if installed is None:
+            yield f"{requirement.name}: not installed. Run: pip install '{line}'"
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{requirement.name}: must be {requirement.specifier}, got {installed}. Run: pip install '{line}'"
 
 
 def _minor(python: str | None) -> str:
@@ -233,110 +248,111 @@ def _minor(python: str | None) -> str:
 def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[str]:
     for path, fingerprint in report["data"].items():
         if fingerprint is None:
-            yield f"The data must be at {path}, but no readable file is. Mount or copy them there."
+            yield f"{path}: no readable data file. Mount or copy the data there."
             continue
-        common = [other["data"][path] for other in others if other["data"][path] is not None]
-        usual = max(sorted(set(common)), key=common.count)
-        if fingerprint != usual:
+        fingerprints = [other["data"][path] for other in others if other["data"][path] is not None]
+        most_common = max(sorted(set(fingerprints)), key=fingerprints.count)
+        if fingerprint != most_common:
             yield (
-                f"The data at {path} must be the same on every node, but are {fingerprint[:12]} here and {usual[:12]} "
-                "on others. Copy them again."
+                f"{path}: the data must be the same on every node, but their fingerprint is {fingerprint[:12]} here "
+                f"and {most_common[:12]} on other nodes. Copy them again."
             )
 
 
-def _results_problems(report: Report, question: Question, others: Sequence[Report]) -> Iterator[str]:
-    where = question.results
+def _results_problems(report: Report, request: PreflightRequest, others: Sequence[Report]) -> Iterator[str]:
+    where = request.results
     if report["write_error"]:
-        yield f"Results must be written at {where}, but are not ({report['write_error']}). Check rights and mounts."
+        yield f"{where}: results cannot be written ({report['write_error']}). Check permissions and mounts."
     elif report.get("missing"):
         named = {other["node_id"]: other["address"] for other in others}
         hidden = ", ".join(named.get(node, node[:8]) for node in report["missing"])
         yield (
-            f"{where} must be one folder that all nodes share, but files of {hidden} are not seen here. Mount shared "
-            "storage there, or give a URI such as s3://BUCKET/results."
+            f"{where}: files written by {hidden} are not visible here, so the folder is not shared. Mount shared "
+            "storage there, or use a URI such as s3://BUCKET/results."
         )
     if report["free_bytes"] is not None and report["free_bytes"] < FREE_BYTES:
-        yield f"1 GiB must be free for results, but {report['free_bytes'] / 2**20:.0f} MiB are. Make room."
+        free = f"{report['free_bytes'] / 2**20:.0f} MiB"
+        yield f"{where or 'temporary folder'}: at least 1 GiB must be free, got {free}. Free some space."
 
 
-def notes_of(report: Report, question: Question) -> list[str]:
-    """What does not stop a sweep, but should be known."""
+def notes_of(report: Report, request: PreflightRequest) -> list[str]:
+    """Return remarks that do not prevent a sweep."""
     notes = []
-    mine, here = question.versions.get("torch"), report["versions"].get("torch")
-    if mine and here and mine.partition("+")[0] != here.partition("+")[0]:
-        notes.append(f"torch is {here}, and {mine} on the client: numbers may differ in their last digits.")
-    if report["resources"].get("GPU", 0) < len(report["gpus"]):
-        told = report["resources"].get("GPU", 0)
-        notes.append(f"{len(report['gpus'])} GPUs are there, but Ray was told of {told:g}.")
+    client, node = request.versions.get("torch"), report["versions"].get("torch")
+    if client and node and client.partition("+")[0] != node.partition("+")[0]:
+        notes.append(f"torch is {node} here and {client} on the client: numbers may differ in their last digits.")
+    registered = report["resources"].get("GPU", 0)
+    if registered < len(report["gpus"]):
+        notes.append(f"The node has {len(report['gpus'])} GPUs, but only {registered:g} are registered with Ray.")
     return notes
 
 
-def check(ray: Any, question: Question) -> list[Report]:
-    """The report of every living node, the head first, with its `problems` and `notes`."""
-    there: Sequence[Node] = [node for node in ray.nodes() if node["Alive"]]
+def check(ray: Any, request: PreflightRequest) -> list[Report]:
+    """Return the report of every node that is alive, the head first, with its `problems` and `notes`."""
+    there: Sequence[NodeInfo] = [node for node in ray.nodes() if node["Alive"]]
     try:
-        reports = [_report(node, answer) for node, answer in _ask(ray, there, examine, question)]
+        reports = [_report(node, answer) for node, answer in _ask(ray, there, examine, request)]
         answered = [report for report in reports if "problems" not in report]
         names = {report["node_id"] for report in answered}
         there = [node for node in there if node["NodeID"] in names]
-        if question.results is not None:
+        if request.results is not None:
             wrote = [report["node_id"] for report in answered if not report["write_error"]]
-            missed = {node["NodeID"]: missing for node, missing in _ask(ray, there, see, question, wrote)}
+            missed = {node["NodeID"]: missing for node, missing in _ask(ray, there, missing_nodes, request, wrote)}
             for report in answered:
                 missing = missed[report["node_id"]]
                 report["missing"] = missing if isinstance(missing, list) else wrote
     finally:
-        if question.results is not None:
-            _ask(ray, there, clean, question)
+        if request.results is not None:
+            _ask(ray, there, clean_up, request)
     for report in answered:
-        report |= {"problems": problems_of(report, question, answered), "notes": notes_of(report, question)}
+        report |= {"problems": problems_of(report, request, answered), "notes": notes_of(report, request)}
     return sorted(reports, key=lambda report: (not report["head"], report["address"]))
 
 
-def _report(node: Node, answer: Any) -> Report:
+def _report(node: NodeInfo, answer: Any) -> Report:
     if isinstance(answer, str):
-        hint = "Look at its raylet's log; data of many files take long, and --no-check leaves them out."
-        return _facts(node) | {"problems": [f"The node must answer, but {answer}. {hint}"]}
+        hint = "See the log of its raylet. Hashing many data files takes long; --no-check skips it."
+        return _facts(node) | {"problems": [f"The node {answer}. {hint}"]}
     facts: Report = _facts(node) | answer
     return facts
 
 
-def _facts(node: Node) -> Report:
-    """What Ray knows of a node."""
+def _facts(node: NodeInfo) -> Report:
+    """Return what Ray reports about a node."""
     resources = {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")}
     head = "node:__internal_head__" in node["Resources"]
     return {"node_id": node["NodeID"], "address": node["NodeManagerAddress"], "head": head, "resources": resources}
 
 
-def _ask(ray: Any, nodes: Sequence[Node], function: Any, *arguments: Any) -> list[tuple[Node, Any]]:
-    """Each of `nodes` with what `function` answers there; with a sentence's end where it does not."""
+def _ask(ray: Any, nodes: Sequence[NodeInfo], function: Any, *arguments: Any) -> list[tuple[NodeInfo, Any]]:
+    """Run `function` on each node. Returns nodes with results, or with a phrase that says why there is none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(function)
-    asked = []
+    references = []
     for node in nodes:
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked.append(task.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(*arguments))
-    if not asked:
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        references.append(task.options(num_cpus=0, max_retries=0, scheduling_strategy=on_node).remote(*arguments))
+    if not references:
         return []
-    ready = set(ray.wait(asked, num_returns=len(asked), timeout=NODE_SECONDS)[0])
+    ready = set(ray.wait(references, num_returns=len(references), timeout=NODE_SECONDS)[0])
     answers = []
-    for reference in asked:
+    for reference in references:
         try:
-            answers.append(ray.get(reference) if reference in ready else f"does not within {NODE_SECONDS:g} s")
+            answers.append(ray.get(reference) if reference in ready else f"did not answer within {NODE_SECONDS:g} s")
         except Exception as error:
-            answers.append(f"fails ({_sentence(error)})")
+            answers.append(f"failed ({_sentence(error)})")
     return list(zip(nodes, answers, strict=True))
 
 
 def main(path: str) -> int:
-    """Ask all nodes what the file at `path` says; print their reports."""
+    """Check all nodes as the request in the file at `path` says, and print their reports."""
     from cluster.connection import ConnectionFailed, connect
 
-    question = Question(**json.loads(Path(path).read_text(encoding="utf-8")))
+    request = PreflightRequest(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         with connect("auto") as ray:
-            reports = check(ray, question)
+            reports = check(ray, request)
     except ConnectionFailed as error:
         print(f"lagvae: {error}")
         return 2
@@ -344,13 +360,13 @@ def main(path: str) -> int:
     return 0
 
 
-def request_text(question: Question) -> str:
-    """The file that `main` reads."""
-    return json.dumps(asdict(question))
+def request_text(request: PreflightRequest) -> str:
+    """Return the content of the file that `main` reads."""
+    return json.dumps(asdict(request))
 
 
 if __name__ == "__main__":
-    # By its name, so that workers import the module instead of getting a copy of it.
+    # Imported by name, so that workers import the module instead of unpickling a copy.
     from cluster import preflight
 
     sys.exit(preflight.main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Launch files as pure text: from frozen settings to what KubeRay, Slurm, `ray up` or Docker reads."""
+"""Launch files for KubeRay, Slurm, `ray up` and Docker: pure functions from a frozen config to text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["TARGETS", "LaunchTarget", "render"]
 
 @dataclass(frozen=True)
 class LaunchTarget:
-    """A kind of launch file: its settings, and the pure function from them to its text."""
+    """A kind of launch file: its config class, and the pure function from a config to text."""
 
-    settings: type[Launch]
+    config: type[Launch]
     text: Callable[[Any], str]
 
 
@@ -33,11 +33,15 @@ TARGETS: Mapping[str, LaunchTarget] = {
 
 
 def render(target: str, values: Mapping[str, Any]) -> str:
-    """The text of a launch file.
+    """Return the text of a launch file.
+
+    Args:
+        target: Key of `TARGETS`.
+        values: Fields of the target's config.
 
     Raises:
-        KeyError: there is no such target.
-        pydantic.ValidationError: `values` break laws of the target's settings; all of them are told.
+        KeyError: There is no such target.
+        pydantic.ValidationError: `values` are invalid; contains every error.
     """
     kind = TARGETS[target]
-    return kind.text(kind.settings.model_validate(dict(values)))
+    return kind.text(kind.config.model_validate(dict(values)))

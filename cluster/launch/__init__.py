@@ -1,1 +1,1 @@
-"""What a launch file is made of: one frozen settings object and one pure function for each kind of cluster."""
+"""Launch files: for each kind of cluster one frozen config and one pure function from it to text."""

@@ -1,4 +1,4 @@
-"""The image of every node: Ray at a fixed version, torch, lagvae, and a user without rights."""
+"""The container image of every node: a fixed version of Ray, torch, lagvae, and an unprivileged user."""
 
 from __future__ import annotations
 
@@ -16,38 +16,42 @@ FOLDERS = ("lagvae_core", "sweeps", "cluster")
 
 
 class DockerImage(Launch):
-    """How lagvae gets into an image: from the project's folder, from a wheel, or from a package index."""
+    """A container image with lagvae, installed from the project's folder, a wheel or a package index."""
 
-    summary: ClassVar[str] = "The image of every node."
+    summary: ClassVar[str] = "The container image of every node."
     usage: ClassVar[str] = "docker build --file FILE --tag REGISTRY/lagvae:TAG FOLDER, then docker push"
 
-    base: Annotated[ImageName, Field(description="image to build upon, Debian's with Python 3.11 or later")] = (
+    base: Annotated[ImageName, Field(description="base image: Debian with Python 3.11 or later")] = (
         "python:3.11-slim-bookworm"
     )
-    wheel: Annotated[Wheel | None, Field(description="a wheel of lagvae below FOLDER, in the project's place")] = None
-    package: Annotated[Package | None, Field(description="what pip installs in the project's place")] = None
-    torch: Annotated[Package, Field(description="torch, perhaps with ==VERSION")] = "torch"
+    wheel: Annotated[
+        Wheel | None, Field(description="wheel of lagvae inside FOLDER, installed instead of the project's folder")
+    ] = None
+    package: Annotated[
+        Package | None, Field(description="package that pip installs instead of the project's folder")
+    ] = None
+    torch: Annotated[Package, Field(description="torch requirement for pip, such as torch or torch==VERSION")] = "torch"
     torch_index: Annotated[
-        ShellSafe | None, Field(description="index that pip takes torch from; its own, with CUDA, if not given")
+        ShellSafe | None, Field(description="package index for torch; by default that of pip, with CUDA")
     ] = None
 
     @field_validator("wheel")
     @classmethod
     def _below(cls, wheel: str | None) -> str | None:
         if wheel is not None and (wheel.startswith(("/", "~")) or ".." in wheel.split("/")):
-            raise ValueError("be below the folder that is built")
+            raise ValueError("must be a relative path inside the build folder")
         return wheel
 
     @field_validator("package")
     @classmethod
     def _one_source(cls, package: str | None, info: ValidationInfo) -> str | None:
         if package is not None and info.data.get("wheel") is not None:
-            raise ValueError("be null where `wheel` is given")
+            raise ValueError("must be omitted if `wheel` is set")
         return package
 
 
 def dockerfile(image: DockerImage) -> str:
-    """The Dockerfile. Commands are lists, which no shell reads."""
+    """Return the text of the Dockerfile. Commands are in list form, so no shell interprets them."""
     index = [] if image.torch_index is None else ["--index-url", image.torch_index]
     return fill(
         "Dockerfile",

@@ -1,7 +1,7 @@
-"""Manifests for KubeRay: a claim for the results, a RayCluster, and a RayJob that runs the sweep.
+"""Manifests for KubeRay: a volume claim for the results, a RayCluster, and a RayJob that runs the sweep.
 
-Fields are those of ray.io/v1 in KubeRay 1.6. KubeRay puts a job's entrypoint into a shell's command line as it is, so
-that everything in it has the law of a `Word`.
+The fields are those of ray.io/v1 in KubeRay 1.6. KubeRay inserts a job's entrypoint unquoted into a shell command
+line, so every value in it is `ShellSafe`.
 """
 
 from __future__ import annotations
@@ -30,56 +30,56 @@ __all__ = ["KubeRayLaunch", "kuberay_manifests"]
 RESULTS = "/results"
 
 USER = 1000
-"""The user of the image that `lagvae cluster render dockerfile` describes."""
+"""User id in the image that `lagvae cluster render dockerfile` describes."""
 
 
 class KubeRayLaunch(Launch):
-    """A sweep on Kubernetes, where the KubeRay operator runs."""
+    """A sweep on a Kubernetes cluster with the KubeRay operator."""
 
-    summary: ClassVar[str] = "Manifests for KubeRay: claim for the results, RayCluster and RayJob."
+    summary: ClassVar[str] = "Manifests for KubeRay: volume claim for the results, RayCluster and RayJob."
     usage: ClassVar[str] = "kubectl apply -f FILE"
 
-    image: Annotated[ImageName, Field(description="image of every node, built from the rendered Dockerfile")]
-    spec: Annotated[ShellSafe, Field(description="the sweep: the name of a shipped one, or a file below /results")]
-    overrides: Annotated[Words, Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
-    name: Annotated[DnsLabel, Field(description="name of cluster and job")] = "lagvae"
-    namespace: Annotated[DnsLabel, Field(description="namespace, which must exist")] = "default"
+    image: Annotated[ImageName, Field(description="container image of every node, built from the rendered Dockerfile")]
+    spec: Annotated[ShellSafe, Field(description="sweep: the name of a shipped sweep, or a file inside /results")]
+    overrides: Annotated[
+        Words, Field(description="overrides of the sweep file, KEY=VALUE each, as for `lagvae run --set`")
+    ] = ()
+    name: Annotated[DnsLabel, Field(description="name of the cluster and the job")] = "lagvae"
+    namespace: Annotated[DnsLabel, Field(description="existing namespace")] = "default"
     lifetime: Annotated[
         Literal["standing", "job"],
-        Field(
-            description="standing: the cluster stays and takes further sweeps; job: it begins and ends with this one"
-        ),
+        Field(description="lifetime of the cluster: standing (it stays and runs more sweeps) or job (this sweep only)"),
     ] = "standing"
     retries: Annotated[
         int,
         Field(
             ge=0,
             le=100,
-            description="with lifetime job: further clusters after a lost one, or after failed runs; each resumes",
+            description="number of new clusters after a lost cluster or failed runs, if lifetime is job; each resumes",
         ),
     ] = 3
-    min_workers: Annotated[int, Field(ge=0, le=10_000, description="workers that never go")] = 0
-    max_workers: Annotated[int, Field(ge=1, le=10_000, description="workers at most")] = 4
+    min_workers: Annotated[int, Field(ge=0, le=10_000, description="minimum number of workers")] = 0
+    max_workers: Annotated[int, Field(ge=1, le=10_000, description="maximum number of workers")] = 4
     concurrent: Annotated[
         int | None,
-        Field(ge=1, le=100_000, description="runs at a time, at most; by default one for each GPU of max_workers"),
+        Field(ge=1, le=100_000, description="maximum number of concurrent runs; by default one per GPU of max_workers"),
     ] = None
-    idle_seconds: Annotated[int, Field(ge=10, le=86_400, description="seconds without work after which one goes")] = 300
-    worker_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of a worker")] = 8
-    worker_gpus: Annotated[int, Field(ge=0, le=64, description="GPUs of a worker; 0 for none")] = 1
-    worker_memory: Annotated[Bytes, Field(description="memory of a worker")] = "32Gi"
-    worker_labels: Annotated[
-        Labels, Field(default_factory=dict, description="labels of the machines that workers may use")
-    ]
-    head_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of the head, which runs the driver alone")] = 2
+    idle_seconds: Annotated[
+        int, Field(ge=10, le=86_400, description="idle time after which a worker is removed [s]")
+    ] = 300
+    worker_cpus: Annotated[int, Field(ge=1, le=1024, description="cores per worker")] = 8
+    worker_gpus: Annotated[int, Field(ge=0, le=64, description="GPUs per worker")] = 1
+    worker_memory: Annotated[Bytes, Field(description="memory per worker")] = "32Gi"
+    worker_labels: Annotated[Labels, Field(default_factory=dict, description="node selector of the workers")]
+    head_cpus: Annotated[int, Field(ge=1, le=1024, description="cores of the head, which runs only the driver")] = 2
     head_memory: Annotated[Bytes, Field(description="memory of the head")] = "8Gi"
-    object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"
-    storage: Annotated[Bytes, Field(description="size of the claim for the results")] = "50Gi"
+    object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
+    storage: Annotated[Bytes, Field(description="size of the volume claim for the results")] = "50Gi"
     storage_class: Annotated[
-        DnsLabel | None, Field(description="class of the claim; it must serve many nodes at once (ReadWriteMany)")
+        DnsLabel | None, Field(description="storage class of the claim; must support ReadWriteMany")
     ] = None
     token_secret: Annotated[
-        DnsLabel | None, Field(description="a Secret with the key auth_token; the operator makes one if not given")
+        DnsLabel | None, Field(description="Secret with the key auth_token; by default the operator creates one")
     ] = None
 
     @field_validator("max_workers")
@@ -92,12 +92,12 @@ class KubeRayLaunch(Launch):
     def _fits(cls, store: str, info: ValidationInfo) -> str:
         for memory in ("head_memory", "worker_memory"):
             if memory in info.data and 2 * quantity(store) > quantity(info.data[memory]):
-                raise ValueError(f"be at most half of {memory}, which is {info.data[memory]}")
+                raise ValueError(f"must be at most half of {memory} ({info.data[memory]})")
         return store
 
 
 def kuberay_manifests(launch: KubeRayLaunch) -> str:
-    """The YAML text of all manifests, in the order in which they are to be made."""
+    """Return the YAML text of all manifests, in the order of their creation."""
     if launch.lifetime == "standing":
         rest = [
             _object(launch, "ray.io/v1", "RayCluster", launch.name, _cluster(launch)),
@@ -123,12 +123,12 @@ def _claim(launch: KubeRayLaunch) -> dict[str, Any]:
 
 
 def _job(launch: KubeRayLaunch) -> dict[str, Any]:
-    # What does not exist yet is not counted by `auto`, and grows only where more is asked for.
+    # `auto` does not count workers that do not exist yet, and the cluster grows only if more is requested.
     concurrent = launch.concurrent or launch.max_workers * max(1, launch.worker_gpus)
     sets = [f"--set={item}" for item in (f"resources.concurrent={concurrent}", *launch.overrides)]
     entrypoint = " ".join(["lagvae", "run", "--address=auto", f"--results={RESULTS}", *sets, "--", launch.spec])
     if launch.lifetime == "standing":
-        # KubeRay allows no retries here: apply the job again, and the sweep goes on.
+        # KubeRay supports no retries here. Applying the job again resumes the sweep.
         where: dict[str, Any] = {"clusterSelector": {"ray.io/cluster": launch.name}}
     else:
         where = {
@@ -141,7 +141,7 @@ def _job(launch: KubeRayLaunch) -> dict[str, Any]:
     pod = {**_pod(submitter), "restartPolicy": "Never"}
     return {
         "submissionMode": "K8sJobMode",
-        # Without resources of its own the entrypoint runs on the head, away from the GPUs.
+        # An entrypoint without resources runs on the head and occupies no GPU.
         "entrypoint": entrypoint,
         **where,
         "submitterPodTemplate": {"spec": pod},
@@ -231,6 +231,6 @@ def _confined() -> dict[str, Any]:
 
 
 def _resources(cpus: str, memory: str, gpus: int) -> dict[str, Any]:
-    """Requests equal to limits: a node that is promised its memory is not killed for another's."""
+    """Return requests equal to limits, so that no pod is evicted because another one uses more than it requested."""
     amounts = {"cpu": cpus, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     return {"requests": dict(amounts), "limits": dict(amounts)}

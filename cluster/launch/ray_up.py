@@ -1,4 +1,4 @@
-"""Configurations of Ray's cluster launcher, `ray up`: machines behind SSH, and one cloud."""
+"""Config files of Ray's cluster launcher, `ray up`, for machines behind SSH and for Amazon EC2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cluster.launch.validators import (
 __all__ = ["AwsLaunch", "RayUpLaunch", "SshLaunch", "ray_up_config"]
 
 TOKEN = "~/.lagvae/ray_token"
-"""Where the token lies on every node; ~/.ray/auth_token there may be another cluster's."""
+"""Path of the token on every node. ~/.ray/auth_token may belong to another cluster."""
 
 VENV = "~/.lagvae/venv"
 
@@ -35,73 +35,82 @@ PORT = 6379
 
 
 class RayUpLaunch(Launch):
-    """What both kinds of `ray up` need."""
+    """Fields of both kinds of `ray up` files."""
 
     usage: ClassVar[str] = "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE, then ray down FILE"
 
     cluster_name: Annotated[Name, Field(description="name of the cluster")] = "lagvae"
-    ssh_user: Annotated[Name, Field(description="user on every machine")] = "ubuntu"
-    token_file: Annotated[
-        Path, Field(description="file of this machine that holds the token, readable by you alone")
-    ] = "~/.lagvae/ray_token"
-    package: Annotated[Package | None, Field(description="what pip installs, if your index has lagvae")] = None
-    wheel: Annotated[Wheel | None, Field(description="or a wheel of this machine, of `pip wheel --no-deps .`")] = None
-    python: Annotated[Name, Field(description="Python of every machine, 3.11 or later")] = "python3"
-    torch_index: Annotated[
-        FreeText | None, Field(description="index that pip takes torch from; its own if not given")
+    ssh_user: Annotated[Name, Field(description="SSH user on every machine")] = "ubuntu"
+    token_file: Annotated[Path, Field(description="local file with the token, readable only by you")] = (
+        "~/.lagvae/ray_token"
+    )
+    package: Annotated[
+        Package | None, Field(description="package that pip installs, if your package index has lagvae")
     ] = None
-    object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"
+    wheel: Annotated[Wheel | None, Field(description="local wheel of lagvae, built with `pip wheel --no-deps .`")] = (
+        None
+    )
+    python: Annotated[Name, Field(description="Python interpreter on every machine, 3.11 or later")] = "python3"
+    torch_index: Annotated[FreeText | None, Field(description="package index for torch; by default that of pip")] = None
+    object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
 
     @field_validator("wheel")
     @classmethod
     def _one_source(cls, wheel: str | None, info: ValidationInfo) -> str | None:
         if "package" in info.data and (info.data["package"] is None) == (wheel is None):
-            raise ValueError("be given, or `package`, and not both")
+            raise ValueError("must be set if `package` is not, and omitted if it is")
         return wheel
 
 
 class SshLaunch(RayUpLaunch):
-    """Machines that are there already and answer to SSH."""
+    """Existing machines that are reachable by SSH."""
 
     summary: ClassVar[str] = "A `ray up` file for machines behind SSH."
-    # `ray down` looks for a `ray` that is on the PATH of a bare shell.
+    # `ray down` would only find a `ray` on the PATH of a non-interactive shell.
     usage: ClassVar[str] = (
         "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE; to end it, "
         f"ray exec FILE '{VENV}/bin/ray stop'"
     )
 
-    head_ip: Annotated[Host, Field(description="the machine that runs head and driver")]
-    worker_ips: Annotated[tuple[Host, ...], Field(min_length=1, description="the machines that run trials")]
+    head_ip: Annotated[Host, Field(description="machine that runs the head and the driver")]
+    worker_ips: Annotated[tuple[Host, ...], Field(min_length=1, description="machines that run trials")]
     ssh_private_key: Annotated[
-        Path, Field(description="key for every machine; `ray up` copies it to the head, so make one for this purpose")
+        Path,
+        Field(description="SSH key for every machine; `ray up` copies it to the head, so create one for this purpose"),
     ]
 
 
 class AwsLaunch(RayUpLaunch):
-    """A head of Amazon EC2 that stays, and spot GPU workers that come and go with the work."""
+    """A permanent head on Amazon EC2, and spot GPU workers that are started and stopped on demand."""
 
     summary: ClassVar[str] = "A `ray up` file for Amazon EC2 with spot GPU workers."
 
     security_group: Annotated[
-        SecurityGroup, Field(description="id of a group that lets in its own members, and you alone to port 22")
+        SecurityGroup, Field(description="id of a security group that admits its own members, and only you to port 22")
     ]
-    region: Annotated[Name, Field(description="region")] = "us-east-1"
-    head_type: Annotated[Name, Field(description="instance type of the head, which runs no trial")] = "m6i.large"
-    worker_type: Annotated[Name, Field(description="instance type of a worker")] = "g5.xlarge"
-    spot: Annotated[bool, Field(description="whether workers are spot instances, cheaper and now and then lost")] = True
-    min_workers: Annotated[int, Field(ge=0, le=1000, description="workers that never go")] = 0
-    max_workers: Annotated[int, Field(ge=1, le=1000, description="workers at most")] = 4
-    idle_minutes: Annotated[int, Field(ge=1, le=1440, description="minutes without work after which one goes")] = 5
-    disk_gib: Annotated[int, Field(ge=50, le=16_384, description="disk of each machine in GiB")] = 150
+    region: Annotated[Name, Field(description="AWS region")] = "us-east-1"
+    head_type: Annotated[Name, Field(description="instance type of the head, which runs no trials")] = "m6i.large"
+    worker_type: Annotated[Name, Field(description="instance type of the workers")] = "g5.xlarge"
+    spot: Annotated[
+        bool, Field(description="whether workers are spot instances, which are cheaper but can be reclaimed")
+    ] = True
+    min_workers: Annotated[int, Field(ge=0, le=1000, description="minimum number of workers")] = 0
+    max_workers: Annotated[int, Field(ge=1, le=1000, description="maximum number of workers")] = 4
+    idle_minutes: Annotated[
+        int, Field(ge=1, le=1440, description="idle time after which a worker is stopped [min]")
+    ] = 5
+    disk_gib: Annotated[int, Field(ge=50, le=16_384, description="disk size of each machine [GiB]")] = 150
     image: Annotated[
-        Name | None, Field(description="machine image of all, with NVIDIA's driver; Ray's choice if not given")
+        Name | None, Field(description="machine image with the NVIDIA driver; by default chosen by Ray")
     ] = None
     head_profile: Annotated[
         Name | None,
-        Field(description="IAM instance profile that may start workers and use the results; Ray's own if not given"),
+        Field(
+            description="IAM instance profile of the head, to start workers and access results; by default that of Ray"
+        ),
     ] = None
     worker_profile: Annotated[
-        Name | None, Field(description="IAM instance profile of workers, for the results alone; none if not given")
+        Name | None, Field(description="IAM instance profile of the workers, to access results; by default none")
     ] = None
 
     @field_validator("max_workers")
@@ -111,7 +120,7 @@ class AwsLaunch(RayUpLaunch):
 
 
 def ray_up_config(launch: SshLaunch | AwsLaunch) -> str:
-    """The YAML text. Values are data of it; in its commands they are quoted."""
+    """Return the YAML text. Values are YAML data; inside commands they are quoted."""
     machines = _ssh(launch) if isinstance(launch, SshLaunch) else _aws(launch)
     target = "ray-up" if isinstance(launch, SshLaunch) else "ray-up-aws"
     mounts = {TOKEN: launch.token_file}
@@ -121,7 +130,7 @@ def ray_up_config(launch: SshLaunch | AwsLaunch) -> str:
         "cluster_name": launch.cluster_name,
         **machines,
         "file_mounts": mounts,
-        # A token or a key is synchronised once, by `ray up`, and never watched.
+        # `ray up` copies the token and the key once; they are not synchronised later.
         "file_mounts_sync_continuously": False,
         "initialization_commands": [f"chmod 700 ~/.lagvae && chmod 600 {TOKEN}"],
         "setup_commands": _setup(launch),
@@ -137,14 +146,14 @@ def ray_up_config(launch: SshLaunch | AwsLaunch) -> str:
 
 
 def _remote_wheel(wheel: str) -> str:
-    """pip reads name and version of a wheel from its file's name, so that this stays."""
+    """Return the remote path. The file name stays, because pip reads name and version of a wheel from it."""
     return f"~/.lagvae/{wheel.rpartition('/')[2]}"
 
 
 def _setup(launch: RayUpLaunch) -> list[str]:
     pip = f"{VENV}/bin/python -m pip install --quiet"
     if launch.wheel is not None:
-        what = _remote_wheel(launch.wheel)  # its law leaves nothing to quote
+        what = _remote_wheel(launch.wheel)  # validated to need no quoting
     else:
         what = shlex.quote(launch.package or "")
     commands = [f"test -x {VENV}/bin/python || {shlex.quote(launch.python)} -m venv {VENV}"]
@@ -156,11 +165,11 @@ def _setup(launch: RayUpLaunch) -> list[str]:
 
 
 def _start(launch: RayUpLaunch, options: str) -> list[str]:
-    # Jobs start `python`, which must be that of Ray.
+    # Jobs start `python`, which must be the interpreter of Ray.
     path = f'export PATH="$HOME{VENV[1:]}/bin:$PATH"'
     environment = f'{path} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME{TOKEN[1:]}" RAY_USAGE_STATS_ENABLED=0'
     if isinstance(launch, SshLaunch):
-        # The second autoscaler, which `ray up` would choose, never starts a worker of a list of machines (ray 57153).
+        # Autoscaler v2, the default of `ray up`, never starts workers from a list of machines (ray issue 57153).
         environment += " RAY_enable_autoscaler_v2=0"
     shared = f"--object-store-memory={quantity(launch.object_store)}"
     return [
@@ -212,10 +221,10 @@ def _machine(launch: AwsLaunch, kind: str, profile: str | None) -> dict[str, Any
     disk = {"VolumeSize": launch.disk_gib, "VolumeType": "gp3", "Encrypted": True}
     machine: dict[str, Any] = {
         "InstanceType": kind,
-        # To a group of its own making Ray lets in the whole world at port 22, whatever rules are added to it.
+        # A security group created by Ray opens port 22 to the world, whatever rules are added to it.
         "SecurityGroupIds": [launch.security_group],
         "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": disk}],
-        # The address that hands out the machine's credentials answers to tokens alone.
+        # The instance metadata service, which provides credentials, must require a session token.
         "MetadataOptions": {"HttpTokens": "required"},
     }
     if launch.image is not None:

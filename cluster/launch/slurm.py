@@ -1,4 +1,4 @@
-"""One sbatch script: a Ray cluster within one Slurm allocation, and the sweep on it."""
+"""An sbatch script that starts a Ray cluster in one Slurm allocation and runs the sweep on it."""
 
 from __future__ import annotations
 
@@ -15,60 +15,68 @@ __all__ = ["SlurmLaunch", "slurm_script"]
 
 
 RAY_ENDS_SECONDS = 60
-"""What the nodes may take to end, and the job to get back into the queue, once the sweep has ended."""
+"""Time for Ray to shut down, and for the job to be requeued, after the sweep has ended [s]."""
 
 
 class SlurmLaunch(Launch):
-    """A sweep in one allocation of Slurm, every node with the same cores and GPUs."""
+    """A sweep in one Slurm allocation, with the same cores and GPUs on every node."""
 
-    summary: ClassVar[str] = "An sbatch script: head and workers of Ray, the sweep, and the way back into the queue."
+    summary: ClassVar[str] = "An sbatch script that starts Ray, runs the sweep and requeues itself near its time limit."
     usage: ClassVar[str] = "sbatch FILE"
 
     spec: Annotated[
-        SharedPath, Field(description="the sweep: a file that every node sees, or the name of a shipped one")
+        SharedPath, Field(description="sweep: a file visible on every node, or the name of a shipped sweep")
     ]
-    results: Annotated[SharedPath, Field(description="folder or URI of the tables, the same for every node")]
-    overrides: Annotated[tuple[FreeText, ...], Field(description="what `lagvae run --set` gets, KEY=VALUE each")] = ()
+    results: Annotated[SharedPath, Field(description="folder or URI of the results, the same on every node")]
+    overrides: Annotated[
+        tuple[FreeText, ...],
+        Field(description="overrides of the sweep file, KEY=VALUE each, as for `lagvae run --set`"),
+    ] = ()
     job_name: Annotated[Name, Field(description="name of the job")] = "lagvae"
-    nodes: Annotated[int, Field(ge=1, le=10_000, description="nodes of the allocation")] = 2
-    cpus: Annotated[int, Field(ge=1, le=4096, description="cores of each node")] = 8
-    gpus: Annotated[int, Field(ge=0, le=64, description="GPUs of each node; 0 for none")] = 1
-    gpu_type: Annotated[Name | None, Field(description="kind of GPU, as Slurm names it; any if not given")] = None
-    memory: Annotated[Bytes, Field(description="memory of each node")] = "32Gi"
-    hours: Annotated[float, Field(gt=0, le=8760, description="time limit of one start of the job, in hours")] = 24.0
+    nodes: Annotated[int, Field(ge=1, le=10_000, description="number of nodes")] = 2
+    cpus: Annotated[int, Field(ge=1, le=4096, description="cores per node")] = 8
+    gpus: Annotated[int, Field(ge=0, le=64, description="GPUs per node")] = 1
+    gpu_type: Annotated[Name | None, Field(description="Slurm name of the GPU type; by default any")] = None
+    memory: Annotated[Bytes, Field(description="memory per node")] = "32Gi"
+    hours: Annotated[float, Field(gt=0, le=8760, description="time limit of each start of the job [h]")] = 24.0
     restarts: Annotated[
-        int, Field(ge=0, le=1000, description="how often the job queues itself again when its time is nearly over")
+        int,
+        Field(ge=0, le=1000, description="maximum number of times that the job requeues itself near its time limit"),
     ] = 20
     grace: Annotated[
         int,
         Field(
-            ge=10, le=3600, description="seconds that the sweep has to end before its time is over; Ray has a minute"
+            ge=10,
+            le=3600,
+            description="time for the sweep to save its runs before the time limit [s]; Ray gets another minute",
         ),
     ] = 60
-    patience: Annotated[int, Field(ge=10, le=7200, description="seconds until every node must have joined")] = 600
-    partition: Annotated[Name | None, Field(description="partition; Slurm's own if not given")] = None
-    account: Annotated[Name | None, Field(description="account; Slurm's own if not given")] = None
-    qos: Annotated[Name | None, Field(description="quality of service; Slurm's own if not given")] = None
-    constraint: Annotated[Name | None, Field(description="a feature that the nodes must have")] = None
-    modules: Annotated[tuple[SharedPath, ...], Field(description="modules to load before anything")] = ()
-    venv: Annotated[
-        SharedPath | None, Field(description="virtual environment with lagvae in it, seen by every node")
-    ] = None
-    interface: Annotated[Name | None, Field(description="network interface of every node; by default its first")] = None
-    local_folder: Annotated[LocalPath, Field(description="folder of each node for what dies with the job")] = "/tmp"
-    object_store: Annotated[Bytes, Field(description="shared memory of Ray on each node")] = "512Mi"
+    patience: Annotated[int, Field(ge=10, le=7200, description="time within which every node must have joined [s]")] = (
+        600
+    )
+    partition: Annotated[Name | None, Field(description="Slurm partition; by default that of Slurm")] = None
+    account: Annotated[Name | None, Field(description="Slurm account; by default that of Slurm")] = None
+    qos: Annotated[Name | None, Field(description="Slurm quality of service; by default that of Slurm")] = None
+    constraint: Annotated[Name | None, Field(description="required node feature")] = None
+    modules: Annotated[tuple[SharedPath, ...], Field(description="environment modules to load first")] = ()
+    venv: Annotated[SharedPath | None, Field(description="virtual environment with lagvae, visible on every node")] = (
+        None
+    )
+    interface: Annotated[Name | None, Field(description="network interface of every node; by default the first")] = None
+    local_folder: Annotated[LocalPath, Field(description="local folder of each node for temporary files")] = "/tmp"
+    object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
 
     @field_validator("grace")
     @classmethod
     def _leaves_time(cls, grace: int, info: ValidationInfo) -> int:
         hours = info.data.get("hours", inf)
         if grace + RAY_ENDS_SECONDS >= hours * 3600:
-            raise ValueError(f"leave time of the {hours:g} hours for the sweep, a minute for Ray taken off")
+            raise ValueError(f"must leave time for the sweep within {hours:g} hours, after one minute for Ray")
         return grace
 
 
 def slurm_script(launch: SlurmLaunch) -> str:
-    """The script. Every value of `launch` is in its directives, where its law leaves nothing to quote, or quoted."""
+    """Return the script. Values in its directives are validated to need no quoting; all others are quoted."""
     return fill(
         "slurm.sh",
         DIRECTIVES="\n".join(f"#SBATCH --{option}" for option in _directives(launch)),
@@ -121,9 +129,9 @@ def _values(launch: SlurmLaunch) -> Iterator[str]:
 
 def _environment(launch: SlurmLaunch) -> Iterator[str]:
     if not launch.modules and launch.venv is None:
-        yield "# The environment is that of `sbatch`."
+        yield "# The environment is inherited from `sbatch`."
         return
-    yield "set +u # what is loaded here need not name its variables first"
+    yield "set +u # modules and virtual environments may use unset variables"
     yield from (f"module load {shlex.quote(name)}" for name in launch.modules)
     if launch.venv is not None:
         yield "# shellcheck disable=SC1091"

@@ -1,7 +1,7 @@
-"""The laws that values of launch files obey, and the one base of their settings.
+"""Base class and validated types of the fields of launch files.
 
-A value that ends in a shell script, in `#SBATCH` lines or in a command line that others assemble either has a law that
-leaves nothing to quote (`Word`, `Name`), or is free text that its file quotes (`Line`).
+A value that becomes part of a shell script, of `#SBATCH` lines or of a command line assembled by others either has a
+type that needs no quoting (`ShellSafe`, `Name`), or is `FreeText` and quoted by the module that writes it.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ __all__ = [
 ]
 
 RAY_VERSION = "2.60.0"
-"""The version of Ray on every node; client and cluster must have the same."""
+"""Version of Ray on every node. Client and cluster must use the same version."""
 
-HEADER = "Written by `lagvae cluster render {target}`. It holds no secret."
+HEADER = "Written by `lagvae cluster render {target}`. It contains no secret."
 
 
 class Launch(BaseModel):
-    """The settings of one launch file: frozen, closed to unknown keys, NaN and infinity."""
+    """Config of one launch file: frozen; refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     summary: ClassVar[str]
-    """What the file is, in one sentence."""
+    """Description of the file, in one sentence."""
 
     usage: ClassVar[str]
-    """What to do with the file."""
+    """Commands that use the file."""
 
 
 def fill(template: str, **holes: str) -> str:
-    """`templates/TEMPLATE` with each @HOLE@ filled, in one pass, so that no filling is ever searched for holes."""
+    """Return `templates/TEMPLATE` with each @HOLE@ replaced, in one pass: inserted text is not searched for holes."""
     text = files("cluster").joinpath("templates", template).read_text(encoding="utf-8")
     parts = re.split(r"@([A-Z]+)@", text)
     assert sorted(parts[1::2]) == sorted(holes), f"{template} has the holes {parts[1::2]}"
@@ -65,7 +65,7 @@ def fill(template: str, **holes: str) -> str:
 
 
 def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
-    """Text that `pattern` matches as a whole, of at most `longest` characters; `law` continues "must ..."."""
+    """Return a validator for text that `pattern` matches completely, of at most `longest` characters."""
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
@@ -77,7 +77,7 @@ def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
 
 
 def _checked(holds: Callable[[str], object], message: str) -> AfterValidator:
-    """Text for which `holds` is true; a ValueError of its is false."""
+    """Return a validator for text for which `holds` is true; a ValueError counts as false."""
 
     def check(text: str) -> str:
         try:
@@ -92,66 +92,77 @@ def _checked(holds: Callable[[str], object], message: str) -> AfterValidator:
 
 
 WORD = r"[A-Za-z0-9_./:@%+=,][A-Za-z0-9_./:@%+=,-]*"
-"""What no shell gives a meaning to, and what no program takes for an option."""
+"""Text without special meaning for any shell, and not mistaken for an option by any program."""
 
 FreeText = Annotated[
     str,
     Field(min_length=1),
-    _checked(lambda text: text.isprintable() and len(text) <= 4096, "be one line of at most 4096 printable characters"),
+    _checked(
+        lambda text: text.isprintable() and len(text) <= 4096, "must be one line of at most 4096 printable characters"
+    ),
 ]
-"""Free text; whoever writes it into a file quotes it."""
+"""Free text. The code that writes it to a file must quote it."""
 
-Path = Annotated[FreeText, _checked(lambda text: not text.startswith("-"), "not begin with a dash")]
-"""A file, folder or URI, free but for the dash that would make it an option."""
+Path = Annotated[FreeText, _checked(lambda text: not text.startswith("-"), "must not begin with a dash")]
+"""A file, folder or URI. A leading dash is refused, because it would be mistaken for an option."""
 
-SharedPath = Annotated[Path, _checked(lambda text: not text.startswith("~"), "be written out, not begin with ~")]
-"""A path that is quoted where a shell would have to fill in the home."""
+SharedPath = Annotated[
+    Path, _checked(lambda text: not text.startswith("~"), "must be an expanded path, not begin with ~")
+]
+"""A path that will be quoted, so that no shell expands ~."""
 
 ShellSafe = Annotated[
     str,
-    _matching(WORD, "be made of letters, digits and _./:@%+=,- and not begin with a dash", 1024),
+    _matching(WORD, "must consist of letters, digits and _./:@%+=,- and not begin with a dash", 1024),
 ]
-"""Text that stands in a command line that others assemble, so that nobody can be relied on to quote it."""
+"""Text that becomes part of a command line assembled by other programs, which may not quote it."""
 
 Words = tuple[ShellSafe, ...]
 
 Wheel = Annotated[
     str,
     _matching(
-        r"[A-Za-z0-9_./~][A-Za-z0-9_./+-]*\.whl", "be the path of a wheel, letters, digits and _./+- alone", 1024
+        r"[A-Za-z0-9_./~][A-Za-z0-9_./+-]*\.whl",
+        "must be the path of a wheel with only letters, digits and _./+-",
+        1024,
     ),
 ]
-"""A wheel's path; Ray's launcher hands it to a remote shell, and Docker fills in what looks like a variable."""
+"""Path of a wheel. Ray's launcher passes it to a remote shell, and Docker expands variables in it."""
 
 Name = Annotated[
-    str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "be made of letters, digits and _.- and begin with one of them", 128)
+    str,
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]*", "must consist of letters, digits and _.- and begin with a letter or digit", 128
+    ),
 ]
-"""The name of a job, account, partition or user."""
+"""Name of a job, account, partition or user."""
 
-SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "be the id of a security group, sg-...", 20)]
+SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "must be the id of a security group, sg-...", 20)]
 
-LocalPath = Annotated[str, _matching(r"/[A-Za-z0-9_./-]*", "be an absolute path of letters, digits and _./-", 24)]
-"""A folder of each node. Ray's sockets lie below it, and the path of a socket may have 107 characters."""
+LocalPath = Annotated[str, _matching(r"/[A-Za-z0-9_./-]*", "must be an absolute path of letters, digits and _./-", 24)]
+"""Local folder of each node. It must be short: Ray creates sockets in it, whose paths are limited to 107 characters."""
 
 DnsLabel = Annotated[
     str,
     _matching(
         r"[a-z]([a-z0-9-]*[a-z0-9])?",
-        "be a DNS label (lower-case letters, digits and dashes, beginning with a letter, not ending with a dash)",
+        "must be a DNS label (lower-case letters, digits and dashes, beginning with a letter, not ending with a dash)",
         40,
     ),
 ]
-"""KubeRay appends to names: it takes 47 characters for a job and 53 for a cluster, of the 63 of a label."""
+"""KubeRay appends suffixes to names: of the 63 characters of a label, 47 are left for a job and 53 for a cluster."""
 
 ImageName = Annotated[
     str,
-    _matching(r"[a-z0-9][a-z0-9._/:@-]*(:[A-Za-z0-9._-]+)?", "be the name of an image: REGISTRY/NAME:TAG", 255),
+    _matching(r"[a-z0-9][a-z0-9._/:@-]*(:[A-Za-z0-9._-]+)?", "must be the name of an image: REGISTRY/NAME:TAG", 255),
 ]
 
 Package = Annotated[
     str,
     _matching(
-        r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9._+!-]+)?", "be the name of a package, perhaps with ==VERSION", 128
+        r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9._+!-]+)?",
+        "must be the name of a package, optionally with ==VERSION",
+        128,
     ),
 ]
 
@@ -161,25 +172,25 @@ def _is_host(text: str) -> bool:
     return (bool(labels) and len(text) <= 253) or bool(ipaddress.ip_address(text))
 
 
-Host = Annotated[str, _checked(_is_host, "be a host name or an IP address")]
+Host = Annotated[str, _checked(_is_host, "must be a host name or an IP address")]
 
 _QUANTITY = re.compile(r"([1-9][0-9]{0,6})(Mi|Gi|Ti)")
 _BYTES = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
-Bytes = Annotated[str, _checked(_QUANTITY.fullmatch, "be an amount such as 512Mi, 16Gi or 2Ti")]
+Bytes = Annotated[str, _checked(_QUANTITY.fullmatch, "must be an amount such as 512Mi, 16Gi or 2Ti")]
 
 
 def quantity(text: str) -> int:
-    """The bytes of a `Bytes`."""
+    """Convert an amount such as "512Mi" to a number of bytes."""
     match = _QUANTITY.fullmatch(text)
     assert match, text
     return int(match[1]) * _BYTES[match[2]]
 
 
 def at_least(value: int, bound: int, name: str) -> int:
-    """`value`, which must not be below the field `name`, whose value is `bound`."""
+    """Return `value`; ValueError if it is less than `bound`, the value of the field `name`."""
     if value < bound:
-        raise ValueError(f"be at least {name}, which is {bound}")
+        raise ValueError(f"must be at least {name} ({bound})")
     return value
 
 
@@ -187,6 +198,6 @@ _LABEL_VALUE = r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
 _LABEL_KEY = rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_VALUE[:-1]}"
 
 Labels = dict[
-    Annotated[str, _matching(_LABEL_KEY, "be the key of a Kubernetes label", 317)],
-    Annotated[str, _matching(_LABEL_VALUE, "be the value of a Kubernetes label", 63)],
+    Annotated[str, _matching(_LABEL_KEY, "must be the key of a Kubernetes label", 317)],
+    Annotated[str, _matching(_LABEL_VALUE, "must be the value of a Kubernetes label", 63)],
 ]

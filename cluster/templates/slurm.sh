@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2016,SC2329 # values are meant as they are; the nodes' functions are called by name
+# shellcheck disable=SC2016,SC2329 # values are literal; the functions of the nodes are called by name
 @DIRECTIVES@
 #
 # One sweep on a Ray cluster of its own, within one allocation.
 # @HEADER@
 #   sbatch FILE                submits it; `scancel JOB` ends it, and so does its time limit
-#   sbatch FILE again          goes on where it ended: `lagvae run` never runs again what is stored
+#   sbatch FILE again          resumes the sweep: `lagvae run` never repeats a stored run
 set -euo pipefail
 
-# The values given to `--set`, quoted; nothing below this block depends on them.
+# The values of `--set`, quoted. The script below this block is always the same.
 @VALUES@
 
-# --- on every node: Ray until the standard input ends ---------------------------------------------------------------
+# --- on every node: run Ray until standard input ends -----------------------------------------------------------------
 
-own_address() { # INTERFACE: the IPv4 address of this node there, or its first one
-    local found
+own_address() { # INTERFACE: print the IPv4 address of this node on INTERFACE, or its first one
+    local address
     if [[ -n $1 ]]; then
-        found=$(ip -4 -o address show dev "$1" | awk '{ split($4, part, "/"); print part[1]; exit }')
+        address=$(ip -4 -o address show dev "$1" | awk '{ split($4, part, "/"); print part[1]; exit }')
     else
-        found=$(hostname -I | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
+        address=$(hostname -I | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
     fi
-    [[ -n $found ]] || { echo "lagvae: $(hostname) has no IPv4 address ${1:+at $1}" >&2; return 1; }
-    echo "$found"
+    [[ -n $address ]] || { echo "lagvae: $(hostname) has no IPv4 address ${1:+on $1}" >&2; return 1; }
+    echo "$address"
 }
 
 end_node() {
@@ -45,7 +45,7 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     trap 'end_node' EXIT
     trap 'exit 0' TERM
     trap '' INT
-    # The token comes with the standard input, so that it is in no argument, no environment and no shared folder.
+    # The token arrives on standard input, so it is in no argument, environment variable or shared folder.
     (umask 077; head -n 1 > "$folder/token")
     unset RAY_AUTH_TOKEN RAY_ADDRESS
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
@@ -54,7 +54,7 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     else
         local deadline=$((SECONDS + $9))
         until (exec 4<> "/dev/tcp/$head/$port") 2> /dev/null; do
-            ((SECONDS < deadline)) || { echo "lagvae: no head at $head:$port" >&2; exit 1; }
+            ((SECONDS < deadline)) || { echo "lagvae: no head answers at $head:$port" >&2; exit 1; }
             sleep 1
         done
         set -- --address="$head:$port"
@@ -72,14 +72,14 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     exit 1
 }
 
-# --- on the first node: the token, the nodes, the sweep -------------------------------------------------------------
+# --- on the first node: create the token, start the nodes, run the sweep ----------------------------------------------
 
 stopped=
 driver=
 nodes_pid=
 private=$(mktemp -d "$local_folder/lvXXXXXX")
 
-tell_driver_to_stop() { # WHY
+interrupt_driver() { # REASON
     stopped=$1
     [[ -z $driver ]] || kill -INT "$driver" 2> /dev/null || true
     deadline=$((SECONDS + grace))
@@ -88,7 +88,7 @@ tell_driver_to_stop() { # WHY
 stop_everything() {
     trap '' USR1 TERM INT
     [[ -z $driver ]] || kill -KILL "$driver" 2> /dev/null || true
-    exec 9>&- # at the end of their input the nodes stop Ray and clean up
+    exec 9>&- # when standard input ends, the nodes stop Ray and clean up
     if [[ -n $nodes_pid ]]; then
         local deadline=$((SECONDS + 20))
         while kill -0 "$nodes_pid" 2> /dev/null && ((SECONDS < deadline)); do sleep 0.2; done
@@ -99,7 +99,7 @@ stop_everything() {
     rm -rf -- "$private"
 }
 
-# Runs a command until it ends, sets $code; stops it when it is time, or when Ray has ended.
+# Run a command until it ends and set $code. Interrupt it near the time limit, or if Ray has ended.
 supervise() {
     "$@" 9>&- &
     driver=$!
@@ -107,7 +107,7 @@ supervise() {
         if [[ -n $stopped ]]; then
             ((SECONDS < deadline)) || kill -KILL "$driver" 2> /dev/null || true
         elif ! kill -0 "$nodes_pid" 2> /dev/null; then
-            tell_driver_to_stop 'Ray has ended'
+            interrupt_driver 'Ray has ended'
         fi
         sleep 0.5 9>&- &
         wait $! || true
@@ -118,13 +118,13 @@ supervise() {
 }
 
 trap stop_everything EXIT
-trap 'tell_driver_to_stop "the time limit is near"' USR1
-trap 'tell_driver_to_stop "it was told to end"' TERM INT
-set -m # a background process of its own group still hears an interrupt
+trap 'interrupt_driver "the time limit is near"' USR1
+trap 'interrupt_driver "it received a signal"' TERM INT
+set -m # a background process in its own process group can still be interrupted
 
 @ENVIRONMENT@
 
-# Below the ports that Linux deals out itself; jobs of one node collide only if their numbers differ by n * 6000.
+# Below the ephemeral ports of Linux. Jobs on one node collide only if their ids differ by a multiple of 6000.
 port=$((20000 + 2 * (SLURM_JOB_ID % 6000)))
 head_address=$(own_address "$interface")
 address=$head_address:$port
@@ -153,11 +153,11 @@ stop_everything
 trap - EXIT
 if [[ -n $stopped ]]; then
     if [[ $stopped == 'the time limit is near' ]] && ((${SLURM_RESTART_COUNT:-0} < restarts)); then
-        echo "lagvae: back into the queue, because $stopped" >&2
+        echo "lagvae: requeued because $stopped" >&2
         scontrol requeue "$SLURM_JOB_ID"
         exit 0
     fi
-    echo "lagvae: stopped because $stopped; submit the job again to go on" >&2
+    echo "lagvae: stopped because $stopped; submit the job again to resume the sweep" >&2
     ((code != 0)) || code=1
 fi
 exit "$code"

@@ -20,7 +20,7 @@ from cluster.access import Endpoint, Token
 from cluster.job_package import LIMIT_BYTES, PackageTooLarge, packed
 from cluster.jobs import Cluster, Job
 from lagvae_core.errors import ConfigError
-from sweeps.execution import jobs as submit
+from sweeps.execution import attempts, cluster_paths, jobs, preflight
 from sweeps.storage.schema import ENDED
 from sweeps.storage.table import ResultsFolder
 
@@ -105,7 +105,7 @@ class TestASweep:
         assert len({row["run_id"] for row in table}) == len(table) == 2 + 6
 
     def test_rows_know_the_version_that_travelled(self, story):
-        told = submit._origin()
+        told = jobs.code_origin()
         for row in rows(story.results, "tiny"):
             assert {name: row[name] for name in told} == told
 
@@ -203,9 +203,9 @@ class TestTheToken:
 
 class TestNodes:
     def test_a_requirement_that_is_not_met_stops_a_submission(self, head, tmp_path, monkeypatch):
-        monkeypatch.setattr(submit, "requirements", lambda: ("numpy<1", "no-such-package-of-ours>=2"))
+        monkeypatch.setattr(preflight, "requirements", lambda: ("numpy<1", "no-such-package-of-ours>=2"))
         spec, data = write(tmp_path / "unequal.yaml", name="unequal"), tmp_path / "nothing"
-        monkeypatch.setattr(submit, "preflight", wrapped(submit.preflight, [str(data)]))
+        monkeypatch.setattr(preflight, "preflight", wrapped(preflight.preflight, [str(data)]))
         ended = lagvae("submit", spec, "--address", head.url, "--results", str(tmp_path / "results"))
         assert ended.returncode == 2
         assert "FAIL" in ended.stderr
@@ -297,13 +297,13 @@ class TestWhatIsSent:
 
     def test_the_sweep_alone_and_the_three_packages(self):
         cluster, spec = self.cluster(), spec_of()
-        done = submit.submit(cluster, spec, "/shared/results")
+        done = jobs.submit(cluster, spec, "/shared/results")
         [(name, _, files, text, metadata, packages)] = cluster.sent
         assert files == {"sweep.yaml"}
         assert text == spec.source
         assert packages == ["lagvae_core", "sweeps", "cluster"]
         assert set(metadata) == {"sweep", "results", "spec", "lagvae_version", "client"}
-        assert done == submit.Submitted(name, 1, True, done.size_bytes)
+        assert done == jobs.Submission(name, 1, True, done.size_bytes)
 
     def test_the_shell_of_the_head_gives_back_what_was_typed(self, tmp_path):
         heard: dict[str, Any] = {}
@@ -327,13 +327,13 @@ class TestWhatIsSent:
 
     def test_who_comes_second_hears_of_the_first(self):
         spec = spec_of()
-        name = f"{submit.lineage_of('tiny', '/r')}-1"
+        name = f"{attempts.lineage_of('tiny', '/r')}-1"
         running = Job(name, "PENDING", "", {"spec": spec.hash}, None, None, None)
         cluster = self.cluster(taken=1, jobs=(running,))
-        assert submit.submit(cluster, spec, "/r") == submit.Submitted(name, 1, False, 0)
+        assert jobs.submit(cluster, spec, "/r") == jobs.Submission(name, 1, False, 0)
 
     def test_no_bytecode_and_nothing_hidden_travels(self):
-        with packed("f", "", submit.PACKAGES) as package:
+        with packed("f", "", jobs.PACKAGES) as package:
             files = [path for folder in package.packages for path in folder.rglob("*")]
             assert len(files) > 100
             assert not [path for path in files if "__pycache__" in path.parts or path.name.startswith(".")]
@@ -369,7 +369,7 @@ class TestInput:
     )
     def test_results_that_nodes_cannot_share(self, results):
         with pytest.raises(ConfigError, match="--results must be"):
-            submit.check_results(results)
+            cluster_paths.check_results(results)
 
     @pytest.mark.parametrize(
         "uri",
@@ -385,7 +385,7 @@ class TestInput:
     )
     def test_results_with_a_secret(self, uri):
         with pytest.raises(ConfigError, match="without keys or passwords") as caught:
-            submit.check_results(uri)
+            cluster_paths.check_results(uri)
         assert "hunter2" not in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ class TestInput:
         ],
     )
     def test_lawful_results(self, given, kept):
-        assert submit.check_results(given) == kept
+        assert cluster_paths.check_results(given) == kept
 
     @pytest.mark.parametrize("name", ["$(touch x)", "a\nb", "../up", "a/b", "-rf", "n" * 300, "ü", "", "a b"])
     def test_hostile_names_of_a_sweep_are_refused(self, tmp_path, name):
@@ -413,13 +413,13 @@ class TestInput:
 
     def test_data_lie_on_the_cluster_and_need_not_be_here(self):
         trial = TRIAL | {"data": {"kind": "text", "path": "/only/on/the/cluster"}}
-        assert submit.data_path(spec_of(trial=trial)) == "/only/on/the/cluster"
-        assert submit.data_path(spec_of()) is None
+        assert cluster_paths.data_path(spec_of(trial=trial)) == "/only/on/the/cluster"
+        assert cluster_paths.data_path(spec_of()) is None
 
     @pytest.mark.parametrize("path", ["data", "./data", "~/data", "../data"])
     def test_a_relative_path_of_data_means_nothing_there(self, path):
         with pytest.raises(ConfigError, match=r"trial\.data\.path must be an absolute path on the cluster's nodes"):
-            submit.data_path(spec_of(trial=TRIAL | {"data": {"kind": "text", "path": path}}))
+            cluster_paths.data_path(spec_of(trial=TRIAL | {"data": {"kind": "text", "path": path}}))
 
     def test_all_that_means_nothing_there_is_told_at_once(self, tmp_path):
         spec = write(tmp_path / "s.yaml", trial=TRIAL | {"data": {"kind": "text", "path": "data"}})
@@ -440,8 +440,8 @@ class TestInput:
     def test_on_a_cluster_that_grows_it_may_fit_on_nodes_to_come(self):
         nodes = {"nodes": [{"resources": {"CPU": 0.0, "GPU": 0.0}}]}
         with pytest.raises(ConfigError, match=r"set resources\.concurrent to the runs that the cluster can grow to"):
-            submit.check_fits(spec_of(), nodes)
-        submit.check_fits(spec_of(resources={"concurrent": 8}), nodes)
+            preflight.check_report_fits(spec_of(), nodes)
+        preflight.check_report_fits(spec_of(resources={"concurrent": 8}), nodes)
 
     def test_an_unknown_sweep(self, head):
         ended = lagvae("status", "nobody", "--address", head.url)
@@ -450,13 +450,13 @@ class TestInput:
 
     def test_a_sweep_with_several_results_must_say_which(self):
         jobs = tuple(
-            Job(f"{submit.lineage_of('tiny', where)}-1", "SUCCEEDED", "", {"results": where}, None, None, None)
+            Job(f"{attempts.lineage_of('tiny', where)}-1", "SUCCEEDED", "", {"results": where}, None, None, None)
             for where in ("/a", "/b")
         )
         cluster = TestWhatIsSent().cluster(jobs=jobs)
         with pytest.raises(ConfigError, match="Say with --results which of /a, /b"):
-            submit.find_attempt(cluster, "tiny", None)
-        assert submit.find_attempt(cluster, "tiny", "/b").results == "/b"
+            attempts.find_attempt(cluster, "tiny", None)
+        assert attempts.find_attempt(cluster, "tiny", "/b").results == "/b"
 
 
 @pytest.mark.parametrize(
@@ -465,4 +465,4 @@ class TestInput:
 )
 def test_exit_codes_are_those_of_the_command_there(status, code, expected):
     job = Job("lagvae-x-00000000-1", status, "", {}, None, None, code)
-    assert submit.Attempt("x", 1, job).exit_code == expected
+    assert attempts.Attempt("x", 1, job).exit_code == expected

@@ -1,4 +1,4 @@
-"""What is asked of every node, on nodes that are folders: each runs the real functions on real files."""
+"""What is request of every node, on nodes that are folders: each runs the real functions on real files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 
 from cluster import preflight
-from cluster.preflight import Question, check, data_fingerprint, notes_of, problems_of, request_text
+from cluster.preflight import PreflightRequest, check, data_fingerprint, notes_of, problems_of, request_text
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu"}
 
 
 @dataclass
 class World:
-    """Stands in for `ray`: nodes are letters, and `place` says where each finds what is asked for at a path."""
+    """Stands in for `ray`: nodes are letters, and `place` says where each finds what is request for at a path."""
 
     monkeypatch: pytest.MonkeyPatch
     names: tuple[str, ...]
     place: Callable[[str, str], str] = lambda node, path: path
     dead: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
-    asked: list[str] = field(default_factory=list)
+    request: list[str] = field(default_factory=list)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [
@@ -49,13 +49,13 @@ class World:
                 assert (num_cpus, scheduling_strategy.soft) == (0, False)
                 return DataSpecificMetrics(scheduling_strategy.node_id[0])
 
-            def remote(self, question: Question, *rest: Any) -> Any:
+            def remote(self, question: PreflightRequest, *rest: Any) -> Any:
                 return world.run(self.node, function, question, *rest)
 
         return DataSpecificMetrics()
 
-    def run(self, node: str, function: Any, question: Question, *rest: Any) -> Any:
-        self.asked.append(node)
+    def run(self, node: str, function: Any, question: PreflightRequest, *rest: Any) -> Any:
+        self.request.append(node)
         if node in self.silent:
             return RuntimeError(f"{node}\nis lost.")
         results = self.place(node, question.results) if question.results else None
@@ -66,9 +66,9 @@ class World:
             answer["data"] = dict(zip(question.data, answer["data"].values(), strict=True))
         return answer
 
-    def wait(self, asked: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        assert len(asked) == num_returns
-        return asked, []
+    def wait(self, request: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        assert len(request) == num_returns
+        return request, []
 
     def get(self, answer: Any) -> Any:
         if isinstance(answer.value, Exception):
@@ -96,13 +96,13 @@ def world(monkeypatch):
     return make
 
 
-def question(**changes: Any) -> Question:
+def question(**changes: Any) -> PreflightRequest:
     from importlib.metadata import version
     from platform import python_version
 
     values = {"probe": ".probe", "results": None, "data": (), "requirements": ()}
     versions = {"python": python_version(), "ray": version("ray"), "torch": version("torch")}
-    return Question(**(values | {"versions": versions} | changes))
+    return PreflightRequest(**(values | {"versions": versions} | changes))
 
 
 class TestNodes:
@@ -157,15 +157,15 @@ class TestNodes:
         assert "The data must be at /data, but no readable file is" in problems["d"][0]
 
     def test_a_lost_node_is_told_and_a_dead_one_not_asked(self, world, tmp_path):
-        asked = world("a", "b", "c", silent=("a",), dead=("b",))
-        reports = check(asked, question(results=str(tmp_path / "results")))
+        request = world("a", "b", "c", silent=("a",), dead=("b",))
+        reports = check(request, question(results=str(tmp_path / "results")))
         assert {report["node_id"][0] for report in reports} == {"a", "c"}
         [lost] = [report for report in reports if report["node_id"][0] == "a"]
         assert lost["problems"] == [
             "The node must answer, but fails (a is lost). Look at its raylet's log; data of many "
             "files take long, and --no-check leaves them out."
         ]
-        assert "b" not in asked.asked
+        assert "b" not in request.request
 
     def test_a_check_that_is_broken_off_leaves_nothing(self, world, tmp_path, monkeypatch):
         def interrupted(*given: Any) -> None:
@@ -190,8 +190,8 @@ def report(**changes: Any) -> dict[str, Any]:
 
 
 def problems(versions: dict[str, str | None], *requirements: str) -> list[str]:
-    asked = Question("p", None, (), VERSIONS, requirements)
-    return problems_of(report(versions=VERSIONS | versions), asked, [])
+    request = PreflightRequest("p", None, (), VERSIONS, requirements)
+    return problems_of(report(versions=VERSIONS | versions), request, [])
 
 
 class TestVersions:
@@ -220,23 +220,23 @@ class TestVersions:
         assert len(problems({"python": "3.9.0", "ray": "1.0", "x": "1", "y": None}, "x>2", "y")) == 4
 
     def test_another_torch_is_noted(self):
-        asked = Question("p", None, (), VERSIONS)
-        assert notes_of(report(versions=VERSIONS | {"torch": "2.13.0+cu126"}), asked) == []
-        [note] = notes_of(report(versions=VERSIONS | {"torch": "2.12.1+cu126"}), asked)
+        request = PreflightRequest("p", None, (), VERSIONS)
+        assert notes_of(report(versions=VERSIONS | {"torch": "2.13.0+cu126"}), request) == []
+        [note] = notes_of(report(versions=VERSIONS | {"torch": "2.12.1+cu126"}), request)
         assert note.startswith("torch is 2.12.1+cu126, and 2.13.0+cpu on the client")
 
     def test_gpus_that_ray_does_not_know_are_noted(self):
         gpus = [{"name": "H200", "memory_bytes": 2**37}] * 2
-        asked = Question("p", None, (), VERSIONS)
-        assert notes_of(report(gpus=gpus), asked) == ["2 GPUs are there, but Ray was told of 0."]
-        assert notes_of(report(gpus=gpus, resources={"GPU": 2.0}), asked) == []
+        request = PreflightRequest("p", None, (), VERSIONS)
+        assert notes_of(report(gpus=gpus), request) == ["2 GPUs are there, but Ray was told of 0."]
+        assert notes_of(report(gpus=gpus, resources={"GPU": 2.0}), request) == []
 
     def test_a_full_disk(self):
-        asked = Question("p", "/r", (), VERSIONS)
-        assert problems_of(report(free_bytes=2**29), asked, []) == [
+        request = PreflightRequest("p", "/r", (), VERSIONS)
+        assert problems_of(report(free_bytes=2**29), request, []) == [
             "1 GiB must be free for results, but 512 MiB are. Make room."
         ]
-        assert problems_of(report(free_bytes=None), asked, []) == []
+        assert problems_of(report(free_bytes=None), request, []) == []
 
 
 class TestGpus:
@@ -301,5 +301,7 @@ class TestFingerprint:
 
 
 def test_the_question_travels_as_json():
-    asked = Question("p", "/r", ("/d",), VERSIONS, ("numpy>=1",))
-    assert Question(**json.loads(request_text(asked))) == replace(asked, data=["/d"], requirements=["numpy>=1"])
+    request = PreflightRequest("p", "/r", ("/d",), VERSIONS, ("numpy>=1",))
+    assert PreflightRequest(**json.loads(request_text(request))) == replace(
+        request, data=["/d"], requirements=["numpy>=1"]
+    )

@@ -214,7 +214,7 @@ def test_the_image_runs_as_nobody_in_particular(name):
 
 def with_text(target: str, name: str, text: str) -> dict[str, Any]:
     """The least values of a target, with `text` in the field `name`, which may be a list or a mapping of texts."""
-    field = TARGETS[target].settings.model_fields[name]
+    field = TARGETS[target].config.model_fields[name]
     shape = str(field.annotation)
     value: Any = text
     if shape.startswith("tuple"):
@@ -231,7 +231,7 @@ def text_fields() -> list[tuple[str, str]]:
     return [
         (target, name)
         for target, kind in TARGETS.items()
-        for name, field in kind.settings.model_fields.items()
+        for name, field in kind.config.model_fields.items()
         if "str" in str(field.annotation)
     ]
 
@@ -297,7 +297,7 @@ def test_hostile_text_in_a_command_of_the_launcher_is_one_word():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_field_says_what_it_is(target):
-    kind = TARGETS[target].settings
+    kind = TARGETS[target].config
     assert kind.summary
     assert kind.usage
     for name, field in kind.model_fields.items():

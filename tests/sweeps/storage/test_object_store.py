@@ -9,7 +9,7 @@ from object_stores import object_store
 
 from cluster import preflight
 from lagvae_core.errors import ConfigError
-from sweeps.execution.jobs import check_results
+from sweeps.execution.cluster_paths import check_results
 from sweeps.storage import lease
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
@@ -47,14 +47,14 @@ def test_a_second_driver_is_refused(uri, monkeypatch):
 
 
 def test_nodes_see_each_other_s_files_there(uri, monkeypatch):
-    asked = preflight.Question(".probe", check_results(uri), (), {})
+    request = preflight.PreflightRequest(".probe", check_results(uri), (), {})
     for node in ("a", "b"):
         monkeypatch.setattr(preflight, "_node", lambda node=node: node)
-        assert preflight._write(asked) is None
+        assert preflight._write(request) is None
     monkeypatch.setattr(preflight, "APPEAR_SECONDS", 0.0)
-    assert preflight.see(asked, ["a", "b", "c"]) == ["c"]
-    preflight.clean(asked)
-    assert preflight.see(asked, ["a"]) == ["a"]
+    assert preflight.missing_nodes(request, ["a", "b", "c"]) == ["c"]
+    preflight.clean_up(request)
+    assert preflight.missing_nodes(request, ["a"]) == ["a"]
     assert preflight._free(uri) is None
 
 
