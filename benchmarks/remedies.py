@@ -76,7 +76,7 @@ class Arm:
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
-        self.trial._train_batch(self.trial.train_batches[self.updates % len(self.trial.train_batches)])
+        self.trial.train_batch(self.trial.train_batches[self.updates % len(self.trial.train_batches)])
         self.trial.history.clear()
         self.updates += 1
 

@@ -60,17 +60,17 @@ class Snapshots:
         self._p_mean: tuple[int, list[float]] | None = None
 
     def __call__(self, watched: TrainingState) -> None:
-        setting, moment = self._setting, watched.moment
+        setting, event = self._setting, watched.event
         if self._followed is None:
             self._followed = self._found(watched)
         first = setting.updates_from
-        if first <= watched.step < first + setting.updates and moment in ("start", "step"):
+        if first <= watched.step < first + setting.updates and event in ("start", "step"):
             self._steps.append(self._place(watched, self._followed))
-        if moment == "update" and self._steps:
+        if event == "update" and self._steps:
             self._trajectory(self._steps)
             self._steps = []
-        due = moment in ("start", "epoch") or (
-            moment == "update" and watched.epoch == 1 and watched.step % setting.every == 0
+        due = event in ("start", "epoch") or (
+            event == "update" and watched.epoch == 1 and watched.step % setting.every == 0
         )
         if due and watched.step != self._last_step:
             self._last_step = watched.step
@@ -123,7 +123,7 @@ class Snapshots:
                 self._p_mean = watched.decoder_steps, _moments(watched, [example]).mean_NZ[0].tolist()
         return {
             "run_id": watched.run_id,
-            "step": watched.step + (watched.moment == "step"),
+            "step": watched.step + (watched.event == "step"),
             "encoder_steps": watched.encoder_steps,
             "decoder_steps": watched.decoder_steps,
             "example": self._setting.followed,

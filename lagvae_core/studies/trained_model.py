@@ -93,7 +93,7 @@ class TrainedModel:
     @classmethod
     def of(cls, trial: Trial) -> TrainedModel:
         """The trial's model at its best weights; the trial itself should not be trained further."""
-        trial.model.load_state_dict(trial.best["model"])
+        trial.model.load_state_dict(trial.best.weights)
         return cls(trial.config, trial.dataset, trial.model.eval(), trial.components, trial.device)
 
 
@@ -124,7 +124,7 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
     """
     state = _decode(content, config.run_id(dataset.fingerprint))
     trial = Trial(config, dataset, torch.device(device))
-    trial.best["model"] = state.get("model", {})
+    trial.best.weights = state.get("model", {})
     try:
         return TrainedModel.of(trial)
     except RuntimeError as error:
@@ -135,4 +135,4 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
 
 def _decode(content: bytes, identity: str | None) -> dict[str, Any]:
     instead = "Give the model of this very run."
-    return checkpoints.decode(content, identity, what="kept model", hint=REMEDY, instead=instead)
+    return checkpoints.decode(content, identity, what="kept model", hint=REMEDY, mismatch_hint=instead)

@@ -1,1 +1,1 @@
-"""Training of one trial: the loop, the gradient step, learning-rate decay, divergence, checkpoints and records."""
+"""Training of one trial: loop, gradient step, learning-rate decay, divergence, checkpoints and records."""

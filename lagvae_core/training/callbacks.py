@@ -1,4 +1,4 @@
-"""Looking on while a trial trains, without leaving a trace in it."""
+"""Training callbacks. They do not affect the result of a trial."""
 
 from __future__ import annotations
 
@@ -18,20 +18,29 @@ from lagvae_core.strategies.slots import TrainingComponents
 __all__ = ["TrainingCallback", "TrainingEvent", "TrainingState", "evaluation_mode"]
 
 TrainingEvent = Literal["start", "step", "update", "epoch"]
-"""`start`: before the first update. `step`: an optimiser stepped, perhaps one of many times in an outer update.
-`update`: an outer update ended. `epoch`: an epoch was validated; its learning rate has not decayed yet."""
+"""When a callback is called.
+
+`start`: before the first update. `step`: after an optimiser step; an outer update can have many. `update`: after an
+outer update. `epoch`: after the validation of an epoch, before a decay of its learning rate.
+"""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a watcher sees of a trial at a moment. The model is the one in training: look at it `undisturbed`.
+    """What a callback sees of a trial at an event.
 
-    `epoch` is the one in progress or just ended, from 1, and 0 at the start; `step` counts the outer updates that have
-    ended. A trial that goes on from a checkpoint passes the moments after it again, each bit for bit the same on a CPU,
-    and leaves none out.
+    The model is the one in training: read it inside `evaluation_mode`. A trial that resumes from a checkpoint repeats
+    the events since that checkpoint, on a CPU bit for bit, and omits none.
+
+    Attributes:
+        event: The event.
+        epoch: Number of the current or just validated epoch, from 1; 0 at the start.
+        step: Outer updates that have ended.
+        encoder_steps: Optimiser steps of the encoder so far.
+        decoder_steps: Optimiser steps of the decoder so far.
     """
 
-    moment: TrainingEvent
+    event: TrainingEvent
     run_id: str
     config: TrialConfig
     dataset: Dataset
@@ -45,19 +54,20 @@ class TrainingState:
 
 
 TrainingCallback = Callable[[TrainingState], None]
+"""A function that is called at every `TrainingEvent`."""
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """A block with the model in eval mode and without gradients, after which each part is in the mode that it was in.
+    """Context manager. Puts the model in eval mode without gradients, and restores the mode of every module at the end.
 
-    Evaluation draws its noise from `example_noise`, so that no stream of the training moves.
+    Evaluation draws its noise from `example_noise`, so that the random streams of the training do not advance.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, mode in training.items():
+            module.training = mode

@@ -1,4 +1,4 @@
-"""All state of a trial to one file and back: atomically, bit-exact, and without running anything that the file says."""
+"""Checkpoints: the complete state of a trial in one file, written atomically and read without running code from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,15 +23,17 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CheckpointStore(Protocol):
-    """Where a trial's one checkpoint lives. `save` replaces it as a whole or not at all."""
+    """Storage of one object, such as the checkpoint of a trial."""
 
-    def load(self) -> bytes | None: ...
+    def load(self) -> bytes | None:
+        """Return the stored content; None if there is none."""
 
-    def save(self, content: bytes) -> None: ...
+    def save(self, content: bytes) -> None:
+        """Replace the content, as a whole or not at all."""
 
 
 class FileCheckpoint:
-    """A checkpoint in a local file."""
+    """A `CheckpointStore` in a local file. Missing folders are created on the first save."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -44,7 +47,10 @@ class FileCheckpoint:
 
 
 def encode(state: dict[str, Any]) -> bytes:
-    """`state` (tensors and plain values) as bytes: their SHA-256, then torch's own format, which checks nothing."""
+    """Return `state` (tensors and plain values) as bytes: a SHA-256 digest, then the format of `torch.save`.
+
+    The digest is there because the format of `torch.save` has no checksum of its own.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -56,37 +62,37 @@ def decode(
     identity: str | None,
     *,
     what: str = "checkpoint",
-    hint: str = "Remove it to start the trial anew.",
-    instead: str = "Give each trial a checkpoint of its own.",
+    hint: str = "Remove it to start the trial from scratch.",
+    mismatch_hint: str = "Use a separate checkpoint file for each trial.",
 ) -> dict[str, Any]:
-    """The state that was encoded for the trial `identity` (of any trial, if None), on the CPU.
+    """Return the state that `encode` was given, with all tensors on the CPU.
 
-    `what` the bytes are, the `remedy` where they are no good and that for another trial's, `instead`, stand in the
-    messages.
+    Args:
+        content: The bytes that `encode` returned.
+        identity: Run ID of the trial that the state must belong to; None accepts any trial.
+        what: Noun for `content` in messages.
+        hint: Advice in the message about content that cannot be read.
+        mismatch_hint: Advice in the message about content of a different trial.
 
     Raises:
-        CheckpointError: the bytes are damaged, of another format, or of another trial.
+        CheckpointError: The content is damaged, has a different format, or belongs to a different trial.
     """
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-        raise CheckpointError(f"The {what} is damaged (its checksum is wrong). {hint}")
+        raise CheckpointError(f"The {what} is damaged (wrong checksum). {hint}")
     try:
         loaded: Any = torch.load(io.BytesIO(content[DIGEST_BYTES:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise CheckpointError(f"The {what} is damaged ({error}). {hint}") from None
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     if state.get("format") != FORMAT:
-        found = state.get("format")
-        raise CheckpointError(f"A {what} must have format {FORMAT}, but this one has {found}. {hint}")
+        raise CheckpointError(f"The {what} has format {state.get('format')}, expected {FORMAT}. {hint}")
     if identity is not None and state.get("identity") != identity:
-        raise CheckpointError(
-            f"A {what} must belong to its trial {identity}, but this one is of {state.get('identity')}. {instead}"
-        )
-    restored: dict[str, Any] = state
-    return restored
+        raise CheckpointError(f"The {what} belongs to trial {state.get('identity')}, not to {identity}. {mismatch_hint}")
+    return state
 
 
 def has_weights_of(model_store: CheckpointStore, run_id: str) -> bool:
-    """Whether the weights of this very trial are there."""
+    """Return whether the store holds readable weights of this trial."""
     content = model_store.load()
     try:
         return content is not None and bool(decode(content, run_id))
@@ -94,28 +100,31 @@ def has_weights_of(model_store: CheckpointStore, run_id: str) -> bool:
         return False
 
 
-class Resumable(Protocol):
-    """A trial, as far as it is kept."""
-
-    run_id: str
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-
 class CheckpointManager:
-    """Saves the trial's state when it is due."""
+    """Saves the state of a trial at intervals, and its record at the end.
 
-    def __init__(self, trial: Resumable, store: CheckpointStore | None, seconds: float) -> None:
-        self._trial, self._store, self._seconds = trial, store, seconds
-        self._last = time.monotonic()
+    Args:
+        state: Returns the current state of the trial.
+        store: Where the checkpoint is saved; None saves nothing.
+        seconds: Least time between two saves of `save_if_due` [s].
+    """
+
+    def __init__(self, state: Callable[[], dict[str, Any]], store: CheckpointStore | None, seconds: float) -> None:
+        self._state, self._store, self._seconds = state, store, seconds
+        self._last_save = time.monotonic()
 
     def save_if_due(self) -> None:
-        if self._store is not None and time.monotonic() - self._last >= self._seconds:
+        """Save the state if the last save is long enough ago."""
+        if self._store is not None and time.monotonic() - self._last_save >= self._seconds:
             self.save()
 
-    def save(self, record: TrialRecord | None = None) -> None:
-        if self._store is None:
-            return
-        state = self._trial.state_dict() if record is None else {"identity": self._trial.run_id}
-        self._store.save(encode({**state, "record": record and record.to_json()}))
-        self._last = time.monotonic()
+    def save(self) -> None:
+        """Save the state of a trial that has not ended."""
+        if self._store is not None:
+            self._store.save(encode({**self._state(), "record": None}))
+            self._last_save = time.monotonic()
+
+    def save_record(self, record: TrialRecord) -> None:
+        """Replace the state by the record of a trial that has ended."""
+        if self._store is not None:
+            self._store.save(encode({"identity": record.run_id, "record": record.to_json()}))

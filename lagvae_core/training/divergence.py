@@ -1,4 +1,4 @@
-"""When a trial counts as diverged. A warm-up with a small KL weight may legitimately reach hundreds of nats."""
+"""Rules for the divergence of a trial. In a warm-up with a small KL weight, a KL of hundreds of nats is legitimate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from lagvae_core.errors import Diverged
 __all__ = ["DivergenceRule", "check_finite"]
 
 PATIENCE = 2
+"""Number of consecutive epochs for which a limit must be exceeded."""
 
 
 def check_finite(losses_S: Tensor, first_step: int) -> None:
-    """Raise `Diverged` naming the first outer update, counted from 1, whose loss is not finite."""
+    """Check that every training loss is finite.
+
+    Args:
+        losses_S: Losses of S consecutive outer updates.
+        first_step: Number of outer updates before them.
+
+    Raises:
+        Diverged: A loss is not finite; the message names the first such update, counted from 1.
+    """
     bad = torch.nonzero(~torch.isfinite(losses_S))
     if len(bad):
         step = int(bad[0])
@@ -25,10 +34,14 @@ def check_finite(losses_S: Tensor, first_step: int) -> None:
 
 @dataclass
 class DivergenceRule:
-    """Diverged is: a validation number that is not finite; a validation KL above `kl_explode` nats at a weight of at
-    least 0.5, twice running; or a validation loss above twice that of the first epoch, twice running at such a weight.
-    Below it a large KL is what warm-ups and autoencoders are for. KL and loss are those that training charges at weight
-    1: what a remedy leaves out of its objective (Scale-VAE does) may grow without an accident.
+    """Decides after each validation whether the trial has diverged.
+
+    It has diverged if a validation number is not finite. It has also diverged if, in two consecutive epochs with a KL
+    weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice that of
+    the first epoch. A large KL at a smaller weight is what warm-ups and autoencoders are for.
+
+    KL and loss are those of the training objective at weight 1. A KL that a strategy leaves out of its objective, as
+    Scale-VAE does, may grow.
     """
 
     kl_explode: float
@@ -36,10 +49,21 @@ class DivergenceRule:
     exploded: int = 0
     doubled: int = 0
 
-    def after_epoch(self, epoch: int, kl: float, loss: float, weight: float, uncharged: float = 0.0) -> None:
-        """Raise `Diverged` if the rule fires after `epoch` (from 1); `uncharged` must be finite, and no more."""
-        if not all(map(math.isfinite, (kl, loss, uncharged))):
-            raise Diverged(f"validation gives kl {kl} ({uncharged} as measured) and loss {loss} after epoch {epoch}")
+    def after_epoch(self, epoch: int, kl: float, loss: float, weight: float, evaluated_kl: float = 0.0) -> None:
+        """Check the validation of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+            kl: Validation KL of the training objective [nats].
+            loss: Validation loss at weight 1 [nats].
+            weight: KL weight of the epoch's last update.
+            evaluated_kl: KL of the evaluated model [nats]. It must be finite; no limit applies to it.
+
+        Raises:
+            Diverged: One of the rules applies.
+        """
+        if not all(map(math.isfinite, (kl, loss, evaluated_kl))):
+            raise Diverged(f"validation gives kl {kl} ({evaluated_kl} as evaluated) and loss {loss} after epoch {epoch}")
         if self.first_loss is None:
             self.first_loss = loss
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0
@@ -53,9 +77,11 @@ class DivergenceRule:
             )
 
     def state_dict(self) -> dict[str, float | int | None]:
+        """Return the counts and the first loss for a checkpoint."""
         return {"first_loss": self.first_loss, "exploded": self.exploded, "doubled": self.doubled}
 
     def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+        """Restore what `state_dict` returned."""
         self.first_loss = state["first_loss"]
         self.exploded = int(state["exploded"] or 0)
         self.doubled = int(state["doubled"] or 0)

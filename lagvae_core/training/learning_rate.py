@@ -1,4 +1,4 @@
-"""When the learning rate decays and when training ends, from the validation losses alone."""
+"""Decay of the learning rate and end of training, decided from the validation losses alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ __all__ = ["DecayRule"]
 
 @dataclass
 class DecayRule:
-    """The rules of the published code of He et al. 2019.
+    """The decay rule of the published code of He et al. 2019.
 
-    An epoch is bad if its loss exceeds the reference. A decay happens at the `patience`-th bad epoch running, from
-    epoch `min_epoch` (from 0) on; the count goes on before that epoch. An epoch that is not bad sets the reference and
-    clears the count. A decay clears the count too; against the `last` loss (text) it sets the reference to its own,
-    *worse* one, and against the `best` so far (images) leaves the reference alone. Training stops at decay number
-    `max_decays`.
+    An epoch is bad if its loss exceeds the reference. An epoch that is not bad sets the reference to its loss and the
+    count of bad epochs to 0. The learning rate decays at the `patience`-th consecutive bad epoch, but not before epoch
+    `min_epoch` (from 0); bad epochs before that one count. A decay sets the count to 0.
+
+    What a decay does to the reference depends on `against`. With `last` (text), it sets the reference to the loss of its
+    epoch, which is *worse* than the old reference. With `best` (images), the reference stays the lowest loss so far.
+
+    Training stops in place of decay number `max_decays`.
     """
 
     patience: int
@@ -29,7 +32,7 @@ class DecayRule:
     decays: int = 0
 
     def after_epoch(self, epoch: int, loss: float) -> Literal["continue", "decay", "stop"]:
-        """What to do after `epoch` (from 0) with validation loss `loss`."""
+        """Return the action after `epoch` (from 0) with validation loss `loss`."""
         if loss <= self.reference:
             self.reference, self.bad_epochs = loss, 0
             return "continue"
@@ -43,9 +46,11 @@ class DecayRule:
         return "stop" if self.decays >= self.max_decays else "decay"
 
     def state_dict(self) -> dict[str, float | int]:
+        """Return reference and counts for a checkpoint."""
         return {"reference": self.reference, "bad_epochs": self.bad_epochs, "decays": self.decays}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
+        """Restore what `state_dict` returned."""
         self.reference = float(state["reference"])
         self.bad_epochs = int(state["bad_epochs"])
         self.decays = int(state["decays"])

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory a trial takes: its largest batches once through training, validation and measurement."""
+"""Estimate of a trial's peak memory on a GPU: its largest batches go through training, validation and measurement."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ import torch
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import Diverged
-from lagvae_core.runtime import peak_reserved_bytes, reset_peak_memory
+from lagvae_core.runtime import peak_reserved_bytes, start_peak
 from lagvae_core.training.trial import Trial
 
 __all__ = ["estimate_peak_memory"]
 
 UPDATES = 2
-"""The first makes the optimisers' state, the second is like all others."""
+"""Number of training batches. The first update creates the state of the optimisers, the second is like all others."""
 
 EXAMPLES = 256
-"""Measured of each split: what measurement takes at a time depends on the length of examples, not on their number."""
+"""Examples measured per split. Peak memory of a measurement depends on their length, not on their number."""
 
 
 def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.device) -> int:
-    """The most memory [bytes] that the allocator of `device` reserves; on a CPU the process's resident set.
+    """Return the most memory [bytes] that a trial reserves on `device`; on a CPU, the resident set of the process.
 
-    Every training batch is held, as in a trial, and the largest two are trained on. An estimate: a later epoch may
-    partition the data otherwise, and an allocator that is used for hours leaves gaps.
+    All training batches are on the device, as in a trial, and the largest two are trained on. This is an estimate: a
+    later epoch may have larger batches, and after hours of use an allocator has gaps.
+
+    Args:
+        config: Configuration of the trial.
+        dataset: Its data.
+        device: Device of the trial.
     """
     data = config.data.model_copy(update={"partition": "fixed_random"})
     source: Any = dataset
     short = {name: getattr(dataset, name).limit(EXAMPLES) for name in ("train", "valid", "test")}
-    reset_peak_memory(device)
+    start_peak(device)
     trial = Trial(
         config.model_copy(update={"data": data}), replace(source, valid=short["valid"], test=short["test"]), device
     )
-    held = trial.train_batches
-    trial.train_batches = trial.learner.batches = sorted(held, key=lambda batch: batch.units)[-UPDATES:]
+    all_batches = trial.train_batches  # keeps them on the device
+    trial.learner.batches = sorted(all_batches, key=lambda batch: batch.units)[-UPDATES:]
     trial.dataset = replace(source, **short)
     try:
         trial.fit(report=lambda record: "stop")
-        trial.measure(lambda progress: None)
+        trial.measure()
     except Diverged:
-        pass  # an untrained model may; what it took until then it took
+        pass  # an untrained model may diverge; the memory reserved before that still counts
     return peak_reserved_bytes(device)

@@ -87,7 +87,7 @@ class PosteriorMeanWriter:
         self._hear = Snapshots(setting, self._write_snapshot, self._write_trajectory)
 
     def __call__(self, watched: TrainingState) -> None:
-        if watched.moment == "start":
+        if watched.event == "start":
             self._snapshots, self._trajectories = [], []
         self._hear(watched)
 

@@ -35,7 +35,7 @@ def test_it_trains_or_is_refused_with_a_reason(name, start):
     trial.model.train()
     before = {key: value.clone() for key, value in trial.model.named_parameters()}
     for batch in trial.train_batches[:2]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert len(trial.history) == 2
     assert all(torch.isfinite(entry).all() for entry in trial.history)
     changed = {key for key, value in trial.model.named_parameters() if not torch.equal(before[key], value)}
@@ -48,7 +48,7 @@ def test_it_trains_or_is_refused_with_a_reason(name, start):
 def test_two_passes_differ_where_something_is_dropped(stack):
     trial = trial_of(tiny(*stack, dropout_out=0.3 if len(stack) == 1 else 0.0))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     assert torch.isfinite(trial.history[0]).all()
 
 

@@ -45,7 +45,7 @@ def test_what_is_not_trains_and_every_network_of_it_learns(strategy):
     trial.model.train()
     before = {name: value.clone() for name, value in trial.model.named_parameters()}
     for batch in trial.train_batches[:2]:
-        trial._train_batch(trial.learner.observed(batch))
+        trial.train_batch(trial.learner.observed(batch))
     assert all(torch.isfinite(entry).all() for entry in trial.history)
     assert len(trial.history) == 2
     changed = {name.split(".")[0] for name, value in trial.model.named_parameters() if not value.equal(before[name])}
@@ -82,7 +82,7 @@ def test_inner_steps_see_draws_of_their_own_and_enter_the_running_statistics():
     seen = []
     forward = trial.model.encoder.forward
     trial.model.encoder.forward = lambda batch: seen.append(batch) or forward(batch)
-    trial._train_batch(trial.learner.observed(trial.train_batches[0]))
+    trial.train_batch(trial.learner.observed(trial.train_batches[0]))
     assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (3, 1)
     assert seen[0] is seen[3]  # the outer batch opens and closes the update
     assert all(set(batch.pixels_BHW.unique().tolist()) == {0.0, 1.0} for batch in seen)
@@ -96,7 +96,7 @@ def test_inner_steps_see_draws_of_their_own_and_enter_the_running_statistics():
 def test_the_best_weights_return_with_their_running_statistics():
     trial = trial_of(tiny_images(training={"epochs": 2}))
     trial.fit(lambda record: None, lambda place: None, NoKeeper())
-    best = {name: value.clone() for name, value in trial.best["model"].items()}
+    best = {name: value.clone() for name, value in trial.best.weights.items()}
     assert any(name.endswith("running_mean") for name in best)
     trial.measure(lambda place: None)
     assert all(torch.equal(value, best[name]) for name, value in trial.model.state_dict().items())

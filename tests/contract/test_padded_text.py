@@ -45,7 +45,7 @@ def test_it_trains_on_padded_sentences_or_is_refused(strategy, data):
     assert all(batch.lengths_B is not None for batch in trial.train_batches)
     before = {name: value.clone() for name, value in trial.model.named_parameters()}
     for batch in trial.train_batches[:2]:
-        trial._train_batch(trial.learner.observed(batch))
+        trial.train_batch(trial.learner.observed(batch))
     assert len(trial.history) == 2
     assert all(torch.isfinite(entry).all() for entry in trial.history)
     assert any(not torch.equal(value, before[name]) for name, value in trial.model.named_parameters())

@@ -122,7 +122,7 @@ def test_a_meaningful_stack_trains(stack):
     trial = trial_of(tiny(*stack))
     trial.model.train()
     for batch in trial.train_batches[:2]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert len(trial.history) == 2
     assert all(torch.isfinite(entry).all() for entry in trial.history)
 

@@ -18,7 +18,7 @@ from torch import nn
 from lagvae_core.models.gaussian import NormalPrior
 from lagvae_core.strategies.base import assemble
 from lagvae_core.strategies.slots import Objective, Penalty, ReconstructionLoss, Update, no_refinement
-from lagvae_core.training import trial as trainable
+from lagvae_core.training import building
 from lagvae_core.training.building import build_decoder
 from lagvae_core.training.record import EpochRecord, Progress
 
@@ -27,18 +27,6 @@ THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_e
 
 def ae_pretrain(epochs=2):
     return {"kind": "ae_pretrain", "epochs": epochs}
-
-
-class NoKeeper:
-    def save(self, record=None):
-        pass
-
-    def save_if_due(self):
-        pass
-
-
-def silent(_):
-    return None
 
 
 def copied(module):
@@ -57,11 +45,11 @@ class Boundary:
         self.trial = trial_of(tiny(ae_pretrain(epochs), *others, seed=seed, **sections))
         self.first = copied(self.trial.model)
         for epoch in range(epochs):
-            self.trial._train_epoch(silent, NoKeeper())
-            record = self.trial._validate()
+            list(self.trial.updates())
+            record = self.trial.validate()
             self.before = copied(self.trial.model)
             assert self.trial.epoch == epoch
-            self.trial._end_epoch(record)
+            self.trial.end_epoch(record)
         self.after = copied(self.trial.model)
 
     def kept(self, part):
@@ -138,11 +126,11 @@ def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypa
     def with_networks(strategies, context):
         return replace(assemble(strategies, context), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
 
-    monkeypatch.setattr(trainable, "assemble", with_networks)
+    monkeypatch.setattr(building, "assemble", with_networks)
     boundary = Boundary(training={"epochs": 2, "optimiser": "adam"})
     for name in ("prior.shift", "auxiliaries.0.factor"):
         assert torch.equal(boundary.after[name], boundary.first[name])
-    boundary.trial._train_epoch(silent, NoKeeper())
+    list(boundary.trial.updates())
     for name in ("prior.shift", "auxiliaries.0.factor"):
         assert not torch.equal(boundary.trial.model.state_dict()[name], boundary.first[name])
 
@@ -239,11 +227,11 @@ def test_the_best_weights_are_those_of_the_trial_proper_even_if_the_pretraining_
     trial = trial_of(tiny(ae_pretrain(2), training={"epochs": 3}))
     weights = {}
     for epoch, loss in enumerate((2.0, 1.0, 9.0, 8.0, 8.5), start=1):
-        trial._train_epoch(silent, NoKeeper())
+        list(trial.updates())
         weights[epoch] = copied(trial.model)
-        trial._end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
-    assert (trial.best["epoch"], trial.best["valid_loss"]) == (4, 8.0)
-    assert equal(trial.best["model"], weights[4])
+        trial.end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
+    assert (trial.best.epoch, trial.best.valid_loss) == (4, 8.0)
+    assert equal(trial.best.weights, weights[4])
     assert trial.stop_reason.startswith("all 3 epochs")
 
 
@@ -252,7 +240,7 @@ def rates(config, losses):
     trial, found = trial_of(config), []
     for epoch, loss in enumerate(losses, start=1):
         found.append(trial.learner.learning_rate)
-        trial._end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
+        trial.end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
         if trial.stop_reason:
             break
     return found, trial.stop_reason

@@ -144,7 +144,7 @@ def test_it_learns_with_the_decoder_and_towards_the_aggregate_posterior():
 def test_every_parameter_gets_a_gradient_once_the_flow_has_left_its_start():
     trial = trial_of(tiny("af_prior"))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     trial.learner.loss(trial.train_batches[1], 1.0).total.backward()
     for name, parameter in trial.model.named_parameters():
         assert parameter.grad is not None, name
@@ -175,7 +175,7 @@ def test_aggressive_training_wants_to_be_allowed():
     with trial.learner.inner_loop(decoder_gradients=False):
         trial.learner.descend(trial.learner.loss(trial.train_batches[0], 1.0), encoder=True, decoder=False)
     assert all(torch.equal(a, b) for a, b in zip(before, trial.model.prior.parameters(), strict=True))
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     assert any(not torch.equal(a, b) for a, b in zip(before, trial.model.prior.parameters(), strict=True))
 
 

@@ -103,14 +103,14 @@ def gradients_seen_when_clipping(monkeypatch, clip_scope):
     trial = trial_of(tiny(aggressive(budget=2, clip_scope=clip_scope)))
     trial.model.train()
     decoder = {id(p) for p in trial.model.decoder_parameters()}
-    seen, clip = [], learners.clip_gradients
+    seen, clip = [], learners.clip_grad_norm_
 
-    def spy(parameters, limit):
+    def spy(parameters, limit, **options):
         components = {(id(p) in decoder, p.grad is not None) for p in parameters}
         seen.append(components)
-        clip(parameters, limit)
+        clip(parameters, limit, **options)
 
-    monkeypatch.setattr(learners, "clip_gradients", spy)
+    monkeypatch.setattr(learners, "clip_grad_norm_", spy)
     trial.components.update(trial.learner, trial.train_batches[0], 1.0)
     assert all(p.requires_grad for p in trial.model.parameters())
     return seen
@@ -160,7 +160,7 @@ def test_the_weight_and_the_update_count_advance_once_an_outer_step():
     trial.learner.loss = spy
     for step, batch in enumerate(trial.train_batches):
         assert trial.step == step
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert trial.step == 4
     assert weights == [w for w in (0.25, 0.5, 0.75, 1.0) for _ in range(4)]
 

@@ -172,7 +172,7 @@ def test_the_centre_learns_with_the_encoder_unless_it_is_fixed():
         trial = trial_of(tiny({"kind": "bn_vae", "beta": 0.5, "learn_beta": learned}))
         trial.model.train()
         assert any(p is trial.model.posterior.beta for p in trial.model.encoder_parameters()) == learned
-        trial._train_batch(trial.train_batches[0])
+        trial.train_batch(trial.train_batches[0])
         assert bool((trial.model.posterior.beta == 0.5).any()) != learned
         assert "posterior.beta" in trial.model.state_dict()
 
@@ -208,9 +208,9 @@ def test_every_layer_of_an_encoder_starts_anew():
 def test_a_decay_returns_the_averages_with_the_weights():
     trial = trial_of(tiny("bn_vae"))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     best = {name: value.clone() for name, value in trial.model.state_dict().items()}
-    trial._train_batch(trial.train_batches[1])
+    trial.train_batch(trial.train_batches[1])
     normalise = trial.model.posterior.normalise
     assert int(normalise.count) == 2
     trial.model.load_state_dict(best)
@@ -262,5 +262,5 @@ def test_annealing_and_aggressive_training_go_with_it():
     trial = trial_of(tiny("bn_vae", "kl_linear_epoch", {"kind": "aggressive", "budget": 2}))
     trial.model.train()
     for batch in trial.train_batches[:2]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert torch.stack(trial.history).isfinite().all()

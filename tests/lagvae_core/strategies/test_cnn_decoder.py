@@ -192,7 +192,7 @@ def test_every_kernel_is_a_parameter_of_the_model_and_learns():
     assert [f"blocks.{n}.convolve.weight" in before for n in range(6)] == [True] * 5 + [False]
     learned = {id(parameter) for parameter in trial.model.decoder_parameters()}
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     for name, value in trial.model.decoder.named_parameters():
         assert id(value) in learned
         assert not torch.equal(value, before[name]), name

@@ -40,7 +40,7 @@ def annealed(**fields):
 def train(trial, count):
     trial.model.train()
     for batch in (trial.train_batches * 10)[:count]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
 
 
 def weight_falls_to_zero(trial):
@@ -186,7 +186,7 @@ def test_they_begin_with_the_first_update_of_full_weight():
     for batch in trial.train_batches * 2:
         weight = trial.components.kl_weight(trial.step)
         unused = trial.streams["variance_dropout"].get_state()
-        trial._train_batch(batch)
+        trial.train_batch(batch)
         drawn = not torch.equal(trial.streams["variance_dropout"].get_state(), unused)
         seen.append((weight == 1.0, floor_of(trial) > 0, drawn))
     assert seen == [(False,) * 3] * 6 + [(True,) * 3] * 2

@@ -108,7 +108,7 @@ def test_evaluation_does_not_feel_it(scope):
     for rate in (0.1, 0.9):
         trial = trial_of(tiny(embedding_dropout(rate=rate, scope=scope)))
         trial.step, trial.history = 1, [torch.ones(4)]
-        validations.append({k: v for k, v in trial._validate().values.items() if k.startswith("valid_")})
+        validations.append({k: v for k, v in trial.validate().values.items() if k.startswith("valid_")})
     assert validations[0] == validations[1]
     assert run(tiny(embedding_dropout(scope=scope))).status == "finished"
 

@@ -41,14 +41,14 @@ def test_the_multiple_survives_new_optimisers_at_a_new_rate(optimiser):
     trial = trial_of(tiny(encoder_lr(6), training={"optimiser": optimiser, "learning_rate": 0.5}))
     assert rates(trial) == [3.0, 0.5]
     trial.learner.learning_rate *= 0.5
-    trial.learner.fresh_optimisers()
+    trial.learner.reset_optimisers()
     assert rates(trial) == [1.5, 0.25]
 
 
 def test_the_multiple_survives_a_checkpoint():
     trial, fresh = (trial_of(tiny(encoder_lr(6))) for _ in range(2))
     trial.learner.learning_rate = 0.125
-    trial.learner.fresh_optimisers()
+    trial.learner.reset_optimisers()
     fresh.learner.load_state_dict(trial.learner.state_dict())
     assert rates(fresh) == [0.75, 0.125]
     assert fresh.learner.learning_rate == 0.125

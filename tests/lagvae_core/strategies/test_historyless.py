@@ -1,15 +1,14 @@
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import run, tiny, trial_of
+from helpers import rejects, run, tiny, trial_of
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, UNK, History, TextDomain
-from lagvae_core.errors import ConfigError
 from lagvae_core.models.lstm import LstmModel
+from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.historyless import Historyless
 
@@ -19,13 +18,13 @@ MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embe
 each_variant = pytest.mark.parametrize("variant", ["unk", "notoken"])
 
 
-def decoder(variant=None, vocabulary=VOCABULARY, setting=MODEL):
+def decoder(variant=None, vocabulary=VOCABULARY, config=MODEL):
     stack = () if variant is None else (Historyless(variant=variant),)
     components = assemble(stack, BuildContext(2, 4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return components.decoder(
-            setting, TextDomain(vocabulary), torch.Generator(), components.options(setting)
+            config, TextDomain(vocabulary), torch.Generator(), components.options(config)
         ).double()
 
 
@@ -40,18 +39,18 @@ def tokens(*shape, seed=0, vocabulary=VOCABULARY):
 @pytest.mark.parametrize("training", [True, False])
 @each_variant
 def test_no_step_depends_on_any_word_in_training_or_evaluation(variant, training):
-    model, z, found = decoder(variant).train(training), draws(3, 2, 2), []
+    model, z, features = decoder(variant).train(training), draws(3, 2, 2), []
     for seed in range(3):
         model._stream.manual_seed(0)
-        found.append(model.features(History(tokens(3, 5, seed=seed)), z))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        features.append(model.features(History(tokens(3, 5, seed=seed)), z))
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])
     plain = decoder().train(training)
-    seen = []
+    of_plain = []
     for seed in range(2):
         plain._stream.manual_seed(0)
-        seen.append(plain.features(History(tokens(3, 5, seed=seed)), z))
-    assert not torch.equal(*seen)
+        of_plain.append(plain.features(History(tokens(3, 5, seed=seed)), z))
+    assert not torch.equal(*of_plain)
 
 
 @each_variant
@@ -65,7 +64,7 @@ def test_the_steps_differ_and_z_reaches_each(variant):
         assert bool((gradient != 0).all())
 
 
-def test_unk_is_the_plain_decoder_with_every_word_dropped():
+def test_unk_equals_the_plain_decoder_with_every_word_dropped():
     """Word dropout at rate 1, the first token included, in train mode and with the same weights."""
     model, plain = decoder("unk").train(), decoder().train()
     assert all(torch.equal(plain.get_parameter(name), value) for name, value in model.named_parameters())
@@ -88,7 +87,7 @@ def test_notoken_reads_one_learned_vector_and_has_no_embeddings():
 
 
 @each_variant
-def test_the_sentences_of_one_length_sum_to_one_and_their_words_are_independent(variant):
+def test_probabilities_of_one_length_sum_to_one_and_words_are_independent(variant):
     model, z = decoder(variant, vocabulary=4).eval(), draws(1, 3, 2)
     every = torch.tensor(list(itertools.product(range(4), repeat=2)))
     history = History(torch.cat([torch.full((16, 1), BOS), every[:, :1]], 1))
@@ -104,59 +103,59 @@ def test_the_sentences_of_one_length_sum_to_one_and_their_words_are_independent(
 
 
 @each_variant
-def test_the_model_that_is_measured_is_the_one_that_was_trained(variant):
+def test_evaluation_measures_the_trained_model(variant):
     trial = trial_of(tiny({"kind": "historyless", "variant": variant}))
     trial.model.eval()
-    batch = trial.valid_batches[0]
+    batch = trial.validation.batches[0]
     z = torch.zeros(batch.size, 1, 2)
     shuffled = History(batch.history.tokens_BT.flip(0, 1))
-    seen = trial.model.reconstruct(batch, batch.history, z)
-    assert torch.equal(trial.model.reconstruct(batch, shuffled, z), seen)
+    rec_BS = trial.model.reconstruct(batch, batch.history, z)
+    assert torch.equal(trial.model.reconstruct(batch, shuffled, z), rec_BS)
     assert run(trial.config).status == "finished"
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- incompatibilities --------------------------------------------------------------------------------------------------------
 
 
 def context(*others, data_kind="text"):
     return replace(parse_trial({}).context, strategies=(Historyless(), *others), data_kind=data_kind)
 
 
-@pytest.mark.parametrize("kind", ["word_dropout", "contiguous_dropout"])
-def test_a_corruption_of_the_words_is_subsumed(kind):
-    corruption = SimpleNamespace(kind=kind, slots=frozenset({"corrupt"}))
-    (incompatibility,) = Historyless().incompatibilities(context(corruption))
-    assert incompatibility.code == "E09"
-    assert incompatibility.message.startswith(f"historyless leaves no word of the past that {kind} could drop")
-    assert incompatibility.message.endswith("remove one of the two")
-
-
-def test_dropped_units_are_no_corruption_of_words():
-    units = SimpleNamespace(kind="embedding_dropout", slots=frozenset({"input_dropout"}))
-    assert list(Historyless().incompatibilities(context(units))) == []
-
-
-def test_a_receptive_field_without_a_past_is_refused():
-    for stack in (["historyless", "cnn_decoder"], ["cnn_decoder", "historyless"]):
-        with pytest.raises(ConfigError, match=r"\(E09\).*historyless takes away the past.*cnn_decoder.dilations"):
+@pytest.mark.parametrize("kind", [kind for kind, strategy in CATALOGUE.items() if "corrupt" in strategy.slots])
+def test_strategies_that_drop_words_are_rejected(kind):
+    for stack in (["historyless", kind], [kind, "historyless"]):
+        with rejects("strategies") as issues:
             parse_trial({"strategies": stack})
+        assert issues[0].code == "E09"
 
 
-def test_it_is_about_words():
+def test_dropped_embeddings_are_allowed():
+    parse_trial({"strategies": ["historyless", "embedding_dropout"]})
+
+
+def test_a_decoder_with_a_receptive_field_is_rejected():
+    for stack in (["historyless", "cnn_decoder"], ["cnn_decoder", "historyless"]):
+        with rejects("strategies") as issues:
+            parse_trial({"strategies": stack})
+        assert issues[0].code == "E09"
+        assert "receptive field" in str(issues[0])
+
+
+def test_it_is_rejected_on_images():
     (incompatibility,) = Historyless().incompatibilities(context(data_kind="images"))
     assert incompatibility.code == "E09"
-    assert "historyless is about the words of a text" in incompatibility.message
+    assert "historyless" in incompatibility.message
 
 
-def test_the_language_model_may_be_without_a_past_too():
-    """Then it knows the place of a word and nothing else."""
+def test_it_stacks_with_the_language_model():
+    """Then the decoder reads nothing but the position of a word."""
     record = run(tiny("historyless", "lstm_lm"))
     assert record.status == "finished"
     assert record.metrics["nll_iw"] == pytest.approx(record.metrics["rec"], abs=1e-6)
 
 
 @each_variant
-def test_dropout_falls_on_what_stands_in_the_place_of_words(variant):
-    model = decoder(variant, setting=MODEL.model_copy(update={"dropout_out": 0.0})).train()
+def test_dropout_applies_to_the_input_that_replaces_the_words(variant):
+    model = decoder(variant, config=MODEL.model_copy(update={"dropout_out": 0.0})).train()
     words, z = tokens(3, 5), draws(3, 1, 2)
     assert not torch.equal(*(model(History(words), words, z) for _ in range(2)))

@@ -62,7 +62,7 @@ def test_outer_updates_count_and_inner_ones_do_not():
 
     trial.learner.loss = spy
     for batch in trial.train_batches:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert seen == [weight for weight in (0.0, 0.25, 0.5, 0.75) for _ in range(4)]
 
 

@@ -121,7 +121,7 @@ def test_it_takes_the_steps_of_rmsprop_up_the_lagrangian(parametrisation):
 def one_update(clip_norm):
     trial = trial_of(tiny("mdr", training={"clip_norm": clip_norm}))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     return trial
 
 
@@ -135,7 +135,7 @@ def test_neither_the_optimisers_nor_the_clipping_of_the_model_know_the_multiplie
 def test_the_constraint_holds_the_kl_summed_over_dimensions_and_unscaled():
     trial = trial_of(tiny(mdr(rate=5.0, multiplier_start=3.0)))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     kl = float(trial.history[0][2])
     assert float(trial.components.objective.state_dict()["mean_square"]) == pytest.approx(
         0.01 * (5.0 - kl) ** 2, rel=1e-6
@@ -167,11 +167,11 @@ def test_a_decay_of_the_learning_rate_leaves_multiplier_and_optimiser():
     trial = trial_of(tiny("mdr", training={"decay_patience": 1, "decay_min_epoch": 0}))
     trial.model.train()
     for batch in trial.train_batches:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     reached = trial.components.objective.state_dict()
-    record = trial._validate()
+    record = trial.validate()
     trial.decay.reference = -float("inf")
-    trial._end_epoch(record)
+    trial.end_epoch(record)
     assert trial.decay.decays == 1
     assert trial.components.objective.state_dict() == reached
     assert float(reached["learned"]) != 1.01
@@ -210,6 +210,6 @@ def test_aggressive_training_is_a_warning_and_moves_the_multiplier_once_an_outer
     calls, after_step = [], trial.components.objective.after_step
     trial.components.objective.after_step = lambda kl: calls.append(after_step(kl))
     for batch in trial.train_batches[:2]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert trial.learner.encoder_steps == 6
     assert len(calls) == 2

@@ -103,7 +103,7 @@ def test_the_components_start_apart_and_learn_with_the_decoder():
     assert not set(prior.parameters()) & set(trial.model.encoder_parameters())
     before = {name: value.clone() for name, value in prior.state_dict().items()}
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     assert all(not torch.equal(value, before[name]) for name, value in prior.state_dict().items())
 
 

@@ -68,7 +68,7 @@ def test_the_head_learns_with_the_decoder_and_the_features_with_the_encoder():
     assert {id(p) for p in features.parameters()} <= encoder
     before = [p.detach().clone() for p in (*task.parameters(), features.bias)]
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     after = (*task.parameters(), features.bias)
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 

@@ -367,7 +367,7 @@ class TestRefinement:
     @pytest.mark.parametrize("clip", [0.0, 0.05, 5.0])
     def test_an_example_does_not_feel_its_companions(self, clip):
         trial = trial_with()
-        batch = trial.valid_batches[0]
+        batch = trial.validation.batches[0]
         whole = refined_of(trial, batch, clip=clip, rate=10.0)
         assert float((whole.mean_BZ - trial.model.infer(batch).q.mean_BZ).abs().max().detach()) > 0.05
         for rows in ([3], [31, 0, 4, 8], list(range(31, -1, -1))):
@@ -379,7 +379,7 @@ class TestRefinement:
     def test_its_noise_depends_on_the_seed(self):
         trial = trial_with()
         trial.model.eval()
-        refine, batch = trial.components.refine, trial.valid_batches[0]
+        refine, batch = trial.components.refine, trial.validation.batches[0]
         one, two, again = (refine(trial.model, seed)(batch).q.mean_BZ for seed in (0, 1, 0))
         assert torch.equal(one, again)
         assert not torch.equal(one, two)
@@ -387,7 +387,7 @@ class TestRefinement:
     @pytest.mark.parametrize("rate", [0.1, 1.0])
     def test_small_steps_on_fixed_noise_raise_the_bound_every_time(self, rate, monkeypatch):
         trial = trial_with()
-        batch = trial.valid_batches[0]
+        batch = trial.validation.batches[0]
         fixed = torch.randn(batch.size, 1, 2, generator=torch.Generator().manual_seed(1)).double()
         monkeypatch.setattr(sa_vae, "example_noise", lambda seed, column, index, k, size: fixed.expand(-1, k, -1))
         with torch.no_grad():
@@ -398,7 +398,7 @@ class TestRefinement:
 
     def test_a_step_is_the_gradient_of_the_bound_over_the_reference_batch(self):
         trial = trial_with()
-        batch = trial.valid_batches[0]
+        batch = trial.validation.batches[0]
         found = refined_of(trial, batch, refinement_steps=1, rate=0.5, reference_batch=10, clip=0.0)
         start = trial.model.infer(batch).q.map(lambda rows: rows.detach().requires_grad_())
         noise = sa_vae.example_noise(7, "svi", batch.index_B, 1, 2).double()
@@ -411,7 +411,7 @@ class TestRefinement:
         trial.model.decoder.output.weight.requires_grad_(False)
         flags = {name: p.requires_grad for name, p in trial.model.named_parameters()}
         streams, seed = trial.streams.state_dict(), torch.random.get_rng_state()
-        q = refined_of(trial, trial.valid_batches[0])
+        q = refined_of(trial, trial.validation.batches[0])
         assert not q.mean_BZ.requires_grad
         assert not q.logvar_BZ.requires_grad
         assert all(p.grad is None for p in trial.model.parameters())
@@ -476,7 +476,7 @@ class TestMeasurement:
 
     def test_validation_measures_what_is_refined(self, trained):
         trial, _ = trained
-        record, seed = trial._validate(), trial.config.evaluation.seed
+        record, seed = trial.validate(), trial.config.evaluation.seed
         batches = trial.dataset.valid.batches(32)
         refined, initial = (
             encode_split(trial.model, batches, seed, infer=infer)

@@ -571,7 +571,7 @@ class TestTrial:
         module = trial.model.posterior
         progress = module.progress()
         module.f_bar.fill_(123.0)
-        trial.model.load_state_dict(trial.best["model"])
+        trial.model.load_state_dict(trial.best.weights)
         assert 123.0 not in module.f_bar.tolist()
         assert module.progress()["epoch"] == progress["epoch"] == 3
 

@@ -216,7 +216,7 @@ def test_every_skip_learns_and_is_measured(core, path, to):
     trial = trial_of(tiny(*stack))
     before = {name: value.clone() for name, value in trial.model.decoder.state_dict().items()}
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     for name, value in trial.model.decoder.named_parameters():
         assert not torch.equal(value, before[name]), name
     assert run(trial.config).status == "finished"

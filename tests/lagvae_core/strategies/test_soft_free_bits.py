@@ -69,7 +69,7 @@ def test_the_kl_is_weighed_and_the_reconstruction_is_not():
 def test_the_weight_is_compared_with_the_unweighted_kl_of_the_update():
     trial = trial_of(tiny({"kind": "soft_free_bits", "rate": 1e-6, "weight_start": 1e-3}))
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     assert float(trial.history[0][2]) > 1.05e-6
     assert weight(trial.components.objective) == pytest.approx(1.1e-3)
 
@@ -98,11 +98,11 @@ def test_a_decay_of_the_learning_rate_leaves_the_weight():
     trial = trial_of(tiny("soft_free_bits", training={"decay_patience": 1, "decay_min_epoch": 0}))
     trial.model.train()
     for batch in trial.train_batches:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     reached = weight(trial.components.objective)
-    record = trial._validate()
+    record = trial.validate()
     trial.decay.reference = -float("inf")
-    trial._end_epoch(record)
+    trial.end_epoch(record)
     assert trial.decay.decays == 1
     assert weight(trial.components.objective) == reached != 0.1
 

@@ -120,7 +120,7 @@ def test_what_is_kept_is_forgotten_when_training_goes_on_or_other_weights_are_me
     weights = {name: value.clone() for name, value in trial.model.state_dict().items()}
     trial.model.train()
     for batch in trial.train_batches[:2]:
-        trial._train_batch(batch)
+        trial.train_batch(batch)
     assert not torch.equal(trial.model.eval().prior.log_prob(z), first)
     trial.model.load_state_dict(weights)
     assert torch.equal(trial.model.eval().prior.log_prob(z), first)
@@ -130,7 +130,7 @@ def test_what_is_kept_is_forgotten_when_training_goes_on_or_other_weights_are_me
 def test_statistics_of_a_batch_are_frozen_for_the_pseudo_inputs(other):
     trial = trial_with(other)
     trial.model.train()
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     posterior = trial.model.posterior
     before = {name: value.clone() for name, value in posterior.state_dict().items()}
     streams = {name: value.clone() for name, value in trial.streams.state_dict().items()}
@@ -258,7 +258,7 @@ def test_aggressive_training_wants_to_be_allowed():
     with trial.learner.inner_loop(decoder_gradients=True):
         trial.learner.descend(trial.learner.loss(trial.train_batches[0], 1.0), encoder=True, decoder=False)
     assert torch.equal(trial.model.prior.pseudo_LCE, before)
-    trial._train_batch(trial.train_batches[0])
+    trial.train_batch(trial.train_batches[0])
     assert not torch.equal(trial.model.prior.pseudo_LCE, before)
 
 
@@ -323,7 +323,7 @@ def test_the_density_of_images_is_the_mean_of_the_pseudo_posteriors():
 def test_pseudo_images_leave_the_statistics_of_the_batch_alone_and_learn():
     trial = images_with()
     trial.model.train()
-    trial._train_batch(trial.learner.observed(trial.train_batches[0]))
+    trial.train_batch(trial.learner.observed(trial.train_batches[0]))
     before = {name: value.clone() for name, value in trial.model.encoder.state_dict().items()}
     trial.model.prior.log_prob(draws(3, 4, 2)).sum().backward()
     assert trial.model.prior.pseudo_CHW.grad.abs().min() > 0

@@ -107,7 +107,7 @@ def test_targets_and_the_encoders_input_are_whole_and_so_is_evaluation():
         losses.append(trial.learner.loss(batch, 1.0))
         assert torch.equal(batch.tokens_BL, tokens)
         trial.step, trial.history = 1, [torch.ones(4)]
-        validations.append({k: v for k, v in trial._validate().values.items() if k.startswith("valid_")})
+        validations.append({k: v for k, v in trial.validate().values.items() if k.startswith("valid_")})
     assert torch.equal(losses[0].kl_BZ, losses[1].kl_BZ)
     assert not torch.equal(losses[0].rec_B, losses[1].rec_B)
     assert validations[0] == validations[1]

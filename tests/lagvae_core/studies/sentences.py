@@ -37,5 +37,5 @@ def learned_by_heart(folder: Path) -> TrainedModel:
     )
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.fit()
-    trial.best["model"] = trial.model.state_dict()  # at weight 1 earlier weights were better
+    trial.best.weights = trial.model.state_dict()  # at weight 1 earlier weights were better
     return TrainedModel.of(trial)

@@ -147,7 +147,7 @@ class TestRefusals:
 
     def test_keep_is_of_the_best_weights_and_not_of_the_last(self):
         trial = trial_of(tiny())
-        trial.best["model"] = {name: value + 1 for name, value in trial.model.state_dict().items()}
+        trial.best.weights = {name: value + 1 for name, value in trial.model.state_dict().items()}
         trained = restore(keep(trial), trial.config, trial.dataset)
-        for name, value in trial.best["model"].items():
+        for name, value in trial.best.weights.items():
             assert torch.equal(trained.model.state_dict()[name], value)

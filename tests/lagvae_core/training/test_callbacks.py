@@ -72,7 +72,7 @@ def test_interruptions_change_neither_the_record_nor_what_is_seen(stack):
 
 def test_every_moment_is_told_once():
     seen = []
-    run(tiny(SHORT_AGGRESSIVE), callback=lambda w: seen.append((w.moment, w.epoch, w.step, w.encoder_steps)))
+    run(tiny(SHORT_AGGRESSIVE), callback=lambda w: seen.append((w.event, w.epoch, w.step, w.encoder_steps)))
     moments = [entry[0] for entry in seen]
     assert seen[0] == ("start", 0, 0, 0)
     assert (moments.count("start"), moments.count("update"), moments.count("epoch")) == (1, 8, 2)
@@ -117,7 +117,7 @@ class TestSnapshots:
         look = watcher(snapshots, [])
 
         def callback(watched):
-            if watched.moment != "step":
+            if watched.event != "step":
                 weights[watched.step] = {name: value.clone() for name, value in watched.model.state_dict().items()}
             look(watched)
 

@@ -116,7 +116,7 @@ def test_the_answer_stop_ends_the_trial_early_and_unmeasured():
 
 def trained_batches(config):
     """For each epoch the examples of its batches, as sets, in the order in which they are trained on; and the trial."""
-    trial, epochs, train_batch = trial_of(config), [], Trial._train_batch
+    trial, epochs, train_batch = trial_of(config), [], Trial.train_batch
     with pytest.MonkeyPatch.context() as patch:
 
         def noted(self, batch):
@@ -124,11 +124,11 @@ def trained_batches(config):
             assert any(batch is stored for stored in self.learner.batches)  # whence an inner loop draws
             train_batch(self, batch)
 
-        patch.setattr(Trial, "_train_batch", noted)
+        patch.setattr(Trial, "train_batch", noted)
         for _ in range(config.training.epochs):
             epochs.append([])
-            trial._train_epoch(silent, NoKeeper())
-            trial._end_epoch(trial._validate())
+            list(trial.updates())
+            trial.end_epoch(trial.validate())
     return epochs, trial
 
 
@@ -148,10 +148,10 @@ def test_the_partition_is_that_of_training_alone():
     expected = trial_of(tiny())
     for partition in ("fixed_by_group", "resplit_random"):
         trial = trial_of(tiny(data={"partition": partition}))
-        trial._train_epoch(silent, NoKeeper())
-        for one, other in zip(trial.valid_batches, expected.valid_batches, strict=True):
+        list(trial.updates())
+        for one, other in zip(trial.validation.batches, expected.validation.batches, strict=True):
             assert torch.equal(one.index_B, other.index_B)
-        assert all(torch.equal(a, b) for a, b in zip(trial.valid_groups, expected.valid_groups, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(trial.validation.groups, expected.validation.groups, strict=True))
 
 
 @pytest.mark.parametrize("stack", ["vae", "aggressive"])
@@ -171,8 +171,8 @@ def validation_before_training(batch_size):
     trial = trial_of(tiny(training={"batch_size": batch_size}))
     trial.step, trial.history = 1, [torch.ones(4)]
     streams = {name: value.clone() for name, value in trial.streams.state_dict().items()}
-    record = trial._validate()
-    again = trial._validate()
+    record = trial.validate()
+    again = trial.validate()
     after = trial.streams.state_dict()
     assert streams.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in streams.items())
@@ -200,13 +200,13 @@ def trial_before_a_decay(**training):
     """A trial with best weights after epoch 1, moved on by a worse epoch 2 that is about to decay."""
     settings = {"decay_patience": 1, "decay_min_epoch": 0, "momentum": 0.9, "epochs": 9, **training}
     trial = trial_of(tiny({"kind": "encoder_lr", "multiplier": 3}, training=settings))
-    trial._train_epoch(silent, NoKeeper())
-    trial._end_epoch(EpochRecord({"epoch": 1, "valid_loss": 10.0, "valid_mi_batch": 0.0}))
+    list(trial.updates())
+    trial.end_epoch(EpochRecord({"epoch": 1, "valid_loss": 10.0, "valid_mi_batch": 0.0}))
     best = {name: value.clone() for name, value in trial.model.state_dict().items()}
-    trial._train_epoch(silent, NoKeeper())
+    list(trial.updates())
     assert not any(torch.equal(value, best[name]) for name, value in trial.model.named_parameters())
     moved = {name: value.clone() for name, value in trial.model.state_dict().items()}
-    trial._end_epoch(EpochRecord({"epoch": 2, "valid_loss": 11.0, "valid_mi_batch": 0.0}))
+    trial.end_epoch(EpochRecord({"epoch": 2, "valid_loss": 11.0, "valid_mi_batch": 0.0}))
     return trial, best, moved
 
 
@@ -225,8 +225,8 @@ def test_a_decay_halves_both_rates_forgets_momentum_and_returns_to_the_best_weig
 
 def test_the_best_weights_are_a_copy_that_training_does_not_move():
     trial, best, _ = trial_before_a_decay(reload_best_on_decay=True)
-    trial._train_epoch(silent, NoKeeper())
-    for name, value in trial.best["model"].items():
+    list(trial.updates())
+    for name, value in trial.best.weights.items():
         assert torch.equal(value, best[name])
 
 

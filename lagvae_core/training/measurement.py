@@ -1,0 +1,77 @@
+"""Measurements of a trial: training means of an epoch, validation after it, and the final measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lagvae_core.config.trial import TrialConfig
+from lagvae_core.data import Batch, Dataset
+from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device, posterior_columns
+from lagvae_core.metrics.encoding import EncodedSplit, encode_split
+from lagvae_core.models.vae import Vae
+from lagvae_core.strategies.slots import TrainingComponents
+from lagvae_core.training.record import EpochRecord
+
+__all__ = ["TrainingMeans", "Validation", "best_epoch_columns"]
+
+AT_BEST_EPOCH = ("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
+"""Columns of the best epoch that are repeated among the metrics."""
+
+
+@dataclass(frozen=True)
+class TrainingMeans:
+    """Means over the training examples of an epoch [nats]: objective, reconstruction and KL."""
+
+    loss: float
+    rec: float
+    kl: float
+
+    @classmethod
+    def of(cls, history: Sequence[Tensor]) -> TrainingMeans:
+        """Weight each update, a tensor [loss, rec, kl, batch size], by its batch size."""
+        terms = torch.stack(list(history)).double().cpu()
+        size = terms[:, 3]
+        mean = (terms[:, :3] * size[:, None]).sum(0) / size.sum()
+        return cls(*mean.tolist())
+
+
+class Validation:
+    """The validation split on the device of the model, and its columns of the curve.
+
+    Attributes:
+        batches: The examples in batches for encoding.
+        groups: Numbers of the examples in each group of `mi_batch`.
+    """
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, device: torch.device) -> None:
+        self.seed = config.evaluation.seed
+        self.batches: Sequence[Batch] = on_device(dataset.valid, ENCODE_BATCH, device)
+        self.groups = [batch.index_B for batch in dataset.valid.batches(config.evaluation.mi_batch_size)]
+
+    def encode(self, model: Vae, components: TrainingComponents) -> EncodedSplit:
+        """Return q(z|x), one sample and its reconstruction for every example, in eval mode."""
+        model.eval()
+        return encode_split(model, self.batches, self.seed, infer=components.refine(model, self.seed))
+
+    def columns(self, model: Vae, encoded: EncodedSplit) -> dict[str, Any]:
+        """Return the validation columns of the curve."""
+        columns = posterior_columns(model, encoded, self.groups)
+        return {
+            "valid_loss": columns["rec"] + float(encoded.kl_train_N.mean()),
+            "valid_nll_elbo": columns["nll_elbo"],
+            "valid_kl": columns["kl"],
+            "valid_mi": columns["mi"],
+            "valid_mi_batch": columns["mi_batch"],
+            "valid_kl_agg": columns["kl_agg"],
+            "valid_au": columns["au"],
+        }
+
+
+def best_epoch_columns(best: EpochRecord, epochs: int) -> dict[str, Any]:
+    """Return the metric columns about the epoch whose weights are measured."""
+    return {"best_epoch": best.epoch, "epochs": epochs} | {name: best[name] for name in AT_BEST_EPOCH}
