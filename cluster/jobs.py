@@ -220,7 +220,7 @@ def _client_class() -> type[Any]:
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            # By default requests follows redirects, uses proxies of the environment and prefers credentials in ~/.netrc.
+            # By default requests follows redirects, uses proxies of the environment and prefers ~/.netrc.
             direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
             return super()._do_request(method, endpoint, allow_redirects=False, timeout=SECONDS, **direct, **options)
 
