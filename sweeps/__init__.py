@@ -1,1 +1,1 @@
-"""The service: search, schedule, store, analyse, command line. Ray and Optuna are imported when used."""
+"""Sweeps: specification, search, execution, storage, analysis and command line. Ray and Optuna load on first use."""

@@ -21,7 +21,7 @@ from lagvae_core.strategies import AnyStrategy
 from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.slots import TrainingComponents
 
-__all__ = ["TrialConfig", "parse_trial"]
+__all__ = ["TrialConfig", "format_run_id", "parse_trial"]
 
 
 class TrialConfig(FrozenConfig):
@@ -126,7 +126,13 @@ class TrialConfig(FrozenConfig):
         return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:12]
 
     def run_id(self, data_fingerprint: str) -> str:
-        return f"{self.config_id(data_fingerprint)}-{self.seed}"
+        """Return the identity of the run: `config_id` and seed."""
+        return format_run_id(self.config_id(data_fingerprint), self.seed)
+
+
+def format_run_id(config_id: str, seed: int) -> str:
+    """Return the `run_id` of a configuration under a seed."""
+    return f"{config_id}-{seed}"
 
 
 def parse_trial(given: Mapping[str, Any], source: str = "") -> TrialConfig:

@@ -1,1 +1,1 @@
-"""Search: the plan of runs, samplers, one Optuna study per arm, and the choice of the next run."""
+"""Search: the plan of missing runs, one Optuna study per arm, and the scheduler that hands out runs."""

@@ -1,14 +1,15 @@
-"""The Optuna study of one arm."""
+"""ArmStudy: the Optuna study of one arm."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.randomness import derive_seed
@@ -21,16 +22,21 @@ __all__ = ["RESAMPLES", "ArmStudy"]
 
 
 RESAMPLES = 32
-"""Draws before a repeated configuration of a finite space is replaced by the first unused one."""
+"""Suggestions to draw before the first unused point of a finite space replaces a repeated one."""
 
 
 class ArmStudy:
-    """The Optuna study of one arm, in memory. Its space is the arm's, and so never conditional.
+    """The Optuna study of one arm, in memory. Its search space is the arm's, so it is never conditional.
 
-    Suggestion i is seeded by (search seed, arm, i) alone, so that a search that was interrupted neither repeats itself
-    nor depends on when that was, beyond the results it knows. Only finished runs reach the study as values: a
-    configuration is told COMPLETE with the mean over its finished seeds, PRUNED if all its runs were stopped early,
-    else FAIL.
+    The seed of suggestion i depends on the search seed, the arm and i only. So a resumed search does not repeat itself,
+    and it does not depend on when it was interrupted, except through the results that it has.
+
+    Each configuration is one Optuna trial. Its state is COMPLETE, with the mean over the finished seeds as values, if
+    at least one finished seed has finite objectives; PRUNED if all its runs were stopped early; otherwise FAIL.
+
+    Args:
+        spec: The sweep.
+        arm: One of its arms.
     """
 
     def __init__(self, spec: SweepSpec, arm: Arm) -> None:
@@ -44,56 +50,44 @@ class ArmStudy:
         self._numbers: dict[int, int] = {}
 
     def enqueue(self, configuration: Configuration) -> None:
-        """Enter a configuration that was chosen earlier as one whose values are still to come."""
+        """Add a configuration that is already chosen as a running trial, whose values follow by `tell`."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(configuration.parameters),
             distributions=self._distributions,
         )
         self.study.add_trial(trial)
-        self._numbers[configuration.index] = self.study.trials[-1].number
+        self._numbers[configuration.index] = len(self._trials()) - 1
 
-    def suggest(self, index: int, plan: Plan, taken: set[str]) -> Configuration | None:
-        """Configuration number `index`, different from those in `taken`; None if the space holds no other."""
+    def suggest(self, index: int, plan: Plan, used_ids: Collection[str]) -> Configuration | None:
+        """Choose configuration number `index` of the arm.
+
+        Args:
+            index: Number of the configuration in its arm.
+            plan: Plan of the sweep, which makes configurations of parameters.
+            used_ids: `config_id`s that must not be chosen again.
+
+        Returns:
+            The configuration, or None if the arm's space has no unused point.
+        """
         if self._spec.search.sampler == "grid":
             configuration = plan.configuration(self.arm, index, self.arm.point(index))
-            return None if configuration.config_id in taken else self._enqueue_new(configuration)
+            return None if configuration.config_id in used_ids else self._enqueue_new(configuration)
         for attempt in range(RESAMPLES):
             trial_number, parameters = self._ask(index, attempt)
-            found = self._free(plan, index, parameters, taken)
-            if found is not None:
+            unused = self._unused(plan, index, parameters, used_ids)
+            if unused is not None:
                 self._numbers[index] = trial_number
-                return found
+                return unused
             self.study.tell(trial_number, state=TrialState.FAIL)
         for number in range(self.arm.size() or 0):
-            found = self._free(plan, index, self.arm.point(number), taken)
-            if found is not None:
-                return self._enqueue_new(found)
+            unused = self._unused(plan, index, self.arm.point(number), used_ids)
+            if unused is not None:
+                return self._enqueue_new(unused)
         return None
 
-    def _free(self, plan: Plan, index: int, parameters: dict[str, Value], taken: set[str]) -> Configuration | None:
-        """The configuration at a point; None if there is one already, or none can be."""
-        try:
-            found = plan.configuration(self.arm, index, parameters)
-        except ConfigError:
-            # Of a continuous space only the corners were looked at before.
-            return None
-        return None if found.config_id in taken else found
-
-    def _enqueue_new(self, configuration: Configuration) -> Configuration:
-        self.enqueue(configuration)
-        return configuration
-
-    def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
-        search = self._spec.search
-        # A sampler that is sure of its best point names it again and again; chance finds another.
-        sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
-        self.study.sampler = make_sampler(sampler, derive_seed(search.seed, self.arm.name, index, attempt))
-        trial = self.study.ask(self._distributions)
-        return trial.number, dict(trial.params)
-
     def tell(self, index: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """All runs of configuration `index` have ended with `rows`."""
+        """Give the study the result of configuration `index`, all of whose runs ended with `rows`."""
         number = self._numbers[index]
         values = [[row[column] for column in self._spec.objectives] for row in rows if row["status"] == "finished"]
         finite = [v for v in values if all(x is not None and math.isfinite(x) for x in v)]
@@ -103,3 +97,34 @@ class ArmStudy:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, state=TrialState.FAIL)
+
+    def trial(self, index: int) -> FrozenTrial:
+        """Return a copy of the Optuna trial of configuration `index`."""
+        return copy.deepcopy(self._trials()[self._numbers[index]])
+
+    def _trials(self) -> list[FrozenTrial]:
+        # `study.trials` copies every trial deeply.
+        return self.study.get_trials(deepcopy=False)
+
+    def _unused(
+        self, plan: Plan, index: int, parameters: dict[str, Value], used_ids: Collection[str]
+    ) -> Configuration | None:
+        """Return the configuration at a point; None if it is used already or invalid."""
+        try:
+            configuration = plan.configuration(self.arm, index, parameters)
+        except ConfigError:
+            # Validation of the sweep checks a continuous space at its corners only.
+            return None
+        return None if configuration.config_id in used_ids else configuration
+
+    def _enqueue_new(self, configuration: Configuration) -> Configuration:
+        self.enqueue(configuration)
+        return configuration
+
+    def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
+        search = self._spec.search
+        # A sampler that has converged suggests its best point again and again; random sampling finds a different one.
+        sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
+        self.study.sampler = make_sampler(sampler, derive_seed(search.seed, self.arm.name, index, attempt))
+        trial = self.study.ask(self._distributions)
+        return trial.number, dict(trial.params)

@@ -1,4 +1,4 @@
-"""`lagvae dashboard`: an Optuna storage derived from the table, one study an arm, for optuna-dashboard to look at."""
+"""`lagvae dashboard`: shows the stored rows in optuna-dashboard, one Optuna study per arm."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ __all__ = ["serve", "studies_of"]
 
 
 def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage) -> list[str]:
-    """Copy every arm's search, as the stored rows tell it, into `storage`; the names of the studies."""
+    """Rebuild the search of every arm from the stored rows and copy it into `storage`.
+
+    Returns:
+        The names of the studies, in the order of the arms.
+    """
     names = []
     for arm in spec.arms:
-        search = ArmStudy(spec, arm)
+        arm_study = ArmStudy(spec, arm)
         study = optuna.create_study(
-            study_name=f"{spec.name}: {arm.name}", storage=storage, directions=search.study.directions
+            study_name=f"{spec.name}: {arm.name}", storage=storage, directions=arm_study.study.directions
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -31,12 +35,11 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
         for (name, index), configuration in sorted(plan.configurations.items(), key=lambda item: item[0][1]):
             if name != arm.name:
                 continue
-            search.enqueue(configuration)
-            rows = [plan.rows.get(f"{configuration.config_id}-{seed}") for seed in spec.search.run_seeds]
-            ended = [row for row in rows if row is not None and plan.ended(row)]
-            if len(ended) == len(rows):
-                search.tell(index, ended)
-            trial = search.study.trials[-1]
+            arm_study.enqueue(configuration)
+            ended = plan.ended_rows(configuration)
+            if len(ended) == len(spec.search.run_seeds):
+                arm_study.tell(index, list(ended.values()))
+            trial = arm_study.trial(index)
             trial.set_user_attr("config_id", configuration.config_id)
             study.add_trial(trial)
         names.append(study.study_name)
@@ -44,13 +47,16 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
 
 
 def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
-    """Show the sweep in optuna-dashboard until interrupted; the storage is a copy and goes with the process."""
+    """Show the sweep in optuna-dashboard until interrupted, from a temporary copy of its search.
+
+    Raises:
+        ConfigError: optuna-dashboard is not installed.
+    """
     try:
         from optuna_dashboard import run_server
     except ModuleNotFoundError:
-        message = "must be installed for `lagvae dashboard`"
-        hint = "Run  pip install 'lagvae[dashboard]'"
-        raise ConfigError([ValidationIssue("optuna-dashboard", message, hint, None)]) from None
+        hint = "Run: pip install 'lagvae[dashboard]'"
+        raise ConfigError([ValidationIssue("optuna-dashboard", "not installed", hint)]) from None
     with tempfile.TemporaryDirectory(prefix="lagvae-dashboard-") as folder:
         path = Path(folder) / "sweep.log"
         backend = JournalFileBackend(str(path))

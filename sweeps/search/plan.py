@@ -1,4 +1,4 @@
-"""A sweep file and what is already stored, made into what must run."""
+"""Plan: the runs of a sweep that are still missing, given the stored rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.config.trial import TrialConfig
+from lagvae_core.config.trial import TrialConfig, format_run_id
 from sweeps.spec.space import Arm, Value
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.schema import ENDED
@@ -17,7 +17,18 @@ __all__ = ["ArmPlan", "Configuration", "Plan", "Run", "Value"]
 
 @dataclass(frozen=True)
 class Run:
-    """One training to be done: a configuration under one seed. `stored` is the row of an earlier attempt, if any."""
+    """One training to do: a configuration under one seed.
+
+    Args:
+        arm: Name of the arm.
+        configuration: Number of the configuration in its arm.
+        parameters: Values of the searched fields, `kind.field` to value.
+        config: The full configuration, seed included.
+        config_id: Identity of the configuration, shared by its seeds.
+        seed: Seed of the run.
+        stored: Row of the earlier attempt; None if this is the first.
+        alone: Whether the run must have its node to itself, after an attempt that was out of memory.
+    """
 
     arm: str
     configuration: int
@@ -30,26 +41,50 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        return f"{self.config_id}-{self.seed}"
+        """Identity of the run in the table."""
+        return format_run_id(self.config_id, self.seed)
 
     @property
     def attempt(self) -> int:
+        """Number of this attempt, from 1."""
         return 1 if self.stored is None else int(self.stored["attempt"]) + 1
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of an arm's space, number `index` in the order in which the arm's points were chosen."""
+    """One point of an arm's space.
+
+    Args:
+        arm: Name of the arm.
+        index: Number of the point in its arm, in the order in which the points were chosen.
+        parameters: Values of the searched fields, `kind.field` to value.
+        config: The full configuration with seed 0.
+        config_id: Identity of the configuration, shared by its seeds.
+    """
 
     arm: str
     index: int
     parameters: Mapping[str, Value]
+    config: TrialConfig
     config_id: str
+
+    def run_id(self, seed: int) -> str:
+        """Return the `run_id` of this configuration under `seed`."""
+        return format_run_id(self.config_id, seed)
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """What an arm still needs: counts of runs, and the mean seconds of those that are finished."""
+    """Counts of one arm.
+
+    Args:
+        arm: Name of the arm.
+        configurations: Number of its configurations.
+        runs: Number of its runs.
+        ended: Runs that have ended.
+        resumed: Runs that were started, but have not ended.
+        mean_seconds: Mean duration of its finished runs [s]; None if there are none.
+    """
 
     arm: str
     configurations: int
@@ -60,38 +95,130 @@ class ArmPlan:
 
     @property
     def missing(self) -> int:
+        """Number of runs that have not ended."""
         return self.runs - self.ended
 
 
 class Plan:
-    """The stored rows, sorted into those of the sweep's own configurations and the rest.
+    """The stored rows of a sweep, and the runs that they leave to do.
 
-    A row belongs to the sweep as the file now stands if its arm and seed exist, its configuration's number is within
-    the budget, its parameters lie within the ranges and its identity is that of the resulting configuration. Rows that
-    do not (`others`) stay in the table, but count for nothing here. With `retry`, failed runs and those out of memory
-    have not ended.
+    A row belongs to the current sweep file if its arm and its seed exist, the number of its configuration is within the
+    budget, its parameters are within the ranges, and its `config_id` is that of the resulting configuration. All other
+    rows stay in the table and are ignored here.
+
+    Args:
+        spec: The sweep.
+        fingerprint: Fingerprint of the data, a part of every `config_id`.
+        rows: The stored rows, in the order of the table.
+        retry: Whether runs that failed or were out of memory run again.
+
+    Attributes:
+        configurations: The configurations of the rows that belong to the sweep, by arm and number.
+        rows: The rows that belong to the sweep, by `run_id`.
+        others: The other rows.
     """
 
     def __init__(
         self, spec: SweepSpec, fingerprint: str, rows: Sequence[Mapping[str, Any]], *, retry: bool = False
     ) -> None:
         self.spec = spec
-        self._retry = retry
         self.fingerprint = fingerprint
         self.configurations: dict[tuple[str, int], Configuration] = {}
         self.rows: dict[str, Mapping[str, Any]] = {}
         self.others: list[Mapping[str, Any]] = []
+        self._retry = retry
+        self._configs: dict[tuple[str, str], tuple[TrialConfig, str]] = {}
         arms = {arm.name: arm for arm in spec.arms}
         for row in rows:
-            known = self._adopt(row, arms.get(row["arm"]))
-            if known is not None:
-                self.configurations[known.arm, known.index] = known
-            if known is not None and row["seed"] in spec.search.run_seeds:
+            configuration = self._configuration_of(row, arms.get(row["arm"]))
+            if configuration is not None:
+                self.configurations[configuration.arm, configuration.index] = configuration
+            if configuration is not None and row["seed"] in spec.search.run_seeds:
                 self.rows[row["run_id"]] = row
             else:
                 self.others.append(row)
 
-    def _adopt(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
+    def configuration(self, arm: Arm, index: int, parameters: Mapping[str, Value]) -> Configuration:
+        """Return configuration number `index` of `arm` at the point `parameters`.
+
+        Raises:
+            ConfigError: No valid trial has these parameters.
+        """
+        # repr tells 1, 1.0 and True apart.
+        key = arm.name, repr(sorted(parameters.items()))
+        if key not in self._configs:
+            config = self.spec.trial_config(arm, parameters, seed=0)
+            self._configs[key] = config, config.config_id(self.fingerprint)
+        return Configuration(arm.name, index, parameters, *self._configs[key])
+
+    def order(self) -> Iterator[tuple[Arm, int]]:
+        """Yield arm and number of every configuration: number 0 of each arm, then number 1, and so on.
+
+        So a sweep that is interrupted has covered its arms evenly.
+        """
+        counts = {arm.name: self.spec.configurations(arm) for arm in self.spec.arms}
+        for index in range(max(counts.values(), default=0)):
+            for arm in self.spec.arms:
+                if index < counts[arm.name]:
+                    yield arm, index
+
+    def has_ended(self, row: Mapping[str, Any]) -> bool:
+        """Return whether the run of `row` is not to run again.
+
+        A run that is out of memory for the first time runs once more, alone. With `retry`, runs that failed or were out
+        of memory run again.
+        """
+        if row["status"] == "out_of_memory":
+            ran_alone = any(entry["status"] == "out_of_memory" for entry in json.loads(row["history"] or "[]"))
+            return ran_alone and not self._retry
+        return row["status"] in ENDED and not (self._retry and row["status"] == "failed")
+
+    def ended_rows(self, configuration: Configuration) -> dict[int, Mapping[str, Any]]:
+        """Return the stored rows of a configuration that have ended, by seed."""
+        rows = {seed: self.rows.get(configuration.run_id(seed)) for seed in self.spec.search.run_seeds}
+        return {seed: row for seed, row in rows.items() if row is not None and self.has_ended(row)}
+
+    def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
+        """Return the runs of a configuration that have not ended, in the order of the seeds."""
+        runs = []
+        for seed in self.spec.search.run_seeds:
+            stored = self.rows.get(configuration.run_id(seed))
+            if stored is not None and self.has_ended(stored):
+                continue
+            runs.append(
+                Run(
+                    arm=arm.name,
+                    configuration=configuration.index,
+                    parameters=configuration.parameters,
+                    config=configuration.config.model_copy(update={"seed": seed}),
+                    config_id=configuration.config_id,
+                    seed=seed,
+                    stored=stored,
+                    alone=stored is not None and stored["status"] == "out_of_memory",
+                )
+            )
+        return runs
+
+    def arms(self) -> list[ArmPlan]:
+        """Return the counts of every arm, in the order of the sweep file."""
+        seeds = self.spec.search.run_seeds
+        plans = []
+        for arm in self.spec.arms:
+            rows = [row for row in self.rows.values() if row["arm"] == arm.name]
+            ended = [row for row in rows if self.has_ended(row)]
+            seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
+            count = self._count(arm)
+            mean = sum(seconds) / len(seconds) if seconds else None
+            plans.append(ArmPlan(arm.name, count, count * len(seeds), len(ended), len(rows) - len(ended), mean))
+        return plans
+
+    @property
+    def missing(self) -> int:
+        """Number of runs that have not ended."""
+        return sum(arm.missing for arm in self.arms())
+
+    def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
+        """Return the configuration that `row` belongs to; None if that is not one of the current sweep file."""
         index = row["configuration"]
         if arm is None or index is None or index >= self.spec.configurations(arm):
             return None
@@ -102,68 +229,14 @@ class Plan:
         dimensions = {dimension.name: dimension for dimension in arm.dimensions}
         if set(parameters) != set(dimensions):
             return None
-        if not all(dimensions[name].holds(value) for name, value in parameters.items()):
+        if not all(dimensions[name].contains(value) for name, value in parameters.items()):
             return None
-        found = self.configuration(arm, index, parameters)
-        present = self.configurations.get((arm.name, index), found)
-        return found if found.config_id == row["config_id"] == present.config_id else None
-
-    def configuration(self, arm: Arm, index: int, parameters: Mapping[str, Value]) -> Configuration:
-        config = self.spec.trial_config(arm, parameters, seed=0)
-        return Configuration(arm.name, index, parameters, config.config_id(self.fingerprint))
-
-    def order(self) -> Iterator[tuple[Arm, int]]:
-        """Arms in turn: configuration 0 of each, then 1, so that a sweep cut short is fair to all."""
-        counts = {arm.name: self.spec.configurations(arm) for arm in self.spec.arms}
-        for index in range(max(counts.values(), default=0)):
-            for arm in self.spec.arms:
-                if index < counts[arm.name]:
-                    yield arm, index
-
-    def ended(self, row: Mapping[str, Any]) -> bool:
-        """Whether the run of `row` is over. A first lack of memory is not the end: it is tried once more, alone."""
-        if row["status"] == "out_of_memory":
-            alone_before = any(entry["status"] == "out_of_memory" for entry in json.loads(row["history"] or "[]"))
-            return alone_before and not self._retry
-        return row["status"] in ENDED and not (self._retry and row["status"] == "failed")
-
-    def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
-        """The runs of a configuration that have not ended, in the order of the seeds."""
-        found = []
-        for seed in self.spec.search.run_seeds:
-            config = self.spec.trial_config(arm, configuration.parameters, seed)
-            run_id = f"{configuration.config_id}-{seed}"
-            stored = self.rows.get(run_id)
-            if stored is None or not self.ended(stored):
-                found.append(
-                    Run(
-                        arm.name,
-                        configuration.index,
-                        configuration.parameters,
-                        config,
-                        configuration.config_id,
-                        seed,
-                        stored,
-                        alone=stored is not None and stored["status"] == "out_of_memory",
-                    )
-                )
-        return found
-
-    def arms(self) -> list[ArmPlan]:
-        """The plan, arm by arm."""
-        seeds = self.spec.search.run_seeds
-        found = []
-        for arm in self.spec.arms:
-            rows = [row for row in self.rows.values() if row["arm"] == arm.name]
-            ended = [row for row in rows if self.ended(row)]
-            seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
-            count = self._count(arm)
-            mean = sum(seconds) / len(seconds) if seconds else None
-            found.append(ArmPlan(arm.name, count, count * len(seeds), len(ended), len(rows) - len(ended), mean))
-        return found
+        configuration = self.configuration(arm, index, parameters)
+        first = self.configurations.get((arm.name, index), configuration)
+        return configuration if configuration.config_id == row["config_id"] == first.config_id else None
 
     def _count(self, arm: Arm) -> int:
-        """How many configurations `arm` has in the end: a point that another arm has is not run twice."""
+        """Return how many configurations `arm` will have. A point that a different arm has is not run twice."""
         count, size = self.spec.configurations(arm), arm.size()
         if size is None or not arm.dimensions:
             return count
@@ -173,7 +246,3 @@ class Plan:
             return count
         points = (self.configuration(arm, number, arm.point(number)) for number in range(size))
         return min(count, sum(point.config_id not in foreign for point in points))
-
-    @property
-    def missing(self) -> int:
-        return sum(arm.missing for arm in self.arms())

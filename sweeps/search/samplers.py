@@ -9,7 +9,10 @@ __all__ = ["make_sampler"]
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """The Optuna sampler of that name, seeded for one suggestion."""
+    """Return the Optuna sampler called `name`, seeded for one suggestion.
+
+    The grid sampler is never asked, since `ArmStudy` enumerates grids itself; it maps to random sampling.
+    """
     seed %= 2**32
     match name:
         case "random" | "grid":
@@ -20,4 +23,4 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
             return optuna.samplers.NSGAIISampler(seed=seed)
         case "gp":
             return optuna.samplers.GPSampler(seed=seed)
-    raise AssertionError(f"no sampler is called {name}")
+    raise AssertionError(f"unknown sampler {name}")

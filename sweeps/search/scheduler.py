@@ -1,4 +1,4 @@
-"""Which run comes next: one Optuna study for each arm, seeds as replicates, arms dealt in turn."""
+"""RunScheduler: decides which run of a sweep starts next."""
 
 from __future__ import annotations
 
@@ -14,112 +14,137 @@ from sweeps.spec.space import Arm
 __all__ = ["RunScheduler"]
 
 
-BREAKER = 3
-"""So many first runs that fail alike stop the sweep; of two arms at least, where so many have something to run."""
+IDENTICAL_FAILURES_TO_ABORT = 3
+"""Circuit breaker: abort the sweep if its first 3 runs fail with the same error.
+
+The failures must come from at least two arms, if at least two arms have runs to do.
+"""
 
 
 class RunScheduler:
-    """Deals the runs of a plan in its order and hears how they ended."""
+    """Hands out the runs of a plan, one configuration of each arm in turn, and records how they end.
+
+    Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
+    configuration. A run that is out of memory for the first time runs once more after all others, alone on its node.
+
+    Args:
+        plan: What is missing of the sweep.
+
+    Attributes:
+        plan: The plan, which the scheduler never changes.
+        stop_reason: Why the scheduler hands out no more runs, a sentence; "" unless all first runs failed alike.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.stop_reason = ""
         self._studies = {arm.name: ArmStudy(plan.spec, arm) for arm in plan.spec.arms}
-        self._order = iter(list(plan.order()))
+        self._order = deque(plan.order())
         self._queue: deque[Run] = deque()
         self._alone: deque[Run] = deque()
         self._running: set[str] = set()
-        self._open: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
-        self._failures: list[tuple[str, str, str]] | None = []
+        self._configurations: dict[tuple[str, int], Configuration] = {}
+        self._ended_rows: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
+        self._first_failures: list[tuple[str, str, str]] | None = []
         self._arms_to_run = sum(arm.missing > 0 for arm in plan.arms())
-        self._taken = {c.config_id for c in plan.configurations.values()}
-        # A fixed arm has one point, which no searched arm may take before it.
+        self._used_ids = {configuration.config_id for configuration in plan.configurations.values()}
+        # A fixed arm has a single point, which no searched arm may use first.
         for arm in plan.spec.arms:
             if not arm.dimensions:
-                self._taken.add(plan.configuration(arm, 0, {}).config_id)
+                self._used_ids.add(plan.configuration(arm, 0, {}).config_id)
         for configuration in sorted(plan.configurations.values(), key=lambda c: (c.arm, c.index)):
             self._studies[configuration.arm].enqueue(configuration)
-            self._begin(configuration)
+            self._register(configuration)
 
-    def next(self) -> Run | None:
-        """The next run to start; None if there is none now, and for good once `exhausted` is true as well."""
-        if self.stop_reason or not self._fill():
+    def next_run(self) -> Run | None:
+        """Return the next run to start, or None if none can start now.
+
+        Once this returned None and `exhausted` is true, no later call returns a run.
+        """
+        if not self.fill_queue():
             return None
         run = self._queue.popleft()
         self._running.add(run.run_id)
         return run
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing will come any more, whatever the running runs do."""
-        return bool(self.stop_reason) or not (self._fill() or self._running)
+    def fill_queue(self) -> bool:
+        """Choose configurations until a run is queued; this may sample new ones from the studies.
 
-    def _fill(self) -> bool:
-        """Open configurations until there is a run to deal; False if there is none now."""
+        Returns:
+            Whether `next_run` has a run to return.
+        """
+        if self.stop_reason:
+            return False
         while not self._queue:
-            step = next(self._order, None)
-            if step is not None:
-                self._open_configuration(*step)
+            if self._order:
+                self._queue_runs(*self._order.popleft())
             elif self._alone and not self._running:
                 self._queue.append(self._alone.popleft())
             else:
                 return False
         return True
 
-    def _open_configuration(self, arm: Arm, index: int) -> None:
-        configuration = self.plan.configurations.get((arm.name, index))
-        if configuration is None:
-            search = self._studies[arm.name]
-            if arm.dimensions:
-                configuration = search.suggest(index, self.plan, self._taken)
-            else:
-                configuration = self.plan.configuration(arm, index, {})
-                search.enqueue(configuration)
-            if configuration is None:
-                return
-            self._taken.add(configuration.config_id)
-            self.plan.configurations[arm.name, index] = configuration
-            self._begin(configuration)
-        for run in self.plan.runs(arm, configuration):
-            (self._alone if run.alone else self._queue).append(run)
+    @property
+    def exhausted(self) -> bool:
+        """True if no run is queued or running and no configuration is left to choose, or if the sweep was aborted."""
+        return bool(self.stop_reason) or not (self._order or self._queue or self._alone or self._running)
 
-    def _begin(self, configuration: Configuration) -> None:
-        """Open the books of a configuration with the rows that have ended already."""
-        known = {}
-        for seed in self.plan.spec.search.run_seeds:
-            row = self.plan.rows.get(f"{configuration.config_id}-{seed}")
-            if row is not None and self.plan.ended(row):
-                known[seed] = row
-        self._open[configuration.arm, configuration.index] = known
-        self._close_if_complete(configuration.arm, configuration.index)
-
-    def _close_if_complete(self, arm: str, index: int) -> None:
-        rows = self._open[arm, index]
-        if len(rows) == len(self.plan.spec.search.run_seeds):
-            self._studies[arm].tell(index, list(rows.values()))
-
-    def ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        """`run` ended with `row`. A first lack of memory is not its end: it is dealt once more at last, alone."""
+    def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        """Record that `run` ended with `row`. A run that is out of memory for the first time is queued again."""
         self._running.discard(run.run_id)
         if row["status"] == "out_of_memory" and not run.alone:
             self._alone.append(replace(run, stored=row, alone=True))
             return
-        self._watch_for_a_common_failure(run.arm, row)
-        self._open[run.arm, run.configuration][run.seed] = row
-        self._close_if_complete(run.arm, run.configuration)
+        self._check_first_failures(run.arm, row)
+        self._ended_rows[run.arm, run.configuration][run.seed] = row
+        self._tell_if_complete(run.arm, run.configuration)
 
-    def _watch_for_a_common_failure(self, arm: str, row: Mapping[str, Any]) -> None:
-        """Stop, if all runs failed until now, in the same way, and not of one arm alone where there are several."""
-        if self._failures is None or self.stop_reason:
+    def _queue_runs(self, arm: Arm, index: int) -> None:
+        """Queue the missing runs of configuration `index` of `arm`; none if the arm's space has no unused point."""
+        configuration = self._configurations.get((arm.name, index)) or self._choose(arm, index)
+        if configuration is None:
+            return
+        for run in self.plan.runs(arm, configuration):
+            (self._alone if run.alone else self._queue).append(run)
+
+    def _choose(self, arm: Arm, index: int) -> Configuration | None:
+        """Choose a new configuration for `arm`; None if its space has no unused point."""
+        study = self._studies[arm.name]
+        configuration: Configuration | None
+        if arm.dimensions:
+            configuration = study.suggest(index, self.plan, self._used_ids)
+        else:
+            configuration = self.plan.configuration(arm, index, {})
+            study.enqueue(configuration)
+        if configuration is not None:
+            self._used_ids.add(configuration.config_id)
+            self._register(configuration)
+        return configuration
+
+    def _register(self, configuration: Configuration) -> None:
+        """Start to collect the ended rows of a configuration, beginning with the stored ones."""
+        key = configuration.arm, configuration.index
+        self._configurations[key] = configuration
+        self._ended_rows[key] = self.plan.ended_rows(configuration)
+        self._tell_if_complete(*key)
+
+    def _tell_if_complete(self, arm: str, index: int) -> None:
+        rows = self._ended_rows[arm, index]
+        if len(rows) == len(self.plan.spec.search.run_seeds):
+            self._studies[arm].tell(index, list(rows.values()))
+
+    def _check_first_failures(self, arm: str, row: Mapping[str, Any]) -> None:
+        """Abort the sweep if every run so far failed with the same error; see `IDENTICAL_FAILURES_TO_ABORT`."""
+        if self._first_failures is None or self.stop_reason:
             return
         if row["status"] != "failed":
-            self._failures = None
+            self._first_failures = None
             return
         last_line = str(row["traceback"] or "").strip().rpartition("\n")[2]
-        self._failures.append((arm, str(row["error_class"]), last_line))
-        arms, reasons = {failure[0] for failure in self._failures}, {failure[1:] for failure in self._failures}
-        if len(reasons) > 1:
-            self._failures = None
-        elif len(self._failures) >= BREAKER and len(arms) >= min(2, self._arms_to_run):
-            count = len(self._failures)
+        self._first_failures.append((arm, str(row["error_class"]), last_line))
+        arms, errors = {failure[0] for failure in self._first_failures}, {f[1:] for f in self._first_failures}
+        if len(errors) > 1:
+            self._first_failures = None
+        elif len(self._first_failures) >= IDENTICAL_FAILURES_TO_ABORT and len(arms) >= min(2, self._arms_to_run):
+            count = len(self._first_failures)
             self.stop_reason = f"The first {count} runs all failed with {last_line or row['error_class']}"

@@ -1,1 +1,1 @@
-"""The sweep file: YAML parsing, search spaces, validation of the whole sweep, and the syntax of arms."""
+"""The sweep file: YAML, search spaces, validation of the whole sweep, and the syntax of arms on the command line."""

@@ -1,8 +1,9 @@
-"""Settings as they are written on the command line: `kind:field=value,field=value+kind`, and KEY=VALUE."""
+"""Configuration on the command line: arms as `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue
@@ -14,10 +15,18 @@ OUTSIDE_BRACKETS = r"(?![^\[\]]*\])"
 
 
 def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
-    """`kind:field=value,field=value+kind` as one mapping for each kind, its values read as YAML.
+    """Parse `kind:field=value,field=value+kind`.
+
+    Args:
+        text: The text; values are YAML.
+        option: Name of the command-line option, for messages.
+        example: A valid text, for messages.
+
+    Returns:
+        One mapping per kind: its `kind` and its fields.
 
     Raises:
-        ConfigError: with every mistake, in the name of `option`; `example` shows how it is meant.
+        ConfigError: A field has no value, or its value is not valid YAML; the error lists every problem.
     """
     items: list[dict[str, Any]] = []
     issues: list[ValidationIssue] = []
@@ -29,15 +38,13 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
         for field in filter(None, re.split(f",{OUTSIDE_BRACKETS}", fields)):
             name, sign, value = field.partition("=")
             if not sign:
-                message = "must give fields as name=value"
-                issues.append(ValidationIssue(option, message, f"For example '{example}'.", part))
+                issues.append(ValidationIssue(option, "fields must be name=value", f"For example '{example}'.", part))
                 continue
             try:
                 item[name.strip()] = load_yaml(value)
             except ValueError:
-                issues.append(
-                    ValidationIssue(option, "must give each field a YAML value", "Quote it if it is a text.", part)
-                )
+                message = f"the value of {name.strip()} is not valid YAML"
+                issues.append(ValidationIssue(option, message, "Quote the value if it is text.", part))
         items.append(item)
     if issues:
         raise ConfigError(issues)
@@ -45,12 +52,22 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
 
 
 def parse_arm_text(text: str) -> list[dict[str, Any]]:
-    """`aggressive:budget=30+kl_linear_epoch` as a stack; fields are separated by commas. `vae` is the empty stack."""
+    """Parse the stack of an arm, such as `aggressive:budget=30+kl_linear_epoch`; `vae` is the empty stack."""
     return [item for item in parse_items(text, "--arm", "aggressive:budget=30") if item != {"kind": "vae"}]
 
 
-def parse_sets(items: list[str] | None) -> dict[str, Any]:
-    """`--set` items as dotted keys and YAML values."""
+def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
+    """Parse the `--set` options.
+
+    Args:
+        items: The options as `KEY=VALUE`, where KEY is dotted and VALUE is YAML.
+
+    Returns:
+        Dotted keys to values.
+
+    Raises:
+        ConfigError: An option is not KEY=VALUE, or its value is not valid YAML; the error lists every problem.
+    """
     values: dict[str, Any] = {}
     issues = []
     for item in items or []:
@@ -61,7 +78,7 @@ def parse_sets(items: list[str] | None) -> dict[str, Any]:
         try:
             values[key] = load_yaml(text)
         except ValueError:
-            issues.append(ValidationIssue(f"--set {key}", "must be a YAML value", "Quote it if it is a text.", text))
+            issues.append(ValidationIssue(f"--set {key}", "not valid YAML", "Quote the value if it is text.", text))
     if issues:
         raise ConfigError(issues)
     return values

@@ -1,4 +1,4 @@
-"""What the tests of the sweeps share: small sweep files, rows without training, and a world that answers at once."""
+"""Shared by the tests of sweeps: small sweep files, rows without training, and a driver without Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer = Callable[[Run], Mapping[str, Any]]
 
 
 def sweep(**changes: Any) -> dict[str, Any]:
-    """A lawful sweep file as a mapping, with `changes` at its top level; None removes a key."""
+    """Return a valid sweep file as a mapping, with `changes` at its top level; None removes a key."""
     values: dict[str, Any] = {
         "name": "tiny",
         "trial": TINY_TRIAL,
@@ -41,11 +41,12 @@ def sweep(**changes: Any) -> dict[str, Any]:
 
 
 def spec_of(**changes: Any) -> SweepSpec:
+    """Return the spec of `sweep(**changes)`."""
     return parse_spec(yaml.safe_dump(sweep(**changes), sort_keys=False))
 
 
 def row_of(run: Run, **values: Any) -> Row:
-    """The row that a driver would write for `run`."""
+    """Return the row that a driver writes for `run`, with `values` as its results."""
     return {
         **dict.fromkeys(RUNS_SCHEMA.names),
         "sweep": "tiny",
@@ -65,7 +66,7 @@ def row_of(run: Run, **values: Any) -> Row:
 
 
 def plausible(run: Run) -> dict[str, Any]:
-    """Objectives that follow from configuration and seed alone."""
+    """Return objectives that depend on configuration and seed only."""
     number = int(run.config_id, 16) % 1000
     return {"nll_iw": 100.0 + number / 100 + run.seed, "au": number % 3}
 
@@ -78,21 +79,34 @@ def play(
     concurrent: int = 1,
     retry: bool = False,
 ) -> tuple[list[Row], RunScheduler]:
-    """The table after a driver has seen `ends` runs end (all by default); what was then running is left `running`."""
+    """Drive a sweep without training.
+
+    Args:
+        spec: The sweep.
+        rows: The rows that are stored already.
+        answer: Results of a run.
+        ends: Stop after this number of runs ended; None drives the sweep to its end.
+        concurrent: Number of runs at a time.
+        retry: Whether runs that failed or were out of memory run again.
+
+    Returns:
+        The rows, in which runs that were cut off are `running`, and the scheduler.
+    """
     table = {row["run_id"]: row for row in rows}
     scheduler = RunScheduler(Plan(spec, FINGERPRINT, list(table.values()), retry=retry))
     running: list[Run] = []
     while True:
-        while len(running) < concurrent and (run := scheduler.next()) is not None:
+        while len(running) < concurrent and (run := scheduler.next_run()) is not None:
             running.append(run)
             table[run.run_id] = row_of(run, status="running")
         if not running or ends == 0:
             return list(table.values()), scheduler
         run = running.pop(0)
         table[run.run_id] = row_of(run, **answer(run))
-        scheduler.ended(run, table[run.run_id])
+        scheduler.on_run_ended(run, table[run.run_id])
         ends = None if ends is None else ends - 1
 
 
 def run_ids(rows: Iterable[Row]) -> list[str]:
+    """Return the `run_id`s of `rows`, sorted."""
     return sorted(row["run_id"] for row in rows)
