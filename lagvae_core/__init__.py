@@ -1,4 +1,4 @@
-"""The science of lagvae: one trial, from configuration to record. Needs torch and numpy, but neither Ray nor Optuna.
+"""Training and measurement of one VAE, from configuration to record. Depends on torch and numpy, not on Ray or Optuna.
 
 The public names are imported on first use, so that `lagvae_core.errors` can be imported without torch.
 """

@@ -1,10 +1,11 @@
-"""What several test files share: a tiny trial, its data, a checkpoint in memory and interruptions on purpose."""
+"""Helpers for several test files: a tiny trial, its data, a checkpoint in memory and deliberate interruptions."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 
 from lagvae_core import TrialConfig, TrialRecord, train
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.data import DataConfig, Dataset
+from lagvae_core.data import Batch, DataConfig, Dataset
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue
 from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Proposal
 from lagvae_core.models.lstm import LstmDecoder
+from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies.trained_model import TrainedModel
 from lagvae_core.training.record import Progress
 from lagvae_core.training.trial import Trial
@@ -36,18 +38,37 @@ TINY_MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
 TINY_TRAINING = {"epochs": 2, "batch_size": 16}
 TINY_EVALUATION = {"iw_samples": 8, "limit": 16}
 SHORT_AGGRESSIVE = {"kind": "aggressive", "max_inner": 8, "check": 3, "mi_tol": 10.0}
-"""Aggressive with an inner loop of at most 7 steps, in a phase that does not end in two epochs."""
-
-
-ABOUT_IMAGES = {"pixelcnn_lm"}
-"""Strategies that have no place on words."""
+"""Aggressive training with an inner loop of at most 7 steps, in a phase that lasts longer than two epochs."""
 
 TINY_IMAGE_MODEL = {"latent_dim": 2, "kernels": [3, 3, 3], "maps": 4, "encoder_maps": 4, "encoder_hidden": 8}
 
 
+def _accepted(kind: str, data: dict[str, Any]) -> bool:
+    try:
+        parse_trial({"data": data, "strategies": [kind]})
+    except ConfigError:
+        return False
+    return True
+
+
+IMAGE_STRATEGIES = frozenset(
+    kind
+    for kind in CATALOGUE
+    if not _accepted(kind, TINY_DATA) and _accepted(kind, {"kind": "images", "path": "images.npz"})
+)
+"""Strategies for images only."""
+
+
 def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
-    """A configuration that trains in a tenth of a second; `sections` change data, model, training, evaluation."""
-    if any((s if isinstance(s, str) else s["kind"]) in ABOUT_IMAGES for s in strategies) and "data" not in sections:
+    """Return a configuration that trains in a tenth of a second, on images if a strategy is for images only.
+
+    Args:
+        strategies: The strategies, by kind or with their fields.
+        seed: Seed of the trial.
+        sections: Changed fields of the sections data, model, training and evaluation.
+    """
+    kinds = {strategy if isinstance(strategy, str) else strategy["kind"] for strategy in strategies}
+    if kinds & IMAGE_STRATEGIES and "data" not in sections:
         return tiny_images(*strategies, seed=seed, **sections)
     defaults = {"data": TINY_DATA, "model": TINY_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
     filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
@@ -55,7 +76,7 @@ def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str,
 
 
 def tiny_images(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
-    """The same on 6 x 6 images: a bright square somewhere on a dark ground."""
+    """Return the configuration of `tiny` on 6 x 6 images of a bright square on a dark background."""
     data = {"kind": "images", "path": str(tiny_image_file())}
     defaults = {"data": data, "model": TINY_IMAGE_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
     filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
@@ -64,7 +85,7 @@ def tiny_images(*strategies: str | dict[str, Any], seed: int = 0, **sections: di
 
 @functools.cache
 def tiny_image_file() -> Path:
-    """Grey images of 6 x 6 pixels with the column of the square as label; kept for the life of the process."""
+    """Write grey images of 6 x 6 pixels, labelled by the column of the square; the file lives as long as the process."""
     generator, arrays = np.random.default_rng(0), {}
     for split, count in (("train", 64), ("valid", 32), ("test", 32)):
         corners = generator.integers(0, 4, (count, 2))
@@ -72,53 +93,57 @@ def tiny_image_file() -> Path:
         for image, (row, column) in zip(images, corners, strict=True):
             image[0, row : row + 3, column : column + 3] = generator.integers(200, 256, (3, 3))
         arrays |= {split: images, f"{split}_labels": corners[:, 1]}
-    _KEPT.append(folder := tempfile.TemporaryDirectory())
+    _FOLDERS.append(folder := tempfile.TemporaryDirectory())
     np.savez(path := Path(folder.name, "images.npz"), **arrays)
     return path
 
 
-_KEPT: list[Any] = []
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @functools.cache
 def dataset_of(data: DataConfig) -> Dataset:
-    """The data, generated once a process and kept out of every lasting cache."""
+    """Return the data. They are generated once per process and are not written to the user's cache."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAGVAE_CACHE", folder)
         return data.load()
 
 
 def run(config: TrialConfig, **options: Any) -> TrialRecord:
+    """Train `config`; `options` are arguments of `train`."""
     return train(config, dataset=dataset_of(config.data), **options)
 
 
 def trial_of(config: TrialConfig) -> Trial:
+    """Return a trial before its first update, on the CPU."""
     return Trial(config, dataset_of(config.data), torch.device("cpu"))
 
 
 def trained_of(config: TrialConfig) -> TrainedModel:
-    """The model that the trial of this configuration leaves behind."""
+    """Train `config` and return its model."""
     trial = trial_of(config)
     trial.fit()
     return TrainedModel.of(trial)
 
 
 def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
-    """The record as JSON, without what the clock and the machine decide."""
+    """Return the record as JSON without times, memory and the path of the data."""
     values = record if isinstance(record, dict) else record.to_json()
     data = {name: value for name, value in values["config"]["data"].items() if name != "path"}
-    kept = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
+    steps = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
     curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
-    return {**values, "config": {**values["config"], "data": data}, "curve": curve, "cost": kept}
+    return {**values, "config": {**values["config"], "data": data}, "curve": curve, "cost": steps}
 
 
 @contextmanager
 def rejects(*where: str, error: type[UserError] = ConfigError) -> Iterator[list[ValidationIssue]]:
-    """A block that must end with an `error` whose issues are about `where`, in that order; gives the issues after it.
+    """Context manager. The block must raise `error` with exactly one issue for each `where`, in this order.
 
-    with rejects("training.momentum") as issues:
-        parse_trial({"training": {"momentum": 2}})
-    assert issues[0].value == 2
+    It yields a list that holds the issues after the block:
+
+        with rejects("training.momentum") as issues:
+            parse_trial({"training": {"momentum": 2}})
+        assert issues[0].value == 2
     """
     issues: list[ValidationIssue] = []
     with pytest.raises(error) as caught:
@@ -128,7 +153,7 @@ def rejects(*where: str, error: type[UserError] = ConfigError) -> Iterator[list[
 
 
 class MemoryCheckpoint:
-    """A checkpoint store without a disk."""
+    """A checkpoint store in memory."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
@@ -141,32 +166,40 @@ class MemoryCheckpoint:
 
 
 class InterruptionError(Exception):
-    """The power cut of a test."""
+    """A deliberate interruption of a trial."""
 
 
 class Interruptions:
-    """A progress callback that raises once at each place that `wanted` names."""
+    """A progress callback that raises once at each place that `selected` accepts.
 
-    def __init__(self, wanted: Callable[[Progress], bool]) -> None:
-        self.wanted = wanted
+    Attributes:
+        seen: The places at which it has raised.
+    """
+
+    def __init__(self, selected: Callable[[Progress], bool]) -> None:
+        self.selected = selected
         self.seen: set[Progress] = set()
 
     def __call__(self, progress: Progress) -> None:
-        if self.wanted(progress) and progress not in self.seen:
+        if self.selected(progress) and progress not in self.seen:
             self.seen.add(progress)
             raise InterruptionError
 
 
 def everywhere(progress: Progress) -> bool:
-    """Every update, and evaluation at every eighth example."""
+    """Select every update, and every eighth example of an evaluation."""
     return progress.phase == "train" or progress.done % 8 == 0
 
 
 def run_interrupted(
-    config: TrialConfig, wanted: Callable[[Progress], bool] = everywhere, checkpoint_seconds: float = 0.0
+    config: TrialConfig, selected: Callable[[Progress], bool] = everywhere, checkpoint_seconds: float = 0.0
 ) -> tuple[TrialRecord, set[Progress]]:
-    """The record of a trial that dies at every wanted place once and is started again, and those places."""
-    store, interruptions = MemoryCheckpoint(), Interruptions(wanted)
+    """Train with one interruption at each selected place, resuming each time.
+
+    Returns:
+        The record, and the places of the interruptions.
+    """
+    store, interruptions = MemoryCheckpoint(), Interruptions(selected)
     while True:
         try:
             record = run(config, checkpoint=store, checkpoint_seconds=checkpoint_seconds, progress=interruptions)
@@ -176,17 +209,21 @@ def run_interrupted(
 
 
 class SampledPrior(NormalPrior):
-    """N(0, I) whose KL is never in closed form: one number an example, or one for each dimension."""
+    """N(0, I) with a sampled KL in place of the closed form.
+
+    Args:
+        by_dimension: Return one KL per dimension, not one per example.
+    """
 
     def __init__(self, by_dimension: bool = False) -> None:
         super().__init__()
-        self._whole = not by_dimension
+        self._by_dimension = by_dimension
 
     def closed_form(self, q: Proposal) -> bool:
         return False
 
     def kl(self, q: Proposal, draw: Draw) -> torch.Tensor:
-        if self._whole:
+        if not self._by_dimension:
             return Prior.kl(self, q, draw)
         return (draw.log_q() + 0.5 * (draw.z_BSZ.square() + LOG_2PI)).mean(1)
 
@@ -194,31 +231,33 @@ class SampledPrior(NormalPrior):
 def updates(
     config: TrialConfig, count: int, prepare: Callable[[Trial], None] = lambda trial: None
 ) -> tuple[list[float], dict[str, torch.Tensor], Trial]:
-    """The losses of `count` outer updates in float64, the parameters after them, and the trial.
+    """Do `count` outer updates in float64, on the training batches in stored order.
 
-    `prepare` changes the trial before the first.
+    Args:
+        config: Configuration of the trial.
+        count: Number of updates.
+        prepare: Changes the trial before the first update.
+
+    Returns:
+        The losses, the parameters after the last update, and the trial.
     """
     trial = trial_of(config)
     trial.model.double()
     prepare(trial)
     trial.model.train()
-    losses = []
-    for step, batch in enumerate(cycle(trial.train_batches, count)):
-        weight = trial.components.kl_weight(step)
-        trial.components.posterior.before_step(weight)
-        loss = trial.components.update(trial.learner, batch, weight)
-        trial.components.objective.after_step(loss.kl_BZ.detach())
-        trial.components.posterior.after_step()
-        losses.append(float(loss.total.detach()))
+    for batch in cycle(trial.train_batches, count):
+        trial.train_batch(batch)
+    losses = [float(terms[0]) for terms in trial.history]
     return losses, dict(trial.model.named_parameters()), trial
 
 
-def cycle(batches: list[Any], count: int) -> Iterable[Any]:
-    return (batches[step % len(batches)] for step in range(count))
+def cycle(batches: Sequence[Batch], count: int) -> Iterator[Batch]:
+    """Yield `count` batches, starting again at the first after the last."""
+    return itertools.islice(itertools.cycle(batches), count)
 
 
 def assert_equals_plain_vae(strategy: dict[str, Any], count: int = 20) -> None:
-    """A remedy at its neutral setting gives the losses and the parameters of the plain VAE, bit for bit."""
+    """Assert that a strategy with neutral options gives the losses and parameters of the plain VAE, bit for bit."""
     losses, parameters, _ = updates(tiny(strategy), count)
     plain_losses, plain_parameters, _ = updates(tiny(), count)
     assert losses == plain_losses
@@ -247,13 +286,21 @@ def assert_equals_sampled_vae(
     tolerance: float = 0.0,
     count: int = 20,
 ) -> None:
-    """The same of a remedy whose KL is by Monte Carlo, beside the plain VAE with such a KL; it may add parameters."""
+    """Assert that a strategy with a sampled KL equals the plain VAE with a sampled KL; it may add parameters.
 
-    def sampled(trial: Trial) -> None:
+    Args:
+        strategy: The strategy with neutral options.
+        prepare: Changes its trial before the first update.
+        by_dimension: Sample the KL of the plain VAE by dimension.
+        tolerance: Relative and absolute tolerance of losses and parameters.
+        count: Number of updates.
+    """
+
+    def sample_kl(trial: Trial) -> None:
         trial.model.prior = SampledPrior(by_dimension)
 
     losses, parameters, _ = updates(tiny(strategy), count, prepare)
-    plain_losses, plain_parameters, _ = updates(tiny(), count, sampled)
+    plain_losses, plain_parameters, _ = updates(tiny(), count, sample_kl)
     closed_losses, _, _ = updates(tiny(), count)
     assert plain_losses != closed_losses
     assert losses == pytest.approx(plain_losses, rel=tolerance, abs=0.0)

@@ -1,4 +1,4 @@
-"""What a trial says: one record an epoch, one at the end. Plain data, JSON in and out."""
+"""Records of a trial: one per epoch and one at the end, plain data that converts to JSON and back."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lagvae_core.config.trial import TrialConfig
 __all__ = ["CURVE_COLUMNS", "METRIC_COLUMNS", "EpochRecord", "Progress", "TrialRecord"]
 
 METRIC_COLUMNS: tuple[Column, ...] = (
-    Column("n", "int", "examples measured"),
-    Column("tokens", "int", "predicted tokens measured; null for images"),
+    Column("n", "int", "number of measured examples"),
+    Column("tokens", "int", "number of predicted tokens in the measured examples; null for images"),
     Column(
         "nll_iw",
         "float",
-        "importance-weighted NLL, iw_k samples, of the model that is sampled from [nats]",
+        "importance-weighted NLL with iw_k samples, of the model that is sampled from [nats]",
         "min",
     ),
-    Column("nll_iw_mc_se", "float", "standard error of nll_iw from the finite number of samples [nats]"),
-    Column("iw_k", "int", "importance samples an example"),
+    Column("nll_iw_mc_se", "float", "standard error of nll_iw that comes from the finite number of samples [nats]"),
+    Column("iw_k", "int", "importance samples per example"),
     Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
-    Column("nll_elbo", "float", "rec + kl: minus the ELBO, one sample [nats]; a looser bound than nll_iw", "min"),
+    Column("nll_elbo", "float", "rec + kl: the negative ELBO with one sample [nats]; a looser bound than nll_iw", "min"),
     Column("rec", "float", "-log p(x|z) at one posterior sample [nats]", "min"),
     Column("kl", "float", "KL(q(z|x) || p(z)) of the evaluated model [nats]", "max"),
-    Column("kl_train", "float", "the KL that the training objective charges, weight 1 [nats]"),
+    Column("kl_train", "float", "KL in the training objective at weight 1 [nats]"),
     Column(
         "mi",
         "float",
@@ -34,37 +34,37 @@ METRIC_COLUMNS: tuple[Column, ...] = (
         "max",
     ),
     Column("mi_se", "float", "standard error of mi [nats]"),
-    Column("mi_cap", "float", "ln n: the largest value that mi can take [nats]"),
-    Column("mi_batch", "float", "the same within groups of mi_batch_size, the protocol of He et al. 2019 [nats]"),
-    Column("mi_batch_cap", "float", "the largest value that mi_batch can take [nats]"),
+    Column("mi_cap", "float", "ln n: the largest possible value of mi [nats]"),
+    Column("mi_batch", "float", "I(x; z) within groups of mi_batch_size, the protocol of He et al. 2019 [nats]"),
+    Column("mi_batch_cap", "float", "the largest possible value of mi_batch [nats]"),
     Column("kl_agg", "float", "kl - mi, an estimate of KL(q(z) || p(z)) [nats]", "min"),
     Column("au", "int", "active units: dimensions with Var(E[z|x]) >= 0.01, in units of the prior", "max"),
     Column("mean_variance", "floats", "Var(E[z|x]) of each dimension, in units of the prior"),
-    Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null where it does not split"),
+    Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null if it does not split over dimensions"),
     Column("ppl", "float", "exp(sum of nll_iw / sum of predicted tokens), corpus level; null for images", "min"),
-    Column("bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits a pixel of images; null for words", "min"),
-    Column("best_epoch", "int", "the epoch (from 1) whose weights are measured"),
-    Column("epochs", "int", "epochs trained"),
+    Column("bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits per pixel of images; null for words", "min"),
+    Column("best_epoch", "int", "number of the epoch whose weights are measured, from 1"),
+    Column("epochs", "int", "number of trained epochs"),
     Column(
         "valid_loss",
         "float",
-        "rec + kl_train on the validation split at best_epoch, which selected it [nats]",
+        "rec + kl_train on the validation split at best_epoch, the loss that selects it [nats]",
     ),
     Column("valid_nll_elbo", "float", "rec + kl on the validation split at best_epoch [nats]", "min"),
     Column("valid_kl", "float", "kl on the validation split at best_epoch [nats]", "max"),
     Column("valid_mi", "float", "mi on the validation split at best_epoch [nats]", "max"),
     Column("valid_au", "int", "au on the validation split at best_epoch", "max"),
 )
-"""The default columns, the same for every remedy; strategies add their own."""
+"""Metric columns of every trial. Strategies and kinds of data add their own."""
 
 CURVE_COLUMNS: tuple[Column, ...] = (
-    Column("epoch", "int", "from 1"),
+    Column("epoch", "int", "number of the epoch, from 1"),
     Column("step", "int", "outer updates so far"),
     Column("train_loss", "float", "mean training objective of the epoch [nats]"),
     Column("train_rec", "float", "mean reconstruction term of the epoch, with dropout [nats]"),
-    Column("train_kl", "float", "mean charged KL of the epoch [nats]"),
+    Column("train_kl", "float", "mean KL in the training objective over the epoch, at weight 1 [nats]"),
     Column("kl_weight", "float", "KL weight of the epoch's last update"),
-    Column("learning_rate", "float", "of the decoder, during the epoch"),
+    Column("learning_rate", "float", "learning rate of the decoder during the epoch"),
     Column("valid_loss", "float", "rec + kl_train on the validation split [nats]"),
     Column("valid_nll_elbo", "float", "rec + kl on the validation split [nats]"),
     Column("valid_kl", "float", "kl on the validation split [nats]"),
@@ -72,21 +72,23 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("valid_mi_batch", "float", "mi_batch on the validation split [nats]"),
     Column("valid_kl_agg", "float", "kl_agg on the validation split [nats]"),
     Column("valid_au", "int", "au on the validation split"),
-    Column("encoder_steps", "int", "encoder updates so far"),
-    Column("decoder_steps", "int", "decoder updates so far"),
-    Column("skipped_batches", "int", "batches of the epoch too small for the remedy's statistics"),
-    Column("seconds", "float", "wall time since the start of the trial, interruptions excluded"),
+    Column("encoder_steps", "int", "optimiser steps of the encoder so far"),
+    Column("decoder_steps", "int", "optimiser steps of the decoder so far"),
+    Column("skipped_batches", "int", "batches of the epoch that were too small for the statistics of a strategy"),
+    Column("seconds", "float", "wall time since the start of the trial, without interruptions [s]"),
 )
+"""Columns of the record of an epoch."""
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: the values of CURVE_COLUMNS; what speaks of z is None in a model without one."""
+    """The values of `CURVE_COLUMNS` for one epoch; columns about z are None for a model without a latent variable."""
 
     values: dict[str, Any]
 
     @property
     def epoch(self) -> int:
+        """Number of the epoch, from 1."""
         return int(self.values["epoch"])
 
     def __getitem__(self, column: str) -> Any:
@@ -95,7 +97,14 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of the trial is: `done` of `total` batches (training) or examples (evaluation)."""
+    """Progress of one phase of a trial.
+
+    Attributes:
+        phase: `train`, or a phase of the evaluation.
+        epoch: Number of the epoch, from 1.
+        done: Batches (training) or examples (evaluation) that are done.
+        total: Batches or examples of the phase.
+    """
 
     phase: str
     epoch: int
@@ -105,10 +114,22 @@ class Progress:
 
 @dataclass
 class TrialRecord:
-    """One trial: its configuration, how it ended, and every number.
+    """The result of one trial.
 
-    `status` is finished, stopped_early, diverged, out_of_memory or failed; `stop_reason` a sentence. `metrics` holds
-    METRIC_COLUMNS and those of the strategies, `cost` seconds by phase and steps, `data` what was loaded.
+    Attributes:
+        config: Configuration of the trial.
+        run_id: Identity of configuration, data and seed.
+        config_id: Identity of configuration and data without the seed.
+        data_fingerprint: Hash of the data.
+        status: finished, stopped_early, diverged, out_of_memory or failed.
+        stop_reason: A sentence about the end of the trial.
+        metrics: Values of `METRIC_COLUMNS` and of the columns of the strategies; empty unless finished.
+        curve: One record per epoch.
+        cost: Seconds by phase, optimiser steps and peak memory.
+        data: Statistics of the loaded data.
+        warnings: Warnings about the configuration.
+        error_class: Class of the exception that ended the trial.
+        traceback: Traceback of that exception.
     """
 
     config: TrialConfig
@@ -126,7 +147,7 @@ class TrialRecord:
     traceback: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a number that is not finite becomes null."""
+        """Return the record as plain JSON values; numbers that are not finite become null."""
         values = asdict(self) | {
             "config": self.config.model_dump(mode="json"),
             "curve": [record.values for record in self.curve],
@@ -136,6 +157,7 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrialRecord:
+        """Return the record from the values that `to_json` returned."""
         return cls(
             **values
             | {

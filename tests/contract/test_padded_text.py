@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import ABOUT_IMAGES
+from helpers import IMAGE_STRATEGIES
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import PAD
@@ -13,7 +13,7 @@ from lagvae_core.training.trial import Trial
 
 MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
 VARIANTS = [
-    *({"kind": name} for name in sorted(set(CATALOGUE) - ABOUT_IMAGES)),
+    *({"kind": name} for name in sorted(set(CATALOGUE) - IMAGE_STRATEGIES)),
     {"kind": "contiguous_dropout", "starts": 2},
     {"kind": "delta_vae", "prior": "ar1"},
     {"kind": "historyless", "variant": "notoken"},

@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from helpers import ABOUT_IMAGES
+from helpers import IMAGE_STRATEGIES
 from pydantic import ValidationError
 
 from lagvae_core.config.recipe import RECIPES
@@ -407,7 +407,7 @@ def test_an_untested_combination_must_be_allowed():
 
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_a_strategy_is_named_once(kind):
-    codes, message = incompatibilities(kind, kind, **(IMAGES if kind in ABOUT_IMAGES else {}))
+    codes, message = incompatibilities(kind, kind, **(IMAGES if kind in IMAGE_STRATEGIES else {}))
     assert codes == ["E-SLOT"]
     assert f"{kind} is there twice" in message
     assert message.endswith("Remove one of the two.")

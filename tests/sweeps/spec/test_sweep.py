@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import ABOUT_IMAGES
+from helpers import IMAGE_STRATEGIES
 from worlds import FINGERPRINT, spec_of, sweep
 
 from lagvae_core.errors import ConfigError, ValidationIssue
@@ -92,7 +92,7 @@ class TestLawful:
     def test_names(self, name):
         assert spec_of(name=name).name == name
 
-    @pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind not in ABOUT_IMAGES])
+    @pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind not in IMAGE_STRATEGIES])
     @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
     def test_every_strategy_by_its_bare_name(self, kind, sampler):
         spec = spec_of(arms={"one": [kind]}, search={"sampler": sampler, "configurations": 3})
