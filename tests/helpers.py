@@ -85,7 +85,7 @@ def tiny_images(*strategies: str | dict[str, Any], seed: int = 0, **sections: di
 
 @functools.cache
 def tiny_image_file() -> Path:
-    """Write grey images of 6 x 6 pixels, labelled by the column of the square; the file lives as long as the process."""
+    """Write grey images of 6 x 6 pixels, labelled by the column of the square. The process keeps the file."""
     generator, arrays = np.random.default_rng(0), {}
     for split, count in (("train", 64), ("valid", 32), ("test", 32)):
         corners = generator.integers(0, 4, (count, 2))

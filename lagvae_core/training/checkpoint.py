@@ -87,7 +87,8 @@ def decode(
     if state.get("format") != FORMAT:
         raise CheckpointError(f"The {what} has format {state.get('format')}, expected {FORMAT}. {hint}")
     if identity is not None and state.get("identity") != identity:
-        raise CheckpointError(f"The {what} belongs to trial {state.get('identity')}, not to {identity}. {mismatch_hint}")
+        owner = state.get("identity")
+        raise CheckpointError(f"The {what} belongs to trial {owner}, not to {identity}. {mismatch_hint}")
     return state
 
 

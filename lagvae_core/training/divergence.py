@@ -63,7 +63,7 @@ class DivergenceRule:
             Diverged: One of the rules applies.
         """
         if not all(map(math.isfinite, (kl, loss, evaluated_kl))):
-            raise Diverged(f"validation gives kl {kl} ({evaluated_kl} as evaluated) and loss {loss} after epoch {epoch}")
+            raise Diverged(f"validation gives kl {kl} (evaluated: {evaluated_kl}) and loss {loss} after epoch {epoch}")
         if self.first_loss is None:
             self.first_loss = loss
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0

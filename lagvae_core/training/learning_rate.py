@@ -17,8 +17,9 @@ class DecayRule:
     count of bad epochs to 0. The learning rate decays at the `patience`-th consecutive bad epoch, but not before epoch
     `min_epoch` (from 0); bad epochs before that one count. A decay sets the count to 0.
 
-    What a decay does to the reference depends on `against`. With `last` (text), it sets the reference to the loss of its
-    epoch, which is *worse* than the old reference. With `best` (images), the reference stays the lowest loss so far.
+    What a decay does to the reference depends on `against`. With `last` (text), it sets the reference to the loss of
+    its epoch, which is *worse* than the old reference. With `best` (images), the reference stays the lowest loss so
+    far.
 
     Training stops in place of decay number `max_decays`.
     """

@@ -10,7 +10,7 @@ import torch
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import Diverged
-from lagvae_core.runtime import peak_reserved_bytes, start_peak
+from lagvae_core.runtime import peak_reserved_bytes, reset_peak_memory
 from lagvae_core.training.trial import Trial
 
 __all__ = ["estimate_peak_memory"]
@@ -36,7 +36,7 @@ def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.de
     data = config.data.model_copy(update={"partition": "fixed_random"})
     source: Any = dataset
     short = {name: getattr(dataset, name).limit(EXAMPLES) for name in ("train", "valid", "test")}
-    start_peak(device)
+    reset_peak_memory(device)
     trial = Trial(
         config.model_copy(update={"data": data}), replace(source, valid=short["valid"], test=short["test"]), device
     )

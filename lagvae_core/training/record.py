@@ -23,7 +23,7 @@ METRIC_COLUMNS: tuple[Column, ...] = (
     Column("nll_iw_mc_se", "float", "standard error of nll_iw that comes from the finite number of samples [nats]"),
     Column("iw_k", "int", "importance samples per example"),
     Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
-    Column("nll_elbo", "float", "rec + kl: the negative ELBO with one sample [nats]; a looser bound than nll_iw", "min"),
+    Column("nll_elbo", "float", "rec + kl, the negative ELBO at one sample [nats]; a looser bound than nll_iw", "min"),
     Column("rec", "float", "-log p(x|z) at one posterior sample [nats]", "min"),
     Column("kl", "float", "KL(q(z|x) || p(z)) of the evaluated model [nats]", "max"),
     Column("kl_train", "float", "KL in the training objective at weight 1 [nats]"),
