@@ -1,4 +1,4 @@
-"""An encoder that has learned to encode before it is asked to be a posterior."""
+"""Pretraining of encoder and decoder as an autoencoder."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ __all__ = ["AePretrain"]
 
 
 class AePretrain(Strategy):
-    """Encoder and decoder first train as an autoencoder; then the decoder starts anew, and the trial proper begins.
+    """Encoder and decoder are first trained as an autoencoder; then the decoder is reset and the trial proper begins.
 
-    Source: Li et al. 2019, as their published code has it. For `epochs` epochs the loss is the reconstruction alone,
-    from a sample of q, whatever else is stacked; `training.epochs` more follow under the stacked remedies. The encoder
-    is kept, with what belongs to the posterior. The decoder gets fresh weights, others than its first; optimisers,
-    learning rate, its decay and all schedules start as if nothing had been before. `epochs` 0 is the plain VAE. The
-    remedy is meant for a stack: theirs has free_bits (`mode` dim_sample, 8 nats in all) and kl_linear_epoch (0 to 1 in
-    10 epochs).
+    Source: Li et al. 2019, following their published code. For `epochs` epochs the loss is the reconstruction alone,
+    from a sample of q, independent of the rest of the stack; `training.epochs` further epochs follow with the stacked
+    strategies. The trial proper keeps the encoder and the parameters of the posterior. The decoder gets new random
+    weights, different from its first ones; optimisers, learning rate, its decay and all schedules start from scratch.
+    `epochs` 0 is the plain VAE. The strategy is meant to be stacked: the paper combines it with free_bits (`mode`
+    dim_sample, 8 nats in total) and kl_linear_epoch (0 to 1 in 10 epochs).
 
-    - They train the autoencoder as long as any model, with decays of the learning rate, and keep the encoder of the
-      best validation reconstruction. Here the learning rate stays, the encoder is that of the last epoch, and the
-      default of 5 epochs is short.
+    Departures.
+
+    - The paper trains the autoencoder as long as any other model, with decays of the learning rate, and keeps the
+      encoder with the best validation reconstruction. Here the learning rate is constant, the encoder of the last epoch
+      is kept, and the default of 5 epochs is short.
     - Dropout, dropped words and the learning rate of the encoder are the same in both stages.
-    - Epochs, updates and seconds are counted through: with 5 epochs of pretraining the first of the trial proper is the
-      sixth of the curve, and `best_epoch` is at least 6.
+    - Epochs, updates and seconds count both stages: with 5 epochs of pretraining, the first epoch of the trial proper
+      is the sixth of the curve, and `best_epoch` is at least 6.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"pretraining"})
     paper: ClassVar[str] = "Li et al. 2019, A Surprisingly Effective Fix for Deep Latent Variable Modeling of Text"
 
     kind: Literal["ae_pretrain"] = "ae_pretrain"
-    epochs: Annotated[int, Field(ge=0, description="epochs as an autoencoder, before all others"), Tunable(1, 20)] = 5
+    epochs: Annotated[int, Field(ge=0, description="pretraining epochs as an autoencoder"), Tunable(1, 20)] = 5
 
     @property
     def pretraining_epochs(self) -> int:

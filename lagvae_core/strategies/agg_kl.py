@@ -1,7 +1,8 @@
-"""The KL of the aggregate posterior in the place of the mean KL of the posteriors."""
+"""The KL of the aggregate posterior instead of the mean KL of the posteriors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,27 +10,28 @@ from torch import Tensor
 
 from lagvae_core.models.kl import log_aggregate
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import KlExchange
+from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, Trait
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["AggKl", "AggregateKl"]
 
 
 class AggKl(KlExchange):
-    """Not each q(z|x) but only their mean over the data, q(z), pays a KL to the prior.
+    """The loss contains the KL of the aggregate posterior q(z), the mean of all q(z|x), instead of the KL of each.
 
     Source: Hoffman & Johnson 2016, ELBO surgery, with the weights of Zhao et al. 2017.
 
     The mean KL of the posteriors is I(x; z) + KL(q(z) || p(z)). The loss is mean(rec) + (1 - alpha) * w * KL +
     (alpha + scale - 1) * D, with D an estimate of KL(q(z) || p(z)). At `alpha` 1 and `scale` 1, the defaults, it is
-    rec + D: the bound with the price of the information taken off. At `alpha` 0 it is a further cost on top of the
-    bound and does nothing against a collapse.
+    rec + D: the bound without the cost of the information. At `alpha` 0, D is an additional cost on top of the bound
+    and does not counteract collapse.
 
-    D is the mean over the batch of log((1/B) sum_j q(z_i|x_j)) - log p(z_i), with one sample z_i of each posterior, all
-    of the densities whose KL is charged. A sample finds its own posterior in the mixture, which puts D too high by
-    I(x; z) less the information that a batch of B can show, at most ln B: so no more than ln B nats are free of charge,
-    and the rest costs what it costs in the plain VAE. Hence larger batches are another objective. In batches
-    of one sentence length, which `batching: constant_length` makes of a text, D is the KL of one length.
+    D is the mean over the batch of log((1/B) sum_j q(z_i|x_j)) - log p(z_i), with one sample z_i of each posterior. All
+    densities are those whose KL is in the objective. The mixture contains the posterior that z_i was drawn from, so D
+    is too high by I(x; z) minus the information that a batch of B can show, which is at most ln B. Hence at most ln B
+    nats of information are free, and the rest costs as much as in the plain VAE: a larger batch is a different
+    objective. In batches of one sentence length, which `batching: constant_length` makes of a text, D is the KL of one
+    length.
     """
 
     paper: ClassVar[str] = (
@@ -37,7 +39,9 @@ class AggKl(KlExchange):
     )
 
     kind: Literal["agg_kl"] = "agg_kl"
-    alpha: Annotated[float, Field(le=1, description="share of the mean KL that is not paid"), Tunable(0.0, 1.0)] = 1.0
+    alpha: Annotated[
+        float, Field(le=1, description="share of the mean KL that is left out of the loss"), Tunable(0.0, 1.0)
+    ] = 1.0
     scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)"), Tunable(1, 10, log=True)] = (
         1.0
     )
@@ -45,9 +49,18 @@ class AggKl(KlExchange):
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight)
 
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
+        for other in context.with_trait(Trait.FLOW_POSTERIOR):
+            yield Incompatibility(
+                "E14",
+                f"agg_kl needs q(z|x) at the samples of other examples, which under {other.kind} costs an inversion "
+                "for each pair; remove one of the two",
+            )
+
 
 class AggregateKl(Penalty):
-    """weight * KL(q(z) || p(z)), q(z) the mixture of the batch's posteriors, Gaussians all of them."""
+    """weight * KL(q(z) || p(z)), where q(z) is the mixture of the batch's posteriors, all of them Gaussian."""
 
     least_batch = 2
 

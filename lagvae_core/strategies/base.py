@@ -1,11 +1,13 @@
-"""What every strategy is: plain data that fills slots, and says where it has no place."""
+"""The base of every strategy: its traits, what it may inspect, and the rules by which stacks are refused."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -19,29 +21,108 @@ from lagvae_core.settings import FrozenConfig, TrainingConfig
 from lagvae_core.strategies.slots import KlWeight, Penalty, TrainingComponents
 
 __all__ = [
+    "CODES",
     "BuildContext",
     "ConfigContext",
+    "ConfigWarning",
     "Incompatibility",
     "KlExchange",
     "KlSchedule",
     "LanguageModel",
     "Strategy",
+    "Trait",
     "assemble",
-    "grouped_batches",
-    "images_only",
-    "lstm_only",
     "needs_batch_statistics",
-    "several_penalties",
-    "text_only",
     "without_effect",
 ]
+
+CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "E-SLOT": "Two strategies fill the same exclusive slot, or one strategy is listed twice.",
+        "E-RANGE": "Values that are valid one by one contradict each other.",
+        "E-PSEUDO": "The encoder reads an input that the pseudo-inputs of the prior do not have.",
+        "E01": "One strategy adapts the effective KL weight, and another one fixes it.",
+        "E02": "A schedule and a constant factor would both multiply the KL.",
+        "E03": "Two strategies set the spread of the posterior means.",
+        "E04": "The refinement steps are not defined for the other strategy's posterior, prior or penalty.",
+        "E05": "Both strategies are remedies for the lag of the inference network.",
+        "E06": "The guaranteed KL of the posterior is lost under another prior, or makes free bits ineffective.",
+        "E07": "The free-bits mode compares a KL that the other strategy does not provide.",
+        "E08": "The scaled generator is defined for the prior N(0, I) only.",
+        "E09": "The strategy has no meaning for this kind of data, model or decoder.",
+        "E10": "The strategy acts on the latent variable, and the model has none.",
+        "E11": "The strategy has no effect, because nothing in the decoder is random.",
+        "E12": "The batch size is smaller than the statistics of the strategy require.",
+        "E13": "The combination is untested.",
+        "E14": "The strategy evaluates Gaussian posteriors at foreign samples, and the posteriors are flows.",
+        "E15": "Both strategies are parameterisations of the same model.",
+        "E16": "The refinement steps are defined for a weighted ELBO, and the other strategy replaces it.",
+        "E17": "The weight of a divergence is negative.",
+        "E18": "An option is set that has no effect in this configuration.",
+        "W1": "Two strategies change the speed of the encoder, so that their effects cannot be separated.",
+        "W2": "The multiplier of the objective moves in outer steps only.",
+        "W3": "A decay of the learning rate may restore weights of an earlier cycle of the KL weight.",
+        "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
+        "W5": "A term of the loss counts in the final refinement step only.",
+        "W6": "Several strategies add a penalty, and no published weights balance them.",
+    }
+)
+"""Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md explains them."""
+
+
+class Trait(StrEnum):
+    """A property of a strategy by which other strategies refuse it, warn of it or adapt to it.
+
+    Rules between strategies use traits and slots, never names, so that they also hold for strategies from outside.
+    """
+
+    TEXT_ONLY = "text_only"
+    """It concerns the words of a text and has no meaning for images."""
+    IMAGES_ONLY = "images_only"
+    """It concerns pixels and has no meaning for words."""
+    REPLACES_LSTM_DECODER = "replaces_lstm_decoder"
+    """It builds a decoder of its own from the fields of `model.kind = lstm`, and is undefined for other models."""
+    NO_LATENT_VARIABLE = "no_latent_variable"
+    """Its model has no latent variable."""
+    WORKS_WITHOUT_Z = "works_without_z"
+    """It does not act on z, so it also applies to a model without a latent variable."""
+    BATCH_STATISTICS = "batch_statistics"
+    """It uses statistics over the examples of a training batch, so the grouping of batches matters."""
+    REGULARISES_BATCH = "regularises_batch"
+    """It penalises the posteriors of a batch jointly, which is undefined if each of them is refined separately."""
+    NORMALISES_MEANS = "normalises_means"
+    """It normalises the posterior means over the batch and fixes their spread."""
+    SCALES_MEANS = "scales_means"
+    """It multiplies the posterior means by a factor that fixes their spread."""
+    FLOW_POSTERIOR = "flow_posterior"
+    """q(z|x) is a flow instead of a Gaussian: its density at the sample of another example costs an inversion."""
+    KL_NOT_BY_DIMENSION = "kl_not_by_dimension"
+    """The KL is not a sum over latent dimensions."""
+    KL_SAMPLED = "kl_sampled"
+    """The KL of an example is estimated from one sample and may be negative."""
+    FIXED_KL_WEIGHT = "fixed_kl_weight"
+    """It multiplies the KL by a weight that does not depend on the KL, so the loss remains a weighted ELBO."""
+    INNER_LOOP = "inner_loop"
+    """It trains the encoder alone for many inner steps before each outer step."""
+    UNTESTED_WITH_INNER_LOOP = "untested_with_inner_loop"
+    """It learns or records something in outer steps only, and has not been tested with an inner loop."""
+    BOUNDED_RECEPTIVE_FIELD = "bounded_receptive_field"
+    """Its decoder reads a bounded number of previous words."""
+    ENCODER_READS_BAG = "encoder_reads_bag"
+    """Its encoder also reads the bag of words of the example."""
 
 
 @dataclass(frozen=True)
 class ConfigContext:
-    """What a strategy may know of the configuration that it stands in, before data or model exist.
+    """The configuration around a strategy, before data or model exist.
 
-    `batching` is None where the data leave no choice.
+    Args:
+        strategies: The whole stack.
+        training: The training configuration.
+        model: The model configuration.
+        data_kind: `kind` of the data.
+        partition: How the examples are assigned to batches.
+        batching: How a text is batched; None for data that have no such option.
     """
 
     strategies: tuple[Strategy, ...]
@@ -53,16 +134,30 @@ class ConfigContext:
 
     @property
     def token_model(self) -> TokenModel:
-        """The model, for strategies that are about words."""
+        """The model, for strategies that concern words."""
         assert isinstance(self.model, TokenModel), "a model of words"
         return self.model
+
+    def with_trait(self, trait: Trait) -> Iterator[Strategy]:
+        """Return the strategies of the stack that have `trait`."""
+        return (strategy for strategy in self.strategies if strategy.has(trait))
+
+    def filling(self, *slots: str) -> Iterator[Strategy]:
+        """Return the strategies of the stack that fill any of `slots`."""
+        return (strategy for strategy in self.strategies if not strategy.slots.isdisjoint(slots))
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a strategy may know of the trial when its parts are built; from `streams` a part takes draws of its own.
+    """The trial around a strategy when its components are built.
 
-    `train_batches` are those of the first epoch, on the trial's device, in their stored order.
+    Args:
+        latent_dim: Number of dimensions of z.
+        batches_per_epoch: Number of outer updates in one epoch.
+        streams: Random streams of the trial. A component that draws takes a stream of its own.
+        domain: What the data are: words, with the size of the vocabulary, or images.
+        model: The model configuration.
+        train_batches: The batches of the first epoch, on the trial's device, in their stored order.
     """
 
     latent_dim: int
@@ -74,147 +169,203 @@ class BuildContext:
 
     @property
     def token_model(self) -> TokenModel:
-        """The model, for strategies that are about words."""
+        """The model, for strategies that concern words."""
         assert isinstance(self.model, TokenModel), "a model of words"
         return self.model
 
     @property
     def vocabulary(self) -> int:
-        """The number of words, for strategies that are about them."""
+        """The number of words, for strategies that concern them."""
         assert isinstance(self.domain, TextDomain), "a domain of words"
         return self.domain.vocabulary
 
 
 @dataclass(frozen=True)
 class Incompatibility:
-    """Why a stack cannot be meant: the code of the rule and a sentence that names the strategies."""
+    """The reason why a strategy cannot be used in a configuration.
+
+    Args:
+        code: Code of the rule, a key of `CODES`.
+        message: A clause that names the strategies and a way out, without a full stop.
+    """
 
     code: str
     message: str
 
 
-def text_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
-    """For strategies that are about words."""
-    if context.data_kind == "images":
-        yield Incompatibility("E09", f"{kind} is about the words of a text and means nothing on images; remove it")
+@dataclass(frozen=True)
+class ConfigWarning:
+    """Advice on a valid configuration, shown and stored as "W1: message".
 
+    Args:
+        code: Code of the rule, a key of `CODES`; None for advice without a code.
+        message: A whole sentence.
+    """
 
-def images_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
-    """For strategies that are about pixels."""
-    if context.data_kind != "images":
-        yield Incompatibility("E09", f"{kind} is about the pixels of images and means nothing on words; remove it")
+    code: str | None
+    message: str
 
-
-def lstm_only(kind: str, context: ConfigContext) -> Iterator[Incompatibility]:
-    """For strategies that put something in the place of the LSTM decoder, which is made from its settings."""
-    if not isinstance(context.model, LstmModel):
-        yield Incompatibility(
-            "E09",
-            f"{kind} takes the place of the decoder of model.kind = lstm, and knows nothing of what that of "
-            f"{context.model.kind} reads; remove it",
-        )
+    def __str__(self) -> str:
+        return self.message if self.code is None else f"{self.code}: {self.message}"
 
 
 def needs_batch_statistics(
     kind: str, field: str | None, least: int, context: ConfigContext
 ) -> Iterator[Incompatibility]:
-    """For strategies that use the statistics of a batch of at least `least`, the value of their `field`, if any."""
+    """Refuse batches that are too small for the statistics of a strategy (E12).
+
+    Args:
+        kind: Kind of the strategy.
+        field: The field of the strategy that sets `least`, if any.
+        least: The smallest batch that has the statistics.
+        context: The configuration around the strategy.
+    """
     if context.training.batch_size < least:
-        message, hint = (f"{field} = {least}", f" or lower {kind}.{field}") if field is not None else (f"{least}", "")
+        required, alternative = (f"{field} = {least}", f" or lower {kind}.{field}") if field else (f"{least}", "")
         yield Incompatibility(
             "E12",
-            f"{kind} needs the statistics of batches of at least {message}, but training.batch_size is "
-            f"{context.training.batch_size}; raise it{hint}",
+            f"{kind} uses the statistics of batches of at least {required} examples, but training.batch_size is "
+            f"{context.training.batch_size}; raise it{alternative}",
         )
 
 
-def grouped_batches(kind: str, context: ConfigContext) -> Iterator[str]:
-    """What to know of a strategy that uses the statistics of a batch where each batch holds one group (W4)."""
+def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
+    """Refuse fields that differ from their defaults but have no effect `where`, such as "in mode code" (E18)."""
+    for name in names:
+        if getattr(strategy, name) != type(strategy).model_fields[name].default:
+            yield Incompatibility("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
+
+
+class Strategy(FrozenConfig, ABC):
+    """A remedy against posterior collapse. Its fields are its hyperparameters, its docstring its science.
+
+    A subclass sets `kind` to a literal default, and these class variables:
+
+    - `slots`: names of the slots that it fills;
+    - `paper`: its source in one line;
+    - `traits`: properties by which other strategies refuse it, warn of it or adapt to it;
+    - `columns`: columns that only this strategy adds to the table;
+    - `unmeasured`: default columns that are null under it, because the number does not exist or costs too much.
+
+    An override of `incompatibilities` or `warnings` yields from `super()` first: the base checks the rules that
+    follow from slots and traits alone.
+    """
+
+    slots: ClassVar[frozenset[str]]
+    paper: ClassVar[str]
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    columns: ClassVar[tuple[Column, ...]] = ()
+    unmeasured: ClassVar[frozenset[str]] = frozenset()
+    kind: Any
+
+    @property
+    def pretraining_epochs(self) -> int:
+        """Number of epochs that it trains before the `training.epochs` of the trial proper."""
+        return 0
+
+    @property
+    def final_kl_weight(self) -> float:
+        """KL weight at the end of its schedule; 1 if it has no schedule."""
+        return 1.0
+
+    @property
+    def free_kl(self) -> float | None:
+        """KL of a latent dimension below which nothing is paid [nats]; None if all KL is paid."""
+        return None
+
+    @property
+    def dropout_rates(self) -> Mapping[str, float]:
+        """Dropout rates of the decoder that replace those of the model, by the name of the model's field."""
+        return {}
+
+    def has(self, trait: Trait) -> bool:
+        """Return whether the strategy has `trait`. Override it for a trait that depends on the fields."""
+        return trait in self.traits
+
+    @abstractmethod
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        """Return new objects for exactly the slots in `slots`, by the names of the fields of TrainingComponents."""
+
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        """Yield the reasons that forbid this strategy in `context`, a complete configuration."""
+        if self.has(Trait.TEXT_ONLY) and context.data_kind == "images":
+            yield Incompatibility(
+                "E09", f"{self.kind} concerns the words of a text and has no meaning for images; remove it"
+            )
+        if self.has(Trait.IMAGES_ONLY) and context.data_kind != "images":
+            yield Incompatibility(
+                "E09", f"{self.kind} concerns the pixels of images and has no meaning for words; remove it"
+            )
+        if self.has(Trait.REPLACES_LSTM_DECODER) and not isinstance(context.model, LstmModel):
+            yield Incompatibility(
+                "E09",
+                f"{self.kind} replaces the decoder of model.kind = lstm and does not support the inputs of the "
+                f"{context.model.kind} decoder; remove it",
+            )
+
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        """Yield advice on this strategy in `context`, a valid configuration."""
+        penalising = sorted(strategy.kind for strategy in context.filling("penalties"))
+        if "penalties" in self.slots and len(penalising) > 1:
+            # The same text for each of them, so that it is shown once.
+            yield ConfigWarning(
+                "W6", f"{' and '.join(penalising)} each add a penalty to the loss; no published weights balance them."
+            )
+        if self.has(Trait.BATCH_STATISTICS):
+            yield from _grouped_batches(self.kind, context)
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the value of `kind`."""
+        return str(cls.model_fields["kind"].default)
+
+
+def _grouped_batches(kind: str, context: ConfigContext) -> Iterator[ConfigWarning]:
+    """Warn of batch statistics where each batch holds examples of one group (W4)."""
     if context.batching == "constant_length":
         group, hint = "sentence length", "data.batching = padded mixes the lengths"
     elif context.partition == "fixed_by_group":
         group, hint = "group", "data.partition = fixed_random mixes the groups"
     else:
         return
-    yield (
-        f"W4: {kind} uses the statistics of batches of one {group} each, so that training leaves out how the "
-        f"{group}s differ from each other, and evaluation does not; {hint}."
+    yield ConfigWarning(
+        "W4",
+        f"{kind} uses the statistics of batches of one {group} each, so training does not regularise the differences "
+        f"between {group}s, but evaluation includes them; {hint}.",
     )
-
-
-def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
-    """For fields that change nothing `where` (such as "in mode code"): they must be left at their defaults."""
-    for name in names:
-        if getattr(strategy, name) != type(strategy).model_fields[name].default:
-            yield Incompatibility("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
-
-
-def several_penalties(context: ConfigContext) -> Iterator[str]:
-    """For strategies that add a penalty: the same text from each of them, in whatever order they stand."""
-    kinds = sorted(strategy.kind for strategy in context.strategies if "penalties" in strategy.slots)
-    if len(kinds) > 1:
-        yield f"W6: {' and '.join(kinds)} each add to the loss; no published weights balance them with one another."
-
-
-class Strategy(FrozenConfig, ABC):
-    """A remedy: its fields are its hyperparameters, its docstring its science.
-
-    A subclass gives `kind` a literal default, `slots` the names of the slots that it fills, `paper` its source in one
-    line, and `columns` the columns that only it adds to the table. `unmeasured` names default columns that are null
-    under it, because the number does not exist or costs too much. `latent` says whether it acts on z, and so has no
-    place in a model without one.
-    """
-
-    slots: ClassVar[frozenset[str]]
-    paper: ClassVar[str]
-    columns: ClassVar[tuple[Column, ...]] = ()
-    unmeasured: ClassVar[frozenset[str]] = frozenset()
-    latent: ClassVar[bool] = True
-    kind: Any
-
-    @property
-    def pretraining_epochs(self) -> int:
-        """How many epochs it trains before the `training.epochs` of the trial proper."""
-        return 0
-
-    @abstractmethod
-    def build(self, context: BuildContext) -> dict[str, Any]:
-        """The filled slots: names of `Parts` to fresh objects, exactly those of `slots`."""
-
-    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        """What forbids this strategy in `setup`; called once the whole configuration is known."""
-        yield from ()
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        """What may be run but should be known."""
-        yield from ()
-
-    @classmethod
-    def name(cls) -> str:
-        return str(cls.model_fields["kind"].default)
 
 
 class KlSchedule(Strategy):
     """A KL weight of w_start + (w_end - w_start) * share(t) at outer update t, counted from 0; evaluation has weight 1.
 
-    Nothing but t is remembered. `w_start` = `w_end` = 1 is the plain VAE.
+    The weight depends on t alone. `w_start` = `w_end` = 1 is the plain VAE.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
 
-    w_start: Annotated[float, Field(ge=0, le=1, description="weight from which it rises")] = 0.0
-    w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
+    w_start: Annotated[float, Field(ge=0, le=1, description="initial KL weight")] = 0.0
+    w_end: Annotated[float, Field(ge=0, description="final KL weight")] = 1.0
+
+    @property
+    def final_kl_weight(self) -> float:
+        return self.w_end
 
     @abstractmethod
     def share(self, step: int, batches_per_epoch: int) -> float:
-        """How much of the way from `w_start` to `w_end` is covered at outer update `step`, from 0 to 1."""
+        """Return the share of the way from `w_start` to `w_end` at outer update `step`, from 0 to 1."""
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _ScheduledWeight(self, context.batches_per_epoch)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.w_start > self.w_end:
-            yield Incompatibility("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+            yield Incompatibility(
+                "E-RANGE",
+                f"{self.kind}.w_start must be at most {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
+                "w_start or raise w_end",
+            )
 
 
 class _ScheduledWeight(KlWeight):
@@ -228,74 +379,79 @@ class _ScheduledWeight(KlWeight):
 
 
 class LanguageModel(Strategy):
-    """The decoder alone, in a model with a latent space of no dimensions, in which what speaks of z is null."""
+    """The decoder alone. The latent space has no dimensions, and every column about z is null."""
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.NO_LATENT_VARIABLE, Trait.WORKS_WITHOUT_Z})
     unmeasured: ClassVar[frozenset[str]] = frozenset({*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"})
-    latent: ClassVar[bool] = False
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"encoder": NoEncoder, "decoder": decoder_without_z}
 
-    def latent_strategies(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        """The strategies beside it that would act on z."""
+    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         for other in context.strategies:
-            if other.latent:
+            if not other.has(Trait.WORKS_WITHOUT_Z):
                 yield Incompatibility(
                     "E10",
-                    f"{self.kind} has no latent variable that {other.kind} could act on; remove one of the two",
+                    f"{other.kind} acts on the latent variable, and the model of {self.kind} has none; remove one of "
+                    "the two",
                 )
 
 
 class KlExchange(Strategy):
-    """Part of the KL is exchanged for a divergence D of the aggregate posterior q(z) from the prior.
+    """A part of the KL is replaced by a divergence D of the aggregate posterior q(z) from the prior.
 
     The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w (Zhao et al. 2017). At
     `alpha` 0 and `scale` 1 this is the plain VAE, and nothing is computed or drawn for D.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_share", "penalties"})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.REGULARISES_BATCH})
 
-    alpha: Annotated[float, Field(le=1, description="share of the KL that is not paid")] = 0.0
+    alpha: Annotated[float, Field(le=1, description="share of the KL that is left out of the loss")] = 0.0
     scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)")] = 1.0
 
     @abstractmethod
     def penalty(self, weight: float) -> Penalty:
-        """weight * D."""
+        """Return weight * D."""
 
     @property
     def divergence_weight(self) -> float:
-        """alpha + scale - 1, where what rounding leaves of a sum of 1 is 0."""
+        """alpha + scale - 1, rounded so that a sum of 1 gives exactly 0."""
         return round(self.alpha + self.scale - 1.0, 12)
+
+    def has(self, trait: Trait) -> bool:
+        """The statistics of a batch are needed only if D has a weight."""
+        return super().has(trait) and (trait is not Trait.BATCH_STATISTICS or self.divergence_weight > 0)
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         weight = self.divergence_weight
         return {"kl_share": 1.0 - self.alpha, "penalties": (self.penalty(weight),) if weight > 0 else ()}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.divergence_weight < 0:
             yield Incompatibility(
                 "E17",
-                f"{self.kind} would reward the divergence from the prior: alpha + scale >= 1 must hold, but got "
+                f"{self.kind} would reward the divergence from the prior: alpha + scale must be at least 1, but is "
                 f"{self.alpha} + {self.scale}; raise {self.kind}.scale",
             )
-        if self.divergence_weight > 0:
+        if self.has(Trait.BATCH_STATISTICS):
             yield from needs_batch_statistics(self.kind, None, 2, context)
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        yield from several_penalties(context)
-        if self.divergence_weight > 0:
-            yield from grouped_batches(self.kind, context)
-        for other in context.strategies:
-            if self.alpha == 1 and "kl_weight" in other.slots:
-                yield (
-                    f"{self.kind}: at alpha = 1 no KL is paid, so that the weight of {other.kind} changes nothing in "
-                    "the loss."
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
+        for other in context.filling("kl_weight"):
+            if self.alpha == 1:
+                yield ConfigWarning(
+                    None,
+                    f"{self.kind}: at alpha = 1 the loss contains no KL, so the weight of {other.kind} has no effect.",
                 )
 
 
 def assemble(strategies: tuple[Strategy, ...], context: BuildContext) -> TrainingComponents:
-    """The parts of a whole stack; that no exclusive slot is filled twice was settled at validation."""
+    """Return the components of a whole stack, in which no exclusive slot is filled twice."""
     filled: dict[str, Any] = {}
     for strategy in strategies:
         components = strategy.build(context)

@@ -9,34 +9,35 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["BetaVae"]
 
 
 class BetaVae(Strategy):
-    """The KL term is multiplied by `beta`: below 1 it buys information in z at the price of a looser prior match.
+    """The KL term is multiplied by `beta`. Below 1, z carries more information and matches the prior less closely.
 
-    Source: Higgins et al. 2017; He et al. 2019 use 0.2, 0.4, 0.6 and 0.8 against collapse. Evaluation always has
-    weight 1, so the measured bounds compare. At a low beta the batch-wise MI estimate saturates at the logarithm of
-    the batch size and the aggregate posterior leaves the prior (`kl_agg`).
+    Source: Higgins et al. 2017; He et al. 2019 use 0.2, 0.4, 0.6 and 0.8 against collapse. Evaluation always uses
+    weight 1, so the measured bounds are comparable. At a low beta the batch-wise MI estimate saturates at the logarithm
+    of the batch size, and the aggregate posterior departs from the prior (`kl_agg`).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
     paper: ClassVar[str] = "Higgins et al. 2017, beta-VAE, equation 4"
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
 
     kind: Literal["beta_vae"] = "beta_vae"
-    beta: Annotated[float, Field(ge=0, description="factor on the KL term"), Tunable(0.1, 1.0)] = 0.4
+    beta: Annotated[float, Field(ge=0, description="factor of the KL term"), Tunable(0.1, 1.0)] = 0.4
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _WeightedKl(self.beta)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        for other in context.strategies:
-            if "kl_weight" in other.slots:
-                hint = f"set {other.kind}.w_end = {self.beta} and leave beta_vae out"
-                yield Incompatibility("E02", f"beta_vae and {other.kind} would multiply two KL weights; {hint}")
+        yield from super().incompatibilities(context)
+        for other in context.filling("kl_weight"):
+            hint = f"remove beta_vae and set {other.kind}.w_end = {self.beta}"
+            yield Incompatibility("E02", f"beta_vae and {other.kind} would multiply two KL weights; {hint}")
 
 
 class _WeightedKl(Objective):

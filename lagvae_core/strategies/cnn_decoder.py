@@ -1,8 +1,8 @@
-"""A decoder whose view of the past is bounded by construction."""
+"""A convolutional decoder with a bounded receptive field."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.dilated_cnn import DilatedCnn
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, lstm_only, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 
 __all__ = ["SIZES", "CnnDecoder"]
 
@@ -25,46 +25,58 @@ SIZES: dict[str, tuple[int, ...]] = {
     "lcnn": 2 * (1, 2, 4, 8, 16),
     "vlcnn": 3 * (1, 2, 4, 8, 16),
 }
-"""The dilations of the published sizes."""
+"""The dilations of each published size."""
 
 
 class CnnDecoder(Strategy):
-    """The decoder is a stack of dilated causal convolutions, which sees the last words only and needs z for the rest.
+    """The decoder is a stack of dilated causal convolutions. It sees only the last words and needs z for the rest.
 
-    Source: Yang et al. 2017; sizes and layers as recalled, the paper was not re-read.
+    Source: Yang et al. 2017. Sizes and layers are quoted from memory; the paper was not read again.
 
     x = 1x1([embedding; z]) at each position, then for each dilation x + 1x1(relu(convolution(relu(1x1(x))))), then
     dropout and the output layer. The decoder sees the last 1 + (kernel - 1) * sum(dilations) words: `scnn` 15, `mcnn`
-    63, `lcnn` 125, `vlcnn` 187. A sentence shorter than that is seen whole, and then nothing asks for z. With `size`
-    null, `dilations` are one's own; `kernel` 1 sees one word.
+    63, `lcnn` 125, `vlcnn` 187. It sees a shorter sentence as a whole, and then nothing requires z. With `size` null,
+    `dilations` can be chosen freely; `kernel` 1 sees one word.
 
-    - Channels between and within the blocks are `channels`, by default `model.hidden`; 512 is the size recalled.
-    - `dropout` falls on what a block adds and not on the sum, because after 5 to 15 halvings nothing is left of what
-      entered: tried so, `mcnn` hardly learned and `vlcnn` diverged. `model.dropout_in` holds for the embeddings,
-      `model.dropout_out` for what the output layer reads.
-    - The layers start as torch's do, embeddings as `model.init_embedding` says. From `model.init_range` what the blocks
-      add would be next to nothing for long.
-    - z enters at the first layer; `skip_vae` brings it to every block and to the output.
+    - The number of channels between and within the blocks is `channels`, by default `model.hidden`; the paper's number
+      is 512, from memory.
+    - `dropout` applies to the output of a block before the sum, not to the sum, because dropout of 0.5 on the sum
+      leaves nothing of the input after 5 to 15 blocks: with it, `mcnn` hardly learned and `vlcnn` diverged.
+      `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.
+    - The layers are initialised by the defaults of torch, embeddings by `model.init_embedding`. With `model.init_range`
+      the blocks would add almost nothing for a long time.
+    - z enters at the first layer; `skip_vae` adds it to every block and to the output layer.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decoder"})
     paper: ClassVar[str] = (
         "Yang et al. 2017, Improved Variational Autoencoders for Text Modeling using Dilated Convolutions"
     )
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset(
+        {
+            Trait.BOUNDED_RECEPTIVE_FIELD,
+            Trait.REPLACES_LSTM_DECODER,
+            Trait.TEXT_ONLY,
+            Trait.WORKS_WITHOUT_Z,
+        }
+    )
 
     kind: Literal["cnn_decoder"] = "cnn_decoder"
     size: Annotated[
         Literal["scnn", "mcnn", "lcnn", "vlcnn"] | None,
-        Field(description="a published size; null: `dilations` says it"),
+        Field(description="published size of the decoder; null: given by `dilations`"),
         Tunable(choices=tuple(SIZES)),
     ] = "mcnn"
     dilations: Annotated[
-        tuple[Dilation, ...] | None, Field(min_length=1, description="one block for each; with `size` null")
+        tuple[Dilation, ...] | None, Field(min_length=1, description="dilation of each block, if `size` is null")
     ] = None
-    kernel: Annotated[int, Field(ge=1, description="words that a convolution reads at once")] = 3
-    channels: Annotated[int | None, Field(ge=1, description="of all blocks; null: model.hidden")] = None
-    dropout: Annotated[float, Field(ge=0, lt=1, description="on what each block adds")] = 0.5
+    kernel: Annotated[int, Field(ge=1, description="width of a convolution [words]")] = 3
+    channels: Annotated[int | None, Field(ge=1, description="channels of all blocks; null: model.hidden")] = None
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate on the output of each block")] = 0.5
+
+    @property
+    def dropout_rates(self) -> Mapping[str, float]:
+        return {"dropout_out": self.dropout}
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -91,15 +103,14 @@ class CnnDecoder(Strategy):
         return {"decoder": decoder}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.size is not None and self.dilations is not None:
             yield Incompatibility(
                 "E18",
-                f"cnn_decoder.size = {self.size} is an unused option beside cnn_decoder.dilations; set size to null, "
-                "or leave dilations out",
+                f"cnn_decoder.size = {self.size} is an unused option with cnn_decoder.dilations; set size to null or "
+                "leave dilations out",
             )
         if self.size is None and self.dilations is None:
             yield Incompatibility(
-                "E-RANGE", "cnn_decoder needs a size or dilations, but both are null; give one of the two"
+                "E-RANGE", "cnn_decoder needs either size or dilations, but both are null; set one of them"
             )
-        yield from text_only("cnn_decoder", context)
-        yield from lstm_only("cnn_decoder", context)

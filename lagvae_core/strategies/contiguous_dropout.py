@@ -1,4 +1,4 @@
-"""A decoder that is not shown every phrase of the past."""
+"""Dropout of contiguous words in the input of the decoder."""
 
 from __future__ import annotations
 
@@ -12,56 +12,57 @@ from torch import Tensor
 from lagvae_core.data import UNK, History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 
 __all__ = ["ContiguousDropout"]
 
 
 class ContiguousDropout(Strategy):
-    """In training runs of words that the decoder reads are dropped, so that z must tell what no neighbour can.
+    """In training, runs of words in the decoder's input are dropped, so that neighbours cannot replace z.
 
     Source: the blog post "Posterior collapse and the strong generator problem", section 4.2. At each word of each
-    sentence a run starts with probability `rate`; its length is Poisson with mean `mean_length` and may be 0, its end
-    is cut at the end of the sentence, and runs may overlap. A word is dropped if it lies in any run: far from the start
-    that is about 1 - exp(-rate * mean_length) of them. With `starts`, exactly so many runs a sentence start, each at a
-    word drawn uniformly, and `rate` has no meaning. `replace` is that of word_dropout; `<s>`, targets and the encoder's
-    input are never touched, and evaluation drops nothing.
+    sentence a run starts with probability `rate`. Its length has a Poisson distribution with mean `mean_length` and can
+    be 0; it ends at the end of the sentence at the latest, and runs can overlap. A word is dropped if it is in any run:
+    far from the start of a sentence this is a share of about 1 - exp(-rate * mean_length). With `starts`, exactly that
+    number of runs start in each sentence, each at a word drawn uniformly, and `rate` has no meaning. `replace` is the
+    same as in word_dropout; `<s>`, the targets and the encoder's input never change, and evaluation drops nothing.
 
-    - The post names no rate; the default is ours. Its mean length of 3.5 is that of the post's code.
-    - That code has `starts` 2 and draws them and the lengths once for the whole batch; here each sentence has its own.
+    - The post gives no rate; the default is ours. The mean length of 3.5 comes from the post's code.
+    - The code of the post has `starts` 2 and draws starts and lengths once for the whole batch; here they are drawn for
+      each sentence.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"corrupt"})
     paper: ClassVar[str] = (
         'Blog post of 2019 or later, "Posterior collapse and the strong generator problem", section 4.2'
     )
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["contiguous_dropout"] = "contiguous_dropout"
     rate: Annotated[
-        float, Field(ge=0, le=1, description="share of words at which a run starts"), Tunable(0.02, 0.3)
+        float, Field(ge=0, le=1, description="probability that a run starts at a word"), Tunable(0.02, 0.3)
     ] = 0.1
     mean_length: Annotated[float, Field(ge=0, description="mean length of a run [words]"), Tunable(1.0, 8.0)] = 3.5
-    starts: Annotated[int | None, Field(ge=1, description="runs in each sentence; null: as many as `rate` gives")] = (
-        None
-    )
-    replace: Annotated[Replacement, Field(description="what is read in the place of a dropped word")] = "unk"
+    starts: Annotated[
+        int | None, Field(ge=1, description="number of runs in each sentence; null: random, by `rate`")
+    ] = None
+    replace: Annotated[Replacement, Field(description="replacement of a dropped word")] = "unk"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"corrupt": self.corrupt}
 
     def corrupt(self, history: History, generator: torch.Generator) -> History:
-        """`history` with runs of words dropped; where there can be none, nothing is drawn."""
+        """Return `history` with runs of words dropped. If no run is possible, nothing is drawn."""
         if self.mean_length == 0 or (self.rate == 0 and self.starts is None):
             return history
         tokens_BT = history.tokens_BT
-        place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        furthest_BT = self._ends(tokens_BT, place_T, generator).cummax(1).values
-        return conceal(history, place_T < furthest_BT, self.replace)
+        position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        end_of_run_BT = self._ends(tokens_BT, position_T, generator).cummax(1).values
+        return conceal(history, position_T < end_of_run_BT, self.replace)
 
-    def _ends(self, tokens_BT: Tensor, place_T: Tensor, generator: torch.Generator) -> Tensor:
-        """The place after the last word of the furthest run that starts at each place, [B, T]; none starts at 0."""
-        (batch, steps), device = tokens_BT.shape, place_T.device
+    def _ends(self, tokens_BT: Tensor, position_T: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the position after the longest run that starts at each position [B, T]; no run starts at 0."""
+        (batch, steps), device = tokens_BT.shape, position_T.device
         if self.starts is not None:
             words_B1 = (tokens_BT >= UNK).sum(1, keepdim=True)
             share_BK = torch.rand(batch, self.starts, generator=generator, device=device)
@@ -69,7 +70,7 @@ class ContiguousDropout(Strategy):
             end_BK = start_BK + self._lengths(start_BK.shape, generator)
             return end_BK.new_zeros(batch, steps).scatter_reduce(1, start_BK, end_BK, "amax")
         begins_BT = torch.rand(batch, steps, generator=generator, device=device) < self.rate
-        end_BT = (place_T + self._lengths(begins_BT.shape, generator)) * begins_BT
+        end_BT = (position_T + self._lengths(begins_BT.shape, generator)) * begins_BT
         end_BT[:, 0] = 0.0
         return end_BT
 
@@ -78,11 +79,11 @@ class ContiguousDropout(Strategy):
         return torch.poisson(mean, generator=generator)
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from text_only("contiguous_dropout", context)
+        yield from super().incompatibilities(context)
         default = type(self).model_fields["rate"].default
         if self.starts is not None and self.rate != default:
             yield Incompatibility(
                 "E18",
-                f"contiguous_dropout.rate = {self.rate} is an unused option where starts = {self.starts} is given; "
-                f"leave rate at its default {default}, or starts out",
+                f"contiguous_dropout.rate = {self.rate} is an unused option with starts = {self.starts}; leave rate "
+                f"at its default {default} or leave starts out",
             )

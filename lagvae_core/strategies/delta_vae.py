@@ -1,4 +1,4 @@
-"""A posterior family that keeps a minimal rate from the prior, by its own form or by that of the prior."""
+"""A posterior with a guaranteed minimum of the KL, by its own form or by the form of the prior."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from torch.nn import functional
 from lagvae_core.models.gaussian import LOG_2PI, Draw, Gaussian, Inference, NormalPrior, Prior, Proposal
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
-from lagvae_core.strategies.free_bits import FreeBits
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait, without_effect
 
-__all__ = ["Ar1Prior", "DeltaPosterior", "DeltaVae", "committed_deviations", "committed_rate"]
+__all__ = ["Ar1Prior", "DeltaPosterior", "DeltaVae", "committed_rate", "committed_stds"]
 
 DELTA, CORRELATION = 0.1, 0.9
 SLACK = 1e-6
@@ -25,29 +24,29 @@ LEAST_SQUARE = 1e-8
 
 
 class DeltaVae(Strategy):
-    """Every posterior keeps a least KL from the prior, whatever the encoder says.
+    """Every posterior has a minimum KL from the prior, independent of the encoder.
 
     Source: Razavi et al. 2019, equation 4 for independent dimensions, and their autoregressive prior.
 
-    `independent`: every dimension keeps a KL of at least `delta` from N(0, I). The second output s sets
+    `independent`: every dimension has a KL of at least `delta` from N(0, I). The second output s of the encoder sets
     sigma = l + (u - l) * sigmoid(s), where l^2 < 1 < u^2 are the variances at which a centred Gaussian has a KL of
-    exactly `delta`; the first output a sets mu = sqrt(2 delta + 1 + ln sigma^2 - sigma^2 + max(0, a) + 1e-6). The KL is
-    then delta + max(0, a) / 2 + 5e-7, whatever sigma is. Below a = 0 no gradient reaches a, and mu moves with sigma
-    alone. Means are never negative, so the aggregate posterior stays away from the prior (`kl_agg`); a KL of delta for
-    each dimension is no use of z (read `mi`).
+    exactly `delta`. The first output a sets mu = sqrt(2 delta + 1 + ln sigma^2 - sigma^2 + max(0, a) + 1e-6). The KL is
+    then delta + max(0, a) / 2 + 5e-7 for every sigma. Below a = 0 no gradient reaches a, and mu depends on sigma alone.
+    Means are never negative, so the aggregate posterior differs from the prior (`kl_agg`). A KL of delta in each
+    dimension does not show that z is used (see `mi`).
 
-    `ar1`: z is read as `steps` latents of k = latent_dim / steps dimensions, one after the other, with the prior
-    z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the encoder's Gaussian as
-    it is; no product of independent Gaussians follows that prior, and so its KL is at least the committed rate
-    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL is in closed form, by dimension that of z_t given the step
-    before it, in expectation. With a = 0 this is the plain VAE, bit for bit.
+    `ar1`: z is a sequence of `steps` latents of k = latent_dim / steps dimensions each, with the prior
+    z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the unchanged Gaussian of
+    the encoder. No product of independent Gaussians equals that prior, so its KL is at least the committed rate
+    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; per dimension it is the expected KL of z_t
+    given the previous step. With a = 0 this is the plain VAE, bit for bit.
 
-    - mu is the root of the sum, as in public code; without the root the KL would not keep its floor.
-    - That code holds the sigmoid at 0.02 or more, and with it kills the gradient below; here nothing holds it.
-    - The sum is held at 1e-8 or more, against rounding where sigma is near l or u.
-    - The default of 0.1 is that of the comparison of Song et al. 2024; the public code has 0.15.
-    - In the paper's sequence models the decoder reads z_t at step t; here it reads the whole vector at every step. One
-      correlation serves all k dimensions. Its default and that of `steps` are ours.
+    - mu is the square root of the sum, as in public code; without the root the KL would fall below its minimum.
+    - The public code bounds the sigmoid to at least 0.02, which removes the gradient below; here it has no bound.
+    - The sum is bounded to at least 1e-8, against rounding where sigma is near l or u.
+    - The default of 0.1 comes from the comparison of Song et al. 2024; the public code has 0.15.
+    - In the paper's sequence models the decoder reads z_t at step t; here it reads the whole vector at every step. All
+      k dimensions share one correlation. The defaults of `correlation` and `steps` are ours.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "prior"})
@@ -55,13 +54,19 @@ class DeltaVae(Strategy):
 
     kind: Literal["delta_vae"] = "delta_vae"
     prior: Annotated[
-        Literal["independent", "ar1"], Field(description="which prior commits the posterior to a rate")
+        Literal["independent", "ar1"], Field(description="prior that guarantees the minimum of the KL")
     ] = "independent"
     delta: Annotated[
-        float, Field(gt=0, le=10, description="least KL of each dimension if `independent` [nats]"), Tunable(0.05, 0.25)
+        float,
+        Field(gt=0, le=10, description="minimum KL of each dimension, for `independent` [nats]"),
+        Tunable(0.05, 0.25),
     ] = DELTA
-    steps: Annotated[int | None, Field(ge=2, description="latents in sequence if `ar1`; null: one a dimension")] = None
-    correlation: Annotated[float, Field(ge=0, lt=1, description="of neighbouring latents if `ar1`")] = CORRELATION
+    steps: Annotated[
+        int | None, Field(ge=2, description="number of latents in sequence, for `ar1`; null: one per dimension")
+    ] = None
+    correlation: Annotated[float, Field(ge=0, lt=1, description="correlation of successive latents, for `ar1`")] = (
+        CORRELATION
+    )
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         if self.prior == "ar1":
@@ -70,52 +75,50 @@ class DeltaVae(Strategy):
         return {"posterior": DeltaPosterior(self.delta), "prior": NormalPrior()}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        for name, of_form in (("delta", "independent"), ("steps", "ar1"), ("correlation", "ar1")):
-            if self.prior != of_form and getattr(self, name) != type(self).model_fields[name].default:
-                yield Incompatibility(
-                    "E18", f"delta_vae.{name} is an unused option with prior = {self.prior}; leave it out"
-                )
-        yield from self._of_steps(context) if self.prior == "ar1" else self._of_independence(context)
-        for other in context.strategies:
-            if "prior" in other.slots and other.kind != "delta_vae":
+        yield from super().incompatibilities(context)
+        unused = ("delta",) if self.prior == "ar1" else ("steps", "correlation")
+        yield from without_effect(self, f"with prior = {self.prior}", *unused)
+        yield from self._ar1_issues(context) if self.prior == "ar1" else self._independent_issues(context)
+        for other in context.filling("prior"):
+            if other.kind != self.kind:
                 yield Incompatibility(
                     "E06",
-                    f"the least KL of delta_vae is derived for its own prior, which {other.kind} would replace; remove "
+                    f"delta_vae guarantees a minimum KL for its own prior, which {other.kind} would replace; remove "
                     "one of the two",
                 )
 
-    def _of_steps(self, context: ConfigContext) -> Iterator[Incompatibility]:
+    def _ar1_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
         size = context.model.latent_dim
         if size % (self.steps or size) or size < 2:
             yield Incompatibility(
                 "E-RANGE",
-                "delta_vae.steps must be 2 or more and divide model.latent_dim, but got "
-                f"{self.steps or size} and {size}",
+                f"delta_vae.steps must be 2 or more and divide model.latent_dim, but is {self.steps or size} at "
+                f"model.latent_dim = {size}",
             )
 
-    def _of_independence(self, context: ConfigContext) -> Iterator[Incompatibility]:
+    def _independent_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
         for other in context.strategies:
-            if isinstance(other, FreeBits) and other.floor <= self.delta:
+            if other.free_kl is not None and other.free_kl <= self.delta:
                 yield Incompatibility(
                     "E06",
-                    f"free_bits.floor = {other.floor:g} has no effect where delta_vae keeps a KL of delta = "
-                    f"{self.delta:g} in every dimension; raise the floor above delta or remove free_bits",
+                    f"{other.kind} with {other.free_kl:g} free nats has no effect, because delta_vae guarantees a KL "
+                    f"of delta = {self.delta:g} in every dimension; exceed delta or remove {other.kind}",
                 )
-            if other.kind in {"bn_vae", "du_vae", "scale_vae"}:
+            if other.has(Trait.NORMALISES_MEANS) or other.has(Trait.SCALES_MEANS):
                 yield Incompatibility(
                     "E03",
-                    f"delta_vae and {other.kind} both rewrite the means, which voids the KL that delta_vae guarantees; "
+                    f"delta_vae and {other.kind} both change the means, which voids the KL that delta_vae guarantees; "
                     "remove one of the two",
                 )
 
 
 class DeltaPosterior(Posterior):
-    """N(mu, sigma^2) on or above the curve of KL delta; without state."""
+    """N(mu, sigma^2) with a KL of at least delta in each dimension; stateless."""
 
     def __init__(self, delta: float) -> None:
         super().__init__()
         self._delta = delta
-        self._lower, self._upper = committed_deviations(delta)
+        self._lower, self._upper = committed_stds(delta)
 
     def forward(self, encoded: Gaussian) -> Inference:
         wide = encoded.at_least_float32()
@@ -126,20 +129,20 @@ class DeltaPosterior(Posterior):
 
 
 class Ar1Prior(Prior):
-    """z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I): dimension d follows dimension d - k, and is N(0, 1) by itself."""
+    """z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I): dimension d follows dimension d - k; each marginal is N(0, 1)."""
 
     def __init__(self, steps: int, correlation: float) -> None:
         super().__init__()
         self._steps, self._correlation = steps, correlation
 
     def _innovation(self, like_Z: Tensor) -> Tensor:
-        """The variance of each dimension given the step before it, [Z]."""
+        """Return the variance of each dimension given the previous step, [Z]."""
         variance = torch.full_like(like_Z, 1.0 - self._correlation**2)
         variance[: len(like_Z) // self._steps] = 1.0
         return variance
 
     def _before(self, x: Tensor) -> Tensor:
-        """The same of the step before, 0 before the first."""
+        """Return x of the previous step; 0 for the first step."""
         return functional.pad(x, (x.shape[-1] // self._steps, 0))[..., : x.shape[-1]]
 
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
@@ -148,12 +151,12 @@ class Ar1Prior(Prior):
         return -0.5 * (error.square() / variance + variance.log() + LOG_2PI).sum(-1)
 
     def sample(self, noise_NZ: Tensor, generator: torch.Generator) -> Tensor:
-        deviation = self._innovation(noise_NZ[0]).sqrt()
-        first, *later = (deviation * noise_NZ).chunk(self._steps, 1)
-        found = [first]
+        std = self._innovation(noise_NZ[0]).sqrt()
+        first, *later = (std * noise_NZ).chunk(self._steps, 1)
+        latents = [first]
         for innovation in later:
-            found.append(self._correlation * found[-1] + innovation)
-        return torch.cat(found, 1)
+            latents.append(self._correlation * latents[-1] + innovation)
+        return torch.cat(latents, 1)
 
     def closed_form(self, q: Proposal) -> bool:
         return isinstance(q, Gaussian)
@@ -169,16 +172,17 @@ class Ar1Prior(Prior):
 
 
 def committed_rate(steps: int, dimensions: int, correlation: float) -> float:
-    """The least KL of a product of Gaussians from that prior: `steps` (2 or more) latents of `dimensions` each."""
+    """Return the minimum KL of independent Gaussians from Ar1Prior with `steps` (2 or more) latents of `dimensions`."""
     square = correlation**2
     return 0.5 * dimensions * ((steps - 2) * math.log1p(square) - math.log1p(-square))
 
 
-def committed_deviations(delta: float) -> tuple[float, float]:
-    """The two sigma at which KL(N(0, sigma^2) || N(0, 1)) = delta, the smaller first; to rounding, for any delta > 0.
+def committed_stds(delta: float) -> tuple[float, float]:
+    """Return the two sigma at which KL(N(0, sigma^2) || N(0, 1)) = delta, the smaller first.
 
-    Newton on the convex e^y - 1 - y = 2 delta, where y = ln sigma^2, from outside of either root, where it is
-    monotone. Written with e^y - 1, it keeps its digits when delta is small and the roots meet.
+    They are exact up to rounding for any delta > 0. The method is Newton's on the convex e^y - 1 - y = 2 delta, where
+    y = ln sigma^2. It starts outside of each root, where it converges monotonically. With expm1 for e^y - 1, no digits
+    are lost if delta is small and the roots are close to each other.
     """
     roots = []
     for y in (-(2.0 * delta + 1.0), math.log(4.0 * delta + 2.0)):

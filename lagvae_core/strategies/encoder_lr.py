@@ -8,16 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Strategy, Trait
 
 __all__ = ["EncoderLr"]
 
 
 class EncoderLr(Strategy):
-    """The encoder learns with `multiplier` times the decoder's learning rate, so that inference lags less.
+    """The encoder has `multiplier` times the decoder's learning rate, which reduces the lag of inference.
 
-    Source: He et al. 2019, Appendix F (multipliers 1 to 50; 8 and above diverged there). Decays of the learning rate
-    halve both. A run that leaves the finite numbers ends as `diverged`, not as a failure.
+    Source: He et al. 2019, Appendix F (multipliers 1 to 50; 8 and above diverged there). A decay of the learning rate
+    halves both rates. A run with non-finite values ends with status `diverged`, not as a failure.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder_rate"})
@@ -26,13 +26,19 @@ class EncoderLr(Strategy):
     kind: Literal["encoder_lr"] = "encoder_lr"
     multiplier: Annotated[
         float,
-        Field(gt=0, description="encoder learning rate over decoder learning rate"),
+        Field(gt=0, description="learning rate of the encoder divided by the learning rate of the decoder"),
         Tunable(choices=(1, 2, 4, 6, 8, 10, 30, 50)),
     ] = 1.0
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"encoder_rate": self.multiplier}
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        if self.multiplier != 1.0 and any(s.kind == "aggressive" for s in context.strategies):
-            yield "W1: encoder_lr and aggressive both change the encoder's speed; their effects cannot be told apart."
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
+        if self.multiplier == 1.0:
+            return
+        for other in context.with_trait(Trait.INNER_LOOP):
+            yield ConfigWarning(
+                "W1",
+                f"encoder_lr and {other.kind} both change the speed of the encoder; their effects cannot be separated.",
+            )

@@ -16,7 +16,7 @@ from lagvae_core.strategies.base import (
     ConfigContext,
     Incompatibility,
     Strategy,
-    several_penalties,
+    Trait,
     without_effect,
 )
 from lagvae_core.strategies.slots import Forward, Penalty
@@ -55,6 +55,7 @@ class Fisher(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
     paper: ClassVar[str] = "Zheng et al. 2019, Understanding VAEs in Fisher-Shannon Plane"
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.REGULARISES_BATCH})
 
     kind: Literal["fisher"] = "fisher"
     mode: Annotated[Literal["floor", "target", "code"], Field(description="how the information is rewarded")] = "floor"
@@ -67,11 +68,9 @@ class Fisher(Strategy):
         return {"penalties": (FisherInformation(self),) if self.weight > 0 else ()}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.mode == "code":
             yield from without_effect(self, "in mode code", "level")
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        yield from several_penalties(context)
 
 
 class FisherInformation(Penalty):

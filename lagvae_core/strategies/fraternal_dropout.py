@@ -11,7 +11,7 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.models.decoder import TokenDecoder, predicting
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import ReconstructionLoss, Trainer
 
 __all__ = ["FraternalDropout", "FraternalReconstruction"]
@@ -39,7 +39,7 @@ class FraternalDropout(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"decode"})
     paper: ClassVar[str] = "Zolna et al. 2018, Fraternal Dropout, section 2"
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["fraternal_dropout"] = "fraternal_dropout"
     weight: Annotated[
@@ -58,31 +58,31 @@ class FraternalDropout(Strategy):
         return {"decode": FraternalReconstruction(self)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        if elsewhere := [*text_only("fraternal_dropout", context)]:
+        if elsewhere := [*super().incompatibilities(context)]:
             yield from elsewhere
             return
-        words_are_dropped = any("corrupt" in s.slots for s in context.strategies)
+        words_are_dropped = any(context.filling("corrupt"))
         if self.same_word_mask and not words_are_dropped:
             yield Incompatibility(
                 "E18",
-                "fraternal_dropout.same_word_mask is an unused option where no strategy drops words; leave it out",
+                "fraternal_dropout.same_word_mask has no effect if no strategy drops words; leave it out",
             )
-        drawn_anew = words_are_dropped and not self.same_word_mask
-        if not drawn_anew and not any(_dropout_rates(context)):
+        word_masks_differ = words_are_dropped and not self.same_word_mask
+        if not word_masks_differ and not any(_dropout_rates(context)):
             yield Incompatibility(
                 "E11",
-                "the two passes of fraternal_dropout are identical and its penalty is 0, because the decoder has no "
-                "dropout and no words are dropped anew; set model.dropout_in or model.dropout_out, or remove it",
+                "the two passes of fraternal_dropout would be identical and its penalty 0, because the decoder has no "
+                "dropout and the passes do not drop different words; set model.dropout_in or model.dropout_out, or "
+                "remove fraternal_dropout",
             )
 
 
 def _dropout_rates(context: ConfigContext) -> Iterator[float]:
     """Yield the rates of all dropout in the decoder; a strategy that sets a rate replaces the model's."""
-    inputs = [s.model_dump()["rate"] for s in context.strategies if "input_dropout" in s.slots]
-    decoders = [s.model_dump().items() for s in context.strategies if "decoder" in s.slots]
-    output = [value for fields in decoders for name, value in fields if "dropout" in name]
-    yield from inputs or [context.token_model.dropout_in]
-    yield from output or [context.token_model.dropout_out]
+    rates = {"dropout_in": context.token_model.dropout_in, "dropout_out": context.token_model.dropout_out}
+    for strategy in context.strategies:
+        rates |= strategy.dropout_rates
+    yield from rates.values()
 
 
 class FraternalReconstruction(ReconstructionLoss):

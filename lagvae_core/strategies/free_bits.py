@@ -9,16 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["FreeBits"]
-
-WHOLE_KL = frozenset({"af_prior", "mog_prior", "vamp_prior"})
-"""Under these priors the KL is no sum over dimensions."""
-
-SAMPLED_KL = WHOLE_KL | {"iaf_posterior"}
-"""Under these the KL is by Monte Carlo."""
 
 Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
 
@@ -57,36 +51,42 @@ class FreeBits(Strategy):
         int | None, Field(ge=1, description="number of groups of `group_batch`; null: one per dimension")
     ] = None
 
+    @property
+    def free_kl(self) -> float:
+        return self.floor
+
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _FlooredKl(self, context.latent_dim)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         yield from self._group_issues(context)
         by_dimension = self.mode == "dim_sample" or (self.mode == "group_batch" and self.groups != 1)
         by_example = self.mode in ("dim_sample", "total_sample")
         for other in context.strategies:
-            if by_dimension and other.kind in WHOLE_KL:
+            whole = other.has(Trait.KL_NOT_BY_DIMENSION)
+            if by_dimension and whole:
                 yield Incompatibility(
                     "E07",
-                    f"the KL under {other.kind} does not split over dimensions, which free_bits compares in mode "
-                    f"{self.mode}; use mode total_batch",
+                    f"free_bits in mode {self.mode} compares the KL of single dimensions, but the KL under {other.kind} "
+                    "does not split over dimensions; use mode total_batch",
                 )
-            elif by_example and other.kind in SAMPLED_KL:
+            elif by_example and other.has(Trait.KL_SAMPLED):
                 yield Incompatibility(
                     "E07",
-                    f"the KL of an example is one draw under {other.kind} and may be negative, and free_bits compares "
-                    f"it in mode {self.mode}; use mode {'total_batch' if other.kind in WHOLE_KL else 'group_batch'}",
+                    f"free_bits in mode {self.mode} compares the KL of single examples, but under {other.kind} that KL "
+                    f"is one Monte Carlo sample and can be negative; use mode {'total_batch' if whole else 'group_batch'}",
                 )
 
     def _group_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
         if self.groups is None:
             return
         if self.mode != "group_batch":
-            yield Incompatibility("E18", f"free_bits.groups is an unused option in mode {self.mode}; leave it out")
+            yield Incompatibility("E18", f"free_bits.groups has no effect in mode {self.mode}; leave it out")
         elif context.model.latent_dim % self.groups:
             yield Incompatibility(
                 "E-RANGE",
-                f"free_bits.groups must divide model.latent_dim, but got {self.groups} and {context.model.latent_dim}",
+                f"free_bits.groups must divide model.latent_dim, got {self.groups} and {context.model.latent_dim}",
             )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 
 __all__ = ["Historyless"]
 
@@ -31,7 +31,7 @@ class Historyless(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"past"})
     paper: ClassVar[str] = "Semeniuta et al. 2017, A Hybrid Convolutional Variational Autoencoder for Text Generation"
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["historyless"] = "historyless"
     variant: Annotated[
@@ -44,17 +44,17 @@ class Historyless(Strategy):
         return {"past": "unknown" if self.variant == "unk" else "absent"}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         for other in context.strategies:
             if "corrupt" in other.slots:
                 yield Incompatibility(
                     "E09",
-                    f"historyless leaves no word of the past that {other.kind} could drop; remove one of the two",
+                    f"the decoder of historyless reads no words that {other.kind} could drop; remove one of the two",
                 )
-            elif other.kind == "cnn_decoder":
+            elif other.has(Trait.BOUNDED_RECEPTIVE_FIELD):
                 yield Incompatibility(
                     "E09",
-                    "historyless takes away the past that the receptive field of cnn_decoder is about, and without it "
-                    "convolutions cannot even tell the places of words; remove cnn_decoder, or keep it, remove "
-                    "historyless and shorten cnn_decoder.dilations",
+                    f"historyless removes the past that the receptive field of {other.kind} covers, and without it "
+                    f"convolutions cannot distinguish the positions of words; remove {other.kind}, or remove "
+                    f"historyless and shorten the receptive field of {other.kind}",
                 )
-        yield from text_only("historyless", context)

@@ -13,7 +13,7 @@ from lagvae_core.models.flows import Flow, FlowProposal, Gated
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["IafPosterior", "InverseFlow"]
@@ -49,6 +49,7 @@ class IafPosterior(Strategy):
         Column("au_base", "int", "units whose mean before the flow has variance >= 0.01, as in published code"),
     )
     unmeasured: ClassVar[frozenset[str]] = frozenset({"mi", "mi_se", "mi_cap", "kl_agg", "valid_mi"})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FLOW_POSTERIOR, Trait.KL_SAMPLED})
 
     kind: Literal["iaf_posterior"] = "iaf_posterior"
     depth: Annotated[int, Field(ge=0, description="number of steps of the flow"), Tunable(1, 4)] = 2
@@ -60,15 +61,9 @@ class IafPosterior(Strategy):
         return {"posterior": InverseFlow(flow), "extra_metrics": (_BaseUnits(),)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        for other in context.strategies:
-            if other.kind == "agg_kl":
-                yield Incompatibility(
-                    "E14",
-                    "agg_kl needs q(z|x) at the samples of other examples, which under iaf_posterior costs an "
-                    "inversion for each pair; remove one of the two",
-                )
+        yield from super().incompatibilities(context)
         if self.depth == 0 and self.width is not None:
-            yield Incompatibility("E18", "iaf_posterior.width is an unused option with depth = 0; leave it out")
+            yield Incompatibility("E18", "iaf_posterior.width has no effect with depth = 0; leave it out")
 
 
 class InverseFlow(Posterior):

@@ -12,7 +12,7 @@ from torch import Tensor
 from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.agg_kl import AggregateKl
-from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, without_effect
+from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, Trait, without_effect
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Discrepancy", "InfoMmd"]
@@ -69,11 +69,11 @@ class InfoMmd(KlExchange):
         yield from super().incompatibilities(context)
         if self.divergence == "mmd":
             return
-        yield from without_effect(self, "of divergence mmd alone", "kernel", "bandwidth", "mmd_scale")
-        if any(other.kind == "iaf_posterior" for other in context.strategies):
+        yield from without_effect(self, "with divergence = kl", "kernel", "bandwidth", "mmd_scale")
+        for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E14",
-                "info_mmd mixes Gaussian posteriors where its divergence is kl, and iaf_posterior makes none; set "
+                f"info_mmd mixes Gaussian posteriors if its divergence is kl, and those of {other.kind} are flows; set "
                 "info_mmd.divergence = mmd or remove one of the two",
             )
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import ConfigContext, KlSchedule
+from lagvae_core.strategies.base import ConfigContext, ConfigWarning, KlSchedule
 
 __all__ = ["KlCyclical"]
 
@@ -46,14 +46,16 @@ class KlCyclical(KlSchedule):
             return 1.0 / (1.0 + math.exp(6.0 - 12.0 * progress))
         return progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
         training = context.training
         last_cycle = self.epochs * (self.cycles - 1) / self.cycles
         first_decay = max(training.decay_patience, training.decay_min_epoch) + 1
         reloads = training.reload_best_on_decay and training.max_decays > 1
         if reloads and first_decay < min(last_cycle, training.epochs):
-            yield (
-                f"W3: the last cycle of kl_cyclical begins after epoch {last_cycle:g}, but from epoch {first_decay} on "
+            yield ConfigWarning(
+                "W3",
+                f"The last cycle of kl_cyclical begins after epoch {last_cycle:g}, but from epoch {first_decay} on "
                 "a decay of the learning rate can restore model weights from an earlier cycle; set "
-                f"training.decay_min_epoch = {math.ceil(last_cycle) - 1} to prevent this."
+                f"training.decay_min_epoch = {math.ceil(last_cycle) - 1} to prevent this.",
             )

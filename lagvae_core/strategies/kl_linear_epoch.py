@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import KlWeight
 
 __all__ = ["KlLinearEpoch"]
@@ -30,6 +30,7 @@ class KlLinearEpoch(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
 
     kind: Literal["kl_linear_epoch"] = "kl_linear_epoch"
     warm_up: Annotated[float, Field(ge=0, description="epochs until the final weight"), Tunable(1, 20)] = 10.0
@@ -37,12 +38,19 @@ class KlLinearEpoch(Strategy):
     w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
     rate_mode: Annotated[Literal["exact", "kim"], Field(description="formula of the slope")] = "exact"
 
+    @property
+    def final_kl_weight(self) -> float:
+        return self.w_end
+
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _LinearWeight(self, context.batches_per_epoch)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if self.w_start > self.w_end:
-            yield Incompatibility("E-RANGE", f"w_start <= w_end must hold, but got {self.w_start} > {self.w_end}")
+            yield Incompatibility(
+                "E-RANGE", f"{self.kind}.w_start must be at most {self.kind}.w_end, got {self.w_start} and {self.w_end}"
+            )
 
 
 class _LinearWeight(KlWeight):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from lagvae_core.strategies.base import ConfigContext, Incompatibility, LanguageModel, lstm_only, text_only
+from lagvae_core.strategies.base import LanguageModel, Trait
 
 __all__ = ["LstmLm"]
 
@@ -23,10 +22,6 @@ class LstmLm(LanguageModel):
     """
 
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 1"
+    traits: ClassVar[frozenset[Trait]] = LanguageModel.traits | {Trait.TEXT_ONLY, Trait.REPLACES_LSTM_DECODER}
 
     kind: Literal["lstm_lm"] = "lstm_lm"
-
-    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from self.latent_strategies(context)
-        yield from text_only("lstm_lm", context)
-        yield from lstm_only("lstm_lm", context)

@@ -15,9 +15,8 @@ from lagvae_core.strategies.base import (
     ConfigContext,
     Incompatibility,
     Strategy,
-    grouped_batches,
+    Trait,
     needs_batch_statistics,
-    several_penalties,
 )
 from lagvae_core.strategies.slots import Forward, Penalty
 
@@ -46,6 +45,7 @@ class Mae(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
     paper: ClassVar[str] = "Ma et al. 2019, MAE: Mutual Posterior-Divergence Regularization"
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.REGULARISES_BATCH})
 
     kind: Literal["mae"] = "mae"
     diversity: Annotated[
@@ -66,11 +66,8 @@ class Mae(Strategy):
         return 3 if self.smoothness > 0 else 2 if self.diversity > 0 else 0
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         yield from needs_batch_statistics("mae", None, self._least_batch, context)
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        yield from several_penalties(context)
-        yield from grouped_batches("mae", context)
 
 
 class MutualDivergence(Penalty):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["Mdr"]
@@ -53,18 +53,21 @@ class Mdr(Strategy):
         return {"objective": MinimumRate(self)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        for other in context.strategies:
-            if "kl_weight" in other.slots or other.kind == "beta_vae":
-                yield Incompatibility(
-                    "E01",
-                    f"mdr already sets the effective KL weight, which {other.kind} would change; remove one of the two",
-                )
+        yield from super().incompatibilities(context)
+        for other in context.with_trait(Trait.FIXED_KL_WEIGHT):
+            yield Incompatibility(
+                "E01",
+                f"mdr already sets the effective KL weight, and {other.kind} would change it; remove one of the two",
+            )
         if self.parametrisation == "softplus" and self.multiplier_start == 0:
-            yield Incompatibility("E-RANGE", "multiplier_start > 0 must hold for softplus, but got 0; abs allows it")
+            yield Incompatibility(
+                "E-RANGE", "mdr.multiplier_start must be greater than 0 with parametrisation = softplus, got 0"
+            )
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        if any(s.kind == "aggressive" for s in context.strategies):
-            yield "W2: the multiplier of mdr moves in the outer steps of aggressive only."
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
+        for other in context.with_trait(Trait.INNER_LOOP):
+            yield ConfigWarning("W2", f"The multiplier of mdr moves in the outer steps of {other.kind} only.")
 
 
 class MinimumRate(Objective):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, Strategy
+from lagvae_core.strategies.base import BuildContext, Strategy, Trait
 
 __all__ = ["MixturePrior", "MogPrior"]
 
@@ -31,6 +31,7 @@ class MogPrior(Strategy):
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
     paper: ClassVar[str] = "Kamoi & Fukutomi 2018, multimodal prior"
     unmeasured: ClassVar[frozenset[str]] = frozenset({"kl_by_dimension"})
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.KL_NOT_BY_DIMENSION, Trait.KL_SAMPLED})
 
     kind: Literal["mog_prior"] = "mog_prior"
     components: Annotated[

@@ -18,8 +18,7 @@ from lagvae_core.strategies.base import (
     ConfigContext,
     Incompatibility,
     Strategy,
-    several_penalties,
-    text_only,
+    Trait,
     without_effect,
 )
 from lagvae_core.strategies.slots import ExtraMetrics, Forward, Measurement, Penalty
@@ -61,6 +60,7 @@ class MultitaskBow(Strategy):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("bow_nll", "float", "loss of the bag-of-words head at one sample per example [nats]", "min"),
     )
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.ENCODER_READS_BAG})
 
     kind: Literal["multitask_bow"] = "multitask_bow"
     weight: Annotated[float, Field(ge=0, description="weight of the head's loss"), Tunable(0.1, 2)] = 1.0
@@ -73,6 +73,9 @@ class MultitaskBow(Strategy):
         int | None, Field(ge=1, description="features of the bag in the encoder; null: the size of a word embedding")
     ] = None
 
+    def has(self, trait: Trait) -> bool:
+        return super().has(trait) and (trait is not Trait.ENCODER_READS_BAG or self.bow_input)
+
     def build(self, context: BuildContext) -> dict[str, Any]:
         model, vocabulary = context.token_model, context.vocabulary
         features = BagFeatures(self.bow_size or model.embedding, vocabulary) if self.bow_input else None
@@ -84,12 +87,9 @@ class MultitaskBow(Strategy):
         return {"features": features, "penalties": penalties, "extra_metrics": (_BagMetrics(task),)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from text_only("multitask_bow", context)
+        yield from super().incompatibilities(context)
         if not self.bow_input:
-            yield from without_effect(self, "where bow_input is false", "bow_size")
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        yield from several_penalties(context)
+            yield from without_effect(self, "with bow_input = false", "bow_size")
 
 
 class BagTask(Penalty):

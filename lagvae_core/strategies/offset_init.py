@@ -12,7 +12,15 @@ from lagvae_core.models.lstm import start_between
 from lagvae_core.models.model_config import TokenModel
 from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, without_effect
+from lagvae_core.strategies.base import (
+    BuildContext,
+    ConfigContext,
+    ConfigWarning,
+    Incompatibility,
+    Strategy,
+    Trait,
+    without_effect,
+)
 from lagvae_core.strategies.slots import Side
 
 __all__ = ["OffsetInit"]
@@ -37,7 +45,7 @@ class OffsetInit(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"initialise"})
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Appendix G"
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["offset_init"] = "offset_init"
     low: Annotated[float, Field(description="lower end of the initial weights")] = 0.04
@@ -56,25 +64,28 @@ class OffsetInit(Strategy):
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if context.data_kind == "images":
             yield from without_effect(self, "on images", "embedding_low", "embedding_high")
         for name, low, high in (("", self.low, self.high), ("embedding_", self.embedding_low, self.embedding_high)):
             if low >= high:
                 yield Incompatibility(
-                    "E-RANGE", f"offset_init: {name}low < {name}high must hold, but got {low} and {high}; exchange them"
+                    "E-RANGE", f"offset_init.{name}low must be less than offset_init.{name}high, got {low} and {high}"
                 )
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
         inputs = context.model.hidden if isinstance(context.model, TokenModel) else 0
         start = inputs * (self.low + self.high) / 2
         if start > MAX_INITIAL_LOGVAR:
-            yield (
+            yield ConfigWarning(
+                None,
                 f"offset_init: initial log-variances can be near model.hidden * (low + high) / 2 = {start:g}, and "
-                "their KL near the exponential of that; lower offset_init.low and offset_init.high."
+                "their KL near the exponential of that; lower offset_init.low and offset_init.high.",
             )
-        for other in context.strategies:
-            if other.kind in {"bn_vae", "du_vae"}:
-                yield (
-                    f"offset_init replaces the start that {other.kind} gives the encoder: means that start nearly "
-                    "equal are divided by the root of epsilon rather than by their deviation."
-                )
+        for other in context.with_trait(Trait.NORMALISES_MEANS):
+            yield ConfigWarning(
+                None,
+                f"offset_init replaces the initial weights that {other.kind} gives the encoder: means that are nearly "
+                "equal at first are divided by the root of epsilon instead of their standard deviation.",
+            )

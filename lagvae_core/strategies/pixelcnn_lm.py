@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from lagvae_core.strategies.base import ConfigContext, Incompatibility, LanguageModel, images_only
+from lagvae_core.strategies.base import LanguageModel, Trait
 
 __all__ = ["PixelCnnLm"]
 
@@ -22,9 +21,6 @@ class PixelCnnLm(LanguageModel):
     """
 
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 2"
+    traits: ClassVar[frozenset[Trait]] = LanguageModel.traits | {Trait.IMAGES_ONLY}
 
     kind: Literal["pixelcnn_lm"] = "pixelcnn_lm"
-
-    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from self.latent_strategies(context)
-        yield from images_only("pixelcnn_lm", context)

@@ -17,7 +17,7 @@ from lagvae_core.models.gaussian import Inference
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import example_noise
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.refinement import (
     Descent,
     DetachedGradient,
@@ -33,9 +33,6 @@ from lagvae_core.strategies.refinement import (
 from lagvae_core.strategies.slots import ExtraMetrics, Loss, Measurement, Trainer, Update
 
 __all__ = ["SaVae"]
-
-BATCH_REGULARISERS = frozenset({"agg_kl", "fisher", "info_mmd", "mae"})
-FINAL_STEP_ONLY = frozenset({"fraternal_dropout", "multitask_bow"})
 
 
 class SaVae(Strategy):
@@ -125,25 +122,27 @@ class SaVae(Strategy):
         return {"update": SemiAmortised(self), "refine": _Refine(self), "extra_metrics": (_Unrefined(),)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         for other in context.strategies:
-            if other.kind in BATCH_REGULARISERS:
-                message = (
-                    f"{other.kind} regularises a batch of posteriors, which is undefined on those refined by sa_vae"
-                )
+            if other.has(Trait.REGULARISES_BATCH):
+                message = f"{other.kind} regularises a batch of posteriors, which is not defined for posteriors refined by sa_vae"
                 yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "posterior" in other.slots:
-                message = f"the steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
+                message = f"the refinement steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
                 yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "prior" in other.slots:
                 yield Incompatibility(
-                    "E04", f"the steps of sa_vae are not specified for the prior of {other.kind}; remove one"
+                    "E04",
+                    f"the refinement steps of sa_vae are not defined for the prior of {other.kind}; remove one of the two",
                 )
-            elif other.kind == "aggressive":
-                message = "sa_vae and aggressive are two remedies for one lag of inference"
+            elif other.has(Trait.INNER_LOOP):
+                message = f"sa_vae and {other.kind} are both remedies for the lag of the inference network"
                 yield Incompatibility("E05", f"{message}; choose one")
-            elif "objective" in other.slots and other.kind != "beta_vae":
-                message = f"the steps of sa_vae are defined on the weighted ELBO, which {other.kind} replaces"
-                yield Incompatibility("E16", f"{message}; remove one, or set the rate by beta_vae")
+            elif "objective" in other.slots and not other.has(Trait.FIXED_KL_WEIGHT):
+                message = (
+                    f"the refinement steps of sa_vae are defined for the weighted ELBO, which {other.kind} replaces"
+                )
+                yield Incompatibility("E16", f"{message}; remove one of the two, or set the rate with beta_vae")
         yield from self._unused_options()
 
     def _unused_options(self) -> Iterator[Incompatibility]:
@@ -156,13 +155,16 @@ class SaVae(Strategy):
             ("finite_diff_clip", self.finite_diff_clip == "reference" and not (differences and self.clip)),
         ):
             if unused:
-                mode = f"backward {self.backward} and clip {self.clip}"
-                yield Incompatibility("E18", f"sa_vae.{field} is an unused option with {mode}; leave it out")
+                mode = f"backward = {self.backward} and clip = {self.clip}"
+                yield Incompatibility("E18", f"sa_vae.{field} has no effect with {mode}; leave it out")
 
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        for other in context.strategies:
-            if other.kind in FINAL_STEP_ONLY:
-                yield f"W5: {other.kind} counts in the final step of sa_vae only; the refinement descends the ELBO."
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
+        for other in context.filling("penalties", "decode"):
+            if not other.has(Trait.REGULARISES_BATCH):
+                yield ConfigWarning(
+                    "W5", f"{other.kind} counts in the final step of sa_vae only; the refinement descends the ELBO."
+                )
 
 
 class SemiAmortised(Update):

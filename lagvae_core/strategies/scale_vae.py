@@ -22,7 +22,7 @@ from lagvae_core.strategies.base import (
     ConfigContext,
     Incompatibility,
     Strategy,
-    grouped_batches,
+    Trait,
     needs_batch_statistics,
 )
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
@@ -75,6 +75,9 @@ class ScaleVae(Strategy):
             "std_fmu_split", "floats", "standard deviation of f_bar * mu over the split, by dimension; compare des_std"
         ),
     )
+    traits: ClassVar[frozenset[Trait]] = frozenset(
+        {Trait.BATCH_STATISTICS, Trait.SCALES_MEANS, Trait.UNTESTED_WITH_INNER_LOOP}
+    )
 
     kind: Literal["scale_vae"] = "scale_vae"
     des_std: Annotated[
@@ -97,17 +100,15 @@ class ScaleVae(Strategy):
         return {"posterior": posterior, "extra_metrics": (_PaperMetrics(),)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         yield from needs_batch_statistics("scale_vae", "min_f_batch", self.min_f_batch, context)
         for other in context.strategies:
             if "prior" in other.slots and "posterior" not in other.slots:
                 yield Incompatibility(
                     "E08",
-                    f"the scaled generator of scale_vae is defined for the prior N(0, I) alone, which {other.kind} "
-                    "would replace; remove one of the two",
+                    f"the scaled generator of scale_vae is defined only for the prior N(0, I), which {other.kind} "
+                    "replaces; remove one of the two",
                 )
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
-        yield from grouped_batches("scale_vae", context)
 
 
 class ScalePosterior(Posterior):

@@ -47,7 +47,8 @@ class SkipVae(Strategy):
         return {"skip": Skip(self.path, everywhere=self.to == "all")}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         if context.data_kind == "images" and self.path == "concat":
             yield Incompatibility(
-                "E09", "skip_vae.path = concat is a layout of decoders of words; on images set skip_vae.path = add"
+                "E09", "skip_vae.path = concat exists only in decoders of words; on images set skip_vae.path = add"
             )

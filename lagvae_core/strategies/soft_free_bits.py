@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["SoftFreeBits"]
@@ -44,17 +44,18 @@ class SoftFreeBits(Strategy):
         return {"objective": _AdaptiveWeight(self)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        for other in context.strategies:
-            if "kl_weight" in other.slots or other.kind == "beta_vae":
-                yield Incompatibility(
-                    "E01",
-                    f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; "
-                    "remove one of the two",
-                )
+        yield from super().incompatibilities(context)
+        for other in context.with_trait(Trait.FIXED_KL_WEIGHT):
+            yield Incompatibility(
+                "E01",
+                f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; remove one of "
+                "the two",
+            )
         if self.weight_min > self.weight_start:
             yield Incompatibility(
                 "E-RANGE",
-                f"weight_min <= weight_start must hold, but got {self.weight_min} > {self.weight_start}",
+                f"soft_free_bits.weight_min must be at most soft_free_bits.weight_start, got {self.weight_min} and "
+                f"{self.weight_start}",
             )
 
 

@@ -17,7 +17,7 @@ from lagvae_core.models.model_config import TokenEncoder
 from lagvae_core.models.resnet import ResNetEncoder, running_statistics
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, without_effect
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait, without_effect
 
 __all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
 
@@ -57,6 +57,9 @@ class VampPrior(Strategy):
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
     paper: ClassVar[str] = "Tomczak & Welling 2018, VAE with a VampPrior"
     unmeasured: ClassVar[frozenset[str]] = frozenset({"kl_by_dimension"})
+    traits: ClassVar[frozenset[Trait]] = frozenset(
+        {Trait.KL_NOT_BY_DIMENSION, Trait.KL_SAMPLED, Trait.UNTESTED_WITH_INNER_LOOP}
+    )
 
     kind: Literal["vamp_prior"] = "vamp_prior"
     components: Annotated[
@@ -78,25 +81,24 @@ class VampPrior(Strategy):
         return {"prior": PseudoSentences(self, context.token_model.embedding, sentences)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
+        yield from super().incompatibilities(context)
         for other in context.strategies:
-            if other.kind == "iaf_posterior":
+            if other.has(Trait.FLOW_POSTERIOR):
                 yield Incompatibility(
                     "E14",
-                    "vamp_prior mixes Gaussian posteriors, and under iaf_posterior those of the pseudo-inputs would be "
-                    "flows, whose density at a foreign z costs an inversion; remove one of the two",
+                    f"vamp_prior mixes Gaussian posteriors, and under {other.kind} the posteriors of the pseudo-inputs "
+                    "would be flows: the density of a flow at a foreign z costs an inversion; remove one of the two",
                 )
-            if getattr(other, "bow_input", False):
+            if other.has(Trait.ENCODER_READS_BAG):
                 yield Incompatibility(
                     "E-PSEUDO",
-                    f"the pseudo-inputs of vamp_prior have no words, which {other.kind} with bow_input = true makes "
-                    f"the encoder read; set {other.kind}.bow_input = false or remove one of the two",
+                    f"the pseudo-inputs of vamp_prior have no words, but with bow_input = true {other.kind} makes the "
+                    f"encoder read them; set {other.kind}.bow_input = false or remove one of the two",
                 )
         if context.data_kind == "images":
             yield from without_effect(self, "on images", "length")
         if self.init_from_data and self.init_mean != INIT_MEAN:
-            yield Incompatibility(
-                "E18", "vamp_prior.init_mean is an unused option with init_from_data = true; leave it out"
-            )
+            yield Incompatibility("E18", "vamp_prior.init_mean has no effect with init_from_data = true; leave it out")
 
 
 class PseudoPrior(Prior):

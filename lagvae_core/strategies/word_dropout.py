@@ -11,7 +11,7 @@ from pydantic import Field
 from lagvae_core.data import History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, text_only
+from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Strategy, Trait
 
 __all__ = ["WordDropout"]
 
@@ -33,7 +33,7 @@ class WordDropout(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"corrupt"})
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.2"
-    latent: ClassVar[bool] = False
+    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["word_dropout"] = "word_dropout"
     rate: Annotated[float, Field(ge=0, le=1, description="share of dropped words"), Tunable(0.1, 0.8)] = 0.4
@@ -58,12 +58,11 @@ class WordDropout(Strategy):
             dropped_BT[:, 0] = False
         return conceal(history, dropped_BT, self.replace)
 
-    def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        yield from text_only("word_dropout", context)
-
-    def warnings(self, context: ConfigContext) -> Iterator[str]:
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
         if self.rate == 1:
-            yield (
+            yield ConfigWarning(
+                None,
                 "word_dropout at a rate of 1 hides every word from the decoder in training, but evaluation reads their "
-                "embeddings, which were never trained; historyless leaves the words out of both."
+                "embeddings, which were never trained; historyless leaves the words out of both.",
             )

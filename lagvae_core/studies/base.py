@@ -15,6 +15,7 @@ from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import FrozenConfig
+from lagvae_core.strategies.base import Trait
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Findings", "Study", "Table", "needs_z", "straight_line", "without_z"]
@@ -78,8 +79,8 @@ def needs_z(study: Study, config: TrialConfig) -> Iterator[ValidationIssue]:
 
 
 def without_z(config: TrialConfig) -> bool:
-    """Whether a model of this configuration has no latent variable."""
-    return any("kl" in strategy.unmeasured for strategy in config.strategies)
+    """Return whether the model of this configuration has no latent variable."""
+    return any(strategy.has(Trait.NO_LATENT_VARIABLE) for strategy in config.strategies)
 
 
 def straight_line(first_PZ: Tensor, second_PZ: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -130,7 +130,7 @@ class TrialState:
                 "peak_memory_bytes": peak_memory_bytes(self.device),
             },
             data=self.dataset.report,
-            warnings=self.config.warnings(),
+            warnings=tuple(map(str, self.config.warnings())),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def _validate_trials(
     for arm in arms:
         configs = _valid_configs(arm, trial, {str(issue) for issue in default_issues}, issues)
         for config in configs:
-            for text in (*config.warnings(), *_unmeasured_objectives(config, objectives)):
+            for text in (*map(str, config.warnings()), *_unmeasured_objectives(config, objectives)):
                 warnings.setdefault(text, {})[arm.name] = None
         if configs:
             identity = (configs[0].config_id(""), *map(repr, arm.dimensions))
