@@ -217,13 +217,13 @@ class SampledPrior(NormalPrior):
 
     def __init__(self, by_dimension: bool = False) -> None:
         super().__init__()
-        self._by_dimension = by_dimension
+        self._kl_by_dimension = by_dimension
 
     def closed_form(self, q: Proposal) -> bool:
         return False
 
     def kl(self, q: Proposal, draw: Draw) -> torch.Tensor:
-        if not self._by_dimension:
+        if not self._kl_by_dimension:
             return Prior.kl(self, q, draw)
         return (draw.log_q() + 0.5 * (draw.z_BSZ.square() + LOG_2PI)).mean(1)
 

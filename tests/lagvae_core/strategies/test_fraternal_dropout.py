@@ -173,7 +173,7 @@ def test_it_trains_with_other_strategies(other):
     assert run(tiny(fraternal(target="hidden"), other)).status == "finished"
 
 
-# --- incompatibilities --------------------------------------------------------------------------------------------------------
+# --- incompatibilities -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_evaluation_measures_the_trained_model(variant):
     assert run(trial.config).status == "finished"
 
 
-# --- incompatibilities --------------------------------------------------------------------------------------------------------
+# --- incompatibilities -----------------------------------------------------------------------------------------------
 
 
 def context(*others, data_kind="text"):

@@ -125,7 +125,7 @@ def test_the_gradient_of_the_loss_equals_finite_differences():
         assert float(gradient[place]) == pytest.approx((values[0] - values[1]) / (2 * nudge), rel=1e-4, abs=1e-8)
 
 
-# --- measurement -------------------------------------------------------------------------------------------------------
+# --- measurement -----------------------------------------------------------------------------------------------------
 
 
 def encoded_trial(**fields):
