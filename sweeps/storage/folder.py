@@ -1,4 +1,4 @@
-"""Where a sweep keeps its files: a folder on a disk, a share or an object store, which one driver at a time changes."""
+"""The folder of a sweep, on a local disk, a network file system or an object store; one driver at a time writes it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ import pyarrow.fs
 
 from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
 from lagvae_core.files import write_atomically
-from sweeps.storage.lease import Lease, LeaseHeldError, Waiting, leased
+from sweeps.storage.lease import LeaseHeldError, WaitingCallback, leased
 from sweeps.storage.mounts import is_local_filesystem
 
 __all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
 
 PATIENCE_SECONDS = 120.0
-"""How long a sweep that is running waits for a store that fails: a network that is mended, room that is made."""
+"""How long a running sweep retries access to a store that fails, while the network is repaired or space is freed."""
 
 READERS = 16
-"""How many files are read at a time."""
+"""Number of files that are read at the same time."""
 
 READ_AHEAD = 256
-"""How many files may lie in memory that nobody has asked for yet."""
+"""Largest number of files in memory that the caller has not consumed yet."""
 
 LOCAL = pyarrow.fs.LocalFileSystem()
 
@@ -40,35 +40,42 @@ T = TypeVar("T")
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system of a URI and the path there; a bucket's region is asked for, once, where it is not given.
+def _open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Return the file system of a URI and the path in it. Requests the region of a bucket if the URI does not give it.
 
     Raises:
-        ConfigError: it is no URI that can be used.
-        OSError: the store does not answer.
+        ConfigError: The URI is not usable.
+        OSError: The store does not answer.
     """
     try:
-        system, root = pyarrow.fs.FileSystem.from_uri(uri)
+        filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError([ValidationIssue("--results", f"must be a usable URI ({error})", value=uri)]) from None
-    return system, root
+        raise ConfigError([ValidationIssue("--results", f"not a usable URI ({error})", value=uri)]) from None
+    return filesystem, root
 
 
 def check_uri(uri: str) -> None:
-    """ConfigError if `uri` is none that can be used; whether its store answers may be seen elsewhere."""
+    """Check that a URI is usable, whether or not its store answers from this machine.
+
+    Raises:
+        ConfigError: The URI is not usable.
+    """
     with contextlib.suppress(OSError):
-        _opened(uri)
+        _open_uri(uri)
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """`<results>/<sweep>`: runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/, evaluations/.
+    """`<results>/<sweep>` with runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/ and evaluations/.
 
-    `results` is a local path, or a URI that pyarrow knows (file://, s3://, gs://). On a local file system every file is
-    written beside, flushed and renamed; an object store replaces objects as a whole by itself.
+    A file on a local file system is written under a temporary name, flushed and renamed. An object store replaces whole
+    objects by itself.
 
-    `patience`, in seconds: what fails is tried again for so long, and then a StoreError. `guard` is called before
-    anything is written or removed, and forbids it by an exception.
+    Args:
+        results: A local path, or a URI that pyarrow knows (file://, s3://, gs://).
+        sweep: Name of the sweep.
+        patience: How long a failing access is retried before it raises a StoreError [s].
+        guard: Called before each write and removal; it prevents them by raising an exception.
     """
 
     results: str
@@ -76,105 +83,200 @@ class SweepFolder:
     patience: float = 0.0
     guard: Callable[[], None] = lambda: None
 
-    def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        system, root = _opened(self.results) if "://" in self.results else (LOCAL, _absolute(self.results))
-        return system, f"{root.rstrip('/')}/{self.sweep}"
-
     @property
     def local_path(self) -> Path | None:
-        """The folder on this machine, or None on an object store."""
-        system, root = self._filesystem()
-        return Path(root) if isinstance(system, pyarrow.fs.LocalFileSystem) else None
+        """Path of the folder on this machine; None on an object store."""
+        filesystem, root = self._filesystem()
+        return Path(root) if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else None
 
     @property
     def root(self) -> str:
-        """`results` as worker processes, which run elsewhere, find it."""
+        """`results` in a form that worker processes with a different working directory can use."""
         return self.results if "://" in self.results else _absolute(self.results)
 
     def prepare(self) -> None:
-        """Make the folder, and show that it can be written to; ConfigError if it cannot."""
+        """Create the folder and check that it is writable.
+
+        Raises:
+            ConfigError: The folder is not writable.
+        """
         for part in ("runs", "curves", "checkpoints"):
             self.prove_writable(part)
 
     def prove_writable(self, part: str) -> None:
-        """Make the folder `part`, and write in it; ConfigError if that fails."""
+        """Create the subfolder `part` and write a file in it.
+
+        Raises:
+            ConfigError: The subfolder is not writable.
+        """
         try:
-            system, root = self._filesystem()
-            system.create_dir(f"{root}/{part}", recursive=True)
+            filesystem, root = self._filesystem()
+            filesystem.create_dir(f"{root}/{part}", recursive=True)
             self._write(f"{part}/.probe", b"")
-            system.delete_file(f"{root}/{part}/.probe")
+            filesystem.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
-            message = f"must be a folder that can be written to ({_reason(error)})"
-            raise ConfigError(
-                [ValidationIssue("--results", message, "Choose another with --results.", self.results)]
-            ) from None
+            message, hint = f"not writable ({_reason(error)})", "Choose a different folder with --results."
+            raise ConfigError([ValidationIssue("--results", message, hint, self.results)]) from None
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace the file `name` as a whole; its folder is made."""
+        """Replace the file `name` as a whole, and create its folder.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
         self._retry(f"{name} cannot be written", lambda: self._write(name, content))
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of the file `name`; None if it does not exist.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        return self._retry(f"{name} cannot be read", lambda: self._read(name))
+
+    def read_each(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Yield each of `names` with its content, in order; None for a file that does not exist.
+
+        Several files are read at the same time, since each one costs a round trip to the store.
+
+        Raises:
+            StoreError: A file cannot be read.
+        """
+        with ThreadPoolExecutor(READERS) as readers:
+            for start in range(0, len(names), READ_AHEAD):
+                chunk = names[start : start + READ_AHEAD]
+                futures = [readers.submit(self._read, name) for name in chunk]
+                for name, future in zip(chunk, futures, strict=True):
+                    try:
+                        content = future.result()
+                    except OSError:
+                        content = self.read(name)  # with retries, in this thread, which Ctrl-C interrupts
+                    yield name, content
+
+    def holds(self, name: str) -> bool:
+        """Return whether the file `name` exists."""
+        return bool(self._type(name) == pyarrow.fs.FileType.File)
+
+    def holds_folder(self, name: str) -> bool:
+        """Return whether the folder `name` exists."""
+        return bool(self._type(name) == pyarrow.fs.FileType.Directory)
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name` if it exists.
+
+        Raises:
+            StoreError: The file cannot be removed.
+        """
+        self._retry(f"{name} cannot be removed", lambda: self._remove(name))
+
+    def folders(self) -> list[str]:
+        """Return the names of the subfolders, sorted."""
+
+        def list_folders() -> list[str]:
+            filesystem, root = self._filesystem()
+            entries = filesystem.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
+            return sorted(entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory)
+
+        return self._retry("the folder cannot be listed", list_folders)
+
+    def files(self, part: str) -> list[str]:
+        """Return the names of the files in the subfolder `part`, sorted; none if the subfolder does not exist."""
+
+        def list_files() -> list[str]:
+            filesystem, root = self._filesystem()
+            entries = filesystem.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
+            names = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.File]
+            return sorted(f"{part}/{name}" for name in names)
+
+        return self._retry(f"{part} cannot be listed", list_files)
+
+    @contextmanager
+    def locked(self, on_waiting: WaitingCallback = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
+        """Context manager. During the block this process is the only driver of the sweep.
+
+        A file lock protects the folder. A lease replaces the lock where the file system has none (an object store,
+        Lustre without `-o flock`), and supplements it where the disk is not local to this machine.
+
+        Args:
+            on_waiting: Called before the lease of another driver is watched.
+
+        Yields:
+            A guard, which raises LeaseHeldError once another driver took over the lease.
+
+        Raises:
+            LeaseHeldError: Another driver runs the sweep.
+        """
+        folder = self.local_path
+        with contextlib.ExitStack() as stack:
+            locked = folder is not None and self._lock(stack, folder / ".driver.lock")
+            lease = None
+            if folder is None or not (locked and is_local_filesystem(folder)):
+                lease = stack.enter_context(
+                    leased(replace(self, patience=0.0), alone_here=locked, on_waiting=on_waiting)
+                )
+            if folder is not None:
+                # Temporary files that a killed process had not renamed yet.
+                for leftover in folder.glob("**/.*.tmp"):
+                    leftover.unlink(missing_ok=True)
+
+            def guard() -> None:
+                if lease is not None and lease.lost():
+                    raise LeaseHeldError(lease.taken_by, lost=True)
+
+            yield guard
+
+    @staticmethod
+    def _lock(stack: contextlib.ExitStack, file: Path) -> bool:
+        """Lock `file` until `stack` closes; return False if the file system has no locks."""
+        lock = stack.enter_context(file.open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LeaseHeldError() from None
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                return False
+            raise
+        return True
+
+    def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        filesystem, root = _open_uri(self.results) if "://" in self.results else (LOCAL, _absolute(self.results))
+        return filesystem, f"{root.rstrip('/')}/{self.sweep}"
 
     def _write(self, name: str, content: bytes) -> None:
         self.guard()
-        system, root = self._filesystem()
-        if isinstance(system, pyarrow.fs.LocalFileSystem):
+        filesystem, root = self._filesystem()
+        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
             path = Path(root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
         else:
-            with system.open_output_stream(f"{root}/{name}") as stream:
+            with filesystem.open_output_stream(f"{root}/{name}") as stream:
                 stream.write(content)
 
-    def read(self, name: str) -> bytes | None:
-        """The content of the file `name`, or None if there is none."""
-        return self._retry(f"{name} cannot be read", lambda: self._read(name))
-
     def _read(self, name: str) -> bytes | None:
-        system, root = self._filesystem()
+        filesystem, root = self._filesystem()
         try:
-            with system.open_input_stream(f"{root}/{name}") as stream:
+            with filesystem.open_input_stream(f"{root}/{name}") as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
 
-    def read_each(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Each of `names` with its content, in order; some are read at a time, as each costs a way to the store."""
-        with ThreadPoolExecutor(READERS) as readers:
-            for start in range(0, len(names), READ_AHEAD):
-                some = names[start : start + READ_AHEAD]
-                readings = [readers.submit(self._read, name) for name in some]
-                for name, reading in zip(some, readings, strict=True):
-                    try:
-                        content = reading.result()
-                    except OSError:
-                        content = self.read(name)  # patiently, and in this thread, which Ctrl-C reaches
-                    yield name, content
-
-    def holds(self, name: str) -> bool:
-        """Whether there is a file `name`."""
-        return bool(self._type(name) == pyarrow.fs.FileType.File)
-
-    def holds_folder(self, name: str) -> bool:
-        """Whether there is a folder `name`."""
-        return bool(self._type(name) == pyarrow.fs.FileType.Directory)
-
-    def _type(self, name: str) -> pyarrow.fs.FileType:
-        def verify() -> pyarrow.fs.FileType:
-            system, root = self._filesystem()
-            return system.get_file_info(f"{root}/{name}").type
-
-        return self._retry(f"{name} cannot be looked for", verify)
-
-    def remove(self, name: str) -> None:
-        """Remove the file `name`, if there is one."""
-        self._retry(f"{name} cannot be removed", lambda: self._remove(name))
-
     def _remove(self, name: str) -> None:
         self.guard()
-        system, root = self._filesystem()
+        filesystem, root = self._filesystem()
         with contextlib.suppress(FileNotFoundError):
-            system.delete_file(f"{root}/{name}")
+            filesystem.delete_file(f"{root}/{name}")
+
+    def _type(self, name: str) -> pyarrow.fs.FileType:
+        def get_type() -> pyarrow.fs.FileType:
+            filesystem, root = self._filesystem()
+            return filesystem.get_file_info(f"{root}/{name}").type
+
+        return self._retry(f"the status of {name} cannot be read", get_type)
 
     def _retry(self, failure: str, act: Callable[[], T]) -> T:
+        """Call `act` until it succeeds, for at most `patience` seconds; then raise a StoreError about `failure`."""
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:
             try:
@@ -182,106 +284,46 @@ class SweepFolder:
             except OSError as error:
                 if time.monotonic() + pause > deadline:
                     raise StoreError(
-                        f"The results in {self.root} must be at hand, but {failure} ({_reason(error)}). Look after "
-                        "room, rights and the way to them; a sweep that is run again goes on where it stood."
+                        f"Cannot access results in {self.root}: {failure} ({_reason(error)}). Check disk space, "
+                        "permissions and the mount. Running the command again resumes the sweep."
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
-    @contextmanager
-    def locked(self, waiting: Waiting = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
-        """A block in which this process is the only driver of the sweep; ConfigError if another one is.
-
-        The file system locks a folder. Where it has no locks (an object store, Lustre without `-o flock`) a lease
-        stands for the lock, and on what is no disk of this machine beside it; `waiting` is told of a lease that is
-        watched. What the block is given is a guard: it raises ConfigError once the lease was lost.
-        """
-        folder = self.local_path
-        with contextlib.ExitStack() as held:
-            locked = folder is not None and self._lock(held, folder / ".driver.lock")
-            lease = None
-            if folder is None or not (locked and is_local_filesystem(folder)):
-                lease = self._lease(held, locked, waiting)
-            if folder is not None:
-                # What a killed process had written beside and not yet renamed.
-                for leftover in folder.glob("**/.*.tmp"):
-                    leftover.unlink(missing_ok=True)
-
-            def guard() -> None:
-                if lease is not None and lease.lost():
-                    raise self._driven(f"one on {lease.taken_by} has taken it over")
-
-            yield guard
-
-    def _lock(self, held: contextlib.ExitStack, file: Path) -> bool:
-        """Lock `file` until `held` ends; False if its file system has no locks."""
-        lock = held.enter_context(file.open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._driven("another one is running it") from None
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                return False
-            raise
-        return True
-
-    def _lease(self, held: contextlib.ExitStack, locked: bool, waiting: Waiting) -> Lease:
-        try:
-            return held.enter_context(leased(replace(self, patience=0.0), alone_here=locked, waiting=waiting))
-        except LeaseHeldError as error:
-            raise self._driven(f"another one on {error} is running it") from None
-
-    def _driven(self, by: str) -> ConfigError:
-        message = f"must be driven by one process at a time, and {by}"
-        return ConfigError([ValidationIssue("the sweep", message, "Wait for it, or stop it.", self.sweep)])
-
-    def folders(self) -> list[str]:
-        """The names of the folders in it, in order."""
-
-        def verify() -> list[str]:
-            system, root = self._filesystem()
-            entries = system.get_file_info(pyarrow.fs.FileSelector(root.rstrip("/"), allow_not_found=True))
-            return sorted(entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory)
-
-        return self._retry("it cannot be listed", verify)
-
-    def files(self, part: str) -> list[str]:
-        """The names of the files in its folder `part`, in order; none if there is no such folder."""
-
-        def verify() -> list[str]:
-            system, root = self._filesystem()
-            entries = system.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
-            names = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.File]
-            return sorted(f"{part}/{name}" for name in names)
-
-        return self._retry(f"{part} cannot be listed", verify)
-
 
 @dataclass(frozen=True)
 class FolderFile:
-    """One file of a sweep's folder, as a store that the training writes to."""
+    """One file of a sweep's folder, as a store of checkpoints or models.
+
+    Args:
+        folder: The folder.
+        name: Name of the file in the folder.
+    """
 
     folder: SweepFolder
     name: str
 
     def load(self) -> bytes | None:
+        """Return the content; None if the file does not exist."""
         return self.folder.read(self.name)
 
     def save(self, content: bytes) -> None:
+        """Replace the content."""
         self.folder.write(self.name, content)
 
 
 def checkpoint_name(run_id: str) -> str:
+    """Return the name of a run's checkpoint in the folder."""
     return f"checkpoints/{run_id}.pt"
 
 
 def model_name(run_id: str) -> str:
+    """Return the name of a run's model in the folder."""
     return f"models/{run_id}.pt"
 
 
 def _absolute(path: str) -> str:
-    """As a shell would have it, which does not look at `--results=~/x`."""
+    """Return the absolute path. Expands `~` too, since the shell leaves it in `--results=~/x`."""
     return os.path.abspath(os.path.expanduser(path))
 
 

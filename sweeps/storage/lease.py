@@ -1,9 +1,10 @@
-"""One driver at a time where locks do not reach every machine: an object that the driver renews while it lives.
+"""The lease on a sweep folder: an object that the driver renews, where file locks do not reach every machine.
 
-No clock is compared. Who finds a lease watches whether it changes: if so its owner lives, if not it was killed. A store
-without conditional writes cannot rule out that two who start within the same moment both see nothing; each looks again
-after a pause, and who is not the last writer gives up. A driver that was away from the store so long that another took
-its lease over learns of it at its next renewal.
+No clocks are compared between machines. A driver that finds a lease watches whether it changes. If it changes, its
+owner is alive; if not, the owner was killed. A store without conditional writes cannot exclude that two drivers that
+start at the same moment both see no lease. So each driver reads the lease again after a pause, and the one that did not
+write last gives up. A driver that cannot reach the store for so long that another one takes over the lease detects this
+at its next renewal.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from typing import Protocol
 
 from lagvae_core.errors import LagvaeError
 
-__all__ = ["LEASE", "Lease", "LeaseHeldError", "LeaseTiming", "Store", "Waiting", "leased", "machine_id"]
+__all__ = ["LEASE", "Lease", "LeaseHeldError", "LeaseTiming", "Store", "WaitingCallback", "leased", "machine_id"]
 
 LEASE = ".driver.lease"
+"""Name of the lease in the sweep folder."""
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-Waiting = Callable[[str, float], None]
-"""Is told of the host whose lease is watched, and for how many seconds at most."""
+WaitingCallback = Callable[[str, float], None]
+"""Called with the host of the lease that is being watched, and the longest time that this takes [s]."""
 
 
 class Store(Protocol):
-    """Where the lease lies; each call acts on a whole object."""
+    """The store that contains the lease. Each call reads, replaces or removes a whole object."""
 
     def read(self, name: str) -> bytes | None: ...
 
@@ -43,12 +45,32 @@ class Store(Protocol):
 
 
 class LeaseHeldError(LagvaeError):
-    """Another driver holds the lease; the message names its host."""
+    """Another driver runs the sweep.
+
+    Args:
+        host: Host of the other driver; "" if it is unknown.
+        lost: Whether the other driver took over the lease of this one.
+    """
+
+    def __init__(self, host: str = "", *, lost: bool = False) -> None:
+        self.host = host
+        driver = f"Another driver on {host}" if host else "Another driver"
+        if lost:
+            text = f"{driver} took over the sweep, because this one could not reach the results for too long."
+        else:
+            text = f"{driver} is running the sweep. Wait until it ends, or stop it."
+        super().__init__(text)
 
 
 @dataclass(frozen=True)
 class LeaseTiming:
-    """In seconds: how often a lease is renewed, how long one without a renewal is watched, how long rivals may take."""
+    """Times of a lease.
+
+    Args:
+        renewal: Time between two renewals [s].
+        patience: Time after which a lease without a renewal counts as abandoned [s].
+        election_delay: Pause in which drivers that start at the same moment overwrite each other's lease [s].
+    """
 
     renewal: float = 15.0
     patience: float = 50.0
@@ -60,41 +82,52 @@ LEASE_TIMING = LeaseTiming()
 
 @dataclass
 class Lease:
-    """A lease of this process. `taken_by`: the host of whoever took it over; empty as long as nobody did."""
+    """A lease that this process holds or held.
+
+    Args:
+        store: The store that contains the lease.
+        timing: Times of the lease.
+        owner: Random identity of this driver.
+        taken_by: Host of the driver that took over the lease; "" if none did.
+    """
 
     store: Store
     timing: LeaseTiming
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     taken_by: str = ""
-    _seen: float = 0.0
+    _verified_at: float = 0.0
 
     def write(self, renewals: int) -> None:
-        told = {"owner": self.owner, "host": socket.gethostname(), "machine": machine_id(), "renewals": renewals}
-        self.store.write(LEASE, json.dumps(told).encode())
+        """Write the lease into the store; `renewals` counts its renewals."""
+        content = {"owner": self.owner, "host": socket.gethostname(), "machine": machine_id(), "renewals": renewals}
+        self.store.write(LEASE, json.dumps(content).encode())
 
     def verify(self) -> bool:
-        """Whether it is still ours. One that is gone was another's, which has ended."""
-        found = self.store.read(LEASE)
-        if _field(found, "owner") != self.owner:
-            self.taken_by = _host(found)
-        self._seen = time.time()
+        """Read the lease and return whether this process still holds it.
+
+        If there is no lease, another driver took it over and has ended.
+        """
+        content = self.store.read(LEASE)
+        if _field(content, "owner") != self.owner:
+            self.taken_by = _host(content)
+        self._verified_at = time.time()
         return not self.taken_by
 
     def lost(self) -> bool:
-        """Whether another took it over; looks, if nothing was heard of it for longer than renewals take.
+        """Return whether another driver took over the lease; reads it if the last renewals did not happen.
 
         Raises:
-            OSError: the store does not answer, so that it cannot be told.
+            OSError: The store cannot be read.
         """
-        # The wall clock alone goes on while a machine sleeps.
-        if not self.taken_by and not 0 <= time.time() - self._seen < 2 * self.timing.renewal:
+        # Only the wall clock continues while a machine sleeps.
+        if not self.taken_by and not 0 <= time.time() - self._verified_at < 2 * self.timing.renewal:
             self.verify()
         return bool(self.taken_by)
 
 
 def machine_id() -> str:
-    """This start of this host."""
-    return f"{socket.gethostname()} {BOOT.read_text().strip() if BOOT.exists() else ''}"
+    """Return an identity of this host that changes when it is restarted."""
+    return f"{socket.gethostname()} {BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
 
 
 @contextmanager
@@ -103,18 +136,23 @@ def leased(
     timing: LeaseTiming | None = None,
     *,
     alone_here: bool = False,
-    waiting: Waiting = lambda host, seconds: None,
+    on_waiting: WaitingCallback = lambda host, seconds: None,
 ) -> Iterator[Lease]:
-    """A block in which this process holds the lease of `store`.
+    """Context manager. Holds the lease of `store` during the block.
 
-    `alone_here`: no other process of this machine drives, so that a lease of this machine is that of a dead one.
+    Args:
+        store: The store that contains the lease.
+        timing: Times of the lease; `LEASE_TIMING` by default.
+        alone_here: Whether no other process of this machine drives the sweep. A lease of this machine then belongs to a
+            killed process and is taken over at once.
+        on_waiting: Called before a lease of another driver is watched.
 
     Raises:
-        Taken: another process holds it.
+        LeaseHeldError: Another driver holds the lease.
     """
     timing = timing or LEASE_TIMING
     lease, ended = Lease(store, timing), threading.Event()
-    _await_end_of(store, timing, ended, alone_here, waiting)
+    _wait_until_free(store, timing, ended, alone_here, on_waiting)
     lease.write(0)
     ended.wait(timing.election_delay)
     if not lease.verify():
@@ -126,20 +164,20 @@ def leased(
     finally:
         ended.set()
         renewing.join()
-        # Left behind it costs the next driver a pause, and hides no exception of the block.
+        # A lease that is left behind only delays the next driver, and an error here would hide that of the block.
         with contextlib.suppress(OSError):
             if lease.verify():
                 store.remove(LEASE)
 
 
-def _await_end_of(
-    store: Store, timing: LeaseTiming, ended: threading.Event, alone_here: bool, waiting: Waiting
+def _wait_until_free(
+    store: Store, timing: LeaseTiming, ended: threading.Event, alone_here: bool, on_waiting: WaitingCallback
 ) -> None:
     """Return when there is no lease, or one that nobody renews."""
     first = store.read(LEASE)
     if first is None or (alone_here and _field(first, "machine") == machine_id()):
         return
-    waiting(_host(first), timing.patience)
+    on_waiting(_host(first), timing.patience)
     waited = 0.0
     while waited < timing.patience:
         ended.wait(timing.patience / 10)
@@ -160,7 +198,7 @@ def _renew(lease: Lease, timing: LeaseTiming, ended: threading.Event) -> None:
                 return
             lease.write(renewals)
         except OSError:
-            # The next renewal may reach the store again, and one may be missed.
+            # One renewal may fail; the next one may reach the store again.
             continue
 
 
@@ -170,7 +208,7 @@ def _host(content: bytes | None) -> str:
 
 def _field(content: bytes | None, name: str) -> str | None:
     try:
-        told = json.loads(content or b"{}")
+        fields = json.loads(content or b"{}")
     except ValueError:
         return None
-    return str(told[name]) if isinstance(told, dict) and name in told else None
+    return str(fields[name]) if isinstance(fields, dict) and name in fields else None

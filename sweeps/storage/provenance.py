@@ -1,4 +1,4 @@
-"""Where the code of a run comes from, and what became of its earlier attempts."""
+"""Provenance of a run: the version of its code, and the history of its earlier attempts."""
 
 from __future__ import annotations
 
@@ -15,45 +15,50 @@ __all__ = ["history_of", "now", "provenance"]
 
 
 def now() -> datetime.datetime:
+    """Return the current time, in UTC."""
     return datetime.datetime.now(datetime.UTC)
 
 
 def provenance() -> dict[str, Any]:
-    """Where the code of this process comes from; a submitted job is told by LAGVAE_ORIGIN, JSON, what it cannot see."""
-    told: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
-    return {**_own_provenance(), **told}
+    """Return the provenance columns of this process.
+
+    The environment variable LAGVAE_ORIGIN (JSON) overrides them in a submitted job, which cannot see the checkout that
+    its code comes from.
+    """
+    origin: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
+    return {**_local_provenance(), **origin}
 
 
 @functools.cache
-def _own_provenance() -> Mapping[str, Any]:
+def _local_provenance() -> Mapping[str, Any]:
     import platform
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, Any] = {"python_version": platform.python_version()}
+    columns: dict[str, Any] = {"python_version": platform.python_version()}
     for name, package in (("lagvae_version", "lagvae"), ("torch_version", "torch"), ("ray_version", "ray")):
         try:
-            found[name] = version(package)
+            columns[name] = version(package)
         except PackageNotFoundError:
-            found[name] = None
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
+            columns[name] = None
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(root)]
     try:
         top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
-        if top.returncode == 0 and Path(top.stdout.strip()) == here.parent:
+        if top.returncode == 0 and Path(top.stdout.strip()) == root:
             commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
             status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=30)
             if commit.returncode == 0:
-                found["git_commit"] = commit.stdout.strip()
-                found["git_dirty"] = bool(status.stdout.strip())
+                columns["git_commit"] = commit.stdout.strip()
+                columns["git_dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
-    return found
+    return columns
 
 
 def history_of(row: Mapping[str, Any]) -> str:
-    """The history of a run with the attempt that `row` tells of added to it."""
+    """Return the history of a run, as JSON, with the attempt of `row` as its last entry."""
     earlier = json.loads(row["history"] or "[]")
     ended = row["ended_at"].isoformat() if row["ended_at"] else None
-    kept = {name: row[name] for name in ("attempt", "status", "stop_reason", "error_class", "host")}
-    return json.dumps([*earlier, kept | {"ended_at": ended}])
+    entry = {name: row[name] for name in ("attempt", "status", "stop_reason", "error_class", "host")}
+    return json.dumps([*earlier, entry | {"ended_at": ended}])

@@ -15,10 +15,6 @@ from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
 
-if typing.TYPE_CHECKING:
-    pass
-
-
 __all__ = [
     "COST_COLUMNS",
     "CURVES_SCHEMA",
@@ -27,6 +23,7 @@ __all__ = [
     "OBJECTIVE_COLUMNS",
     "PROVENANCE",
     "RUNS_SCHEMA",
+    "RUN_KEYS",
     "SCHEMA_VERSION",
     "fields_of",
     "is_integral",
@@ -36,13 +33,16 @@ __all__ = [
 
 SCHEMA_VERSION = "1"
 ENDED = ("finished", "stopped_early", "diverged", "out_of_memory", "failed")
-"""States that a run does not leave by itself. `running` and `interrupted` ones are taken up again."""
+"""Final values of `status`. Runs that are `running` or `interrupted` are resumed."""
+
+RUN_KEYS = ("sweep", "arm", "run_id", "config_id", "seed")
+"""Columns that identify a run in the tables of its details, such as curves."""
 
 _TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats": pa.list_(pa.float64())}
 
 
 def metric_columns() -> tuple[Column, ...]:
-    """The default columns, then those of each kind of data, then those of each strategy."""
+    """Return the default columns, then those of each kind of data, then those of each strategy."""
     return (
         *METRIC_COLUMNS,
         *data_specific_columns(),
@@ -51,16 +51,19 @@ def metric_columns() -> tuple[Column, ...]:
 
 
 COST_COLUMNS: tuple[Column, ...] = (
-    Column("seconds", "float", "wall time of the trial, interruptions excluded", "min"),
-    Column("seconds_train", "float", "of that, training", "min"),
+    Column("seconds", "float", "wall time of the trial without interruptions", "min"),
+    Column("seconds_train", "float", "wall time of training, a part of seconds", "min"),
     Column(
-        "cpu_seconds_train", "float", "processor time of training, which hardly grows where runs share a machine", "min"
+        "cpu_seconds_train",
+        "float",
+        "processor time of training, which hardly increases if runs share a machine",
+        "min",
     ),
-    Column("seconds_validate", "float", "of that, validation after each epoch"),
-    Column("seconds_evaluate", "float", "of that, the final measurement"),
-    Column("encoder_steps", "int", "encoder updates", "min"),
-    Column("decoder_steps", "int", "decoder updates", "min"),
-    Column("peak_memory_bytes", "int", "most memory taken by the worker (on CUDA, by the allocator)", "min"),
+    Column("seconds_validate", "float", "wall time of validation after each epoch, a part of seconds"),
+    Column("seconds_evaluate", "float", "wall time of the final evaluation, a part of seconds"),
+    Column("encoder_steps", "int", "number of encoder updates", "min"),
+    Column("decoder_steps", "int", "number of decoder updates", "min"),
+    Column("peak_memory_bytes", "int", "peak memory of the worker process; on CUDA, of PyTorch's allocator", "min"),
 )
 
 IDENTITY = (
@@ -69,45 +72,44 @@ IDENTITY = (
     ("run_id", "str", "config_id and seed; unique in the table"),
     ("config_id", "str", "hash of the full configuration without its seed, and of the data"),
     ("configuration", "int", "number of the configuration in its arm, from 0"),
-    ("seed", "int", "seed of the run: a replicate of its configuration"),
-    ("attempt", "int", "how often the run was started, from 1"),
+    ("seed", "int", "seed of the run, which is a replicate of its configuration"),
+    ("attempt", "int", "number of times that the run was started"),
     ("status", "str", "running, finished, stopped_early, diverged, out_of_memory, failed or interrupted"),
-    ("stop_reason", "str", "why it ended, a sentence"),
-    ("error_class", "str", "class of the exception that ended it"),
-    ("traceback", "str", "the last lines of its traceback"),
+    ("stop_reason", "str", "reason for the end of the run, a sentence"),
+    ("error_class", "str", "class of the exception that ended the run"),
+    ("traceback", "str", "last lines of the traceback of that exception"),
     ("history", "str", "JSON: status, error, host and end of every earlier attempt"),
-    ("warnings", "str", "JSON: what should be known of the configuration"),
-    ("parameters", "str", "JSON: the searched fields of this configuration"),
-    ("config", "str", "JSON: the full configuration"),
+    ("warnings", "str", "JSON: warnings about the configuration"),
+    ("parameters", "str", "JSON: searched fields of the configuration"),
+    ("config", "str", "JSON: full configuration"),
 )
 
 PROVENANCE = (
     ("started_at", "time", "start of this attempt, UTC"),
     ("ended_at", "time", "end of this attempt, UTC"),
-    ("data_fingerprint", "str", "SHA-256 of the data's content"),
-    ("spec_hash", "str", "hash of the sweep file"),
-    ("lagvae_version", "str", ""),
-    ("git_commit", "str", "of the code, where it runs from a checkout"),
-    ("git_dirty", "bool", "whether that checkout had changes"),
-    ("python_version", "str", ""),
-    ("torch_version", "str", ""),
-    ("ray_version", "str", ""),
-    ("host", "str", ""),
-    ("device", "str", "of the training"),
-    ("threads", "int", "cores that the run was given"),
+    ("data_fingerprint", "str", "SHA-256 of the content of the data"),
+    ("spec_hash", "str", "hash of the content of the sweep file, without comments and layout"),
+    ("lagvae_version", "str", "version of lagvae"),
+    ("git_commit", "str", "commit of the code, if it runs from a checkout"),
+    ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
+    ("python_version", "str", "version of Python"),
+    ("torch_version", "str", "version of PyTorch"),
+    ("ray_version", "str", "version of Ray"),
+    ("host", "str", "host of the worker process"),
+    ("device", "str", "device of the training"),
+    ("threads", "int", "CPU cores of the run"),
 )
 
 
 def fields_of(entries: Iterable[tuple[str, str]]) -> list[pa.Field]:
-    """Arrow's fields of names and kinds."""
+    """Return Arrow fields for pairs of column name and kind."""
     extra = {"time": pa.timestamp("us", tz="UTC"), "bool": pa.bool_()}
     return [pa.field(name, (_TYPES | extra)[kind]) for name, kind in entries]
 
 
 def is_integral(annotation: Any) -> bool:
-    """Whether the numbers that a field of this type takes are whole; words and None beside them do not matter."""
-    numbers = set(_number_types(annotation))
-    return numbers == {int}
+    """Return whether a field of this type takes whole numbers only, apart from words and None."""
+    return set(_number_types(annotation)) == {int}
 
 
 def _number_types(annotation: Any) -> Iterator[type]:
@@ -121,7 +123,7 @@ def _number_types(annotation: Any) -> Iterator[type]:
 
 
 def tunable_columns() -> Iterator[tuple[str, str]]:
-    """`kind.field` and its type in the table (float, int or str) for every tunable field of the catalogue."""
+    """Yield `kind.field` and type in the table (float, int or str) of every tunable field of the catalogue."""
     for kind, strategy in CATALOGUE.items():
         for field, annotation, tunable in tunables(strategy):
             if any(isinstance(choice, str) for choice in tunable.choices):
@@ -142,9 +144,7 @@ RUNS_SCHEMA: pa.Schema = pa.schema(
 
 CURVES_SCHEMA: pa.Schema = pa.schema(
     [
-        *fields_of(
-            (name, kind) for name, kind, _ in IDENTITY if name in ("sweep", "arm", "run_id", "config_id", "seed")
-        ),
+        *fields_of((name, kind) for name, kind, _ in IDENTITY if name in RUN_KEYS),
         *fields_of((c.name, c.kind) for c in CURVE_COLUMNS),
     ],
     metadata={"lagvae_schema": SCHEMA_VERSION},

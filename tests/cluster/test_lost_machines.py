@@ -211,7 +211,7 @@ def test_what_is_lost_in_turn_costs_no_run_and_repeats_none(world):
     assert [job["attempt"] for job in json.loads(world.lagvae("list", "--json").stdout)] == [1], "by the same driver"
     refused = world.laptop.lagvae("run", spec, "--results", str(world.results))
     assert refused.returncode == 2, "no second driver, on whatever machine"
-    assert "must be driven by one process at a time, and another one on head is running it" in refused.stderr
+    assert "Another driver on head is running the sweep" in refused.stderr
 
     tell("the driver is killed")
     drivers = [pid for pid, line in world.head.processes().items() if "-m sweeps run" in line and "bash" not in line]

@@ -454,7 +454,7 @@ def test_a_cluster_that_does_not_answer_changes_nothing(tiny_sweep, monkeypatch,
 def test_a_second_driver_is_refused(tiny_sweep, monkeypatch, capsys):
     with tiny_sweep.folder.locked():
         assert call(monkeypatch, tiny_sweep.here, "run", "tiny.yaml") == 2
-    assert "one process at a time" in capsys.readouterr().err
+    assert "Another driver is running the sweep" in capsys.readouterr().err
 
 
 def test_the_folder_may_be_a_uri(tiny_sweep, monkeypatch, capsys):

@@ -25,7 +25,7 @@ def recorder(tmp_path):
 
 
 def started(recorder):
-    run = recorder.scheduler.next()
+    run = recorder.scheduler.next_run()
     recorder.on_run_scheduled(run)
     recorder.started(run.run_id)
     return run

@@ -70,8 +70,8 @@ def test_one_that_does_not_ends_the_sweep_with_a_sentence_and_it_goes_on_later(t
     folder = write_sweep(tmp_path)
     ended, final = run_broken(tmp_path, 600.0, IMPATIENT)
     assert ended.returncode == 1, ended.stderr
-    assert "must be at hand, but runs/" in ended.stderr
-    assert "a sweep that is run again goes on where it stood" in ended.stderr
+    assert "Cannot access results" in ended.stderr
+    assert "Running the command again resumes the sweep" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert 0 < len(final) <= len(folder.runs()) < RUNS
     again = lagvae("run", "tiny.yaml", cwd=tmp_path)
