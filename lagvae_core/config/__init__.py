@@ -1,1 +1,1 @@
-"""Configuration of one trial: recipes by kind of data, validation, and TrialConfig."""
+"""Configuration of one trial: defaults by kind of data, validation, and TrialConfig."""

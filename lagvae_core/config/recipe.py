@@ -1,4 +1,4 @@
-"""The base recipe of training and measurement that every remedy plugs into, and what the kind of data changes in it."""
+"""Default values of model, training and evaluation that depend on the kind of data."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"mi_batch_size": 50},
     },
 }
-"""What a kind of data changes in the defaults of model and training.
+"""Defaults by kind of data and section; they replace the defaults of the fields.
 
-For synthetic, text and images: He et al. 2019, Appendices B.1 to B.3, as their code has it. For reinflection sizes,
-batch size and clipping are of the code of the blog post "Posterior collapse and the strong generator problem"; Adam
-takes the place of its Adadelta, and the decay of the learning rate is ours.
+The values for synthetic data, text and images are from He et al. 2019, Appendices B.1 to B.3, as implemented in their
+code. For reinflection, sizes, batch size and clipping are from the code of the blog post "Posterior collapse and the
+strong generator problem"; Adam replaces its Adadelta, and the decay of the learning rate is our addition.
 """

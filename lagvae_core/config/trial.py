@@ -1,4 +1,4 @@
-"""TrialConfig: all that one trial is. Frozen, closed to unknown keys, complete in its JSON."""
+"""TrialConfig: the complete configuration of one trial."""
 
 from __future__ import annotations
 
@@ -12,62 +12,68 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.validation import issues_of
-from lagvae_core.data import DataConfig, SyntheticData
+from lagvae_core.data import DataConfig, DataSource, SyntheticData
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from lagvae_core.strategies import AnyStrategy
-from lagvae_core.strategies.base import ConfigContext
+from lagvae_core.strategies.base import ConfigContext, ConfigWarning
 from lagvae_core.strategies.slots import TrainingComponents
 
 __all__ = ["TrialConfig", "format_run_id", "parse_trial"]
 
 
 class TrialConfig(FrozenConfig):
-    """One trial: data, model, stack of strategies, training, evaluation, seed.
+    """Configuration of one trial: data, model, stack of strategies, training, evaluation and seed.
 
-    Defaults of `model` and `training` follow the kind of data (RECIPES). The JSON of a configuration holds every value
-    in full, so it means the same when a default changes.
+    The defaults of `model`, `training` and `evaluation` depend on the kind of data (`RECIPES`). The JSON of a
+    configuration contains every value, so its meaning does not change when a default changes.
     """
 
-    data: Annotated[DataConfig, Field(description="what is learned")] = SyntheticData()
+    data: Annotated[DataConfig, Field(description="source of the training, validation and test data")] = SyntheticData()
     model: Annotated[AnyModel, Field(description="encoder and decoder")] = LstmModel()
-    strategies: Annotated[tuple[AnyStrategy, ...], Field(description="remedies; none is the plain VAE")] = ()
-    training: Annotated[TrainingConfig, Field(description="the base recipe")] = TrainingConfig()
-    evaluation: Annotated[EvaluationConfig, Field(description="how it is measured")] = EvaluationConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**53, description="of all random streams of the trial")] = 0
+    strategies: Annotated[
+        tuple[AnyStrategy, ...], Field(description="stack of remedies; the empty stack is the plain VAE")
+    ] = ()
+    training: Annotated[TrainingConfig, Field(description="optimisation and the decay of the learning rate")] = (
+        TrainingConfig()
+    )
+    evaluation: Annotated[EvaluationConfig, Field(description="measurement of the trained model")] = EvaluationConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**53, description="seed of all random streams of the trial")] = 0
 
     @model_validator(mode="before")
     @classmethod
-    def _recipe_of_the_data(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        data = given.get("data", {})
+    def _apply_recipe(cls, values: Any) -> Any:
+        """Fill in the defaults of the kind of data."""
+        if not isinstance(values, Mapping):
+            return values
+        data = values.get("data", {})
         kind = data.get("kind", "synthetic") if isinstance(data, Mapping) else getattr(data, "kind", None)
-        filled = dict(given)
-        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # of an unknown kind the mistake is told elsewhere
-        for section, values in recipe.items():
-            own = given.get(section, {})
-            if isinstance(own, Mapping):
-                same = own.get("kind", values.get("kind")) == values.get("kind")
-                filled[section] = {**values, **own} if same else own
+        filled = dict(values)
+        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # an unknown kind is reported by the field `data`
+        for section, defaults in recipe.items():
+            given = values.get(section, {})
+            if isinstance(given, Mapping):
+                same_kind = given.get("kind", defaults.get("kind")) == defaults.get("kind")
+                filled[section] = {**defaults, **given} if same_kind else given
         return filled
 
     @field_validator("data", mode="before")
     @classmethod
-    def _synthetic_by_default(cls, given: Any) -> Any:
-        return {"kind": "synthetic", **given} if isinstance(given, Mapping) and "kind" not in given else given
+    def _default_to_synthetic(cls, value: Any) -> Any:
+        return {"kind": "synthetic", **value} if isinstance(value, Mapping) and "kind" not in value else value
 
     @field_validator("strategies", mode="before")
     @classmethod
-    def _bare_kinds(cls, given: Any) -> Any:
-        if not isinstance(given, Sequence) or isinstance(given, str):
-            return given
-        return tuple({"kind": item} if isinstance(item, str) else item for item in given)
+    def _expand_names(cls, value: Any) -> Any:
+        """Turn the bare name of a strategy into the strategy with its defaults."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return value
+        return tuple({"kind": item} if isinstance(item, str) else item for item in value)
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> TrialConfig:
+    def _check_combination(self) -> TrialConfig:
         issues = [*self._model_issues()] or [*self._stack_issues()]
         if issues:
             raise ConfigError(issues)
@@ -75,33 +81,32 @@ class TrialConfig(FrozenConfig):
 
     @property
     def epochs(self) -> int:
-        """How many epochs are trained at most, those of a pretraining included."""
+        """Largest number of training epochs, including pretraining."""
         return self.training.epochs + sum(strategy.pretraining_epochs for strategy in self.strategies)
 
     @property
     def context(self) -> ConfigContext:
-        """What a strategy may know of the configuration that it stands in."""
-        data = self.data
-        batching = getattr(data, "batching", None)
-        return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, batching)
+        """The parts of the configuration that a strategy may inspect to check its combination with others."""
+        data: DataSource = self.data
+        return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, data.batching)
 
     def _model_issues(self) -> Iterator[ValidationIssue]:
-        kind, known = self.data.kind, self.model.data_kinds
-        if kind not in known:
-            message = f"must model data of kind {kind}"
-            yield ValidationIssue("model.kind", message, f"It models {' and '.join(sorted(known))}.", self.model.kind)
+        kind, model = self.data.kind, self.model
+        if kind not in model.data_kinds:
+            hint = f"{model.kind} models data of kind {' or '.join(sorted(model.data_kinds))}."
+            yield ValidationIssue("model.kind", f"must model data of kind {kind}", hint, model.kind)
 
     def _stack_issues(self) -> Iterator[ValidationIssue]:
         stack = "+".join(strategy.kind for strategy in self.strategies)
-        coded = [
+        incompatibilities = [
             incompatibility
             for strategy in self.strategies
             for incompatibility in strategy.incompatibilities(self.context)
         ]
-        for incompatibility in dict.fromkeys(coded):
-            message, code = "not a valid combination of strategies", incompatibility.code
-            yield ValidationIssue("strategies", message, f"{incompatibility.message}.", stack, code)
-        if coded:
+        for incompatibility in dict.fromkeys(incompatibilities):
+            message, hint = "not a valid combination of strategies", f"{incompatibility.message}."
+            yield ValidationIssue("strategies", message, hint, stack, incompatibility.code)
+        if incompatibilities:
             return
         for one, other in itertools.combinations(self.strategies, 2):
             if one.kind == other.kind:
@@ -111,37 +116,49 @@ class TrialConfig(FrozenConfig):
                 message = f"{one.kind} and {other.kind} both fill {slots}"
                 yield ValidationIssue("strategies", message, "Remove one of the two.", stack, "E-SLOT")
 
-    def warnings(self) -> tuple[str, ...]:
-        """What may be run but should be known, each once."""
-        of_strategies = (text for strategy in self.strategies for text in strategy.warnings(self.context))
-        return tuple(dict.fromkeys([*self.model.warnings(), *of_strategies]))
+    def warnings(self) -> tuple[ConfigWarning, ...]:
+        """Return the warnings of the model and the strategies about this valid configuration, without repetitions."""
+        of_model = (ConfigWarning(None, text) for text in self.model.warnings())
+        of_strategies = (warning for strategy in self.strategies for warning in strategy.warnings(self.context))
+        return tuple(dict.fromkeys([*of_model, *of_strategies]))
 
     def canonical(self) -> str:
-        """The JSON that identifies the configuration: every value, sorted; without seed and without file locations."""
+        """Return the JSON that identifies the configuration.
+
+        It contains every value, with sorted keys, except the seed and the location of the data files.
+        """
         values = self.model_dump(mode="json", exclude={"seed": True, "data": {"path"}})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def config_id(self, data_fingerprint: str) -> str:
-        """12 hexadecimal digits from the full configuration without its seed, and the content of the data."""
+        """Return 12 hexadecimal digits that identify the configuration without its seed, and the content of its data.
+
+        Args:
+            data_fingerprint: `Dataset.fingerprint` of the loaded data.
+        """
         return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:12]
 
     def run_id(self, data_fingerprint: str) -> str:
-        """Return the identity of the run: `config_id` and seed."""
+        """Return the identifier of the run: the `config_id` and the seed, joined by a dash."""
         return format_run_id(self.config_id(data_fingerprint), self.seed)
 
 
 def format_run_id(config_id: str, seed: int) -> str:
-    """Return the `run_id` of a configuration under a seed."""
+    """Return the identifier of the run of a configuration under one seed."""
     return f"{config_id}-{seed}"
 
 
-def parse_trial(given: Mapping[str, Any], source: str = "") -> TrialConfig:
-    """`given` as a TrialConfig.
+def parse_trial(values: Mapping[str, Any], source: str = "") -> TrialConfig:
+    """Validate a configuration.
+
+    Args:
+        values: The configuration as plain data, such as the content of a YAML file.
+        source: File or command that the values come from, for messages.
 
     Raises:
-        ConfigError: with every mistake at once; each names the key, the value, the law and the remedy.
+        ConfigError: The configuration is invalid. The error carries all issues at once.
     """
     try:
-        return TrialConfig.model_validate(given)
+        return TrialConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(issues_of(error, TrialConfig), source) from None

@@ -1,8 +1,7 @@
-"""What pydantic finds wrong, said as a person would: the key as typed, the law, the value, the remedy."""
+"""Conversion of pydantic's errors to `ValidationIssue`s: the key as the user typed it, the problem, and a hint."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -11,42 +10,59 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.errors import MISSING, ConfigError, ValidationIssue
+from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.settings import FrozenConfig
 from lagvae_core.strategies import CATALOGUE, Strategy
 
 __all__ = ["issues_of"]
 
+Path = Sequence[int | str]
+"""Keys and list positions that lead to a value, such as ("strategies", 0, "beta")."""
+
 
 def issues_of(error: ValidationError, root: type[BaseModel]) -> list[ValidationIssue]:
-    """Every error that pydantic found, as our mistakes, with keys as the user typed them.
+    """Convert the errors of a pydantic validation.
 
-    A value that fits no member of a union is one mistake, its law naming every member.
+    Args:
+        error: The error that pydantic raised.
+        root: The model that was validated.
+
+    Returns:
+        One issue per wrong value. If a value fits no member of a union, its issue names every member.
     """
-    found: list[ValidationIssue] = []
+    issues: list[ValidationIssue] = []
     for detail in error.errors():
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, ConfigError):
-            found.extend(inner.issues)
+            issues.extend(inner.issues)
             continue
         issue = _issue(detail, root)
-        last = found[-1] if found else None
+        last = issues[-1] if issues else None
         if last is not None and last.where == issue.where:
-            message = f"{last.message} or {issue.message.removeprefix('must ')}"
-            found[-1] = replace(last, message=message, hint=last.hint or issue.hint)
+            message = _alternatives(last.message, issue.message)
+            issues[-1] = replace(last, message=message, hint=last.hint or issue.hint)
         else:
-            found.append(issue)
-    return [m for m in found if not _looked_into(m, found)]
+            issues.append(issue)
+    return [issue for issue in issues if not _is_redundant(issue, issues)]
 
 
-def _looked_into(issue: ValidationIssue, found: Sequence[ValidationIssue]) -> bool:
-    """Whether another mistake lies inside the list or mapping of this one, which is then right as a whole."""
+def _alternatives(first: str, second: str) -> str:
+    """Join "must be X" and "must be Y" to "must be X or Y"."""
+    for prefix in ("must be ", "must "):
+        if first.startswith(prefix) and second.startswith(prefix):
+            return f"{first} or {second.removeprefix(prefix)}"
+    return f"{first} or {second}"
+
+
+def _is_redundant(issue: ValidationIssue, issues: Sequence[ValidationIssue]) -> bool:
+    """Whether the issue is about a list or mapping, and another issue is about one of its elements."""
     inside = (f"{issue.where}[", f"{issue.where}.")
-    whole = isinstance(issue.value, Mapping | list | tuple)
-    return whole and any(m.where.startswith(inside) for m in found)
+    is_container = isinstance(issue.value, Mapping | list | tuple)
+    return is_container and any(other.where.startswith(inside) for other in issues)
 
 
 MESSAGES: dict[str, str] = {
@@ -64,42 +80,36 @@ MESSAGES: dict[str, str] = {
     "too_short": "must be a list of at least {min_length} values",
     "too_long": "must be a list of at most {max_length} values",
     "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping with a kind",
+    "model_attributes_type": "must be a mapping with the key kind",
     "dict_type": "must be a mapping of keys to values",
     "literal_error": "must be {expected}",
-    "missing": "must be given",
+    "missing": "required, but missing",
     "invalid_key": "must be text",
 }
-"""What pydantic's types of error are to a human; the others say it well enough themselves."""
+"""Messages by pydantic's type of error. The messages of other types are taken from pydantic."""
 
 
 def _issue(detail: ErrorDetails, root: type[BaseModel]) -> ValidationIssue:
-    names, field, owner = _resolve(detail["loc"], root)
-    key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).lstrip(".") or "the file"
-    context, given = detail.get("ctx", {}), detail["input"]
+    path, field, known = _resolve(detail["loc"], root)
+    key = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in path).lstrip(".") or "the file"
+    context, value = detail.get("ctx", {}), detail["input"]
     match detail["type"]:
         case "extra_forbidden":
-            hint = _did_you_mean(names[-1], owner)
-            return ValidationIssue(
-                key, "must be a known key", f"{hint} Known here: {', '.join(owner)}.".lstrip(), given
-            )
+            hint = f"{did_you_mean(path[-1], known)} Known keys: {', '.join(known)}.".lstrip()
+            return ValidationIssue(key, "unknown key", hint)
         case "union_tag_invalid":
-            expected = context["expected_tags"].replace("'", "")
-            tag = given["kind"] if isinstance(given, Mapping) else context["tag"]
-            return ValidationIssue(
-                f"{key}.kind", f"must be one of {expected}", _did_you_mean(tag, expected.split(", ")), tag
-            )
+            kinds = context["expected_tags"].replace("'", "")
+            kind = value["kind"] if isinstance(value, Mapping) else context["tag"]
+            hint = did_you_mean(kind, kinds.split(", "))
+            return ValidationIssue(f"{key}.kind", f"must be one of {kinds}", hint, kind)
         case "union_tag_not_found":
-            return ValidationIssue(key, "must name its kind", f"Known kinds: {', '.join(CATALOGUE)}.", given)
-        case kind:
-            value = MISSING if kind == "missing" else given
-            message = MESSAGES[kind].format(**context) if kind in MESSAGES else _message_of_pydantic(detail["msg"])
-            return ValidationIssue(key, message, _explanation(names, field), value)
-
-
-def _did_you_mean(word: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else ""
+            return ValidationIssue(key, "the key kind is missing", f"Known kinds: {', '.join(CATALOGUE)}.", value)
+        case "missing":
+            return ValidationIssue(key, MESSAGES["missing"], _explanation(path, field))
+        case error_type:
+            template = MESSAGES.get(error_type)
+            message = template.format(**context) if template is not None else _message_of_pydantic(detail["msg"])
+            return ValidationIssue(key, message, _explanation(path, field), value)
 
 
 def _message_of_pydantic(message: str) -> str:
@@ -107,55 +117,73 @@ def _message_of_pydantic(message: str) -> str:
     return re.sub(r"^(Value error, )?\w+ should ", "must ", message).removeprefix("Value error, ").rstrip(".")
 
 
-def _explanation(names: Sequence[int | str], field: Any) -> str:
-    """What a field is, and its default; where that depends on the data, for every kind."""
+def _explanation(path: Path, field: FieldInfo | None) -> str:
+    """Return the description of a field and its default, such as "(Momentum of SGD; default 0.0.)"."""
     if field is None or not field.description:
         return ""
-    default = "" if field.is_required() else f" (default {_shown(field.get_default(call_default_factory=True))})"
-    if len(names) == 2:
-        section, key = names
+    default = _default(path, field)
+    return f"({_capitalised(field.description)}{f'; default {default}' if default else ''}.)"
+
+
+def _default(path: Path, field: FieldInfo) -> str:
+    """Return the default of a field; by kind of data if it depends on that; "" if there is none."""
+    if len(path) == 2:
+        section, key = path
         recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}
-        shown = [f"{values[key]} for {kind}" for kind, values in recipes.items() if key in values]
-        default = f" (default {', '.join(shown)})" if shown else default
-    return f"It is: {field.description}{default}."
-
-
-def _shown(value: object) -> str:
+        by_kind = [f"{values[key]} for {kind}" for kind, values in recipes.items() if key in values]
+        if by_kind:
+            return ", ".join(by_kind)
+    if field.is_required():
+        return ""
+    value = field.get_default(call_default_factory=True)
     return type(value).__name__ if isinstance(value, FrozenConfig) else str(value)
 
 
-def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], Any, list[str]]:
-    """The keys of `loc` without pydantic's union tags, the last key's field, and the keys known beside it."""
-    names: list[int | str] = []
+def _capitalised(text: str) -> str:
+    """Capitalise the first word unless it is a symbol, such as `q(z)` or `.npz`."""
+    word = text.split(maxsplit=1)[0]
+    return text[0].upper() + text[1:] if len(word) > 1 and word.isalpha() else text
+
+
+def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], FieldInfo | None, list[str]]:
+    """Follow pydantic's `loc` from `root`.
+
+    Returns:
+        The path without pydantic's union tags, the field of its last key, and the names of all fields at that level.
+    """
+    path: list[int | str] = []
     annotation: Any = root
-    field: Any = None
-    owner: list[str] = []
+    field: FieldInfo | None = None
+    known: list[str] = []
     for part in loc:
-        members = list(_settings_in(annotation))
-        tagged = [m for m in members if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-        if tagged and len(members) > 1:
+        models = list(_models_in(annotation))
+        tagged = [
+            model for model in models if "kind" in model.model_fields and model.model_fields["kind"].default == part
+        ]
+        if tagged and len(models) > 1:
             annotation = tagged[0]
             continue
         if isinstance(part, str) and part.startswith(("function-", "tuple", "constrained-", "literal[")):
             continue
         if isinstance(part, str) and part in ("int", "float", "str") and field is not None:
             continue
-        names.append(part)
-        if len(members) == 1 and isinstance(part, str):
-            owner = list(members[0].model_fields)
-            field = members[0].model_fields.get(part)
+        path.append(part)
+        if len(models) == 1 and isinstance(part, str):
+            known = list(models[0].model_fields)
+            field = models[0].model_fields.get(part)
             annotation = field.annotation if field is not None else None
-    return names, field, owner
+    return path, field, known
 
 
-def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the pydantic models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if annotation is Strategy:
             yield from CATALOGUE.values()
         else:
             yield annotation
     elif typing.get_origin(annotation) is Annotated:
-        yield from _settings_in(typing.get_args(annotation)[0])
+        yield from _models_in(typing.get_args(annotation)[0])
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list, dict):
         for argument in typing.get_args(annotation):
-            yield from _settings_in(argument)
+            yield from _models_in(argument)

@@ -27,7 +27,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
 
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, StoreError, ValidationIssue
-    from lagvae_core.runtime import choose_device, keep_freed_memory, keep_to_share, use_threads
+    from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory, use_threads
     from sweeps.execution.datasets import load_trial_data
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
@@ -37,7 +37,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
     keep_freed_memory()
     location = {"host": socket.gethostname(), "device": "cpu"}
     try:
-        keep_to_share(1.0 if run["alone"] else run["gpus"])
+        limit_gpu_memory(1.0 if run["alone"] else run["gpus"])
         device = choose_device("auto" if run["gpus"] else "cpu")
         if device.type == "cuda":
             location["device"] = torch.cuda.get_device_name(device)

@@ -1,1 +1,1 @@
-"""Images: reading image files, and batches of binarised pixels."""
+"""Images: image files and batches of binarised pixels."""

@@ -1,6 +1,6 @@
-"""Images as arrays: a batch, a split and the data set that holds them together.
+"""Images as arrays: batch, split and data set.
 
-Shape suffixes: N examples of a split, B of a batch, H rows and W columns of pixels.
+Shape suffixes: N examples of a split, B examples of a batch, H rows and W columns of pixels, D = H * W.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from torch import Tensor
 from lagvae_core.data.base import Batch, Dataset, Domain, Split
 from lagvae_core.randomness import derive_seed
 
-__all__ = ["ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "fixed_bits"]
+__all__ = ["ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "cut", "fixed_bits"]
 
 WHITE = 255
-"""The grey level that is a pixel of 1 in an array of bytes."""
+"""Grey level of a white pixel, which has the value 1, in an array of bytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch(Batch):
-    """Images of one size, black and white, or grey where each use sees another draw of them.
+    """Images of one size: black and white, or grey images that are drawn at random at each use.
 
-    `levels_BHW`: uint8 from 0 to 255, or float32 from 0 to 1. `index_B`: int64, always on the CPU, the examples'
-    numbers in their split. `drawn`: whether training sees each pixel as a fresh Bernoulli draw with its grey as mean.
+    Attributes:
+        levels_BHW: uint8 from 0 to 255, or float32 from 0 to 1.
+        index_B: int64, always on the CPU, the numbers of the examples in their split.
+        drawn: Whether training sees each pixel as a new Bernoulli draw with its grey level as the mean.
     """
 
     levels_BHW: Tensor
@@ -40,18 +42,18 @@ class ImageBatch(Batch):
 
     @property
     def units(self) -> int:
-        """The number of pixels."""
+        """Number of pixels."""
         return self.levels_BHW.numel()
 
     @property
     def pixels_BHW(self) -> Tensor:
-        """float32 from 0 to 1."""
+        """Pixels as float32 from 0 to 1."""
         levels = self.levels_BHW
         return levels.float() / WHITE if levels.dtype == torch.uint8 else levels
 
     @property
     def history(self) -> Tensor:
-        """What the decoder may see: of each image, the pixels before the one that it predicts."""
+        """What the decoder may see: for each predicted pixel, the pixels before it in the same image."""
         return self.pixels_BHW
 
     @property
@@ -66,7 +68,7 @@ class ImageBatch(Batch):
         return ImageBatch(self.levels_BHW.to(device), self.index_B, self.drawn)
 
     def observed(self, generator: torch.Generator) -> ImageBatch:
-        """Each pixel 1 with its grey as probability, drawn anew; the batch itself where that is settled already."""
+        """Return a new binary draw of the grey images; a batch with fixed pixels is returned unchanged."""
         if not self.drawn:
             return self
         draws_BHW = torch.rand(self.levels_BHW.shape, generator=generator, device=self.device)
@@ -74,10 +76,12 @@ class ImageBatch(Batch):
 
 
 def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.uint8]:
-    """Every image binarised once, its rows end to end and packed eight pixels a byte: [N, ceil(H * W / 8)].
+    """Binarise every image once: each pixel is 1 with its grey level as the probability.
 
-    Each pixel is 1 with its grey as probability. The draws of an image depend on `seed`, the split's name and its own
-    number alone.
+    The draws of an image depend only on `seed`, on the name of its split and on its number.
+
+    Returns:
+        uint8 [N, ceil(H * W / 8)]: for each image its rows one after the other, eight pixels per byte.
     """
     grey_ND = levels_NHW.reshape(len(levels_NHW), -1)
     full = WHITE if levels_NHW.dtype == np.uint8 else 1
@@ -90,10 +94,12 @@ def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.ui
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit(Split):
-    """N images: grey, and as they were binarised once.
+    """N images, grey and binarised.
 
-    `levels_NHW`: uint8 from 0 to 255, or float32 from 0 to 1. `bits`: what `fixed_bits` makes of them. `labels`: one
-    for each image, or None.
+    Attributes:
+        levels_NHW: uint8 from 0 to 255, or float32 from 0 to 1.
+        bits: The fixed binarisation of the images; see `fixed_bits`.
+        labels: One label per image, or None.
     """
 
     levels_NHW: NDArray[np.uint8] | NDArray[np.float32]
@@ -102,58 +108,68 @@ class ImageSplit(Split):
 
     def __post_init__(self) -> None:
         assert len(self.bits) == len(self.levels_NHW), "every image is binarised"
-        assert self.labels is None or len(self.labels) == len(self), "there is one label for each image"
+        assert self.labels is None or len(self.labels) == len(self), "there is one label per image"
 
     def __len__(self) -> int:
         return len(self.levels_NHW)
 
     @property
     def units(self) -> int:
-        """The number of pixels in all images together."""
+        """Number of pixels in all images together."""
         return self.levels_NHW.size
 
     @property
     def bits_hash(self) -> str:
-        """SHA-256 (hex) of the packed bits; NLLs compare where these are equal."""
+        """SHA-256 (hex) of the packed bits; NLLs are comparable if the hashes are equal."""
         return hashlib.sha256(self.bits.tobytes()).hexdigest()
 
     def limit(self, n: int) -> ImageSplit:
         return ImageSplit(self.levels_NHW[:n], self.bits[:n], self.labels and self.labels[:n])
 
     def batches(self, batch_size: int) -> list[ImageBatch]:
-        """Every image once, as it was binarised, in the split's order."""
-        return [self.binarised(index) for index in pieces(np.arange(len(self)), batch_size)]
+        """Return every image once, with its fixed binarisation, in the order of the split."""
+        return [self.binarised(index) for index in cut(np.arange(len(self)), batch_size)]
 
     def binarised(self, index: NDArray[np.int64]) -> ImageBatch:
-        """The images `index` as they were binarised."""
+        """Return the images `index` with their fixed binarisation."""
         height, width = self.levels_NHW.shape[1:]
         bits = np.unpackbits(self.bits[index], axis=1, count=height * width).reshape(-1, height, width)
         return ImageBatch(torch.from_numpy(bits * np.uint8(WHITE)), torch.from_numpy(index))
 
     def grey(self, index: NDArray[np.int64]) -> ImageBatch:
-        """The images `index`, of which training sees a fresh draw at each use."""
+        """Return the grey images `index`, of which training sees a new draw at each use."""
         return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
 
     def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
-        """The examples' numbers in the split's order or, given a `seed`, in a random one; by label, one list each."""
+        """Return the numbers of the examples, in one array or in one array per label.
+
+        Args:
+            by_label: Whether to return one array per label.
+            seed: Seed of a random order; None for the order of the split.
+        """
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
         if not by_label:
             return [order]
-        assert self.labels is not None, "images without labels cannot be grouped by them"
+        assert self.labels is not None, "images without labels cannot be grouped by label"
         label_N = np.unique(np.array(self.labels), return_inverse=True)[1]
         order = order[np.argsort(label_N[order], kind="stable")]
         return np.split(order, np.flatnonzero(np.diff(label_N[order])) + 1)
 
 
-def pieces(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """`order` cut into pieces of `size`, the last perhaps smaller."""
+def cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Cut `order` into arrays of `size` numbers; the last array may be smaller."""
     assert size > 0, "a batch holds at least one example"
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 @dataclass(frozen=True)
 class ImageDomain(Domain):
-    """Black and white images of one size."""
+    """Black and white images of one size.
+
+    Args:
+        height: Rows of pixels.
+        width: Columns of pixels.
+    """
 
     words: ClassVar[bool] = False
 
@@ -161,7 +177,7 @@ class ImageDomain(Domain):
     width: int
 
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
-        """Bits a pixel."""
+        """Return the bits per pixel."""
         return {"bits_per_dim": nll * examples / (units * math.log(2.0))}
 
 
@@ -169,8 +185,11 @@ class ImageDomain(Domain):
 class ImageDataset(Dataset):
     """Three splits of images of one size.
 
-    `fingerprint`: SHA-256 (hex) of grey levels, fixed bits and labels. `report`: for each split `<split>_examples`,
-    `_mean_grey` (from 0 to 1) and `_bits_sha256`, the hash of its fixed bits; `height`, `width`; `labels`, those found.
+    Attributes:
+        fingerprint: SHA-256 (hex) of grey levels, fixed binarisation and labels.
+        report: Facts for the user. For each split: `<split>_examples`, `<split>_mean_grey` (from 0 to 1) and
+            `<split>_bits_sha256` (hash of the fixed binarisation). For all splits: `height`, `width` and `labels` (the
+            labels that occur).
     """
 
     train: ImageSplit
@@ -187,7 +206,7 @@ class ImageDataset(Dataset):
 
     @classmethod
     def of(cls, train: ImageSplit, valid: ImageSplit, test: ImageSplit) -> ImageDataset:
-        """The data set with its fingerprint taken and its report written."""
+        """Return the data set with its fingerprint and report."""
         splits = {"train": train, "valid": valid, "test": test}
         return cls(train, valid, test, _fingerprint(list(splits.values())), _report(splits))
 

@@ -1,1 +1,1 @@
-"""Morphological reinflection: reading SIGMORPHON files, and batches of word pairs with tags."""
+"""Morphological reinflection: files of the SIGMORPHON shared task, and batches of word pairs with features."""

@@ -1,6 +1,7 @@
-"""Words to be inflected as arrays: a source form, the features that the target must have, the target form.
+"""Pairs of word forms as arrays. An example has a source form, the features of the target form, and the target form.
 
-Shape suffixes: B examples of a batch, L characters of a form with its `<s>` and `</s>`, K features of an example.
+Shape suffixes: B examples of a batch, N examples of a split, L characters of a form including `<s>` and `</s>`, K
+features of an example.
 """
 
 from __future__ import annotations
@@ -41,44 +42,47 @@ __all__ = [
 ]
 
 ABSENT = -1
-"""Stands in the place of a feature where an example has fewer than another."""
+"""Placeholder for a feature in examples with fewer features than the example that has most."""
 
 POOL = 8
-"""Batches of which the examples are sorted by length together, so that little is padded."""
+"""Number of shuffled batches whose examples are sorted by length together, so that little padding is needed."""
 
 
 class Characters(Vocabulary):
-    """The characters of words by their ids: the four `SPECIALS` first, then code points, each once."""
+    """The characters in the order of their ids: first the four `SPECIALS`, then every code point once."""
 
     @classmethod
     def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Characters:
-        """The code points of the words, in order of first appearance."""
+        """Return the code points of the words `sentences`, in the order of first appearance."""
         assert min_freq == 1, "every character of a word is kept"
         return cls((*SPECIALS, *dict.fromkeys("".join(sentences))))
 
     def encode(self, sentence: str) -> list[int]:
-        """`<s>`, the id of each code point (`<unk>` for one that is not here), `</s>`."""
+        """Return the ids of `<s>`, of the code points of `sentence` and of `</s>`."""
         ids = self._ids
         return [BOS, *(ids.get(character, UNK) for character in sentence), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The word without `<pad>`, `<s>` and `</s>`; `<unk>` stays, as it stands for a character."""
+        """Return the word of `ids` without `<pad>`, `<s>` and `</s>`; `<unk>` represents a character and is kept."""
         return "".join(self.words[number] for number in ids if number >= UNK)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InflectionHistory(History):
-    """What the decoder may see beside z: the past of the target, the features that it must have, and the source.
+    """What the decoder may see in addition to z: the past of the target, the features of the target, and the source.
 
-    `tags_BK`: int64, the numbers of the features that are on, then ABSENT. Of `source` a decoder makes no use that is
-    to speak through z alone.
+    A decoder that must get the source through z alone does not use `source`.
+
+    Attributes:
+        tags_BK: int64, the numbers of the features that apply, followed by ABSENT.
+        source: The source forms.
     """
 
     tags_BK: Tensor
     source: TokenBatch
 
     def select(self, index: Tensor) -> Self:
-        """The rows `index`, in that order; one may be there several times."""
+        """Return the rows `index`, in that order; an index may be repeated."""
         source, on_cpu = self.source, index.cpu()
         lengths_R = None if source.lengths_B is None else source.lengths_B[on_cpu]
         return replace(
@@ -92,10 +96,12 @@ class InflectionHistory(History):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InflectionBatch(TokenBatch):
-    """Target forms as a batch of sentences whose words are characters; each with its source form and its features.
+    """Target forms as sentences of characters, each with its source form and its features.
 
-    `tags_BK` as in `InflectionHistory`: of the F features of a data set an example has few, so that they are kept as
-    numbers and not as F zeros and ones.
+    Attributes:
+        source: The source forms.
+        tags_BK: int64, as in `InflectionHistory`. An example has few of the features of a data set, so their numbers
+            are stored instead of one bit per feature.
     """
 
     source: TokenBatch
@@ -103,16 +109,16 @@ class InflectionBatch(TokenBatch):
 
     @property
     def read(self) -> TokenBatch:
-        """The encoder reads the source forms."""
+        """What the encoder reads: the source forms."""
         return self.source
 
     @property
     def history(self) -> InflectionHistory:
-        """What the decoder reads: every character of the target but the last, the features, and the source."""
+        """What the decoder reads: every character of the target except the last, the features, and the source."""
         return InflectionHistory(self.tokens_BL[:, :-1], tags_BK=self.tags_BK, source=self.source)
 
     def to(self, device: torch.device | str) -> InflectionBatch:
-        """The batch with its tokens and features on `device`."""
+        """Return the batch with its tokens and features on `device`."""
         return InflectionBatch(
             self.tokens_BL.to(device),
             self.index_B,
@@ -124,7 +130,13 @@ class InflectionBatch(TokenBatch):
 
 @dataclass(frozen=True, eq=False)
 class InflectionSplit(Split):
-    """N examples: `sources` and `targets` as sentences of characters, and `tags_NK`, int64, as in a batch."""
+    """N examples.
+
+    Attributes:
+        sources: The source forms as sentences of characters.
+        targets: The target forms as sentences of characters.
+        tags_NK: int64, the numbers of the features of each example, followed by ABSENT.
+    """
 
     sources: TokenSplit
     targets: TokenSplit
@@ -140,18 +152,24 @@ class InflectionSplit(Split):
 
     @property
     def units(self) -> int:
-        """The number of characters that a model predicts, `</s>` included."""
+        """Number of characters that a model predicts, including `</s>`."""
         return self.targets.units
 
     def limit(self, n: int) -> InflectionSplit:
         return InflectionSplit(self.sources.limit(n), self.targets.limit(n), self.tags_NK[:n])
 
     def batches(self, batch_size: int, *, seed: int | None = None, by_length: bool = False) -> list[InflectionBatch]:
-        """Every example once, padded, in batches of `batch_size`; the last may be smaller.
+        """Return every example once, in padded batches of `batch_size`; the last batch may be smaller.
 
-        Examples are sorted by the length of the target, equal ones in the split's order. Given a `seed` they are
-        shuffled first, and sorted in pools of 8 batches each: batches are as many as without, and differ with the
-        seed. With `by_length` (and no seed) a batch holds targets of one length alone, so that more may be small.
+        Examples are sorted by the length of the target, and equal lengths keep their order. With a seed, the examples
+        are shuffled first and sorted within pools of 8 batches each, so the batches differ between seeds and their
+        number does not.
+
+        Args:
+            batch_size: Largest number of examples in a batch.
+            seed: Seed of the shuffle; None for the order of the split.
+            by_length: Whether the targets of a batch have one length, which makes more batches small. Not to be
+                combined with a seed.
         """
         assert batch_size > 0, "a batch holds at least one example"
         assert seed is None or not by_length, "batches of one length are not shuffled"
@@ -171,21 +189,23 @@ class InflectionSplit(Split):
     def _batch(self, index: NDArray[np.int64]) -> InflectionBatch:
         target = padded(self.targets, index)
         tags_BK = self.tags_NK[index]
-        most = int((tags_BK != ABSENT).sum(1).max())
+        largest = int((tags_BK != ABSENT).sum(1).max())
         return InflectionBatch(
             target.tokens_BL,
             target.index_B,
             target.lengths_B,
             source=padded(self.sources, index),
-            tags_BK=torch.from_numpy(tags_BK[:, :most]),
+            tags_BK=torch.from_numpy(tags_BK[:, :largest]),
         )
 
 
 @dataclass(frozen=True)
 class InflectionDomain(TextDomain):
-    """Words over `vocabulary` characters, the specials counted, with `features` morphological features to choose from.
+    """Word forms over a vocabulary of characters. The perplexity is per character.
 
-    Its perplexity is that of a character.
+    Args:
+        vocabulary: Number of characters, including the special words.
+        features: Number of morphological features.
     """
 
     features: int
@@ -193,10 +213,12 @@ class InflectionDomain(TextDomain):
 
 @dataclass(frozen=True, eq=False)
 class InflectionDataset(Dataset):
-    """Three splits under one set of characters and one of features.
+    """Three splits with one set of characters and one set of features.
 
-    `fingerprint`: SHA-256 (hex) of forms, features and characters. `report` is that of the target forms as sentences
-    of characters (see `TokenDataset`), with `features`, their number, and what the source of the data adds.
+    Attributes:
+        fingerprint: SHA-256 (hex) of forms, features and characters.
+        report: Facts for the user: the report of a `TokenDataset` about the target forms as sentences of characters,
+            `features` (number of features), and what the source of the data adds.
     """
 
     train: InflectionSplit
@@ -221,7 +243,14 @@ class InflectionDataset(Dataset):
         features: tuple[str, ...],
         notes: Mapping[str, int | float | str],
     ) -> InflectionDataset:
-        """The data set of the splits `train`, `valid` and `test`, fingerprinted and described."""
+        """Return the data set with its fingerprint and report.
+
+        Args:
+            splits: The splits `train`, `valid` and `test`.
+            characters: Characters of all splits.
+            features: Names of the features, in the order of their numbers.
+            notes: Additional entries of the report.
+        """
         train, valid, test = (splits[name] for name in ("train", "valid", "test"))
         sources = TokenDataset.of(train.sources, valid.sources, test.sources, characters)
         targets = TokenDataset.of(train.targets, valid.targets, test.targets, characters)

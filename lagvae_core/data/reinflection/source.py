@@ -2,154 +2,163 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lagvae_core.data.base import Partition
+from lagvae_core.data.base import Batching, Partition
 from lagvae_core.data.reinflection.arrays import ABSENT, Characters, InflectionBatch, InflectionDataset, InflectionSplit
+from lagvae_core.data.text.files import unreadable
 from lagvae_core.data.text.tokens import TokenSplit
-from lagvae_core.errors import DataError, ValidationIssue
+from lagvae_core.errors import DataError, ValidationIssue, did_you_mean
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import FrozenConfig
 
 __all__ = ["ReinflectionData"]
 
 SUFFIXES = {"train": "train", "valid": "dev", "test": "test"}
+"""End of the file name of each split."""
+
 COLUMNS: dict[int, tuple[str, ...]] = {
     1: ("source", "features", "target"),
     2: ("source's features", "source", "features", "target"),
     3: ("source", "features", "target"),
 }
+"""Columns of a line in the files of each task."""
+
 FEATURE = re.compile(r"[^\s=,{}]+=(\{[^\s=,{}]+\}|[^\s=,{}]+)")
-SHOWN = 5
-"""Wrong lines of a file that are told one by one."""
+MAX_ISSUES = 5
+"""Largest number of wrong lines per file that are reported one by one."""
 
 
 class ReinflectionData(FrozenConfig):
-    """From a form of a word and the features of another form to that form: SIGMORPHON 2016, tasks 1, 2 and 3.
+    """Pairs of forms of a word, where the model produces one form from the other: SIGMORPHON 2016, tasks 1, 2 and 3.
 
-    Reads the files `<language>-task<task>-train`, `-dev` (the validation split) and `-test` of one folder: UTF-8, one
-    example a line, columns separated by tabs. Task 1: lemma, features, form. Task 2: features of the source, source,
-    features of the target, target. Task 3: source, features of the target, target. The source of task 1 is the lemma.
-    The features of task 2's sources must be lawful and are not used: no model here has a place for them.
+    The data are the files `<language>-task<task>-train`, `-dev` (the validation split) and `-test` of one folder. They
+    are UTF-8 with one example per line and columns separated by tabs. Task 1: lemma, features, form. Task 2: features
+    of the source, source, features of the target, target. Task 3: source, features of the target, target. The source
+    of task 1 is the lemma. The features of the sources in task 2 must have the right syntax but are not used, since no
+    model here has an input for them.
 
-    Forms are brought to Unicode's NFC and cut into code points. The characters are those of the training forms in use,
-    sources and targets; any other is read as `<unk>`, which no training form holds, and a target with one is never
-    inflected rightly. Features, `key=value` separated by commas, are taken one by one; a set such as
-    `aspect={IPFV/PROG}` is one feature. They are those of the whole training file, whatever `limit` leaves of it; a
-    file with a further one is refused.
+    Forms are normalised to Unicode's NFC and split into code points. The characters are those of the training forms in
+    use, sources and targets. Every other character becomes `<unk>`, which no training form contains, so a target with
+    such a character is never inflected correctly. Features are written `key=value` and separated by commas; a set such
+    as `aspect={IPFV/PROG}` is one feature. The features are those of the whole training file, whatever `limit` is. A
+    validation or test file with another feature is an error.
 
-    Batches are padded, examples of like length together. `partition`: anew for each epoch; once; or, as
-    `fixed_by_group`, targets of one length to a batch, in the file's order.
+    Batches are padded and hold examples of similar lengths. `resplit_random` draws them before each epoch and
+    `fixed_random` once. `fixed_by_group` fills each batch with targets of one length, in the order of the file.
     """
+
+    batching: ClassVar[Batching | None] = None
 
     kind: Literal["reinflection"] = "reinflection"
     path: str = Field(min_length=1, description="folder with the files of the shared task")
-    language: str = Field(min_length=1, description="as the file names begin, such as turkish")
-    task: Literal[1, 2, 3] = Field(3, description="of the shared task")
-    limit: int | None = Field(None, ge=1, description="use only the first `limit` training examples")
-    partition: Partition = Field("resplit_random", description="how training examples are cut into batches")
+    language: str = Field(min_length=1, description="language as at the beginning of the file names, such as turkish")
+    task: Literal[1, 2, 3] = Field(3, description="number of the task within the shared task")
+    limit: int | None = Field(None, ge=1, description="number of leading training examples to use; none for all")
+    partition: Partition = Field("resplit_random", description="division of the training examples into batches")
 
     def load(self) -> InflectionDataset:
-        """Read and encode the files; the report adds `<split>_dropped_empty`, in lines.
+        """Read and encode the files.
 
-        Raises DataError, with mistakes of all files, where the folder or a file is missing or unreadable, a file is not
-        UTF-8 or has no example, or a line has another number of columns, an empty form, something that is not a
-        feature, or a feature that the training file lacks.
+        Returns:
+            The data set. Its report contains `<split>_dropped_empty` in addition [lines].
+
+        Raises:
+            DataError: The folder or a file is missing or unreadable; a file is not UTF-8 or has no example; or a line
+                has a wrong number of columns, an empty form, something that is not a feature, or a feature that the
+                training file lacks. The error carries the issues of all files.
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            hint = f"There is none at {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "must be a folder", hint, self.path)])
+            hint = f"The absolute path is {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "no such folder", hint, self.path)])
         issues: list[ValidationIssue] = []
         files = {split: self._read(folder, suffix, issues) for split, suffix in SUFFIXES.items()}
         features = tuple(dict.fromkeys(name for row in files["train"].rows for name in row.features))
         for split in ("valid", "test"):
             if not issues:
-                issues += _told(files[split].path, _unknown(files[split], features))
+                issues += _first_issues(files[split].path, _unknown_features(files[split], features))
         if issues:
             raise DataError(issues)
         rows = {split: file.rows for split, file in files.items()}
         rows["train"] = rows["train"][: self.limit]
         characters = Characters.of(form for row in rows["train"] for form in (row.source, row.target))
-        splits = {split: _encoded(of_split, characters, features) for split, of_split in rows.items()}
+        splits = {split: _encode(rows_of_split, characters, features) for split, rows_of_split in rows.items()}
         dropped = {f"{split}_dropped_empty": file.empty for split, file in files.items()}
         return InflectionDataset.of(splits, characters, features, dropped)
 
     def train_batches(self, train: InflectionSplit, batch_size: int, seed: int, epoch: int) -> list[InflectionBatch]:
-        """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
+        """Return the training batches of one epoch; see `DataSource.train_batches`."""
         if self.partition == "fixed_by_group":
             return train.batches(batch_size, by_length=True)
         shuffle = epoch if self.partition == "resplit_random" else 0
         return train.batches(batch_size, seed=derive_seed(seed, "partition", shuffle))
 
     def _read(self, folder: Path, suffix: str, issues: list[ValidationIssue]) -> _DataFile:
-        """A split's examples; what is wrong is added to `mistakes`."""
+        """Read the file of a split; append what is wrong with it to `issues`."""
         path = folder / f"{self.language}-task{self.task}-{suffix}"
         file = _DataFile(path)
         if not path.is_file():
-            found = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
-            hint = f"It holds {textwrap.shorten(', '.join(found), 200) or 'no file of the shared task'}."
-            issues.append(ValidationIssue("data.path", f"must have a file {path.name}", hint, str(folder)))
+            present = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
+            content = textwrap.shorten(", ".join(present), 200) or "no file of the shared task"
+            hint = f"The folder contains {content}."
+            issues.append(ValidationIssue("data.path", f"no file {path.name}", hint, str(folder)))
             return file
         lines = _lines(path, issues)
         if lines is None:
             return file
-        wrong: list[ValidationIssue] = []
+        wrong_lines: list[ValidationIssue] = []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 file.empty += 1
                 continue
-            row = self._parsed(line.rstrip("\r\n"), number)
-            issue = self._issue(row, f"{path}, line {number}: {line.rstrip()}")
+            row = self._parse(line.rstrip("\r\n"), number)
+            issue = self._issue(row, f"{path}, line {number}", line.rstrip())
             if issue is None:
                 file.rows.append(row)
             else:
-                wrong.append(issue)
-        issues += _told(path, wrong)
-        if not file.rows and not wrong:
-            issues.append(ValidationIssue("data.path", "must have an example in every file", "It has none.", str(path)))
+                wrong_lines.append(issue)
+        issues += _first_issues(path, wrong_lines)
+        if not file.rows and not wrong_lines:
+            issues.append(ValidationIssue(str(path), "the file has no example"))
         return file
 
-    def _parsed(self, line: str, number: int) -> _Row:
+    def _parse(self, line: str, number: int) -> _Row:
         cells = [unicodedata.normalize("NFC", cell.strip(" ")) for cell in line.split("\t")]
-        named = dict(zip(COLUMNS[self.task], cells, strict=False))
-        features = dict.fromkeys(named.get("features", "").split(","))
-        return _Row(number, cells, named.get("source", ""), tuple(features), named.get("target", ""))
+        by_column = dict(zip(COLUMNS[self.task], cells, strict=False))
+        features = dict.fromkeys(by_column.get("features", "").split(","))
+        return _Row(number, cells, by_column.get("source", ""), tuple(features), by_column.get("target", ""))
 
-    def _issue(self, row: _Row, where: str) -> ValidationIssue | None:
+    def _issue(self, row: _Row, where: str, line: str) -> ValidationIssue | None:
         columns = COLUMNS[self.task]
         layout = f"A line of task {self.task} is: {', '.join(columns)}."
         if len(row.cells) != len(columns):
-            return ValidationIssue(
-                "data.path", f"must have {len(columns)} columns, not {len(row.cells)}, between tabs", layout, where
-            )
+            message = f"must have {len(columns)} columns separated by tabs, not {len(row.cells)}"
+            return ValidationIssue(where, message, layout, line)
         for name, cell in zip(columns, row.cells, strict=True):
             if not cell:
-                return ValidationIssue(
-                    "data.path", "must leave no column empty", f"The {name} is missing. {layout}", where
-                )
+                return ValidationIssue(where, f"the column {name} is empty", layout, line)
             wrong = [part for part in cell.split(",") if not FEATURE.fullmatch(part)]
             if name.endswith("features") and wrong:
-                hint = f"{wrong[0]!r} is not key=value or key={{value/value}}. {layout}"
-                return ValidationIssue("data.path", "must have features as key=value between commas", hint, where)
+                message = f"features must be key=value or key={{value/value}}, not {wrong[0]!r}"
+                return ValidationIssue(where, message, layout, line)
         return None
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Line `number` of a file: its cells, and what its columns are named."""
+    """Line `number` of a file: all its cells, and the cells that are used."""
 
     number: int
     cells: Sequence[str]
@@ -166,45 +175,43 @@ class _DataFile:
 
 
 def _lines(path: Path, issues: list[ValidationIssue]) -> list[str] | None:
-    """The lines of a UTF-8 file, or None and one more mistake."""
+    """Return the lines of a UTF-8 file, or None after appending an issue."""
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         where = f"{path}, line {line}, byte offset {error.start}"
-        issues.append(ValidationIssue("data.path", "must hold UTF-8 text", "Convert the file, say with iconv.", where))
+        issues.append(ValidationIssue(where, "not UTF-8 text", "Convert the file, for example with iconv."))
         return None
     except OSError as error:
-        issues.append(ValidationIssue("data.path", "must hold readable files", f"{error.strerror}.", str(path)))
+        issues += unreadable(path, error).issues
         return None
-    return io.StringIO(text).readlines()  # not str.splitlines, which also cuts at Unicode's line separators
+    return io.StringIO(text).readlines()  # unlike str.splitlines, does not split at Unicode's line separators
 
 
-def _unknown(file: _DataFile, features: Sequence[str]) -> Iterator[ValidationIssue]:
+def _unknown_features(file: _DataFile, features: Sequence[str]) -> Iterator[ValidationIssue]:
     for row in file.rows:
         for name in row.features:
             if name not in features:
-                near = difflib.get_close_matches(name, features, n=1, cutoff=0.5)
-                hint = f"Did you mean {near[0]}?" if near else f"Known are {textwrap.shorten(' '.join(features), 200)}."
-                where = f"{file.path}, line {row.number}: {name}"
-                yield ValidationIssue("data.path", "must have features of the training file alone", hint, where)
+                known = f"Known features: {textwrap.shorten(' '.join(features), 200)}."
+                where = f"{file.path}, line {row.number}"
+                message = "the training file does not contain this feature"
+                yield ValidationIssue(where, message, did_you_mean(name, features) or known, name)
 
 
-def _told(path: Path, wrong: Iterator[ValidationIssue] | list[ValidationIssue]) -> list[ValidationIssue]:
-    """The first few, and how many follow."""
-    every = list(wrong)
-    if len(every) <= SHOWN:
-        return every
-    rest = f"{path}, {len(every) - SHOWN} further lines"
-    return [*every[:SHOWN], ValidationIssue("data.path", "must be mended too", "Only the first are shown.", rest)]
+def _first_issues(path: Path, issues: Iterable[ValidationIssue]) -> list[ValidationIssue]:
+    """Return the first few issues, and one that says how many more lines are wrong."""
+    issues = list(issues)
+    more = len(issues) - MAX_ISSUES
+    return issues[:MAX_ISSUES] + ([ValidationIssue(str(path), f"{more:,} more lines are wrong")] if more > 0 else [])
 
 
-def _encoded(rows: Sequence[_Row], characters: Characters, features: Sequence[str]) -> InflectionSplit:
-    number: Mapping[str, int] = {name: position for position, name in enumerate(features)}
+def _encode(rows: Sequence[_Row], characters: Characters, features: Sequence[str]) -> InflectionSplit:
+    numbers: Mapping[str, int] = {name: number for number, name in enumerate(features)}
     tags_NK: NDArray[np.int64] = np.full((len(rows), max(len(row.features) for row in rows)), ABSENT, dtype=np.int64)
-    for position, row in enumerate(rows):
-        tags_NK[position, : len(row.features)] = [number[name] for name in row.features]
+    for index, row in enumerate(rows):
+        tags_NK[index, : len(row.features)] = [numbers[name] for name in row.features]
     sources, targets = (
         TokenSplit.of(characters.encode(form) for form in forms)
         for forms in ([row.source for row in rows], [row.target for row in rows])

@@ -1,1 +1,1 @@
-"""Text: reading sentence files, vocabularies, batches of tokens and their corruption."""
+"""Text: sentence files, vocabularies, batches of tokens, and the corruption of the decoder's input."""

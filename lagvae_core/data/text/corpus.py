@@ -1,4 +1,4 @@
-"""From files of sentences to arrays of word numbers, in one pass over each and in bounded memory."""
+"""Conversion of sentence files to arrays of word ids, in one pass over each file and in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lagvae_core.data.cache import Entry
-from lagvae_core.data.text.files import Source
+from lagvae_core.data.text.files import SentenceFile
 from lagvae_core.data.text.tokens import BOS, EOS, SPECIALS, UNK, TokenDataset, TokenSplit, Vocabulary
 from lagvae_core.errors import DataError, ValidationIssue, collect_issues
 
-__all__ = ["Rules", "read_corpus", "token_dataset"]
+__all__ = ["CorpusRules", "read_corpus", "token_dataset"]
 
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What becomes of sentences and words. `labelled`: each sentence has a label; `keep_labels`: it is wanted."""
+class CorpusRules:
+    """Rules for the conversion of sentences and words.
+
+    Args:
+        labelled: Whether each sentence has a label.
+        keep_labels: Whether the labels become part of the data set.
+        max_length: Longest sentence to keep [words]; None for any length.
+        min_freq: Occurrences in training below which a word becomes `<unk>`.
+        max_vocabulary: Largest number of words; None for no limit.
+        limit: Number of training sentences to use; None for all.
+    """
 
     labelled: bool
     keep_labels: bool
@@ -33,10 +42,10 @@ class Rules:
     limit: int | None
 
 
-class _Words(dict[str, int]):
-    """A number for each word in the order of first appearance; the special words are all `<unk>`.
+class _WordNumbers(dict[str, int]):
+    """Numbers of words in the order of first appearance.
 
-    A text that spells out `</s>` must not end its sentence.
+    All special words have the number of `<unk>`: a text that contains `</s>` must not end its sentence with it.
     """
 
     def __init__(self) -> None:
@@ -48,8 +57,11 @@ class _Words(dict[str, int]):
 
 
 @dataclass
-class _Reading:
-    """What is read of one file. `classes`: the labels of all its sentences with words, also beyond `limit`."""
+class _FileContent:
+    """Content of one file.
+
+    `classes` numbers the labels of all sentences that have words, including the sentences beyond `limit`.
+    """
 
     tokens: array[int] = field(default_factory=lambda: array("i"))
     offsets: array[int] = field(default_factory=lambda: array("q", [0]))
@@ -58,106 +70,123 @@ class _Reading:
     empty: int = 0
     long: int = 0
     unlabelled: int = 0
-    first_unlabelled: str = ""
+    first_unlabelled: tuple[int, str] = (0, "")
 
-    def read(self, source: Source, words: _Words, rules: Rules, limit: int | None) -> None:
-        for number, label, text in source.sentences(rules.labelled):
-            found = text.split()
-            if not found:
+    def read(self, file: SentenceFile, numbers: _WordNumbers, rules: CorpusRules, limit: int | None) -> None:
+        for position, label, text in file.sentences(rules.labelled):
+            words = text.split()
+            if not words:
                 self.empty += 1
             elif rules.labelled and not label:
-                self.first_unlabelled = self.first_unlabelled or f"{source.unit} {number}: {text.strip()}"
+                if not self.unlabelled:
+                    self.first_unlabelled = position, text.strip()
                 self.unlabelled += 1
-            elif rules.max_length is not None and len(found) > rules.max_length:
+            elif rules.max_length is not None and len(words) > rules.max_length:
                 self.long += 1
             else:
                 code = self.classes.setdefault(label, len(self.classes))
                 if limit is None or len(self.labels) < limit:
                     self.tokens.append(BOS)
-                    self.tokens.extend(map(words.__getitem__, found))
+                    self.tokens.extend(map(numbers.__getitem__, words))
                     self.tokens.append(EOS)
                     self.offsets.append(len(self.tokens))
                     self.labels.append(code)
 
 
-def read_corpus(sources: Mapping[str, Source], rules: Rules, known: Iterable[ValidationIssue] = ()) -> Entry:
-    """The arrays of all splits, their vocabulary, and as facts what was dropped and how labels are called.
+def read_corpus(
+    files: Mapping[str, SentenceFile], rules: CorpusRules, known_issues: Iterable[ValidationIssue] = ()
+) -> Entry:
+    """Read the files of all splits.
 
-    The vocabulary is of the training sentences in use. Beside the arrays nothing is kept but one number a word type.
-    Raises DataError with what is wrong in any of the files, after the mistakes that are `known` already.
+    The vocabulary contains the words of the training sentences in use. Apart from the arrays, memory holds only one
+    number per word type.
+
+    Args:
+        files: File of each split.
+        rules: Rules for sentences and words.
+        known_issues: Issues that were found before, to be reported together with those of the files.
+
+    Returns:
+        Arrays of the tokens, offsets and labels of each split and of the vocabulary; facts about dropped sentences
+        and the names of the labels. `token_dataset` turns them into a data set.
+
+    Raises:
+        DataError: A file is wrong, or there are known issues.
     """
-    words = _Words()
-    issues = list(known)
-    readings: dict[str, _Reading] = {}
-    for split, source in sources.items():
-        reading = _Reading()
+    numbers = _WordNumbers()
+    issues = list(known_issues)
+    contents: dict[str, _FileContent] = {}
+    for split, file in files.items():
+        content = _FileContent()
         with collect_issues(issues):
-            reading.read(source, words, rules, rules.limit if split == "train" else None)
-            issues += _mistakes(source, reading)
-            readings[split] = reading
+            content.read(file, numbers, rules, rules.limit if split == "train" else None)
+            issues += _content_issues(file, content)
+            contents[split] = content
     if not issues and rules.keep_labels:
-        issues = _class_mistakes(sources, readings)
+        issues = _class_issues(files, contents)
     if issues:
         raise DataError(issues)
-    return _arrays(readings, words, rules)
+    return _arrays(contents, numbers, rules)
 
 
-def _mistakes(source: Source, reading: _Reading) -> list[ValidationIssue]:
-    if reading.unlabelled:
-        others = reading.unlabelled - 1
-        more = f"{others:,} more {source.unit}s of the file have none. " if others else ""
-        hint = f"{more}Add the labels, or set data.labels=no to read the text as it stands."
-        where = f"{source.path}, {reading.first_unlabelled}"
-        place = " and a tab before each sentence or before none" if source.unit == "line" else " in each row"
-        return [ValidationIssue("data.path", f"must have a label{place}", hint, where)]
-    if not reading.labels:
-        units = f"{source.unit}s"
-        hint = f"Dropped: {reading.empty} empty {units}, {reading.long} of more than max_length words."
-        return [ValidationIssue("data.path", "must have a sentence in every file", hint, str(source.path))]
+def _content_issues(file: SentenceFile, content: _FileContent) -> list[ValidationIssue]:
+    if content.unlabelled:
+        others = content.unlabelled - 1
+        more = f"{others:,} more {file.unit}s of the file have no label. " if others else ""
+        hint = f"{more}Add the labels, or set data.labels=no to read the whole {file.unit} as text."
+        position, text = content.first_unlabelled
+        message = "no label and tab before the sentence" if file.unit == "line" else "no label"
+        return [ValidationIssue(f"{file.path}, {file.unit} {position}", message, hint, text)]
+    if not content.labels:
+        units = f"{file.unit}s"
+        hint = f"Dropped: {content.empty} empty {units}, {content.long} {units} of more than max_length words."
+        return [ValidationIssue(str(file.path), "no sentence is left", hint)]
     return []
 
 
-def _class_mistakes(sources: Mapping[str, Source], readings: Mapping[str, _Reading]) -> list[ValidationIssue]:
-    """Classes are those of the whole training file, so that `limit` asks for no other data."""
+def _class_issues(files: Mapping[str, SentenceFile], contents: Mapping[str, _FileContent]) -> list[ValidationIssue]:
+    """Check that all splits have the same classes.
+
+    The classes are those of the whole training file, so `limit` does not make other files necessary.
+    """
     issues: list[ValidationIssue] = []
-    trained = set(readings["train"].classes)
+    trained = set(contents["train"].classes)
     for split in ("valid", "test"):
-        here = set(readings[split].classes)
+        present = set(contents[split].classes)
         for names, message in (
-            (trained - here, "have a sentence of every class that training has"),
-            (here - trained, "have no sentence of a class that training lacks"),
+            (trained - present, "no sentence with these labels of the training file: {}"),
+            (present - trained, "sentences with labels that the training file lacks: {}"),
         ):
             if names:
-                what = "without" if names <= trained else "with"
                 listed = textwrap.shorten(", ".join(sorted(names)), 120)
-                hint = "Split the data anew, or set data.labels=drop to read the sentences without their labels."
-                issues.append(ValidationIssue("data.path", message, hint, f"{sources[split].path}, {what} {listed}"))
+                hint = "Split the data differently, or set data.labels=drop to ignore the labels."
+                issues.append(ValidationIssue(str(files[split].path), message.format(listed), hint))
     return issues
 
 
-def _arrays(readings: Mapping[str, _Reading], words: _Words, rules: Rules) -> Entry:
-    ordinary = list(words)[len(SPECIALS) :]
-    counts = _counts(np.frombuffer(readings["train"].tokens, dtype=np.int32), len(words))[len(SPECIALS) :]
-    by_word = dict(zip(ordinary, counts.tolist(), strict=True))
+def _arrays(contents: Mapping[str, _FileContent], numbers: _WordNumbers, rules: CorpusRules) -> Entry:
+    words = list(numbers)[len(SPECIALS) :]
+    counts = _counts(np.frombuffer(contents["train"].tokens, dtype=np.int32), len(numbers))[len(SPECIALS) :]
+    by_word = dict(zip(words, counts.tolist(), strict=True))
     vocabulary = Vocabulary.of_counts(by_word, rules.min_freq, rules.max_vocabulary)
-    table = np.array([*range(len(SPECIALS)), *map(vocabulary.number, ordinary)], dtype=np.int32)
+    ids = np.array([*range(len(SPECIALS)), *map(vocabulary.number, words)], dtype=np.int32)
     arrays: dict[str, NDArray[Any]] = {
         "vocabulary": np.frombuffer("\n".join(vocabulary.words).encode(), dtype=np.uint8)
     }
     facts: dict[str, Any] = {"notes": {}, "classes": {}}
-    for split, reading in readings.items():
-        arrays[f"{split}_tokens"] = table[np.frombuffer(reading.tokens, dtype=np.int32)]
-        arrays[f"{split}_offsets"] = np.frombuffer(reading.offsets, dtype=np.int64)
+    for split, content in contents.items():
+        arrays[f"{split}_tokens"] = ids[np.frombuffer(content.tokens, dtype=np.int32)]
+        arrays[f"{split}_offsets"] = np.frombuffer(content.offsets, dtype=np.int64)
         if rules.keep_labels:
-            arrays[f"{split}_labels"] = np.frombuffer(reading.labels, dtype=np.int32)
-            facts["classes"][split] = list(reading.classes)
-        facts["notes"][f"{split}_dropped_empty"] = reading.empty
-        facts["notes"][f"{split}_dropped_long"] = reading.long
+            arrays[f"{split}_labels"] = np.frombuffer(content.labels, dtype=np.int32)
+            facts["classes"][split] = list(content.classes)
+        facts["notes"][f"{split}_dropped_empty"] = content.empty
+        facts["notes"][f"{split}_dropped_long"] = content.long
     return Entry(arrays, facts)
 
 
 def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
-    """How often each word is there; in blocks, as numpy makes 64-bit numbers of all that it counts."""
+    """Count each word number, in blocks, because numpy converts its argument to 64-bit numbers."""
     counts = np.zeros(words, dtype=np.int64)
     for start in range(0, len(tokens), _BLOCK):
         counts += np.bincount(tokens[start : start + _BLOCK], minlength=words)
@@ -165,11 +194,21 @@ def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
 
 
 def token_dataset(entry: Entry) -> TokenDataset:
-    """The data set of what `read_corpus` gave; it keeps the arrays of `entry` as they are."""
+    """Return the data set of an entry that `read_corpus` made; it uses the entry's arrays without copying them.
+
+    If the entry's facts contain a `fingerprint`, it is used; otherwise it is computed from the arrays.
+    """
     vocabulary = Vocabulary(tuple(entry.arrays["vocabulary"].tobytes().decode().split("\n")))
     splits = {}
     for split in ("train", "valid", "test"):
         classes = entry.facts["classes"].get(split)
         labels = classes and tuple(map(classes.__getitem__, entry.arrays[f"{split}_labels"].tolist()))
         splits[split] = TokenSplit(entry.arrays[f"{split}_tokens"], entry.arrays[f"{split}_offsets"], labels)
-    return TokenDataset.of(splits["train"], splits["valid"], splits["test"], vocabulary, entry.facts["notes"])
+    return TokenDataset.of(
+        splits["train"],
+        splits["valid"],
+        splits["test"],
+        vocabulary,
+        entry.facts["notes"],
+        fingerprint=entry.facts.get("fingerprint"),
+    )

@@ -1,4 +1,7 @@
-"""How words of the past are kept from the decoder in training. Shape suffixes: B examples, T tokens read."""
+"""Removal of words from the history that the decoder reads in training.
+
+Shape suffixes: B examples, T tokens that the decoder reads.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from lagvae_core.data.text.tokens import UNK, History
 __all__ = ["Replacement", "conceal"]
 
 Replacement = Literal["unk", "zero"]
-"""What the decoder reads in the place of a dropped word: `<unk>`, or a vector of zeros."""
+"""What the decoder reads instead of a dropped word: the word `<unk>`, or a vector of zeros."""
 
 
 def conceal(history: History, dropped_BT: Tensor, replacement: Replacement) -> History:
-    """`history` without the words where `dropped_BT` (bool) is true."""
+    """Return `history` without the words at which `dropped_BT` (bool) is true."""
     if replacement == "unk":
         return replace(history, tokens_BT=history.tokens_BT.masked_fill(dropped_BT, UNK))
     blank_BT = dropped_BT if history.blank_BT is None else dropped_BT | history.blank_BT

@@ -1,4 +1,4 @@
-"""The files of a text: which they are, and their sentences, read one after the other and never all at once."""
+"""The files of a text: which file belongs to a split, and its sentences, which are read one at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,53 @@ from typing import BinaryIO, ClassVar, cast
 
 from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["SPLITS", "Sentence", "Source", "TextFile", "file_of"]
+__all__ = ["SPLITS", "Sentence", "SentenceFile", "TextFile", "find_split_file", "unreadable"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
-"""The names, without suffix, that the file of a split may have."""
+"""Names, without suffix, that the file of each split may have."""
 
 SUFFIXES = (".txt", ".txt.gz", ".parquet")
 
 Sentence = tuple[int, str, str]
-"""Number of its line or row, from 1; label, empty where there is none; text."""
+"""Number of the line or row (from 1), label ("" if there is none), and text."""
 
 
-class Source(ABC):
-    """One file of sentences. `unit` is what its sentences are counted in."""
+class SentenceFile(ABC):
+    """A file of sentences.
+
+    Attributes:
+        path: Location of the file.
+        unit: Name of the place of one sentence: "line" or "row".
+    """
 
     path: Path
     unit: ClassVar[str]
 
     @abstractmethod
     def labelled(self) -> bool:
-        """Whether any sentence has a label, or a place for one; DataError where the file cannot be read."""
+        """Return whether the file has labels.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
 
     @abstractmethod
     def sentences(self, labelled: bool) -> Iterator[Sentence]:
-        """All in their order, those without words too; DataError at the first that cannot be read."""
+        """Yield all sentences in order, including those without words.
+
+        Args:
+            labelled: Whether to separate the label from the sentence.
+
+        Raises:
+            DataError: A sentence cannot be read.
+        """
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the file's bytes; DataError where it cannot be read."""
+        """Return the SHA-256 (hex) of the file's bytes.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -48,32 +68,37 @@ class Source(ABC):
             raise unreadable(self.path, error) from None
 
 
-def file_of(folder: Path, split: str) -> Path:
-    """The one file of a split; DataError where there is none or more than one."""
+def find_split_file(folder: Path, split: str) -> Path:
+    """Return the file of a split.
+
+    Raises:
+        DataError: The folder has no file or several files for the split.
+    """
     names = [stem + suffix for stem in SPLITS[split] for suffix in SUFFIXES]
-    found = [name for name in names if (folder / name).exists()]
-    if len(found) == 1:
-        return folder / found[0]
-    if found:
-        message = f"must have one file for {split}, and {' and '.join(found)} are there"
+    present = [name for name in names if (folder / name).exists()]
+    if len(present) == 1:
+        return folder / present[0]
+    if present:
+        message = f"several files for {split}: {' and '.join(present)}"
         raise DataError([ValidationIssue("data.path", message, "Move all but one of them away.", str(folder))])
-    there = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    content = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     stems = " or ".join(f"{stem}.txt" for stem in SPLITS[split])
-    message = f"must contain a file {stems} (or .txt.gz, or .parquet)"
-    raise DataError([ValidationIssue("data.path", message, f"It holds {textwrap.shorten(there, 200)}.", str(folder))])
+    message = f"no file {stems} (or .txt.gz, or .parquet)"
+    hint = f"The folder contains {textwrap.shorten(content, 200)}."
+    raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        [ValidationIssue("data.path", "must hold readable files", f"{error.strerror or error}.", str(path))]
-    )
+    """Return the error for a file that the operating system does not let us read."""
+    return DataError([ValidationIssue(str(path), f"the file cannot be read ({error.strerror or error})")])
 
 
 @dataclass(frozen=True)
-class TextFile(Source):
-    """UTF-8, one sentence a line, plain or under gzip; with labels, label<TAB>text, where the first tab alone counts.
+class TextFile(SentenceFile):
+    """A UTF-8 file with one sentence per line, plain or compressed with gzip.
 
-    Nothing but a newline ends a line: no form feed and none of Unicode's line separators.
+    A labelled line is label<TAB>text; only the first tab separates. Only a newline ends a line: form feeds and
+    Unicode's line separators do not.
     """
 
     path: Path
@@ -101,13 +126,14 @@ class TextFile(Source):
                         yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                     except UnicodeDecodeError as error:
                         where = f"{self.path}, line {number}, byte offset {start + error.start}"
-                        hint = "Convert the file, say with iconv."
-                        raise DataError([ValidationIssue("data.path", "must hold UTF-8 text", hint, where)]) from None
+                        hint = "Convert the file, for example with iconv."
+                        raise DataError([ValidationIssue(where, "not UTF-8 text", hint)]) from None
                     start += len(raw)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            message = f"incomplete or damaged gzip file ({error})"
+            hint = "Copy the file again and check it with gzip -t."
             where = f"{self.path}, after line {number}"
-            hint = f"Copy it again, and check it with gzip -t ({error})."
-            raise DataError([ValidationIssue("data.path", "must hold whole gzip files", hint, where)]) from None
+            raise DataError([ValidationIssue(where, message, hint)]) from None
         except OSError as error:
             raise unreadable(self.path, error) from None
 

@@ -1,4 +1,4 @@
-"""Batches of sentences of about one length, padded to that of the longest."""
+"""Batches of sentences of similar lengths, padded to the longest sentence of the batch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from lagvae_core.data.text.tokens import PAD, TokenBatch, TokenSplit
 __all__ = ["padded", "padded_batches"]
 
 JITTER = 0.1
-"""By how much of its length, at most, a sentence is moved among the others before they are cut into batches. More of it
-mixes lengths better and pads more."""
+"""Largest relative change of a sentence's length in the sort key from which batches are cut.
+
+A larger value mixes lengths better and needs more padding.
+"""
 
 
 def padded_batches(split: TokenSplit, batch_size: int, seed: int) -> list[TokenBatch]:
-    """Every sentence once, in batches of just `batch_size`, the rest of the division in one smaller batch.
+    """Return every sentence once, in batches of exactly `batch_size` and one smaller batch for the remainder.
 
-    Sentences are sorted by length times a factor drawn from U(1 - JITTER, 1 + JITTER), and cut. The smaller batch lies
-    anywhere among the others, so that no length is bound to it. How many batches there are does not depend on the seed,
-    and equal arguments give equal batches. A batch in which all have one length is not padded.
+    The sentences are sorted by their length times a factor drawn from U(1 - JITTER, 1 + JITTER), and cut. The position
+    of the smaller batch is drawn as well, so it is not bound to a length. The number of batches does not depend on the
+    seed, and equal arguments give equal batches. A batch whose sentences have the same length is not padded.
     """
     assert batch_size > 0, "a batch holds at least one sentence"
     generator = np.random.default_rng(seed)
@@ -33,12 +35,12 @@ def padded_batches(split: TokenSplit, batch_size: int, seed: int) -> list[TokenB
 
 
 def padded(split: TokenSplit, index_B: NDArray[np.int64]) -> TokenBatch:
-    """The sentences `index_B` of `split` in one batch, without lengths where all have the same."""
+    """Return the sentences `index_B` of `split` in one batch; its lengths are None if all sentences have the same."""
     first_B = split.offsets[index_B]
     lengths_B = split.offsets[index_B + 1] - first_B
-    place_L = np.arange(lengths_B.max())
-    within_BL = place_L < lengths_B[:, None]
+    position_L = np.arange(lengths_B.max())
+    within_BL = position_L < lengths_B[:, None]
     tokens_BL = np.full(within_BL.shape, PAD, dtype=np.int64)
-    tokens_BL[within_BL] = split.tokens[(first_B[:, None] + place_L)[within_BL]]
+    tokens_BL[within_BL] = split.tokens[(first_B[:, None] + position_L)[within_BL]]
     lengths = None if within_BL.all() else torch.from_numpy(lengths_B)
     return TokenBatch(torch.from_numpy(tokens_BL), torch.from_numpy(index_B), lengths)

@@ -1,6 +1,6 @@
 """Sentences from the columns of a Parquet file.
 
-The only place of this package that knows pyarrow, and it does when a file is opened, not before.
+This is the only module of the package that uses pyarrow. It imports pyarrow when a file is opened, not before.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lagvae_core.data.text.files import Sentence, Source, unreadable
+from lagvae_core.data.text.files import Sentence, SentenceFile, unreadable
 from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["ParquetFile"]
 
 _ROWS = 8192
-"""Rows that are in memory at a time."""
+"""Number of rows in memory at a time."""
 
 
 @dataclass(frozen=True)
-class ParquetFile(Source):
-    """A column of texts, and with labels one of strings or integers; rows are counted from 1."""
+class ParquetFile(SentenceFile):
+    """A Parquet file with a column of texts and, for labelled sentences, a column of strings or integers."""
 
     path: Path
     text_column: str
@@ -41,9 +41,9 @@ class ParquetFile(Source):
                 for text, label in zip(texts, labels, strict=True):
                     number += 1
                     if text is None:
-                        message = f"must have a text in every row of {self.text_column}"
-                        where = f"{self.path}, row {number}: null"
-                        raise DataError([ValidationIssue("data.path", message, "Fill these rows or drop them.", where)])
+                        message = f"the column {self.text_column} contains null"
+                        hint = "Fill in the texts or remove their rows."
+                        raise DataError([ValidationIssue(f"{self.path}, row {number}", message, hint)])
                     yield number, "" if label is None else str(label).strip(), text
 
     def _blocks(self, file: Any, columns: list[str]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -53,9 +53,7 @@ class ParquetFile(Source):
             for block in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
                 texts = block.column(self.text_column).to_pylist()
                 yield texts, block.column(self.label_column).to_pylist() if len(columns) > 1 else [None] * len(texts)
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise self._damaged(error) from None
-        except OSError as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             raise self._damaged(error) from None
 
     def _open(self) -> Any:
@@ -63,9 +61,9 @@ class ParquetFile(Source):
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            message = "must be of files that can be read, and Parquet takes the package pyarrow"
+            message = "pyarrow, which reads Parquet files, is not installed"
             hint = "Install pyarrow, or convert the file to .txt."
-            raise DataError([ValidationIssue("data.path", message, hint, str(self.path))]) from None
+            raise DataError([ValidationIssue(str(self.path), message, hint)]) from None
         try:
             with self.path.open("rb"):
                 return parquet.ParquetFile(self.path)
@@ -75,11 +73,11 @@ class ParquetFile(Source):
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> DataError:
-        hint = f"Write it again ({' '.join(str(error).split())[:200]})."
-        return DataError([ValidationIssue("data.path", "must hold whole Parquet files", hint, str(self.path))])
+        message = f"incomplete or damaged Parquet file ({' '.join(str(error).split())[:200]})"
+        return DataError([ValidationIssue(str(self.path), message, "Write the file again.")])
 
     def _check(self, schema: Any, labelled: bool) -> None:
-        """That the columns are there and of the right type; DataError with all that is wrong."""
+        """Check the presence and the types of the columns; raise DataError with all issues."""
         from pyarrow import types
 
         def is_text(kind: Any) -> bool:
@@ -89,18 +87,17 @@ class ParquetFile(Source):
         def is_label(kind: Any) -> bool:
             return is_text(kind) or bool(types.is_integer(kind) or types.is_boolean(kind))
 
-        wanted = {"data.text_column": (self.text_column, is_text, "strings")}
+        required = {"data.text_column": (self.text_column, is_text, "strings")}
         if labelled:
-            wanted["data.label_column"] = (self.label_column, is_label, "strings or integers")
+            required["data.label_column"] = (self.label_column, is_label, "strings or integers")
         issues = []
-        for key, (name, is_right, content) in wanted.items():
+        for key, (name, is_right, content) in required.items():
             if name not in schema.names:
-                hint = f"Its columns are {', '.join(schema.names) or 'none'}."
-                issues.append(ValidationIssue(key, f"must be a column of {self.path}", hint, name))
+                hint = f"The columns are {', '.join(schema.names) or 'none'}."
+                issues.append(ValidationIssue(key, f"no such column in {self.path}", hint, name))
             elif not is_right(schema.field(name).type):
-                message = (
-                    f"must be a column of {content} in {self.path}, and this one is of type {schema.field(name).type}"
-                )
-                issues.append(ValidationIssue(key, message, "Name another, or convert it.", name))
+                message = f"must be a column of {content} in {self.path}"
+                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert it."
+                issues.append(ValidationIssue(key, message, hint, name))
         if issues:
             raise DataError(issues)

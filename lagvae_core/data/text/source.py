@@ -1,10 +1,11 @@
-"""Text of the user's own: a folder with one file for each of train, valid and test."""
+"""Text in the user's own files: a folder with one file for each of train, valid and test."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lagvae_core.data.base import Batching, Partition
 from lagvae_core.data.cache import read_entry, write_entry
-from lagvae_core.data.text.corpus import Rules, read_corpus, token_dataset
-from lagvae_core.data.text.files import SPLITS, Source, TextFile, file_of
+from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
+from lagvae_core.data.text.files import SPLITS, SentenceFile, TextFile, find_split_file
 from lagvae_core.data.text.padding import padded_batches
 from lagvae_core.data.text.parquet import ParquetFile
 from lagvae_core.data.text.tokens import TokenBatch, TokenDataset, TokenSplit
@@ -23,101 +24,113 @@ from lagvae_core.settings import FrozenConfig
 
 __all__ = ["TextData"]
 
-_FORMAT = 1  # raised whenever the same files and fields come to mean other arrays
+_FORMAT = 1  # raised whenever the same files and fields come to mean other arrays or another fingerprint
 
 
-def _word_of_bool(value: object) -> object:
-    """YAML 1.1 reads an unquoted `yes` and `no` as true and false."""
+def _yes_or_no(value: object) -> object:
+    """Undo YAML 1.1, which reads an unquoted `yes` and `no` as true and false."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 class TextData(FrozenConfig):
-    """Sentences from the files of one folder, words separated by white space.
+    """Sentences from the files of one folder, with words separated by white space.
 
-    A split is one file: .txt, UTF-8, one sentence a line; the same under gzip, .txt.gz; or .parquet with a column of
-    texts. That of the validation may also be called dev or val. Two files for one split are refused. A line may begin
-    with a label and a tab; only the first tab counts. In Parquet labels are a column of strings or integers. Training,
-    validation and test must have the same labels.
+    A split is one file: a .txt file in UTF-8 with one sentence per line, the same compressed with gzip (.txt.gz), or a
+    .parquet file with a column of texts. The validation file may also be called dev or val. Two files for one split
+    are an error. A line may begin with a label and a tab; only the first tab separates. In Parquet files the labels
+    are a column of strings or integers. Training, validation and test must have the same set of labels.
 
-    The vocabulary is that of the training sentences in use, in order of first appearance; `min_freq` and
-    `max_vocabulary` cut it, the latter keeping of equally frequent words those that come first; any other word is read
-    as `<unk>`. Where neither cuts, no training sentence holds an `<unk>`, so that its probability is untrained: read
-    the NLL beside the `oov_rate`. A literal `<unk>` in the text is that special word; a literal `<pad>`, `<s>` or
-    `</s>` becomes `<unk>`.
+    The vocabulary consists of the words of the training sentences in use, in the order of first appearance. `min_freq`
+    and `max_vocabulary` reduce it; of equally frequent words, `max_vocabulary` keeps those that appear first. Every
+    other word becomes `<unk>`. If neither field removes a word, no training sentence contains `<unk>` and its
+    probability is untrained: interpret the NLL together with the `oov_rate`. A literal `<unk>` in the text is the
+    special word; a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
 
-    `partition` is that of the training sentences alone. With `batching` constant_length, the published protocol, a
-    batch holds sentences of one length, so that nothing is padded: that length is the group of `fixed_by_group`, which
-    takes them as the file has them; `fixed_random` shuffles them once, `resplit_random` before each epoch. The last
-    batch of each length is small, and as losses are means over a batch its sentences count more. With `padded` all
-    batches but one are full and hold sentences of about one length, padded to the longest: drawn once (`fixed_random`)
-    or before each epoch (`resplit_random`, here the default). `fixed_by_group` is refused with it, as a length needs no
-    padding. Measurement never pads, and its numbers are the same under both.
+    `partition` applies to the training sentences only. Measurement never pads and gives the same numbers for all
+    values of `partition` and `batching`.
 
-    Files are read as a stream and kept as 32-bit numbers in the cache, from which all processes of a machine map the
-    same memory. Beside that, loading takes 8 bytes a sentence for labels and, once, when the cache is filled, 8 bytes a
-    word and a dictionary of all word types: 127 MiB for 1,000,000 sentences of 10 words, 87 MiB from the cache, most of
+    - `batching: constant_length` is the published protocol. The sentences of a batch have one length, so nothing is
+      padded. `fixed_by_group`, whose groups are the lengths, takes the sentences in the order of the file.
+      `fixed_random` shuffles them once, and `resplit_random` before each epoch. The last batch of each length is
+      small; since losses are means over a batch, its sentences have more weight.
+    - `batching: padded` fills all batches but one with sentences of similar lengths, padded to the longest.
+      `fixed_random` draws the batches once, and `resplit_random` (here the default) before each epoch.
+      `fixed_by_group` is an error, since sentences of one length need no padding.
+
+    Files are read as a stream and cached as 32-bit numbers, from which all processes of a machine map the same memory.
+    In addition, loading takes 8 bytes per sentence for labels. Filling the cache also takes 8 bytes per word and a
+    dictionary of all word types: 127 MiB for 1,000,000 sentences of 10 words, against 87 MiB from the cache, most of
     it shared (benchmarks/memory.py).
     """
 
     kind: Literal["text"] = "text"
     path: str = Field(min_length=1, description="folder with train, valid and test as .txt, .txt.gz or .parquet")
-    labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_word_of_bool)] = Field(
+    labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_yes_or_no)] = Field(
         "auto",
-        description="do lines have the form label<TAB>text? auto: if one does, all must; drop: yes, but forget them",
+        description="presence of labels (label<TAB>text in text files); auto: all sentences have a label if one has; "
+        "drop: labels are present and ignored",
     )
     text_column: str = Field("text", min_length=1, description="column of the sentences in Parquet files")
     label_column: str = Field("label", min_length=1, description="column of the labels in Parquet files")
-    max_length: int | None = Field(None, ge=1, description="drop sentences of more words, in every split")
-    min_freq: int = Field(1, ge=1, description="words rarer than this in the training sentences become <unk>")
+    max_length: int | None = Field(
+        None, ge=1, description="length above which sentences of any split are dropped [words]; none for no limit"
+    )
+    min_freq: int = Field(1, ge=1, description="occurrences in the training sentences below which a word becomes <unk>")
     max_vocabulary: int | None = Field(
-        None, ge=1, description="keep only so many words, the most frequent of training, the specials not counted"
+        None,
+        ge=1,
+        description="number of most frequent training words to keep, special words not counted; none for no limit",
     )
-    limit: int | None = Field(None, ge=1, description="use only the first `limit` training sentences")
+    limit: int | None = Field(None, ge=1, description="number of leading training sentences to use; none for all")
     batching: Batching = Field(
-        "constant_length", description="whether a training batch holds one sentence length, or is padded"
+        "constant_length", description="composition of a training batch: sentences of one length, or padded sentences"
     )
-    partition: Partition = Field("fixed_by_group", description="how training sentences are cut into batches")
+    partition: Partition = Field("fixed_by_group", description="division of the training sentences into batches")
 
     @model_validator(mode="before")
     @classmethod
-    def _padded_batches_are_fresh(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("batching") == "padded":
-            return {"partition": "resplit_random", **given}
-        return given
+    def _resplit_padded_batches(cls, values: Any) -> Any:
+        """Change the default of `partition` for padded batches."""
+        if isinstance(values, Mapping) and values.get("batching") == "padded":
+            return {"partition": "resplit_random", **values}
+        return values
 
     @model_validator(mode="after")
-    def _groups_are_lengths(self) -> TextData:
+    def _check_partition(self) -> TextData:
         if self.batching == "padded" and self.partition == "fixed_by_group":
-            message = (
-                "must be fixed_random or resplit_random if data.batching is padded (a group is one sentence length)"
-            )
-            hint = "Choose one of these, or set data.batching=constant_length."
+            message = "must be fixed_random or resplit_random if data.batching is padded"
+            hint = "A group is one sentence length, which needs no padding: alternatively use constant_length."
             raise ConfigError([ValidationIssue("data.partition", message, hint, self.partition)])
         return self
 
     def load(self) -> TokenDataset:
-        """Read and encode the files, or find them encoded in the cache.
+        """Read and encode the files, or take them from the cache.
 
-        The report adds `<split>_dropped_empty` and `_dropped_long`, in lines. The cache is in the folder of
-        `lagvae_core.data.cache`, under the content of the files and all fields that matter. A damaged entry is
-        replaced; without a usable folder the files are read each time.
+        A cache entry is identified by the content of the files and all fields that matter. Without a usable cache
+        folder the files are read each time.
 
-        Raises DataError, with all mistakes of all files, where the folder or a file is missing, damaged or there twice,
-        a file is not UTF-8, lacks a column, or is left with no sentence, a sentence lacks the label that it must have,
-        or validation or test has not the classes of training.
+        Returns:
+            The data set. Its report contains `<split>_dropped_empty` and `<split>_dropped_long` in addition [lines].
+
+        Raises:
+            DataError: The folder or a file is missing, damaged or ambiguous; a file is not UTF-8, lacks a column or
+                has no sentence left; a required label is missing; or the labels of validation or test are not those
+                of training. The error carries the issues of all files.
         """
-        sources, issues = self._sources()
-        name = self._cache_name(sources)
+        files, issues = self._files()
+        name = self._entry_name(files)
         entry = None if issues else read_entry(name)
-        if entry is None:
-            entry = read_corpus(sources, self._rules(sources), issues)
-            if self._cache_name(sources) == name:  # else the files have changed meanwhile
-                write_entry(name, entry)
-                entry = read_entry(name) or entry
-        return token_dataset(entry)
+        if entry is not None:
+            return token_dataset(entry)
+        entry = read_corpus(files, self._rules(files), issues)
+        if self._entry_name(files) != name:  # a file has changed in the meantime
+            return token_dataset(entry)
+        entry = replace(entry, facts={**entry.facts, "fingerprint": token_dataset(entry).fingerprint})
+        write_entry(name, entry)
+        return token_dataset(read_entry(name) or entry)
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
-        """The batches of `epoch` (from 0) in a trial of that `seed`, on the CPU; as many in every epoch."""
+        """Return the training batches of one epoch; see `DataSource.train_batches`."""
         if self.partition == "fixed_by_group":
             return train.batches(batch_size)
         shuffle = derive_seed(seed, "partition", epoch if self.partition == "resplit_random" else 0)
@@ -125,45 +138,45 @@ class TextData(FrozenConfig):
             return padded_batches(train, batch_size, shuffle)
         return train.batches(batch_size, seed=shuffle)
 
-    def _sources(self) -> tuple[dict[str, Source], list[ValidationIssue]]:
-        """The file of each split, in the order of SPLITS, and what is wrong with those that are not among them."""
+    def _files(self) -> tuple[dict[str, SentenceFile], list[ValidationIssue]]:
+        """Return the file of each split, in the order of SPLITS, and the issues of the splits without one."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            hint = f"There is none at {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "must be a folder", hint, self.path)])
-        sources: dict[str, Source] = {}
+            hint = f"The absolute path is {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "no such folder", hint, self.path)])
+        files: dict[str, SentenceFile] = {}
         issues: list[ValidationIssue] = []
         for split in SPLITS:
             with collect_issues(issues):
-                path = file_of(folder, split)
+                path = find_split_file(folder, split)
                 is_table = path.suffix == ".parquet"
-                sources[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
-        return sources, issues
+                files[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
+        return files, issues
 
-    def _rules(self, sources: Mapping[str, Source]) -> Rules:
-        labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_labelled, sources.values())))
+    def _rules(self, files: Mapping[str, SentenceFile]) -> CorpusRules:
+        labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_has_labels, files.values())))
         keep = labelled and self.labels != "drop"
-        return Rules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limit)
+        return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limit)
 
-    def _cache_name(self, sources: Mapping[str, Source]) -> str:
-        """The same just where the same would be read."""
+    def _entry_name(self, files: Mapping[str, SentenceFile]) -> str:
+        """Name of the cache entry; equal names mean equal results of reading the files."""
         fields = self.model_dump(mode="json", exclude={"path", "batching", "partition"})
-        files = {split: (type(source).__name__, _digest(source)) for split, source in sources.items()}
-        identity = json.dumps([_FORMAT, fields, files], sort_keys=True)
+        digests = {split: (type(file).__name__, _digest(file)) for split, file in files.items()}
+        identity = json.dumps([_FORMAT, fields, digests], sort_keys=True)
         return f"text-{hashlib.sha256(identity.encode()).hexdigest()}"
 
 
-def _labelled(source: Source) -> bool:
-    """Whether it has labels; what cannot be read has none, and is refused when it is read whole."""
+def _has_labels(file: SentenceFile) -> bool:
+    """Whether the file has labels; False if it cannot be read, which is reported when its sentences are read."""
     try:
-        return source.labelled()
+        return file.labelled()
     except DataError:
         return False
 
 
-def _digest(source: Source) -> str:
-    """The same for what cannot be read: it is never cached."""
+def _digest(file: SentenceFile) -> str:
+    """Digest of the file; "" if it cannot be read. Such a file raises an error later and is never cached."""
     try:
-        return source.digest()
+        return file.digest()
     except DataError:
         return ""

@@ -1,7 +1,7 @@
-"""Tokenised sentences as arrays: a vocabulary, a split, a batch and the data set that holds them together.
+"""Tokenised sentences as arrays: vocabulary, batch, split and data set.
 
-Shape suffixes: B examples of a batch, L tokens of a sentence with its `<s>` and `</s>`, T = L - 1 predicted
-tokens. In a padded batch L is that of the longest sentence.
+Shape suffixes: B examples of a batch, N examples of a split, L tokens of a sentence including `<s>` and `</s>`,
+T = L - 1 predicted tokens. In a padded batch, L is the length of the longest sentence.
 """
 
 from __future__ import annotations
@@ -44,28 +44,32 @@ PAD, BOS, EOS, UNK = range(4)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words by their ids: the four `SPECIALS` first, then the others, each once."""
+    """The words in the order of their ids: first the four `SPECIALS`, then every other word once."""
 
     words: tuple[str, ...]
 
     def __post_init__(self) -> None:
         assert self.words[: len(SPECIALS)] == SPECIALS, "a vocabulary starts with the special words"
-        assert len(set(self.words)) == len(self.words), "a vocabulary holds each word once"
+        assert len(set(self.words)) == len(self.words), "a vocabulary contains each word once"
 
     @classmethod
     def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Vocabulary:
-        """The words that occur `min_freq` times or more in `sentences`, in order of first appearance."""
+        """Return the words that occur at least `min_freq` times in `sentences`, in the order of first appearance."""
         return cls.of_counts(Counter(word for sentence in sentences for word in sentence.split()), min_freq)
 
     @classmethod
-    def of_counts(cls, counts: Mapping[str, int], min_freq: int = 1, most: int | None = None) -> Vocabulary:
-        """The words that occur `min_freq` times or more, and of these the `most` frequent, in the order of `counts`.
+    def of_counts(cls, counts: Mapping[str, int], min_freq: int = 1, max_words: int | None = None) -> Vocabulary:
+        """Return the frequent words, in the order of `counts`.
 
-        Of words that occur equally often those that come first are kept.
+        Args:
+            counts: Number of occurrences of each word.
+            min_freq: Smallest number of occurrences of a word to keep.
+            max_words: Largest number of words, special words not counted. The most frequent words are kept; of equally
+                frequent words, those that come first.
         """
         frequent = [word for word, count in counts.items() if count >= min_freq and word not in SPECIALS]
-        if most is not None and len(frequent) > most:
-            kept = set(sorted(frequent, key=lambda word: -counts[word])[:most])
+        if max_words is not None and len(frequent) > max_words:
+            kept = set(sorted(frequent, key=lambda word: -counts[word])[:max_words])
             frequent = [word for word in frequent if word in kept]
         return cls((*SPECIALS, *frequent))
 
@@ -74,55 +78,63 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # A text that spells out `</s>` must not end its sentence: only `<unk>` may be written by name.
+        # A literal `</s>` in a text must not end its sentence: of the special words only `<unk>` may be written out.
         return {word: number for number, word in enumerate(self.words) if number >= UNK}
 
     def number(self, word: str) -> int:
-        """The id of `word`, that of `<unk>` if it is not here."""
+        """Return the id of `word`, or the id of `<unk>` for a word outside the vocabulary."""
         return self._ids.get(word, UNK)
 
     def encode(self, sentence: str) -> list[int]:
-        """`<s>`, the id of each word (split on white space; `<unk>` for a word that is not here), `</s>`."""
+        """Return the ids of `<s>`, of the words of `sentence` (separated by white space) and of `</s>`."""
         return [BOS, *map(self.number, sentence.split()), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The sentence without `<pad>`, `<s>` and `</s>`; `<unk>` stays, as it stands for a word."""
+        """Return the sentence of `ids` without `<pad>`, `<s>` and `</s>`; `<unk>` represents a word and is kept."""
         return " ".join(self.words[number] for number in ids if number >= UNK)
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of the words in their order; a checkpoint is valid for one hash only."""
+        """SHA-256 (hex) of the words in their order; a checkpoint is valid only for this hash."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What the decoder may see of the past: `tokens_BT`, int64 ids, read one step before each target.
+    """The past that the decoder may see.
 
-    Where `blank_BT` (bool) is true, the decoder reads a vector of zeros in the place of the token's embedding.
+    Attributes:
+        tokens_BT: int64, ids of the tokens that are read one step before each target.
+        blank_BT: bool, true where the decoder reads a vector of zeros instead of the token's embedding; None if it
+            reads every token.
     """
 
     tokens_BT: Tensor
     blank_BT: Tensor | None = None
 
     def unread(self) -> Self:
-        """The same before the first token is read."""
+        """Return the history before the first token is read."""
         return replace(self, tokens_BT=self.tokens_BT[:, :0], blank_BT=None)
 
     def then(self, tokens_B: Tensor) -> Self:
-        """The same after one more token each."""
-        assert self.blank_BT is None, "what is read in generation is never blank"
+        """Return the history after one more token per example."""
+        assert self.blank_BT is None, "tokens read during generation are never blank"
         return replace(self, tokens_BT=torch.cat([self.tokens_BT, tokens_B[:, None]], 1))
 
     def select(self, index: Tensor) -> Self:
-        """The rows `index`, in that order; whatever a subclass holds beside the tokens has a row for each example."""
-        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return replace(self, **{name: rows[index] for name, rows in held.items() if rows is not None})
+        """Return the rows `index`, in that order. Every field, also of a subclass, must have a row per example."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return replace(self, **{name: rows[index] for name, rows in values.items() if rows is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Targets [B, T] of which those at `kept_N` alone are predicted, T * B positions counted step by step."""
+    """Targets of padded sentences.
+
+    Attributes:
+        tokens_BT: int64, ids of the targets, including padding.
+        kept_N: int64, positions of the N targets that are predicted, in the T * B positions ordered by step.
+    """
 
     tokens_BT: Tensor
     kept_N: Tensor
@@ -130,11 +142,12 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch(Batch):
-    """Sentences of one length, or padded with `<pad>` to that of the longest.
+    """Sentences of one length, or sentences padded with `<pad>` to the length of the longest.
 
-    `tokens_BL`: int64 ids, `<s>` first and `</s>` last in each sentence. `index_B`: int64, always on the CPU, the
-    examples' numbers in their split. `lengths_B`: int64, always on the CPU, the tokens of each sentence; None where
-    nothing is padded.
+    Attributes:
+        tokens_BL: int64, ids; each sentence starts with `<s>` and ends with `</s>`.
+        index_B: int64, always on the CPU, the numbers of the examples in their split.
+        lengths_B: int64, always on the CPU, the number of tokens of each sentence; None if nothing is padded.
     """
 
     tokens_BL: Tensor
@@ -143,32 +156,32 @@ class TokenBatch(Batch):
 
     @property
     def sizes_B(self) -> Tensor:
-        """The tokens of each sentence, int64, on the CPU, whether or not some are padded."""
+        """Number of tokens of each sentence, int64, on the CPU, also if nothing is padded."""
         return torch.full((self.size,), self.tokens_BL.shape[1]) if self.lengths_B is None else self.lengths_B
 
     @cached_property
     def units(self) -> int:
-        """The number of predicted tokens, what a perplexity divides by: every token but `<s>`."""
+        """Number of predicted tokens, by which a perplexity is normalised: every token except `<s>`."""
         return self.targets_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum()) - self.size
 
     @property
     def read(self) -> TokenBatch:
-        """What the encoder reads: the sentences themselves, where nothing else is given."""
+        """What the encoder reads: the sentences themselves, unless a subclass has other inputs."""
         return self
 
     @property
     def history(self) -> History:
-        """What the decoder reads: every token but the last."""
+        """What the decoder reads: every token except the last."""
         return History(self.tokens_BL[:, :-1])
 
     @property
     def targets_BT(self) -> Tensor:
-        """What the decoder predicts: every token but the first."""
+        """What the decoder predicts: every token except the first."""
         return self.tokens_BL[:, 1:]
 
     @cached_property
     def targets(self) -> Tensor | Ragged:
-        """`targets_BT`, and where sentences are padded, which of them count."""
+        """`targets_BT`; for padded sentences together with the positions that count."""
         if self.lengths_B is None:
             return self.targets_BT
         steps_T1 = torch.arange(self.targets_BT.shape[1])[:, None]
@@ -177,7 +190,7 @@ class TokenBatch(Batch):
 
     @cached_property
     def last_B(self) -> Tensor | None:
-        """Where each sentence has its `</s>`, on the device; None where that is the last position of all."""
+        """Position of `</s>` in each sentence, on the device; None if it is the last position of all sentences."""
         return None if self.lengths_B is None else (self.lengths_B - 1).to(self.device)
 
     @property
@@ -185,7 +198,7 @@ class TokenBatch(Batch):
         return self.tokens_BL.device
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """The batch with its tokens on `device`, and all that is copied there at once: training waits for nothing."""
+        """Return the batch on `device`. Everything is copied at once, so that training does not wait for copies."""
         batch = TokenBatch(self.tokens_BL.to(device), self.index_B, self.lengths_B)
         _ = batch.targets, batch.last_B
         return batch
@@ -193,10 +206,12 @@ class TokenBatch(Batch):
 
 @dataclass(frozen=True, eq=False)
 class TokenSplit(Split):
-    """N sentences, laid end to end.
+    """N sentences in one array.
 
-    `tokens`: int32, all sentences with their `<s>` and `</s>`. `offsets`: int64 [N + 1], sentence n is
-    `tokens[offsets[n]:offsets[n + 1]]`. `labels`: one for each sentence, or None.
+    Attributes:
+        tokens: int32, the sentences one after the other, each with its `<s>` and `</s>`.
+        offsets: int64 [N + 1]; sentence n is `tokens[offsets[n]:offsets[n + 1]]`.
+        labels: One label per sentence, or None.
     """
 
     tokens: NDArray[np.int32]
@@ -205,12 +220,12 @@ class TokenSplit(Split):
 
     def __post_init__(self) -> None:
         assert self.offsets[0] == 0, "the first sentence starts at 0"
-        assert self.offsets[-1] == len(self.tokens), "the last sentence ends with the tokens"
-        assert self.labels is None or len(self.labels) == len(self), "there is one label for each sentence"
+        assert self.offsets[-1] == len(self.tokens), "the last sentence ends at the last token"
+        assert self.labels is None or len(self.labels) == len(self), "there is one label per sentence"
 
     @classmethod
     def of(cls, sentences: Iterable[list[int]], labels: tuple[str, ...] | None = None) -> TokenSplit:
-        """The split of encoded `sentences`, which are read once and not kept."""
+        """Return the split of encoded `sentences`, which are iterated once and may be a generator."""
         tokens, offsets = array("i"), array("q", [0])
         for sentence in sentences:
             tokens.extend(sentence)
@@ -222,25 +237,29 @@ class TokenSplit(Split):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sentence, `<s>` and `</s>` included."""
+        """Number of tokens of each sentence, including `<s>` and `</s>`."""
         return np.diff(self.offsets)
 
     @property
     def units(self) -> int:
-        """The number of tokens that a model predicts: all but the `<s>`."""
+        """Number of tokens that a model predicts: every token except `<s>`."""
         return len(self.tokens) - len(self)
 
     def limit(self, n: int) -> TokenSplit:
-        """The first `n` sentences, or all where there are fewer."""
+        """Return the first `n` sentences, or all if there are fewer."""
         offsets = self.offsets[: n + 1]
         return TokenSplit(self.tokens[: offsets[-1]], offsets, self.labels and self.labels[:n])
 
     def batches(self, batch_size: int, *, by_label: bool = False, seed: int | None = None) -> list[TokenBatch]:
-        """Every sentence once, in batches of one length, with `by_label` of one label too, of at most `batch_size`.
+        """Return every sentence once, in batches of one length.
 
-        Sentences are sorted by length and label, equal ones in the split's order or, given a `seed`, in a random
-        one, and cut at every change and at `batch_size`: the last batch of a group may be small. How many batches
-        there are does not depend on the seed, and equal arguments give equal batches.
+        Sentences are sorted by length (and label) and cut at every change and at `batch_size`, so the last batch of a
+        length may be small. The number of batches does not depend on the seed, and equal arguments give equal batches.
+
+        Args:
+            batch_size: Largest number of sentences in a batch.
+            by_label: Whether a batch holds sentences of one label as well.
+            seed: Seed that shuffles sentences of equal length and label; None for the order of the split.
         """
         assert batch_size > 0, "a batch holds at least one sentence"
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
@@ -254,10 +273,10 @@ class TokenSplit(Split):
         return batches
 
     def _groups(self, by_label: bool) -> NDArray[np.int64]:
-        """A number for each sentence, equal where sentences may share a batch; shorter sentences have smaller ones."""
+        """Return a number per sentence. Sentences with equal numbers may share a batch; shorter ones come first."""
         if not by_label:
             return self.lengths
-        assert self.labels is not None, "sentences without labels cannot be grouped by them"
+        assert self.labels is not None, "sentences without labels cannot be grouped by label"
         names, label_N = np.unique(np.array(self.labels), return_inverse=True)
         return self.lengths * len(names) + label_N
 
@@ -270,26 +289,32 @@ class TokenSplit(Split):
 
 @dataclass(frozen=True)
 class TextDomain(Domain):
-    """Sentences over `vocabulary` words, the specials counted."""
+    """Sentences over a vocabulary.
+
+    Args:
+        vocabulary: Number of words, including the special words.
+    """
 
     words: ClassVar[bool] = True
 
     vocabulary: int
 
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
-        """Predicted tokens, and the perplexity of the whole corpus, exp(sum of NLL / sum of predicted tokens)."""
+        """Return the number of predicted tokens and the perplexity of the corpus, exp(sum of NLL / sum of tokens)."""
         return {"tokens": units, "ppl": math.exp(min(nll * examples / units, 700.0))}
 
 
 @dataclass(frozen=True, eq=False)
 class TokenDataset(Dataset):
-    """Three splits under one vocabulary.
+    """Three splits with one vocabulary.
 
-    `fingerprint`: SHA-256 (hex) of tokens, labels and vocabulary, equal just where these are equal.
-    `report`: what a user must be told. For each split `<split>_examples`, `_predicted_tokens`, `_length_min`,
-    `_length_mean`, `_length_max` (words, without `<s>` and `</s>`) and `_oov_rate` (the share of words that
-    became `<unk>`); `vocabulary` (ids, specials included); `labels` (those found); and what the source adds.
-    `truth`: the latent variables of generated data by split and name, such as `train_z` [N, Z]; else None.
+    Attributes:
+        fingerprint: SHA-256 (hex) of tokens, labels and vocabulary.
+        report: Facts for the user. For each split: `<split>_examples`, `<split>_predicted_tokens`,
+            `<split>_length_min`, `<split>_length_mean`, `<split>_length_max` (words, without `<s>` and `</s>`) and
+            `<split>_oov_rate` (the share of words that became `<unk>`). For all splits: `vocabulary` (number of ids,
+            including special words), `labels` (the labels that occur), and what the source of the data adds.
+        truth: Latent variables of generated data by split and name, such as `train_z` [N, Z]; None for other data.
     """
 
     train: TokenSplit
@@ -313,11 +338,24 @@ class TokenDataset(Dataset):
         vocabulary: Vocabulary,
         notes: Mapping[str, int | float | str] | None = None,
         truth: dict[str, np.ndarray] | None = None,
+        *,
+        fingerprint: str | None = None,
     ) -> TokenDataset:
-        """The data set with its fingerprint taken and its report written; `notes` are added to the report."""
+        """Return the data set with its fingerprint and report.
+
+        Args:
+            train: Training split.
+            valid: Validation split.
+            test: Test split.
+            vocabulary: Vocabulary of all splits.
+            notes: Additional entries of the report.
+            truth: Latent variables of generated data.
+            fingerprint: The fingerprint, if it is known already; None to compute it.
+        """
         splits = {"train": train, "valid": valid, "test": test}
         report = {**_report(splits, vocabulary), **(notes or {})}
-        return cls(train, valid, test, vocabulary, _fingerprint(splits.values(), vocabulary), report, truth)
+        fingerprint = fingerprint or _fingerprint(splits.values(), vocabulary)
+        return cls(train, valid, test, vocabulary, fingerprint, report, truth)
 
 
 def _fingerprint(splits: Iterable[TokenSplit], vocabulary: Vocabulary) -> str:
