@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lagvae_core.config.trial import TrialConfig
-from lagvae_core.data import Batch, Dataset
+from lagvae_core.data import Batch, Dataset, DataSource
 from lagvae_core.randomness import Streams
 from lagvae_core.runtime import peak_memory_bytes
 from lagvae_core.training import checkpoint as checkpoints
@@ -75,9 +75,8 @@ class TrialState:
 
     def partition(self, epoch: int) -> list[Batch]:
         """Return the training batches of `epoch` (from 0); they depend on configuration, data and seed only."""
-        config = self.config
-        train: Any = self.dataset.train  # the split that the configured source has loaded
-        batches = config.data.train_batches(train, config.training.batch_size, config.seed, epoch)
+        source: DataSource = self.config.data
+        batches = source.train_batches(self.dataset.train, self.config.training.batch_size, self.config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
 
     def begin_stage(self) -> None:
