@@ -1,1 +1,1 @@
-"""Everything that is measured, one file each. All numbers are in nats an example unless their docstring says other."""
+"""Metrics, one file per family. Values are in nats per example unless a docstring says otherwise."""

@@ -13,17 +13,24 @@ THRESHOLD = 0.01
 
 @dataclass(frozen=True)
 class ActiveUnits:
+    """Number of active units, and the variance of the posterior mean in each dimension."""
+
     count: int
     variance: tuple[float, ...]
 
 
 def active_units(mean_NZ: Tensor, prior_std_Z: Tensor | None = None, mean_noise_Z: Tensor | None = None) -> ActiveUnits:
-    """The number of dimensions d with Var_x(E_q[z_d|x]) >= 0.01, and the variances (`au`).
+    """Return the number of dimensions d with Var_x(E_q[z_d|x]) >= 0.01, and the variances (`au`).
 
-    The means are counted in units of the prior's standard deviation where the prior is a zero-mean diagonal Gaussian
-    other than N(0, I), so that a remedy which only rescales its latent space gains nothing. Variance with N - 1, over
-    the whole split, float64. `mean_noise_Z`, the variance that comes from the means' own Monte Carlo error, is taken
-    off first. Source: Burda et al. 2016, section 5.2 (there > 0.01; the public codes use >=).
+    Variances are over the whole split, with N - 1, in float64. Source: Burda et al. 2016, section 5.2, which has
+    > 0.01; the public codes have >=.
+
+    Args:
+        mean_NZ: Posterior means of N examples.
+        prior_std_Z: Standard deviations of a zero-mean diagonal Gaussian prior; None for N(0, I). Means are measured in
+            these units, so that a strategy that only rescales the latent space gains nothing.
+        mean_noise_Z: Variance of the Monte Carlo error of the means, subtracted from the variances; None if the means
+            are exact.
     """
     mean = mean_NZ.double()
     variance = mean.var(0, correction=1) if len(mean) > 1 else mean.new_zeros(mean.shape[1])

@@ -1,10 +1,10 @@
-"""Sentences out of z: greedy, sampled, or by beam search.
+"""Generation of sentences from z: greedy search, ancestral sampling and beam search.
 
-No method emits `<pad>` or `<s>`. Training never shows them as targets, so that what a model gives them is next to
-nothing; greedy and beam search leave them out without renormalising, and so rank by the model's own log p(x|z), the one
-that the likelihood columns use. Sampling has to renormalise at each step. `<unk>` is a word like others.
+No method emits `<pad>` or `<s>`. They are never targets in training, so their probability under a trained model is
+negligible. Greedy search and beam search exclude them without renormalising, and therefore rank sentences by the same
+log p(x|z) as the likelihood columns. Sampling renormalises at each step. `<unk>` is an ordinary word.
 
-Shape suffixes: R sequences, K beams, V vocabulary, T predicted tokens, `</s>` among them, C candidates.
+Shape suffixes: R sequences, K beams, V vocabulary, T predicted tokens including `</s>`, C candidates.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-from typing import Protocol as Interface
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -25,14 +24,17 @@ from lagvae_core.randomness import example_noise
 __all__ = ["Beam", "Decoded", "DecodingMethod", "Greedy", "Sampling", "decode_all"]
 
 SEQUENCES = 256
-"""Sequences that a decoder reads at a time; each beam is one."""
+"""Number of sequences per decoder pass; each beam is a sequence."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One generated sentence: its `words` without specials, whether it `ended` with `</s>` or was cut, and `log_p`.
+    """One generated sentence.
 
-    `log_p` is log p(x|z) in nats, float64, the `</s>` included where there is one.
+    Args:
+        words: Word ids without special tokens.
+        ended: Whether the sentence ended with `</s>`; otherwise it was truncated.
+        log_p: log p(x|z), including `</s>` if there is one [nats, float64].
     """
 
     words: tuple[int, ...]
@@ -40,27 +42,30 @@ class Decoded:
     log_p: float
 
 
-class DecodingMethod(Interface):
-    """A way to make sentences out of z."""
+class DecodingMethod(Protocol):
+    """Method that generates sentences from z."""
 
     @property
     def width(self) -> int:
-        """Sequences that are read for each sentence."""
+        """Number of decoder sequences per sentence."""
 
     @abstractmethod
     def __call__(
         self, decoder: TokenDecoder, z_RZ: Tensor, index_R: Tensor, context: History | None = None
     ) -> list[Decoded]:
-        """One sentence for each row of z, of which no other depends on it.
+        """Return one sentence per row of z; rows do not affect each other.
 
-        `index_R` holds the numbers of the examples, to which the draws belong where there are any; `context` is what
-        the decoder sees beside z (see `TokenDecoder.begin`). The decoder must be in eval mode.
+        Args:
+            decoder: A decoder in eval mode.
+            z_RZ: One z per sentence.
+            index_R: Indices of the examples, which determine the random draws.
+            context: Additional inputs of the decoder; see `TokenDecoder.begin`.
         """
 
 
 @dataclass(frozen=True)
 class Greedy(DecodingMethod):
-    """The likeliest word at each step, up to `</s>` or `max_length` tokens."""
+    """Greedy search: the most likely word at each step, until `</s>` or `max_length` tokens."""
 
     max_length: int
     width: ClassVar[int] = 1
@@ -68,15 +73,15 @@ class Greedy(DecodingMethod):
     def __call__(
         self, decoder: TokenDecoder, z_RZ: Tensor, index_R: Tensor, context: History | None = None
     ) -> list[Decoded]:
-        return _walk(decoder, z_RZ, context, self.max_length, lambda step, logits_RV: logits_RV.argmax(1))
+        return _generate(decoder, z_RZ, context, self.max_length, lambda step, logits_RV: logits_RV.argmax(1))
 
 
 @dataclass(frozen=True)
 class Sampling(DecodingMethod):
-    """Ancestral sampling from softmax(logits / temperature) over the words that may be emitted.
+    """Ancestral sampling from softmax(logits / temperature) over the words that can be emitted.
 
-    The draws of a sentence depend on `seed`, `purpose` and its example's number alone: uniform numbers, by which the
-    cumulative distribution of each step is inverted.
+    Each step inverts the cumulative distribution at a uniform random number. The random numbers of a sentence depend
+    only on `seed`, `purpose` and the index of its example.
     """
 
     max_length: int
@@ -95,61 +100,63 @@ class Sampling(DecodingMethod):
             total_RV = (logits_RV.double() / self.temperature).softmax(1).cumsum(1)
             return torch.searchsorted(total_RV, uniform_RT[:, step, None] * total_RV[:, -1:], right=True)[:, 0]
 
-        return _walk(decoder, z_RZ, context, self.max_length, choose)
+        return _generate(decoder, z_RZ, context, self.max_length, choose)
 
 
 @torch.no_grad()
-def _walk(
+def _generate(
     decoder: TokenDecoder,
     z_RZ: Tensor,
     context: History | None,
     max_length: int,
     choose: Callable[[int, Tensor], Tensor],
 ) -> list[Decoded]:
-    """One word after the other, as `choose` says from the step and the logits [R, V] of what may be emitted."""
-    assert not decoder.training, "generation wants eval mode"
-    reading = decoder.begin(z_RZ, context)
+    """Generate word by word; `choose` maps the step and the masked logits [R, V] to the next words [R]."""
+    assert not decoder.training, "the decoder must be in eval mode"
+    state = decoder.begin(z_RZ, context)
     last_R = torch.full((len(z_RZ),), BOS, device=z_RZ.device)
     ended_R = torch.zeros_like(last_R, dtype=torch.bool)
     log_p_R = torch.zeros(len(z_RZ), dtype=torch.float64, device=z_RZ.device)
-    taken = []
+    tokens = []
     for step in range(max_length):
-        logits_RV, reading = decoder.step(reading, last_R)
+        logits_RV, state = decoder.step(state, last_R)
         normaliser_R = logits_RV.logsumexp(1).double()
         chosen_R = choose(step, _allowed(logits_RV))
         last_R = torch.where(ended_R, EOS, chosen_R)
-        gained_R = logits_RV.gather(1, chosen_R[:, None])[:, 0].double() - normaliser_R
-        log_p_R += gained_R.masked_fill(ended_R, 0.0)
+        step_log_p_R = logits_RV.gather(1, chosen_R[:, None])[:, 0].double() - normaliser_R
+        log_p_R += step_log_p_R.masked_fill(ended_R, 0.0)
         ended_R = last_R == EOS
-        taken.append(last_R)
+        tokens.append(last_R)
         if bool(ended_R.all()):
             break
-    return _sentences(torch.stack(taken, 1), log_p_R)
+    return _sentences(torch.stack(tokens, 1), log_p_R)
 
 
 def _allowed(logits_RV: Tensor) -> Tensor:
-    """The logits with -inf for what is never emitted."""
+    """Return the logits with -inf for tokens that are never emitted."""
     allowed_RV = logits_RV.clone()
     allowed_RV[:, [PAD, BOS]] = -torch.inf
     return allowed_RV
 
 
 def _sentences(tokens_RT: Tensor, log_p_R: Tensor) -> list[Decoded]:
-    found = []
+    sentences = []
     for tokens, log_p in zip(tokens_RT.tolist(), log_p_R.tolist(), strict=True):
         ended = EOS in tokens
-        found.append(Decoded(tuple(tokens[: tokens.index(EOS)] if ended else tokens), ended, log_p))
-    return found
+        sentences.append(Decoded(tuple(tokens[: tokens.index(EOS)] if ended else tokens), ended, log_p))
+    return sentences
 
 
 @dataclass(frozen=True)
 class Beam(DecodingMethod):
-    """Beam search: of all continuations of the `width` best prefixes, the `width` best go on.
+    """Beam search: each step keeps the `width` best continuations of the `width` best prefixes.
 
-    Source: as the reference code of He et al. 2019, ranked by log p(x|z), which favours short sentences; with
-    `length_normalised` by log p(x|z) over the number of tokens, `</s>` included. Unlike there, where a finished
-    sentence leaves the beam and narrows it, it stays as its own only continuation and can be pushed out. So width 1 is
-    greedy search, and a beam that holds every prefix finds the likeliest sentence of at most `max_length` tokens.
+    Sentences are ranked by log p(x|z), as in the reference code of He et al. 2019, which favours short sentences. With
+    `length_normalised` they are ranked by log p(x|z) divided by the number of tokens, including `</s>`.
+
+    Departure from that code: there a finished sentence leaves the beam, which becomes narrower. Here it stays in the
+    beam with itself as its only continuation and can be displaced by better prefixes. Width 1 is therefore greedy
+    search, and a beam that holds all prefixes finds the most likely sentence of at most `max_length` tokens.
     """
 
     max_length: int
@@ -160,25 +167,29 @@ class Beam(DecodingMethod):
     def __call__(
         self, decoder: TokenDecoder, z_RZ: Tensor, index_R: Tensor, context: History | None = None
     ) -> list[Decoded]:
-        assert not decoder.training, "generation wants eval mode"
+        assert not decoder.training, "the decoder must be in eval mode"
         rows, width = len(z_RZ), self.width
         first_R1 = width * torch.arange(rows, device=z_RZ.device)[:, None]
-        reading = decoder.begin(z_RZ, context).select((first_R1 // width).expand(rows, width).flatten())
-        front = _Front.of(rows, width, z_RZ.device)
+        state = decoder.begin(z_RZ, context).select((first_R1 // width).expand(rows, width).flatten())
+        prefixes = _Prefixes.empty(rows, width, z_RZ.device)
         for _ in range(self.max_length):
-            logits_NV, reading = decoder.step(reading, front.last_RK.flatten())
-            front, parent_RK = front.next(logits_NV, self.length_normalised)
-            if front.decided(self.length_normalised):
+            logits_NV, state = decoder.step(state, prefixes.last_RK.flatten())
+            prefixes, parent_RK = prefixes.extend(logits_NV, self.length_normalised)
+            if prefixes.is_final(self.length_normalised):
                 break
-            reading = reading.select((first_R1 + parent_RK).flatten())
-        return front.best()
+            state = state.select((first_R1 + parent_RK).flatten())
+        return prefixes.best()
 
 
 @dataclass(frozen=True, eq=False)
-class _Front:
+class _Prefixes:
     """The K best prefixes of each sentence, best first.
 
-    `log_p_RK` is float64, -inf where there are fewer; `length_RK` counts tokens, `</s>` included.
+    Args:
+        tokens_RKT: Tokens so far.
+        log_p_RK: Log-probability, float64; -inf if a sentence has fewer than K prefixes.
+        ended_RK: Whether the prefix has ended with `</s>`.
+        length_RK: Number of tokens, including `</s>`.
     """
 
     tokens_RKT: Tensor
@@ -187,7 +198,8 @@ class _Front:
     length_RK: Tensor
 
     @classmethod
-    def of(cls, rows: int, width: int, device: torch.device) -> _Front:
+    def empty(cls, rows: int, width: int, device: torch.device) -> _Prefixes:
+        """Return one empty prefix per sentence."""
         log_p_RK = torch.full((rows, width), -torch.inf, dtype=torch.float64, device=device)
         log_p_RK[:, 0] = 0.0
         length_RK = torch.zeros(rows, width, dtype=torch.int64, device=device)
@@ -195,34 +207,38 @@ class _Front:
 
     @property
     def last_RK(self) -> Tensor:
-        """What the decoder reads next."""
+        """The next inputs of the decoder."""
         if not self.tokens_RKT.shape[2]:
             return torch.full_like(self.length_RK, BOS)
         return self.tokens_RKT[:, :, -1]
 
-    def next(self, logits_NV: Tensor, length_normalised: bool) -> tuple[_Front, Tensor]:
-        """The front one token later, and the place [R, K] in this one of the prefix that each goes on."""
+    def extend(self, logits_NV: Tensor, length_normalised: bool) -> tuple[_Prefixes, Tensor]:
+        """Return the best prefixes with one more token, and the index [R, K] of the prefix that each extends."""
         rows, width = self.log_p_RK.shape
         logit_NC, token_NC = _allowed(logits_NV).topk(min(width, logits_NV.shape[1]), 1)
-        gained_RKC = (logit_NC.double() - logits_NV.logsumexp(1, keepdim=True).double()).view(rows, width, -1)
+        step_log_p_RKC = (logit_NC.double() - logits_NV.logsumexp(1, keepdim=True).double()).view(rows, width, -1)
         token_RKC = token_NC.view(rows, width, -1)
         # A finished sentence has one continuation, itself.
-        gained_RKC = gained_RKC.masked_fill(self.ended_RK[:, :, None], -torch.inf)
-        gained_RKC[:, :, 0].masked_fill_(self.ended_RK, 0.0)
+        step_log_p_RKC = step_log_p_RKC.masked_fill(self.ended_RK[:, :, None], -torch.inf)
+        step_log_p_RKC[:, :, 0].masked_fill_(self.ended_RK, 0.0)
         token_RKC = token_RKC.masked_fill(self.ended_RK[:, :, None], EOS)
-        log_p_RKC = self.log_p_RK[:, :, None] + gained_RKC
+        log_p_RKC = self.log_p_RK[:, :, None] + step_log_p_RKC
         length_RK = self.length_RK + ~self.ended_RK
-        worth_RKC = log_p_RKC / length_RK[:, :, None] if length_normalised else log_p_RKC
-        best_RK = worth_RKC.flatten(1).topk(width, 1).indices
+        score_RKC = log_p_RKC / length_RK[:, :, None] if length_normalised else log_p_RKC
+        best_RK = score_RKC.flatten(1).topk(width, 1).indices
         parent_RK = best_RK // token_RKC.shape[2]
         last_RK = token_RKC.flatten(1).gather(1, best_RK)
-        before_RKT = self.tokens_RKT.gather(1, parent_RK[:, :, None].expand(-1, -1, self.tokens_RKT.shape[2]))
-        tokens_RKT = torch.cat([before_RKT, last_RK[:, :, None]], 2)
+        parent_RKT = self.tokens_RKT.gather(1, parent_RK[:, :, None].expand(-1, -1, self.tokens_RKT.shape[2]))
+        tokens_RKT = torch.cat([parent_RKT, last_RK[:, :, None]], 2)
         log_p_RK = log_p_RKC.flatten(1).gather(1, best_RK)
-        return _Front(tokens_RKT, log_p_RK, last_RK == EOS, length_RK.gather(1, parent_RK)), parent_RK
+        return _Prefixes(tokens_RKT, log_p_RK, last_RK == EOS, length_RK.gather(1, parent_RK)), parent_RK
 
-    def decided(self, length_normalised: bool) -> bool:
-        """Whether no later step can change the best: log p only falls, but log p over the length may rise."""
+    def is_final(self, length_normalised: bool) -> bool:
+        """Return whether no later step can change the best sentence of any row.
+
+        log p can only decrease, so the best prefix must have ended. log p divided by the length can increase, so all
+        prefixes must have ended.
+        """
         over_RK = self.ended_RK | self.log_p_RK.isneginf()
         return bool((over_RK if length_normalised else over_RK[:, :1]).all())
 
@@ -231,7 +247,7 @@ class _Front:
 
 
 def decode_all(
-    decoding: DecodingMethod,
+    method: DecodingMethod,
     decoder: TokenDecoder,
     z_NZ: Tensor,
     index_N: Tensor,
@@ -239,12 +255,21 @@ def decode_all(
     *,
     progress: Callable[[int], None] = lambda sentences: None,
 ) -> list[Decoded]:
-    """The same for any number of sentences, in blocks that bound the memory. `progress` hears the sentences done."""
-    found: list[Decoded] = []
-    block = max(1, SEQUENCES // decoding.width)
-    for first in range(0, len(z_NZ), block):
-        place = torch.arange(first, min(first + block, len(z_NZ)))
-        seen = None if context is None else context.select(place.to(z_NZ.device))
-        found += decoding(decoder, z_NZ[first : first + block], index_N[place], seen)
-        progress(len(found))
-    return found
+    """Return one sentence per row of z, generated in blocks that bound the memory.
+
+    Args:
+        method: The decoding method.
+        decoder: A decoder in eval mode.
+        z_NZ: One z per sentence.
+        index_N: Indices of the examples, which determine the random draws.
+        context: Additional inputs of the decoder; see `TokenDecoder.begin`.
+        progress: Called with the number of finished sentences.
+    """
+    sentences: list[Decoded] = []
+    size = max(1, SEQUENCES // method.width)
+    for first in range(0, len(z_NZ), size):
+        rows = torch.arange(first, min(first + size, len(z_NZ)))
+        block_context = None if context is None else context.select(rows.to(z_NZ.device))
+        sentences += method(decoder, z_NZ[first : first + size], index_N[rows], block_context)
+        progress(len(sentences))
+    return sentences

@@ -1,4 +1,4 @@
-"""One pass over a split: posteriors, one posterior sample each and its reconstruction, in the order of the examples."""
+"""One pass over a split: the posterior, one posterior sample and its reconstruction of every example."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ from lagvae_core.randomness import example_noise
 __all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean"]
 
 Infer = Callable[[Batch], Inference]
-"""What gives q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of it."""
+"""Function that returns q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of its result."""
 
 MONTE_CARLO = 100
-"""Samples an example behind every mean that has no closed form."""
+"""Samples per example for means without a closed form."""
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split after inference, on the CPU in float64: row i belongs to example i.
+    """A split after inference, on the CPU in float64. Row i belongs to example i. Densities are in nats.
 
-    `inference` holds q and the charged density; `noise_NZ` made the one sample `z_NZ` of each q, with density
-    `log_q_N` there; `rec_N` is -log p(x|z) at that sample. `mean_NZ` is E_q[z|x], and `mean_noise_Z` the mean variance
-    of its Monte Carlo error, 0 where it is exact. `kl_ND` is KL(q(z|x) || p(z)) for the prior that the model is sampled
-    from, D = Z where it splits over dimensions and else 1; `kl_train_N` is the KL that training charges. All in nats.
-    `precision` is that of the model.
+    Args:
+        inference: q(z|x) and the density of the KL term.
+        noise_NZ: Noise from which `z_NZ` was made.
+        z_NZ: One sample of q(z|x) per example.
+        log_q_N: log q(z|x) at the sample.
+        rec_N: -log p(x|z) at the sample.
+        mean_NZ: E_q[z|x].
+        mean_noise_Z: Mean variance of the Monte Carlo error of `mean_NZ`; 0 if it is exact.
+        kl_ND: KL(q(z|x) || p(z)) for the generative prior. D = Z if it splits over dimensions, otherwise D = 1.
+        kl_train_N: The KL term of the training objective.
+        precision: Floating-point type of the model.
     """
 
     inference: Inference
@@ -53,7 +59,7 @@ class EncodedSplit:
         return self.inference.kl_posterior
 
     def infer(self, batch: Batch) -> Inference:
-        """The stored q(z|x) of the batch's examples, in the precision in which the model gave it."""
+        """Return the stored q(z|x) of the batch's examples, in the model's precision."""
         return self.inference.select(batch.index_B).map(lambda rows: rows.to(batch.device, self.precision))
 
 
@@ -66,12 +72,16 @@ def encode_split(
     infer: Infer | None = None,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> EncodedSplit:
-    """Infer (by `model.infer`, if nothing else is given) and reconstruct every example once.
+    """Infer and reconstruct every example once.
 
-    `model` must be in eval mode. The draws of an example depend on `seed` and its number alone. `progress` hears the
-    examples done.
+    Args:
+        model: A model in eval mode.
+        batches: The split.
+        seed: Seed of the random draws, which depend only on it and on the index of the example.
+        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        progress: Called with the number of finished examples.
     """
-    assert not model.training, "evaluation wants eval mode"
+    assert not model.training, "the model must be in eval mode"
     infer = infer or model.infer
     prior = model.generative_prior()
     inferred: list[Inference] = []
@@ -96,12 +106,12 @@ def encode_split(
     noise, z, log_q, rec, mean, error, kl, kl_train = (
         torch.cat([row.double().cpu() for row in column])[order] for column in zip(*rows, strict=True)
     )
-    whole = inferred[0].beside(inferred[1:]).map(lambda tensor: tensor.double().cpu()[order])
-    return EncodedSplit(whole, noise, z, log_q, rec, mean, error.mean(0), kl, kl_train, rows[0][0].dtype)
+    inference = inferred[0].concatenate(inferred[1:]).map(lambda tensor: tensor.double().cpu()[order])
+    return EncodedSplit(inference, noise, z, log_q, rec, mean, error.mean(0), kl, kl_train, rows[0][0].dtype)
 
 
 def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Tensor:
-    """KL(q || p) in nats, [B, D]: in closed form, whatever `draw` is, or by 100 samples an example."""
+    """Return KL(q || p), [B, D] [nats]: in closed form, or from 100 new samples per example."""
     if not prior.closed_form(q):
         noise = example_noise(seed, "kl", index_B, MONTE_CARLO, q.size[1])
         draw = q.draw(noise.to(q.base.mean_BZ))
@@ -109,7 +119,10 @@ def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Te
 
 
 def posterior_mean(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """E_q[z|x] and the variance of its error, both [B, Z]: exact for a Gaussian, else by 100 samples an example."""
+    """Return E_q[z|x] and the variance of its Monte Carlo error, both [B, Z].
+
+    The mean of a Gaussian is exact; otherwise it is estimated from 100 samples per example.
+    """
     if isinstance(q, Gaussian):
         return q.mean_BZ, torch.zeros_like(q.mean_BZ)
     noise = example_noise(seed, "mean", index_B, MONTE_CARLO, q.size[1]).to(q.base.mean_BZ)

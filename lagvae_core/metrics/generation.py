@@ -1,7 +1,7 @@
-"""What generated sentences are like: n-grams known from a text, the entropy of words, distinct n-grams.
+"""Metrics of generated sentences: share of known n-grams, entropy of words, share of distinct n-grams.
 
-Sentences are sequences of non-negative ids, without specials. Arrays and sorting throughout, so that a text of millions
-of words needs tens of bytes a word.
+Sentences are sequences of non-negative ids without special tokens. All computations use arrays and sorting, so that a
+text of millions of words needs tens of bytes per word.
 """
 
 from __future__ import annotations
@@ -18,24 +18,33 @@ __all__ = ["Sentences", "distinct", "known_ngrams", "unigram_entropy"]
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """N sentences laid end to end: `words` int64, and `owner`, the number of each word's sentence."""
+    """Concatenation of N sentences.
+
+    Args:
+        words: All words.
+        owner: Index of the sentence of each word.
+    """
 
     words: NDArray[np.int64]
     owner: NDArray[np.int64]
 
     @classmethod
     def of(cls, sentences: Sequence[Sequence[int]]) -> Sentences:
+        """Return the concatenation of `sentences`."""
         lengths = np.array([len(words) for words in sentences], dtype=np.int64)
-        laid = (word for words in sentences for word in words)
-        return cls(np.fromiter(laid, np.int64, int(lengths.sum())), np.repeat(np.arange(len(lengths)), lengths))
+        words = (word for sentence in sentences for word in sentence)
+        return cls(np.fromiter(words, np.int64, int(lengths.sum())), np.repeat(np.arange(len(lengths)), lengths))
 
-    def before(self, others: Sentences) -> Sentences:
-        """These, then `others`."""
+    def followed_by(self, others: Sentences) -> Sentences:
+        """Return these sentences followed by `others`."""
         first = int(self.owner[-1]) + 1 if len(self.owner) else 0
         return Sentences(np.concatenate([self.words, others.words]), np.concatenate([self.owner, others.owner + first]))
 
     def ngrams(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        """An id for each n-gram inside a sentence, equal where the n-grams are, and the place of its first word."""
+        """Return an id and the position of the first word of each n-gram; equal n-grams have equal ids.
+
+        N-grams do not cross sentences.
+        """
         size = int(self.words.max()) + 1 if len(self.words) else 1
         ids = self.words
         for length in range(2, n + 1):
@@ -46,31 +55,38 @@ class Sentences:
 
 
 def known_ngrams(generated: Sentences, reference: Sentences, n: int) -> float | None:
-    """Gram-n: 100 times the share of the generated n-grams, every occurrence counted, that the reference has too.
+    """Return Gram-n: the percentage of generated n-grams that occur in the reference; every occurrence counts.
 
-    None where no generated sentence has n words. High both where a model has learned the language and where it repeats
-    its training text. Source: Song et al. 2024, Table 5, in the reading of this project: the paper does not say
-    whether occurrences or types are counted.
+    The value is high if the model has learned the language, and also if it repeats its training text. Source: Song et
+    al. 2024, Table 5. The paper does not specify whether occurrences or types are counted; this project counts
+    occurrences.
+
+    Returns:
+        The percentage, or None if no generated sentence has n words.
     """
-    ids, places = generated.before(reference).ngrams(n)
-    own = places < len(generated.words)
-    return 100.0 * float(np.isin(ids[own], ids[~own]).mean()) if own.any() else None
+    ids, positions = generated.followed_by(reference).ngrams(n)
+    is_generated = positions < len(generated.words)
+    return 100.0 * float(np.isin(ids[is_generated], ids[~is_generated]).mean()) if is_generated.any() else None
 
 
 def unigram_entropy(generated: Sentences) -> float | None:
-    """-sum p ln p of the distribution of all generated words, in nats; None where there are none.
+    """Return the entropy -sum p ln p of the generated words [nats]; None if there are none.
 
-    The estimate from counts, biased down by about (types - 1) / (2 words).
+    The estimate from counts is biased downwards by about (types - 1) / (2 words).
     """
     _, counts = np.unique(generated.words, return_counts=True)
     return math.fsum(-p * math.log(p) for p in counts / counts.sum()) if len(counts) else None
 
 
 def distinct(generated: Sentences, n: int) -> float | None:
-    """Dist-n: different n-grams over all n-grams; None where no sentence has n words.
+    """Return Dist-n: the number of distinct n-grams divided by the number of n-grams.
 
-    It falls with the amount of text, so that only equally many words compare. Source: Li et al. 2016 (as recalled). The
-    values that Song et al. 2024 print for n of 2 and 3 lie below those for n of 1, which this definition excludes.
+    The value decreases with the amount of text, so only texts of equal length are comparable. Source: Li et al. 2016
+    (from memory). Song et al. 2024 print values for n = 2 and 3 that are below those for n = 1; this definition
+    excludes that.
+
+    Returns:
+        The ratio, or None if no sentence has n words.
     """
     ids, _ = generated.ngrams(n)
     return len(np.unique(ids)) / len(ids) if len(ids) else None

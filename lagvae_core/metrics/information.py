@@ -1,4 +1,4 @@
-"""Mutual information between x and z under q, estimated against a mixture over examples."""
+"""Mutual information between x and z under q, estimated with the mixture of posteriors over examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ __all__ = ["Estimate", "aggregate_kl", "mutual_information", "mutual_information
 
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo mean, its standard error, and the largest value that the estimator can take."""
+    """Monte Carlo estimate.
+
+    Args:
+        value: The mean.
+        se: Standard error of the mean.
+        ceiling: Largest value that the estimator can take.
+    """
 
     value: float
     se: float
@@ -24,38 +30,40 @@ class Estimate:
 
     @classmethod
     def of(cls, terms_N: Tensor, ceiling: float) -> Estimate:
+        """Return the mean of `terms_N` with its standard error; the standard error of a single term is 0."""
         n = len(terms_N)
         return cls(float(terms_N.mean()), float(terms_N.std()) / math.sqrt(n) if n > 1 else 0.0, ceiling)
 
 
 def _terms(q: Gaussian, noise_NZ: Tensor) -> Tensor:
-    """log q(z_i | x_i) - log (1/N) sum_j q(z_i | x_j) at z_i = mean_i + sigma_i * noise_i, [N]."""
+    """Return log q(z_i | x_i) - log (1/N) sum_j q(z_i | x_j) at z_i = mean_i + sigma_i * noise_i, [N]."""
     draw = q.map(Tensor.double).draw(noise_NZ.double()[:, None])
     return draw.log_q().sum(-1)[:, 0] - log_mixture(draw.z_BSZ[:, 0], q)
 
 
 def _ceiling(groups: Sequence[Tensor]) -> float:
-    """The mean logarithm of the size of an example's group."""
+    """Return the mean over examples of the log-size of their group."""
     return sum(len(g) * math.log(len(g)) for g in groups) / sum(len(g) for g in groups)
 
 
 def mutual_information(q: Gaussian, noise_NZ: Tensor) -> Estimate:
-    """mean_i [log q(z_i|x_i) - log (1/N) sum_j q(z_i|x_j)] over the whole split (`mi`).
+    """Return mean_i [log q(z_i|x_i) - log (1/N) sum_j q(z_i|x_j)] over the whole split (`mi`).
 
-    One sample an example, z_i = mean_i + sigma_i * noise_i. Unbiased for the N examples as the data distribution; as
-    an estimate for the population it is biased down, and it can never exceed ln N. Source of the estimator: Hoffman &
-    Johnson 2016; the mixture contains the sample's own posterior, as in Dieng et al. 2019.
+    There is one sample per example, z_i = mean_i + sigma_i * noise_i. The estimate is unbiased if the N examples are
+    the data distribution. As an estimate for the population it is biased downwards, and it never exceeds ln N. Source:
+    Hoffman & Johnson 2016; the mixture contains the sample's own posterior, as in Dieng et al. 2019.
     """
     return Estimate.of(_terms(q, noise_NZ), math.log(len(noise_NZ)))
 
 
 def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Tensor]) -> Estimate:
-    """The same inside each group of examples, averaged with the groups' sizes as weights (`mi_batch`).
+    """Return the mutual information within each group of examples, averaged over examples (`mi_batch`).
 
-    This is the protocol of He et al. 2019 (groups are test batches), which can report at most the logarithm of the
-    batch size and is biased down towards it; only compare it with numbers of the same group size. Two departures from
-    their code: log q(z_i|x_i) is taken at the sample, not as an analytic entropy, which lowers the noise and keeps the
-    ceiling; and the groups are fixed whatever the batch size of training.
+    This is the protocol of He et al. 2019, where groups are test batches. The estimate is at most the logarithm of the
+    group size and is biased downwards accordingly, so it is comparable only between equal group sizes.
+
+    Departures from their code: log q(z_i|x_i) is evaluated at the sample instead of being replaced by the analytic
+    entropy, which reduces the noise and keeps the upper bound; the groups do not depend on the training batch size.
     """
     terms = torch.cat([_terms(q.select(group), noise_NZ[group]) for group in groups])
     return Estimate.of(terms, _ceiling(groups))
@@ -63,21 +71,31 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
 
 @torch.no_grad()
 def aggregate_kl(q: Gaussian, z_NZ: Tensor, log_p_N: Tensor) -> Estimate:
-    """KL(q(z) || p(z)), q(z) the mixture over the split: mean_i [log (1/N) sum_j q(z_i|x_j) - log p(z_i)].
+    """Return an estimate of KL(q(z) || p(z)): mean_i [log (1/N) sum_j q(z_i|x_j) - log p(z_i)].
 
-    `z_NZ` are samples of q, one an example, and `log_p_N` the log-density of the prior there. At the samples of
-    `mutual_information`, this differs from `kl` - `mi` by the noise of a sampled KL alone. The mixture contains the
-    sample's own posterior, which biases this up as it biases `mi` down.
+    q(z) is the mixture of the posteriors of the split. At the samples of `mutual_information`, the result differs from
+    `kl` - `mi` only by the noise of a sampled KL. The mixture contains the sample's own posterior, which biases this
+    estimate upwards as it biases `mi` downwards.
+
+    Args:
+        q: Posteriors of N examples.
+        z_NZ: One sample of q per example.
+        log_p_N: Log-density of the prior at the samples.
     """
     return Estimate.of(log_mixture(z_NZ, q) - log_p_N.double(), math.inf)
 
 
 @torch.no_grad()
 def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Sequence[Tensor]) -> Estimate:
-    """`mutual_information_within` for a q that is no Gaussian, from its densities at every pair of a group.
+    """Return `mutual_information_within` for a q that is not Gaussian, from its densities at all pairs of a group.
 
-    `z_NZ` are samples of q, one an example, and `log_q_N` the densities of their own posteriors there. For a flow each
-    density at a foreign sample is an inversion, Z steps long.
+    With a flow, each density at the sample of a different example requires an inversion with Z passes per step.
+
+    Args:
+        q: Posteriors of N examples.
+        z_NZ: One sample of q per example.
+        log_q_N: Log-density of each sample under its own posterior.
+        groups: Indices of the examples of each group.
     """
     terms = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""Importance-weighted likelihood, streamed over samples so that memory does not grow with their number."""
+"""Importance-weighted likelihood, computed in chunks of samples so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from lagvae_core.randomness import example_noise
 __all__ = ["LogMean", "LogWeight", "StreamedLogMean", "importance_weighted", "proposal_weight"]
 
 LogWeight = Callable[[Inference, Draw], Tensor]
-"""(inference, its draw of S samples) -> the log-weight [B, S] that log p(x|z) is added to."""
+"""Map from an inference and S samples of its q to the log-weights [B, S] that are added to log p(x|z)."""
 
 
 @dataclass(frozen=True)
 class LogMean:
-    """log (1/K) sum_k w_k for each example [N], with the effective sample size of the weights [N]."""
+    """log (1/K) sum_k w_k of each example.
+
+    Args:
+        value_N: The logarithm [nats].
+        ess_N: Effective sample size of the weights.
+        samples: Number of samples K.
+    """
 
     value_N: Tensor
     ess_N: Tensor
@@ -31,17 +37,18 @@ class LogMean:
 
     @property
     def nll(self) -> float:
+        """Negative mean over examples [nats]."""
         return -float(self.value_N.mean())
 
     @property
     def mc_se(self) -> float:
-        """Standard error of `nll` from the finite number of samples, by the delta method on the weights [nats]."""
+        """Standard error of `nll` due to the finite number of samples, by the delta method on the weights [nats]."""
         variance = (1.0 / self.ess_N - 1.0 / self.samples).clamp(min=0.0)
         return float(variance.sum().sqrt()) / len(self.value_N)
 
 
 class StreamedLogMean:
-    """Running log-mean-exp over chunks of log-weights [B, S]: float64, a running maximum, any chunk sizes."""
+    """Running log-mean-exp over chunks of log-weights [B, S] of any size, in float64 with a running maximum."""
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self._maximum = torch.full((batch,), -math.inf, dtype=torch.float64, device=device)
@@ -50,6 +57,7 @@ class StreamedLogMean:
         self._samples = 0
 
     def add(self, log_w_BS: Tensor) -> None:
+        """Add a chunk of samples."""
         log_w = log_w_BS.double()
         maximum = torch.maximum(self._maximum, log_w.amax(1))
         shift = (self._maximum - maximum).exp()
@@ -60,12 +68,13 @@ class StreamedLogMean:
         self._samples += log_w.shape[1]
 
     def result(self) -> LogMean:
+        """Return the log-mean over all samples added so far."""
         value = self._maximum + self._sum.log() - math.log(self._samples)
         return LogMean(value, self._sum.square() / self._squares, self._samples)
 
 
 def proposal_weight(model: Vae) -> LogWeight:
-    """log p(z) - log q(z|x) with the density that the model is sampled from: the weight of `nll_iw`."""
+    """Return the log-weight log p(z) - log q(z|x) of `nll_iw`; p(z) is the model's generative prior."""
     prior = model.generative_prior()
     return lambda inference, draw: prior.log_prob(draw.z_BSZ) - draw.log_q().sum(-1)
 
@@ -88,16 +97,26 @@ def importance_weighted(
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, LogMean]:
-    """log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for every named log-weight at once and every example [N].
+    """Return log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for each log-weight and each example.
 
-    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: -mean >= -log p(x) in expectation,
-    falling with K towards it. The samples of an example depend on `seed` and its number alone, never on the batches.
-    `infer` gives q, `model.infer` by default. `sequences` bounds how many (example, sample) pairs the decoder sees at a
-    time; every sample counts, whether or not that divides `samples`. `model` must be in eval mode; results are in
-    example order, float64, on the CPU.
+    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: in expectation, minus the mean is at
+    least -log p(x), and it decreases towards it as K grows.
+
+    Args:
+        model: A model in eval mode.
+        batches: The split.
+        samples: Number of samples K per example.
+        seed: Seed of the samples, which depend only on it and on the index of the example, not on the batches.
+        log_weights: The log-weights by name.
+        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        sequences: Largest number of (example, sample) pairs per decoder pass. It need not divide `samples`.
+        progress: Called with the number of finished examples.
+
+    Returns:
+        The log-means by name, in example order, float64, on the CPU.
     """
-    assert not model.training, "evaluation wants eval mode"
-    found: dict[str, list[LogMean]] = {name: [] for name in log_weights}
+    assert not model.training, "the model must be in eval mode"
+    results: dict[str, list[LogMean]] = {name: [] for name in log_weights}
     infer = infer or model.infer
     done = 0
     for batch in batches:
@@ -111,7 +130,7 @@ def importance_weighted(
             for name, weight in log_weights.items():
                 streams[name].add(log_px_BS + weight(inference, draw))
         for name, stream in streams.items():
-            found[name].append(stream.result())
+            results[name].append(stream.result())
         done += batch.size
         progress(done)
     order = torch.cat([batch.index_B for batch in batches]).argsort()
@@ -121,5 +140,5 @@ def importance_weighted(
             torch.cat([part.ess_N.cpu() for part in parts])[order],
             samples,
         )
-        for name, parts in found.items()
+        for name, parts in results.items()
     }

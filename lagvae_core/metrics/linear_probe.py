@@ -1,4 +1,4 @@
-"""What a linear classifier reads out of features of few labelled examples; what a mixture finds without labels.
+"""Linear probe of features with few labelled examples, and unsupervised accuracy of a Gaussian mixture.
 
 Shape suffixes: N examples, F features, C classes.
 """
@@ -18,28 +18,41 @@ from lagvae_core.randomness import derive_seed
 __all__ = ["Features", "Fit", "fit_probe", "labelled_order", "mixture_accuracy", "subset_sizes"]
 
 MAX_ITERATIONS = 1000
+
 Features = Any
-"""An array [N, F], or a sparse matrix of that shape; rows can be taken by number."""
+"""An array [N, F], or a sparse matrix of that shape; rows can be indexed."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The shares of test and validation examples named rightly, and the inverse penalty that validation chose."""
+    """Result of a probe.
+
+    Args:
+        accuracy: Accuracy on the test examples.
+        valid_accuracy: Accuracy on the validation examples.
+        inverse_penalty: Inverse penalty chosen on the validation examples; None if no classifier was fitted.
+    """
 
     accuracy: float
     valid_accuracy: float
     inverse_penalty: float | None
 
 
-def subset_sizes(wished: Sequence[int], available: int) -> list[int]:
-    """The numbers of labels that can be had, ascending; a wish beyond `available` becomes all there are."""
-    return sorted({min(size, available) for size in wished})
+def subset_sizes(requested: Sequence[int], available: int) -> list[int]:
+    """Return the requested numbers of labels in ascending order, each limited to `available`."""
+    return sorted({min(size, available) for size in requested})
 
 
 def labelled_order(labels_N: NDArray[np.int64], seed: int, draw: int, *, balanced: bool = False) -> NDArray[np.int64]:
-    """An order of all examples, of which the first n are the n labelled ones: so the subsets of a draw are nested.
+    """Return a random order of all examples; the first n of them are the subset of n labelled examples.
 
-    Uniformly at random, or, if `balanced`, with the classes in turn for as long as they last.
+    The subsets of a draw are therefore nested.
+
+    Args:
+        labels_N: Labels.
+        seed: Seed of the order.
+        draw: Index of the draw.
+        balanced: Whether the order cycles through the classes until they are exhausted, instead of being uniform.
     """
     generator = np.random.default_rng(derive_seed(seed, "probe", draw))
     order_N: NDArray[np.int64] = generator.permutation(len(labels_N))
@@ -58,11 +71,16 @@ def fit_probe(
     test: tuple[Features, NDArray[np.int64]],
     inverse_penalties: Sequence[float],
 ) -> Fit:
-    """A multinomial logistic regression with an L2 penalty, the inverse penalty chosen on `valid`.
+    """Fit a multinomial logistic regression with an L2 penalty chosen on the validation examples.
 
-    The objective is 0.5 |w|^2 + C sum_n -log p(y_n | x_n), the intercept free, C from `inverse_penalties`; of equals on
-    `valid` the smallest C wins. A class that `train` lacks is never named, and where `train` has one class, that is the
-    answer.
+    The objective is 0.5 |w|^2 + C sum_n -log p(y_n | x_n), with an unpenalised intercept. Classes that are missing from
+    `train` are never predicted. If `train` has a single class, it is always predicted.
+
+    Args:
+        train: Features and labels.
+        valid: Features and labels.
+        test: Features and labels.
+        inverse_penalties: Candidates for C; ties on `valid` are resolved in favour of the smallest.
     """
     classes = np.unique(train[1])
     if len(classes) == 1:
@@ -72,7 +90,7 @@ def fit_probe(
         valid_accuracy = _share(classifier.predict(valid[0]) == valid[1])
         if best is None or valid_accuracy > best.valid_accuracy:
             best = Fit(_share(classifier.predict(test[0]) == test[1]), valid_accuracy, inverse_penalty)
-    assert best is not None, "a grid without a point"
+    assert best is not None, "there must be at least one inverse penalty"
     return best
 
 
@@ -82,7 +100,7 @@ def _fitted(train: tuple[Features, NDArray[np.int64]], grid: Sequence[float]) ->
 
     for inverse_penalty in grid:
         classifier = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():  # validation judges the fit, converged or not
+        with warnings.catch_warnings():  # validation selects among the fits, converged or not
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(*train)
         yield classifier, inverse_penalty
@@ -95,10 +113,17 @@ def mixture_accuracy(
     components: int,
     seed: int,
 ) -> float:
-    """Accuracy without labels: a Gaussian mixture is fitted, its components are matched one to one with classes.
+    """Return the accuracy of a Gaussian mixture fitted without labels, with components matched one-to-one to classes.
 
-    The matching is the best one on the test examples themselves (Hungarian method), so that chance is above 1 / C.
-    `components` is at least the number of classes. Covariances are diagonal.
+    Covariances are diagonal. The matching maximises the accuracy on the test examples (Hungarian method), so chance
+    level is above 1 / C.
+
+    Args:
+        train_NF: Features on which the mixture is fitted.
+        test_NF: Features of the test examples.
+        test_labels_N: Labels of the test examples.
+        components: Number of components, at least the number of classes.
+        seed: Seed of the fit.
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.exceptions import ConvergenceWarning
@@ -107,12 +132,12 @@ def mixture_accuracy(
     mixture = GaussianMixture(components, covariance_type="diag", n_init=3, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found_N = mixture.fit(train_NF).predict(test_NF)
+        component_N = mixture.fit(train_NF).predict(test_NF)
     counts = np.zeros((components, components), dtype=np.int64)
-    np.add.at(counts, (found_N, test_labels_N), 1)
+    np.add.at(counts, (component_N, test_labels_N), 1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return float(counts[rows, columns].sum() / len(test_labels_N))
 
 
-def _share(right_N: NDArray[np.bool_]) -> float:
-    return float(np.mean(right_N))
+def _share(correct_N: NDArray[np.bool_]) -> float:
+    return float(np.mean(correct_N))

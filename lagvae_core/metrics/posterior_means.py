@@ -1,6 +1,6 @@
-"""Means of the true model posterior p(z|x), by integration over a grid or by importance sampling.
+"""Moments of the true model posterior p(z|x), by integration over a grid or by importance sampling.
 
-Shapes: G points of a grid, K samples, Z latent dimensions, N examples.
+Shape suffixes: G grid points, K samples, Z latent dimensions, N examples.
 """
 
 from __future__ import annotations
@@ -21,27 +21,39 @@ from lagvae_core.randomness import example_noise
 __all__ = ["MeanSpace", "PosteriorMoments", "mean_space", "moments_by_grid", "moments_by_importance", "moments_of"]
 
 STEP = 0.1
+"""Step of the first grid, in standard deviations of the prior."""
+
 HALF_WIDTHS = {1: 20.0, 2: 5.0}
-"""Of the first grid, by latent dimensions; this and the step are in units of the prior's standard deviation."""
+"""Half-width of the first grid by number of latent dimensions, in standard deviations of the prior."""
 
 EDGE_WEIGHT = 1e-8
-"""Most of the posterior that may lie within one step of the boundary."""
+"""Largest posterior mass that is allowed within one step of the boundary."""
+
 WIDER, WIDENINGS = 1.5, 8
+"""Factor by which a grid is widened, and the largest number of times."""
+
 FINER, REFINEMENTS = 2, 12
+"""Factor by which a step is divided, and the largest number of times."""
+
 SUPPORT_WEIGHT = 1e-18
-"""Points that weigh less, with all others in their row or column, are left out of a finer grid."""
+"""Rows and columns of the grid with less posterior mass are left out of a finer grid."""
+
 MOST_POINTS = 2**20
+"""Largest number of points of a refined grid."""
 
 SMALLEST_SD = 1e-6
-"""Means that spread less are equal but for rounding: they have no correlation."""
+"""Means with a smaller standard deviation are equal up to rounding, so they have no correlation."""
 
 
 @dataclass(frozen=True)
 class PosteriorMoments:
-    """Of p(z|x) for N examples, in their order, float64 on the CPU.
+    """Moments of p(z|x) of N examples, in example order, float64, on the CPU.
 
-    Mean and standard deviation [N, Z] of each latent dimension; log p(x) [N] in nats; the effective sample size [N] of
-    the importance weights, or None for a grid.
+    Args:
+        mean_NZ: Mean of each latent dimension.
+        sd_NZ: Standard deviation of each latent dimension.
+        log_px_N: log p(x) [nats].
+        ess_N: Effective sample size of the importance weights; None for a grid.
     """
 
     mean_NZ: Tensor
@@ -52,7 +64,7 @@ class PosteriorMoments:
 
 @dataclass(frozen=True)
 class _Grid:
-    """A rectangular grid: its lowest corner [Z], its steps [Z], and how many points it has in each dimension."""
+    """Rectangular grid: its lowest corner [Z], its steps [Z], and its number of points in each dimension."""
 
     low_Z: Tensor
     step_Z: Tensor
@@ -64,7 +76,7 @@ class _Grid:
         return cls(middle_Z - halves * step_Z, step_Z, tuple(2 * int(half) + 1 for half in halves))
 
     def points(self) -> Tensor:
-        """[G, Z]"""
+        """Return all points, [G, Z]."""
         axes = [
             low + step * torch.arange(count, dtype=torch.float64)
             for low, step, count in zip(self.low_Z, self.step_Z, self.counts, strict=True)
@@ -72,7 +84,7 @@ class _Grid:
         return torch.cartesian_prod(*axes).reshape(-1, len(axes))
 
     def wider(self) -> _Grid:
-        """The same steps over a space wider by half."""
+        """Return a grid with the same centre and steps that is 1.5 times as wide."""
         half_width = self.step_Z * (torch.tensor(self.counts, dtype=torch.float64) - 1) / 2
         return _Grid.around(self.low_Z + half_width, WIDER * half_width, self.step_Z)
 
@@ -103,19 +115,21 @@ class _Integral:
         return self.log_joint_G.logsumexp(0) + self.grid.step_Z.log().sum()
 
     def marginals(self) -> list[Tensor]:
-        """The weight of each point of each axis."""
+        """Return the marginal posterior weights of the points of each axis."""
         weight = self.weight_G.view(self.grid.counts)
         others = [[e for e in range(weight.dim()) if e != d] for d in range(weight.dim())]
         return [weight.sum(dims) if dims else weight for dims in others]
 
     def cut_off(self) -> bool:
-        """Whether some of the posterior lies at the boundary, and so some perhaps beyond."""
+        """Return whether posterior mass is at the boundary, so that some may be outside."""
         return any(float(weight[:2].sum() + weight[-2:].sum()) >= EDGE_WEIGHT for weight in self.marginals())
 
     def too_coarse(self) -> Tensor:
-        """Which dimensions [Z] need a finer step: a deviation, given the other dimension, below two steps.
+        """Return which dimensions [Z] need a finer step.
 
-        A weight of more than a fifth on one point of an axis says the same of one mode among several.
+        A dimension needs one if its standard deviation, conditional on the other dimension, is below two steps. It also
+        needs one if a single point of the axis has more than a fifth of the mass, which detects a narrow mode among
+        several.
         """
         covariance = self.covariance_ZZ
         variance = covariance.diagonal()
@@ -125,12 +139,12 @@ class _Integral:
         return (variance < (2 * self.grid.step_Z).square()) | peaked
 
     def finer(self, coarse_Z: Tensor) -> _Grid:
-        """A grid over the points that weigh anything, with finer steps in the dimensions `coarse_Z`."""
+        """Return a grid over the points with posterior mass, with finer steps in the dimensions `coarse_Z`."""
         low, high = [], []
         for weight in self.marginals():
-            kept = (weight > SUPPORT_WEIGHT).nonzero()
-            low.append(int(kept[0]) - 2)
-            high.append(int(kept[-1]) + 2)
+            support = (weight > SUPPORT_WEIGHT).nonzero()
+            low.append(int(support[0]) - 2)
+            high.append(int(support[-1]) + 2)
         step = torch.where(coarse_Z, self.grid.step_Z / FINER, self.grid.step_Z)
         low_Z = self.grid.low_Z + self.grid.step_Z * torch.tensor(low)
         width_Z = self.grid.step_Z * (torch.tensor(high) - torch.tensor(low))
@@ -149,7 +163,19 @@ def moments_of(
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> PosteriorMoments:
-    """Moments of p(z|x): by a grid for one or two latent dimensions, else by importance sampling from q."""
+    """Return the moments of p(z|x): from a grid for one or two latent dimensions, otherwise by importance sampling.
+
+    Args:
+        model: A model in eval mode.
+        examples: Batches of one example each.
+        seed: Seed of the samples.
+        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        samples: Number of importance samples per example.
+        step: Step of the first grid, in standard deviations of the prior.
+        half_width: Half-width of the first grid, in the same units; None for `HALF_WIDTHS`.
+        sequences: Largest number of points per decoder pass.
+        progress: Called with the number of finished examples.
+    """
     if model_dimensions(model, examples) in HALF_WIDTHS:
         return moments_by_grid(
             model, examples, step=step, half_width=half_width, sequences=sequences, progress=progress
@@ -160,7 +186,7 @@ def moments_of(
 
 
 def model_dimensions(model: Vae, examples: Sequence[Batch]) -> int:
-    """How many latent dimensions the model has."""
+    """Return the number of latent dimensions of the model."""
     with torch.no_grad():
         return model.infer(examples[0]).q.size[1]
 
@@ -175,39 +201,46 @@ def moments_by_grid(
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> PosteriorMoments:
-    """Moments of p(z|x) proportional to p(x|z) p(z), by a Riemann sum over a grid of one or two dimensions.
+    """Return the moments of p(z|x), which is proportional to p(x|z) p(z), by a Riemann sum in one or two dimensions.
 
-    Source: He et al. 2019, Appendix A, whose grid for a scalar z is [-20, 20] with steps of 0.01. This one begins with
-    steps of 0.1, in two dimensions on [-5, 5]^2, in units of the prior's standard deviation. For each example by itself
-    it is made wider while 1e-8 of the posterior lies within a step of the boundary, and twice as fine while the
-    posterior is narrower than two steps. For a Gaussian posterior of deviation s a sum with step h is off by about
-    exp(-2 (pi s / h)^2), so that s = 2 h leaves nothing but rounding.
+    p(z) is the generative prior. The weights are float64.
 
-    `examples` are batches of one example each; p(z) is the density that the model is sampled from. The decoder sees
-    `sequences` points at a time. `model` must be in eval mode; the weights are float64.
+    Source: He et al. 2019, Appendix A. Their grid for a scalar z is [-20, 20] with steps of 0.01. The grid here starts
+    with steps of 0.1, on [-20, 20] or [-5, 5]^2, in standard deviations of the prior. It is adapted to each example. It
+    is widened while at least 1e-8 of the posterior is within one step of the boundary. Its steps are halved while the
+    posterior is narrower than two steps. For a Gaussian posterior with standard deviation s, a Riemann sum with step h
+    has an error of about exp(-2 (pi s / h)^2), so that at s = 2 h only rounding errors remain.
+
+    Args:
+        model: A model in eval mode.
+        examples: Batches of one example each.
+        step: Step of the first grid, in standard deviations of the prior.
+        half_width: Half-width of the first grid, in the same units; None for `HALF_WIDTHS`.
+        sequences: Largest number of points per decoder pass.
+        progress: Called with the number of finished examples.
 
     Raises:
-        ArithmeticError: a posterior is not contained even in a grid 25 times as wide.
+        ArithmeticError: A posterior extends beyond a grid that is 25 times as wide as the first.
     """
-    assert not model.training, "evaluation wants eval mode"
+    assert not model.training, "the model must be in eval mode"
     prior = model.generative_prior()
     rows = []
     for done, example in enumerate(examples, start=1):
-        assert example.size == 1, "a grid belongs to one example"
-        like_1Z = model.infer(example).q.base.mean_BZ
-        dimensions = like_1Z.shape[1]
+        assert example.size == 1, "each batch must hold one example"
+        q_mean_1Z = model.infer(example).q.base.mean_BZ
+        dimensions = q_mean_1Z.shape[1]
         std = prior.std()
         unit_Z = torch.ones(dimensions, dtype=torch.float64) if std is None else std.double().cpu()
-        wide = HALF_WIDTHS[dimensions] if half_width is None else half_width
-        grid = _Grid.around(torch.zeros_like(unit_Z), wide * unit_Z, step * unit_Z)
+        first_half_width = HALF_WIDTHS[dimensions] if half_width is None else half_width
+        grid = _Grid.around(torch.zeros_like(unit_Z), first_half_width * unit_Z, step * unit_Z)
 
-        def integrate(grid: _Grid, example: Batch = example, like: Tensor = like_1Z) -> _Integral:
+        def integrate(grid: _Grid, example: Batch = example, like: Tensor = q_mean_1Z) -> _Integral:
             z_GZ = grid.points().to(like)
             joint = log_joint(model, prior, example, z_GZ, sequences)
             return _Integral(grid, z_GZ.double().cpu(), joint.cpu())
 
-        found = _refined(integrate, _contained(integrate, grid))
-        rows.append((found.mean_Z, found.covariance_ZZ.diagonal().sqrt(), found.log_px))
+        integral = _refined(integrate, _contained(integrate, grid))
+        rows.append((integral.mean_Z, integral.covariance_ZZ.diagonal().sqrt(), integral.log_px))
         progress(done)
     mean, sd, log_px = (torch.stack(column) for column in zip(*rows, strict=True))
     order = torch.cat([example.index_B for example in examples]).argsort()
@@ -215,7 +248,7 @@ def moments_by_grid(
 
 
 def log_joint(model: Vae, prior: Prior, example: Batch, z_KZ: Tensor, sequences: int) -> Tensor:
-    """log p(x|z) + log p(z) of one example at K points, [K], float64, in nats."""
+    """Return log p(x|z) + log p(z) of one example at K points, [K], float64 [nats]."""
     parts = []
     for chunk_SZ in torch.split(z_KZ, sequences):
         z_1SZ = chunk_SZ[None]
@@ -225,30 +258,32 @@ def log_joint(model: Vae, prior: Prior, example: Batch, z_KZ: Tensor, sequences:
 
 
 def _contained(integrate: Callable[[_Grid], _Integral], grid: _Grid) -> _Integral:
-    """The integral over a grid that holds the whole posterior."""
+    """Return the integral over a grid that is wide enough for the whole posterior."""
     for _ in range(WIDENINGS + 1):
-        found = integrate(grid)
-        if not found.cut_off():
-            return found
+        integral = integrate(grid)
+        if not integral.cut_off():
+            return integral
         grid = grid.wider()
-    message = f"lie within {WIDER**WIDENINGS:.0f} times the first grid for its mean to be computed"
-    raise ArithmeticError(f"A posterior must {message}, but its mean on that grid is {found.mean_Z.tolist()}.")
+    raise ArithmeticError(
+        f"The posterior extends beyond a grid {WIDER**WIDENINGS:.0f} times as wide as the first, so its mean cannot be "
+        f"computed. Its mean on that grid is {integral.mean_Z.tolist()}."
+    )
 
 
-def _refined(integrate: Callable[[_Grid], _Integral], found: _Integral) -> _Integral:
-    """The integral over a grid whose steps the posterior does not fall between.
+def _refined(integrate: Callable[[_Grid], _Integral], integral: _Integral) -> _Integral:
+    """Return the integral over a grid whose steps are small enough for the posterior.
 
-    It ends after a factor of 4,096, with means that are good to the last step, or before a million points.
+    Refinement stops after a factor of 4,096, when means are accurate to the last step, or before a million points.
     """
     for _ in range(REFINEMENTS):
-        coarse_Z = found.too_coarse()
+        coarse_Z = integral.too_coarse()
         if not bool(coarse_Z.any()):
             break
-        grid = found.finer(coarse_Z)
+        grid = integral.finer(coarse_Z)
         if math.prod(grid.counts) > MOST_POINTS:
             break
-        found = integrate(grid)
-    return found
+        integral = integrate(grid)
+    return integral
 
 
 @torch.no_grad()
@@ -262,16 +297,17 @@ def moments_by_importance(
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> PosteriorMoments:
-    """The same by self-normalised importance sampling from q(z|x), for any number of latent dimensions.
+    """Return the moments of p(z|x) by self-normalised importance sampling from q(z|x), for any number of dimensions.
 
-    Biased towards q's own mean where the effective sample size is small; log p(x) is then the bound of `nll_iw`. The
-    samples of an example depend on `seed` and its number alone.
+    If the effective sample size is small, the means are biased towards the mean of q, and log p(x) is the lower bound
+    of `nll_iw`. The arguments are those of `moments_of`. The samples of an example depend only on `seed` and on its
+    index.
     """
-    assert not model.training, "evaluation wants eval mode"
+    assert not model.training, "the model must be in eval mode"
     prior, infer = model.generative_prior(), infer or model.infer
     rows = []
     for done, example in enumerate(examples, start=1):
-        assert example.size == 1, "samples belong to one example"
+        assert example.size == 1, "each batch must hold one example"
         q = infer(example).q
         noise = example_noise(seed, "posterior mean", example.index_B, samples, q.size[1]).to(q.base.mean_BZ)
         draw = q.draw(noise)
@@ -289,11 +325,16 @@ def moments_by_importance(
 
 @dataclass(frozen=True)
 class MeanSpace:
-    """How points (mean of p(z|x), mean of q(z|x)) lie: along the horizontal axis, along the diagonal, at the origin.
+    """Summary of the points (mean of p(z|x), mean of q(z|x)) of many examples.
 
-    Standard deviations of both means in units of the prior's, their correlation, and the slope of q's means on those of
-    p. There is no correlation where one of the means does not vary, and no slope where those of p do not. With several
-    latent dimensions, variances and covariances are averages over the dimensions.
+    It distinguishes points along the horizontal axis, along the diagonal and at the origin. With several latent
+    dimensions, variances and covariances are averaged over the dimensions.
+
+    Args:
+        p_sd: Standard deviation of the means of p, in standard deviations of the prior.
+        q_sd: Standard deviation of the means of q, in the same units.
+        correlation: Correlation of the two means; None if one of them does not vary.
+        slope: Slope of the regression of q's means on p's means; None if p's means do not vary.
     """
 
     p_sd: float
@@ -303,7 +344,13 @@ class MeanSpace:
 
 
 def mean_space(p_mean_NZ: Tensor, q_mean_NZ: Tensor, prior_std_Z: Tensor | None = None) -> MeanSpace:
-    """The summary of two sets of posterior means of the same N examples."""
+    """Return the summary of two sets of posterior means of the same N examples.
+
+    Args:
+        p_mean_NZ: Means of p(z|x).
+        q_mean_NZ: Means of q(z|x).
+        prior_std_Z: Standard deviations of the prior; None for N(0, I).
+    """
     unit = 1.0 if prior_std_Z is None else prior_std_Z.double().cpu()
     p, q = (mean.double() / unit for mean in (p_mean_NZ, q_mean_NZ))
     p, q = p - p.mean(0), q - q.mean(0)

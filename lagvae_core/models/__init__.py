@@ -1,4 +1,4 @@
-"""Encoders, decoders and the densities between them. `ModelConfig` is one of the models."""
+"""Encoders, decoders and latent densities. `AnyModel` is the union of all model configurations."""
 
 from typing import Annotated, Union
 

@@ -1,6 +1,7 @@
-"""Sentences as bags of words: an encoder that reads them, a head that says from z what is in them.
+"""Bags of words: encoder features of a bag, and a head that predicts the bag from z.
 
-Shape suffixes: B sentences, L tokens of each, S samples, W words: the vocabulary without `<pad>`, `<s>` and `</s>`.
+Shape suffixes: B sentences, L tokens per sentence, S samples, W words (the vocabulary without `<pad>`, `<s>` and
+`</s>`).
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ __all__ = ["BagFeatures", "BagHead", "word_counts"]
 
 
 def word_counts(batch: Batch, vocabulary: int) -> Tensor:
-    """How often each word stands in what the encoder reads, [B, W]; `<unk>` is a word, as it stands for one."""
-    assert isinstance(batch, TokenBatch), "a batch of words"
+    """Return the number of occurrences of each word in the encoder's input, [B, W].
+
+    `<unk>` counts as a word because it replaces one.
+    """
+    assert isinstance(batch, TokenBatch), "bags of words need a token batch"
     tokens_BL = batch.read.tokens_BL
     counts = torch.zeros(len(tokens_BL), vocabulary, device=tokens_BL.device)
     return counts.scatter_add_(1, tokens_BL, counts.new_ones(tokens_BL.shape))[:, UNK:]
 
 
 class BagFeatures(Features):
-    """A linear layer on the share of each word in what the encoder reads, [B, size]: the mean of one row for each."""
+    """Linear layer on the relative word frequencies of the encoder's input, [B, size].
+
+    It is computed as the mean of one weight row per word, plus a bias.
+    """
 
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
@@ -36,20 +43,20 @@ class BagFeatures(Features):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As torch starts a linear layer of that many inputs."""
+        """Initialise like `nn.Linear` with `vocabulary` inputs."""
         bound = 1.0 / math.sqrt(len(self.weight))
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, batch: Batch) -> Tensor:
-        assert isinstance(batch, TokenBatch), "a batch of words"
+        assert isinstance(batch, TokenBatch), "bags of words need a token batch"
         tokens_BL = batch.read.tokens_BL
         words_BL = tokens_BL.masked_fill(tokens_BL < UNK, PAD)
         return functional.embedding_bag(words_BL, self.weight, mode="mean", padding_idx=PAD) + self.bias
 
 
 class BagHead(nn.Module):
-    """z -> logits of the words, [B, S, W], by one hidden layer under tanh; initialised as torch does."""
+    """Map from z to word logits, [B, S, W]: one hidden tanh layer with PyTorch's default initialisation."""
 
     def __init__(self, latent_dim: int, hidden: int, vocabulary: int) -> None:
         super().__init__()
@@ -64,13 +71,16 @@ class BagHead(nn.Module):
         return self.layers(z_BSZ)  # type: ignore[no-any-return]
 
     def multinomial(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """-sum_t log softmax(logits)[x_t] in nats over the words x_t of each sentence in any order, [B, S]."""
+        """Return -sum_t log softmax(logits)[x_t] over the words x_t of each sentence, order ignored, [B, S] [nats]."""
         counts_BW = word_counts(batch, self._vocabulary)
         log_p_BSW: Tensor = self(z_BSZ).log_softmax(2)
         return -(counts_BW[:, None] * log_p_BSW).sum(2)
 
     def bernoulli(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """-log probability in nats, for each word independently, that it is in the sentence or is not, [B, S]."""
+        """Return the negative log-likelihood of the presence or absence of each word, [B, S] [nats].
+
+        Words are independent given z.
+        """
         logits_BSW = self(z_BSZ)
         present_BSW = (word_counts(batch, self._vocabulary) > 0).to(logits_BSW)[:, None].expand_as(logits_BSW)
         return functional.binary_cross_entropy_with_logits(logits_BSW, present_BSW, reduction="none").sum(2)

@@ -1,4 +1,4 @@
-"""What every decoder is, and what strategies may change around its core.
+"""Base classes of decoders, and the options with which strategies modify them.
 
 Shape suffixes: T predicted tokens, R = B * S sequences, F features, V vocabulary.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
-from typing import Protocol as Interface
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +34,9 @@ Past = Literal["seen", "unknown", "absent"]
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Inverted dropout from a stream of its own; without a generator (evaluation) x itself.
+    """Return `x` under inverted dropout, or `x` itself if `generator` is None (evaluation).
 
-    The mask comes from 31-bit integers, a third of the cost of Bernoulli draws.
+    The mask is drawn as 31-bit integers, which costs a third of Bernoulli draws.
     """
     if generator is None or rate == 0.0:
         return x
@@ -45,16 +44,16 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor
     return x * (draws >= int(rate * 2**31)).to(x.dtype).mul_(1.0 / (1.0 - rate))
 
 
-class InputDropout(Interface):
-    """What is dropped of the input embeddings in training."""
+class InputDropout(Protocol):
+    """Dropout on the decoder's input embeddings during training."""
 
     def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
-        """The embeddings [T, B, E] of the tokens; without a stream (evaluation) nothing is dropped."""
+        """Return the token embeddings [T, B, E] under dropout; nothing is dropped if `stream` is None (evaluation)."""
 
 
 @dataclass(frozen=True)
 class UnitDropout:
-    """Dropout on single units of the input embeddings, one mask for each token."""
+    """Dropout on single units of the input embeddings, with one mask per token."""
 
     rate: float
 
@@ -64,19 +63,19 @@ class UnitDropout:
 
 @dataclass(frozen=True)
 class RowDropout:
-    """Dropout on whole rows of the embedding matrix: a word is dropped wherever it stands in the batch."""
+    """Dropout on whole rows of the embedding matrix: all occurrences of a dropped word in the batch are dropped."""
 
     rate: float
 
     def __call__(self, embedding: nn.Embedding, tokens_TB: Tensor, stream: torch.Generator | None) -> Tensor:
-        kept_V1 = dropout(embedding.weight.new_ones(embedding.num_embeddings, 1), self.rate, stream)
+        scale_V1 = dropout(embedding.weight.new_ones(embedding.num_embeddings, 1), self.rate, stream)
         words_TBE: Tensor = embedding(tokens_TB)
-        return words_TBE * kept_V1[tokens_TB]
+        return words_TBE * scale_V1[tokens_TB]
 
 
 @dataclass(frozen=True)
 class Skip:
-    """Further paths of z through the decoder: to the output layer, and to all layers between if `everywhere`."""
+    """Skip connections of z in the decoder: to the output layer and, if `everywhere`, to every hidden layer."""
 
     kind: Literal["concat", "add"] = "concat"
     everywhere: bool = True
@@ -84,10 +83,13 @@ class Skip:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """What strategies change around the core of a decoder.
+    """Modifications of a decoder that strategies can request.
 
-    `past`: `seen`, the decoder reads the tokens before; `unknown`, it reads `<unk>` in the place of each; `absent`, it
-    reads one learned vector. The latter two are part of the model and hold in evaluation too.
+    Args:
+        input_dropout: Dropout on the input embeddings.
+        past: What the decoder reads at each position. `seen`: the previous token; `unknown`: `<unk>` in place of every
+            token; `absent`: one learned vector. The last two are part of the model and hold in evaluation too.
+        skip: Skip connections of z; None for none.
     """
 
     input_dropout: InputDropout = field(default_factory=lambda: UnitDropout(0.0))
@@ -96,57 +98,65 @@ class DecoderOptions:
 
 
 class TokenReader(nn.Module):
-    """History -> input vectors [T, B, E] of the decoder: embeddings under their dropout."""
+    """Map from a history to the decoder's input vectors [T, B, E]: embeddings under dropout."""
 
     def __init__(self, size: int, vocabulary: int, options: DecoderOptions) -> None:
         super().__init__()
-        self._wiring = options
+        self._options = options
         self.embedding = nn.Embedding(1 if options.past == "absent" else vocabulary, size)
 
     def forward(self, history: History, stream: torch.Generator | None) -> Tensor:
         tokens_TB = history.tokens_BT.T
-        if self._wiring.past == "unknown":
+        if self._options.past == "unknown":
             tokens_TB = torch.full_like(tokens_TB, UNK)
-        elif self._wiring.past == "absent":
+        elif self._options.past == "absent":
             tokens_TB = torch.zeros_like(tokens_TB)
-        words_TBE = self._wiring.input_dropout(self.embedding, tokens_TB, stream)
+        words_TBE = self._options.input_dropout(self.embedding, tokens_TB, stream)
         if history.blank_BT is not None:
             words_TBE = words_TBE.masked_fill(history.blank_BT.T[:, :, None], 0.0)
         return words_TBE
 
 
 class Decoder(nn.Module, ABC):
-    """p(x|z), each unit given those before it. `stream` feeds all its dropout."""
+    """Autoregressive p(x|z): each token or pixel is conditioned on the previous ones.
+
+    Args:
+        stream: Random generator of all dropout in the decoder.
+    """
 
     def __init__(self, stream: torch.Generator) -> None:
         super().__init__()
         self._stream = stream
 
     def bind(self, encoder: nn.Module) -> None:
-        """Called once when the model is built, for a decoder that reads more of the encoder than z."""
+        """Attach the encoder, for decoders that read more than z from it. Called once when the model is built."""
 
     @abstractmethod
     def forward(self, history: Any, targets: Any, z_BSZ: Tensor) -> Tensor:
-        """-log p(targets | history, z) in nats, summed over tokens or pixels, [B, S].
+        """Return -log p(targets | history, z), summed over tokens or pixels, [B, S] [nats].
 
-        `history` and `targets` are those of a batch, the former perhaps corrupted.
+        Args:
+            history: The history of a batch, possibly corrupted.
+            targets: The targets of the same batch.
+            z_BSZ: S samples of z per example.
         """
 
     def active_stream(self) -> torch.Generator | None:
+        """Return the random generator of dropout in train mode, and None in eval mode."""
         return self._stream if self.training else None
 
 
 class DecoderState(ABC):
-    """What a decoder keeps of R sequences that it reads token by token."""
+    """State of a decoder that reads R sequences token by token."""
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:
-        """The sequences `index`, in that order; one may be there several times."""
+        """Return the state of the sequences `index`, in that order; a sequence can occur several times."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix(DecoderState):
-    """All that was read, from which any decoder can go on."""
+    """State that stores every token read so far, from which any decoder can continue."""
 
     z_RZ: Tensor
     history: History
@@ -156,52 +166,62 @@ class Prefix(DecoderState):
 
 
 class TokenDecoder(Decoder):
-    """p(x|z) over sequences of tokens: features of each position, then one bias-free output layer.
+    """p(x|z) over token sequences: features of each position, followed by one bias-free output layer.
 
-    A subclass makes `output` (a bias-free linear layer, F to V) and `features`. `begin` and `step` give the same
-    distributions token by token; they recompute the features of all that was read, which is exact for every decoder
-    and quadratic in T. A subclass that can carry a state of its own overrides both.
+    A subclass defines `output` (a bias-free linear layer from F to V) and `features`. `begin` and `step` give the same
+    distributions token by token. By default they recompute the features of all tokens read so far, which is exact for
+    every decoder and quadratic in T. A subclass with a recurrent state overrides both.
     """
 
     output: nn.Linear
 
     @abstractmethod
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
-        """What the output layer reads, [T, R, F]; position t depends on the history up to t, on z and on nothing else.
+        """Return the input of the output layer, [T, R, F].
 
-        The S samples of an example share one dropout mask on their embeddings, as they share the embeddings.
+        Position t depends only on z and on the history up to t. The S samples of an example share their embeddings and
+        therefore the dropout mask on them.
         """
 
     def forward(self, history: History, targets: Tensor | Ragged, z_BSZ: Tensor) -> Tensor:
         return self.nll(self.features(history, z_BSZ), targets)
 
     def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
-        """R sequences of which nothing is read yet, not even `<s>`.
+        """Return the state of R sequences before any token is read, `<s>` included.
 
-        `context` is what the decoder sees beside z and its own past: a history without tokens, such as
-        `batch.history.unread()`, with R rows. None where the past is all.
+        Args:
+            z_RZ: One z per sequence.
+            context: Inputs of the decoder other than z and previous tokens: a history without tokens, such as
+                `batch.history.unread()`, with R rows. None for a decoder that has no other input.
         """
-        nothing_R0 = torch.empty(len(z_RZ), 0, dtype=torch.int64, device=z_RZ.device)
-        return Prefix(z_RZ, History(nothing_R0) if context is None else context)
+        empty_R0 = torch.empty(len(z_RZ), 0, dtype=torch.int64, device=z_RZ.device)
+        return Prefix(z_RZ, History(empty_R0) if context is None else context)
 
-    def step(self, reading: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
-        """Read one token more of each sequence: the logits [R, V] of the next, and what is kept now."""
-        assert isinstance(reading, Prefix), "a reading that this decoder began"
-        reading = Prefix(reading.z_RZ, reading.history.then(tokens_R))
-        features_TRF = self.features(reading.history, reading.z_RZ[:, None])
-        return self.output(features_TRF[-1]), reading
+    def step(self, state: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
+        """Read one more token of each sequence.
+
+        Returns:
+            The logits [R, V] of the next token, and the new state.
+        """
+        assert isinstance(state, Prefix), "the state must come from this decoder"
+        state = Prefix(state.z_RZ, state.history.then(tokens_R))
+        features_TRF = self.features(state.history, state.z_RZ[:, None])
+        return self.output(features_TRF[-1]), state
 
     def nll(self, features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
-        """The same from `features`; of padded sentences no feature meets the output layer that predicts nothing."""
+        """Return -log p(targets | features), summed over tokens, [B, S] [nats].
+
+        In padded batches the output layer skips the positions that predict padding.
+        """
         if isinstance(targets, Ragged):
-            return self._nll_of_kept(features_TRF, targets)
+            return self._nll_of_ragged(features_TRF, targets)
         (batch, steps), rows = targets.shape, features_TRF.shape[1]
         samples = rows // batch
         targets_TBS = targets.T[:, :, None].expand(steps, batch, samples)
         nll_N = token_nll(features_TRF.flatten(0, 1), self.output.weight, targets_TBS.flatten())
         return nll_N.view(steps, batch, samples).sum(0)
 
-    def _nll_of_kept(self, features_TRF: Tensor, targets: Ragged) -> Tensor:
+    def _nll_of_ragged(self, features_TRF: Tensor, targets: Ragged) -> Tensor:
         batch, rows = len(targets.tokens_BT), features_TRF.shape[1]
         samples = rows // batch
         targets_NS = targets.tokens_BT.T.flatten()[targets.kept_N, None].expand(-1, samples)
@@ -211,7 +231,7 @@ class TokenDecoder(Decoder):
 
 
 def predicting(features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
-    """The features [N * S, F] of the positions that predict something."""
+    """Return the features [N * S, F] of the N positions that predict a token, padding excluded."""
     if not isinstance(targets, Ragged):
         return features_TRF.flatten(0, 1)
     batch, size = len(targets.tokens_BT), features_TRF.shape[2]

@@ -1,4 +1,4 @@
-"""Text decoder of dilated causal convolutions (Yang et al. 2017).
+"""Text decoder with dilated causal convolutions (Yang et al. 2017).
 
 Shape suffixes: T predicted tokens, R = B * S sequences, C channels.
 """
@@ -16,10 +16,10 @@ __all__ = ["CausalConvolution", "DilatedCnn", "ResidualBlock"]
 
 
 class CausalConvolution(nn.Module):
-    """y_t = b + sum_k W_k x_(t - k * dilation), k from 0 to `kernel` - 1; before the first position x counts as 0.
+    """Causal convolution y_t = b + sum_k W_k x_(t - k * dilation), k from 0 to `kernel` - 1.
 
-    Positions are the first axis, so that a tap is one matrix product over the positions that it reaches. It starts as
-    torch's convolutions do.
+    x is 0 before the first position. Positions are the first axis, so that each tap of the kernel is one matrix
+    product. The initialisation is that of PyTorch's convolutions.
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
@@ -33,16 +33,16 @@ class CausalConvolution(nn.Module):
         steps = len(x_TRC)
         y_TRC = torch.addmm(self.bias, x_TRC.flatten(0, 1), self.weight[0]).view_as(x_TRC)
         for tap, weight_CC in enumerate(self.weight[1:], start=1):
-            late = tap * self._dilation
-            if late < steps:
-                y_TRC[late:].flatten(0, 1).addmm_(x_TRC[: steps - late].flatten(0, 1), weight_CC)
+            delay = tap * self._dilation
+            if delay < steps:
+                y_TRC[delay:].flatten(0, 1).addmm_(x_TRC[: steps - delay].flatten(0, 1), weight_CC)
         return y_TRC
 
 
 class ResidualBlock(nn.Module):
-    """x + dropout(W relu(convolution(relu(V x + v))) + w).
+    """Residual block x + dropout(W relu(convolution(relu(V x + v))) + w).
 
-    With `skip`, z comes to V: `concat`, V [x; z]; `add`, V (x + U z). The sum keeps x itself.
+    With `skip`, z also enters V: `concat`, V [x; z]; `add`, V (x + U z). The residual connection carries x alone.
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int, rate: float, skip: Skip | None, latent: int) -> None:
@@ -55,25 +55,36 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_TRC: Tensor, z_RZ: Tensor, stream: torch.Generator | None) -> Tensor:
         if self.skip is None:
-            read_TRC = self.enter(x_TRC)
+            hidden_TRC = self.enter(x_TRC)
         elif self._adds:
-            read_TRC = self.enter(x_TRC + self.skip(z_RZ))
+            hidden_TRC = self.enter(x_TRC + self.skip(z_RZ))
         else:
-            read_TRC = self.enter(x_TRC) + self.skip(z_RZ)
-        branch_TRC = self.leave(self.convolve(read_TRC.relu_()).relu_())
+            hidden_TRC = self.enter(x_TRC) + self.skip(z_RZ)
+        branch_TRC = self.leave(self.convolve(hidden_TRC.relu_()).relu_())
         return x_TRC + dropout(branch_TRC, self._rate, stream)
 
 
 class DilatedCnn(TokenDecoder):
-    """p(x|z) of the last words alone: [embedding; z] -> 1x1 -> one residual block for each dilation -> output layer.
+    """Decoder p(x|z) with a limited context: [embedding; z], conv1x1, one residual block per dilation, output layer.
 
-    Position t sees the last 1 + (kernel - 1) * sum(dilations) words. `wiring.skip` as in LstmDecoder; `everywhere`
-    brings z to each block. Embeddings start as `model.init_embedding` says, all else as torch's layers do.
+    Position t depends on the last 1 + (kernel - 1) * sum(dilations) words. `options.skip` works as in `LstmDecoder`;
+    with `everywhere`, z also enters each block. Embeddings are initialised from U(-init_embedding, init_embedding),
+    all other layers by PyTorch's default.
+
+    Args:
+        config: Sizes and dropout rates of the model that it is the decoder of.
+        vocabulary: Number of tokens.
+        stream: Random generator of dropout.
+        options: Modifications requested by strategies.
+        dilations: Dilation of each block.
+        kernel: Kernel size.
+        channels: Number of channels.
+        rate: Dropout rate of the blocks.
     """
 
     def __init__(
         self,
-        setting: LstmModel,
+        config: LstmModel,
         vocabulary: int,
         stream: torch.Generator,
         options: DecoderOptions,
@@ -84,11 +95,11 @@ class DilatedCnn(TokenDecoder):
         rate: float,
     ) -> None:
         super().__init__(stream)
-        self._setting, skip = setting, options.skip
-        latent = setting.latent_dim
-        self.reader = TokenReader(setting.embedding, vocabulary, options)
-        nn.init.uniform_(self.reader.embedding.weight, -setting.init_embedding, setting.init_embedding)
-        self.from_words = nn.Linear(setting.embedding, channels)
+        self._config, skip = config, options.skip
+        latent = config.latent_dim
+        self.reader = TokenReader(config.embedding, vocabulary, options)
+        nn.init.uniform_(self.reader.embedding.weight, -config.init_embedding, config.init_embedding)
+        self.from_words = nn.Linear(config.embedding, channels)
         self.from_z = nn.Linear(latent, channels, bias=False)
         inner = skip if skip is not None and skip.everywhere else None
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, d, rate, inner, latent) for d in dilations)
@@ -102,7 +113,7 @@ class DilatedCnn(TokenDecoder):
         x_TRC = (words_TBC[:, :, None] + self.from_z(z_BSZ)).flatten(1, 2)
         for block in self.blocks:
             x_TRC = block(x_TRC, z_RZ, stream)
-        x_TRC = dropout(x_TRC, self._setting.dropout_out, stream)
+        x_TRC = dropout(x_TRC, self._config.dropout_out, stream)
         if self._concatenates:
             return torch.cat([x_TRC, z_RZ.expand(len(x_TRC), -1, -1)], 2)
         return x_TRC if self.skip is None else x_TRC + self.skip(z_RZ)

@@ -1,6 +1,7 @@
-"""Autoregressive flows: invertible maps of z whose Jacobian is triangular. Shapes: Z dimensions, H hidden units.
+"""Autoregressive flows: invertible maps of z with a triangular Jacobian.
 
-Tensors are [..., Z]; a context, where there is one, is [..., C] with leading axes that fit.
+Shape suffixes: Z dimensions, H hidden units. Tensors are [..., Z]; an optional context is [..., C] with leading axes
+that broadcast.
 """
 
 from __future__ import annotations
@@ -18,58 +19,64 @@ from lagvae_core.models.gaussian import Draw, Gaussian, Proposal
 
 __all__ = ["Autoregressive", "Flow", "FlowProposal", "Gated", "Made", "Standardising"]
 
-OPEN = 2.0
-"""Added to the gate's input, so that a gate is nearly open, sigmoid(2) = 0.88, before it has learned anything."""
+GATE_BIAS = 2.0
+"""Added to the gate's input, so that gates are nearly open at initialisation: sigmoid(2) = 0.88."""
 
-LARGEST = 3.0
-"""Bound of log s in one standardising step: deviations from e^-3 to e^3, so that no rate of learning overflows."""
+MAX_LOG_SCALE = 3.0
+"""Bound of log s in one standardising step: s is between e^-3 and e^3, so that no learning rate makes it overflow."""
 
 
 class Masked(nn.Linear):
-    """A linear layer in which an output sees just the inputs that `sees` [outputs, inputs] names."""
+    """Linear layer in which each output depends only on the inputs selected by `mask` [outputs, inputs]."""
 
-    sees: Tensor
+    mask: Tensor
 
-    def __init__(self, sees: Tensor) -> None:
-        super().__init__(sees.shape[1], sees.shape[0])
-        self.register_buffer("sees", sees.to(self.weight.dtype), persistent=False)
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight * self.sees, self.bias)
+        return functional.linear(x, self.weight * self.mask, self.bias)
 
 
 class Made(nn.Module):
-    """Two numbers for each dimension, functions of the dimensions before it in `order` and of the context alone.
+    """MADE network: two outputs per dimension that depend only on the previous dimensions in `order` and the context.
 
-    Source: Germain et al. 2015. Two hidden layers of `hidden` ReLU units. A unit of rank k sees the first k
-    dimensions; ranks go from 0 to Z - 1 evenly. Units of rank 0 carry the context to the first dimension, and make the
-    network of a single dimension a function of the context alone. The output is divided by the root of `hidden`, so
-    that a step of SGD moves it by about as much whatever the width; undivided, a learning rate of 1.0 overshoots.
+    Source: Germain et al. 2015. It has two hidden layers of `hidden` ReLU units. A unit of rank k depends on the first
+    k dimensions; ranks are spread evenly from 0 to Z - 1. Units of rank 0 carry the context to the first dimension, so
+    that with a single dimension the network depends on the context alone. The output is divided by sqrt(hidden), so
+    that an SGD step changes it by about the same amount for any width. Without the division, a learning rate of 1.0
+    overshoots.
+
+    Args:
+        order: Order of dependence of the dimensions.
+        hidden: Units per hidden layer.
+        context: Size of the context; 0 for none.
     """
 
     def __init__(self, order: Sequence[int], hidden: int, context: int = 0) -> None:
         super().__init__()
         size = len(order)
-        place_Z = torch.tensor(order).argsort()
+        position_Z = torch.tensor(order).argsort()
         rank_H = torch.arange(hidden) * size // hidden
-        self.enter = Masked(rank_H[:, None] > place_Z)
+        self.enter = Masked(rank_H[:, None] > position_Z)
         self.context = nn.Linear(context, hidden, bias=False) if context else None
         self.cross = Masked(rank_H[:, None] >= rank_H)
-        self.leave = Masked((place_Z[:, None] >= rank_H).repeat(2, 1))
+        self.leave = Masked((position_Z[:, None] >= rank_H).repeat(2, 1))
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        entered = self.enter(x)
+        hidden = self.enter(x)
         if self.context is not None:
-            entered = entered + self.context(context)
-        left = self.leave(self.cross(entered.relu()).relu()) / math.sqrt(self.cross.in_features)
-        first, second = left.chunk(2, -1)
+            hidden = hidden + self.context(context)
+        output = self.leave(self.cross(hidden.relu()).relu()) / math.sqrt(self.cross.in_features)
+        first, second = output.chunk(2, -1)
         return first, second
 
 
 class Autoregressive(nn.Module, ABC):
-    """y_d = exp(log_scale_d) x_d + shift_d, where both depend on the dimensions before d in `order` alone.
+    """y_d = exp(log_scale_d) x_d + shift_d, where both depend only on the dimensions before d in `order`.
 
-    Forward all dimensions go at once; the inverse is found one dimension at a time.
+    The forward map computes all dimensions at once; the inverse needs one pass per dimension.
     """
 
     def __init__(self, order: Sequence[int], hidden: int, context: int = 0) -> None:
@@ -79,32 +86,35 @@ class Autoregressive(nn.Module, ABC):
 
     @abstractmethod
     def affine(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`log_scale` and `shift` at x."""
+        """Return `log_scale` and `shift` at x."""
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y, and log |dy_d / dx_d| by dimension."""
+        """Return y, and log |dy_d / dx_d| of each dimension."""
         log_scale, shift = self.affine(x, context)
         return log_scale.exp() * x + shift, log_scale
 
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x, and log |dy_d / dx_d| there."""
-        log_scale, found = torch.zeros_like(y), list(torch.zeros_like(y).unbind(-1))
+        """Return x, and log |dy_d / dx_d| at x for each dimension."""
+        log_scale, x_by_dimension = torch.zeros_like(y), list(torch.zeros_like(y).unbind(-1))
         for d in self.order:
-            log_scale, shift = self.affine(torch.stack(found, -1), context)
-            found[d] = (y[..., d] - shift[..., d]) * (-log_scale[..., d]).exp()
-        return torch.stack(found, -1), log_scale
+            log_scale, shift = self.affine(torch.stack(x_by_dimension, -1), context)
+            x_by_dimension[d] = (y[..., d] - shift[..., d]) * (-log_scale[..., d]).exp()
+        return torch.stack(x_by_dimension, -1), log_scale
 
 
 class Gated(Autoregressive):
-    """y = g x + (1 - g) m with a gate g = sigmoid(s + 2) (Kingma et al. 2016, equations 11 to 14)."""
+    """Gated step: y = g x + (1 - g) m with the gate g = sigmoid(s + 2) (Kingma et al. 2016, equations 11 to 14)."""
 
     def affine(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         s, m = self.made(x, context)
-        return functional.logsigmoid(s + OPEN), (-s - OPEN).sigmoid() * m
+        return functional.logsigmoid(s + GATE_BIAS), (-s - GATE_BIAS).sigmoid() * m
 
 
 class Standardising(Autoregressive):
-    """y = (x - m) / s, where log s is held in (-3, 3); the identity at the start, to the last bit."""
+    """Standardising step: y = (x - m) / s with log s bounded to (-3, 3).
+
+    At initialisation it is exactly the identity, bit for bit.
+    """
 
     def __init__(self, order: Sequence[int], hidden: int, context: int = 0) -> None:
         super().__init__(order, hidden, context)
@@ -113,15 +123,22 @@ class Standardising(Autoregressive):
 
     def affine(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         s, m = self.made(x, context)
-        log_scale = -LARGEST * (s / LARGEST).tanh()
+        log_scale = -MAX_LOG_SCALE * (s / MAX_LOG_SCALE).tanh()
         return log_scale, -m * log_scale.exp()
 
 
 class Flow(nn.Module):
-    """Steps one after the other, in turn from the first dimension to the last and from the last to the first.
+    """Composition of autoregressive steps that alternate between ascending and descending order of dependence.
 
-    Dimension d stays dimension d throughout; only the order of dependence turns. Tensors of another device or
-    precision than the flow's own are taken to it and back.
+    Dimensions are not permuted. Inputs on a different device or of a different precision than the flow's parameters
+    are converted, and the results are converted back.
+
+    Args:
+        step: Constructor of a step: (order, hidden, context) to module.
+        steps: Number of steps.
+        size: Number of dimensions.
+        hidden: Units per hidden layer of each step.
+        context: Size of the context; 0 for none.
     """
 
     def __init__(
@@ -137,11 +154,14 @@ class Flow(nn.Module):
         self.steps = nn.ModuleList(step(orders[number % 2], hidden, context) for number in range(steps))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """y, and log |det dy/dx| as a sum over steps and not yet over dimensions, both like x."""
+        """Return y, and log |det dy/dx| summed over steps but not over dimensions; both have the shape of x."""
         return self._chain((step.forward for step in self._steps()), x, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x, and log |det dy/dx| there, likewise. As many passes a step as there are dimensions."""
+        """Return x, and log |det dy/dx| at x, summed over steps but not over dimensions.
+
+        Each step needs as many passes as there are dimensions.
+        """
         return self._chain((step.inverse for step in reversed(self._steps())), y, context)
 
     def _steps(self) -> list[Autoregressive]:
@@ -153,9 +173,9 @@ class Flow(nn.Module):
         x: Tensor,
         context: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        own = next(self.parameters(), x)
-        value, total = x.to(own), torch.zeros_like(x, dtype=own.dtype, device=own.device)
-        context = None if context is None else context.to(own)
+        parameter = next(self.parameters(), x)
+        value, total = x.to(parameter), torch.zeros_like(x, dtype=parameter.dtype, device=parameter.device)
+        context = None if context is None else context.to(parameter)
         for transform in maps:
             value, log_scale = transform(value, context)
             total = total + log_scale
@@ -164,9 +184,9 @@ class Flow(nn.Module):
 
 @dataclass(frozen=True)
 class FlowProposal(Proposal):
-    """q(z|x): a diagonal Gaussian carried through a flow whose context is that Gaussian's mean and log-variance.
+    """q(z|x) as a diagonal Gaussian transformed by a flow; the flow's context is the Gaussian's mean and log-variance.
 
-    Its density is cheap at its own samples; at any other z it needs the inverse.
+    The density is cheap at the proposal's own samples; at any other z it requires the inverse of the flow.
     """
 
     source: Gaussian
@@ -188,10 +208,10 @@ class FlowProposal(Proposal):
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
         source_BSZ, log_scale = self.flow.inverse(z_BSZ, self._context_B1C)
         log_q = self.source.log_prob(source_BSZ) - log_scale.sum(-1)
-        return log_q.masked_fill(log_q.isnan(), -math.inf)  # z so far off that its inverse overflows
+        return log_q.masked_fill(log_q.isnan(), -math.inf)  # the inverse overflows at remote z
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlowProposal:
         return FlowProposal(self.source.map(change), self.flow)
 
-    def beside(self, others: Sequence[FlowProposal]) -> FlowProposal:
-        return FlowProposal(self.source.beside([q.source for q in others]), self.flow)
+    def concatenate(self, others: Sequence[FlowProposal]) -> FlowProposal:
+        return FlowProposal(self.source.concatenate([q.source for q in others]), self.flow)

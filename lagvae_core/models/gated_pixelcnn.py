@@ -1,6 +1,6 @@
 """Gated PixelCNN decoder (van den Oord et al. 2016).
 
-Shape suffixes: H rows and W columns of pixels, C maps of z, B images, R = B * S of them.
+Shape suffixes: H rows and W columns of pixels, C maps of z, B images, R = B * S images with their samples of z.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ __all__ = ["GatedPixelCnn"]
 
 
 def above(x: Tensor, reach: int, shift: int) -> Tensor:
-    """`x` padded for a kernel [reach + 1, 2 reach + 1] that ends `shift` rows above the pixel, in the middle."""
+    """Return `x` padded for a kernel [reach + 1, 2 reach + 1] whose last row is `shift` rows above the pixel."""
     return functional.pad(x, (reach, reach, reach + shift, -shift))
 
 
 def before(x: Tensor, reach: int, shift: int) -> Tensor:
-    """`x` padded for a kernel [1, reach + 1] that ends `shift` columns before the pixel."""
+    """Return `x` padded for a kernel [1, reach + 1] whose last column is `shift` columns left of the pixel."""
     return functional.pad(x, (reach + shift, -shift, 0, 0))
 
 
 def gate(x: Tensor) -> Tensor:
-    signal, opening = x.chunk(2, 1)
-    return signal.tanh() * opening.sigmoid()
+    """Return tanh(a) * sigmoid(b), where a and b are the two halves of the channels."""
+    signal, gate_input = x.chunk(2, 1)
+    return signal.tanh() * gate_input.sigmoid()
 
 
 class _Layer(nn.Module):
-    """Two stacks: `vertical` sees the rows above, `horizontal` the row itself to the left, and what `vertical` sees."""
+    """Gated layer of two stacks: `vertical` reads the rows above, `horizontal` the pixels to the left.
+
+    The output of `vertical` before its gate is added to `horizontal`.
+    """
 
     def __init__(self, inputs: int, maps: int, kernel: int) -> None:
         super().__init__()
@@ -50,31 +54,46 @@ class _Layer(nn.Module):
         return gate(vertical), h + self.leave(gate(horizontal))
 
     def enter(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None, shift_z: int) -> tuple[Tensor, Tensor]:
-        """The first layer, which sees nothing of a pixel itself; of the maps of z, unless `shift_z`, the same place."""
+        """Apply the first layer, which excludes the pixel itself; maps of z include it unless `shift_z` is 1."""
         pixels, reach = pixels_BHW[:, None], self.reach
         samples = 1 if z_maps_RCHW is None else len(z_maps_RCHW) // len(pixels)
-        found = []
+        stacks = []
         for convolution, padded in ((self.vertical, above), (self.horizontal, before)):
-            of_image, of_z = convolution.weight[:, :1], convolution.weight[:, 1:]
-            x = functional.conv2d(padded(pixels, reach, 1), of_image, convolution.bias).repeat_interleave(samples, 0)
+            image_weight, z_weight = convolution.weight[:, :1], convolution.weight[:, 1:]
+            x = functional.conv2d(padded(pixels, reach, 1), image_weight, convolution.bias)
+            x = x.repeat_interleave(samples, 0)
             if z_maps_RCHW is not None:
-                x = x + functional.conv2d(padded(z_maps_RCHW, reach, shift_z), of_z)
-            found.append(x)
-        vertical, horizontal = found
+                x = x + functional.conv2d(padded(z_maps_RCHW, reach, shift_z), z_weight)
+            stacks.append(x)
+        vertical, horizontal = stacks
         return gate(vertical), self.leave(gate(horizontal + self.across(vertical)))
 
 
 class GatedPixelCnn(PixelDecoder):
-    """Gated convolutions over the rows above and over the row itself; the head reads the latter.
+    """Gated PixelCNN with a vertical stack (rows above) and a horizontal stack (same row); the head reads the latter.
 
-    Source: van den Oord et al. 2016, wired as in the published code of Kim et al. 2018: the vertical stack of a layer
-    ends one row above its input, its ungated output enters the horizontal one, and every layer but the first adds to
-    what came. He et al. 2019, Appendix B.3, word their decoder as such a network, with batch normalisation and ELU
-    before the head (`normalised`). Layers start as torch's do.
+    Source: van den Oord et al. 2016, connected as in the published code of Kim et al. 2018. The vertical stack of a
+    layer ends one row above its input. Its output before the gate enters the horizontal stack. All layers except the
+    first are residual. He et al. 2019, Appendix B.3, describe their decoder as such a network, with batch
+    normalisation and ELU before the head (`normalised`). Layers have PyTorch's default initialisation.
 
-    The maps of z stand beside the image. With `masked_z`, as in the code of Kim et al., they are shifted as it is, and
-    the first pixel sees nothing of z; else they are not, since z is known before it. That code holds probabilities
-    in [1e-5, 1 - 1e-5]; here the likelihood is that of the logits.
+    The maps of z are additional input channels. With `masked_z`, as in the code of Kim et al., they are shifted like
+    the image, so that the first pixel does not depend on z. Otherwise they are not shifted, because z is known before
+    the first pixel.
+
+    Departure from the code of Kim et al.: probabilities there are clamped to [1e-5, 1 - 1e-5]; here the likelihood is
+    computed from the logits.
+
+    Args:
+        domain: Image size.
+        latent_dim: Number of dimensions of z.
+        z_maps: Number of maps made of z.
+        maps: Number of maps of the hidden layers.
+        kernels: Odd kernel sizes, one per layer.
+        stream: Random generator of dropout.
+        options: Modifications requested by strategies.
+        normalised: Whether batch normalisation and ELU precede the head.
+        masked_z: Whether the maps of z are shifted like the image.
     """
 
     def __init__(
@@ -90,11 +109,11 @@ class GatedPixelCnn(PixelDecoder):
         normalised: bool,
         masked_z: bool,
     ) -> None:
-        first, *further = kernels
-        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(further))
+        first, *rest = kernels
+        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(rest))
         self._shift_z = int(masked_z)
         self.entry = _Layer(1 + self.z_maps, maps, first)
-        self.layers = nn.ModuleList(_Layer(maps, maps, kernel) for kernel in further)
+        self.layers = nn.ModuleList(_Layer(maps, maps, kernel) for kernel in rest)
         before_head = [nn.BatchNorm2d(maps), nn.ELU()] if normalised else []
         self.head = nn.Sequential(*before_head, nn.Conv2d(maps, 1, 1))
 

@@ -1,4 +1,7 @@
-"""The densities of the latent space: q(z|x) and p(z). Shapes: B examples, S samples, Z latent dimensions."""
+"""Densities of the latent space: q(z|x) and p(z).
+
+Shape suffixes: B examples, S samples, Z latent dimensions, N samples and M components of a mixture.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,19 @@ from torch import Tensor, nn
 __all__ = ["Draw", "Gaussian", "Inference", "NormalPrior", "Prior", "Proposal", "log_mixture"]
 
 LOG_2PI = math.log(2.0 * math.pi)
+
 ROWS, COLUMNS = 1024, 4096
+"""Samples and components in one block of `log_mixture`."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Samples z = T(noise) of a density, where T is a chain of triangular, invertible maps of standard normal noise.
+    """Samples z = T(noise), where T is a chain of triangular, invertible maps of standard normal noise.
 
-    `z_BSZ` and `noise_BSZ` have the same shape; `log_scale_BSZ`, of that shape or broadcast to it, is the sum over the
-    chain of log |dT_d / dnoise_d|, by dimension.
+    Args:
+        z_BSZ: Samples.
+        noise_BSZ: Standard normal noise.
+        log_scale_BSZ: Sum over the chain of log |dT_d / dnoise_d| for each dimension d; broadcasts to [B, S, Z].
     """
 
     z_BSZ: Tensor
@@ -30,48 +37,48 @@ class Draw:
     log_scale_BSZ: Tensor
 
     def log_q(self) -> Tensor:
-        """log q(z|x) at the samples in nats, by dimension, [B, S, Z]; its sum over the last axis is the density."""
+        """Return log q(z|x) at the samples by dimension, [B, S, Z] [nats]; the sum over Z is the log-density."""
         return -0.5 * (self.noise_BSZ.square() + LOG_2PI) - self.log_scale_BSZ
 
 
 class Proposal(ABC):
-    """q(z|x), one density for each of B examples."""
+    """q(z|x) of a batch: one density per example."""
 
     @property
     @abstractmethod
     def base(self) -> Gaussian:
-        """The diagonal Gaussian that it is, or that it is a transform of."""
+        """The underlying diagonal Gaussian: the proposal itself, or the Gaussian that it transforms."""
 
     @abstractmethod
     def draw(self, noise_BSZ: Tensor) -> Draw:
-        """The samples that standard normal noise [B, S, Z] gives, differentiable in the parameters."""
+        """Return the samples made from standard normal noise [B, S, Z], differentiable in the parameters."""
 
     @abstractmethod
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
-        """log q(z|x) in nats at any z, summed over the latent dimensions, [B, S]."""
+        """Return log q(z|x) at any z, summed over the latent dimensions, [B, S] [nats]."""
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same with `change` applied to every parameter tensor, each [B, ...]: rows chosen, precision changed."""
+        """Return the proposal with `change` applied to every parameter tensor [B, ...], e.g. to convert precision."""
 
     @abstractmethod
-    def beside(self, others: Sequence[Self]) -> Self:
-        """This and `others` as one, their examples in order."""
+    def concatenate(self, others: Sequence[Self]) -> Self:
+        """Return one proposal over the examples of this one and of `others`, in order."""
 
     def select(self, index: Tensor) -> Self:
-        """The examples `index`, in that order."""
+        """Return the proposal over the examples `index`, in that order."""
         return self.map(lambda rows: rows[index.to(rows.device)])
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many examples, and how many latent dimensions."""
+        """Number of examples and number of latent dimensions."""
         examples, dimensions = self.base.mean_BZ.shape
         return examples, dimensions
 
 
 @dataclass(frozen=True)
 class Gaussian(Proposal):
-    """Diagonal Gaussians N(mean, exp(logvar)), one for each example: both [B, Z]."""
+    """Diagonal Gaussians N(mean, exp(logvar)), one per example."""
 
     mean_BZ: Tensor
     logvar_BZ: Tensor
@@ -81,12 +88,12 @@ class Gaussian(Proposal):
         return self
 
     def at_least_float32(self) -> Gaussian:
-        """The same, with parameters of half precision widened."""
+        """Return the Gaussian with half-precision parameters converted to float32."""
         dtype = torch.promote_types(self.mean_BZ.dtype, torch.float32)
         return Gaussian(self.mean_BZ.to(dtype), self.logvar_BZ.to(dtype))
 
     def rsample(self, noise_BSZ: Tensor) -> Tensor:
-        """z = mean + exp(logvar / 2) * noise, [B, S, Z], differentiable in both parameters."""
+        """Return z = mean + exp(logvar / 2) * noise, [B, S, Z], differentiable in both parameters."""
         return self.mean_BZ[:, None] + (0.5 * self.logvar_BZ).exp()[:, None] * noise_BSZ
 
     def draw(self, noise_BSZ: Tensor) -> Draw:
@@ -97,23 +104,25 @@ class Gaussian(Proposal):
         return -0.5 * ((z_BSZ - mean).square() / logvar.exp() + logvar + LOG_2PI).sum(-1)
 
     def kl_standard(self) -> Tensor:
-        """KL(q || N(0, I)) in nats for each dimension, [B, Z]; exactly 0 at mean 0 and logvar 0."""
+        """Return KL(q || N(0, I)) of each dimension, [B, Z] [nats]; exactly 0 at mean 0 and logvar 0."""
         return 0.5 * (self.mean_BZ.square() + self.logvar_BZ.exp() - self.logvar_BZ - 1.0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Gaussian:
         return Gaussian(change(self.mean_BZ), change(self.logvar_BZ))
 
-    def beside(self, others: Sequence[Gaussian]) -> Gaussian:
+    def concatenate(self, others: Sequence[Gaussian]) -> Gaussian:
         every = (self, *others)
         return Gaussian(torch.cat([q.mean_BZ for q in every]), torch.cat([q.logvar_BZ for q in every]))
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What inference says of a batch.
+    """Result of inference on a batch.
 
-    `q` is the proposal: the density that is sampled and that every default column uses. `charged` is the density whose
-    KL the training objective pays; it is `q` itself in every honest bound and differs only in Scale-VAE.
+    Args:
+        q: Density that is sampled and that all default metrics use.
+        kl_posterior: Density in the KL term of the training objective. It is `q` itself whenever the objective is a
+            bound on log p(x), and differs only in Scale-VAE.
     """
 
     q: Proposal
@@ -121,26 +130,35 @@ class Inference:
 
     @classmethod
     def plain(cls, q: Proposal) -> Inference:
+        """Return the inference in which `q` is also the density of the KL term."""
         return cls(q, q)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Inference:
+        """Return the inference with `change` applied to every parameter tensor [B, ...] of both densities."""
         q = self.q.map(change)
         return Inference(q, q if self.kl_posterior is self.q else self.kl_posterior.map(change))
 
-    def beside(self, others: Sequence[Inference]) -> Inference:
-        q = self.q.beside([other.q for other in others])
+    def concatenate(self, others: Sequence[Inference]) -> Inference:
+        """Return one inference over the examples of this one and of `others`, in order."""
+        q = self.q.concatenate([other.q for other in others])
         plain = self.kl_posterior is self.q
-        return Inference(q, q if plain else self.kl_posterior.beside([other.kl_posterior for other in others]))
+        return Inference(q, q if plain else self.kl_posterior.concatenate([other.kl_posterior for other in others]))
 
     def select(self, index: Tensor) -> Inference:
+        """Return the inference over the examples `index`, in that order."""
         return self.map(lambda rows: rows[index.to(rows.device)])
 
 
 def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None = None) -> Tensor:
-    """log sum_m w_m N(z_i; component m) in nats, [N]; the M weights are equal where none are given.
+    """Return log sum_m w_m N(z_i; component m), [N] [nats], differentiable in every argument.
 
-    Blocks of 1024 x 4096 as matrix products, so that without gradients memory does not grow with N or M. Float64
-    throughout: in float32 single values are off by 0.1 at deviations of 0.01. Differentiable in every argument.
+    The computation uses matrix products in blocks of 1024 x 4096, so that without gradients memory does not grow with
+    N or M. It is in float64 throughout, because float32 values can be off by 0.1 at standard deviations of 0.01.
+
+    Args:
+        z_NZ: Points.
+        components: M diagonal Gaussians.
+        log_weights_M: Log-weights of the components; None for equal weights.
     """
     mean, logvar = components.mean_BZ.double(), components.logvar_BZ.double()
     precision = (-logvar).exp()
@@ -161,34 +179,37 @@ def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None
 
 
 class Prior(nn.Module, ABC):
-    """p(z): a density with a KL from q, in closed form or by Monte Carlo at the given samples."""
+    """p(z). KL(q || p) is in closed form or a Monte Carlo estimate at given samples."""
 
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
-        """Called once when the model is built, for a prior that is made of the inference network."""
+        """Attach the inference network, for priors that depend on it. Called once when the model is built."""
 
     @abstractmethod
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
-        """log p(z) in nats, [B, S]."""
+        """Return log p(z), [B, S] [nats]."""
 
     @abstractmethod
     def sample(self, noise_NZ: Tensor, generator: torch.Generator) -> Tensor:
-        """z ~ p, [N, Z], from standard normal noise; further draws, where there are any, from `generator`."""
+        """Return samples z ~ p, [N, Z], made from standard normal noise; additional draws come from `generator`."""
 
     def closed_form(self, q: Proposal) -> bool:
-        """Whether `kl` of this q is exact, whatever samples it is given."""
+        """Return whether `kl` is exact for this q, independent of the samples."""
         return False
 
     def kl(self, q: Proposal, draw: Draw) -> Tensor:
-        """KL(q || p) in nats: [B, Z] where it splits over dimensions, else [B, 1]. By Monte Carlo unless closed."""
+        """Return KL(q || p) [nats]: [B, Z] if it splits over dimensions, otherwise [B, 1].
+
+        It is a Monte Carlo estimate at `draw` unless `closed_form(q)`.
+        """
         return (draw.log_q().sum(-1) - self.log_prob(draw.z_BSZ)).mean(1, keepdim=True)
 
     def std(self) -> Tensor | None:
-        """The standard deviations [Z] of a zero-mean diagonal Gaussian prior; None for N(0, I) and all others."""
+        """Return the standard deviations [Z] of a zero-mean diagonal Gaussian prior; None for N(0, I) or any other."""
         return None
 
 
 class NormalPrior(Prior):
-    """N(0, diag(std^2)); without `std`, N(0, I)."""
+    """N(0, diag(std^2)), or N(0, I) if `std_Z` is None."""
 
     def __init__(self, std_Z: Tensor | None = None) -> None:
         super().__init__()

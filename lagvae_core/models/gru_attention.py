@@ -1,7 +1,9 @@
-"""GRU encoder, and GRU decoder with attention over morphological features (the blog post on the strong generator).
+"""GRU encoder, and GRU decoder with attention over morphological features.
 
-Shape suffixes: T predicted characters, S samples of each of B examples, K features of an example, A feature embedding,
-H hidden units of the decoder, G = 3 H gates in torch's order (reset, update, new).
+Source: the blog post "Posterior collapse and the strong generator problem".
+
+Shape suffixes: T predicted characters, B examples, S samples of z per example, K features per example, A feature
+embedding, H hidden units of the decoder, G = 3 H gates in PyTorch's order (reset, update, new).
 """
 
 from __future__ import annotations
@@ -26,43 +28,55 @@ __all__ = ["GruAttentionDecoder", "GruAttentionModel", "GruDecoderState", "GruEn
 
 
 class GruAttentionModel(TokenModel):
-    """Reinflection: q(z|source) by a bidirectional GRU, p(target|z, features) by a GRU that attends to the features.
+    """Reinflection model: bidirectional GRU for q(z|source), GRU with attention for p(target|z, features).
 
-    Source: the blog post "Posterior collapse and the strong generator problem"; sizes and attention are those of its
-    code. At each step the decoder scores the features that are on, v . tanh(W [h_(t-1); feature]), reads the embedded
-    character before, their weighted mean c_t and z, and predicts from [h_t; c_t]. Its start state is tanh(U z + b).
+    Source: the blog post "Posterior collapse and the strong generator problem". Sizes and attention are those of its
+    code. At each step the decoder scores the features that are present by v . tanh(W [h_(t-1); feature]). It reads the
+    embedded previous character, the weighted mean c_t of the features, and z, and predicts from [h_t; c_t]. Its initial
+    state is tanh(U z + b).
 
-    - Mean and log-variance are linear. In that code both pass a ReLU, so that no mean is negative and no variance below
-      1; it also takes the mean in the place of a sample, and exp(logvar) for the deviation.
-    - That code attends to the rows of absent features too, which are zero; here they get no weight.
-    - The post calls the decoder bidirectional. One that writes from left to right cannot be, and the code's is not.
-    - `start` `encoder`, as in that code, gives the decoder the encoder's last state in the place of tanh(U z + b): a
-      path around z, for ablation alone. What is measured then is p(target|source, features), and z may be idle at any
-      accuracy: never compare its `nll_iw` with that of `start` `z`.
-    - `feed` `self`, as in that code, lets the decoder read in training what it would write (its argmax, without
-      gradient) in the place of the true past. Characters that a strategy drops stay dropped. Validation and
-      measurement read the true past, as a likelihood must. Dropout of whole embeddings then draws at each step.
-    - Layers start as torch's do: those of a GRU from U(-1, 1) / sqrt(hidden), other weights and biases from U(-1, 1) /
-      sqrt(inputs), embeddings from N(0, 1). No dropout by default; `dropout_out` falls on h_t alone.
+    Departures from that code, and options that reproduce it:
+
+    - Mean and log-variance are linear. In that code both pass a ReLU, so that means are not negative and variances are
+      at least 1. It also uses the mean in place of a sample, and exp(logvar) as the standard deviation.
+    - That code also attends to the zero rows of absent features; here they have no weight.
+    - The post calls the decoder bidirectional. A decoder that generates from left to right cannot be bidirectional, and
+      the decoder in the code is not.
+    - `start: encoder`, as in that code, replaces the initial state tanh(U z + b) by the last state of the encoder. This
+      path bypasses z and is for ablations only. The measured density is then p(target|source, features), and z can be
+      unused at any accuracy. Do not compare `nll_iw` with that of `start: z`.
+    - `feed: self`, as in that code, replaces the true previous character in training by the decoder's own prediction
+      (argmax, without gradient). Characters that a strategy drops stay dropped. Validation and evaluation read the true
+      past, as a likelihood requires. Dropout of whole embeddings then draws a new mask at each step.
+    - Layers have PyTorch's default initialisation: GRUs from U(-1, 1) / sqrt(hidden), other weights and biases from
+      U(-1, 1) / sqrt(inputs), embeddings from N(0, 1). By default there is no dropout; `dropout_out` applies to h_t
+      alone.
     """
 
     data_kinds: ClassVar[frozenset[str]] = frozenset({"reinflection"})
 
     kind: Literal["gru_attention"] = "gru_attention"
-    latent_dim: Annotated[int, Field(ge=1, le=4096, description="dimensions of z")] = 150
+    latent_dim: Annotated[int, Field(ge=1, le=4096, description="number of dimensions of z")] = 150
     hidden: Annotated[
         int,
-        Field(ge=2, le=65536, multiple_of=2, description="units of the decoder; the encoder has half of them each way"),
+        Field(
+            ge=2,
+            le=65536,
+            multiple_of=2,
+            description="number of recurrent units of the decoder; the encoder has half as many per direction",
+        ),
     ] = 512
     embedding: Annotated[int, Field(ge=1, le=65536, description="size of the character embeddings")] = 300
     tag_embedding: Annotated[int, Field(ge=1, le=65536, description="size of the feature embeddings")] = 200
-    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's embeddings")] = 0.0
-    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's outputs")] = 0.0
+    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's input embeddings")] = 0.0
+    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's outputs")] = 0.0
     start: Annotated[
-        Literal["z", "encoder"], Field(description="what the decoder starts from; encoder: a path around z")
+        Literal["z", "encoder"],
+        Field(description="source of the decoder's initial state; encoder: a path that bypasses z"),
     ] = "z"
     feed: Annotated[
-        Literal["teacher", "self"], Field(description="the past that the decoder reads in training: true, or its own")
+        Literal["teacher", "self"],
+        Field(description="past that the decoder reads in training: the true one (teacher) or its own predictions"),
     ] = "teacher"
 
     def encoder(self, domain: InflectionDomain, features: Features | None) -> GruEncoder:
@@ -76,38 +90,46 @@ class GruAttentionModel(TokenModel):
     def warnings(self) -> Iterator[str]:
         if self.start == "encoder":
             yield (
-                "model.start = encoder gives the decoder the source beside z: nll_iw and ppl are of p(target|source, "
-                "features), and accuracy does not show use of z."
+                "model.start = encoder lets the decoder read the source directly: nll_iw and ppl measure "
+                "p(target|source, features), and accuracy does not show that z is used."
             )
         if self.feed == "self":
-            yield "model.feed = self: train_loss is of a decoder that reads its own characters, valid_loss is not."
+            yield (
+                "model.feed = self: train_loss and valid_loss are not comparable, because in training the decoder "
+                "reads its own predictions."
+            )
 
 
 class GruEncoder(TokenEncoder):
-    """Mean and log-variance from the last states of both directions after reading <s> source </s>; no dropout.
+    """Bidirectional GRU encoder: mean and log-variance from the last states of both directions, without dropout.
 
-    `features`, if there are any, are concatenated to these.
+    It reads `<s>` source `</s>`.
+
+    Args:
+        config: Sizes.
+        vocabulary: Number of tokens.
+        features: Additional features, concatenated to the last states.
     """
 
-    def __init__(self, setting: GruAttentionModel, vocabulary: int, features: Features | None = None) -> None:
+    def __init__(self, config: GruAttentionModel, vocabulary: int, features: Features | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, setting.embedding)
-        self.gru = nn.GRU(setting.embedding, setting.hidden // 2, bidirectional=True)
-        state = setting.hidden + (features.size if features is not None else 0)
-        self.to_latent = nn.Linear(state, 2 * setting.latent_dim)
+        self.embedding = nn.Embedding(vocabulary, config.embedding)
+        self.gru = nn.GRU(config.embedding, config.hidden // 2, bidirectional=True)
+        state = config.hidden + (features.size if features is not None else 0)
+        self.to_latent = nn.Linear(state, 2 * config.latent_dim)
         self.features = features
 
     def forward(self, batch: TokenBatch) -> Gaussian:
-        """q(z|source) before the posterior slot: both parameters [B, Z]."""
-        further = None if self.features is None else self.features(batch)
-        return self._latent(self.state(batch.read), further)
+        """Return the encoder's Gaussian, the input of the posterior slot: both parameters [B, Z]."""
+        features_BF = None if self.features is None else self.features(batch)
+        return self._latent(self.state(batch.read), features_BF)
 
     def state(self, words: TokenBatch) -> Tensor:
-        """[last state forward; last state backward] of each sentence, [B, H]; padding is not read."""
+        """Return [last forward state; last backward state] of each sentence, [B, H]; padding is skipped."""
         return self._last(self.embedding(words.tokens_BL.T), words.lengths_B)
 
     def read(self, words_LBE: Tensor) -> Gaussian:
-        assert self.features is None, "embedded sentences have no words that features could be of"
+        assert self.features is None, "additional features need the words, not their embeddings"
         return self._latent(self._last(words_LBE, None), None)
 
     def _last(self, words_LBE: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -115,18 +137,24 @@ class GruEncoder(TokenEncoder):
         last_2BH: Tensor = self.gru(packed)[1]
         return torch.cat([last_2BH[0], last_2BH[1]], 1)
 
-    def _latent(self, state_BH: Tensor, further_BF: Tensor | None) -> Gaussian:
-        state_BH = state_BH if further_BF is None else torch.cat([state_BH, further_BF], 1)
+    def _latent(self, state_BH: Tensor, features_BF: Tensor | None) -> Gaussian:
+        state_BH = state_BH if features_BF is None else torch.cat([state_BH, features_BF], 1)
         mean, logvar = self.to_latent(state_BH).chunk(2, 1)
         return Gaussian(mean, logvar)
 
 
 @dataclass(frozen=True)
 class GruDecoderState(DecoderState):
-    """Where decoding stands: `hidden_BSH` changes with each step; the rest is what no step changes.
+    """State of the decoder. Only `hidden_BSH` changes from step to step; everything else is computed once.
 
-    `fixed_BSG`: what z adds to the gates. `keys_BKH`: the features in W [h; feature], `gates_BKG`: in the gates,
-    `tags_BKA`: as they are; where `absent_BK`, there is none.
+    Args:
+        hidden_BSH: Hidden state of the GRU.
+        z_BSZ: Samples of z.
+        fixed_BSG: Contribution of z to the gates.
+        keys_BKH: Contribution of each feature to W [h; feature].
+        gates_BKG: Contribution of each feature to the gates.
+        tags_BKA: Feature embeddings.
+        absent_BK: True where an example has fewer than K features.
     """
 
     hidden_BSH: Tensor
@@ -138,46 +166,49 @@ class GruDecoderState(DecoderState):
     absent_BK: Tensor
 
     def select(self, index: Tensor) -> GruDecoderState:
-        """The examples `index`, in that order; one may be there several times."""
-        return GruDecoderState(**{entry.name: getattr(self, entry.name)[index] for entry in fields(self)})
+        """Return the state of the examples `index`, in that order; an example can occur several times."""
+        return GruDecoderState(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
 
 class GruAttentionDecoder(TokenDecoder):
-    """p(target|z, features): see `GruAttentionModel`.
+    """Decoder p(target|z, features) of `GruAttentionModel`.
 
-    The output layer reads [h_t; c_t; 1]: its last column is the bias. With `wiring.skip`, z also reaches the output
-    layer: `concat`, [h_t; c_t; 1; z]; `add`, [h_t; c_t] + U z. There is no layer between, so that `everywhere` adds
-    nothing here.
+    The output layer reads [h_t; c_t; 1]; its last column is the bias. With `options.skip`, z also enters the output
+    layer: `concat`, [h_t; c_t; 1; z]; `add`, [h_t; c_t] + U z. There is no hidden layer in between, so `everywhere`
+    changes nothing.
     """
 
     def __init__(
-        self, setting: GruAttentionModel, domain: InflectionDomain, stream: torch.Generator, options: DecoderOptions
+        self, config: GruAttentionModel, domain: InflectionDomain, stream: torch.Generator, options: DecoderOptions
     ) -> None:
         super().__init__(stream)
-        size, tag, latent = setting.hidden, setting.tag_embedding, setting.latent_dim
-        self._setting, self._skip = setting, options.skip
+        size, tag, latent = config.hidden, config.tag_embedding, config.latent_dim
+        self._config, self._skip = config, options.skip
         self._encoder: tuple[GruEncoder, ...] = ()
-        self.reader = TokenReader(setting.embedding, domain.vocabulary, options)
+        self.reader = TokenReader(config.embedding, domain.vocabulary, options)
         self.tag_embedding = nn.Embedding(domain.features, tag)
         self.attention = nn.Linear(size + tag, size)
         self.score = nn.Linear(size, 1, bias=False)
-        self.cell = nn.GRUCell(setting.embedding + tag + latent, size)
-        self.start = nn.Linear(latent, size) if setting.start == "z" else None
+        self.cell = nn.GRUCell(config.embedding + tag + latent, size)
+        self.start = nn.Linear(latent, size) if config.start == "z" else None
         concatenated = latent if self._skip is not None and self._skip.kind == "concat" else 0
         self.output = nn.Linear(size + tag + 1 + concatenated, domain.vocabulary, bias=False)
         if self._skip is not None and self._skip.kind == "add":
             self.skip = nn.Linear(latent, size + tag, bias=False)
 
     def bind(self, encoder: nn.Module) -> None:
-        """Know the encoder, without owning its parameters, where its last state is the decoder's first."""
+        """Keep a reference to the encoder if its last state is the decoder's initial state.
+
+        The tuple prevents PyTorch from registering the encoder as a submodule.
+        """
         if self.start is None:
-            assert isinstance(encoder, GruEncoder), "the start state is that of a GRU"
+            assert isinstance(encoder, GruEncoder), "the initial state must come from a GRU encoder"
             self._encoder = (encoder,)
 
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
         state = self._begin(z_BSZ, history)
-        if self.training and self._setting.feed == "self":
-            return self._features_of_own(state, history)
+        if self.training and self._config.feed == "self":
+            return self._features_from_predictions(state, history)
         words_TBG = self._words(history)
         hidden, weights = [], []
         for words_BG in words_TBG:
@@ -186,14 +217,14 @@ class GruAttentionDecoder(TokenDecoder):
             weights.append(weights_BSK)
         return self._read_out(state, torch.stack(hidden), torch.stack(weights), self.active_stream())
 
-    def _features_of_own(self, state: GruDecoderState, history: History) -> Tensor:
-        """The same where what is read at a step is the argmax of the step before; `<unk>` and blanks stay."""
+    def _features_from_predictions(self, state: GruDecoderState, history: History) -> Tensor:
+        """Return `features` when each step reads the argmax of the previous step; `<unk>` and blanks stay."""
         batch, samples = state.hidden_BSH.shape[:2]
         tokens_BS = history.tokens_BT[:, :1].expand(batch, samples)
         hidden, weights = [], []
         for step in range(history.tokens_BT.shape[1]):
-            given_BS = history.tokens_BT[:, step, None].expand(batch, samples)
-            read_BS = torch.where(given_BS == UNK, UNK, tokens_BS)
+            true_BS = history.tokens_BT[:, step, None].expand(batch, samples)
+            read_BS = torch.where(true_BS == UNK, UNK, tokens_BS)
             blank_BS = None if history.blank_BT is None else history.blank_BT[:, step, None].expand(batch, samples)
             state, weights_BSK = self._step(state, read_BS, blank_BS)
             hidden.append(state.hidden_BSH)
@@ -204,18 +235,18 @@ class GruAttentionDecoder(TokenDecoder):
     # --- step by step -----------------------------------------------------------------------------------------------
 
     def begin(self, z_RZ: Tensor, context: History | None = None) -> GruDecoderState:
-        assert context is not None, "nothing can be inflected without features"
+        assert context is not None, "the decoder needs the features as context"
         return self._begin(z_RZ[:, None], context)
 
-    def step(self, reading: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
-        assert isinstance(reading, GruDecoderState), "a reading that this decoder began"
-        state, weights_RSK = self._step(reading, tokens_R[:, None], None)
+    def step(self, state: DecoderState, tokens_R: Tensor) -> tuple[Tensor, DecoderState]:
+        assert isinstance(state, GruDecoderState), "the state must come from this decoder"
+        state, weights_RSK = self._step(state, tokens_R[:, None], None)
         return self._logits(state, weights_RSK)[:, 0], state
 
     def _begin(self, z_BSZ: Tensor, history: History) -> GruDecoderState:
-        """Before the first step, for S samples of each of the B examples of `history`."""
-        assert isinstance(history, InflectionHistory), "a history with features"
-        size, tag = self._setting.hidden, self._setting.tag_embedding
+        """Return the state before the first step, for S samples of each of the B examples of `history`."""
+        assert isinstance(history, InflectionHistory), "the history must have features"
+        size, tag = self._config.hidden, self._config.tag_embedding
         absent_BK = history.tags_BK == ABSENT
         tags_BKA = self.tag_embedding(history.tags_BK.clamp(min=0))
         _, weight_GA, weight_GZ = self._input_weights()
@@ -246,19 +277,19 @@ class GruAttentionDecoder(TokenDecoder):
         return logits_BSV
 
     def _input_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts of the gates' input weights that meet the character, the features and z."""
-        setting = self._setting
-        sizes = [setting.embedding, setting.tag_embedding, setting.latent_dim]
+        """Return the gates' input weights of the character, of the features and of z."""
+        config = self._config
+        sizes = [config.embedding, config.tag_embedding, config.latent_dim]
         weight_GE, weight_GA, weight_GZ = torch.split(self.cell.weight_ih, sizes, 1)
         return weight_GE, weight_GA, weight_GZ
 
     def _words(self, history: History) -> Tensor:
-        """What the characters add to the gates, [T, B, G]: one product over all steps."""
+        """Return the contribution of the characters to the gates, [T, B, G], in one matrix product for all steps."""
         return functional.linear(self.reader(history, self.active_stream()), self._input_weights()[0])
 
     def _advance(self, state: GruDecoderState, words_BSG: Tensor) -> tuple[GruDecoderState, Tensor]:
-        """One step of the GRU, and the weights [B, S, K] of the features in it."""
-        size, cell, hidden_BSH = self._setting.hidden, self.cell, state.hidden_BSH
+        """Return the state after one step of the GRU, and the attention weights [B, S, K] of the features."""
+        size, cell, hidden_BSH = self._config.hidden, self.cell, state.hidden_BSH
         query_BSH = functional.linear(hidden_BSH, self.attention.weight[:, :size])
         score_BSK = self.score((query_BSH[:, :, None] + state.keys_BKH[:, None]).tanh())[..., 0]
         weights_BSK = score_BSK.masked_fill(state.absent_BK[:, None], -torch.inf).softmax(2)
@@ -272,9 +303,9 @@ class GruAttentionDecoder(TokenDecoder):
     def _read_out(
         self, state: GruDecoderState, hidden_TBSH: Tensor, weights_TBSK: Tensor, stream: torch.Generator | None
     ) -> Tensor:
-        """What the output layer reads, [T, R, F]."""
+        """Return the input of the output layer, [T, R, F]."""
         tags_TBSA = weights_TBSK @ state.tags_BKA
-        read_TBSF = torch.cat([dropout(hidden_TBSH, self._setting.dropout_out, stream), tags_TBSA], 3)
+        read_TBSF = torch.cat([dropout(hidden_TBSH, self._config.dropout_out, stream), tags_TBSA], 3)
         if self._skip is not None and self._skip.kind == "add":
             read_TBSF = read_TBSF + self.skip(state.z_BSZ)
         pieces = [read_TBSF, read_TBSF.new_ones(*read_TBSF.shape[:3], 1)]

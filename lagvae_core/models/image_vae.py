@@ -1,4 +1,4 @@
-"""The model of images: ResNet encoder and PixelCNN decoder (He et al. 2019, Appendix B.3)."""
+"""Image model: ResNet encoder and PixelCNN decoder (He et al. 2019, Appendix B.3)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LAYERS: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {
     "gated13": {"full": _FULL, "reduced": _REDUCED},
     "gated12_kim": {"full": ((9, 9, 9, 7, 7, 7, 5, 5, 5, 3, 3, 3), 32), "reduced": _REDUCED},
 }
-"""Kernels and maps of each decoder by size."""
+"""Kernel sizes and number of maps of each decoder variant, by model size."""
 
 ENCODERS = {"full": (64, 512), "reduced": (16, 128)}
-"""Maps of the encoder's blocks, and its hidden units, by size."""
+"""Number of maps of the encoder's blocks and number of its hidden units, by model size."""
 
 DECODERS: dict[str, Callable[..., PixelDecoder]] = {
     "v2": ResidualPixelCnn,
@@ -38,12 +38,12 @@ DECODERS: dict[str, Callable[..., PixelDecoder]] = {
 }
 
 SMALL_MAPS = 32
-"""Decoders of fewer maps are faster on one core than on several."""
+"""Decoders with fewer maps than this are faster on one core than on several."""
 
 
 def _odd(kernel: int) -> int:
     if kernel % 2 == 0:
-        raise ValueError("be odd")
+        raise ValueError("must be odd")
     return kernel
 
 
@@ -51,31 +51,47 @@ _Kernel = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 
 
 class ResNetPixelCnn(ModelConfig):
-    """ResNet encoder, and a decoder of pixels that sees z as maps beside the image.
+    """ResNet encoder, and a PixelCNN decoder that reads z as maps of the image's size.
 
-    `variant` is `v2`, what the published code of He et al. 2019 runs and their Table 2 has; `gated13`, their Appendix
-    B.3 read literally; `gated12_kim`, that of Kim et al. 2018. `size` `full` is theirs; `reduced`, four layers of 16
-    maps and a quarter of the encoder, is for a processor, and its numbers compare with none published. `kernels`,
-    `maps`, `encoder_maps` and `encoder_hidden` are those of the size unless given.
+    `variant` selects the decoder. `v2` is the decoder of the published code of He et al. 2019, which produced their
+    Table 2. `gated13` follows the text of their Appendix B.3. `gated12_kim` is the decoder of Kim et al. 2018.
 
-    Convolutions of the encoder and of `v2` start from N(0, 2 / (height * width * output channels)), linear layers from
-    Xavier's uniform distribution; other layers as torch's do. There is no dropout.
+    `size` selects the number of layers and maps. `full` is the published size. `reduced`, with four layers of 16 maps
+    and a quarter of the encoder, is meant for CPUs; its numbers are not comparable with published ones. `kernels`,
+    `maps`, `encoder_maps` and `encoder_hidden` override single values of the size.
+
+    Convolutions of the encoder and of `v2` are initialised from N(0, 2 / (height * width * output channels)), linear
+    layers from Xavier's uniform distribution, and all other layers by PyTorch's default. There is no dropout.
     """
 
     data_kinds: ClassVar[frozenset[str]] = frozenset({"images"})
 
     kind: Literal["resnet_pixelcnn"] = "resnet_pixelcnn"
-    variant: Annotated[Literal["v2", "gated13", "gated12_kim"], Field(description="which PixelCNN decoder")] = "v2"
-    size: Annotated[Literal["full", "reduced"], Field(description="as published, or small enough for a processor")] = (
-        "full"
-    )
+    variant: Annotated[
+        Literal["v2", "gated13", "gated12_kim"], Field(description="variant of the PixelCNN decoder")
+    ] = "v2"
+    size: Annotated[
+        Literal["full", "reduced"], Field(description="size of the model: as published, or small enough for a CPU")
+    ] = "full"
     kernels: Annotated[
-        tuple[_Kernel, ...] | None, Field(min_length=1, description="odd kernel sizes, one a layer; null: of the size")
+        tuple[_Kernel, ...] | None,
+        Field(min_length=1, description="odd kernel sizes of the decoder, one per layer; null: determined by size"),
     ] = None
-    maps: Annotated[int | None, Field(ge=2, le=4096, description="of a decoder's layer; null: of the size")] = None
-    z_maps: Annotated[int, Field(ge=1, le=4096, description="maps of the image's size that z becomes")] = 4
-    encoder_maps: Annotated[int | None, Field(ge=1, le=4096, description="of its blocks; null: of the size")] = None
-    encoder_hidden: Annotated[int | None, Field(ge=1, le=65536, description="units; null: of the size")] = None
+    maps: Annotated[
+        int | None,
+        Field(ge=2, le=4096, description="number of maps of the decoder's layers; null: determined by size"),
+    ] = None
+    z_maps: Annotated[
+        int, Field(ge=1, le=4096, description="number of maps of the image's size that the decoder makes of z")
+    ] = 4
+    encoder_maps: Annotated[
+        int | None,
+        Field(ge=1, le=4096, description="number of maps of the encoder's blocks; null: determined by size"),
+    ] = None
+    encoder_hidden: Annotated[
+        int | None,
+        Field(ge=1, le=65536, description="number of hidden units of the encoder; null: determined by size"),
+    ] = None
 
     @property
     def small(self) -> bool:
@@ -83,12 +99,12 @@ class ResNetPixelCnn(ModelConfig):
 
     @property
     def layers(self) -> tuple[tuple[int, ...], int]:
-        """Kernels and maps of the decoder."""
+        """Kernel sizes and number of maps of the decoder."""
         kernels, maps = LAYERS[self.variant][self.size]
         return self.kernels or kernels, self.maps or maps
 
     def encoder(self, domain: ImageDomain, features: Features | None) -> ResNetEncoder:
-        assert features is None, "features of an example are about words"
+        assert features is None, "additional features exist only for token models"
         maps, hidden = ENCODERS[self.size]
         return ResNetEncoder(domain, self.latent_dim, self.encoder_maps or maps, self.encoder_hidden or hidden)
 

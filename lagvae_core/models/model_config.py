@@ -1,4 +1,4 @@
-"""What the setting of every model is: plain data that builds an encoder and a decoder for a domain."""
+"""Base classes of model configurations: plain data that builds an encoder and a decoder for a domain."""
 
 from __future__ import annotations
 
@@ -18,65 +18,77 @@ __all__ = ["Features", "ModelConfig", "TokenEncoder", "TokenModel"]
 
 
 class Features(nn.Module):
-    """What an encoder may know of an example beside its last state: `forward(batch)` gives [B, size]."""
+    """Additional features of each example for an encoder: `forward(batch)` returns [B, size]."""
 
     size: int
 
 
 class TokenEncoder(nn.Module, ABC):
-    """An encoder of words: their embeddings, and what it makes of embedded sentences."""
+    """Encoder of token sequences, split into embedding and the map from embedded sentences to q(z|x)."""
 
     embedding: nn.Embedding
 
     @abstractmethod
     def read(self, words_LBE: Tensor) -> Gaussian:
-        """q(z|x), both parameters [B, Z], from embedded sentences of one length."""
+        """Return the Gaussian over z, both parameters [B, Z], from embedded sentences of equal length."""
 
 
 class ModelConfig(FrozenConfig, ABC):
-    """Sizes and start of an encoder and a decoder. A subclass gives `kind` a literal default.
+    """Sizes and initialisation of an encoder and a decoder. A subclass gives `kind` a literal default.
 
-    `data_kinds` names the kinds of data that it models.
+    Attributes:
+        data_kinds: Kinds of data that the model supports.
     """
 
     data_kinds: ClassVar[frozenset[str]]
     kind: Any
-    latent_dim: Annotated[int, Field(ge=1, le=4096, description="dimensions of z")] = 32
+    latent_dim: Annotated[int, Field(ge=1, le=4096, description="number of dimensions of z")] = 32
 
     @abstractmethod
     def encoder(self, domain: Any, features: Features | None) -> nn.Module:
-        """Batch -> Gaussian over z, freshly initialised from torch's global generator."""
+        """Return a new encoder, a map from a batch to a Gaussian over z.
+
+        Its parameters are initialised from PyTorch's global random generator.
+        """
 
     @abstractmethod
     def decoder(self, domain: Any, stream: torch.Generator, options: DecoderOptions) -> Decoder:
-        """p(x|z), freshly initialised; `stream` feeds its dropout, `wiring` is what strategies change around it."""
+        """Return a new decoder p(x|z).
+
+        Args:
+            domain: Sizes of the data.
+            stream: Random generator of the decoder's dropout.
+            options: Modifications requested by strategies.
+        """
 
     def warnings(self) -> Iterator[str]:
-        """What may be run but should be known."""
+        """Yield warnings about valid configurations with unexpected consequences."""
         yield from ()
 
     @property
     def input_rate(self) -> float:
-        """Dropout on what the decoder reads, where no strategy says otherwise."""
+        """Default dropout rate of the decoder's inputs; a strategy can replace it."""
         return 0.0
 
     @property
     @abstractmethod
     def small(self) -> bool:
-        """Whether it is faster on one core than on several."""
+        """Whether training is faster on one core than on several."""
 
 
 SMALL_HIDDEN = 256
-"""Recurrent models below this many hidden units are faster on one core than on several."""
+"""Recurrent models with fewer hidden units than this are faster on one core than on several."""
 
 
 class TokenModel(ModelConfig):
-    """A recurrent encoder and decoder of tokens."""
+    """Recurrent encoder and decoder of token sequences."""
 
-    hidden: Annotated[int, Field(ge=1, le=65536, description="recurrent units, of encoder and decoder")] = 1024
+    hidden: Annotated[
+        int, Field(ge=1, le=65536, description="number of recurrent units, in the encoder and in the decoder")
+    ] = 1024
     embedding: Annotated[int, Field(ge=1, le=65536, description="size of the word embeddings")] = 512
-    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's embeddings")] = 0.5
-    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout on the decoder's outputs")] = 0.5
+    dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's input embeddings")] = 0.5
+    dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's outputs")] = 0.5
 
     @property
     def input_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""Posterior means normalised by the statistics of their batch, and the start of the encoder that this needs."""
+"""Batch normalisation of posterior means, and the encoder initialisation that it needs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ __all__ = ["MeanNormalisation", "start_by_default"]
 
 
 class MeanNormalisation(nn.Module):
-    """(mean - E) / sqrt(Var + epsilon) by dimension, [B, Z]: of the batch in train mode, of running averages in eval.
+    """Normalisation (mean - E) / sqrt(Var + epsilon) of each dimension, [B, Z].
 
-    As in torch's batch normalisation, the variance that divides is biased and the one that is averaged is not. Batch
-    number n enters the averages with weight max(momentum, 1 / n): torch's own constant weight starts from mean 0 and
-    variance 1, which short runs never leave and which means of variance 0.01 are far from. Every forward pass in train
-    mode is averaged, those of inner encoder steps among them; a batch of one is all zeros and is not.
+    In train mode E and Var are those of the batch, in eval mode running averages. As in PyTorch's batch normalisation,
+    the variance used to normalise is biased and the one that enters the running average is unbiased. Unlike there,
+    batch number n enters the averages with weight max(momentum, 1 / n). PyTorch's constant weight starts from mean 0
+    and variance 1, which is far from means of variance 0.01 and persists throughout short runs.
+
+    Every forward pass in train mode enters the averages, including inner encoder steps. A batch of one example gives
+    all zeros and does not enter them.
+
+    Args:
+        latent_dim: Number of dimensions.
+        epsilon: Added to the variance.
+        momentum: Smallest weight of a batch in the running averages.
     """
 
     running_mean: Tensor
@@ -45,7 +53,7 @@ class MeanNormalisation(nn.Module):
 
 
 def start_by_default(encoder: nn.Module) -> None:
-    """Initialise every layer of `encoder` as torch does by default."""
+    """Give every layer of `encoder` PyTorch's default initialisation."""
     for module in encoder.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:

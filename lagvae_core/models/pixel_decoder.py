@@ -1,4 +1,4 @@
-"""What every decoder of pixels is: z as maps beside the image, the likelihood in pieces, and sampling.
+"""Base class of pixel decoders: z as feature maps, chunked likelihood, and sampling.
 
 Shape suffixes: H rows and W columns of pixels, C maps of z, R = B * S images.
 """
@@ -17,29 +17,44 @@ from lagvae_core.models.decoder import Decoder, DecoderOptions, Skip
 __all__ = ["PixelDecoder", "Skips"]
 
 CPU_VALUES, GPU_VALUES = 2**22, 2**27
-"""Numbers in one activation of one piece, at most, where no gradient is computed."""
+"""Largest number of values in one activation of a chunk, when no gradient is computed."""
 
 
 class Skips(nn.Module):
-    """Maps of z, projected and added to what a layer reads: of the output layer or, if `everywhere`, of each block."""
+    """Skip connections: maps of z are projected and added to a layer's input.
+
+    They lead to the output layer and, if `skip.everywhere`, to every block.
+    """
 
     def __init__(self, skip: Skip | None, z_maps: int, maps: int, blocks: int) -> None:
         super().__init__()
-        assert skip is None or skip.kind == "add", "z is added to maps of pixels, not concatenated"
+        assert skip is None or skip.kind == "add", "skip connections of pixel decoders must be of kind add"
         self.blocks = blocks
-        read = [] if skip is None else [*range(blocks), blocks] if skip.everywhere else [blocks]
-        self.paths = nn.ModuleDict({str(number): nn.Conv2d(z_maps, maps, 1, bias=False) for number in read})
+        numbers = [] if skip is None else [*range(blocks), blocks] if skip.everywhere else [blocks]
+        self.paths = nn.ModuleDict({str(number): nn.Conv2d(z_maps, maps, 1, bias=False) for number in numbers})
 
     def forward(self, number: int, x: Tensor, z_maps_RCHW: Tensor | None) -> Tensor:
-        """What block `number` (from 0, the output layer last) reads in the place of x."""
+        """Return the input of block `number`: `x`, plus the projected maps of z if this block has a skip connection.
+
+        Blocks are numbered from 0; the output layer is last.
+        """
         return x + self.paths[str(number)](z_maps_RCHW) if str(number) in self.paths else x
 
 
 class PixelDecoder(Decoder):
-    """p(x|z) over black and white images, pixel by pixel from left to right and from the top down.
+    """Autoregressive p(x|z) over binary images, in raster order: left to right, top to bottom.
 
-    z becomes `z_maps` maps of the image's size by a linear layer. With `latent_dim` 0 there are none, and it is a
-    language model of pixels. A subclass makes `logits`.
+    A linear layer turns z into `z_maps` maps of the image's size. With `latent_dim` 0 there are no maps, and the
+    decoder is an unconditional model of images. A subclass defines `logits`.
+
+    Args:
+        domain: Image size.
+        latent_dim: Number of dimensions of z.
+        z_maps: Number of maps made of z.
+        maps: Number of maps of the hidden layers.
+        stream: Random generator of dropout.
+        options: Modifications requested by strategies.
+        blocks: Number of blocks that skip connections can lead to.
     """
 
     def __init__(
@@ -63,16 +78,17 @@ class PixelDecoder(Decoder):
 
     @abstractmethod
     def logits(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None) -> Tensor:
-        """log p(1) - log p(0) of every pixel, [R, H, W]; of a pixel they depend on those before it and on z alone.
+        """Return log p(1) - log p(0) of every pixel, [R, H, W].
 
-        R is a multiple of B: of R / B successive samples of z each image is the same.
+        The logit of a pixel depends only on z and on the previous pixels. R is a multiple of B: R / B successive
+        samples of z belong to the same image.
         """
 
     def forward(self, history: Tensor, targets: Tensor, z_BSZ: Tensor) -> Tensor:
-        """-log p(x|z) in nats, summed over the pixels, [B, S].
+        """Return -log p(x|z), summed over pixels, [B, S] [nats].
 
-        In eval mode and without gradients the S samples go through in pieces, so that memory does not grow with B or S.
-        In train mode batch normalisation wants all of them together.
+        In eval mode without gradients, examples and samples are processed in chunks, so that memory does not grow with
+        B or S. In train mode batch normalisation needs all of them in one pass.
         """
         if self.training or torch.is_grad_enabled():
             return self._nll(history, targets, z_BSZ)
@@ -88,28 +104,32 @@ class PixelDecoder(Decoder):
 
     def _nll(self, history_BHW: Tensor, targets_BHW: Tensor, z_BSZ: Tensor) -> Tensor:
         logits_RHW = self.logits(history_BHW.to(z_BSZ), self.maps_of(z_BSZ.flatten(0, 1)))
-        samples = len(logits_RHW) // len(targets_BHW)  # without z, one pass for all
+        samples = len(logits_RHW) // len(targets_BHW)  # 1 in a model without z, for all S samples
         targets_RHW = targets_BHW.to(z_BSZ).repeat_interleave(samples, 0)
         nll_RHW = functional.binary_cross_entropy_with_logits(logits_RHW, targets_RHW, reduction="none")
         return nll_RHW.sum((1, 2)).view(-1, samples).expand(z_BSZ.shape[:2])
 
     def maps_of(self, z_RZ: Tensor) -> Tensor | None:
-        """z as maps of the image's size, [R, C, H, W]; None in a model without z."""
+        """Return z as maps of the image's size, [R, C, H, W]; None in a model without z."""
         return None if self.to_maps is None else self.to_maps(z_RZ).view(len(z_RZ), self.z_maps, *self.size)
 
     @torch.no_grad()
     def sample(self, z_NZ: Tensor, draws_NHW: Tensor | None = None) -> Tensor:
-        """Images [N, H, W] of zeros and ones from p(x|z), float32; one pass over all of them for each pixel.
+        """Return images of zeros and ones from p(x|z), [N, H, W], float32, with one forward pass per pixel.
 
-        A pixel is 1 where its probability is above `draws_NHW`: uniform draws on [0, 1) make it a sample; without them
-        the bound is 0.5. The model must be in eval mode.
+        The model must be in eval mode.
+
+        Args:
+            z_NZ: One z per image.
+            draws_NHW: Thresholds: a pixel is 1 if its probability is above its threshold. Uniform draws on [0, 1) give
+                samples. None is a threshold of 0.5 for every pixel.
         """
-        assert not self.training, "sampling wants eval mode"
+        assert not self.training, "the model must be in eval mode"
         z_maps_NCHW = self.maps_of(z_NZ)
-        drawn_NHW = z_NZ.new_zeros(len(z_NZ), *self.size)
+        images_NHW = z_NZ.new_zeros(len(z_NZ), *self.size)
         for row in range(self.size[0]):
             for column in range(self.size[1]):
-                probability_N = self.logits(drawn_NHW, z_maps_NCHW)[:, row, column].sigmoid()
-                bound_N = 0.5 if draws_NHW is None else draws_NHW[:, row, column].to(z_NZ)
-                drawn_NHW[:, row, column] = (probability_N > bound_N).to(z_NZ.dtype)
-        return drawn_NHW.float()
+                probability_N = self.logits(images_NHW, z_maps_NCHW)[:, row, column].sigmoid()
+                threshold_N = 0.5 if draws_NHW is None else draws_NHW[:, row, column].to(z_NZ)
+                images_NHW[:, row, column] = (probability_N > threshold_N).to(z_NZ.dtype)
+        return images_NHW.float()

@@ -1,6 +1,7 @@
-"""PixelCNN decoder of residual blocks, as the published code of He et al. (2019) has it.
+"""PixelCNN decoder with residual blocks, as in the published code of He et al. 2019.
 
-Shape suffixes: H rows and W columns of pixels, C maps of z, B images, R = B * S of them.
+Shape suffixes: H rows and W columns of pixels, C maps of z, B images, R = B * S images with their samples of z, k
+kernel size.
 """
 
 from __future__ import annotations
@@ -19,48 +20,51 @@ from lagvae_core.models.resnet import start_normally
 __all__ = ["ResidualPixelCnn"]
 
 
-def seen(kernel: int, *, itself: bool) -> Tensor:
-    """The places [k, k] of a convolution that are before its centre in reading order, and the centre if `itself`."""
-    place = torch.arange(kernel * kernel).view(kernel, kernel)
-    return (place < kernel * kernel // 2 + itself).float()
+def causal_mask(kernel: int, *, include_centre: bool) -> Tensor:
+    """Return the mask [k, k] of the kernel positions before the centre in raster order.
+
+    The centre itself is included if `include_centre`.
+    """
+    position = torch.arange(kernel * kernel).view(kernel, kernel)
+    return (position < kernel * kernel // 2 + include_centre).float()
 
 
 class _Entry(nn.Conv2d):
-    """From the image and the maps of z, [B, H, W] and [R, C, H, W], to maps [R, ., H, W].
+    """First layer: from the image [B, H, W] and the maps of z [R, C, H, W] to hidden maps [R, maps, H, W].
 
-    Of the image it sees the pixels before, of the maps of z, which are known from the start, all around.
+    It is causal in the image. It is not masked in the maps of z, because z is known before the first pixel.
     """
 
-    seen_kk: Tensor
+    mask_kk: Tensor
 
     def __init__(self, z_maps: int, maps: int, kernel: int) -> None:
         super().__init__(1 + z_maps, maps, kernel, padding=kernel // 2, bias=False)
-        self.register_buffer("seen_kk", seen(kernel, itself=False), persistent=False)
+        self.register_buffer("mask_kk", causal_mask(kernel, include_centre=False), persistent=False)
 
     def forward(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None) -> Tensor:  # type: ignore[override]
-        of_image, of_z = self.weight[:, :1] * self.seen_kk, self.weight[:, 1:]
-        x = functional.conv2d(pixels_BHW[:, None], of_image, padding=self.padding)
+        image_weight, z_weight = self.weight[:, :1] * self.mask_kk, self.weight[:, 1:]
+        x = functional.conv2d(pixels_BHW[:, None], image_weight, padding=self.padding)
         if z_maps_RCHW is None:
             return x
         samples = len(z_maps_RCHW) // len(pixels_BHW)
-        return x.repeat_interleave(samples, 0) + functional.conv2d(z_maps_RCHW, of_z, padding=self.padding)
+        return x.repeat_interleave(samples, 0) + functional.conv2d(z_maps_RCHW, z_weight, padding=self.padding)
 
 
 class _Masked(nn.Conv2d):
-    """A convolution that sees the pixels before and itself; its other weights are multiplied by 0 and never learn."""
+    """Causal convolution over the previous pixels and the pixel itself; all other weights are multiplied by 0."""
 
-    seen_kk: Tensor
+    mask_kk: Tensor
 
     def __init__(self, maps: int, kernel: int) -> None:
         super().__init__(maps, maps, kernel, padding=kernel // 2, bias=False)
-        self.register_buffer("seen_kk", seen(kernel, itself=True), persistent=False)
+        self.register_buffer("mask_kk", causal_mask(kernel, include_centre=True), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight * self.seen_kk, padding=self.padding)
+        return functional.conv2d(x, self.weight * self.mask_kk, padding=self.padding)
 
 
 class _Block(nn.Module):
-    """ELU(x + narrow, convolve, widen), each a convolution and BN, with ELU between them."""
+    """Bottleneck block ELU(x + f(x)): f is conv1x1, masked conv, conv1x1, each followed by BN, with ELU in between."""
 
     def __init__(self, maps: int, kernel: int) -> None:
         super().__init__()
@@ -81,15 +85,30 @@ class _Block(nn.Module):
 
 
 class ResidualPixelCnn(PixelDecoder):
-    """A masked convolution of image and z, then residual blocks, one for each further kernel, with paths around them.
+    """PixelCNN: a masked convolution of image and z, then one residual block per remaining kernel.
 
-    Source: the published code of He et al. 2019 (its second version), which is neither gated nor as their Appendix B.3
-    words it. The output of layer j, through a block of its own with the kernel of layer j + 1, is added to the input of
-    layer j + 3, the last such block to the last output. No convolution has a bias; those of the head start as torch's.
+    Source: second version of the published code of He et al. 2019. It is not gated and differs from their Appendix
+    B.3. The output of layer j passes through an additional block with the kernel of layer j + 1 and is added to the
+    input of layer j + 3. The last of these blocks is added to the final output. Convolutions have no bias; those of
+    the head have PyTorch's default initialisation.
 
-    - There the likelihood is log(p + 1e-12); here it is that of the logits.
-    - There masked weights are set to 0 after each step and still get a gradient, which clipping sees; here none.
-    - In train mode batch normalisation tells each pixel a little of those that follow. In eval mode nothing does.
+    Departures from that code:
+
+    - The likelihood there is log(p + 1e-12); here it is computed from the logits.
+    - Masked weights there are set to 0 after each step but still receive a gradient, which counts in gradient
+      clipping. Here their gradient is 0.
+
+    In train mode, batch normalisation leaks some information about later pixels into each pixel. In eval mode there is
+    no leak.
+
+    Args:
+        domain: Image size.
+        latent_dim: Number of dimensions of z.
+        z_maps: Number of maps made of z.
+        maps: Number of maps of the hidden layers.
+        kernels: Odd kernel sizes, one per layer.
+        stream: Random generator of dropout.
+        options: Modifications requested by strategies.
     """
 
     def __init__(
@@ -102,12 +121,12 @@ class ResidualPixelCnn(PixelDecoder):
         stream: torch.Generator,
         options: DecoderOptions,
     ) -> None:
-        first, *further = kernels
-        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(further))
+        first, *rest = kernels
+        super().__init__(domain, latent_dim, z_maps, maps, stream, options, len(rest))
         self.entry = _Entry(self.z_maps, maps, first)
         self.entered = nn.Sequential(nn.BatchNorm2d(maps), nn.ELU())
-        self.layers = nn.ModuleList(_Block(maps, kernel) for kernel in further)
-        self.around = nn.ModuleList(_Block(maps, kernel) for kernel in further[:-1])
+        self.layers = nn.ModuleList(_Block(maps, kernel) for kernel in rest)
+        self.around = nn.ModuleList(_Block(maps, kernel) for kernel in rest[:-1])
         for part in (self.entry, self.layers, self.around):
             start_normally(part)
         self.head = nn.Sequential(
@@ -116,15 +135,15 @@ class ResidualPixelCnn(PixelDecoder):
 
     def logits(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None) -> Tensor:
         x = self.entered(self.entry(pixels_BHW, z_maps_RCHW))
-        waiting: list[Tensor] = []
+        pending: list[Tensor] = []
         for number, layer in enumerate(self.layers):
             if number < len(self.around):
-                waiting.append(self.around[number](x))
+                pending.append(self.around[number](x))
             if number >= 2:
-                x = x + waiting.pop(0)
+                x = x + pending.pop(0)
             x = layer(self.skips_of_z(number, x, z_maps_RCHW))
-        if waiting:
-            x = x + waiting.pop(0)
-        assert not waiting, "every path around arrives"
+        if pending:
+            x = x + pending.pop(0)
+        assert not pending, "every additional block must be added to a later input"
         x = self.skips_of_z(len(self.layers), x, z_maps_RCHW)
         return self.head(x)[:, 0]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""-log softmax(h W)[target] without ever holding a second copy of the logits."""
+"""Memory-efficient softmax output layer: -log softmax(h W)[target] without a second copy of the logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 __all__ = ["fused", "token_nll", "twice_differentiable"]
 
 BLOCK_ROWS = 512
-"""Rows of logits made at a time on a CPU: enough for a fast product, few enough to stay near the processor."""
+"""Rows of logits computed at a time on a CPU: enough for a fast matrix product, few enough to fit the cache."""
 
 
 _TWICE = ContextVar("twice", default=False)
@@ -23,27 +23,30 @@ _TWICE = ContextVar("twice", default=False)
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """A block in which models may be differentiated twice: no fused kernels, whose gradients have no gradient."""
+    """Context manager in which models can be differentiated twice.
+
+    It disables fused kernels, because their gradients are not differentiable.
+    """
     token = _TWICE.set(True)
     libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    found = [library.enabled for library in libraries]
+    previous = [library.enabled for library in libraries]
     try:
         for library in libraries:
             library.enabled = False
         yield
     finally:
-        for library, enabled in zip(libraries, found, strict=True):
+        for library, enabled in zip(libraries, previous, strict=True):
             library.enabled = enabled
         _TWICE.reset(token)
 
 
 def fused() -> bool:
-    """Whether what can be differentiated once only may be used."""
+    """Return whether fused operations, which can be differentiated only once, are allowed."""
     return not _TWICE.get()
 
 
 class _TokenNll(torch.autograd.Function):
-    """Makes exponentials out of the logits in place, once, and out of these the gradient, in place."""
+    """-log softmax at the targets; the exponentials and then the gradient overwrite the logits in place."""
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
@@ -67,10 +70,10 @@ class _TokenNll(torch.autograd.Function):
 
 
 def token_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:
-    """-log softmax(hidden @ weight.T) at the targets in nats, [N], for a bias-free output layer.
+    """Return -log softmax(hidden @ weight.T) at the targets, [N] [nats], for a bias-free output layer.
 
-    Differentiable once, except under `twice_differentiable`. Without gradients the logits are made in blocks of rows
-    and never kept.
+    The result can be differentiated once, or twice within `twice_differentiable`. Without gradients the logits are
+    computed in blocks of rows and discarded.
     """
     if torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad):
         if not fused():
@@ -95,7 +98,7 @@ def _streamed_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Te
 
 
 def _logits_are_bounded(hidden_NH: Tensor, weight_VH: Tensor) -> bool:
-    """Whether no logit can leave [-60, 60], by Cauchy-Schwarz; then exponentials need no maximum taken off first."""
+    """Return whether all logits are in [-60, 60] by Cauchy-Schwarz, so that no maximum has to be subtracted."""
     if not len(hidden_NH):
         return False
     return bool(hidden_NH.norm(dim=1).max() * weight_VH.norm(dim=1).max() < 60.0)

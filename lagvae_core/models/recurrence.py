@@ -1,6 +1,7 @@
-"""An LSTM that reads words beside a vector that stays; faster where its weights do not learn.
+"""LSTM whose input is a word and a vector that is constant over time; faster while its weights are frozen.
 
-Shape suffixes: T tokens, R sequences, E embedding, Z latent dimensions, H hidden, G = 4 H gates in torch's order.
+Shape suffixes: T tokens, R sequences, E embedding, Z latent dimensions, H hidden units, G = 4 H gates in PyTorch's
+order.
 """
 
 from __future__ import annotations
@@ -13,22 +14,32 @@ from torch.autograd.function import once_differentiable
 
 from lagvae_core.models.projection import fused
 
-__all__ = ["read_beside"]
+__all__ = ["lstm_with_constant_input"]
 
 LEAST_WEIGHTS = 2**18
-"""Recurrent weights from which the loop below is faster than oneDNN on a CPU; below, its calls cost more."""
+"""Number of recurrent weights from which the loop below is faster than oneDNN on a CPU; below it, call overhead
+dominates."""
 
 
-def read_beside(lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor, hidden_RH: Tensor, cell_RH: Tensor) -> Tensor:
-    """The outputs [T, R, H] of a one-layer LSTM that reads [words; z] at each step, from the given state.
+def lstm_with_constant_input(
+    lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor, hidden_RH: Tensor, cell_RH: Tensor
+) -> Tensor:
+    """Return the outputs [T, R, H] of a one-layer LSTM that reads [words; z] at each step.
 
-    oneDNN computes the gradients of all weights, even of frozen ones. Where they are frozen, and words too, the loop
-    below computes those of z and of the state alone.
+    oneDNN computes the gradients of all weights, even of frozen ones. If the LSTM and the words are frozen, the loop
+    below computes only the gradients of z and of the initial state.
+
+    Args:
+        lstm: A one-layer LSTM.
+        words_TRE: Word embeddings.
+        z_RZ: The input that is the same at every step.
+        hidden_RH: Initial hidden state.
+        cell_RH: Initial cell state.
     """
     if _is_frozen(lstm, words_TRE, z_RZ):
-        weight_GI, weight_GH, bias_G, further_G = lstm.all_weights[0]
+        weight_GI, weight_GH, input_bias_G, hidden_bias_G = lstm.all_weights[0]
         inputs_GE, inputs_GZ = torch.split(weight_GI, [words_TRE.shape[2], z_RZ.shape[1]], 1)
-        constant_GR = torch.addmm((bias_G + further_G)[:, None], inputs_GZ, z_RZ.T)
+        constant_GR = torch.addmm((input_bias_G + hidden_bias_G)[:, None], inputs_GZ, z_RZ.T)
         steps = len(words_TRE)
         gates_TGR = torch.baddbmm(constant_GR.expand(steps, -1, -1), inputs_GE.expand(steps, -1, -1), words_TRE.mT)
         return _Recurrence.apply(gates_TGR, weight_GH, hidden_RH, cell_RH)  # type: ignore[no-any-return, no-untyped-call]
@@ -39,14 +50,16 @@ def read_beside(lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor, hidden_RH: Tenso
 
 def _is_frozen(lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor) -> bool:
     large = lstm.all_weights[0][1].numel() >= LEAST_WEIGHTS and z_RZ.device.type == "cpu"
-    wanted = torch.is_grad_enabled() and z_RZ.requires_grad and fused()
-    return large and wanted and not words_TRE.requires_grad and not any(p.requires_grad for p in lstm.parameters())
+    differentiated = torch.is_grad_enabled() and z_RZ.requires_grad and fused()
+    frozen = not words_TRE.requires_grad and not any(p.requires_grad for p in lstm.parameters())
+    return large and differentiated and frozen
 
 
 class _Recurrence(torch.autograd.Function):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with the gates i, f, g, o of `gates_TGR` + W h_{t-1}.
 
-    Sequences lie in the last dimension, where the products of a step are fastest. Overwrites `gates_TGR`.
+    Sequences are the last dimension, because the matrix products of a step are fastest that way. Overwrites
+    `gates_TGR`.
     """
 
     @staticmethod
@@ -75,7 +88,8 @@ class _Recurrence(torch.autograd.Function):
         gates_TGR, cells, tanh_c, weight_GH = ctx.saved_tensors
         steps, rows = len(gates_TGR), gates_TGR.shape[2]
         i, f, g, o = gates_TGR.view(steps, 4, -1, rows).unbind(1)
-        # What each gate's gradient is of that of c (of h, for the last): its own slope times its partner.
+        # Gradient of each gate divided by the gradient of c (for the last gate, of h): slope of the gate times the
+        # factor that it multiplies.
         of_gates = torch.stack([(i - i * i) * g, (f - f * f) * cells[:-1], i - i * g * g, (o - o * o) * tanh_c], 1)
         of_cells = o - o * tanh_c * tanh_c
         weight_HG = weight_GH.T.contiguous()

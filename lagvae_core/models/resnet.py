@@ -18,7 +18,10 @@ BLOCKS = 3
 
 
 def start_normally(module: nn.Module) -> None:
-    """Every convolution in `module` from N(0, 2 / (its height * width * output channels)), without change to others."""
+    """Initialise every convolution in `module` from N(0, 2 / (height * width * output channels)) of its kernel.
+
+    Other layers do not change.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             outputs = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
@@ -27,7 +30,7 @@ def start_normally(module: nn.Module) -> None:
 
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
-    """A block in which batch normalisation in `module` uses its running averages and leaves them as they are."""
+    """Context manager in which batch normalisation in `module` uses its running averages and does not update them."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
     for layer in layers:
         layer.eval()
@@ -39,7 +42,10 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class _Block(nn.Module):
-    """Half the height and width: ELU(conv3x3, BN, ELU, conv3x3, BN of x, plus conv1x1, BN of x)."""
+    """Residual block ELU(f(x) + g(x)) that halves height and width.
+
+    f is conv3x3, BN, ELU, conv3x3, BN; g is conv1x1, BN.
+    """
 
     def __init__(self, inputs: int, maps: int) -> None:
         super().__init__()
@@ -57,29 +63,36 @@ class _Block(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """Mean and log-variance from three residual blocks, one convolution over all that is left, and a linear layer.
+    """ResNet encoder: three residual blocks, one convolution over the whole remaining map, and a linear layer.
 
-    Source: the published code of He et al. 2019 (its second version). Images of 28 x 28 shrink to 4 x 4; of any other
-    size the last convolution spans what the blocks leave. Batch normalisation follows every convolution: in train mode
-    q(z|x) depends on the batch, in eval mode on x alone. Inner encoder steps update the running averages too, as there.
+    Source: second version of the published code of He et al. 2019. The blocks shrink images of 28 x 28 to 4 x 4; for
+    other sizes the kernel of the last convolution is adapted. Batch normalisation follows every convolution: q(z|x)
+    depends on the batch in train mode and on x alone in eval mode. As in that code, inner encoder steps update the
+    running averages too.
+
+    Args:
+        domain: Image size.
+        latent_dim: Number of dimensions of z.
+        maps: Number of maps of the blocks.
+        hidden: Number of units after the last convolution.
     """
 
     def __init__(self, domain: ImageDomain, latent_dim: int, maps: int, hidden: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(_Block(maps if number else 1, maps) for number in range(BLOCKS)))
-        left = (math.ceil(domain.height / 2**BLOCKS), math.ceil(domain.width / 2**BLOCKS))
-        self.whole = nn.Sequential(nn.Conv2d(maps, hidden, left, bias=False), nn.BatchNorm2d(hidden), nn.ELU())
+        size = (math.ceil(domain.height / 2**BLOCKS), math.ceil(domain.width / 2**BLOCKS))
+        self.whole = nn.Sequential(nn.Conv2d(maps, hidden, size, bias=False), nn.BatchNorm2d(hidden), nn.ELU())
         self.to_latent = nn.Linear(hidden, 2 * latent_dim)
         start_normally(self)
         nn.init.xavier_uniform_(self.to_latent.weight)
         nn.init.zeros_(self.to_latent.bias)
 
     def forward(self, batch: ImageBatch) -> Gaussian:
-        """q(z|x) before the posterior slot: both parameters [B, Z]."""
+        """Return the encoder's Gaussian, the input of the posterior slot: both parameters [B, Z]."""
         return self.read(batch.pixels_BHW)
 
     def read(self, pixels_BHW: Tensor) -> Gaussian:
-        """The same from pixels, black and white or grey."""
+        """Return the same Gaussian from binary or grey pixels."""
         x = self.blocks(pixels_BHW[:, None].to(self.to_latent.weight))
         mean, logvar = self.to_latent(self.whole(x).flatten(1)).chunk(2, 1)
         return Gaussian(mean, logvar)

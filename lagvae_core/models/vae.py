@@ -1,4 +1,4 @@
-"""Encoder, posterior, prior and decoder held together."""
+"""The VAE module: encoder, posterior, prior and decoder."""
 
 from __future__ import annotations
 
@@ -16,59 +16,70 @@ __all__ = ["Posterior", "Vae", "frozen"]
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """A block in which no gradient is computed for `parameters`."""
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in learning:
+    """Context manager in which no gradient is computed for `parameters`."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 class Posterior(nn.Module):
-    """The posterior slot: what is made of the encoder's mean and log-variance. The plain VAE leaves them as they are.
+    """Posterior slot: map from the encoder's Gaussian to q(z|x). This default, the plain VAE, is the identity.
 
-    In train mode it may use statistics of the batch; in eval mode q(z|x) must depend on x alone.
+    In train mode a subclass can use statistics of the batch; in eval mode q(z|x) must depend on x alone.
     """
 
     def forward(self, encoded: Gaussian) -> Inference:
         return Inference.plain(encoded)
 
     def generative_prior(self, prior: Prior) -> Prior:
-        """The density of the decoder's input when the model is sampled from; the prior slot's own by default."""
+        """Return the density from which z is drawn to generate from the model: by default the prior itself."""
         return prior
 
     def start(self, encoder: nn.Module) -> None:
-        """Called once when the model is built, for a posterior that needs another start of the encoder."""
+        """Initialise the encoder differently, if the posterior needs it. Called once when the model is built."""
 
     def accepts(self, batch_size: int) -> bool:
-        """Whether a batch of this size can be trained on now; statistics of a batch need companions."""
+        """Return whether training can use a batch of this size; batch statistics need more than one example."""
         return True
 
     def before_step(self, weight: float) -> None:
-        """Called once before each outer update with the KL weight of that update."""
+        """Prepare an outer update with KL weight `weight`. Called once before each outer update."""
 
     def after_step(self) -> None:
-        """Called once after each outer update."""
+        """Finish an outer update. Called once after each outer update."""
 
     def after_epoch(self) -> None:
-        """Called once after the last update of an epoch, before validation."""
+        """Finish an epoch. Called once after its last update, before validation."""
 
     def progress(self) -> dict[str, Any]:
-        """State of the schedule, which a return to the best weights must not turn back; weights are buffers."""
+        """Return the state of schedules, which is not rolled back when the best weights are restored.
+
+        Everything that is rolled back is a parameter or a buffer instead.
+        """
         return {}
 
     def load_progress(self, state: dict[str, Any]) -> None:
-        assert not state, f"{type(self).__name__} keeps no progress, but was given {sorted(state)}"
+        """Restore the state that `progress` returned."""
+        assert not state, f"{type(self).__name__} has no progress to restore, got {sorted(state)}"
 
 
 class Vae(nn.Module):
-    """p(x|z) p(z) and q(z|x). Parameters fall into two groups, each with an optimiser of its own.
+    """Variational autoencoder: p(x|z) p(z) and q(z|x).
 
-    The encoder's group holds the inference network, that of the decoder the generator: prior, decoder and the
-    `auxiliaries`, further networks that training needs and measurement does not.
+    Parameters form two groups with one optimiser each. The encoder group is the inference network: encoder and
+    posterior. The decoder group is the generative model, prior and decoder, and the auxiliary networks.
+
+    Args:
+        encoder: Map from a batch to a Gaussian.
+        decoder: p(x|z).
+        posterior: Map from the encoder's Gaussian to q(z|x).
+        prior: p(z).
+        auxiliaries: Networks that training uses and evaluation does not.
     """
 
     def __init__(
@@ -89,21 +100,30 @@ class Vae(nn.Module):
         prior.bind(encoder, posterior)
 
     def infer(self, batch: Batch) -> Inference:
-        """q(z|x) for every example of `batch`."""
+        """Return q(z|x) of every example of `batch`."""
         return self.posterior(self.encoder(batch))  # type: ignore[no-any-return]
 
     def reconstruct(self, batch: Batch, history: Any, z_BSZ: Tensor) -> Tensor:
-        """-log p(x|z) in nats, [B, S]; the decoder sees `history` as the past, the targets are the batch's own."""
+        """Return -log p(x|z), [B, S] [nats].
+
+        Args:
+            batch: The batch whose targets are scored.
+            history: The past that the decoder reads: `batch.history`, or a corrupted version of it.
+            z_BSZ: S samples of z per example.
+        """
         return self.decoder(history, batch.targets, z_BSZ)  # type: ignore[no-any-return]
 
     def generative_prior(self) -> Prior:
+        """Return the density from which z is drawn to generate from the model."""
         return self.posterior.generative_prior(self.prior)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the inference network."""
         yield from self.encoder.parameters()
         yield from self.posterior.parameters()
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of prior, decoder and auxiliary networks."""
         yield from self.decoder.parameters()
         yield from self.prior.parameters()
         yield from self.auxiliaries.parameters()

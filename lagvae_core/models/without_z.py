@@ -1,4 +1,4 @@
-"""A model without a latent variable: a decoder alone, as a VAE whose z has no dimensions."""
+"""Models without a latent variable: a decoder alone, expressed as a VAE whose z has no dimensions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ __all__ = ["NoEncoder", "decoder_without_z"]
 
 
 class NoEncoder(nn.Module):
-    """q(z|x) over no dimensions, whatever x is."""
+    """Encoder of a model without z: q(z|x) over zero dimensions."""
 
-    nothing: Tensor
+    empty: Tensor
 
-    def __init__(self, setting: ModelConfig, domain: Domain, features: Features | None = None) -> None:
+    def __init__(self, config: ModelConfig, domain: Domain, features: Features | None = None) -> None:
         super().__init__()
-        self.register_buffer("nothing", torch.zeros(0), persistent=False)
+        self.register_buffer("empty", torch.zeros(0), persistent=False)
 
     def forward(self, batch: Batch) -> Gaussian:
-        nothing_BZ = self.nothing.expand(batch.size, 0)
-        return Gaussian(nothing_BZ, nothing_BZ)
+        empty_BZ = self.empty.expand(batch.size, 0)
+        return Gaussian(empty_BZ, empty_BZ)
 
 
-def decoder_without_z(
-    setting: ModelConfig, domain: Domain, stream: torch.Generator, options: DecoderOptions
-) -> Decoder:
-    """The model's own decoder with z taken out of it."""
-    return setting.model_copy(update={"latent_dim": 0}).decoder(domain, stream, options)
+def decoder_without_z(config: ModelConfig, domain: Domain, stream: torch.Generator, options: DecoderOptions) -> Decoder:
+    """Return the decoder of `config` with `latent_dim` 0."""
+    return config.model_copy(update={"latent_dim": 0}).decoder(domain, stream, options)

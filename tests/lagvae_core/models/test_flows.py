@@ -260,7 +260,7 @@ def test_rows_are_chosen_joined_and_changed_with_the_gaussian_and_share_the_flow
     chosen = q.select(torch.tensor([2, 0]))
     assert chosen.size == (2, 3)
     torch.testing.assert_close(chosen.draw(noise[[2, 0]]).z_BSZ, z[[2, 0]])
-    joined = chosen.beside([q.select(torch.tensor([1])), q.select(torch.tensor([3]))])
+    joined = chosen.concatenate([q.select(torch.tensor([1])), q.select(torch.tensor([3]))])
     torch.testing.assert_close(joined.draw(noise[[2, 0, 1, 3]]).z_BSZ, z[[2, 0, 1, 3]])
     assert joined.flow is q.flow
     narrow = q.map(lambda rows: rows.float())

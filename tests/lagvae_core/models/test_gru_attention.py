@@ -157,7 +157,7 @@ class TestEncoder:
 
 def by_hand(decoder, encoder, batch, z_Z, row=0):
     """-log p(target | z, features) of one example by the published equations, one step after another."""
-    setting, cell = decoder._setting, decoder.cell
+    setting, cell = decoder._config, decoder.cell
     _, tags, target = EXAMPLES[row]
     if decoder.start is None:
         hidden = encoder.state(batch_of(EXAMPLES[row]).source)

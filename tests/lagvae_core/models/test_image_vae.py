@@ -78,9 +78,9 @@ def test_the_decoders_have_the_published_sizes(variant, whole, without_z):
 
 def test_v2_has_the_published_masks_and_start():
     made = ResNetPixelCnn().decoder(OMNIGLOT, torch.Generator(), DecoderOptions())
-    masked = {name: layer for name, layer in made.named_modules() if hasattr(layer, "seen_kk")}
+    masked = {name: layer for name, layer in made.named_modules() if hasattr(layer, "mask_kk")}
     hidden = sum(
-        int((layer.seen_kk == 0).sum()) * layer.out_channels * (1 if name == "entry" else layer.in_channels)
+        int((layer.mask_kk == 0).sum()) * layer.out_channels * (1 if name == "entry" else layer.in_channels)
         for name, layer in masked.items()
     )
     assert hidden == 325_184

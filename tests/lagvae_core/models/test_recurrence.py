@@ -5,7 +5,7 @@ from torch import nn
 
 from lagvae_core.models import recurrence
 from lagvae_core.models.projection import twice_differentiable
-from lagvae_core.models.recurrence import read_beside
+from lagvae_core.models.recurrence import lstm_with_constant_input
 
 LEAST = recurrence.LEAST_WEIGHTS
 STEPS, ROWS, EMBEDDING, LATENT, HIDDEN = 7, 6, 5, 3, 4
@@ -44,7 +44,7 @@ def case(dtype, steps=STEPS, rows=ROWS):
 
 def outputs_and_gradients(lstm, words, given, outer):
     leaves = [tensor.clone().requires_grad_() for tensor in given]
-    outputs = read_beside(lstm, words, *leaves)
+    outputs = lstm_with_constant_input(lstm, words, *leaves)
     return [outputs.detach(), *torch.autograd.grad(outputs, leaves, outer)]
 
 
@@ -64,7 +64,7 @@ def test_outputs_and_gradients_are_those_of_torch(dtype, tolerance, steps, rows,
 def test_the_gradient_is_the_slope():
     lstm, words, given, _ = case(torch.float64)
     leaves = [tensor.requires_grad_() for tensor in given]
-    assert torch.autograd.gradcheck(lambda *values: read_beside(lstm, words, *values), leaves)
+    assert torch.autograd.gradcheck(lambda *values: lstm_with_constant_input(lstm, words, *values), leaves)
 
 
 def test_a_gradient_that_is_not_contiguous(loops):
@@ -93,9 +93,9 @@ class TestElsewhereTorchDoesIt:
         lstm, words, given, _ = case(torch.float64)
         z = given[0].requires_grad_()
         with torch.no_grad():
-            read_beside(lstm, words, *given)
+            lstm_with_constant_input(lstm, words, *given)
         with twice_differentiable():
-            outputs = read_beside(lstm, words, *given)
+            outputs = lstm_with_constant_input(lstm, words, *given)
             (gradient,) = torch.autograd.grad(outputs.square().sum(), z, create_graph=True)
             assert torch.autograd.grad(gradient.square().sum(), z)[0].abs().max() > 0
         assert not loops
