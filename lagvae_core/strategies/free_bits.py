@@ -68,14 +68,15 @@ class FreeBits(Strategy):
             if by_dimension and whole:
                 yield Incompatibility(
                     "E07",
-                    f"free_bits in mode {self.mode} compares the KL of single dimensions, but the KL under {other.kind} "
-                    "does not split over dimensions; use mode total_batch",
+                    f"free_bits in mode {self.mode} compares the KL of single dimensions, but under {other.kind} the "
+                    "KL does not split over dimensions; use mode total_batch",
                 )
             elif by_example and other.has(Trait.KL_SAMPLED):
+                alternative = "total_batch" if whole else "group_batch"
                 yield Incompatibility(
                     "E07",
                     f"free_bits in mode {self.mode} compares the KL of single examples, but under {other.kind} that KL "
-                    f"is one Monte Carlo sample and can be negative; use mode {'total_batch' if whole else 'group_batch'}",
+                    f"is one Monte Carlo sample and can be negative; use mode {alternative}",
                 )
 
     def _group_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:

@@ -73,7 +73,7 @@ class InfoMmd(KlExchange):
         for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E14",
-                f"info_mmd mixes Gaussian posteriors if its divergence is kl, and those of {other.kind} are flows; set "
+                f"info_mmd with divergence = kl mixes Gaussian posteriors, but those of {other.kind} are flows; set "
                 "info_mmd.divergence = mmd or remove one of the two",
             )
 

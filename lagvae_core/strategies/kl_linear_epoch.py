@@ -49,7 +49,9 @@ class KlLinearEpoch(Strategy):
         yield from super().incompatibilities(context)
         if self.w_start > self.w_end:
             yield Incompatibility(
-                "E-RANGE", f"{self.kind}.w_start must be at most {self.kind}.w_end, got {self.w_start} and {self.w_end}"
+                "E-RANGE",
+                f"{self.kind}.w_start must be at most {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
+                "w_start or raise w_end",
             )
 
 

@@ -67,7 +67,7 @@ class Mdr(Strategy):
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
         yield from super().warnings(context)
         for other in context.with_trait(Trait.INNER_LOOP):
-            yield ConfigWarning("W2", f"The multiplier of mdr moves in the outer steps of {other.kind} only.")
+            yield ConfigWarning("W2", f"The multiplier of mdr is updated in the outer steps of {other.kind} only.")
 
 
 class MinimumRate(Objective):

@@ -86,6 +86,6 @@ class OffsetInit(Strategy):
         for other in context.with_trait(Trait.NORMALISES_MEANS):
             yield ConfigWarning(
                 None,
-                f"offset_init replaces the initial weights that {other.kind} gives the encoder: means that are nearly "
-                "equal at first are divided by the root of epsilon instead of their standard deviation.",
+                f"offset_init replaces the initial weights that {other.kind} gives the encoder: posterior means that "
+                "start nearly equal are divided by the square root of epsilon, not by their standard deviation.",
             )

@@ -125,16 +125,16 @@ class SaVae(Strategy):
         yield from super().incompatibilities(context)
         for other in context.strategies:
             if other.has(Trait.REGULARISES_BATCH):
-                message = f"{other.kind} regularises a batch of posteriors, which is not defined for posteriors refined by sa_vae"
+                message = (
+                    f"{other.kind} regularises a batch of posteriors, but sa_vae refines each posterior separately"
+                )
                 yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "posterior" in other.slots:
                 message = f"the refinement steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
                 yield Incompatibility("E04", f"{message}; remove one of the two")
             elif "prior" in other.slots:
-                yield Incompatibility(
-                    "E04",
-                    f"the refinement steps of sa_vae are not defined for the prior of {other.kind}; remove one of the two",
-                )
+                message = f"the refinement steps of sa_vae are not defined for the prior of {other.kind}"
+                yield Incompatibility("E04", f"{message}; remove one of the two")
             elif other.has(Trait.INNER_LOOP):
                 message = f"sa_vae and {other.kind} are both remedies for the lag of the inference network"
                 yield Incompatibility("E05", f"{message}; choose one")
@@ -148,10 +148,10 @@ class SaVae(Strategy):
     def _unused_options(self) -> Iterator[Incompatibility]:
         differences = self.backward == "finite_diff"
         default = {name: field.default for name, field in type(self).model_fields.items()}
-        through = differences or self.backward == "autograd"
+        differentiated = differences or self.backward == "autograd"
         for field, unused in (
             ("difference_step", not differences and self.difference_step != default["difference_step"]),
-            ("backward_clip", not through and self.backward_clip != default["backward_clip"]),
+            ("backward_clip", not differentiated and self.backward_clip != default["backward_clip"]),
             ("finite_diff_clip", self.finite_diff_clip == "reference" and not (differences and self.clip)),
         ):
             if unused:
@@ -163,7 +163,8 @@ class SaVae(Strategy):
         for other in context.filling("penalties", "decode"):
             if not other.has(Trait.REGULARISES_BATCH):
                 yield ConfigWarning(
-                    "W5", f"{other.kind} counts in the final step of sa_vae only; the refinement descends the ELBO."
+                    "W5",
+                    f"{other.kind} counts in the final step of sa_vae only; its refinement steps descend the ELBO.",
                 )
 
 

@@ -86,8 +86,8 @@ class VampPrior(Strategy):
             if other.has(Trait.FLOW_POSTERIOR):
                 yield Incompatibility(
                     "E14",
-                    f"vamp_prior mixes Gaussian posteriors, and under {other.kind} the posteriors of the pseudo-inputs "
-                    "would be flows: the density of a flow at a foreign z costs an inversion; remove one of the two",
+                    f"vamp_prior mixes Gaussian posteriors, but under {other.kind} the posteriors of the pseudo-inputs "
+                    "would be flows, with densities that cost an inversion at each z; remove one of the two",
                 )
             if other.has(Trait.ENCODER_READS_BAG):
                 yield Incompatibility(

@@ -1,8 +1,6 @@
 import pytest
 import torch
-from helpers import TINY_MODEL, assert_equals_plain_vae, run, tiny, trial_of
-
-from lagvae_core.errors import ConfigError
+from helpers import TINY_MODEL, assert_equals_plain_vae, rejects, run, tiny, trial_of
 
 RECIPE = {"hidden": 50, "embedding": 50, "init_range": 0.01, "init_embedding": 0.1}
 
@@ -29,9 +27,9 @@ def same(one, other):
 
 def test_the_intervals_of_the_model_are_the_plain_vae():
     bound = TINY_MODEL["init_range"]
-    own = {"low": -bound, "high": bound, "embedding_low": -0.1, "embedding_high": 0.1}
-    assert_equals_plain_vae(offset_init(**own))
-    assert_equals_plain_vae(offset_init(**own, scope="encoder"))
+    intervals = {"low": -bound, "high": bound, "embedding_low": -0.1, "embedding_high": 0.1}
+    assert_equals_plain_vae(offset_init(**intervals))
+    assert_equals_plain_vae(offset_init(**intervals, scope="encoder"))
 
 
 @pytest.mark.parametrize("scope", ["all", "encoder"])
@@ -63,7 +61,7 @@ def test_the_seed_decides_the_start():
     assert not same(one, other)
 
 
-def test_what_strategies_add_to_the_model_keeps_its_start():
+def test_parameters_that_other_strategies_add_keep_their_start():
     model, plain = model_of("du_vae", "offset_init", **RECIPE), model_of("du_vae", **RECIPE)
     assert_between(model.encoder, (0.04, 0.06), (0.0, 0.2))
     assert same(model.posterior, plain.posterior)
@@ -74,24 +72,25 @@ def test_it_trains():
     assert run(tiny("offset_init")).status == "finished"
 
 
-def test_intervals_must_have_their_ends_in_order():
-    for fields, text in (
-        ({"low": 0.06}, "low < high must hold, but got 0.06 and 0.06"),
-        ({"embedding_low": 0.5}, "embedding_low < embedding_high must hold, but got 0.5 and 0.2"),
-    ):
-        with pytest.raises(ConfigError, match=rf"\(E-RANGE\).*offset_init: {text}"):
+def test_empty_intervals_are_rejected():
+    for fields in ({"low": 0.06}, {"embedding_low": 0.5}):
+        (name,) = fields
+        with rejects("strategies") as issues:
             tiny(offset_init(**fields))
+        assert issues[0].code == "E-RANGE"
+        assert f"offset_init.{name}" in str(issues[0])
 
 
-def test_log_variances_that_start_huge_are_warned_of():
-    (warning,) = tiny("offset_init", model={"hidden": 1024}).warnings()
-    assert "near model.hidden * (low + high) / 2 = 51.2" in warning
+def test_huge_initial_log_variances_give_a_warning():
+    (warning,) = map(str, tiny("offset_init", model={"hidden": 1024}).warnings())
+    assert "model.hidden * (low + high) / 2 = 51.2" in warning
     assert tiny("offset_init", model={"hidden": 50}).warnings() == ()
     assert tiny(offset_init(low=-0.01, high=0.01), model={"hidden": 1024}).warnings() == ()
 
 
 @pytest.mark.parametrize("kind", ["bn_vae", "du_vae"])
-def test_the_start_that_another_remedy_needs_is_replaced_with_a_warning(kind):
+def test_replacing_the_start_that_another_strategy_sets_gives_a_warning(kind):
     for stack in (("offset_init", kind), (kind, "offset_init")):
-        (warning,) = tiny(*stack).warnings()
-        assert warning.startswith(f"offset_init replaces the start that {kind} gives the encoder")
+        (warning,) = map(str, tiny(*stack).warnings())
+        assert "offset_init" in warning
+        assert kind in warning

@@ -15,11 +15,11 @@ from lagvae_core.strategies.pixelcnn_lm import PixelCnnLm
 
 
 def language_model(variant, height, width, **sizes):
-    setting = ResNetPixelCnn(variant=variant, **sizes)
-    return decoder_without_z(setting, ImageDomain(height, width), torch.Generator(), DecoderOptions())
+    config = ResNetPixelCnn(variant=variant, **sizes)
+    return decoder_without_z(config, ImageDomain(height, width), torch.Generator(), DecoderOptions())
 
 
-def test_its_size_is_that_of_v2_without_z():
+def test_its_size_equals_v2_without_z():
     assert sum(p.numel() for p in language_model("v2", 28, 28).parameters()) == 778_368
 
 
@@ -32,29 +32,29 @@ def test_the_probabilities_of_all_2_x_2_images_sum_to_one(variant):
 
 
 @pytest.mark.parametrize("variant", DECODERS)
-def test_a_vae_whose_decoder_ignores_z_has_its_likelihood(variant):
+def test_a_vae_with_a_decoder_that_ignores_z_has_the_same_likelihood(variant):
     vae, lm = (trial_of(tiny_images(*stack, model={"variant": variant})) for stack in ((), ("pixelcnn_lm",)))
     weights = lm.model.decoder.state_dict()
-    own = vae.model.decoder.state_dict()
+    of_vae = vae.model.decoder.state_dict()
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in of_vae.items():
             if name in weights:
                 fits = tuple(slice(length) for length in weights[name].shape)
-                value.zero_()[fits].copy_(weights[name])  # no weight for the maps of z
+                value.zero_()[fits].copy_(weights[name])  # weights of the maps of z stay 0
         for parameter in vae.model.encoder.parameters():
             parameter.zero_()  # q = N(0, I)
-    setting, device = EvaluationConfig(iw_samples=20), torch.device("cpu")
-    found, exact = (
-        evaluate(trial.model.double(), trial.components, trial.dataset, trial.dataset.test, setting, device)
+    config, device = EvaluationConfig(iw_samples=20), torch.device("cpu")
+    metrics, exact = (
+        evaluate(trial.model.double(), trial.components, trial.dataset, trial.dataset.test, config, device)
         for trial in (vae, lm)
     )
-    assert found["kl"] == 0
+    assert metrics["kl"] == 0
     for column in ("nll_iw", "nll_elbo", "rec", "bits_per_dim"):
-        assert found[column] == pytest.approx(exact[column], abs=1e-9), column
-    assert found["nll_iw"] != pytest.approx(0, abs=1)
+        assert metrics[column] == pytest.approx(exact[column], abs=1e-9), column
+    assert metrics["nll_iw"] != pytest.approx(0, abs=1)
 
 
-def test_its_likelihood_is_exact_and_what_speaks_of_z_is_null():
+def test_its_likelihood_is_exact_and_columns_about_z_are_null():
     record = run(tiny_images("pixelcnn_lm", evaluation={"limit": None}))
     metrics = record.metrics
     assert metrics["iw_k"] == 1

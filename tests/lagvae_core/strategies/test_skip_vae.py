@@ -45,7 +45,7 @@ def decoder(core, *stack, vocabulary=VOCABULARY):
 
 
 def pair(core, path, to):
-    """A decoder with skips and one without that has all of its other weights."""
+    """Return a decoder with skips, and one without that has the same other weights."""
     skipping, plain = decoder(core, SkipVae(path=path, to=to)), decoder(core)
     weights = {name: value for name, value in skipping.state_dict().items() if "skip" not in name}
     weights["output.weight"] = weights["output.weight"][:, :7]
@@ -54,7 +54,7 @@ def pair(core, path, to):
 
 
 def skips(model):
-    """Every weight of a skip path, as (module, columns of z)."""
+    """Return the linear layers of the skip paths."""
     return [m for name, m in model.named_modules() if name.endswith("skip") and isinstance(m, nn.Linear)]
 
 
@@ -72,7 +72,7 @@ def logits(model, history, z_BSZ):
 @each_core
 @each_path
 @each_reach
-def test_without_weights_the_skip_is_not_there(core, path, to):
+def test_skips_with_zero_weights_have_no_effect(core, path, to):
     skipping, plain = pair(core, path, to)
     history, z = words(3, 5), draws(3, 2, 2)
     expected = logits(plain, history, z)
@@ -82,8 +82,8 @@ def test_without_weights_the_skip_is_not_there(core, path, to):
 
 
 @each_path
-def test_the_logits_of_the_output_skip(path):
-    """W [h; z], or W (h + U z), where h are the features of the decoder without the skip."""
+def test_the_logits_follow_the_equations_of_the_output_skip(path):
+    """W [h; z], or W (h + U z), with h the features of the decoder without the skip."""
     for core in CORES:
         skipping, plain = pair(core, path, "output")
         history, z = words(3, 5), draws(3, 2, 2)
@@ -97,7 +97,7 @@ def test_the_logits_of_the_output_skip(path):
 
 
 @each_path
-def test_with_everything_else_cut_z_still_reaches_every_word(path):
+def test_z_reaches_every_word_through_the_skip_alone(path):
     skipping, plain = pair("lstm", path, "all")
     for model in (skipping, plain):
         with torch.no_grad():
@@ -105,15 +105,15 @@ def test_with_everything_else_cut_z_still_reaches_every_word(path):
                 getattr(model.lstm, name).zero_()
             model.start.weight.zero_()
         z = draws(1, 1, 2).requires_grad_()
-        found = logits(model, words(1, 5), z)
+        logits_TRV = logits(model, words(1, 5), z)
         for step in range(5):
-            (gradient,) = torch.autograd.grad(found[step, 0] @ draws(VOCABULARY), z, retain_graph=True)
+            (gradient,) = torch.autograd.grad(logits_TRV[step, 0] @ draws(VOCABULARY), z, retain_graph=True)
             assert bool((gradient != 0).all()) == (model is skipping)
 
 
 @each_path
 @pytest.mark.parametrize("block", [0, 1])
-def test_each_block_of_convolutions_reads_z_by_itself(path, block):
+def test_each_block_of_convolutions_reads_z(path, block):
     model = decoder("cnn", SkipVae(path=path))
     with torch.no_grad():
         model.from_z.weight.zero_()
@@ -121,24 +121,24 @@ def test_each_block_of_convolutions_reads_z_by_itself(path, block):
             if module is not model.blocks[block].skip:
                 module.weight.zero_()
         model.output.weight[:, 7:] = 0.0
-    z = draws(20, 1, 2).requires_grad_()  # for some, all units that hear it may be off
-    found = logits(model, words(20, 5), z)
+    z = draws(20, 1, 2).requires_grad_()  # 20 examples, because for one of them all units that read z can be inactive
+    logits_TRV = logits(model, words(20, 5), z)
     for step in range(5):
-        (gradient,) = torch.autograd.grad((found[step] @ draws(VOCABULARY)).sum(), z, retain_graph=True)
+        (gradient,) = torch.autograd.grad((logits_TRV[step] @ draws(VOCABULARY)).sum(), z, retain_graph=True)
         assert bool((gradient != 0).any())
     assert all(inner.skip is None for inner in decoder("cnn", SkipVae(path=path, to="output")).blocks)
 
 
 @each_path
-def test_what_a_block_reads(path):
+def test_the_input_of_a_block_includes_z(path):
     model, plain = pair("cnn", path, "all")
-    block, bare, x, z = model.blocks[0], plain.blocks[0], draws(5, 3, 7), draws(3, 2)
+    block, plain_block, x, z = model.blocks[0], plain.blocks[0], draws(5, 3, 7), draws(3, 2)
     skip = z @ block.skip.weight.T
-    if path == "concat":  # V [x; z] = V x + U z: the same bias moved
-        bare.enter.bias.data = bare.enter.bias + skip[0]
-        expected = bare(x[:, :1], z[:1], None)
+    if path == "concat":  # V [x; z] = V x + U z: z shifts the bias
+        plain_block.enter.bias.data = plain_block.enter.bias + skip[0]
+        expected = plain_block(x[:, :1], z[:1], None)
     else:
-        expected = bare(x + skip, z, None)[:, :1] - skip[0]
+        expected = plain_block(x + skip, z, None)[:, :1] - skip[0]
     torch.testing.assert_close(block(x, z, None)[:, :1], expected, rtol=0, atol=1e-12)
 
 
@@ -166,7 +166,7 @@ def test_all_sequences_of_one_length_sum_to_one(core, path, to):
 
 
 @pytest.mark.parametrize(
-    ("core", "path", "to", "more"),
+    ("core", "path", "to", "additional"),
     [
         ("lstm", "concat", "output", 2 * VOCABULARY),
         ("lstm", "concat", "all", 2 * VOCABULARY),
@@ -178,16 +178,16 @@ def test_all_sequences_of_one_length_sum_to_one(core, path, to):
         ("cnn", "add", "all", 2 * 7 + 2 * 2 * 7),
     ],
 )
-def test_what_the_paths_cost(core, path, to, more):
+def test_the_number_of_additional_parameters(core, path, to, additional):
     skipping, plain = (
         sum(parameter.numel() for parameter in model.parameters())
         for model in (decoder(core, SkipVae(path=path, to=to)), decoder(core))
     )
-    assert skipping - plain == more
+    assert skipping - plain == additional
 
 
 @each_path
-def test_in_the_lstm_all_is_the_output_alone(path):
+def test_in_the_lstm_all_equals_output(path):
     models = [decoder("lstm", SkipVae(path=path, to=to)) for to in ("output", "all")]
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
     history, z = words(3, 5), draws(3, 2, 2)
@@ -195,22 +195,22 @@ def test_in_the_lstm_all_is_the_output_alone(path):
 
 
 @each_path
-def test_dropout_never_falls_on_the_skip(path):
+def test_dropout_does_not_apply_to_the_skip(path):
     model = decoder("lstm", SkipVae(path=path)).train()
     z = draws(1, 1, 2)
     with torch.no_grad():
         for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
             getattr(model.lstm, name).zero_()
         model.start.weight.zero_()
-    found = logits(model, words(1, 5), z)
+    actual = logits(model, words(1, 5), z)
     exact = z[0] @ (model.output.weight[:, 7:] if path == "concat" else model.output.weight @ model.skip.weight).T
-    torch.testing.assert_close(found, exact.expand(5, 1, VOCABULARY), rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual, exact.expand(5, 1, VOCABULARY), rtol=0, atol=1e-12)
 
 
 @each_core
 @each_path
 @each_reach
-def test_every_skip_learns_and_is_measured(core, path, to):
+def test_every_skip_is_trained_and_a_run_finishes(core, path, to):
     stack = [{"kind": "skip_vae", "path": path, "to": to}]
     stack += [{"kind": "cnn_decoder", "size": "scnn"}] if core == "cnn" else []
     trial = trial_of(tiny(*stack))
