@@ -1,4 +1,7 @@
-"""Every remedy, one file each. A new one is imported here, and is then in the catalogue, the search and the table."""
+"""All strategies, one per file.
+
+A new strategy is imported here. The catalogue, the search and the table then include it.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ CATALOGUE: dict[str, type[Strategy]] = {
     for value in list(globals().values())
     if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
 }
-"""Every strategy by its kind."""
+"""The classes of all strategies by `kind`."""
 
 if TYPE_CHECKING:
     AnyStrategy = Strategy

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
-from lagvae_core.columns import LATENT_COLUMNS, Column
+from lagvae_core.columns import Column
 from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
+from lagvae_core.metrics.posterior import LATENT_COLUMNS
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.model_config import ModelConfig, TokenModel
 from lagvae_core.models.without_z import NoEncoder, decoder_without_z

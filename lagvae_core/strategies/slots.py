@@ -1,4 +1,4 @@
-"""The slots of one trial: what a strategy may fill, and what stands in each where none does."""
+"""The slots of a trial, which strategies fill, and the default component of each slot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,13 @@ Side = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of one batch: the scalar that is descended, and its terms in nats an example, rec [B] and kl [B, Z]."""
+    """The loss of one batch.
+
+    Args:
+        total: The scalar that the optimisers minimise.
+        rec_B: Reconstruction loss of each example [nats].
+        kl_BZ: KL of each example and dimension [nats].
+    """
 
     total: Tensor
     rec_B: Tensor
@@ -54,10 +60,17 @@ class Loss:
 
 @dataclass(frozen=True)
 class Forward:
-    """All that was computed on the way to the loss of a batch; what a penalty may use.
+    """The intermediate results of a loss, for penalties.
 
-    `draw` holds the samples of `inference.q` that were decoded, `rec_B` and `kl_BZ` are nats an example, and `weight`
-    is the KL weight of the update.
+    Args:
+        batch: The batch.
+        inference: The posteriors of its examples.
+        draw: The samples of `inference.q` that were decoded.
+        rec_B: Reconstruction loss of each example [nats].
+        kl_BZ: KL of each example and dimension [nats].
+        weight: KL weight of the update.
+        model: The model.
+        streams: Random streams of the trial.
     """
 
     batch: Batch
@@ -71,75 +84,75 @@ class Forward:
 
     @property
     def kl_posterior_draw(self) -> Draw:
-        """Samples of `inference.charged` from the same noise."""
+        """Samples of `inference.kl_posterior` from the same noise as `draw`."""
         same = self.inference.kl_posterior is self.inference.q
         return self.draw if same else self.inference.kl_posterior.draw(self.draw.noise_BSZ)
 
 
 class Trainer(Protocol):
-    """What an update may do; `lagvae_core.training.learner.Learner` does it."""
+    """The interface of an update to the training; implemented by `lagvae_core.training.learner.Learner`."""
 
     model: Vae
     streams: Streams
     decoder_steps: int
 
     def loss(self, batch: Batch, weight: float) -> Loss:
-        """The training objective of `batch` at KL weight `weight`."""
+        """Return the training objective of `batch` at KL weight `weight`."""
 
     def loss_at(self, batch: Batch, inference: Inference, weight: float) -> Loss:
-        """The training objective of `batch` with `inference` in the place of the encoder's."""
+        """Return the training objective of `batch` with `inference` instead of the encoder's posteriors."""
 
     def kl_factor(self, weight: float) -> Tensor:
-        """What the objective multiplies the KL of an example by at KL weight `weight`, where it is linear in the KL."""
+        """Return the factor of an example's KL at KL weight `weight`, for objectives that are linear in the KL."""
 
     def history(self, batch: Batch) -> Any:
-        """What the decoder may see of the past in one pass, corrupted anew at each call."""
+        """Return the past that the decoder sees in one pass, with a new corruption at each call."""
 
     def noise(self, q: Proposal) -> Tensor:
-        """Standard normal noise [B, 1, Z] for one posterior sample an example."""
+        """Draw standard normal noise [B, 1, Z] for one posterior sample per example."""
 
     def step(self, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
-        """Step the named parameters against the gradients that they hold, clipped, and clear all gradients."""
+        """Update the selected parameters by their clipped gradients, and clear all gradients."""
 
     def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
-        """Step the named parameters against the gradient of `loss`."""
+        """Compute the gradient of `loss` and update the selected parameters by it."""
 
     def inner_loop(self, *, decoder_gradients: bool) -> AbstractContextManager[None]:
-        """A block in which only the encoder learns."""
+        """Return a context in which only the encoder is trained."""
 
     def random_batch(self) -> Batch:
-        """A stored batch, drawn uniformly."""
+        """Return a stored batch, drawn uniformly."""
 
 
 class Stateful:
-    """State that a part carries over steps, kept in every checkpoint. Without state, nothing to override."""
+    """A component with state that persists across steps and is part of every checkpoint; stateless by default."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state, f"{type(self).__name__} keeps no state, but was given {sorted(state)}"
+        assert not state, f"{type(self).__name__} is stateless, got {sorted(state)}"
 
 
 class KlWeight(Stateful):
-    """The weight w(t) of the KL term at outer update t, counted from 0. Constant 1 by default."""
+    """The weight w(t) of the KL term at outer update t, counted from 0; constant 1 by default."""
 
     def __call__(self, step: int) -> float:
         return 1.0
 
 
 class Objective(Stateful):
-    """The loss of a batch from rec [B] and kl [B, Z], both in nats: mean(rec + w * kl) by default."""
+    """The loss of a batch as a function of rec [B] and kl [B, Z], both in nats; by default mean(rec + w * kl)."""
 
     def __call__(self, rec_B: Tensor, kl_BZ: Tensor, weight: float) -> Tensor:
         return (rec_B + weight * kl_BZ.sum(1)).mean()
 
     def after_step(self, kl_BZ: Tensor) -> None:
-        """Called once after each outer update with that update's KL."""
+        """Adapt to the KL of an outer update; called once after each of them."""
 
 
 class Update(Stateful):
-    """One outer update: which parameters step, and how often. Encoder and decoder together, once, by default."""
+    """One outer update; by default one step of encoder and decoder together."""
 
     def __call__(self, learner: Trainer, batch: Batch, weight: float) -> Loss:
         loss = learner.loss(batch, weight)
@@ -147,13 +160,13 @@ class Update(Stateful):
         return loss
 
     def after_epoch(self, validation: Mapping[str, Any]) -> None:
-        """Called once an epoch with the validation columns of that epoch."""
+        """Adapt to the validation columns of an epoch; called once after each epoch."""
 
 
 class ReconstructionLoss(Stateful):
-    """How a sampled z is decoded in training: one pass, rec [B] = -log p(x|z) in nats, by default.
+    """The reconstruction loss of a sampled z in training; by default rec [B] = -log p(x|z) of one pass [nats].
 
-    The second value is a further term of the loss, a scalar, or None.
+    The second return value is an additional term of the loss, a scalar, or None.
     """
 
     def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -161,31 +174,35 @@ class ReconstructionLoss(Stateful):
 
 
 class Penalty(nn.Module, ABC):
-    """A further term of the training loss. Its parameters, if it has any, learn with the decoder's optimiser."""
+    """An additional term of the training loss. The decoder's optimiser also trains its parameters, if it has any."""
 
     least_batch: int = 1
-    """Smaller batches are not trained on."""
+    """Smallest batch that is trained on."""
 
     @abstractmethod
     def forward(self, forward: Forward) -> Tensor:
-        """The term, a scalar in nats an example."""
+        """Return the term, a scalar [nats per example]."""
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How many epochs before the first of the trial proper train encoder and decoder as a mere autoencoder.
+    """Epochs before the trial proper that train encoder and decoder as a plain autoencoder.
 
-    The learning rate does not decay in them, and no weights of theirs are measured. After the last the decoder starts
-    anew; so do the optimisers, the decay of the learning rate and every schedule. The inference network stays as it is.
+    The learning rate does not decay in these epochs, and their weights are never measured. After the last of them the
+    decoder, the optimisers, the decay of the learning rate and all schedules start from scratch. The inference network
+    keeps its weights.
+
+    Args:
+        epochs: Number of pretraining epochs.
     """
 
     epochs: int = 0
 
     def in_force(self, components: TrainingComponents, epoch: int) -> TrainingComponents:
-        """The `parts` that train in `epoch`, counted from 0.
+        """Return the components that train in `epoch`, counted from 0.
 
-        The loss of an autoencoder is rec alone, whatever objective, penalties, schedule and procedure follow. What
-        makes the model, and what the decoder may see of the past, is the same throughout.
+        In pretraining the loss is rec alone, and objective, penalties, schedule and update procedure of `components`
+        are replaced. The model and the past that the decoder sees are the same in all epochs.
         """
         if epoch >= self.epochs:
             return components
@@ -205,10 +222,15 @@ class _NoWeight(KlWeight):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a protocol may use: the model in eval mode, the measured split and its encoding.
+    """The inputs of ExtraMetrics.
 
-    `importance_weighted(infer)` is the bound of `nll_iw` with another proposal; `encoded_train()` encodes the training
-    set at the first call. `seed` is that of all evaluation draws.
+    Args:
+        model: The model in eval mode.
+        batches: The evaluated split.
+        encoded: The encoding of the evaluated split.
+        encoded_train: Returns the encoding of the training set, computed at the first call.
+        importance_weighted: Returns the bound of `nll_iw` with another proposal.
+        seed: Seed of all evaluation draws.
     """
 
     model: Vae
@@ -220,44 +242,44 @@ class Measurement:
 
 
 class ExtraMetrics:
-    """Columns of a strategy's own beside the default ones, computed on the evaluated split."""
+    """The columns that a strategy adds to the default ones, computed on the evaluated split."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
-        """Further importance weights by column name, averaged over the same samples as `nll_iw`."""
+        """Return additional importance weights by column name, averaged over the same samples as `nll_iw`."""
         return {}
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
-        """Further columns."""
+        """Return additional columns by name."""
         return {}
 
 
 def default_encoder(model: ModelConfig, domain: Domain, features: Features | None) -> nn.Module:
-    """The encoder slot of the plain VAE."""
+    """Build the encoder of the plain VAE."""
     return model.encoder(domain, features)
 
 
 def default_decoder(model: ModelConfig, domain: Domain, stream: torch.Generator, options: DecoderOptions) -> Decoder:
-    """The decoder slot of the plain VAE."""
+    """Build the decoder of the plain VAE."""
     return model.decoder(domain, stream, options)
 
 
 def unchanged(history: Any, generator: torch.Generator) -> Any:
-    """The corrupt slot of the plain VAE."""
+    """Return `history` as it is: the plain VAE does not corrupt the past."""
     return history
 
 
 def no_initialisation(module: nn.Module, side: Side) -> None:
-    """The initialise slot of the plain VAE: encoder and decoder keep the start that they were built with."""
+    """Do nothing: encoder and decoder of the plain VAE keep the initial weights that they were built with."""
 
 
 def no_refinement(model: Vae, seed: int) -> Infer:
-    """The refine slot of the plain VAE: the encoder's word is final."""
+    """Return the encoder's posterior: the plain VAE does not refine it."""
     return model.infer
 
 
 @dataclass(frozen=True)
 class TrainingComponents:
-    """The slots of one trial. A strategy returns those that it fills; the rest keep these defaults."""
+    """The components of a trial, one per slot. Slots that no strategy fills keep the defaults of the plain VAE."""
 
     encoder: Callable[[Any, Any, Features | None], nn.Module] = default_encoder
     features: Features | None = None
@@ -281,17 +303,18 @@ class TrainingComponents:
     extra_metrics: tuple[ExtraMetrics, ...] = ()
 
     SHARED: ClassVar[frozenset[str]] = frozenset({"penalties", "extra_metrics"})
-    """Slots to which several strategies may add."""
+    """Slots that several strategies can fill together."""
 
     def options(self, model: ModelConfig) -> DecoderOptions:
+        """Return the options of the decoder, with the input dropout of `model` unless a strategy replaces it."""
         return DecoderOptions(self.input_dropout or UnitDropout(model.input_rate), self.past, self.skip)
 
     def accepts(self, batch_size: int) -> bool:
-        """Whether a batch of this size can be trained on now."""
+        """Return whether a batch of this size can be trained on now."""
         return self.posterior.accepts(batch_size) and all(p.least_batch <= batch_size for p in self.penalties)
 
     def stateful(self) -> Iterator[tuple[str, Stateful]]:
-        """The slots whose state goes into the checkpoint beside the model's, by name."""
+        """Yield the stateful components by slot; their state is stored in the checkpoint together with the model."""
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Stateful):
