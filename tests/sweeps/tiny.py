@@ -1,4 +1,4 @@
-"""A sweep of 14 runs that takes seconds and keeps its models, one arm of which diverges."""
+"""A sweep of 14 runs that takes seconds and keeps its models. One of its arms diverges."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from worlds import TINY_TRIAL, sweep
 from sweeps.storage.table import ResultsFolder
 
 DIVERGES = 1e30
-"""An encoder's learning rate so far above the decoder's that the loss is NaN after one step."""
+"""Multiplier of the encoder's learning rate that makes the loss NaN after one step."""
 
 
 @dataclass(frozen=True)
 class TinySweep:
-    """A finished sweep: where it ran, how the command ended, and its table."""
+    """A finished sweep: its working directory, the result of its command, and its table."""
 
     here: Path
     ended: Ended
 
     @property
     def folder(self) -> ResultsFolder:
+        """The folder of the sweep."""
         return ResultsFolder(str(self.here / "results"), "tiny")
 
     @property
     def files(self) -> dict[str, bytes]:
+        """Content of every file of the results, by relative path."""
         root = self.here / "results"
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def write_tiny_sweep(here: Path) -> None:
+    """Write the sweep file `tiny.yaml` into `here`."""
     trial = TINY_TRIAL | {"model": {**TINY_TRIAL["model"], "init_range": 0.3}}
     arms = {
         "vae": [],

@@ -1,3 +1,5 @@
+"""Which runs are missing, given the stored rows."""
+
 from __future__ import annotations
 
 import json
@@ -6,6 +8,7 @@ from typing import ClassVar
 import pytest
 from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
 
+from lagvae_core.config.trial import TrialConfig
 from sweeps.search.plan import Plan
 
 ARMS = {"vae": [], "beta": ["beta_vae"], "lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}]}
@@ -20,14 +23,14 @@ def search(**changes):
 
 
 class TestIdentity:
-    def test_the_seed_is_not_in_the_config_id(self):
+    def test_the_config_id_does_not_contain_the_seed(self):
         spec = spec_of()
         arm = spec.arms[1]
         configs = [spec.trial_config(arm, {"beta_vae.beta": 0.5}, seed) for seed in (0, 1)]
         assert len({c.config_id(FINGERPRINT) for c in configs}) == 1
         assert len({c.run_id(FINGERPRINT) for c in configs}) == 2
 
-    def test_the_place_of_the_data_is_not_in_it_but_their_content_is(self):
+    def test_the_config_id_contains_the_content_of_the_data_but_not_their_path(self):
         ids = set()
         for path in ("here", "there"):
             spec = spec_of(trial={"data": {"kind": "text", "path": path}})
@@ -35,7 +38,7 @@ class TestIdentity:
         assert len(ids) == 1
         assert Plan(spec, "1" * 64, []).configuration(spec.arms[0], 0, {}).config_id not in ids
 
-    def test_every_other_value_is_in_it(self):
+    def test_the_config_id_contains_every_other_value(self):
         changes = [
             {},
             {"training": {"epochs": 3}},
@@ -47,7 +50,7 @@ class TestIdentity:
         ids = {Plan(spec, FINGERPRINT, []).configuration(spec.arms[0], 0, {}).config_id for spec in specs}
         assert len(ids) == len(changes)
 
-    def test_a_default_written_out_changes_nothing(self):
+    def test_a_written_out_default_does_not_change_the_config_id(self):
         plain = spec_of()
         filled = plain.trial_config(plain.arms[0], {}, 0).model_dump(mode="json", exclude={"seed", "strategies"})
         spec = spec_of(trial=filled)
@@ -65,11 +68,11 @@ class TestFresh:
         ]
         assert plan.missing == 14
 
-    def test_arms_are_dealt_in_turn(self):
+    def test_arms_take_turns(self):
         order = [(arm.name, index) for arm, index in Plan(spec_of(arms=ARMS), FINGERPRINT, []).order()]
         assert order == [("vae", 0), ("beta", 0), ("lr", 0), ("beta", 1), ("lr", 1), ("beta", 2), ("lr", 2)]
 
-    def test_runs_are_the_seeds_in_their_order(self):
+    def test_runs_follow_the_order_of_the_seeds(self):
         spec = spec_of(search=search(seeds=[5, 2]))
         plan = Plan(spec, FINGERPRINT, [])
         runs = plan.runs(spec.arms[0], plan.configuration(spec.arms[0], 0, {}))
@@ -77,8 +80,8 @@ class TestFresh:
         assert [run.run_id for run in runs] == [run.config.run_id(FINGERPRINT) for run in runs]
 
 
-class TestAdoption:
-    def test_a_whole_table_leaves_nothing_to_do(self):
+class TestStoredRows:
+    def test_a_complete_table_leaves_nothing_missing(self):
         rows, _ = play(spec_of(arms=ARMS))
         plan = Plan(spec_of(arms=ARMS), FINGERPRINT, rows)
         assert plan.missing == 0
@@ -86,7 +89,7 @@ class TestAdoption:
         assert run_ids(plan.rows.values()) == run_ids(rows)
 
     @pytest.mark.parametrize("status", ["running", "interrupted"])
-    def test_what_was_cut_off_is_taken_up_again_as_the_next_attempt(self, status):
+    def test_an_interrupted_run_is_resumed_as_the_next_attempt(self, status):
         spec = spec_of(arms={"vae": []})
         rows, _ = play(spec)
         rows[0] |= {"status": status, "attempt": 2}
@@ -97,9 +100,9 @@ class TestAdoption:
         assert (run.run_id, run.attempt, run.stored) == (rows[0]["run_id"], 3, rows[0])
 
     @pytest.mark.parametrize("status", ["finished", "stopped_early", "diverged", "out_of_memory", "failed"])
-    def test_what_ended_is_never_run_again(self, status):
-        second_try = {"status": status, "history": json.dumps([{"status": "out_of_memory"}])}
-        rows = [row | second_try for row in play(spec_of())[0]]
+    def test_a_run_that_ended_never_runs_again(self, status):
+        second_attempt = {"status": status, "history": json.dumps([{"status": "out_of_memory"}])}
+        rows = [row | second_attempt for row in play(spec_of())[0]]
         assert Plan(spec_of(), FINGERPRINT, rows).missing == 0
 
     @pytest.mark.parametrize(
@@ -111,14 +114,14 @@ class TestAdoption:
             {"arms": {"vae": ["encoder_lr"], "beta": [{"kind": "beta_vae", "beta": {"low": 2, "high": 3}}]}},
         ],
     )
-    def test_an_edited_sweep_leaves_the_rows_as_others(self, change):
+    def test_an_edited_sweep_ignores_the_rows(self, change):
         rows, _ = play(spec_of())
         plan = Plan(spec_of(**change), FINGERPRINT, rows)
         assert plan.rows == {}
         assert run_ids(plan.others) == run_ids(rows)
         assert plan.missing == sum(arm.runs for arm in plan.arms())
 
-    def test_other_data_leave_the_rows_as_others(self):
+    def test_different_data_ignore_the_rows(self):
         rows, _ = play(spec_of())
         assert len(Plan(spec_of(), "1" * 64, rows).others) == len(rows)
 
@@ -127,7 +130,7 @@ class TestAdoption:
         wider = {"vae": [], "beta": [{"kind": "beta_vae", "beta": {"low": 0, "high": 2}}]}
         assert Plan(spec_of(arms=wider), FINGERPRINT, rows).missing == 0
 
-    def test_a_narrower_range_keeps_those_within(self):
+    def test_a_narrower_range_keeps_the_rows_in_it(self):
         rows, _ = play(spec_of(arms=ARMS, search=search(seeds=1)))
         fewer = ARMS | {"lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 4]}}]}
         plan = Plan(spec_of(arms=fewer, search=search(seeds=1)), FINGERPRINT, rows)
@@ -141,7 +144,7 @@ class TestAdoption:
         assert {row["configuration"] for row in plan.rows.values()} == {0}
         assert {row["configuration"] for row in plan.others} == {1, 2}
 
-    def test_a_row_that_holds_less_than_a_row_should_is_another(self):
+    def test_a_row_with_null_columns_is_ignored(self):
         rows, _ = play(spec_of())
         blank = dict.fromkeys(rows[0])
         plan = Plan(spec_of(), FINGERPRINT, [*rows, blank | {"arm": "beta", "run_id": "x-0"}])
@@ -149,13 +152,13 @@ class TestAdoption:
 
 
 class TestExtension:
-    def test_more_configurations_add_only_those(self):
+    def test_more_configurations_add_only_their_runs(self):
         small, _ = play(spec_of(arms=ARMS, search=search(configurations=2)))
         large = spec_of(arms=ARMS, search=search(configurations=3))
         assert Plan(large, FINGERPRINT, small).missing == 4
         assert run_ids(play(large, small)[0]) == run_ids(play(large)[0])
 
-    def test_more_seeds_add_only_those(self):
+    def test_more_seeds_add_only_their_runs(self):
         few, _ = play(spec_of(arms=ARMS, search=search(seeds=1)))
         many = spec_of(arms=ARMS, search=search(seeds=3))
         assert Plan(many, FINGERPRINT, few).missing == 14
@@ -163,17 +166,16 @@ class TestExtension:
         assert run_ids(rows) == run_ids(play(many)[0])
         assert [row for row in rows if row["seed"] == 0] == few
 
-    def test_another_arm_adds_only_its_own(self):
+    def test_a_new_arm_adds_only_its_runs(self):
         rows, _ = play(spec_of())
         assert Plan(spec_of(arms=ARMS), FINGERPRINT, rows).missing == 6
 
-    def test_fewer_seeds_want_nothing(self):
+    def test_fewer_seeds_add_nothing(self):
         rows, _ = play(spec_of())
         plan = Plan(spec_of(search=search(seeds=1)), FINGERPRINT, rows)
         assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
 
-    def test_nor_do_the_rows_of_other_seeds_count(self):
-        """They had to be forgotten by whoever takes a seed out of the file."""
+    def test_rows_of_removed_seeds_are_ignored(self):
         rows, _ = play(spec_of())
         plan = Plan(spec_of(search=search(seeds=[1])), FINGERPRINT, rows)
         assert {row["seed"] for row in plan.rows.values()} == {1}
@@ -181,8 +183,8 @@ class TestExtension:
         assert [(arm.ended, arm.missing) for arm in plan.arms()] == [(1, 0), (3, 0)]
 
 
-class TestCost:
-    def test_mean_seconds_are_those_of_finished_runs(self):
+class TestMeanSeconds:
+    def test_only_finished_runs_count(self):
         def answer(run):
             if run.arm == "vae":
                 return {"status": "diverged", "seconds": 99.0}
@@ -194,7 +196,7 @@ class TestCost:
 
 
 class TestSharedPoints:
-    """A point that two arms could both choose is run by one of them, and missed in neither."""
+    """A point that two arms share runs in one of them and is not missing in the other."""
 
     ARMS: ClassVar = {
         "searched": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}],
@@ -202,23 +204,78 @@ class TestSharedPoints:
     }
 
     @pytest.mark.parametrize("sampler", ["random", "grid"])
-    def test_the_fixed_arm_has_it(self, sampler):
+    def test_the_fixed_arm_has_priority(self, sampler):
         budget = {} if sampler == "grid" else {"configurations": 3}
         spec = spec_of(arms=self.ARMS, search={"sampler": sampler, "seeds": 2} | budget)
-        on_run_scheduled: list[str] = []
-        rows, _ = play(spec, answer=lambda run: on_run_scheduled.append(run.run_id) or {})
-        assert len(on_run_scheduled) == len(set(on_run_scheduled)) == 6
+        ids: list[str] = []
+        rows, _ = play(spec, answer=lambda run: ids.append(run.run_id) or {})
+        assert len(ids) == len(set(ids)) == 6
         plan = Plan(spec, FINGERPRINT, rows)
         assert [(arm.arm, arm.configurations) for arm in plan.arms()] == [("searched", 2), ("fixed", 1)]
         assert Plan(spec, FINGERPRINT, []).missing == 6
         assert plan.missing == 0
 
     @pytest.mark.parametrize("sampler", ["random", "grid"])
-    def test_two_searched_arms_share(self, sampler):
+    def test_two_searched_arms_share_a_point(self, sampler):
         arms = self.ARMS | {"fixed": [{"kind": "encoder_lr", "multiplier": {"choices": [4, 8]}}]}
         budget = {} if sampler == "grid" else {"configurations": 9}
         spec = spec_of(arms=arms, search={"sampler": sampler, "seeds": 1} | budget)
-        on_run_scheduled: list[str] = []
-        rows, _ = play(spec, answer=lambda run: on_run_scheduled.append(run.run_id) or {})
-        assert len(on_run_scheduled) == len(set(on_run_scheduled)) == 4
+        ids: list[str] = []
+        rows, _ = play(spec, answer=lambda run: ids.append(run.run_id) or {})
+        assert len(ids) == len(set(ids)) == 4
         assert Plan(spec, FINGERPRINT, rows).missing == 0
+
+
+class TestParsing:
+    """Configurations are validated once."""
+
+    @pytest.fixture
+    def count_parsed(self, monkeypatch):
+        """Return the number of TrialConfigs that were validated since the last call."""
+        parsed = []
+        validate = TrialConfig.model_validate
+
+        def counted(values):
+            parsed.append(values)
+            return validate(values)
+
+        monkeypatch.setattr(TrialConfig, "model_validate", counted)
+
+        def count():
+            number = len(parsed)
+            parsed.clear()
+            return number
+
+        return count
+
+    def test_a_sweep_validates_its_probes_and_then_each_configuration_once(self, count_parsed):
+        """Version 0.1.0 validated 13 for the spec and its warnings, 26 for the runs, and 33 to resume the sweep."""
+        spec = spec_of(arms=ARMS)
+        probes = sum(len(arm.probes()) for arm in spec.arms)
+        assert spec.warnings == ()
+        assert count_parsed() == 1 + probes == 7
+        rows, _ = play(spec)
+        assert len(rows) == 14
+        configurations = len({row["config_id"] for row in rows})
+        assert count_parsed() == configurations == 7
+        play(spec, rows)
+        assert count_parsed() == configurations
+
+    def test_a_run_has_the_configuration_that_its_seed_alone_gives(self):
+        spec = spec_of(arms=ARMS)
+        plan = Plan(spec, FINGERPRINT, [])
+        for arm in spec.arms:
+            parameters = arm.probe()
+            for run in plan.runs(arm, plan.configuration(arm, 0, parameters)):
+                expected = spec.trial_config(arm, parameters, run.seed)
+                assert run.config == expected
+                assert run.config.model_dump_json() == expected.model_dump_json()
+
+    def test_numbers_of_different_types_are_different_points(self):
+        arms = {"lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}}]}
+        spec = spec_of(arms=arms)
+        plan = Plan(spec, FINGERPRINT, [])
+        for value in (1, 1.0, 2):
+            configuration = plan.configuration(spec.arms[0], 0, {"encoder_lr.multiplier": value})
+            assert configuration.parameters == {"encoder_lr.multiplier": value}
+            assert configuration.config == spec.trial_config(spec.arms[0], {"encoder_lr.multiplier": value}, 0)

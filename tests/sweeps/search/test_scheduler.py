@@ -1,3 +1,5 @@
+"""Which run starts next, and what the Optuna studies receive."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +22,7 @@ ARMS = {
 }
 SAMPLERS = ["tpe", "random", "nsga2", "gp"]
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler says it of itself
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of GPSampler
 
 
 def search(sampler="random", **changes):
@@ -36,46 +38,65 @@ def study(scheduler, arm):
     return scheduler._studies[arm].study
 
 
-class TestDealing:
-    def test_arms_in_turn_and_seeds_next_to_each_other(self):
+class TestOrder:
+    def test_arms_take_turns_and_the_seeds_of_a_configuration_are_adjacent(self):
         rows, _ = play(spec())
-        on_run_scheduled = [(row["arm"], row["configuration"], row["seed"]) for row in rows]
-        assert on_run_scheduled[:8] == [(arm, 0, seed) for arm in ARMS for seed in (0, 1)]
-        assert on_run_scheduled[8:] == [
-            (arm, i, seed) for i in (1, 2) for arm in ARMS if arm != "vae" for seed in (0, 1)
-        ]
+        order = [(row["arm"], row["configuration"], row["seed"]) for row in rows]
+        assert order[:8] == [(arm, 0, seed) for arm in ARMS for seed in (0, 1)]
+        assert order[8:] == [(arm, i, seed) for i in (1, 2) for arm in ARMS if arm != "vae" for seed in (0, 1)]
 
     def test_the_seeds_of_a_configuration_share_its_parameters(self):
         rows, _ = play(spec())
         by_config = {(row["config_id"], row["parameters"]) for row in rows}
         assert len(by_config) == len({row["config_id"] for row in rows}) == 10
 
-    def test_a_fresh_dealer_is_not_exhausted_and_a_played_one_is(self):
-        """A driver that is interrupted before it asked for the first run must not take the sweep for done."""
+    def test_exhausted_only_after_all_runs(self):
+        """A driver that is interrupted before it requests the first run must not report the sweep as complete."""
         assert not RunScheduler(Plan(spec(), FINGERPRINT, [])).exhausted
         _, scheduler = play(spec())
         assert scheduler.exhausted
 
-    def test_a_run_that_goes_on_keeps_the_dealer_from_being_exhausted(self):
-        scheduler = RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, []))
-        run = scheduler.next()
-        assert scheduler.next() is None
+    def test_exhausted_does_not_sample(self):
+        scheduler = RunScheduler(Plan(spec(), FINGERPRINT, []))
         assert not scheduler.exhausted
-        scheduler.ended(run, row_of(run))
-        assert scheduler.next() is None
+        assert all(study(scheduler, arm).trials == [] for arm in ARMS)
+        assert scheduler.fill_queue()
+        assert [len(study(scheduler, arm).trials) for arm in ARMS] == [1, 0, 0, 0]
+
+    def test_the_plan_is_not_changed(self):
+        plan = Plan(spec(), FINGERPRINT, [])
+        scheduler = RunScheduler(plan)
+        while (run := scheduler.next_run()) is not None:
+            scheduler.on_run_ended(run, row_of(run, **plausible(run)))
+        assert plan.configurations == plan.rows == {}
+        assert plan.missing == 20
+
+    def test_a_complete_sweep_has_no_run_to_queue(self):
+        rows, _ = play(spec())
+        scheduler = RunScheduler(Plan(spec(), FINGERPRINT, rows))
+        assert not scheduler.fill_queue()
         assert scheduler.exhausted
 
-    def test_the_search_seed_decides(self):
+    def test_not_exhausted_while_a_run_is_running(self):
+        scheduler = RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, []))
+        run = scheduler.next_run()
+        assert scheduler.next_run() is None
+        assert not scheduler.exhausted
+        scheduler.on_run_ended(run, row_of(run))
+        assert scheduler.next_run() is None
+        assert scheduler.exhausted
+
+    def test_the_search_seed_determines_the_search(self):
         first, again, other = (play(spec(seed=seed))[0] for seed in (0, 0, 1))
         assert run_ids(first) == run_ids(again) != run_ids(other)
 
-    def test_an_arm_does_not_depend_on_its_neighbours(self):
+    def test_an_arm_does_not_depend_on_the_other_arms(self):
         alone, _ = play(spec(arms={"beta": ARMS["beta"]}))
         among, _ = play(spec())
         assert run_ids(alone) == run_ids(row for row in among if row["arm"] == "beta")
 
     @pytest.mark.parametrize("sampler", ["random", "tpe"])
-    def test_how_many_run_at_a_time_does_not_matter_within_the_start_up(self, sampler):
+    def test_the_random_start_of_a_search_does_not_depend_on_concurrency(self, sampler):
         assert run_ids(play(spec(sampler), concurrent=5)[0]) == run_ids(play(spec(sampler))[0])
 
 
@@ -84,17 +105,17 @@ class TestFiniteSpaces:
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     @pytest.mark.parametrize("seed", [0, 1])
-    def test_exhausted_without_repetition(self, sampler, seed):
+    def test_every_point_runs_once(self, sampler, seed):
         rows, scheduler = play(spec(sampler, self.LR, configurations=20, seeds=1, seed=seed))
         assert sorted(json.loads(row["parameters"])["encoder_lr.multiplier"] for row in rows) == [1, 2, 4, 8]
         assert scheduler.exhausted
 
-    def test_never_the_same_configuration_twice(self):
+    def test_no_configuration_runs_twice(self):
         rows, _ = play(spec(configurations=7, seeds=1))
         assert max(Counter(row["config_id"] for row in rows).values()) == 1
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_the_point_of_a_fixed_arm_is_left_to_it(self, seed):
+    def test_searched_arms_leave_the_point_of_a_fixed_arm_to_it(self, seed):
         arms = self.LR | {"fixed": [{"kind": "encoder_lr", "multiplier": 4}]}
         rows, _ = play(spec(arms=arms, configurations=4, seeds=1, seed=seed))
         multipliers = {(row["arm"], json.loads(row["parameters"]).get("encoder_lr.multiplier")) for row in rows}
@@ -110,14 +131,14 @@ class TestGrid:
         ],
     }
 
-    def test_every_combination_once(self):
+    def test_every_combination_runs_once_in_order(self):
         rows, _ = play(spec("grid", self.ARMS, configurations=None, seeds=1))
         points = [tuple(json.loads(row["parameters"]).values()) for row in rows if row["arm"] == "grid"]
         assert points == [(m, b, i) for m in (1, 2) for b in (10, "converge") for i in (2, 3, 4)]
 
 
 class TestInterruption:
-    """Whatever the moment, the rows alone give back the same search."""
+    """The stored rows are enough to resume the same search, whenever it was interrupted."""
 
     CASES: ClassVar = {
         "random": spec("random", configurations=4),
@@ -127,22 +148,22 @@ class TestInterruption:
 
     @pytest.mark.parametrize("case", CASES)
     @pytest.mark.parametrize("concurrent", [1, 3])
-    def test_at_any_point(self, case, concurrent):
+    def test_after_any_number_of_runs(self, case, concurrent):
         whole = run_ids(play(self.CASES[case], concurrent=concurrent)[0])
         for ends in range(len(whole)):
             part, _ = play(self.CASES[case], ends=ends, concurrent=concurrent)
             resumed, scheduler = play(self.CASES[case], part, concurrent=concurrent)
-            assert run_ids(resumed) == whole, f"interrupted after {ends} ends"
+            assert run_ids(resumed) == whole, f"interrupted after {ends} runs"
             assert scheduler.exhausted
 
-    def test_again_and_again(self):
+    def test_after_every_run(self):
         rows: list[dict] = []
         for _ in range(len(run_ids(play(self.CASES["tpe"])[0]))):
             rows, _ = play(self.CASES["tpe"], rows, ends=1, concurrent=2)
         assert run_ids(rows) == run_ids(play(self.CASES["tpe"])[0])
         assert {row["status"] for row in rows} == {"finished"}
 
-    def test_runs_that_were_cut_off_are_taken_up_as_the_next_attempt(self):
+    def test_interrupted_runs_are_resumed_as_the_next_attempt(self):
         part, _ = play(self.CASES["random"], ends=3, concurrent=3)
         cut = {row["run_id"] for row in part if row["status"] == "running"}
         assert len(cut) == 3
@@ -150,27 +171,27 @@ class TestInterruption:
         assert {row["run_id"]: row["attempt"] for row in resumed if row["attempt"] != 1} == dict.fromkeys(cut, 2)
 
 
-class TestTelling:
-    def states(self, answer, **changes):
+class TestResultsOfStudies:
+    def trial_of(self, answer, **changes):
         _, scheduler = play(spec(arms={"beta": ARMS["beta"]}, configurations=1, **changes), answer=answer)
         (trial,) = study(scheduler, "beta").trials
         return trial
 
-    def test_the_mean_over_the_seeds(self):
-        trial = self.states(lambda run: {"nll_iw": 10.0 + run.seed, "au": 2 * run.seed})
+    def test_values_are_means_over_the_seeds(self):
+        trial = self.trial_of(lambda run: {"nll_iw": 10.0 + run.seed, "au": 2 * run.seed})
         assert trial.state == TrialState.COMPLETE
         assert trial.values == [10.5, 1.0]
 
-    def test_the_mean_over_finished_seeds_only(self):
+    def test_values_are_means_over_finished_seeds_only(self):
         ends = {0: {"nll_iw": 7.0, "au": 1}, 1: {"status": "diverged"}, 2: {"status": "failed", "nll_iw": 1.0, "au": 9}}
-        trial = self.states(lambda run: ends[run.seed], seeds=3)
+        trial = self.trial_of(lambda run: ends[run.seed], seeds=3)
         assert trial.values == [7.0, 1.0]
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
-    def test_what_is_not_finite_never_reaches_the_study(self, bad):
-        trial = self.states(lambda run: {"nll_iw": bad, "au": 2})
+    def test_seeds_without_finite_objectives_are_ignored(self, bad):
+        trial = self.trial_of(lambda run: {"nll_iw": bad, "au": 2})
         assert (trial.state, trial.values) == (TrialState.FAIL, None)
-        trial = self.states(lambda run: {"nll_iw": bad if run.seed == 0 else 3.0, "au": 2})
+        trial = self.trial_of(lambda run: {"nll_iw": bad if run.seed == 0 else 3.0, "au": 2})
         assert (trial.state, trial.values) == (TrialState.COMPLETE, [3.0, 2.0])
 
     @pytest.mark.parametrize(
@@ -183,30 +204,30 @@ class TestTelling:
             (["stopped_early", "finished"], TrialState.COMPLETE),
         ],
     )
-    def test_states(self, statuses, state):
-        trial = self.states(lambda run: plausible(run) | {"status": statuses[run.seed]})
+    def test_states_by_status(self, statuses, state):
+        trial = self.trial_of(lambda run: plausible(run) | {"status": statuses[run.seed]})
         assert trial.state == state
 
-    def test_nothing_is_told_before_the_last_seed(self):
+    def test_a_trial_has_no_result_before_its_last_seed(self):
         _, scheduler = play(spec(arms={"beta": ARMS["beta"]}, configurations=1), ends=1)
         assert [t.state for t in study(scheduler, "beta").trials] == [TrialState.RUNNING]
 
-    def test_a_rebuilt_study_equals_the_lived_one(self):
-        rows, lived = play(spec())
+    def test_a_rebuilt_study_equals_the_original(self):
+        rows, original = play(spec())
         rebuilt = RunScheduler(Plan(spec(), FINGERPRINT, rows))
         for arm in ARMS:
-            told = [[(t.state, t.values, t.params) for t in study(d, arm).trials] for d in (lived, rebuilt)]
-            complete = [[entry for entry in trials if entry[0] == TrialState.COMPLETE] for trials in told]
+            results = [[(t.state, t.values, t.params) for t in study(s, arm).trials] for s in (original, rebuilt)]
+            complete = [[entry for entry in trials if entry[0] == TrialState.COMPLETE] for trials in results]
             assert complete[0] == complete[1]
-            assert all(entry[0] in (TrialState.COMPLETE, TrialState.FAIL) for trials in told for entry in trials)
+            assert all(entry[0] in (TrialState.COMPLETE, TrialState.FAIL) for trials in results for entry in trials)
 
-    def test_directions_are_those_of_the_objectives(self):
+    def test_directions_come_from_the_objectives(self):
         _, scheduler = play(spec_of(objectives={"mi": "max", "kl_agg": "min"}), ends=0)
         assert [d.name for d in study(scheduler, "beta").directions] == ["MAXIMIZE", "MINIMIZE"]
 
 
 class TestOutOfMemory:
-    def test_once_more_at_the_end_and_alone(self):
+    def test_a_second_attempt_follows_at_the_end_and_alone(self):
         seen = []
 
         def answer(run):
@@ -220,26 +241,26 @@ class TestOutOfMemory:
         assert {row["status"] for row in rows} == {"finished"}
         assert scheduler.exhausted
 
-    def test_no_third_time(self):
+    def test_there_is_no_third_attempt(self):
         rows, scheduler = play(spec(arms={"vae": []}), answer=lambda run: {"status": "out_of_memory"})
         assert [(row["status"], row["attempt"]) for row in rows] == [("out_of_memory", 2)] * 2
         assert scheduler.exhausted
         (trial,) = study(scheduler, "vae").trials
         assert trial.state == TrialState.FAIL
 
-    def test_alone_is_alone(self):
+    def test_second_attempts_run_one_at_a_time(self):
         scheduler = RunScheduler(Plan(spec(arms={"vae": []}, seeds=2), FINGERPRINT, []))
-        first, second = scheduler.next(), scheduler.next()
-        scheduler.ended(first, row_of(first, status="out_of_memory"))
-        assert scheduler.next() is None, "the other one still runs"
-        scheduler.ended(second, row_of(second, status="out_of_memory"))
-        assert scheduler.next().alone
-        assert scheduler.next() is None, "one after the other"
+        first, second = scheduler.next_run(), scheduler.next_run()
+        scheduler.on_run_ended(first, row_of(first, status="out_of_memory"))
+        assert scheduler.next_run() is None, "the other run has not ended"
+        scheduler.on_run_ended(second, row_of(second, status="out_of_memory"))
+        assert scheduler.next_run().alone
+        assert scheduler.next_run() is None, "the first second attempt has not ended"
         assert not scheduler.exhausted
 
-    def test_a_driver_that_died_in_between_does_not_forget_the_second_try(self):
+    def test_a_new_driver_makes_the_second_attempt(self):
         first = row_of(
-            RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next(), status="out_of_memory"
+            RunScheduler(Plan(spec(arms={"vae": []}, seeds=1), FINGERPRINT, [])).next_run(), status="out_of_memory"
         )
         rows, _ = play(spec(arms={"vae": []}, seeds=1), rows=[first])
         assert [(row["status"], row["attempt"]) for row in rows] == [("finished", 2)]
@@ -251,7 +272,7 @@ class TestRetry:
         status = {"vae": "failed", "beta": "out_of_memory", "lr": "diverged"}.get(run.arm)
         return {"status": status, "traceback": run.run_id} if status else plausible(run)
 
-    def test_only_what_failed_or_lacked_memory_runs_again(self):
+    def test_only_runs_that_failed_or_were_out_of_memory_run_again(self):
         before, _ = play(spec(), answer=self.bad)
         after, scheduler = play(spec(), rows=before, retry=True)
         again = {row["run_id"] for row in before if row["status"] in ("failed", "out_of_memory")}
@@ -261,30 +282,30 @@ class TestRetry:
         assert [row for row in after if row["run_id"] not in again] == [r for r in before if r["run_id"] not in again]
         assert scheduler.exhausted
 
-    def test_without_it_they_stay(self):
+    def test_without_retry_they_stay(self):
         before, _ = play(spec(), answer=self.bad)
         after, _ = play(spec(), rows=before)
         assert after == before
 
 
-class TestCommonFailure:
+class TestIdenticalFailures:
     @staticmethod
     def failure(line):
         return {"status": "failed", "error_class": "OSError", "traceback": f"Traceback\n  a line\n{line}\n"}
 
-    def test_equal_first_failures_stop_the_sweep_with_their_exception(self):
+    def test_identical_first_failures_abort_the_sweep(self):
         rows, scheduler = play(spec(), answer=lambda run: self.failure("OSError: no such file"))
         assert len(rows) >= 3
-        assert len({row["arm"] for row in rows}) == 2, "the second arm that fails alike is the last"
+        assert len({row["arm"] for row in rows}) == 2, "the failures of a single arm do not abort"
         assert scheduler.exhausted
         assert "OSError: no such file" in scheduler.stop_reason
 
-    def test_different_failures_do_not(self):
+    def test_different_failures_do_not_abort(self):
         rows, scheduler = play(spec(), answer=lambda run: self.failure(f"OSError: {run.run_id}"))
         assert len(rows) == 20
         assert scheduler.stop_reason == ""
 
-    def test_a_success_among_the_first_forgives_all_later_ones(self):
+    def test_one_success_disables_the_abort(self):
         ends = iter(["no", "no", None])
 
         def answer(run):
@@ -295,7 +316,7 @@ class TestCommonFailure:
         assert len(rows) == 20
         assert scheduler.stop_reason == ""
 
-    def test_one_broken_arm_stops_no_other(self):
+    def test_the_failures_of_one_arm_do_not_stop_the_others(self):
         broken = next(iter(spec().arms)).name
 
         def answer(run):
@@ -306,12 +327,12 @@ class TestCommonFailure:
         assert scheduler.stop_reason == ""
         assert {row["status"] for row in rows if row["arm"] != broken} == {"finished"}
 
-    def test_of_an_only_arm_three_are_enough(self):
+    def test_a_single_arm_aborts_after_three_failures(self):
         rows, scheduler = play(spec(arms={"vae": []}, seeds=6), answer=lambda run: self.failure("OSError: x"))
         assert len(rows) == 3
         assert scheduler.stop_reason
 
-    def test_divergence_is_no_failure(self):
+    def test_divergence_does_not_abort(self):
         rows, _ = play(spec(), answer=lambda run: {"status": "diverged"})
         assert len(rows) == 20
 
@@ -334,8 +355,8 @@ class TestSamplers:
         assert [json.loads(row["parameters"])["beta_vae.beta"] for row in rows] == choices
         assert {t.state for t in study(scheduler, "beta").trials} == {TrialState.COMPLETE}
 
-    def test_tpe_learns_from_what_it_is_told(self):
-        """Beyond its start-up it must look where the answers were good: at the top of the range."""
+    def test_tpe_concentrates_on_good_values(self):
+        """After its random start it samples where the objectives were good, at the top of the range."""
         arms = {"beta": ["beta_vae"]}
 
         def answer(run):
