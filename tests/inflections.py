@@ -1,4 +1,4 @@
-"""Words of an invented language: files of the shared task, a tiny trial of them."""
+"""An invented language: files of the shared task, and a tiny trial on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
 
 
 def rows(stems: list[str]) -> list[str]:
-    """Every form of every stem to every other, as lines of task 3."""
+    """Return the lines of task 3 that lead from every form of each stem to every other form of it."""
     forms = [(stem, case, stem + suffix) for stem in stems for case, suffix in SUFFIXES.items()]
     pairs = itertools.permutations(forms, 2)
     number = {True: ",num=SG", False: ""}
@@ -34,7 +34,10 @@ def rows(stems: list[str]) -> list[str]:
 
 
 def write(folder: Path, **files: str | bytes) -> str:
-    """The files of task 3 of the language `tiny`, those named (train, dev, test) with other contents."""
+    """Write the files of task 3 for the language `tiny` and return their folder.
+
+    `files` replaces the contents of the files train, dev or test.
+    """
     contents: dict[str, str | bytes] = {
         "train": "\n".join(rows(STEMS[:8])) + "\n",
         "dev": "\n".join(rows(STEMS[8:10])) + "\n",
@@ -48,13 +51,14 @@ def write(folder: Path, **files: str | bytes) -> str:
 
 @functools.cache
 def dataset() -> InflectionDataset:
+    """Return the data of the files that `write` writes; they are loaded once per process."""
     with tempfile.TemporaryDirectory() as folder:
         data = tiny(path=write(Path(folder))).data
         return data.load()  # type: ignore[return-value]
 
 
 def tiny(*strategies: str | dict[str, Any], path: str = "somewhere", seed: int = 0, **model: Any) -> TrialConfig:
-    """A configuration that trains in a few tenths of a second; `model` changes the model's fields."""
+    """Return a configuration that trains in a few tenths of a second; `model` changes fields of the model."""
     return parse_trial(
         {
             "data": {"kind": "reinflection", "path": path, "language": "tiny"},
@@ -68,8 +72,10 @@ def tiny(*strategies: str | dict[str, Any], path: str = "somewhere", seed: int =
 
 
 def run(config: TrialConfig, **options: Any) -> TrialRecord:
+    """Train `config` on `dataset()`; `options` are arguments of `train`."""
     return train(config, dataset=dataset(), **options)
 
 
 def trial_of(config: TrialConfig) -> Trial:
+    """Return the untrained trial of `config` on `dataset()`."""
     return Trial(config, dataset(), torch.device("cpu"))
