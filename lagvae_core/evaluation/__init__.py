@@ -1,1 +1,1 @@
-"""Metrics of a trained model: the default columns and those of one kind of data."""
+"""Metrics of a trained model: the default columns and the columns of one kind of data."""

@@ -1,4 +1,4 @@
-"""What is measured of a kind of data beside the default columns: what a trained model is asked to do with it."""
+"""Metrics and columns that belong to one kind of data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lagvae_core.columns import PIXEL_COLUMNS, WORD_COLUMNS, Column
+from lagvae_core.columns import Column
 from lagvae_core.data import InflectionBatch
-from lagvae_core.metrics.inflection import SAMPLES, inflection_columns
+from lagvae_core.data.images.arrays import BITS_PER_DIM
+from lagvae_core.data.text.tokens import PERPLEXITY, TOKENS
+from lagvae_core.metrics.inflection import INFLECTION_COLUMNS, inflection_columns
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = [
+    "DATA_COLUMNS",
     "DATA_SPECIFIC_METRICS",
     "DataSpecificMetrics",
     "data_specific_columns",
@@ -19,13 +22,18 @@ __all__ = [
     "unavailable_columns",
 ]
 
+WORD_COLUMNS, PIXEL_COLUMNS = (TOKENS.name, PERPLEXITY.name), (BITS_PER_DIM.name,)
+
+DATA_COLUMNS: tuple[str, ...] = (*WORD_COLUMNS, *PIXEL_COLUMNS)
+"""Names of the default columns about the likelihood of one kind of data; null for the other kinds."""
+
 
 @dataclass(frozen=True)
 class DataSpecificMetrics:
-    """The columns that only this kind of data has, and what measures them."""
+    """Columns that only one kind of data has, and the extra metrics that compute them."""
 
     columns: tuple[Column, ...]
-    protocol: Callable[[], ExtraMetrics]
+    extra_metrics: Callable[[], ExtraMetrics]
 
 
 class _Inflection(ExtraMetrics):
@@ -35,40 +43,23 @@ class _Inflection(ExtraMetrics):
 
 
 DATA_SPECIFIC_METRICS: dict[str, DataSpecificMetrics] = {
-    "reinflection": DataSpecificMetrics(
-        (
-            Column(
-                "accuracy",
-                "float",
-                "share of words inflected without a mistake, greedily from the mean of q(z|x)",
-                "max",
-            ),
-            Column("accuracy_sampled", "float", f"the same from {SAMPLES} samples of q(z|x) each", "max"),
-            Column(
-                "accuracy_swapped",
-                "float",
-                "the same from the mean of another word: 0 if z alone carries the word, accuracy if it is idle",
-            ),
-            Column("levenshtein", "float", "mean unit-cost edit distance from the right form [code points]", "min"),
-            Column("levenshtein_relative", "float", "mean of that distance over the length of the right form", "min"),
-        ),
-        _Inflection,
-    ),
+    "reinflection": DataSpecificMetrics(INFLECTION_COLUMNS, _Inflection),
 }
-"""By kind of data; the others have no task of their own."""
+"""Data-specific metrics by kind of data. Kinds that are not listed have none."""
 
 
 def data_specific_columns() -> tuple[Column, ...]:
-    """The columns of all tasks."""
-    return tuple(column for task in DATA_SPECIFIC_METRICS.values() for column in task.columns)
+    """Return the data-specific columns of all kinds of data."""
+    return tuple(column for specific in DATA_SPECIFIC_METRICS.values() for column in specific.columns)
 
 
 def unavailable_columns(kind: str) -> frozenset[str]:
-    """The columns that are null for data of this kind, whatever is trained."""
-    tasks = {column.name for other, task in DATA_SPECIFIC_METRICS.items() if other != kind for column in task.columns}
-    return frozenset(tasks).union(WORD_COLUMNS if kind == "images" else PIXEL_COLUMNS)
+    """Return the names of the columns that are null for this kind of data, for every model."""
+    others = (specific for other, specific in DATA_SPECIFIC_METRICS.items() if other != kind)
+    names = frozenset(column.name for specific in others for column in specific.columns)
+    return names.union(WORD_COLUMNS if kind == "images" else PIXEL_COLUMNS)
 
 
 def data_specific_metrics(kind: str) -> tuple[ExtraMetrics, ...]:
-    """What measures the task of data of this kind, if it has one."""
-    return (DATA_SPECIFIC_METRICS[kind].protocol(),) if kind in DATA_SPECIFIC_METRICS else ()
+    """Return the extra metrics of this kind of data; empty if it has none."""
+    return (DATA_SPECIFIC_METRICS[kind].extra_metrics(),) if kind in DATA_SPECIFIC_METRICS else ()

@@ -1,93 +1,55 @@
-"""From a trained model to the default columns, all of them out of one triple: q(z|x), p(z), p(x|z)."""
+"""Evaluation of a trained model: all default metrics follow from q(z|x), p(z) and p(x|z)."""
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from lagvae_core.columns import DATA_COLUMNS, LATENT_COLUMNS
+from lagvae_core.columns import Column
 from lagvae_core.data import Batch, Dataset, Split
-from lagvae_core.metrics.active_units import active_units
+from lagvae_core.data.images.arrays import BITS_PER_DIM
+from lagvae_core.data.text.tokens import PERPLEXITY, TOKENS
+from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
-from lagvae_core.metrics.information import (
-    Estimate,
-    mutual_information,
-    mutual_information_within,
-    pairwise_information,
+from lagvae_core.metrics.likelihood import (
+    LIKELIHOOD_COLUMNS,
+    LogMean,
+    LogWeight,
+    importance_weighted,
+    likelihood_columns,
+    proposal_weight,
 )
-from lagvae_core.metrics.likelihood import LogMean, LogWeight, importance_weighted, proposal_weight
-from lagvae_core.models.gaussian import Gaussian
+from lagvae_core.metrics.posterior import POSTERIOR_COLUMNS, posterior_columns
 from lagvae_core.models.vae import Vae
 from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies.slots import Measurement, TrainingComponents
 
-__all__ = ["evaluate", "examples_at_a_time", "on_device", "posterior_columns", "sequences_at_a_time"]
+__all__ = ["EVALUATION_COLUMNS", "evaluate", "examples_at_a_time", "on_device", "sequences_at_a_time"]
+
+EVALUATION_COLUMNS: tuple[Column, ...] = (
+    Column("n", "int", "number of measured examples"),
+    TOKENS,
+    *LIKELIHOOD_COLUMNS,
+    *POSTERIOR_COLUMNS,
+    PERPLEXITY,
+    BITS_PER_DIM,
+)
+"""Columns that `evaluate` computes for every model; strategies and kinds of data add their own."""
 
 ENCODE_BATCH = 32
-Report = Callable[[str, int, int], None]
+"""Number of examples per encoder pass."""
 
-PAIRED = 512
-"""Examples over which mi_batch is taken where every pair of them costs an inversion."""
+Report = Callable[[str, int, int], None]
+"""Called with the name of the phase, the number of finished examples and the number of all examples."""
 
 
 def on_device(split: Split, batch_size: int, device: torch.device) -> list[Batch]:
+    """Return the batches of `split` on `device`."""
     return [batch.to(device) for batch in split.batches(batch_size)]
-
-
-def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: list[torch.Tensor]) -> dict[str, Any]:
-    """Every column that needs no further decoding: rec, KL, MI and active units of an encoded split.
-
-    A model without z has a rec alone, and what speaks of z is None: it is not measured, and not 0.
-    """
-    rec, kl = float(encoded.rec_N.mean()), float(encoded.kl_ND.sum(1).mean())
-    columns = {"n": len(encoded.rec_N), "rec": rec, "nll_elbo": rec + kl}
-    dimensions = encoded.q.size[1]
-    if dimensions == 0:
-        return columns | dict.fromkeys(LATENT_COLUMNS)
-    mi, mi_batch = _information(encoded, mi_groups)
-    au = active_units(encoded.mean_NZ, model.generative_prior().std(), encoded.mean_noise_Z)
-    slack = 6 * (mi.se if mi else 0.0) + 6 * _kl_error(model, encoded) + 1e-6
-    assert mi is None or not kl < mi.value - slack, f"I(x; z) <= E[KL] must hold, not {mi.value} and {kl}."
-    return columns | {
-        "kl": kl,
-        "kl_train": float(encoded.kl_train_N.mean()),
-        "mi": mi and mi.value,
-        "mi_se": mi and mi.se,
-        "mi_cap": mi and mi.ceiling,
-        "mi_batch": mi_batch.value,
-        "mi_batch_cap": mi_batch.ceiling,
-        "kl_agg": mi and kl - mi.value,
-        "au": au.count,
-        "mean_variance": list(au.variance),
-        "kl_by_dimension": encoded.kl_ND.mean(0).tolist() if encoded.kl_ND.shape[1] == dimensions else None,
-    }
-
-
-def _kl_error(model: Vae, encoded: EncodedSplit) -> float:
-    """At least the standard error of the mean KL: 0 in closed form, else from the spread over examples."""
-    kl_N = encoded.kl_ND.sum(1)
-    if len(kl_N) < 2 or model.generative_prior().closed_form(encoded.q):
-        return 0.0
-    return float(kl_N.std()) / math.sqrt(len(kl_N))
-
-
-def _information(encoded: EncodedSplit, groups: list[torch.Tensor]) -> tuple[Estimate | None, Estimate]:
-    """`mi` and `mi_batch`; of a flow `mi_batch` alone, over the first groups that hold PAIRED examples."""
-    q = encoded.q
-    if isinstance(q, Gaussian):
-        noise = encoded.noise_NZ
-        return mutual_information(q, noise), mutual_information_within(q, noise, groups)
-    few, found = [], 0
-    for group in groups:
-        few.append(group)
-        found += len(group)
-        if found >= PAIRED:
-            break
-    return None, pairwise_information(q, encoded.z_NZ, encoded.log_q_N, few)
 
 
 def evaluate(
@@ -95,70 +57,114 @@ def evaluate(
     components: TrainingComponents,
     dataset: Dataset,
     split: Split,
-    setting: EvaluationConfig,
+    config: EvaluationConfig,
     device: torch.device,
     report: Report = lambda phase, done, total: None,
 ) -> dict[str, Any]:
-    """The metric columns of `split` (its first `setting.limit` examples), and those that the strategies add.
+    """Return the metrics of `split`: `EVALUATION_COLUMNS` and the columns of the components' extra metrics.
 
-    The model is put in eval mode: no dropout, no corruption, weight 1, running statistics.
+    The model is put into eval mode: no dropout, no corruption, KL weight 1, running statistics.
+
+    Args:
+        model: A trained model.
+        components: The components with which it was trained.
+        dataset: Data set of the split. Some extra metrics encode its training split.
+        split: The split to measure, limited to its first `config.limit` examples.
+        config: Numbers of samples and seed.
+        device: Device of the model.
+        report: Called as evaluation proceeds.
     """
     model.eval()
-    split = split.limit(setting.limit) if setting.limit is not None else split
-    total = len(split)
-    batches = on_device(split, ENCODE_BATCH, device)
-    refined = components.refine(model, setting.seed)
-    encoded = encode_split(model, batches, setting.seed, infer=refined, progress=lambda n: report("encode", n, total))
-    groups = [batch.index_B for batch in split.batches(setting.mi_batch_size)]
+    split = split.limit(config.limit) if config.limit is not None else split
+    return _Evaluation(model, components, dataset, split, config, device, report).metrics()
 
-    @functools.cache
-    def encoded_train() -> EncodedSplit:
-        return encode_split(model, on_device(dataset.train, ENCODE_BATCH, device), setting.seed, infer=refined)
 
-    samples = setting.iw_samples if encoded.q.size[1] else 1  # without z, one "sample" is the likelihood itself
+@dataclass(frozen=True)
+class _Evaluation:
+    """One evaluation, by family of metrics."""
 
-    def importance(infer: Infer, weights: dict[str, LogWeight]) -> dict[str, LogMean]:
+    model: Vae
+    components: TrainingComponents
+    dataset: Dataset
+    split: Split
+    config: EvaluationConfig
+    device: torch.device
+    report: Report
+
+    def metrics(self) -> dict[str, Any]:
+        """Return all metrics by column name."""
+        groups = [batch.index_B for batch in self.split.batches(self.config.mi_batch_size)]
+        return posterior_columns(self.model, self.encoded, groups) | self._likelihood() | self._extra()
+
+    @cached_property
+    def infer(self) -> Infer:
+        return self.components.refine(self.model, self.config.seed)
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        return on_device(self.split, ENCODE_BATCH, self.device)
+
+    @cached_property
+    def encoded(self) -> EncodedSplit:
+        progress = self._progress("encode")
+        return encode_split(self.model, self.batches, self.config.seed, infer=self.infer, progress=progress)
+
+    @cached_property
+    def encoded_train(self) -> EncodedSplit:
+        batches = on_device(self.dataset.train, ENCODE_BATCH, self.device)
+        return encode_split(self.model, batches, self.config.seed, infer=self.infer)
+
+    def _likelihood(self) -> dict[str, Any]:
+        """Return the importance-weighted likelihood, its extra log-weights, and the columns of the kind of data."""
+        log_weights = {"nll_iw": proposal_weight(self.model)}
+        for extra in self.components.extra_metrics:
+            log_weights |= extra.log_weights(lambda: self.encoded_train)
+        means = self._importance_weighted(self.encoded.infer, log_weights)
+        nll_iw = means["nll_iw"]
+        return {
+            **dict.fromkeys(DATA_COLUMNS),
+            **self.dataset.domain.columns(nll_iw.nll, len(self.split), self.split.units),
+            **likelihood_columns(nll_iw),
+            **{name: mean.nll for name, mean in means.items()},
+        }
+
+    def _extra(self) -> dict[str, Any]:
+        """Return the columns of strategies and of the kind of data."""
+        measurement = Measurement(
+            self.model,
+            self.batches,
+            self.encoded,
+            lambda: self.encoded_train,
+            lambda infer: self._importance_weighted(infer, {"nll_iw": proposal_weight(self.model)})["nll_iw"],
+            self.config.seed,
+        )
+        columns: dict[str, Any] = {}
+        for extra in self.components.extra_metrics:
+            columns |= extra.measure(measurement)
+        return columns
+
+    def _importance_weighted(self, infer: Infer, log_weights: dict[str, LogWeight]) -> dict[str, LogMean]:
+        has_latent = self.encoded.q.size[1] > 0
         return importance_weighted(
-            model,
-            on_device(split, examples_at_a_time(device), device),
-            samples,
-            setting.seed,
-            weights,
+            self.model,
+            on_device(self.split, examples_at_a_time(self.device), self.device),
+            self.config.iw_samples if has_latent else 1,  # without z, one sample is the exact likelihood
+            self.config.seed,
+            log_weights,
             infer=infer,
-            sequences=sequences_at_a_time(device),
-            progress=lambda n: report("nll_iw", n, total),
+            sequences=sequences_at_a_time(self.device),
+            progress=self._progress("nll_iw"),
         )
 
-    weights = {"nll_iw": proposal_weight(model)}
-    for protocol in components.extra_metrics:
-        weights |= protocol.log_weights(encoded_train)
-    means = importance(encoded.infer, weights)
-    likelihood = means["nll_iw"]
-    metrics = posterior_columns(model, encoded, groups) | {
-        **dict.fromkeys(DATA_COLUMNS),
-        **dataset.domain.columns(likelihood.nll, total, split.units),
-        "iw_k": likelihood.samples,
-        "iw_ess": float(likelihood.ess_N.median()),
-        "nll_iw_mc_se": likelihood.mc_se,
-        **{name: mean.nll for name, mean in means.items()},
-    }
-    measurement = Measurement(
-        model,
-        batches,
-        encoded,
-        encoded_train,
-        lambda infer: importance(infer, {"nll_iw": proposal_weight(model)})["nll_iw"],
-        setting.seed,
-    )
-    for protocol in components.extra_metrics:
-        metrics |= protocol.measure(measurement)
-    return metrics
+    def _progress(self, phase: str) -> Callable[[int], None]:
+        return lambda done: self.report(phase, done, len(self.split))
 
 
 def examples_at_a_time(device: torch.device) -> int:
+    """Return the number of examples per batch of the importance-weighted likelihood."""
     return 1 if device.type == "cpu" else 32
 
 
 def sequences_at_a_time(device: torch.device) -> int:
-    """On a CPU a few hundred sequences keep the LSTM in the cache; on a GPU as many as fill it."""
+    """Return the number of sequences per decoder pass: as many as fit the cache of a CPU, or as occupy a GPU."""
     return 256 if device.type == "cpu" else 4096

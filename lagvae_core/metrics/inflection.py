@@ -13,19 +13,35 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
+from lagvae_core.columns import Column
 from lagvae_core.data import EOS, UNK, InflectionBatch
 from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.metrics.encoding import EncodedSplit
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
-__all__ = ["SAMPLES", "Edits", "edits", "inflect", "inflection_columns"]
+__all__ = ["INFLECTION_COLUMNS", "SAMPLES", "Edits", "edits", "inflect", "inflection_columns"]
 
 SAMPLES = 10
 """Number of posterior samples per example for `accuracy_sampled`."""
 
 NO_CHARACTER = -1
 """Id that replaces a generated `<unk>`, so that it never matches a character."""
+
+INFLECTION_COLUMNS: tuple[Column, ...] = (
+    Column(
+        "accuracy", "float", "share of correctly inflected words, generated greedily from the mean of q(z|x)", "max"
+    ),
+    Column("accuracy_sampled", "float", f"accuracy with {SAMPLES} samples of q(z|x) per example", "max"),
+    Column(
+        "accuracy_swapped",
+        "float",
+        "accuracy with the mean of a different word: 0 if z alone encodes the word, accuracy if z is unused",
+    ),
+    Column("levenshtein", "float", "mean unit-cost edit distance to the true form [code points]", "min"),
+    Column("levenshtein_relative", "float", "mean of levenshtein divided by the length of the true form", "min"),
+)
+"""Columns that `inflection_columns` computes."""
 
 Form = Sequence[int]
 

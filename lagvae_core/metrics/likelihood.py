@@ -5,17 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lagvae_core.columns import Column
 from lagvae_core.data import Batch
 from lagvae_core.metrics.encoding import Infer
 from lagvae_core.models.gaussian import Draw, Inference
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
-__all__ = ["LogMean", "LogWeight", "StreamedLogMean", "importance_weighted", "proposal_weight"]
+__all__ = [
+    "LIKELIHOOD_COLUMNS",
+    "LogMean",
+    "LogWeight",
+    "StreamedLogMean",
+    "importance_weighted",
+    "likelihood_columns",
+    "proposal_weight",
+]
+
+LIKELIHOOD_COLUMNS: tuple[Column, ...] = (
+    Column(
+        "nll_iw",
+        "float",
+        "importance-weighted NLL with iw_k samples, of the model that is sampled from [nats]",
+        "min",
+    ),
+    Column("nll_iw_mc_se", "float", "standard error of nll_iw that comes from the finite number of samples [nats]"),
+    Column("iw_k", "int", "importance samples per example"),
+    Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
+)
+"""Columns that `likelihood_columns` computes."""
 
 LogWeight = Callable[[Inference, Draw], Tensor]
 """Map from an inference and S samples of its q to the log-weights [B, S] that are added to log p(x|z)."""
@@ -77,6 +100,16 @@ def proposal_weight(model: Vae) -> LogWeight:
     """Return the log-weight log p(z) - log q(z|x) of `nll_iw`; p(z) is the model's generative prior."""
     prior = model.generative_prior()
     return lambda inference, draw: prior.log_prob(draw.z_BSZ) - draw.log_q().sum(-1)
+
+
+def likelihood_columns(log_mean: LogMean) -> dict[str, Any]:
+    """Return the values of `LIKELIHOOD_COLUMNS`, given the log-means of `proposal_weight`."""
+    return {
+        "nll_iw": log_mean.nll,
+        "nll_iw_mc_se": log_mean.mc_se,
+        "iw_k": log_mean.samples,
+        "iw_ess": float(log_mean.ess_N.median()),
+    }
 
 
 def _samples_at_a_time(batch: Batch, samples: int, sequences: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""The posterior mean space over training: rows about many examples now and then, and about one at every step."""
+"""Posterior means during training: snapshots of many examples at intervals, and of one example at every step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic import Field
 
 from lagvae_core.data import Batch
 from lagvae_core.errors import ConfigError, ValidationIssue
-from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device, posterior_columns, sequences_at_a_time
+from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device, sequences_at_a_time
 from lagvae_core.metrics.encoding import encode_split, posterior_mean
+from lagvae_core.metrics.posterior import posterior_columns
 from lagvae_core.metrics.posterior_means import PosteriorMoments, moments_of
 from lagvae_core.settings import FrozenConfig
 from lagvae_core.training.callbacks import TrainingState, evaluation_mode
@@ -18,94 +19,97 @@ from lagvae_core.training.callbacks import TrainingState, evaluation_mode
 __all__ = ["PosteriorMeanRecorder", "Rows", "Snapshots"]
 
 STEP, HALF_WIDTH = 0.25, 7.0
-"""Of the first grid: coarser and smaller than a study's, since it fits itself to each posterior all the same."""
+"""First grid of each posterior. It is coarser and smaller than that of the study, to save time, and is then adapted."""
 
 Rows = list[dict[str, Any]]
+"""Rows of a table."""
 
 
 class PosteriorMeanRecorder(FrozenConfig):
     """The means of p(z|x) and q(z|x) of validation examples while a model trains.
 
-    Source: He et al. 2019, figures 2, 3 and 6, with the intervals of their published code. A snapshot is taken before
-    the first update, every `every` outer updates in the first epoch, and after each epoch; the first `examples` of the
-    validation split are in it. Example number `followed` is seen after every step of an optimiser in the first
-    `updates` outer updates from `updates_from` on, the inner ones of aggressive training included.
+    Source: He et al. 2019, figures 2, 3 and 6, with the intervals of their published code. A snapshot holds the first
+    `examples` of the validation split. It is taken before the first update, every `every` outer updates in the first
+    epoch, and after each epoch. The trajectory holds example number `followed` after every optimiser step of `updates`
+    outer updates, starting with update `updates_from`, including the inner steps of aggressive training.
     """
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[int, Field(ge=2, description="how many of the validation split, the first ones")] = 500
+    examples: Annotated[int, Field(ge=2, description="number of examples, the first of the validation split")] = 500
     every: Annotated[int, Field(ge=1, description="outer updates between snapshots in the first epoch")] = 200
-    followed: Annotated[int, Field(ge=0, description="the example whose way is recorded, from 0")] = 0
-    updates: Annotated[int, Field(ge=0, description="outer updates of its way; 0 records none")] = 50
-    updates_from: Annotated[int, Field(ge=0, description="outer updates before its way begins")] = 0
-    panels: Annotated[tuple[int, ...], Field(description="updates that are drawn; none chooses four")] = ()
+    followed: Annotated[int, Field(ge=0, description="number of the example of the trajectory, from 0")] = 0
+    updates: Annotated[int, Field(ge=0, description="outer updates of the trajectory; 0 records none")] = 50
+    updates_from: Annotated[int, Field(ge=0, description="outer updates before the trajectory begins")] = 0
+    panels: Annotated[tuple[int, ...], Field(description="outer updates to draw; empty chooses four")] = ()
 
 
 class Snapshots:
-    """A watcher that hands on rows as they come: `snapshot` those of one moment, `way` those of one outer update.
+    """A training callback that passes on rows of posterior means as they are computed.
 
-    Rows of a moment that was told before are told again after an interruption; they replace those of the same `step`.
+    After an interruption, rows of an event are computed again; they replace the earlier rows of the same `step`.
+
+    Args:
+        config: What is recorded.
+        snapshot: Called with the rows of each snapshot.
+        trajectory: Called with the rows of the trajectory at the end of each outer update.
     """
 
     def __init__(
         self,
-        setting: PosteriorMeanRecorder,
+        config: PosteriorMeanRecorder,
         snapshot: Callable[[Rows], None],
         trajectory: Callable[[Rows], None],
     ) -> None:
-        self._setting, self._snapshot, self._trajectory = setting, snapshot, trajectory
+        self._config, self._snapshot, self._trajectory = config, snapshot, trajectory
         self._last_step = -1
         self._steps: Rows = []
         self._followed: Batch | None = None
         self._p_mean: tuple[int, list[float]] | None = None
 
-    def __call__(self, watched: TrainingState) -> None:
-        setting, event = self._setting, watched.event
+    def __call__(self, state: TrainingState) -> None:
+        config, event = self._config, state.event
         if self._followed is None:
-            self._followed = self._found(watched)
-        first = setting.updates_from
-        if first <= watched.step < first + setting.updates and event in ("start", "step"):
-            self._steps.append(self._place(watched, self._followed))
+            self._followed = self._followed_example(state)
+        first = config.updates_from
+        if first <= state.step < first + config.updates and event in ("start", "step"):
+            self._steps.append(self._trajectory_row(state, self._followed))
         if event == "update" and self._steps:
             self._trajectory(self._steps)
             self._steps = []
-        due = event in ("start", "epoch") or (
-            event == "update" and watched.epoch == 1 and watched.step % setting.every == 0
-        )
-        if due and watched.step != self._last_step:
-            self._last_step = watched.step
-            self._snapshot(self._rows(watched))
+        due = event in ("start", "epoch") or (event == "update" and state.epoch == 1 and state.step % config.every == 0)
+        if due and state.step != self._last_step:
+            self._last_step = state.step
+            self._snapshot(self._snapshot_rows(state))
 
-    def _found(self, watched: TrainingState) -> Batch:
-        """The followed example. ConfigError if there is none, or if the model has no z, before anything is trained."""
-        split, number = watched.dataset.valid, self._setting.followed
+    def _followed_example(self, state: TrainingState) -> Batch:
+        """Return the example of the trajectory; raise a ConfigError if it does not exist or the model has no z."""
+        split, number = state.dataset.valid, self._config.followed
         issues = []
         if number >= len(split):
-            message = f"must be one of the {len(split)} validation examples, counted from 0"
+            message = f"must be less than {len(split)}, the number of validation examples"
             issues.append(ValidationIssue("posterior_means:followed", message, value=number))
-        examples = on_device(split.limit(number + 1), 1, watched.device)
-        with evaluation_mode(watched.model):
-            dimensions = watched.model.infer(examples[0]).q.size[1]
+        examples = on_device(split.limit(number + 1), 1, state.device)
+        with evaluation_mode(state.model):
+            dimensions = state.model.infer(examples[0]).q.size[1]
         if dimensions == 0:
-            stack = "+".join(strategy.kind for strategy in watched.config.strategies)
-            issues.append(
-                ValidationIssue("--watch posterior_means", "must watch a model with a latent variable", value=stack)
-            )
+            stack = "+".join(strategy.kind for strategy in state.config.strategies)
+            message = f"needs a model with a latent variable, and {stack} has none"
+            issues.append(ValidationIssue("--watch posterior_means", message))
         if issues:
             raise ConfigError(issues)
         return next(example for example in examples if int(example.index_B) == number)
 
-    def _rows(self, watched: TrainingState) -> Rows:
-        """One snapshot; `kl` and `mi` are those of its examples, the same in each row."""
-        split = watched.dataset.valid.limit(self._setting.examples)
-        seed = watched.config.evaluation.seed
-        with evaluation_mode(watched.model):
-            infer = watched.components.refine(watched.model, seed)
-            encoded = encode_split(watched.model, on_device(split, ENCODE_BATCH, watched.device), seed, infer=infer)
-            groups = [batch.index_B for batch in split.batches(watched.config.evaluation.mi_batch_size)]
-            columns = posterior_columns(watched.model, encoded, groups)
-            moments = _moments(watched, on_device(split, 1, watched.device))
-        place = {"run_id": watched.run_id, "step": watched.step, "epoch": watched.epoch}
+    def _snapshot_rows(self, state: TrainingState) -> Rows:
+        """Return one row per example; `kl` and `mi` are those of all examples, the same in each row."""
+        split = state.dataset.valid.limit(self._config.examples)
+        seed = state.config.evaluation.seed
+        with evaluation_mode(state.model):
+            infer = state.components.refine(state.model, seed)
+            encoded = encode_split(state.model, on_device(split, ENCODE_BATCH, state.device), seed, infer=infer)
+            groups = [batch.index_B for batch in split.batches(state.config.evaluation.mi_batch_size)]
+            columns = posterior_columns(state.model, encoded, groups)
+            moments = _moments(state, on_device(split, 1, state.device))
+        place = {"run_id": state.run_id, "step": state.step, "epoch": state.epoch}
         whole = {"kl": columns["kl"], "mi": columns["mi"]}
         values = zip(moments.mean_NZ.tolist(), moments.sd_NZ.tolist(), encoded.mean_NZ.tolist(), strict=True)
         return [
@@ -113,33 +117,33 @@ class Snapshots:
             for example, (p_mean, p_sd, q_mean) in enumerate(values)
         ]
 
-    def _place(self, watched: TrainingState, example: Batch) -> dict[str, Any]:
-        """Where the followed example is now; p(z|x) moves with the decoder alone."""
-        seed = watched.config.evaluation.seed
-        with evaluation_mode(watched.model):
-            q = watched.components.refine(watched.model, seed)(example).q
+    def _trajectory_row(self, state: TrainingState, example: Batch) -> dict[str, Any]:
+        """Return the current means of the followed example. p(z|x) changes only when the decoder does."""
+        seed = state.config.evaluation.seed
+        with evaluation_mode(state.model):
+            q = state.components.refine(state.model, seed)(example).q
             q_mean, _ = posterior_mean(q, example.index_B, seed)
-            if self._p_mean is None or self._p_mean[0] != watched.decoder_steps:
-                self._p_mean = watched.decoder_steps, _moments(watched, [example]).mean_NZ[0].tolist()
+            if self._p_mean is None or self._p_mean[0] != state.decoder_steps:
+                self._p_mean = state.decoder_steps, _moments(state, [example]).mean_NZ[0].tolist()
         return {
-            "run_id": watched.run_id,
-            "step": watched.step + (watched.event == "step"),
-            "encoder_steps": watched.encoder_steps,
-            "decoder_steps": watched.decoder_steps,
-            "example": self._setting.followed,
+            "run_id": state.run_id,
+            "step": state.step + (state.event == "step"),
+            "encoder_steps": state.encoder_steps,
+            "decoder_steps": state.decoder_steps,
+            "example": self._config.followed,
             "p_mean": self._p_mean[1],
             "q_mean": q_mean[0].tolist(),
         }
 
 
-def _moments(watched: TrainingState, examples: Sequence[Batch]) -> PosteriorMoments:
-    seed = watched.config.evaluation.seed
+def _moments(state: TrainingState, examples: Sequence[Batch]) -> PosteriorMoments:
+    seed = state.config.evaluation.seed
     return moments_of(
-        watched.model,
+        state.model,
         examples,
         seed,
-        infer=watched.components.refine(watched.model, seed),
+        infer=state.components.refine(state.model, seed),
         step=STEP,
         half_width=HALF_WIDTH,
-        sequences=sequences_at_a_time(watched.device),
+        sequences=sequences_at_a_time(state.device),
     )

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Batch, Dataset
-from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device, posterior_columns
+from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
 from lagvae_core.metrics.encoding import EncodedSplit, encode_split
+from lagvae_core.metrics.posterior import posterior_columns
 from lagvae_core.models.vae import Vae
 from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training.record import EpochRecord

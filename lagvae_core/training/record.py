@@ -8,41 +8,12 @@ from typing import Any
 
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
+from lagvae_core.evaluation.evaluate import EVALUATION_COLUMNS
 
 __all__ = ["CURVE_COLUMNS", "METRIC_COLUMNS", "EpochRecord", "Progress", "TrialRecord"]
 
 METRIC_COLUMNS: tuple[Column, ...] = (
-    Column("n", "int", "number of measured examples"),
-    Column("tokens", "int", "number of predicted tokens in the measured examples; null for images"),
-    Column(
-        "nll_iw",
-        "float",
-        "importance-weighted NLL with iw_k samples, of the model that is sampled from [nats]",
-        "min",
-    ),
-    Column("nll_iw_mc_se", "float", "standard error of nll_iw that comes from the finite number of samples [nats]"),
-    Column("iw_k", "int", "importance samples per example"),
-    Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
-    Column("nll_elbo", "float", "rec + kl, the negative ELBO at one sample [nats]; a looser bound than nll_iw", "min"),
-    Column("rec", "float", "-log p(x|z) at one posterior sample [nats]", "min"),
-    Column("kl", "float", "KL(q(z|x) || p(z)) of the evaluated model [nats]", "max"),
-    Column("kl_train", "float", "KL in the training objective at weight 1 [nats]"),
-    Column(
-        "mi",
-        "float",
-        "I(x; z) under q against the mixture over the whole split [nats]; at most mi_cap",
-        "max",
-    ),
-    Column("mi_se", "float", "standard error of mi [nats]"),
-    Column("mi_cap", "float", "ln n: the largest possible value of mi [nats]"),
-    Column("mi_batch", "float", "I(x; z) within groups of mi_batch_size, the protocol of He et al. 2019 [nats]"),
-    Column("mi_batch_cap", "float", "the largest possible value of mi_batch [nats]"),
-    Column("kl_agg", "float", "kl - mi, an estimate of KL(q(z) || p(z)) [nats]", "min"),
-    Column("au", "int", "active units: dimensions with Var(E[z|x]) >= 0.01, in units of the prior", "max"),
-    Column("mean_variance", "floats", "Var(E[z|x]) of each dimension, in units of the prior"),
-    Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null if it does not split over dimensions"),
-    Column("ppl", "float", "exp(sum of nll_iw / sum of predicted tokens), corpus level; null for images", "min"),
-    Column("bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits per pixel of images; null for words", "min"),
+    *EVALUATION_COLUMNS,
     Column("best_epoch", "int", "number of the epoch whose weights are measured, from 1"),
     Column("epochs", "int", "number of trained epochs"),
     Column(

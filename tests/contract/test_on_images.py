@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import SHORT_AGGRESSIVE, essence, run, run_interrupted, tiny, tiny_images, trial_of
 
-from lagvae_core.columns import DATA_COLUMNS
 from lagvae_core.errors import ConfigError
+from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.models.image_vae import DECODERS
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import METRIC_COLUMNS

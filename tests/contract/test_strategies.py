@@ -17,9 +17,9 @@ import torch
 from helpers import dataset_of, essence, run, run_interrupted, tiny, trial_of
 
 from lagvae_core import strategies
-from lagvae_core.columns import DATA_COLUMNS
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
+from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from lagvae_core.strategies.base import BuildContext

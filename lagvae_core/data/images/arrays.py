@@ -17,10 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lagvae_core.columns import Column
 from lagvae_core.data.base import Batch, Dataset, Domain, Split
 from lagvae_core.randomness import derive_seed
 
-__all__ = ["ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "cut", "fixed_bits"]
+__all__ = ["BITS_PER_DIM", "ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "cut", "fixed_bits"]
+
+BITS_PER_DIM = Column(
+    "bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits per pixel of images; null for words", "min"
+)
 
 WHITE = 255
 """Grey level of a white pixel, which has the value 1, in an array of bytes."""
@@ -178,7 +183,7 @@ class ImageDomain(Domain):
 
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
         """Return the bits per pixel."""
-        return {"bits_per_dim": nll * examples / (units * math.log(2.0))}
+        return {BITS_PER_DIM.name: nll * examples / (units * math.log(2.0))}
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lagvae_core.columns import Column
 from lagvae_core.data.base import Batch, Dataset, Domain, Split
 
 __all__ = [
     "BOS",
     "EOS",
     "PAD",
+    "PERPLEXITY",
     "SPECIALS",
+    "TOKENS",
     "UNK",
     "History",
     "Ragged",
@@ -37,6 +40,11 @@ __all__ = [
     "TokenSplit",
     "Vocabulary",
 ]
+
+TOKENS = Column("tokens", "int", "number of predicted tokens in the measured examples; null for images")
+PERPLEXITY = Column(
+    "ppl", "float", "exp(sum of nll_iw / sum of predicted tokens), corpus level; null for images", "min"
+)
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
@@ -301,7 +309,7 @@ class TextDomain(Domain):
 
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
         """Return the number of predicted tokens and the perplexity of the corpus, exp(sum of NLL / sum of tokens)."""
-        return {"tokens": units, "ppl": math.exp(min(nll * examples / units, 700.0))}
+        return {TOKENS.name: units, PERPLEXITY.name: math.exp(min(nll * examples / units, 700.0))}
 
 
 @dataclass(frozen=True, eq=False)

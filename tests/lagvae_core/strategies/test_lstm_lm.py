@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers import ignore_z, run, tiny, trial_of, updates
 
-from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.evaluate import evaluate
+from lagvae_core.metrics.posterior import LATENT_COLUMNS
 from lagvae_core.models.decoder import DecoderOptions, Skip
 from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.models.without_z import decoder_without_z

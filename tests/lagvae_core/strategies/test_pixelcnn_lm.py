@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers import run, tiny_images, trial_of
 
-from lagvae_core.columns import LATENT_COLUMNS
 from lagvae_core.data import ImageDomain
 from lagvae_core.evaluation.evaluate import evaluate
+from lagvae_core.metrics.posterior import LATENT_COLUMNS
 from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.without_z import decoder_without_z
