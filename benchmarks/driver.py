@@ -43,7 +43,7 @@ from lagvae_core.config.trial import parse_trial
 from sweeps.cli.live_display import Display
 from sweeps.execution import driver
 from sweeps.execution.recorder import RunRecorder
-from sweeps.execution.resources import Node
+from sweeps.execution.resources import NodeCapacity
 from sweeps.spec.sweep import parse_spec
 from sweeps.storage.table import ResultsFolder
 
@@ -137,7 +137,7 @@ class Clock:
 
 def watch(clock: Clock) -> None:
     """Let `clock` hear of what the driver hears."""
-    progressed, ended = RunRecorder.progressed, RunRecorder.ended
+    progressed, ended = RunRecorder.on_run_progress, RunRecorder.on_run_ended
 
     def progressed_and_told(self: RunRecorder, run_id: str, report: Mapping[str, Any]) -> None:
         progressed(self, run_id, report)
@@ -147,7 +147,7 @@ def watch(clock: Clock) -> None:
         clock.ended()
         ended(self, run_id, report)
 
-    RunRecorder.progressed, RunRecorder.ended = progressed_and_told, ended_and_told  # type: ignore[method-assign]
+    RunRecorder.on_run_progress, RunRecorder.on_run_ended = progressed_and_told, ended_and_told  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def measure(runs: int, epochs: int, pause: float, fork: bool) -> dict[str, float
         clock = Clock(runs, go, still=fork)
         watch(clock)
         driver.train_run = report_only  # type: ignore[attr-defined]
-        driver.local_capacity = lambda: Node(runs, 0)  # type: ignore[attr-defined]
+        driver.local_capacity = lambda: NodeCapacity(runs, 0)  # type: ignore[attr-defined]
         search = {"sampler": "random", "configurations": 1, "seeds": runs, "seed": 0}
         spec = parse_spec(yaml.safe_dump({"name": "bench", "trial": TRIAL, "arms": {"vae": []}, "search": search}))
         before = resident_mib()

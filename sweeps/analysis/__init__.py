@@ -1,1 +1,1 @@
-"""Analysis of stored rows: Pareto fronts, statistics over seeds, training curves."""
+"""Analysis of stored rows: Pareto fronts, statistics over seeds, and training curves."""

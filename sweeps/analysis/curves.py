@@ -1,20 +1,30 @@
-"""What the seeds of a configuration say together over training: mean and standard error at every epoch."""
+"""Training curves of configurations: mean and standard error over their seeds at every epoch."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from sweeps.analysis.statistics import Statistic
+import numpy as np
+import pandas as pd
+
+from sweeps.analysis.statistics import Statistic, group_rows
 
 __all__ = ["Curve", "CurvePoint", "curves_of"]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One epoch: how many runs trained it, how many outer updates they had made on average, and their columns."""
+    """One epoch of a configuration.
+
+    Args:
+        epoch: Number of the epoch, from 1.
+        step: Mean number of outer updates by the end of the epoch.
+        runs: Number of runs that trained this epoch.
+        columns: Statistic of each column over these runs; None if none measured it.
+    """
 
     epoch: int
     step: float
@@ -24,7 +34,15 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One configuration over training. `runs` trained at least one epoch; some may have ended before the last."""
+    """One configuration over the course of training.
+
+    Args:
+        arm: Name of the arm.
+        config_id: Id of the configuration.
+        name: Name in a legend: the arm, and the start of the id if the arm has several curves.
+        runs: Number of runs that trained at least one epoch; some may have ended before the last.
+        points: The epochs, in order.
+    """
 
     arm: str
     config_id: str
@@ -34,23 +52,29 @@ class Curve:
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Curve]:
-    """A curve for each configuration in `rows` (one a run and epoch), in order of first appearance.
+    """Return the curve of each configuration.
 
-    Each point rests on the runs that trained that epoch, whatever became of them later.
+    Args:
+        rows: One row per run and epoch. A run counts in all epochs that it trained, even if it failed later.
+        columns: Names of columns of the curves.
+
+    Returns:
+        The curves, in order of first appearance.
     """
-    grouped: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = {}
-    for row in rows:
-        grouped.setdefault((row["arm"], row["config_id"]), {}).setdefault(row["epoch"], []).append(row)
-    arms = [arm for arm, _ in grouped]
+    table = pd.DataFrame(list(rows), columns=list(dict.fromkeys(["arm", "config_id", "run_id", "epoch", *columns])))
+    epochs, run_ids = table["epoch"].to_numpy(), table["run_id"]
+    values = {name: table[name].to_numpy(dtype=np.float64) for name in columns}
+    groups = group_rows(table[["arm", "config_id"]])
+    arms = [rows[group[0]]["arm"] for group in groups]
     curves = []
-    for (arm, config_id), epochs in grouped.items():
+    for arm, group in zip(arms, groups, strict=True):
+        config_id = rows[group[0]]["config_id"]
         name = arm if arms.count(arm) == 1 else f"{arm} {config_id[:6]}"
-        runs = len({row["run_id"] for of_epoch in epochs.values() for row in of_epoch})
-        points = [_point(epoch, epochs[epoch], columns) for epoch in sorted(epochs)]
-        curves.append(Curve(arm, config_id, name, runs, points))
+        points = []
+        for epoch in np.unique(epochs[group]).tolist():
+            runs = group[epochs[group] == epoch]
+            step = fmean(rows[run]["step"] for run in runs)
+            statistics = {name: Statistic.of(values[name][runs]) for name in columns}
+            points.append(CurvePoint(epoch, step, len(runs), statistics))
+        curves.append(Curve(arm, config_id, name, run_ids[group].nunique(), points))
     return curves
-
-
-def _point(epoch: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> CurvePoint:
-    found = {name: Statistic.of([row[name] for row in rows if row[name] is not None]) for name in columns}
-    return CurvePoint(epoch, statistics.fmean(row["step"] for row in rows), len(rows), found)

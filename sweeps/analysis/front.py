@@ -1,8 +1,7 @@
-"""Rows to front: configurations with their replicates' means, and which of them are on the Pareto front."""
+"""The Pareto front of stored rows, over configurations with their seeds as replicates."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,22 @@ from typing import Any
 import numpy as np
 
 from sweeps.analysis.pareto import Direction, front, replicates
+from sweeps.analysis.statistics import ConfigurationIdentity, identity_of
 
 __all__ = ["FrontRow", "front_of"]
 
 
 @dataclass(frozen=True)
-class FrontRow:
-    """One configuration: mean and standard error (None for one seed) of each objective over its n finished seeds."""
+class FrontRow(ConfigurationIdentity):
+    """One configuration in the space of the objectives.
 
-    arm: str
-    config_id: str
-    parameters: Mapping[str, int | float | str]
+    Args:
+        mean: Mean of each objective over the finished seeds.
+        se: Standard error of each mean; None if there is one seed.
+        n: Number of finished seeds.
+        member: Whether the configuration is on the front.
+    """
+
     mean: Mapping[str, float]
     se: Mapping[str, float | None]
     n: int
@@ -34,9 +38,15 @@ class FrontRow:
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[FrontRow]:
-    """Every configuration with a finished run, best in the first objective first; members are non-dominated.
+    """Compute the Pareto front.
 
-    Only finished rows with finite objectives count; a diverged, failed or stopped run is no replicate.
+    Args:
+        rows: Rows of runs. Only finished runs that measured every objective count as replicates; diverged, failed and
+            stopped runs do not.
+        objectives: Direction of improvement of each objective, by column.
+
+    Returns:
+        Every configuration with a replicate, the best in the first objective first.
     """
     columns = list(objectives)
     usable = [r for r in rows if r["status"] == "finished" and all(r[c] is not None for c in columns)]
@@ -45,21 +55,16 @@ def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Directi
     values = np.array([[float(row[column]) for column in columns] for row in usable])
     groups = replicates(values, [row["config_id"] for row in usable])
     member = front(groups.mean_MD, tuple(objectives.values()))
-    first = {row["config_id"]: row for row in reversed(usable)}
-    found = []
-    for number, config_id in enumerate(groups.groups):
-        row = first[config_id]
-        spread = groups.se_MD[number]
-        found.append(
-            FrontRow(
-                arm=row["arm"],
-                config_id=config_id,
-                parameters=json.loads(row["parameters"] or "{}"),
-                mean=dict(zip(columns, groups.mean_MD[number].tolist(), strict=True)),
-                se={c: None if np.isnan(s) else float(s) for c, s in zip(columns, spread, strict=True)},
-                n=int(groups.n_M[number]),
-                member=bool(member[number]),
-            )
+    first_row = {row["config_id"]: row for row in reversed(usable)}
+    front_rows = [
+        FrontRow(
+            **identity_of(first_row[config_id]),
+            mean=dict(zip(columns, groups.mean_MD[m].tolist(), strict=True)),
+            se={c: None if np.isnan(se) else float(se) for c, se in zip(columns, groups.se_MD[m], strict=True)},
+            n=int(groups.n_M[m]),
+            member=bool(member[m]),
         )
+        for m, config_id in enumerate(groups.groups)
+    ]
     sign = 1.0 if objectives[columns[0]] == "min" else -1.0
-    return sorted(found, key=lambda row: sign * row.mean[columns[0]])
+    return sorted(front_rows, key=lambda row: sign * row.mean[columns[0]])

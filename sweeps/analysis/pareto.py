@@ -1,73 +1,90 @@
-"""Fronts, hypervolume, standard errors: arrays in, arrays out.
+"""Pareto fronts, hypervolumes and replicates, as functions of arrays.
 
-Shape suffixes: N runs, D objectives, M configurations or points, R bootstrap draws. Every objective keeps its
-own unit (NLL in nats, active units as a count) and its own sense, `"min"` or `"max"`.
+Shape suffixes: N runs, D objectives, M configurations or points, R bootstrap draws. Every objective keeps its own unit
+(NLL in nats, active units as a count) and has its own direction of improvement, "min" or "max".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import moocore
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from sweeps.analysis.statistics import group_rows, mean_and_se
+from sweeps.spec.sweep import Direction
 
 __all__ = ["Direction", "Replicates", "front", "front_probability", "hypervolume", "replicates"]
 
-Direction: TypeAlias = Literal["min", "max"]
 Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """What the seeds of each group say together, one row a group."""
+    """Means and standard errors over the replicates of M groups.
+
+    Args:
+        groups: Names of the groups, in order of first appearance among the rows that count.
+        mean_MD: Means.
+        se_MD: Standard errors of the means, std(ddof=1) / sqrt(n); NaN if n = 1.
+        n_M: Number of rows in each group, at least 1.
+    """
 
     groups: tuple[str, ...]
-    """The M groups that have a replicate, in order of first appearance among the rows kept."""
     mean_MD: Floats
     se_MD: Floats
-    """Standard error of the mean, std(ddof=1) / sqrt(n); NaN where n = 1."""
     n_M: NDArray[np.int64]
-    """Rows behind each mean, at least 1."""
 
 
 def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
-    """Means and standard errors of the rows [N, D] that share a group.
+    """Return mean and standard error of the rows of each group.
 
-    A row with a NaN or an infinity in any column is no replicate and is dropped whole, so that all columns of
-    a group rest on the same seeds; a group that keeps no row is dropped too. What remains describes the runs
-    that did not fail: compare `n_M` with the seeds that were run.
+    A row with NaN or infinity in any column is not a replicate. It is left out of all columns, so that the columns of a
+    group are means over the same seeds. A group without a remaining row is left out. The result therefore describes
+    only the runs that did not fail: compare `n_M` with the number of seeds.
+
+    Args:
+        values_ND: One row per run.
+        groups_N: Group of each row.
 
     Raises:
-        ValueError: `values_ND` is no matrix, or `groups_N` names another number of rows.
+        ValueError: `values_ND` is not a matrix, or `groups_N` has another length.
     """
     values_ND = _matrix(values_ND, "values")
     if len(groups_N) != len(values_ND):
-        raise ValueError(f"every row must have one group, but got {len(values_ND)} rows, {len(groups_N)} groups.")
-    rows_of: dict[str, list[int]] = {}
-    for row in np.flatnonzero(_finite(values_ND)).tolist():
-        rows_of.setdefault(groups_N[row], []).append(row)
-    shape = (len(rows_of), values_ND.shape[1])
-    mean_MD, se_MD = np.empty(shape), np.full(shape, np.nan)
-    for m, rows in enumerate(rows_of.values()):
-        mean_MD[m] = values_ND[rows].mean(axis=0)
-        if len(rows) > 1:
-            se_MD[m] = values_ND[rows].std(axis=0, ddof=1) / np.sqrt(len(rows))
-    n_M = np.array([len(rows) for rows in rows_of.values()], dtype=np.int64)
-    return Replicates(tuple(rows_of), mean_MD, se_MD, n_M)
+        raise ValueError(f"every row needs one group, got {len(values_ND)} rows, {len(groups_N)} groups.")
+    kept_N = np.flatnonzero(_finite(values_ND))
+    groups = [kept_N[rows] for rows in group_rows(pd.DataFrame({"group": [groups_N[row] for row in kept_N]}))]
+    statistics = [mean_and_se(values_ND[rows]) for rows in groups]
+    shape = (len(groups), values_ND.shape[1])
+    return Replicates(
+        groups=tuple(groups_N[rows[0]] for rows in groups),
+        mean_MD=np.array([mean_D for mean_D, _ in statistics]).reshape(shape),
+        se_MD=np.array([se_D for _, se_D in statistics]).reshape(shape),
+        n_M=np.array([len(rows) for rows in groups], dtype=np.int64),
+    )
 
 
 def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Which points [M, D] no other point dominates, as a mask [M].
+    """Return which points are on the Pareto front.
 
-    A point dominates another when it is at least as good in every column and better in one; equal points are
-    therefore members together or not at all. A point with a NaN or an infinity is no member and dominates
-    nothing.
+    A point dominates another if it is at least as good in every column and better in at least one. Equal points are
+    therefore either all on the front or none of them. A point with NaN or infinity is not on the front and dominates
+    no other point.
+
+    Args:
+        points_MD: The points.
+        directions: Direction of improvement of each column.
+
+    Returns:
+        A mask [M]: true for points that no other point dominates.
 
     Raises:
-        ValueError: `points_MD` is no matrix, or `senses` is not one "min" or "max" for each column.
+        ValueError: `points_MD` is not a matrix, or `directions` is not one "min" or "max" per column.
     """
     points_MD = _matrix(points_MD, "points")
     maximise_D = _maximise(directions, points_MD.shape[1])
@@ -77,17 +94,22 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
 
 
 def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:
-    """The volume between the front of the points [M, D] and a reference [D], in the product of the units.
+    """Return the volume between the front of the points and a reference point, in the product of the units.
 
-    Only finite points that are better than the reference in every column contribute; without any it is 0.
+    Only finite points that are better than the reference in every column contribute; without such a point it is 0.
+
+    Args:
+        points_MD: The points.
+        directions: Direction of improvement of each column.
+        reference_D: The reference point.
 
     Raises:
-        ValueError: as `front`, or `reference_D` is not one finite number for each column.
+        ValueError: As for `front`, or `reference_D` is not one finite number per column.
     """
     points_MD, reference_D = _matrix(points_MD, "points"), np.asarray(reference_D, dtype=np.float64)
     maximise_D = _maximise(directions, points_MD.shape[1])
     if reference_D.shape != maximise_D.shape or not np.isfinite(reference_D).all():
-        raise ValueError(f"reference must be {len(maximise_D)} finite numbers, but got {reference_D.tolist()}.")
+        raise ValueError(f"reference must be {len(maximise_D)} finite numbers, got {reference_D.tolist()}.")
     better_MD = np.where(maximise_D, points_MD > reference_D, points_MD < reference_D)
     inside_M = better_MD.all(axis=1) & _finite(points_MD)
     return float(moocore.hypervolume(points_MD[inside_M], ref=reference_D, maximise=maximise_D))
@@ -96,22 +118,31 @@ def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference
 def front_probability(
     values: Sequence[ArrayLike], directions: Sequence[Direction], draws: int = 1000, seed: int = 0
 ) -> Floats:
-    """How often each of M configurations is on the front when all means are bootstrapped, as shares [M].
+    """Return how often each configuration is on the front if all means are bootstrapped.
 
-    `values` holds one array [n_i, D] for each configuration, one row a seed. A draw resamples the rows of
-    each configuration with replacement, independently of the others; a single row is kept as it is. Rows that
-    are not finite are no replicates, and a configuration without any is never on the front.
+    A draw resamples the rows of each configuration with replacement, independently of the other configurations; a
+    single row is used unchanged. Rows that are not finite are not replicates, and a configuration without replicates is
+    never on the front.
 
-    This is a rough measure at the handful of seeds that a sweep affords. The variance of a redrawn mean is
-    (n - 1) / n of the unbiased estimate (half of it at n = 2, nothing at n = 1), so shares lean towards 0 and
-    1: read 1.0 as "not contradicted by these seeds". The draws scatter about the observed means, not the true
-    ones, so that a lucky configuration stays lucky. Seeds that configurations have in common are not paired.
+    This is a rough measure with the few seeds that a sweep can afford. The variance of a resampled mean is (n - 1) / n
+    of the unbiased estimate (half of it for n = 2, zero for n = 1), so the probabilities tend towards 0 and 1: read 1.0
+    as "not contradicted by these seeds". The draws scatter around the observed means and not around the true ones, so a
+    configuration with lucky seeds remains lucky. Seeds that configurations share are not paired.
+
+    Args:
+        values: For each of M configurations, one array [n_i, D] with one row per seed.
+        directions: Direction of improvement of each column.
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
+
+    Returns:
+        Share of the draws [M] in which the configuration is on the front.
 
     Raises:
-        ValueError: as `front`, for any of the arrays, or `draws` is below 1.
+        ValueError: As for `front`, for any of the arrays, or `draws` is less than 1.
     """
     if draws < 1:
-        raise ValueError(f"draws must be at least 1, but is {draws}.")
+        raise ValueError(f"draws must be at least 1, got {draws}.")
     rng = np.random.default_rng(seed)
     mean_RMD = np.full((draws, len(values), len(directions)), np.nan)
     for m, rows in enumerate(values):
@@ -127,17 +158,17 @@ def front_probability(
 def _matrix(values: ArrayLike, name: str) -> Floats:
     matrix: Floats = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2:
-        raise ValueError(f"{name} must be a matrix, one row a point, but has shape {matrix.shape}.")
+        raise ValueError(f"{name} must be a matrix with one row per point, got shape {matrix.shape}.")
     return matrix
 
 
 def _finite(matrix: Floats) -> NDArray[np.bool_]:
-    """Which rows hold finite numbers only."""
+    """Return which rows contain only finite numbers."""
     return np.asarray(np.isfinite(matrix).all(axis=1))
 
 
 def _maximise(directions: Sequence[Direction], columns: int) -> NDArray[np.bool_]:
-    """`senses` as a mask [D], after a check that they fit the columns."""
+    """Return which columns to maximise [D], after checking that there is a direction for each column."""
     if columns == 0 or len(directions) != columns or not set(directions) <= {"min", "max"}:
-        raise ValueError(f"senses must be 'min' or 'max' for each of {columns} columns, but got {list(directions)}.")
+        raise ValueError(f"directions must be 'min' or 'max' for each of {columns} columns, got {list(directions)}.")
     return np.array([direction == "max" for direction in directions])

@@ -18,7 +18,7 @@ from lagvae_core.studies.trained_model import TrainedModel, restore
 from sweeps.cli.outcomes import StudyResult, print_study_results
 from sweeps.cli.terminal import ProgressLine
 from sweeps.studies.syntax import parse_studies
-from sweeps.studies.table import checked, write_evaluation
+from sweeps.studies.table import checked_values, write_evaluation
 from sweeps.studies.targets import EvaluationTarget, find_targets
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _measured(
             started = time.monotonic()
             line.say(f"run {trained.run_id}{f' ({arm})' if arm else ''}: {study.name()}")
             findings = study.measure(trained, line.advance)
-            checked(study, findings)
+            checked_values(study, findings)
             seconds = time.monotonic() - started
             files: list[str] = []
             if target.folder is not None and target.row is not None:

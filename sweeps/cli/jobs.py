@@ -16,7 +16,7 @@ from sweeps.cli.options import Json, Sets, Spec, Sweep
 
 if TYPE_CHECKING:
     from cluster.jobs import Cluster
-    from sweeps.execution.jobs import Attempt
+    from sweeps.execution.attempts import Attempt
 
 __all__ = ["check", "jobs_app"]
 
@@ -53,8 +53,10 @@ def submit(
 ) -> None:
     """Run what is missing of a sweep on a cluster; this machine may be closed meanwhile."""
     from cluster.jobs import Cluster
-    from sweeps.execution.jobs import check_fits, check_results, data_path, find_running, preflight
+    from sweeps.execution.cluster_paths import check_results, data_path
+    from sweeps.execution.jobs import find_running
     from sweeps.execution.jobs import submit as submitted
+    from sweeps.execution.preflight import check_report_fits, preflight
     from sweeps.spec.arm_syntax import parse_sets
     from sweeps.spec.sweep import load_spec
 
@@ -74,7 +76,7 @@ def submit(
         if not report["ok"]:
             say("lagvae: nothing was submitted. --no-check submits all the same.")
             raise typer.Exit(2)
-        check_fits(loaded, report)
+        check_report_fits(loaded, report)
     if done is None:
         done = submitted(cluster, loaded, where, retry=retry)
     if as_json:
@@ -92,10 +94,10 @@ def status(
     sweep: Sweep, address: Head, results: WhichResults = None, insecure: Insecure = False, as_json: Json = False
 ) -> None:
     """How a submitted sweep stands."""
-    from sweeps.execution.jobs import tally
+    from sweeps.execution.attempts import count_rows
 
     with found(sweep, address, results, insecure) as (_, attempt):
-        counts = tally(attempt)
+        counts = count_rows(attempt)
     if as_json:
         print(json.dumps(attempt.to_json() | {"rows": counts}))
         return
@@ -157,7 +159,7 @@ def stop(sweep: Sweep, address: Head, results: WhichResults = None, insecure: In
 def list_sweeps(address: Head, insecure: Insecure = False, as_json: Json = False) -> None:
     """Every sweep that was submitted to a cluster."""
     from cluster.jobs import Cluster
-    from sweeps.execution.jobs import attempts
+    from sweeps.execution.attempts import attempts
 
     every = attempts(Cluster.open(address, insecure=insecure))
     if as_json:
@@ -182,7 +184,8 @@ def check(
 ) -> None:
     """Ask every node of a cluster: versions, shared results, data, GPUs, disk. Exit code 2 if one cannot work."""
     from cluster.jobs import Cluster
-    from sweeps.execution.jobs import check_paths, check_results, preflight
+    from sweeps.execution.cluster_paths import check_paths, check_results
+    from sweeps.execution.preflight import preflight
 
     issues: list[ValidationIssue] = []
     with collect_issues(issues):
@@ -203,7 +206,8 @@ def check(
 def found(sweep: str, address: str, results: str | None, insecure: bool) -> Iterator[tuple[Cluster, Attempt]]:
     """The cluster and the last attempt of a sweep there, in a block such as `told`."""
     from cluster.jobs import Cluster
-    from sweeps.execution.jobs import check_results, find_attempt
+    from sweeps.execution.attempts import find_attempt
+    from sweeps.execution.cluster_paths import check_results
 
     where = check_results(results) if results else None
     cluster = Cluster.open(address, insecure=insecure)

@@ -1,8 +1,7 @@
-"""What a person sees while a sweep runs: a live board on a terminal, plain lines elsewhere. Writes to stderr."""
+"""The terminal display of a running sweep on stderr: a live board on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections import deque
@@ -15,175 +14,148 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.cli.sweep_progress import SweepProgress
 from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
-from sweeps.formatting import describe_data, format_duration
-from sweeps.search.plan import ArmPlan, Plan, Run
+from sweeps.execution.monitor import Monitor
+from sweeps.formatting import describe_data, format_duration, format_parameters
+from sweeps.search.plan import Plan, Run
 
 __all__ = ["Display"]
 
+REASON_CHARACTERS = 120
+"""Maximum length of a stop reason in a line about a run."""
 
-class Display:
-    """The board of one driver. Its methods are called from the driver's thread; a thread of its own draws it."""
+
+class Display(Monitor):
+    """A monitor that shows the events of one driver.
+
+    Its methods are called in the driver's thread. On a terminal, a separate thread redraws the board.
+
+    Args:
+        console: Where to print; stderr by default.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr, markup=False)
+        self.progress = SweepProgress()
         self._live: Live | None = None
-        self._running: dict[str, tuple[Run, int, int, float]] = {}
         self._recent: deque[str] = deque(maxlen=4)
-        self._workers = 1
+        self._concurrent = 1
         self._started = time.monotonic()
-        self._done: dict[str, int] = {}
-        self._trouble: dict[str, int] = {}
-        self._seconds: dict[str, list[float]] = {}
-        self._best: dict[str, str] = {}
-        self._plans: list[ArmPlan] = []
-        self._objectives: Mapping[str, str] = {}
-        self._values: dict[str, dict[str, list[dict[str, float]]]] = {}
 
-    def started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
-        self._plans = plan.arms()
-        self._objectives = plan.spec.objectives
-        self._done = {arm.arm: arm.ended for arm in self._plans}
-        for row in plan.rows.values():
-            self._take(row)
-        total = sum(arm.runs for arm in self._plans)
-        stored = sum(arm.ended for arm in self._plans)
-        resumed = sum(arm.resumed for arm in self._plans)
-        self._say(describe_data(report))
-        for warning in plan.spec.warnings():
-            self._say(f"warning, {warning}")
-        self._say(
-            f"sweep {plan.spec.name}: {len(self._plans)} arms, {total} runs, {stored} already stored"
-            + (f", {resumed} to be taken up again" if resumed else "")
+    def on_sweep_started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
+        arms = plan.arms()
+        self.progress = SweepProgress(arms, plan.spec.objectives, plan.rows.values())
+        resumed = sum(arm.resumed for arm in arms)
+        self._print(describe_data(report))
+        for warning in plan.spec.warnings:
+            self._print(f"warning, {warning}")
+        self._print(
+            f"sweep {plan.spec.name}: {len(arms)} arms, {self.progress.total} runs, "
+            f"{self.progress.done} already stored"
+            + (f", {resumed} to be resumed" if resumed else "")
             + (f"; {len(plan.others)} stored rows belong to an earlier version of the sweep" if plan.others else "")
         )
 
-    def waiting(self, host: str, seconds: float) -> None:
-        """A driver on `host` may still be running the sweep."""
-        self._say(f"a driver on {host} had the sweep; watching for {format_duration(seconds)} whether it lives")
+    def on_lease_wait(self, host: str, seconds: float) -> None:
+        self._print(
+            f"a driver on {host} holds the lease of this sweep; "
+            f"waiting up to {format_duration(seconds)} to see whether it is still alive"
+        )
 
-    def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
-        self._workers = concurrent
+    def on_memory_estimation(self, arms: Sequence[str]) -> None:
+        self._print(f"gpus: auto, measuring the memory of {', '.join(arms)}, each on a whole GPU")
+
+    def on_memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
+        if not estimates:
+            self._print("gpus: auto, no GPU found: runs use the CPU")
+            return
+        largest = largest_estimate(estimates)
+        sharing = f"{largest.runs} runs share a GPU" if largest.runs > 1 else "each run has a GPU to itself"
+        if largest.error:
+            reason = f"the memory of {largest.arm} is unknown ({largest.error})"
+        else:
+            reason = f"{largest.arm} takes {largest.peak_bytes / 2**30:.1f} of {largest.device_bytes / 2**30:.1f} GiB"
+        self._print(f"gpus: auto, {sharing}: {reason}")
+
+    def on_training_started(self, concurrent: int, cpus: int, gpus: float) -> None:
+        self._concurrent = concurrent
         self._started = time.monotonic()
-        self._say(f"{concurrent} runs at a time on {cpus} cores" + (f" and {gpus:g} GPUs" if gpus else ""))
+        self._print(f"{concurrent} runs at a time on {cpus} cores" + (f" and {gpus:g} GPUs" if gpus else ""))
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._board, console=self.console, refresh_per_second=2, transient=False)
             self._live.start()
 
-    def estimating_memory(self, arms: Sequence[str]) -> None:
-        """What follows takes a GPU that nobody else uses, and waits for one."""
-        self._say(f"gpus: auto, rehearsing {', '.join(arms)}, each on a whole GPU")
+    def on_run_started(self, run: Run) -> None:
+        self.progress.start(run)
 
-    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
-        """How many runs share a GPU, and which arm it is that no more do."""
-        if not estimates:
-            self._say("gpus: auto, and there is no GPU: runs are on the CPU")
-            return
-        least = largest_estimate(estimates)
-        sharing = f"{least.runs} runs share a GPU" if least.runs > 1 else "a run has a GPU to itself"
-        if least.error:
-            reason = f"what {least.arm} takes is not known ({least.error})"
-        else:
-            reason = f"{least.arm} takes {least.peak_bytes / 2**30:.1f} of {least.device_bytes / 2**30:.1f} GiB"
-        self._say(f"gpus: auto, {sharing}: {reason}")
+    def on_run_progress(self, run: Run, epoch: int, epochs: int) -> None:
+        self.progress.advance(run, epoch, epochs)
 
-    def run_started(self, run: Run) -> None:
-        self._running[run.run_id] = (run, 0, 0, time.monotonic())
-
-    def run_progressed(self, run: Run, epoch: int, epochs: int) -> None:
-        if run.run_id in self._running:
-            started = self._running[run.run_id][3]
-            self._running[run.run_id] = (run, epoch, epochs, started)
-
-    def run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        self._running.pop(run.run_id, None)
-        self._done[run.arm] = self._done.get(run.arm, 0) + 1
-        self._take(row)
-        numbers = "  ".join(f"{name} {row[name]:.4g}" for name in self._objectives if row.get(name) is not None)
+    def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        self.progress.end(run, row)
+        objectives = self.progress.objectives
+        numbers = "  ".join(f"{name} {row[name]:.4g}" for name in objectives if row.get(name) is not None)
         text = f"{run.arm:<16} {_parameters(run):<32} seed {run.seed}  {row['status']}  {numbers}"
         if row["status"] != "finished":
-            self._trouble[row["status"]] = self._trouble.get(row["status"], 0) + 1
-            text += f" ({str(row['stop_reason'])[:120]})"
-        done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
+            text += f" ({str(row['stop_reason'])[:REASON_CHARACTERS]})"
         if self._live is None:
-            self._say(f"[{done}/{total}] {text.rstrip()}  {self._time_left()}")
+            self._print(f"[{self.progress.done}/{self.progress.total}] {text.rstrip()}  {self._time_left()}")
         self._recent.append(text.rstrip())
 
+    def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
+        self.close()
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
+        self._print(f"{counts}, after {self._elapsed()}")
+        if stop_reason:
+            self._print(stop_reason)
+
     def close(self) -> None:
-        """The board stays as it is; what follows is printed below it."""
+        """Stop the board. It stays visible, and later output appears below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
-        self.close()
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
-        self._say(f"{counts}, after {format_duration(time.monotonic() - self._started)}")
-        if stop_reason:
-            self._say(stop_reason)
-
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def _take(self, row: Mapping[str, Any]) -> None:
-        if row["status"] != "finished":
-            return
-        self._seconds.setdefault(row["arm"], []).append(float(row["seconds"] or 0.0))
-        measured = {name: float(row[name]) for name in self._objectives if row.get(name) is not None}
-        first, direction = next(iter(self._objectives.items()))
-        if first not in measured:
-            return
-        self._values.setdefault(row["arm"], {}).setdefault(row["config_id"], []).append(measured)
-        means = [
-            {
-                name: sum(run[name] for run in runs) / len(runs)
-                for name in self._objectives
-                if all(name in r for r in runs)
-            }
-            for runs in self._values[row["arm"]].values()
-        ]
-        best = (min if direction == "min" else max)(means, key=lambda mean: mean[first])
-        self._best[row["arm"]] = "  ".join(f"{name} {value:.2f}" for name, value in best.items())
+    def _elapsed(self) -> str:
+        return format_duration(time.monotonic() - self._started)
 
     def _time_left(self) -> str:
-        """From the mean seconds of each arm's finished runs; of all of them, and said so, for an arm that has none."""
-        every = [s for seconds in self._seconds.values() for s in seconds]
-        if not every:
+        left = self.progress.time_left(self._concurrent)
+        if left is None or left.seconds <= 0:
             return ""
-        left, guessed = 0.0, False
-        for arm in self._plans:
-            known = self._seconds.get(arm.arm) or every
-            guessed |= arm.arm not in self._seconds and self._done[arm.arm] < arm.runs
-            left += (arm.runs - self._done[arm.arm]) * sum(known) / len(known)
-        left /= self._workers
-        word = "at a guess" if guessed else "about"
-        return f"{word} {format_duration(left)} left" if left > 0 else ""
+        return f"{'roughly' if left.rough else 'about'} {format_duration(left.seconds)} left"
 
     def _board(self) -> Group:
-        arms = Table(box=None, pad_edge=False)
-        for heading in ("arm", "runs", "", "best so far"):
-            arms.add_column(heading, style="bold" if heading == "arm" else "")
-        for arm in self._plans:
-            done = self._done.get(arm.arm, 0)
-            bar = ProgressBar(total=arm.runs, completed=done, width=24)
-            arms.add_row(arm.arm, f"{done}/{arm.runs}", bar, self._best.get(arm.arm, ""))
-        running = Table(box=None, pad_edge=False, show_header=False)
-        for run, epoch, epochs, started in list(self._running.values()):
-            bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
-            where = f"epoch {epoch}/{epochs}" if epochs else "starting"
-            age = format_duration(time.monotonic() - started)
-            running.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, where, age)
-        done, total = sum(self._done.values()), sum(arm.runs for arm in self._plans)
-        trouble = "".join(f", {count} {status}" for status, count in self._trouble.items())
-        head = (
-            f"{done}/{total} runs{trouble}   {format_duration(time.monotonic() - self._started)}   {self._time_left()}"
-        )
+        progress = self.progress
+        unsuccessful = "".join(f", {count} {status}" for status, count in progress.unsuccessful.items())
+        head = f"{progress.done}/{progress.total} runs{unsuccessful}   {self._elapsed()}   {self._time_left()}"
         recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
-        return Group(Text(head, style="bold"), arms, running, *recent)
+        return Group(Text(head, style="bold"), self._arm_table(), self._run_table(), *recent)
+
+    def _arm_table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("arm", "runs", "", "best so far"):
+            table.add_column(heading, style="bold" if heading == "arm" else "")
+        for arm in self.progress.arms:
+            ended = self.progress.ended[arm.arm]
+            bar = ProgressBar(total=arm.runs, completed=ended, width=24)
+            best = "  ".join(f"{name} {value:.2f}" for name, value in self.progress.best.get(arm.arm, {}).items())
+            table.add_row(arm.arm, f"{ended}/{arm.runs}", bar, best)
+        return table
+
+    def _run_table(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for running in list(self.progress.running.values()):
+            run, epoch, epochs = running.run, running.epoch, running.epochs
+            bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
+            position = f"epoch {epoch}/{epochs}" if epochs else "starting"
+            age = format_duration(time.monotonic() - running.started)
+            table.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, position, age)
+        return table
 
 
 def _parameters(run: Run) -> str:
-    def shown(value: object) -> str:
-        return f"{value:.3g}" if isinstance(value, float) and math.isfinite(value) else str(value)
-
-    return " ".join(f"{name.split('.')[1]}={shown(value)}" for name, value in run.parameters.items())
+    return format_parameters(run.parameters, digits=3)

@@ -1,1 +1,1 @@
-"""Execution: resources, workers, Ray Tune, the recorder that writes rows, the driver, and submitted jobs."""
+"""Execution of sweeps: resources, workers, Ray Tune, the recorder that writes rows, the driver, and submitted jobs."""

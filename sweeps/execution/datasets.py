@@ -1,4 +1,4 @@
-"""Data of a sweep, for the driver and the workers, and the plan over them."""
+"""Loading the data of a sweep and of its trials, and planning a sweep from its stored rows."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ __all__ = ["load_data", "load_trial_data", "make_plan"]
 
 
 def load_data(spec: SweepSpec) -> Dataset:
-    """The data of all the sweep's trials; DataError in the names of the sweep file if they are not right."""
+    """Return the data that all trials of the sweep share.
+
+    Raises:
+        DataError: The data are missing or invalid. The issues name the keys of the sweep file (`trial.data.path`).
+    """
     try:
-        return spec.trial_config(spec.arms[0], spec.arms[0].probe(), seed=0).data.load()
+        return spec.defaults.data.load()
     except DataError as error:
         renamed = [replace(issue, where=f"trial.{issue.where}") for issue in error.issues]
         raise DataError(renamed, f"sweep {spec.name}") from None
 
 
 def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:
-    """The plan of `spec` over what `folder` holds."""
+    """Return the plan of `spec`, given the rows that `folder` holds."""
     return Plan(spec, fingerprint, folder.runs() if folder.exists() else [], retry=retry)
 
 
 @functools.lru_cache(maxsize=2)
 def load_trial_data(data_json: str) -> Any:
-    """The data of the last trials; a reused worker loads the same data once."""
+    """Return the data that a data section describes, given as JSON. A worker that is reused loads them only once."""
     from pydantic import TypeAdapter
 
     from lagvae_core.data import DataConfig

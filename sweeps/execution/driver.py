@@ -1,4 +1,4 @@
-"""Plan to Ray Tune to rows: runs what is missing of a sweep."""
+"""The driver of a sweep: plans the missing runs, trains them through Ray Tune and records them in the table."""
 
 from __future__ import annotations
 
@@ -13,29 +13,38 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.connection import check_address, connect
 from sweeps.execution.datasets import load_data, make_plan
 from sweeps.execution.monitor import Monitor
 from sweeps.execution.recorder import RunRecorder
-from sweeps.execution.resources import NodeCapacity, capacity, local_capacity, nodes_of
+from sweeps.execution.resources import NodeCapacity, check_fits, cluster_nodes, concurrent_runs, local_capacity
 from sweeps.execution.worker import train_run
 from sweeps.search.plan import Plan
-from sweeps.spec.sweep import SweepSpec
+from sweeps.spec.sweep import ResourceSpec, SweepSpec
 from sweeps.storage.folder import PATIENCE_SECONDS
 from sweeps.storage.provenance import provenance
 from sweeps.storage.table import ResultsFolder
 
+if TYPE_CHECKING:
+    from sweeps.search.scheduler import RunScheduler
+
 __all__ = ["SweepOutcome", "run_sweep"]
 
 LOST_RETRIES = 3
-"""Restarts of a run whose process or node was lost; it goes on from its checkpoint."""
+"""Number of times that a run is restarted after its process or node was lost. It resumes from its checkpoint."""
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a driver's work ended: the rows by status, and why it stopped early, if it did."""
+    """How a driver ended.
+
+    Args:
+        statuses: Number of the sweep's rows by status, including rows that were stored before.
+        stop_reason: Why the sweep was stopped early, a sentence; "" if it was not.
+        interrupted: The driver was interrupted by SIGINT or SIGTERM.
+    """
 
     statuses: Mapping[str, int]
     stop_reason: str
@@ -43,6 +52,7 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 130 after an interruption, 1 if runs failed, else 0."""
         if self.interrupted:
             return 130
         return 1 if self.stop_reason or self.statuses.get("failed") or self.statuses.get("out_of_memory") else 0
@@ -51,63 +61,80 @@ class SweepOutcome:
 def run_sweep(
     spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, address: str | None = None, *, retry: bool = False
 ) -> SweepOutcome:
-    """Run everything that is missing of `spec`, with `retry` also what failed, and return when nothing is.
+    """Run everything that is missing of a sweep.
 
-    Rows that ended are never touched and never repeated; runs that an earlier driver left `running` go on from their
-    checkpoints. A second driver on the same folder is refused.
+    Runs that have ended are never changed or repeated. Runs that an earlier driver left `running` or `interrupted`
+    resume from their checkpoints.
+
+    Args:
+        spec: The sweep.
+        folder: Where its table is.
+        monitor: Receives the events of the sweep.
+        address: A running Ray cluster, `auto` or HOST:PORT. None starts Ray on this machine.
+        retry: Run failed and out-of-memory runs again.
+
+    Raises:
+        ConfigError: No node can hold a run, or the folder cannot be written.
+        DataError: The data are missing or invalid.
+        ConnectionFailed: No cluster answers at `address`.
+        LeaseHeldError: Another driver is running the sweep.
+        StoreError: The results could not be written during the sweep.
     """
     data = load_data(spec)
     if address is None:
-        wish = spec.resources
-        capacity(wish.with_gpus(0) if wish.gpus == "auto" else wish, [local_capacity()])
+        check_fits(spec.resources, [local_capacity()])
     else:
         check_address(address)
     folder.prepare()
-    with folder.locked(monitor.waiting) as guard, contextlib.closing(monitor):
+    with folder.locked(monitor.on_lease_wait) as guard, contextlib.closing(monitor):
         plan = make_plan(spec, folder, data.fingerprint, retry=retry)
-        monitor.started(plan, data.report)
+        monitor.on_sweep_started(plan, data.report)
         folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         outcome = _run_with_ray(plan, folder, monitor, address)
-        rows = make_plan(spec, folder, data.fingerprint).rows.values()
-        outcome = SweepOutcome(dict(Counter(row["status"] for row in rows)), outcome.stop_reason, outcome.interrupted)
-        reason = "interrupted; the same command goes on where it stood" if outcome.interrupted else outcome.stop_reason
-        monitor.finished(outcome.statuses, reason)
+        reason = "interrupted; the same command resumes the sweep" if outcome.interrupted else outcome.stop_reason
+        monitor.on_sweep_ended(outcome.statuses, reason)
         return outcome
 
 
 def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None) -> SweepOutcome:
     from sweeps.search.scheduler import RunScheduler
 
+    statuses = {run_id: row["status"] for run_id, row in plan.rows.items()}
     scheduler = RunScheduler(plan)
-    if scheduler.exhausted:
+    if not scheduler.fill_queue():
         _store_spec(plan, folder)
-        return SweepOutcome({}, "", False)
+        return SweepOutcome(Counter(statuses.values()), "", False)
     with connect(address, cpus=local_capacity().cpus) as ray:
-        from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, resources_of
-
-        nodes = nodes_of(ray)
+        nodes = cluster_nodes(ray)
         spec = _with_gpu_share(ray, plan, nodes, monitor)
-        concurrent = capacity(spec.resources, nodes, grows=address is not None)
+        concurrent = concurrent_runs(spec.resources, nodes, grows=address is not None)
         _store_spec(plan, folder)
-        monitor.workers(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-        recorder = RunRecorder(spec, folder, monitor, scheduler, provenance())
-        told = (RunSearcher(scheduler, recorder), RecorderCallback(recorder), StopOnRecorderError(recorder))
-        _fit(*told, resources_of(spec.resources, nodes), concurrent)
-    # Tune swallows SIGINT and returns as if all were done; only the dealer knows better.
+        monitor.on_training_started(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+        recorder = RunRecorder(
+            spec,
+            folder,
+            monitor,
+            fingerprint=plan.fingerprint,
+            origin=provenance(),
+            on_run_ended=scheduler.on_run_ended,
+        )
+        _train_runs(scheduler, recorder, spec.resources, nodes, concurrent)
+    # After SIGINT, Tune returns as if all runs had ended. If runs are left and nothing failed, it was interrupted.
     interrupted = not scheduler.exhausted and recorder.error is None
     recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
     if recorder.error is not None:
         raise recorder.error
-    return SweepOutcome({}, scheduler.stop_reason, interrupted)
+    statuses |= recorder.statuses
+    return SweepOutcome(Counter(statuses.values()), scheduler.stop_reason, interrupted)
 
 
 def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
-    """From now on the table is that of this version of the sweep."""
+    """Store the sweep file; from now on the table is that of this version of the sweep."""
     folder.write("spec.yaml", plan.spec.source.encode())
 
 
 def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor: Monitor) -> SweepSpec:
-    """The spec of `plan` with a number in the place of `gpus: auto`, which holds for what is still missing."""
+    """Return the sweep with `gpus: auto` replaced by the share of a GPU that fits every arm with missing runs."""
     from sweeps.execution.gpu_sharing import estimate_memory, gpu_share_for
 
     spec = plan.spec
@@ -115,26 +142,34 @@ def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor
         return spec
     estimates = []
     if any(node.gpus >= 1 for node in nodes):
-        capacity(spec.resources.with_gpus(1.0), nodes)
+        concurrent_runs(spec.resources.with_gpus(1.0), nodes)  # an estimate would wait forever for a node that fits
         arms = [arm.arm for arm in plan.arms() if arm.missing]
-        monitor.estimating_memory(arms)
+        monitor.on_memory_estimation(arms)
         estimates = estimate_memory(ray, spec, arms)
-    monitor.memory_estimated(estimates)
+    monitor.on_memory_estimated(estimates)
     return replace(spec, resources=spec.resources.with_gpus(gpu_share_for(estimates) if estimates else 0.0))
 
 
-def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent: int) -> None:
-    """Ray Tune over the searcher's runs; returns early on SIGINT."""
+def _train_runs(
+    scheduler: RunScheduler,
+    recorder: RunRecorder,
+    resources: ResourceSpec,
+    nodes: Sequence[NodeCapacity],
+    concurrent: int,
+) -> None:
+    """Train the scheduler's runs with Ray Tune; return early on SIGINT."""
     from ray import tune
 
+    from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, placement_for
+
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # Tune keeps its own snapshots, of which nothing is ever read; the table is the truth.
+    # Tune insists on storing snapshots of its state, which are never read.
     scratch = Path(tempfile.mkdtemp(prefix="lagvae-tune-"))
     try:
         tuner = tune.Tuner(
-            tune.with_resources(train_run, resources),
+            tune.with_resources(train_run, placement_for(resources, nodes)),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=RunSearcher(scheduler, recorder),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -143,13 +178,13 @@ def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent:
             run_config=tune.RunConfig(
                 name="runs",
                 storage_path=str(scratch),
-                callbacks=[callback],
-                stop=stopper,
+                callbacks=[RecorderCallback(recorder)],
+                stop=StopOnRecorderError(recorder),
                 failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
                 verbose=0,
             ),
         )
-        with _silence(), _terminable():
+        with _silenced(), _sigterm_as_sigint():
             tuner.fit()
     except KeyboardInterrupt:
         pass
@@ -158,8 +193,11 @@ def _fit(searcher: Any, callback: Any, stopper: Any, resources: Any, concurrent:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, which schedulers send, interrupts as SIGINT does; Ray would die of it, and leave rows as if they ran."""
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Handle SIGTERM, which schedulers send, like SIGINT. Ray would exit at once and leave rows with status `running`.
+
+    Python sets signal handlers in the main thread only; in other threads this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -171,7 +209,10 @@ def _terminable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Tune prints tables and hints even at verbosity 0; our monitor writes to the real streams."""
+def _silenced() -> Iterator[None]:
+    """Discard standard output and error: Tune prints tables and hints even at verbosity 0.
+
+    The monitor is not affected, because it holds the original streams.
+    """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

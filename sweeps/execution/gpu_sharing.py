@@ -1,4 +1,4 @@
-"""`gpus: auto`: how many runs share a GPU, from what one run of each arm takes of its memory."""
+"""`gpus: auto`: the number of runs that share a GPU, from the estimated peak memory of one run of each arm."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from typing import Any
 from lagvae_core.runtime import CONTEXT_BYTES
 from sweeps.spec.sweep import SweepSpec
 
-__all__ = ["MemoryEstimate", "estimate_memory", "gpu_share_for", "largest_estimate"]
+__all__ = ["MARGIN", "MemoryEstimate", "estimate_memory", "gpu_share_for", "largest_estimate"]
 
 MARGIN = 1.25
-"""On what was rehearsed: other values of the searched fields, other batches, gaps of the allocator."""
+"""Factor on the estimated memory. It covers other values of the searched fields, other batches, and fragmentation."""
 
-MOST = 16
-"""Runs on one GPU. More processes wait for each other more than they gain."""
+MAX_RUNS_PER_GPU = 16
+"""With more processes on one GPU, the time that they wait for each other exceeds the gain."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What the rehearsal of an arm took of the memory of the device it ran on. `error`: why it is not known."""
+    """Estimated peak memory of one run of an arm.
+
+    Args:
+        arm: Name of the arm.
+        peak_bytes: Peak memory of the run on the GPU.
+        device_bytes: Total memory of that GPU.
+        error: Why there is no estimate; "" if there is one.
+    """
 
     arm: str
     peak_bytes: int
@@ -29,24 +36,37 @@ class MemoryEstimate:
 
     @property
     def runs(self) -> int:
-        """How many such runs the device holds, from 1 to 16."""
+        """Number of such runs that fit on the GPU, from 1 to 16; 1 if there is no estimate."""
         if self.error or not self.device_bytes:
             return 1
-        return min(MOST, max(1, int(self.device_bytes / (MARGIN * self.peak_bytes + CONTEXT_BYTES))))
+        fit = int(self.device_bytes / (MARGIN * self.peak_bytes + CONTEXT_BYTES))
+        return min(MAX_RUNS_PER_GPU, max(1, fit))
 
 
 def largest_estimate(estimates: Sequence[MemoryEstimate]) -> MemoryEstimate:
-    """The first of those of which the fewest share a GPU."""
+    """Return the estimate of which the fewest runs fit on a GPU; the first one if there are several."""
     return min(estimates, key=lambda estimate: estimate.runs)
 
 
 def gpu_share_for(estimates: Sequence[MemoryEstimate]) -> float:
-    """The share of a GPU that is enough for each: 1/n for the largest n that fits the most demanding."""
+    """Return the share of a GPU that is enough for every arm: 1/n, where n runs of the largest arm fit on a GPU."""
     return 1 / largest_estimate(estimates).runs
 
 
-def estimate_on_gpu(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Rehearse a configuration on the GPU that this process was given; the fields of a `Demand` but for its arm."""
+def estimate_memory(ray: Any, spec: SweepSpec, arms: Collection[str]) -> list[MemoryEstimate]:
+    """Estimate the peak memory of each of `arms`. Each estimate waits for a whole GPU and occupies it."""
+    task = ray.remote(num_cpus=spec.resources.cpus, num_gpus=1, max_calls=1)(estimate_on_gpu)
+    configs = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}
+    pending = {arm: task.remote(config.model_dump(mode="json")) for arm, config in configs.items()}
+    return [MemoryEstimate(arm, **_result(ray, reference)) for arm, reference in pending.items()]
+
+
+def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Estimate the peak memory of a configuration on the GPU that Ray assigned to this process.
+
+    Returns:
+        The fields of a `MemoryEstimate` without `arm`.
+    """
     import torch
 
     from lagvae_core import TrialConfig
@@ -57,29 +77,21 @@ def estimate_on_gpu(setting: Mapping[str, Any]) -> dict[str, Any]:
 
     device = choose_device("auto")
     if device.type == "cpu":
-        return {"peak_bytes": 0, "device_bytes": 0, "error": "PyTorch sees no CUDA device there"}
+        return {"peak_bytes": 0, "device_bytes": 0, "error": "PyTorch finds no CUDA device on that node"}
     total = torch.cuda.get_device_properties(device).total_memory
     try:
-        config = TrialConfig.model_validate(setting["config"])
+        config = TrialConfig.model_validate(config_values)
         peak = estimate_peak_memory(config, load_trial_data(config.data.model_dump_json()), device)
     except Exception as error:
-        # The run itself will tell the whole of it; here it only means that nothing is known.
+        # The run itself will report the failure in full; here it only means that there is no estimate.
         return {"peak_bytes": 0, "device_bytes": total, "error": describe_failure(error)["stop_reason"]}
     return {"peak_bytes": peak, "device_bytes": total}
 
 
-def estimate_memory(ray: Any, spec: SweepSpec, arms: Collection[str]) -> list[MemoryEstimate]:
-    """What each of `arms` of `spec` takes, each rehearsed on a whole GPU, as soon as one is free."""
-    cpus = spec.resources.cpus
-    task = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(estimate_on_gpu)
-    settings = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}
-    tasks = {arm: task.remote({"config": config.model_dump(mode="json")}) for arm, config in settings.items()}
-    return [MemoryEstimate(arm, **_answer(ray, reference)) for arm, reference in tasks.items()]
-
-
-def _answer(ray: Any, reference: Any) -> Mapping[str, Any]:
+def _result(ray: Any, reference: Any) -> Mapping[str, Any]:
+    """Wait for an estimate; a lost process yields an estimate with an error."""
     try:
-        answer: Mapping[str, Any] = ray.get(reference)
+        result: Mapping[str, Any] = ray.get(reference)
     except ray.exceptions.RayError as error:
         return {"peak_bytes": 0, "device_bytes": 0, "error": f"{type(error).__name__}: its process was lost"}
-    return answer
+    return result

@@ -1,4 +1,4 @@
-"""What the driver and the recorder report while a sweep runs, and a monitor that shows nothing."""
+"""The events of a running sweep, and a monitor that ignores them."""
 
 from __future__ import annotations
 
@@ -12,71 +12,41 @@ __all__ = ["Monitor", "SilentMonitor"]
 
 
 class Monitor(Protocol):
-    """Receives the events of one driver, all of them in the driver's thread.
+    """Receives the events of one driver. All methods are called in the driver's thread.
 
-    The terminal display is one implementation, `SilentMonitor` another.
+    The live display of the terminal is one implementation, `SilentMonitor` another.
     """
 
-    def started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
+    def on_sweep_started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
         """The sweep starts. `report` describes the data (see `Dataset.report`)."""
 
-    def waiting(self, host: str, seconds: float) -> None:
-        """A driver on `host` holds the lease of the sweep; it is observed for `seconds` at most."""
+    def on_lease_wait(self, host: str, seconds: float) -> None:
+        """A driver on `host` holds the lease of the sweep; this driver observes it for at most `seconds`."""
 
-    def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
-        """Training starts: `concurrent` runs at a time on `cpus` cores and `gpus` GPUs."""
+    def on_memory_estimation(self, arms: Sequence[str]) -> None:
+        """The peak memory of `arms` is being estimated, each on a whole GPU."""
 
-    def estimating_memory(self, arms: Sequence[str]) -> None:
-        """The peak memory of `arms` is measured, each on a whole GPU."""
+    def on_memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
+        """The estimation has ended; `estimates` is empty if there is no GPU."""
 
-    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
-        """The measurement has ended; `estimates` is empty if there is no GPU."""
+    def on_training_started(self, concurrent: int, cpus: int, gpus: float) -> None:
+        """Training starts: up to `concurrent` runs at a time on `cpus` cores and `gpus` GPUs in total."""
 
-    def run_started(self, run: Run) -> None:
-        """The process of `run` starts."""
+    def on_run_started(self, run: Run) -> None:
+        """The process of `run` has started."""
 
-    def run_progressed(self, run: Run, epoch: int, epochs: int) -> None:
+    def on_run_progress(self, run: Run, epoch: int, epochs: int) -> None:
         """`run` has trained `epoch` of at most `epochs` epochs."""
 
-    def run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        """`run` has ended with `row`."""
+    def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        """`run` has ended; `row` is its final row."""
 
-    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
-        """The driver is done: number of rows by status, and why it stopped early ("" if it did not)."""
+    def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
+        """The driver is done. `statuses`: number of rows by status. `stop_reason`: "" unless it stopped early."""
 
     def close(self) -> None:
         """No event follows. May be called more than once."""
 
 
-class SilentMonitor:
-    """A monitor that ignores every event, for tests and for use from Python."""
-
-    def started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
-        pass
-
-    def waiting(self, host: str, seconds: float) -> None:
-        pass
-
-    def workers(self, concurrent: int, cpus: int, gpus: float) -> None:
-        pass
-
-    def estimating_memory(self, arms: Sequence[str]) -> None:
-        pass
-
-    def memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
-        pass
-
-    def run_started(self, run: Run) -> None:
-        pass
-
-    def run_progressed(self, run: Run, epoch: int, epochs: int) -> None:
-        pass
-
-    def run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        pass
-
-    def finished(self, statuses: Mapping[str, int], stop_reason: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+class SilentMonitor(Monitor):
+    """A monitor that ignores every event, for use from Python and in tests."""

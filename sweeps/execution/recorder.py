@@ -1,11 +1,11 @@
-"""The book of a running sweep: the table's only writer."""
+"""Recording the runs of a sweep as rows of its table. The recorder is the only writer of the table."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sweeps.execution.failures import TRACEBACK_CHARACTERS
 from sweeps.execution.monitor import Monitor
@@ -16,43 +16,112 @@ from sweeps.storage.provenance import history_of, now
 from sweeps.storage.schema import ENDED, RUNS_SCHEMA, tunable_columns
 from sweeps.storage.table import ResultsFolder
 
-if TYPE_CHECKING:
-    from sweeps.search.scheduler import RunScheduler
-
 __all__ = ["RunRecorder"]
 
 
 class RunRecorder:
-    """Keeps the rows: `running` when a run starts, its end when it ends. One for each driver."""
+    """Writes the rows of a sweep: with status `running` when a run starts, with its final status when it ends.
+
+    There is one recorder per driver. All methods are called in the driver's thread.
+
+    Args:
+        spec: The sweep.
+        folder: Where the rows are written.
+        monitor: Informed when a run starts, progresses and ends.
+        fingerprint: Fingerprint of the data.
+        origin: Provenance of the code, as columns of a row.
+        on_run_ended: Called with each run that ended and its final row, before the monitor is informed.
+
+    Attributes:
+        error: The first exception that was captured; it ends the sweep. None so far otherwise.
+        statuses: Latest status of every run that was recorded, by run id.
+    """
 
     def __init__(
-        self, spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, scheduler: RunScheduler, origin: dict[str, Any]
+        self,
+        spec: SweepSpec,
+        folder: ResultsFolder,
+        monitor: Monitor,
+        *,
+        fingerprint: str,
+        origin: Mapping[str, Any],
+        on_run_ended: Callable[[Run, Mapping[str, Any]], None],
     ) -> None:
-        self.spec, self.folder, self.monitor, self.scheduler, self.origin = spec, folder, monitor, scheduler, origin
+        self.spec = spec
+        self.folder = folder
+        self.fingerprint = fingerprint
         self.error: Exception | None = None
-        self._dealt: dict[str, Run] = {}
-        self._open: dict[str, tuple[Run, dict[str, Any]]] = {}
-        self._columns = [name for name, _ in tunable_columns()]
+        self.statuses: dict[str, str] = {}
+        self._monitor = monitor
+        self._origin = origin
+        self._run_ended = on_run_ended
+        self._scheduled: dict[str, Run] = {}
+        self._running: dict[str, tuple[Run, dict[str, Any]]] = {}
 
     @contextlib.contextmanager
     def capture_errors(self) -> Iterator[None]:
-        """A block whose exception ends the sweep; the first one is kept in `error`."""
+        """Context manager. Catches an exception and stores it in `error` if it is the first; it ends the sweep."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
     def on_run_scheduled(self, run: Run) -> None:
-        """The run was handed to Ray Tune, which may take its time."""
-        self._dealt[run.run_id] = run
+        """`run` was handed to Ray Tune, which starts it some time later."""
+        self._scheduled[run.run_id] = run
 
-    def started(self, run_id: str) -> None:
-        """The run's process starts; not for the first time if an earlier one was lost."""
-        if run_id in self._open:
-            self._restarted(run_id)
+    def on_run_started(self, run_id: str) -> None:
+        """The process of the run starts; it starts again if an earlier process was lost."""
+        if run_id in self._running:
+            self._record_restart(run_id)
             return
-        run = self._dealt.pop(run_id)
-        row = {
+        run = self._scheduled.pop(run_id)
+        row = self._first_row(run)
+        self._write(row)
+        self._running[run_id] = (run, row)
+        self._monitor.on_run_started(run)
+
+    def on_run_progress(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """The run reports its progress. Its first report also names the host and device, which the row then shows."""
+        run, row = self._running[run_id]
+        location = {name: report.get(name) for name in ("host", "device")}
+        if any(row[name] != value for name, value in location.items()):
+            row |= location
+            self._write(row)
+        if "epoch" in report:
+            self._monitor.on_run_progress(run, int(report["epoch"]), int(report["epochs"]))
+
+    def on_run_ended(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """The run ended. Its last report holds its record or its failure."""
+        if "record" in report:
+            record = json.loads(report["record"])
+            values = {name: record[name] for name in ("status", "stop_reason")}
+            values |= record["metrics"] | record["cost"]
+            self._record_end(run_id, values, record["curve"])
+        elif "failure" in report:
+            self._record_end(run_id, json.loads(report["failure"]), [])
+        else:
+            self.on_run_failed(run_id, "its worker ended without a record", "")
+
+    def on_run_failed(self, run_id: str, reason: str, error_text: str) -> None:
+        """The run produced no result: its process was lost more often than it is restarted."""
+        values = {
+            "status": "failed",
+            "stop_reason": reason,
+            "error_class": "WorkerLost",
+            "traceback": error_text[-TRACEBACK_CHARACTERS:],
+        }
+        self._record_end(run_id, values, [])
+
+    def close(self, reason: str) -> None:
+        """Record the runs that have not ended as interrupted, because of `reason`. They keep their checkpoints."""
+        with self.capture_errors():
+            for _, row in self._running.values():
+                self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
+        self._running.clear()
+
+    def _first_row(self, run: Run) -> dict[str, Any]:
+        return {
             **dict.fromkeys(RUNS_SCHEMA.names),
             "sweep": self.spec.name,
             "arm": run.arm,
@@ -63,89 +132,54 @@ class RunRecorder:
             "attempt": run.attempt,
             "status": "running",
             "history": history_of(run.stored) if run.stored is not None else None,
-            "warnings": json.dumps(list(run.config.warnings())),
+            "warnings": json.dumps([str(warning) for warning in run.config.warnings()]),
             "parameters": json.dumps(dict(run.parameters), sort_keys=True),
             "config": run.config.model_dump_json(),
             "started_at": now(),
-            "data_fingerprint": self.scheduler.plan.fingerprint,
+            "data_fingerprint": self.fingerprint,
             "spec_hash": self.spec.hash,
             "threads": self.spec.resources.cpus,
-            **self._strategy_columns(run),
-            **self.origin,
+            **_strategy_columns(run),
+            **self._origin,
         }
-        self.folder.write_run(row)
-        self._open[run.run_id] = (run, row)
-        self.monitor.run_started(run)
 
-    def _strategy_columns(self, run: Run) -> dict[str, Any]:
-        found = {}
-        for strategy in run.config.strategies:
-            for name in self._columns:
-                kind, field = name.split(".")
-                if kind == strategy.kind:
-                    value = getattr(strategy, field)
-                    found[name] = str(value) if name in _STRINGS and value is not None else value
-        return found
-
-    def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run's first report tells where it runs, and so does its row from then on."""
-        run, row = self._open[run_id]
-        where = {name: report.get(name) for name in ("host", "device")}
-        if any(row[name] != value for name, value in where.items()):
-            row |= where
-            self.folder.write_run(row)
-        if "epoch" in report:
-            self.monitor.run_progressed(run, int(report["epoch"]), int(report["epochs"]))
-
-    def _restarted(self, run_id: str) -> None:
-        _, row = self._open[run_id]
+    def _record_restart(self, run_id: str) -> None:
+        _, row = self._running[run_id]
         lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
         row |= dict.fromkeys(("host", "device"))
-        self.folder.write_run(row)
+        self._write(row)
 
-    def ended(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run ended with its last report, which holds its record or its failure."""
-        if "record" in report:
-            record = json.loads(report["record"])
-            values = {name: record[name] for name in ("status", "stop_reason")}
-            values |= record["metrics"] | record["cost"]
-            self._finish(run_id, values, record["curve"])
-        elif "failure" in report:
-            self._finish(run_id, json.loads(report["failure"]), [])
-        else:
-            self.failed(run_id, "its worker ended without a record", "")
-
-    def failed(self, run_id: str, reason: str, error_text: str) -> None:
-        """The run was lost more often than it is restarted."""
-        values = {
-            "status": "failed",
-            "stop_reason": reason,
-            "error_class": "WorkerLost",
-            "traceback": error_text[-TRACEBACK_CHARACTERS:],
-        }
-        self._finish(run_id, values, [])
-
-    def _finish(self, run_id: str, values: dict[str, Any], curve: list[dict[str, Any]]) -> None:
-        if run_id in self._dealt:
-            self.started(run_id)
-        run, row = self._open[run_id]
+    def _record_end(self, run_id: str, values: Mapping[str, Any], curve: Sequence[dict[str, Any]]) -> None:
+        if run_id in self._scheduled:
+            self.on_run_started(run_id)
+        run, row = self._running[run_id]
         row = row | values | {"ended_at": now()}
         assert row["status"] in ENDED, row["status"]
         if curve:
-            self.folder.write_curve(row, curve)
-        self.folder.write_run(row)
-        del self._open[run_id]
+            self.folder.write_curve(row, list(curve))
+        self._write(row)
+        del self._running[run_id]
         self.folder.remove(checkpoint_name(run_id))
-        self.scheduler.ended(run, row)
-        self.monitor.run_ended(run, row)
+        self._run_ended(run, row)
+        self._monitor.on_run_ended(run, row)
 
-    def close(self, reason: str) -> None:
-        """No run goes on after this; those that were cut off keep their checkpoints."""
-        with self.capture_errors():
-            for _, row in self._open.values():
-                self.folder.write_run(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
-        self._open.clear()
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self.folder.write_run(row)
+        self.statuses[row["run_id"]] = row["status"]
 
 
-_STRINGS = {name for name, kind in tunable_columns() if kind == "str"}
+_TUNABLE_COLUMNS = dict(tunable_columns())
+"""Type (`float`, `int` or `str`) of every column `kind.field`."""
+
+
+def _strategy_columns(run: Run) -> dict[str, Any]:
+    """Return the tunable fields of the run's strategies, by column."""
+    values = {}
+    for strategy in run.config.strategies:
+        for name, column_type in _TUNABLE_COLUMNS.items():
+            kind, field = name.split(".")
+            if kind == strategy.kind:
+                value = getattr(strategy, field)
+                values[name] = str(value) if column_type == "str" and value is not None else value
+    return values

@@ -1,4 +1,4 @@
-"""What fits where: how many runs the nodes hold at a time, and what a run is given of one."""
+"""How many runs the nodes of a cluster hold at a time, and the resources that a run occupies."""
 
 from __future__ import annotations
 
@@ -11,76 +11,106 @@ from typing import Any
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.spec.sweep import ResourceSpec
 
-__all__ = ["NodeCapacity", "alone", "capacity", "local_capacity", "nodes_of", "share"]
+__all__ = [
+    "NodeCapacity",
+    "check_fits",
+    "cluster_nodes",
+    "concurrent_runs",
+    "exclusive_resources",
+    "local_capacity",
+    "shared_resources",
+]
 
 
 @dataclass(frozen=True)
 class NodeCapacity:
-    """The cores and GPUs that a machine gives to runs."""
+    """The cores and GPUs that a node offers to runs."""
 
     cpus: int
     gpus: float
 
-    def fits(self, wish: ResourceSpec) -> int:
-        """How many runs it holds at a time. Fractions of a GPU are fractions of the same one."""
-        by_cpus = self.cpus // wish.cpus
-        gpus = wish.gpu_share
+    def fits(self, resources: ResourceSpec) -> int:
+        """Return how many runs the node holds at a time. A run that needs a fraction of a GPU stays on one GPU."""
+        by_cpus = self.cpus // resources.cpus
+        gpus = resources.gpu_share
         if not gpus:
             return by_cpus
-        # The quotient of floats may lie a rounding below a whole number.
+        # Rounding may leave the quotient of two floats slightly below a whole number.
         by_gpus = int(self.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(self.gpus / gpus + 1e-9)
         return min(by_cpus, by_gpus)
 
 
 def local_capacity() -> NodeCapacity:
-    """The cores that this process may use, and the GPUs."""
+    """Return the cores that this process may use, and the GPUs of this machine."""
     import torch
 
     return NodeCapacity(len(os.sched_getaffinity(0)), torch.cuda.device_count())
 
 
-def nodes_of(ray: Any) -> list[NodeCapacity]:
-    """The living nodes of the cluster that `ray` is connected to."""
+def cluster_nodes(ray: Any) -> list[NodeCapacity]:
+    """Return the living nodes of the cluster that `ray` is connected to."""
     resources: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [NodeCapacity(int(found.get("CPU", 0)), found.get("GPU", 0.0)) for found in resources]
+    return [NodeCapacity(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in resources]
 
 
-def capacity(wish: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> int:
-    """How many runs to have at a time: `concurrent` at most, and what fits; ConfigError if no node holds one.
+def concurrent_runs(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> int:
+    """Return how many runs to keep on the nodes at a time.
 
-    A cluster that `grows` may have nodes to come, of which it does not tell; there `concurrent`, where it is a number,
-    is taken for what it can grow to, and the runs that do not fit yet are what makes it grow.
+    Args:
+        resources: The resources of one run, and `concurrent`, the limit.
+        nodes: The nodes that exist now.
+        grows: The cluster may add nodes. Its final size is unknown, so a number in `concurrent` is taken for it: runs
+            that do not fit yet make the cluster grow.
+
+    Raises:
+        ConfigError: No node holds a single run.
     """
-    if grows and wish.concurrent != "auto":
-        return wish.concurrent
-    fit = sum(node.fits(wish) for node in nodes)
+    if grows and resources.concurrent != "auto":
+        return resources.concurrent
+    fit = sum(node.fits(resources) for node in nodes)
     if not fit:
-        raise ConfigError(_too_much(wish, nodes, grows))
-    return fit if wish.concurrent == "auto" else min(fit, wish.concurrent)
+        raise ConfigError(_too_large(resources, nodes, grows))
+    return fit if resources.concurrent == "auto" else min(fit, resources.concurrent)
 
 
-def _too_much(wish: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bool) -> list[ValidationIssue]:
-    hint = "Lower it" + (", or set resources.concurrent to the runs that the cluster can grow to." if grows else ".")
-    where = "there are" if len(nodes) == 1 else "the largest node has"
+def check_fits(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> None:
+    """Check that a run fits on a node. With `gpus: auto` only the cores count, because the share is not known yet.
+
+    Raises:
+        ConfigError: No node holds a run, and none may be added.
+    """
+    concurrent_runs(resources.with_gpus(0) if resources.gpus == "auto" else resources, nodes, grows=grows)
+
+
+def _too_large(resources: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bool) -> list[ValidationIssue]:
+    hint = "Lower it."
+    if grows:
+        hint = "Lower it, or set resources.concurrent to the number of runs that the cluster can grow to."
     cpus, gpus = max((node.cpus for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
+    if len(nodes) == 1:
+        most_cpus, most_gpus = f"{cpus} available cores", f"{gpus:g} available GPUs"
+    else:
+        most_cpus, most_gpus = f"{cpus} cores of the largest node", f"{gpus:g} GPUs of the largest node"
     issues = []
-    if wish.cpus > cpus:
-        issues.append(ValidationIssue("resources.cpus", f"must be at most the {cpus} cores {where}", hint, wish.cpus))
-    if wish.gpu_share > gpus:
-        issues.append(
-            ValidationIssue("resources.gpus", f"must be at most the {gpus:g} GPUs {where}", hint, wish.gpu_share)
-        )
-    both = f"{wish.cpus} cores and {wish.gpu_share:g} GPUs"
-    return issues or [ValidationIssue("resources", "must be on one node, and none has both", hint, both)]
+    if resources.cpus > cpus:
+        issues.append(ValidationIssue("resources.cpus", f"must be at most the {most_cpus}", hint, resources.cpus))
+    if resources.gpu_share > gpus:
+        issues.append(ValidationIssue("resources.gpus", f"must be at most the {most_gpus}", hint, resources.gpu_share))
+    if issues:
+        return issues
+    both = f"{resources.cpus} cores and {resources.gpu_share:g} GPUs"
+    return [ValidationIssue("resources", "no node has as many cores and GPUs together", hint, both)]
 
 
-def share(wish: ResourceSpec) -> dict[str, float]:
-    """What a run is given of a node."""
-    return {"CPU": wish.cpus, "GPU": wish.gpu_share} if wish.gpu_share else {"CPU": wish.cpus}
+def shared_resources(resources: ResourceSpec) -> dict[str, float]:
+    """Return what a run occupies of a node, as resources of Ray."""
+    if resources.gpu_share:
+        return {"CPU": resources.cpus, "GPU": resources.gpu_share}
+    return {"CPU": resources.cpus}
 
 
-def alone(wish: ResourceSpec, nodes: Sequence[NodeCapacity]) -> dict[str, float]:
-    """What a run is given that must be alone: whole GPUs, or without any all cores of the largest node."""
-    if wish.gpu_share:
-        return {"CPU": wish.cpus, "GPU": math.ceil(wish.gpu_share)}
-    return {"CPU": max([wish.cpus, *(node.cpus for node in nodes)])}
+def exclusive_resources(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> dict[str, float]:
+    """Return what a run occupies that must not share: whole GPUs, or without GPUs all cores of the largest node."""
+    if resources.gpu_share:
+        return {"CPU": resources.cpus, "GPU": math.ceil(resources.gpu_share)}
+    return {"CPU": max([resources.cpus, *(node.cpus for node in nodes)])}

@@ -1,4 +1,7 @@
-"""Where the sweep meets Ray Tune: the searcher that hands out runs and the callback that hears of them."""
+"""The interface to Ray Tune: a searcher that supplies runs, and callbacks that forward events to the recorder.
+
+Snapshots of Tune's state are never restored: a sweep resumes from its table.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,32 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.search import Searcher
 
-from sweeps.execution.resources import NodeCapacity, alone, share
+from sweeps.execution.resources import NodeCapacity, exclusive_resources, shared_resources
 from sweeps.search.plan import Run
-from sweeps.spec.sweep import ResourceSpec
+from sweeps.spec.sweep import ResourceSpec, SweepSpec
+from sweeps.storage.table import ResultsFolder
 
 if TYPE_CHECKING:
     from sweeps.execution.recorder import RunRecorder
     from sweeps.search.scheduler import RunScheduler
 
-__all__ = ["RecorderCallback", "RunSearcher", "StopOnRecorderError", "resources_of"]
+__all__ = ["RecorderCallback", "RunSearcher", "StopOnRecorderError", "placement_for", "worker_config"]
+
+NEVER_RESTORED = "a snapshot of Ray Tune is never restored; the sweep resumes from its table"
 
 
 class _StatelessMixin:
-    """Tune pickles what it is given into snapshots that we never read."""
+    """Excludes an object's state from the snapshots that Tune pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        raise AssertionError("a snapshot of Ray Tune is never restored; the table is the truth")
+        raise AssertionError(NEVER_RESTORED)
 
 
 class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
-    """Asks the dealer for the next run. It hears of ends by way of the callback, never from Tune's results."""
+    """Supplies Tune with the scheduler's next run. The scheduler learns results through the recorder, not from Tune."""
 
     def __init__(self, scheduler: RunScheduler, recorder: RunRecorder) -> None:
         super().__init__()
@@ -38,12 +44,14 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
         self._recorder = recorder
 
     def suggest(self, trial_id: str) -> Any:
-        if self._recorder.error is not None:
+        recorder = self._recorder
+        if recorder.error is not None:
             return Searcher.FINISHED
-        run = self._scheduler.next()
+        run = self._scheduler.next_run()
         if run is None:
             return Searcher.FINISHED if self._scheduler.exhausted else None
-        return {"run": worker_config(run, self._recorder)}
+        recorder.on_run_scheduled(run)
+        return {"run": worker_config(run, recorder.spec, recorder.folder, recorder.fingerprint)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         pass
@@ -52,59 +60,59 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
         pass
 
     def restore(self, checkpoint_path: str) -> None:
-        raise AssertionError("a snapshot of Ray Tune is never restored; the table is the truth")
+        raise AssertionError(NEVER_RESTORED)
 
 
-def worker_config(run: Run, recorder: RunRecorder) -> dict[str, Any]:
-    """What a worker is told of its run; plain JSON."""
-    recorder.on_run_scheduled(run)
-    folder, resources = recorder.folder, recorder.spec.resources
+def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint: str) -> dict[str, Any]:
+    """Return everything that a worker needs to train `run`, as plain JSON values (see `worker.train_run`)."""
     return {
         "run_id": run.run_id,
         "config": run.config.model_dump(mode="json"),
         "results": folder.root,
         "sweep": folder.sweep,
-        "data_fingerprint": recorder.scheduler.plan.fingerprint,
-        "threads": resources.cpus,
-        "gpus": resources.gpu_share,
+        "data_fingerprint": fingerprint,
+        "threads": spec.resources.cpus,
+        "gpus": spec.resources.gpu_share,
         "alone": run.alone,
-        "keep": recorder.spec.keep == "models",
+        "keep": spec.keep == "models",
     }
 
 
 class RecorderCallback(_StatelessMixin, Callback):  # type: ignore[misc]
-    """Turns Tune's events into the book's.
+    """Forwards Tune's events to the recorder.
 
-    Tune takes an exception of a callback for a failure of the trial and repeats the trial; ours ends the sweep.
+    Tune treats an exception in a callback as a failure of the trial and repeats the trial. Here the recorder captures
+    the exception, and the sweep ends.
     """
 
     def __init__(self, recorder: RunRecorder) -> None:
         self._recorder = recorder
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._notify(self._recorder.started, trial)
+        self._notify(self._recorder.on_run_started, trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        self._notify(self._recorder.progressed, trial, result)
+        self._notify(self._recorder.on_run_progress, trial, report=result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._notify(self._recorder.ended, trial, trial.last_result)
+        self._notify(self._recorder.on_run_ended, trial, report=trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         text = ""
         if trial.error_file:
             with open(trial.error_file, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-        self._notify(self._recorder.failed, trial, "its process or node was lost again and again.", text)
+        reason = "its process or node was lost repeatedly."
+        self._notify(self._recorder.on_run_failed, trial, reason=reason, error_text=text)
 
-    def _notify(self, event: Callable[..., None], trial: Any, *more: Any) -> None:
+    def _notify(self, event: Callable[..., None], trial: Any, **values: Any) -> None:
         if self._recorder.error is None:
             with self._recorder.capture_errors():
-                event(trial.config["run"]["run_id"], *more)
+                event(trial.config["run"]["run_id"], **values)
 
 
 class StopOnRecorderError(_StatelessMixin, Stopper):  # type: ignore[misc]
-    """Stops every run when the book can no longer be kept."""
+    """Stops all trials once the recorder has captured an error."""
 
     def __init__(self, recorder: RunRecorder) -> None:
         self._recorder = recorder
@@ -116,10 +124,12 @@ class StopOnRecorderError(_StatelessMixin, Stopper):  # type: ignore[misc]
         return self._recorder.error is not None
 
 
-def resources_of(wish: ResourceSpec, nodes: Sequence[NodeCapacity]) -> Callable[[dict[str, Any]], Any]:
-    """What a run is given: its share of a node, or more of one when it must run alone."""
+def placement_for(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> Callable[[dict[str, Any]], Any]:
+    """Return the function from which Tune gets the resources of a trial, given the trial's config."""
 
-    def bundle(setting: dict[str, Any]) -> Any:
-        return PlacementGroupFactory([alone(wish, nodes) if setting["run"]["alone"] else share(wish)])
+    def placement(trial_config: dict[str, Any]) -> Any:
+        if trial_config["run"]["alone"]:
+            return PlacementGroupFactory([exclusive_resources(resources, nodes)])
+        return PlacementGroupFactory([shared_resources(resources)])
 
-    return bundle
+    return placement

@@ -1,1 +1,1 @@
-"""Additional studies of stored runs: which runs, which studies, and the tables of their results."""
+"""Additional studies of stored runs: parsing their names, finding the models, storing and reading the findings."""

@@ -1,4 +1,4 @@
-"""The studies that a command line names, with their fields."""
+"""Parsing the studies and their fields on the command line: `probe:draws=3,tsne`."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ EXAMPLE = "probe:draws=3,tsne"
 
 
 def parse_studies(text: str) -> list[Study]:
-    """`probe,generation:sentences=1000,seed=1` as studies: a comma before a name with `=` separates fields.
+    """Parse studies with their fields, such as `probe,generation:sentences=1000,seed=1`.
+
+    A comma separates fields if the word after it is followed by `=`, and studies otherwise.
 
     Raises:
-        ConfigError: with every mistake.
+        ConfigError: The syntax is wrong, a study or field is unknown or invalid, or a study occurs twice.
     """
-    # A comma before a word that no `=` follows begins a study, as `+` does.
+    # Studies may also be joined with `+`; put one for every comma that separates studies.
     joined = re.sub(rf",(?=\s*[A-Za-z_]\w*\s*(?:[:,+]|$)){OUTSIDE_BRACKETS}", "+", text)
     items = parse_items(joined, "--what", EXAMPLE)
     if not items:
-        known = ", ".join(STUDIES)
-        raise ConfigError(
-            [ValidationIssue("--what", "must name at least one study", f"Known: {known}; see `lagvae studies`.", text)]
-        )
+        hint = f"Known: {', '.join(STUDIES)}; see `lagvae studies`."
+        raise ConfigError([ValidationIssue("--what", "must name at least one study", hint, text)])
     union: Any = Annotated[Union.__getitem__(tuple(STUDIES.values())), Field(discriminator="kind")]
     parser = create_model("Studies", __base__=FrozenConfig, what=(tuple[union, ...], ...))
     try:
         studies: Sequence[Study] = dict(parser.model_validate({"what": items}))["what"]
     except ValidationError as error:
-        raise ConfigError([_in_words(issue, items) for issue in issues_of(error, parser)]) from None
+        raise ConfigError([_about_option(issue, items) for issue in issues_of(error, parser)]) from None
     kinds = [study.name() for study in studies]
-    twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
-    if twice:
-        message = "must name each study once, for a run keeps one result of each"
-        raise ConfigError([ValidationIssue("--what", message, "Evaluate twice, or leave one out.", ", ".join(twice))])
+    repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if repeated:
+        message = "must name each study once, because one result of each is stored per run"
+        hint = "Evaluate a second time with other fields; that replaces the first result."
+        raise ConfigError([ValidationIssue("--what", message, hint, ", ".join(repeated))])
     return list(studies)
 
 
-def _in_words(issue: ValidationIssue, items: Sequence[Mapping[str, Any]]) -> ValidationIssue:
-    """`what[1].draws` as `--what tsne.draws`."""
-    found = re.match(r"what\[(\d+)\](.*)", issue.where)
-    key = f"--what {items[int(found[1])]['kind']}{found[2]}" if found else "--what"
-    if found and found[2] == ".kind":
-        key = "--what"
-    return replace(issue, where=key)
+def _about_option(issue: ValidationIssue, items: Sequence[Mapping[str, Any]]) -> ValidationIssue:
+    """Return `issue` about the option: `--what tsne.draws` in place of `what[1].draws`."""
+    match = re.match(r"what\[(\d+)\](.*)", issue.where)
+    if match is None or match[2] == ".kind":
+        return replace(issue, where="--what")
+    return replace(issue, where=f"--what {items[int(match[1])]['kind']}{match[2]}")

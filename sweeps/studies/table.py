@@ -1,12 +1,11 @@
-"""What studies found of the runs of a sweep: beside the runs, a folder for each study, a row and table files a run.
+"""The stored findings of studies.
 
 `evaluations/<study>/<run_id>.parquet` holds one row of typed columns, `evaluations/<study>/<table>/<run_id>.parquet`
-the rows of a table.
+the rows of one of the study's tables.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lagvae_core.errors import ValidationIssue
+from lagvae_core.errors import ValidationIssue, did_you_mean
 from lagvae_core.studies import STUDIES, Findings, Study
 from sweeps.storage.provenance import now, provenance
 from sweeps.storage.schema import OBJECTIVE_COLUMNS, SCHEMA_VERSION, fields_of
@@ -22,6 +21,7 @@ from sweeps.storage.table import ResultsFolder
 
 __all__ = [
     "EVALUATION_COLUMNS",
+    "checked_values",
     "evaluation_schema",
     "non_numeric_columns",
     "several_settings",
@@ -34,63 +34,66 @@ KEYS = ("sweep", "arm", "run_id", "config_id", "seed")
 EVALUATION_COLUMNS = (
     ("sweep", "str", "name of the sweep"),
     ("arm", "str", "name of the arm"),
-    ("run_id", "str", "the run whose kept model was measured"),
-    ("config_id", "str", "its configuration"),
-    ("seed", "int", "its seed"),
+    ("run_id", "str", "id of the run whose model was measured"),
+    ("config_id", "str", "id of the run's configuration"),
+    ("seed", "int", "seed of the run"),
     ("study", "str", "kind of the study"),
-    ("settings", "str", "JSON: every field of the study"),
-    ("seconds", "float", "wall time of the study"),
-    ("device", "str", "of the measurement"),
+    ("settings", "str", "all fields of the study, as JSON"),
+    ("seconds", "float", "wall time of the study [s]"),
+    ("device", "str", "device of the measurement"),
     ("evaluated_at", "time", "end of the measurement, UTC"),
-    ("lagvae_version", "str", ""),
-    ("git_commit", "str", "of the code that measured, where it runs from a checkout"),
-    ("git_dirty", "bool", "whether that checkout had changes"),
+    ("lagvae_version", "str", "version of lagvae that measured"),
+    ("git_commit", "str", "commit of the code that measured, if it ran from a checkout"),
+    ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
 )
-"""The columns that every study's row has before its own."""
+"""Name, type and meaning of the columns that precede the columns of the study in the row of any study."""
 
 
 def evaluation_schema(study: type[Study]) -> pa.Schema:
-    own = ((column.name, column.kind) for column in study.columns)
-    every = ((name, kind) for name, kind, _ in EVALUATION_COLUMNS)
-    return pa.schema([*fields_of(every), *fields_of(own)], metadata={"lagvae_schema": SCHEMA_VERSION})
+    """Return the schema of the rows of `study`."""
+    common = ((name, kind) for name, kind, _ in EVALUATION_COLUMNS)
+    specific = ((column.name, column.kind) for column in study.columns)
+    return pa.schema([*fields_of(common), *fields_of(specific)], metadata={"lagvae_schema": SCHEMA_VERSION})
+
+
+_STUDY_OF_COLUMN: dict[str, type[Study]] = {
+    column.name: study for study in STUDIES.values() for column in study.columns if column.kind in ("float", "int")
+}
 
 
 def study_of(column: str) -> type[Study] | None:
-    """The study that finds the numeric column of this name."""
-    return _NUMERIC.get(column)
-
-
-def _numeric() -> dict[str, type[Study]]:
-    found: dict[str, type[Study]] = {}
-    for study in STUDIES.values():
-        found |= {column.name: study for column in study.columns if column.kind in ("float", "int")}
-    return found
-
-
-_NUMERIC = _numeric()
+    """Return the study that measures a numeric column; None if no study does."""
+    return _STUDY_OF_COLUMN.get(column)
 
 
 def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationIssue]:
-    """A mistake if any of `columns` is a numeric column neither of the runs nor of a study; else nothing."""
-    known = [*OBJECTIVE_COLUMNS, *_NUMERIC]
+    """Return an issue about `option` if any of `columns` is not a numeric column of the runs or of a study."""
+    known = [*OBJECTIVE_COLUMNS, *_STUDY_OF_COLUMN]
     unknown = [name for name in columns if name not in known]
     if not unknown:
         return []
-    near = list(dict.fromkeys(n for name in unknown for n in difflib.get_close_matches(name, known, n=2)))
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return [
-        ValidationIssue(
-            option, "must be numeric columns of the table", f"{hint}Known: {', '.join(known)}.", ", ".join(unknown)
-        )
-    ]
+    suggestions = dict.fromkeys(filter(None, (did_you_mean(name, known, count=2) for name in unknown)))
+    hint = " ".join([*suggestions, f"Known: {', '.join(known)}."])
+    return [ValidationIssue(option, "must name numeric columns of the table", hint, ", ".join(unknown))]
 
 
 def write_evaluation(
     folder: ResultsFolder, run: Mapping[str, Any], study: Study, findings: Findings, *, seconds: float, device: str
 ) -> list[str]:
-    """Write what `study` found of the run, in the place of what it found before; the names of the files.
+    """Write the findings of a study about a run; they replace its earlier findings.
 
-    The row is written last: where it stands, its tables are there and of the same measurement.
+    The row is written last, so that a row is always accompanied by the tables of the same measurement.
+
+    Args:
+        folder: The folder of the sweep.
+        run: The row of the run.
+        study: The study.
+        findings: What it measured.
+        seconds: Wall time of the study [s].
+        device: Device of the measurement.
+
+    Returns:
+        The names of the files within the folder, the row first.
     """
     kind, run_id = study.name(), run["run_id"]
     row_name = f"evaluations/{kind}/{run_id}.parquet"
@@ -113,48 +116,51 @@ def write_evaluation(
         "device": device,
         "evaluated_at": now(),
         **{name: origin.get(name) for name in ("lagvae_version", "git_commit", "git_dirty")},
-        **checked(study, findings),
+        **checked_values(study, findings),
     }
     folder.write_table(row_name, pa.Table.from_pylist([row], schema=evaluation_schema(type(study))))
     return [row_name, *names]
 
 
-def checked(study: Study, findings: Findings) -> dict[str, Any]:
-    """The values, which must be those of the study's columns and finite."""
+def checked_values(study: Study, findings: Findings) -> dict[str, Any]:
+    """Return the values of the findings after asserting that they are finite and have the columns of the study."""
     declared = {column.name for column in study.columns}
-    assert set(findings.values) == declared, f"{study.name()} found {sorted(findings.values)}, not {sorted(declared)}"
-    wrong = [name for name, value in findings.values.items() if isinstance(value, float) and not math.isfinite(value)]
-    assert not wrong, f"{study.name()} found numbers that are not finite: {wrong}"
+    assert set(findings.values) == declared, (
+        f"{study.name()} measured {sorted(findings.values)}, but declares {sorted(declared)}"
+    )
+    values = findings.values.items()
+    not_finite = [name for name, value in values if isinstance(value, float) and not math.isfinite(value)]
+    assert not not_finite, f"{study.name()} measured values that are not finite: {not_finite}"
     return findings.values
 
 
 def with_evaluations(
     folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]
 ) -> list[Mapping[str, Any]]:
-    """`rows` with those of `columns` added that studies find, by run; null where a run was not measured."""
-    found = [dict(row) for row in rows]
-    wanted: dict[str, list[str]] = {}
+    """Return copies of the runs' `rows` with the columns of studies among `columns` added; null if not measured."""
+    extended = [dict(row) for row in rows]
+    columns_of_study: dict[str, list[str]] = {}
     for name in columns:
         study = study_of(name)
         if study is not None:
-            wanted.setdefault(study.name(), []).append(name)
-    for kind, names in wanted.items():
-        measured = {row["run_id"]: row for row in _stored(folder, kind)}
-        for row in found:
-            evaluation = measured.get(row["run_id"], {})
+            columns_of_study.setdefault(study.name(), []).append(name)
+    for kind, names in columns_of_study.items():
+        evaluations = {row["run_id"]: row for row in _stored(folder, kind)}
+        for row in extended:
+            evaluation = evaluations.get(row["run_id"], {})
             row |= {name: evaluation.get(name) for name in names}
-    return list(found)
+    return list(extended)
 
 
 def several_settings(folder: ResultsFolder, columns: Iterable[str]) -> list[str]:
-    """A warning for each study behind `columns` that measured some runs otherwise than others."""
+    """Return a warning for each study behind `columns` that measured some runs with different fields than others."""
     kinds = dict.fromkeys(study.name() for name in columns if (study := study_of(name)) is not None)
-    found = []
-    for kind in kinds:
-        settings = {row["settings"] for row in _stored(folder, kind)}
-        if len(settings) > 1:
-            found.append(f"{kind} was measured in {len(settings)} ways, which do not compare: {'; '.join(settings)}")
-    return found
+    stored = {kind: {row["settings"] for row in _stored(folder, kind)} for kind in kinds}
+    return [
+        f"{kind} was measured in {len(settings)} ways, which are not comparable: {'; '.join(sorted(settings))}"
+        for kind, settings in stored.items()
+        if len(settings) > 1
+    ]
 
 
 def _stored(folder: ResultsFolder, kind: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which models `lagvae evaluate` is asked about: stored runs with their kept weights, or a file of weights alone."""
+"""Finding the models that `lagvae evaluate` measures: stored runs with their weights, or a file of weights."""
 
 from __future__ import annotations
 
@@ -20,18 +20,41 @@ from sweeps.storage.table import ResultsFolder, stored_sweeps
 __all__ = ["RUN_ID", "EvaluationTarget", "find_targets"]
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-[0-9]{1,16}")
-HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep keeps its models under `keep: models`."
+HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep stores its models under `keep: models`."
+HOW_TO_LIST = "`lagvae results show SWEEP` lists the configurations; a run id is CONFIG_ID-SEED."
 
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """A model to be measured: its configuration, weights, their `place`, and, of a stored run, row and folder."""
+    """A model to measure.
+
+    Args:
+        config: Configuration of the model.
+        weights: Its weights.
+        place: Path of the weights, for messages.
+        folder: The sweep of a stored run; None for a file of weights alone.
+        row: The row of a stored run; None for a file of weights alone.
+    """
 
     config: TrialConfig
     weights: CheckpointStore
     place: str
     folder: ResultsFolder | None = None
     row: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _StoredRun:
+    folder: ResultsFolder
+    row: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return str(self.row["run_id"])
+
+    @property
+    def has_model(self) -> bool:
+        return self.folder.holds(model_name(self.run_id))
 
 
 def find_targets(
@@ -43,59 +66,62 @@ def find_targets(
     model: Path | None,
     retrain: bool,
 ) -> list[EvaluationTarget]:
-    """The models that the command line names.
+    """Return the models that the command line selects.
+
+    There are three ways to select: run ids, a sweep (all its finished runs), or a file of weights alone.
+
+    Args:
+        run_ids: Ids of stored runs.
+        results: Path or URI of the results.
+        sweep: Name of a sweep. With `run_ids`, only this sweep is searched.
+        arm: Name of an arm of `sweep`, to which the selection is limited.
+        model: File of weights; with one selected run, used in place of its stored weights.
+        retrain: Also select runs without stored weights.
 
     Raises:
-        ConfigError: with every mistake: unknown runs, runs that did not finish, models that were not kept.
-        CheckpointError: the file of weights is damaged.
+        ConfigError: The selection is empty, contradictory or contains unknown runs, unfinished runs or runs without
+            stored weights.
+        CheckpointError: The file of weights is damaged.
     """
     if model is not None and retrain:
-        raise ConfigError(
-            [ValidationIssue("--retrain", "must be left out with --model", "Give one of the two.", str(model))]
-        )
-    if model is not None and not run_ids and sweep is None:
+        message = "cannot be combined with --model"
+        raise ConfigError([ValidationIssue("--retrain", message, "Leave out one of the two.")])
+    if run_ids:
+        return _targets_of_runs(run_ids, results, sweep, arm, model, retrain)
+    if sweep is not None:
+        return _targets_of_sweep(results, sweep, arm, model, retrain)
+    if model is not None:
         return [_target_of_file(model)]
-    rows = _named_rows(run_ids, results, sweep) if run_ids else _rows_of_sweep(results, sweep, arm)
-    if arm is not None and (sweep is None or run_ids):
-        raise ConfigError(
-            [ValidationIssue("--arm", "must stand beside --sweep alone", "It chooses among a sweep's runs.", arm)]
-        )
-    if model is not None and len(rows) > 1:
-        raise ConfigError(
-            [ValidationIssue("--model", "must be the weights of one run", "Name one RUN_ID.", str(model))]
-        )
-    issues: list[ValidationIssue] = []
-    unreadable: list[ValidationIssue] = []
-    found = []
-    for folder, row in rows:
-        weights = _weights(model) if model is not None else FolderFile(folder, model_name(row["run_id"]))
-        if row["status"] != "finished":
-            message = "must be a finished run, for only these have a model"
-            issues.append(
-                ValidationIssue(row["run_id"], message, "Run its sweep again, or choose another.", row["status"])
-            )
-        elif model is None and not retrain and not folder.holds(model_name(row["run_id"])):
-            issues.append(ValidationIssue("RUN_ID", "must be a run whose model is kept", HOW_TO_KEEP, row["run_id"]))
-        else:
-            place = str(model or f"{folder.results}/{folder.sweep}/{model_name(row['run_id'])}")
-            try:
-                found.append(EvaluationTarget(parse_trial(json.loads(row["config"])), weights, place, folder, row))
-            except ConfigError as error:
-                message = f"must be a run of this version of lagvae, and in its configuration {error.issues[0]}"
-                unreadable.append(
-                    ValidationIssue("RUN_ID", message.rstrip("."), "Name others, or use that version.", row["run_id"])
-                )
-    if found and not run_ids:
-        for issue in unreadable:
-            warnings.warn(f"passed over: {issue}", stacklevel=2)
-        unreadable = []
-    if issues or unreadable:
-        raise ConfigError([*issues, *unreadable])
-    return found
+    raise ConfigError([ValidationIssue("RUN_ID", "no model selected", "Name runs, a --sweep, or a --model file.")])
+
+
+def _targets_of_runs(
+    run_ids: Sequence[str], results: str, sweep: str | None, arm: str | None, model: Path | None, retrain: bool
+) -> list[EvaluationTarget]:
+    runs = _named_runs(run_ids, results, sweep)
+    if arm is not None:
+        hint = "It selects among the runs of a --sweep."
+        raise ConfigError([ValidationIssue("--arm", "cannot be combined with RUN_ID", hint, arm)])
+    targets, unreadable = _targets_of(runs, model, retrain)
+    if unreadable:
+        raise ConfigError(unreadable)
+    return targets
+
+
+def _targets_of_sweep(
+    results: str, sweep: str, arm: str | None, model: Path | None, retrain: bool
+) -> list[EvaluationTarget]:
+    """Return the finished runs of a sweep. Runs of another version of lagvae are skipped if others are left."""
+    targets, unreadable = _targets_of(_finished_runs(results, sweep, arm), model, retrain)
+    if not targets:
+        raise ConfigError(unreadable)
+    for issue in unreadable:
+        warnings.warn(f"skipped: {issue}", stacklevel=3)
+    return targets
 
 
 def _target_of_file(model: Path) -> EvaluationTarget:
-    weights = _weights(model)
+    weights = _weights_file(model)
     content = weights.load()
     assert content is not None
     try:
@@ -104,56 +130,84 @@ def _target_of_file(model: Path) -> EvaluationTarget:
         raise CheckpointError(f"{model}: {error}") from None
 
 
-def _weights(model: Path) -> FileCheckpoint:
-    """The file of weights; ConfigError if it cannot be read."""
+def _targets_of(
+    runs: Sequence[_StoredRun], model: Path | None, retrain: bool
+) -> tuple[list[EvaluationTarget], list[ValidationIssue]]:
+    """Return the targets of the runs, and the issues of runs that this version of lagvae cannot read.
+
+    Raises:
+        ConfigError: A run has not finished or has no stored weights.
+    """
+    if model is not None and len(runs) > 1:
+        message, hint = "must contain the weights of one run", "Name one RUN_ID."
+        raise ConfigError([ValidationIssue("--model", message, hint, str(model))])
+    issues: list[ValidationIssue] = []
+    unreadable: list[ValidationIssue] = []
+    targets = []
+    for run in runs:
+        stored = FolderFile(run.folder, model_name(run.run_id))
+        weights: CheckpointStore = stored if model is None else _weights_file(model)
+        if run.row["status"] != "finished":
+            message = "must be a finished run, because only finished runs have a model"
+            hint = "Run its sweep again, or choose another run."
+            issues.append(ValidationIssue(run.run_id, message, hint, run.row["status"]))
+        elif model is None and not retrain and not run.has_model:
+            issues.append(ValidationIssue("RUN_ID", "the model of this run is not stored", HOW_TO_KEEP, run.run_id))
+        else:
+            try:
+                config = parse_trial(json.loads(run.row["config"]))
+            except ConfigError as error:
+                message = f"must be a run of this version of lagvae; its configuration has {error.issues[0]}"
+                hint = "Choose other runs, or use the version of lagvae that trained it."
+                unreadable.append(ValidationIssue("RUN_ID", message.rstrip("."), hint, run.run_id))
+                continue
+            place = str(model or f"{run.folder.results}/{run.folder.sweep}/{model_name(run.run_id)}")
+            targets.append(EvaluationTarget(config, weights, place, run.folder, run.row))
+    if issues:
+        raise ConfigError([*issues, *unreadable])
+    return targets, unreadable
+
+
+def _weights_file(model: Path) -> FileCheckpoint:
+    """Return the file of weights; ConfigError if it cannot be read."""
     try:
         with open(model, "rb"):
             return FileCheckpoint(model)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        message = f"must be a file of weights that can be read ({reason})"
-        hint = "`lagvae trial --keep FILE` writes one."
-        raise ConfigError([ValidationIssue("--model", message, hint, str(model))]) from None
+        hint = "`lagvae trial --keep FILE` writes such a file."
+        raise ConfigError([ValidationIssue("--model", f"cannot be read ({reason})", hint, str(model))]) from None
 
 
-Named = tuple[ResultsFolder, Mapping[str, Any]]
-
-
-def _named_rows(run_ids: Sequence[str], results: str, sweep: str | None) -> list[Named]:
-    """Each run's row and folder; of a run in several sweeps, that whose model is kept."""
-    wrong = [run_id for run_id in run_ids if not RUN_ID.fullmatch(run_id)]
-    issues: list[ValidationIssue] = [
-        ValidationIssue("RUN_ID", "must be CONFIG_ID-SEED", "`lagvae results show SWEEP` lists configurations.", run_id)
-        for run_id in wrong
-    ]
-    found: dict[str, Named] = {}
+def _named_runs(run_ids: Sequence[str], results: str, sweep: str | None) -> list[_StoredRun]:
+    """Return the runs with these ids. If several sweeps contain a run, prefer one that has its model."""
+    malformed = [run_id for run_id in run_ids if not RUN_ID.fullmatch(run_id)]
+    issues = [ValidationIssue("RUN_ID", "must be CONFIG_ID-SEED", HOW_TO_LIST, run_id) for run_id in malformed]
+    runs: dict[str, _StoredRun] = {}
     for name in [sweep] if sweep is not None else stored_sweeps(results):
         folder = ResultsFolder(results, name)
         for row in folder.runs():
-            run_id = row["run_id"]
-            if run_id in run_ids and (run_id not in found or folder.holds(model_name(run_id))):
-                found[run_id] = (folder, row)
+            run = _StoredRun(folder, row)
+            if run.run_id in run_ids and (run.run_id not in runs or run.has_model):
+                runs[run.run_id] = run
     where = f"sweep {sweep} in {results}" if sweep is not None else results
     for run_id in run_ids:
-        if run_id not in found and run_id not in wrong:
-            hint = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
-            issues.append(ValidationIssue("RUN_ID", f"must be a run stored in {where}", hint, run_id))
+        if run_id not in runs and run_id not in malformed:
+            issues.append(ValidationIssue("RUN_ID", f"no such run in {where}", HOW_TO_LIST, run_id))
     if issues:
         raise ConfigError(issues)
-    return [found[run_id] for run_id in dict.fromkeys(run_ids)]
+    return [runs[run_id] for run_id in dict.fromkeys(run_ids)]
 
 
-def _rows_of_sweep(results: str, sweep: str | None, arm: str | None) -> list[Named]:
-    """Every finished run of the sweep, or of one of its arms."""
-    if sweep is None:
-        hint = "Name runs, a --sweep, or a --model file."
-        raise ConfigError([ValidationIssue("RUN_ID", "must say which models to measure", hint, "nothing")])
+def _finished_runs(results: str, sweep: str, arm: str | None) -> list[_StoredRun]:
+    """Return the finished runs of a sweep, or of one of its arms."""
     folder = ResultsFolder(results, sweep)
     rows = folder.runs()
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if arm is not None and arm not in arms:
-        raise ConfigError([ValidationIssue("--arm", f"must be an arm of {sweep}", f"Stored: {', '.join(arms)}.", arm)])
+        message, hint = f"must be an arm of {sweep}", f"Stored arms: {', '.join(arms)}."
+        raise ConfigError([ValidationIssue("--arm", message, hint, arm)])
     finished = [row for row in rows if row["status"] == "finished" and arm in (None, row["arm"])]
     if not finished:
-        raise ConfigError([ValidationIssue("--sweep", "must have finished runs", "Run it first.", sweep)])
-    return [(folder, row) for row in finished]
+        raise ConfigError([ValidationIssue("--sweep", "has no finished runs", "Run it first.", sweep)])
+    return [_StoredRun(folder, row) for row in finished]

@@ -1,0 +1,82 @@
+"""Checks of the paths and URIs that are sent to a cluster: they must mean the same on every node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from lagvae_core.errors import MISSING, ConfigError, ValidationIssue
+from sweeps.spec.sweep import SweepSpec, parse_yaml
+from sweeps.storage.folder import check_uri
+
+__all__ = ["check_paths", "check_results", "data_path"]
+
+MAX_CHARACTERS = 1000
+"""Maximum length of a path or URI of results."""
+
+OPEN_OPTIONS = {"region", "scheme", "endpoint_override", "allow_bucket_creation"}
+"""Options in the URI of an object store that contain no secret."""
+
+
+def check_results(results: str | None) -> str:
+    """Return `results` in its normal form; a folder has a single one, by which its jobs are found.
+
+    Raises:
+        ConfigError: It is neither an absolute path nor a usable URI, or it contains a key or password.
+    """
+    location = results or ""
+    if location.startswith("file:///"):
+        location = unquote(location.removeprefix("file://"))
+    named = bool(location.strip("/.")) or "://" in location
+    printable = location.isprintable() and len(location) <= MAX_CHARACTERS
+    if not (named and printable and (location.startswith("/") or "://" in location.rstrip(":/"))):
+        message = "must be an absolute path or a URI that every node can write to"
+        hint = "For example /shared/results, or s3://BUCKET/results."
+        raise ConfigError([ValidationIssue("--results", message, hint, location[:100] or MISSING)])
+    if "://" not in location:
+        return os.path.normpath(f"/{location.lstrip('/')}")
+    _check_no_secrets(location)
+    check_uri(location)
+    return location.rstrip("/")
+
+
+def _check_no_secrets(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        user = parts.username is not None and parts.scheme in ("s3", "gs", "gcs") and parts.username != "anonymous"
+        unknown = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - OPEN_OPTIONS
+        secret = user or parts.password is not None or bool(unknown)
+    except ValueError:
+        secret = True
+    if secret:
+        message = "must not contain keys or passwords, because every user of the cluster sees it"
+        hint = "Give the nodes access by a role or by environment variables."
+        raise ConfigError([ValidationIssue("--results", message, hint, f"{uri.partition('://')[0]}://...")])
+
+
+def data_path(spec: SweepSpec) -> str | None:
+    """Return the path of the sweep's data on the cluster; None if the data are generated.
+
+    Raises:
+        ConfigError: The path is relative.
+    """
+    trial = parse_yaml(spec.source, spec.name).get("trial")
+    data = trial.get("data") if isinstance(trial, Mapping) else None
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if path is not None:
+        check_paths([path], "trial.data.path")
+    return path
+
+
+def check_paths(paths: Sequence[str], key: str = "--data") -> Sequence[str]:
+    """Return `paths`, the values of the option or field `key`.
+
+    Raises:
+        ConfigError: A path is relative.
+    """
+    message, hint = "must be an absolute path on the nodes of the cluster", f"Write {key}=/..."
+    issues = [ValidationIssue(key, message, hint, path) for path in paths if not os.path.isabs(path)]
+    if issues:
+        raise ConfigError(issues)
+    return paths
