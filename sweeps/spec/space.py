@@ -204,8 +204,8 @@ def _parse_fields(
             fixed[field] = value
         elif field not in integral:
             known = [name for name in strategy.model_fields if name != "kind"]
-            hint = f"{did_you_mean(field, known)} Known fields: {', '.join(known)}.".lstrip()
-            issues.append(ValidationIssue(f"{where}.{field}", f"must be a field of {kind}", hint, dict(value)))
+            hint = f"{did_you_mean(field, known)} Known keys of {kind}: {', '.join(known)}.".lstrip()
+            issues.append(ValidationIssue(f"{where}.{field}", "unknown key", hint))
         elif (tunable := _parse_range(f"{where}.{field}", value, integral[field], issues)) is not None:
             ranges[field] = tunable
     searched = [
