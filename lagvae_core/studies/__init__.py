@@ -1,4 +1,4 @@
-"""What is measured of a trained model on request, one file each. `STUDIES` finds a study by its kind."""
+"""Studies: measurements of a trained model on request, one file each. `STUDIES` maps each kind to its class."""
 
 from __future__ import annotations
 
@@ -42,3 +42,4 @@ _ALL: tuple[type[Study], ...] = (
 )
 
 STUDIES: dict[str, type[Study]] = {study.name(): study for study in _ALL}
+"""Study classes by kind."""

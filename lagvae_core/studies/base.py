@@ -1,4 +1,4 @@
-"""What every study is: plain data that measures a trained model, and says in typed columns and tables what it found."""
+"""Base class of studies. A study is plain data; its result is typed columns and tables."""
 
 from __future__ import annotations
 
@@ -13,30 +13,41 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
-from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.errors import ValidationIssue
 from lagvae_core.settings import FrozenConfig
-from lagvae_core.strategies.base import Trait
 from lagvae_core.studies.trained_model import TrainedModel
 
-__all__ = ["Findings", "Study", "Table", "needs_z", "straight_line", "without_z"]
+__all__ = ["Findings", "Study", "StudyProgress", "Table", "needs_z", "straight_line", "without_z"]
 
 Table = Mapping[str, Sequence[Any]]
-"""Columns of one length by name: numbers, texts or lists of numbers."""
+"""Columns of equal length by name: numbers, texts or lists of numbers."""
+
+StudyProgress = Callable[[str, int, int], None]
+"""Called with the name of a phase, the number of items that are done and the number of all items."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """`values`: one number for each column of the study, or None; `tables`: rows by the name of the table."""
+    """The result of a study.
+
+    Args:
+        values: One number or None for each column of the study.
+        tables: Tables by name.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
 
 class Study(FrozenConfig, ABC):
-    """A measurement of a trained model on request. Its fields are its options, its docstring what it measures.
+    """A measurement of a trained model on request. The fields are its options, the docstring is its documentation.
 
-    A subclass gives `kind` a literal default, `columns` the numbers that it finds, `tables` what each of its tables
-    holds, a sentence by name, and `data_kinds` the kinds of data that it means something for.
+    A subclass sets `kind` to a literal default.
+
+    Attributes:
+        columns: Columns of the numbers that the study measures.
+        tables: A sentence about the rows of each table, by name of the table.
+        data_kinds: Kinds of data that the study supports.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
@@ -44,46 +55,59 @@ class Study(FrozenConfig, ABC):
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text", "images", "reinflection"})
     kind: Any
 
+    def unsupported_data(self, config: TrialConfig) -> Iterator[ValidationIssue]:
+        """Yield an issue if the study does not support the kind of data. Unlike `issues`, this needs no loaded data."""
+        if config.data.kind not in self.data_kinds:
+            hint = f"It measures models of {' and '.join(sorted(self.data_kinds))} data."
+            yield ValidationIssue(self.name(), f"does not support {config.data.kind} data", hint)
+
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
-        """What forbids the measurement of a model of this configuration and these data; asked before anything runs."""
+        """Yield the reasons why a model of this configuration, on supported data, cannot be measured.
+
+        Callers check this before they train or measure anything.
+
+        Args:
+            config: Configuration of the model.
+            dataset: Its data, of one of `data_kinds`.
+        """
         yield from ()
 
     @abstractmethod
-    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
-        """What it finds; `values` names exactly its `columns`. `progress` hears a phase, and how many of how many."""
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
+        """Measure a model for which `issues` yields nothing.
 
-    def require(self, config: TrialConfig, dataset: Dataset) -> None:
-        """Whether it may measure a model of this configuration and these data.
+        Args:
+            trained: The model.
+            progress: Called as the measurement proceeds.
 
-        Raises:
-            ConfigError: it may not; all `mistakes`, and a kind of data that it means nothing for.
+        Returns:
+            The findings; the keys of `values` are exactly the names of `columns`.
         """
-        kind, known = config.data.kind, self.data_kinds
-        if kind not in known:
-            hint = f"It measures models of {' and '.join(sorted(known))}."
-            raise ConfigError([ValidationIssue("study", f"must be one for data of kind {kind}", hint, self.kind)])
-        if issues := [*self.issues(config, dataset)]:
-            raise ConfigError(issues)
 
     @classmethod
     def name(cls) -> str:
+        """Return the kind of the study."""
         return str(cls.model_fields["kind"].default)
 
 
 def needs_z(study: Study, config: TrialConfig) -> Iterator[ValidationIssue]:
-    """The mistake of a model without a latent variable, where a study means nothing without one."""
-    stack = "+".join(strategy.kind for strategy in config.strategies)
+    """Yield an issue if the model has no latent variable."""
     if without_z(config):
-        hint = "Measure a model that has one."
-        yield ValidationIssue("study", f"must be one for a model without z, as that of {stack}", hint, study.kind)
+        stack = "+".join(strategy.kind for strategy in config.strategies)
+        message = f"needs a model with a latent variable, and {stack} has none"
+        yield ValidationIssue(study.name(), message, "Measure a different model.")
 
 
 def without_z(config: TrialConfig) -> bool:
     """Return whether the model of this configuration has no latent variable."""
-    return any(strategy.has(Trait.NO_LATENT_VARIABLE) for strategy in config.strategies)
+    return any("kl" in strategy.unmeasured for strategy in config.strategies)
 
 
 def straight_line(first_PZ: Tensor, second_PZ: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """a [A] = 0, 1/steps, ..., 1 and (1 - a) first + a second, [P, A, Z], float64: both ends and what lies between."""
+    """Interpolate linearly between P pairs of points.
+
+    Returns:
+        a [A] = 0, 1/steps, ..., 1, and (1 - a) first + a second [P, A, Z], both in float64.
+    """
     a_A = torch.arange(steps + 1, dtype=torch.float64) / steps
     return a_A, (1 - a_A)[:, None] * first_PZ[:, None] + a_A[:, None] * second_PZ[:, None]

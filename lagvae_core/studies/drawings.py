@@ -1,8 +1,8 @@
-"""What a model of images draws: from its prior, of an image, with another image's z, and between two images."""
+"""Images from a model: samples, reconstructions, reconstructions with a different z, and interpolations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,63 +15,71 @@ from lagvae_core.data import Dataset
 from lagvae_core.errors import ValidationIssue
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.randomness import derive_seed
-from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
+from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z, straight_line
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Drawings"]
 
 
 class Drawings(Study):
-    """Images drawn pixel by pixel: samples, reconstructions, the same with the z of another image, interpolations.
+    """Images drawn pixel by pixel: samples, reconstructions, reconstructions with a swapped z, and interpolations.
 
-    Samples decode z from the prior that the model is sampled from. A reconstruction decodes the posterior mean of one
-    of the first `examples` images of the measured split; beside it stands what the z of the next image gives. If that
-    is as near, z says nothing of the image, however good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2
-    between the means of an image and the next. Under `bernoulli` each pixel is drawn with its probability, from the
-    same draws for every kind of drawing and step, so that what differs is z's doing; `threshold` sets it where that is
-    above 1/2, and many models then draw blanks.
+    A sample decodes z from the prior that the model is sampled from. A reconstruction decodes the posterior mean of one
+    of the first `examples` images of the measured split. A swapped reconstruction decodes the posterior mean of the
+    next image. If it is as close to the image as the reconstruction, z carries no information about the image, however
+    good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2 between the means of an image and the next.
+
+    With `bernoulli`, each pixel is drawn with its probability. All kinds of drawings and all steps use the same random
+    draws, so that every difference comes from z. With `threshold`, a pixel is set if its probability exceeds 1/2; many
+    models then draw blank images.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("drawing_error", "float", "share of pixels in which reconstructions differ from their images", "min"),
-        Column("drawing_error_swapped", "float", "the same with another image's z; where both are near, z is unused"),
+        Column(
+            "drawing_error_swapped",
+            "float",
+            "drawing_error with the z of a different image; z is unused if both errors are close",
+        ),
     )
     tables: ClassVar = {
-        "drawings": "one row a drawing: `what` it is (image, reconstruction, swapped, sample, interpolation), the "
-        "`example` in the split or the number of the sample, `a` between this image and the next, and its `pixels`, "
-        "0 or 1, row after row of `width`"
+        "drawings": "one row per drawing: its kind `what` (image, reconstruction, swapped, sample, interpolation), the "
+        "number `example` in the split or of the sample, the position `a` between this image and the next, and its "
+        "`pixels`, 0 or 1, in rows of length `width`"
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"images"})
 
     kind: Literal["drawings"] = "drawings"
-    examples: int = Field(16, ge=2, le=10_000, description="images reconstructed, and samples drawn")
-    paths: int = Field(4, ge=1, le=1_000, description="interpolations, at most one less than images")
-    steps: int = Field(5, ge=1, le=100, description="equal steps from one image to the next")
-    pixels: Literal["bernoulli", "threshold"] = Field("bernoulli", description="drawn, or set above 1/2")
-    seed: int = Field(0, ge=0, description="of the draws")
+    examples: int = Field(16, ge=2, le=10_000, description="number of reconstructed images, and of samples")
+    paths: int = Field(4, ge=1, le=1_000, description="number of interpolations, at most one less than images")
+    steps: int = Field(5, ge=1, le=100, description="number of equal steps from one image to the next")
+    pixels: Literal["bernoulli", "threshold"] = Field(
+        "bernoulli", description="rule for pixels: drawn with their probability, or set if it exceeds 1/2"
+    )
+    seed: int = Field(0, ge=0, description="seed of the random draws")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         split = trained.split.limit(self.examples)
         (batch,) = split.batches(self.examples)
         image_NHW, mean_NZ, examples = batch.targets, trained.means(split), len(split)
         a_A, between_PAZ = straight_line(mean_NZ[:-1][: self.paths], mean_NZ[1:][: self.paths], self.steps)
-        wanted = {
+        codes = {
             "reconstruction": mean_NZ,
             "swapped": mean_NZ.roll(-1, 0),
             "sample": trained.from_prior(examples, self.seed, "drawings"),
         }
-        total = len(wanted) + len(a_A)
-        drawn: dict[str, Tensor] = {"image": image_NHW}
-        for what, z_NZ in wanted.items():
+        total = len(codes) + len(a_A)
+        drawn = {"image": image_NHW}
+        for what, z_NZ in codes.items():
             drawn[what] = self._draw(trained, z_NZ)
             progress("draw", len(drawn) - 1, total)
         path: list[Tensor] = []
         for z_PZ in between_PAZ.unbind(1):
             path.append(self._draw(trained, z_PZ))
-            progress("draw", len(wanted) + len(path), total)
+            progress("draw", len(codes) + len(path), total)
         drawn["interpolation"] = torch.stack(path, 1).flatten(0, 1)
         errors = {what: float((drawn[what] - image_NHW).abs().mean()) for what in ("reconstruction", "swapped")}
         values = {"drawing_error": errors["reconstruction"], "drawing_error_swapped": errors["swapped"]}
@@ -79,7 +87,7 @@ class Drawings(Study):
 
     def _draw(self, trained: TrainedModel, z_NZ: Tensor) -> Tensor:
         decoder = trained.model.decoder
-        assert isinstance(decoder, PixelDecoder), "a decoder of pixels"
+        assert isinstance(decoder, PixelDecoder), "this study needs a decoder of pixels"
         draws_NHW = None
         if self.pixels == "bernoulli":
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "drawings"))

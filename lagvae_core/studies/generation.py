@@ -1,4 +1,4 @@
-"""What a model says on its own: sentences from its prior, and how likely, how copied and how varied they are."""
+"""Sentences from the prior of a model: their likelihood, their overlap with the training text and their variety."""
 
 from __future__ import annotations
 
@@ -13,68 +13,77 @@ from lagvae_core.columns import Column
 from lagvae_core.data import BOS, EOS, UNK, TokenSplit
 from lagvae_core.metrics.decoding import Decoded, Sampling
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
-from lagvae_core.studies.base import Findings, Study
+from lagvae_core.studies.base import Findings, Study, StudyProgress
 from lagvae_core.studies.reference_language_model import ReferenceLanguageModel, perplexity, with_training_text
 from lagvae_core.studies.sentence_generator import SentenceGenerator, sentence_data
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Generation"]
 
-Progress = Callable[[str, int, int], None]
-
 
 class Generation(Study):
-    """Sentences by ancestral sampling from the model's own generative prior and decoder, and what they are like.
+    """Measurements of sentences that are sampled from the model's generative prior and decoder, word by word.
 
-    Source: Song et al. 2024, Table 5. What the paper leaves open is decided here: 10,000 sentences of at most 100
-    tokens (take 200 for Yahoo); n-grams are counted by occurrence, over words without `<s>` and `</s>`, and are known
-    if the training sentences have them. The paper's Dist-2 and Dist-3 lie below its Dist-1, which the usual definition
-    excludes, and it does not say which language model gave its perplexity: compare neither with the printed numbers.
+    Source: Song et al. 2024, Table 5. The paper leaves some choices open, which are made here: 10,000 sentences of at
+    most 100 tokens (use 200 for Yahoo); n-grams are counted by occurrence, over words without `<s>` and `</s>`, and are
+    known if they occur in the training sentences. Do not compare Dist-n and perplexity with the printed numbers: the
+    paper's Dist-2 and Dist-3 are below its Dist-1, which is impossible under the usual definition, and the paper does
+    not name the language model of its perplexity.
 
-    The perplexity is that under an `lstm_lm` trial of the recipe of this kind of data, trained for `judge_epochs` on
-    the training sentences and kept in the cache: one judge for all models of the same data. A model that repeats one
-    good sentence has a low one; `reverse` asks the opposite, the perplexity of the measured split under a language
-    model of the generated sentences, which is low only where they cover the language. An `lstm_lm` can be measured too,
-    and is what a VAE's sentences should be held against.
+    The language model of `generation_ppl` is an `lstm_lm` trial with the recipe of this kind of data. It is trained for
+    at most `judge_epochs` epochs on the training sentences and stored in the cache, one for all models of the same
+    data. A model that repeats one good sentence has a low perplexity. `reverse` measures the opposite direction: the
+    perplexity of the measured split under a language model of the generated sentences, which is low only if they cover
+    the language. This study can also measure an `lstm_lm`, the baseline for the sentences of a VAE.
     """
 
     columns: ClassVar = (
         Column("generation_ppl", "float", "perplexity of generated sentences under an lstm_lm of the training text"),
         Column("generation_ppl_reverse", "float", "perplexity of the split under an lstm_lm of generated sentences"),
         *(
-            Column(f"gram_{n}", "float", f"generated {n}-grams known from the training text, in percent")
+            Column(f"gram_{n}", "float", f"share of generated {n}-grams that occur in the training text, in percent")
             for n in range(1, 5)
         ),
         Column("generation_entropy", "float", "entropy of the distribution of generated words [nats]"),
-        *(Column(f"dist_{n}", "float", f"different {n}-grams over all generated {n}-grams") for n in range(1, 4)),
+        *(
+            Column(f"dist_{n}", "float", f"number of different {n}-grams over that of all generated {n}-grams")
+            for n in range(1, 4)
+        ),
         Column("generation_length", "float", "mean number of words of a generated sentence"),
         Column("generation_ended", "float", "share of generated sentences that ended before max_length"),
     )
-    tables: ClassVar = {"sentences": "one row a sentence: its `text`, whether it `ended`, `log_p` given its z in nats"}
+    tables: ClassVar = {
+        "sentences": "one row per sentence: its `text`, whether it `ended`, and its `log_p` given z in nats"
+    }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["generation"] = "generation"
-    sentences: int = Field(10_000, ge=1, description="how many are generated")
-    max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
-    temperature: float = Field(1.0, gt=0, description="the logits are divided by it; 1 samples from the model")
-    judge_epochs: int = Field(20, ge=1, description="epochs of the language model, at most")
-    judge_hidden: int | None = Field(None, ge=1, description="its recurrent units; null: those of the recipe")
-    judge_embedding: int | None = Field(None, ge=1, description="its embeddings' size; null: that of the recipe")
-    reverse: bool = Field(False, description="also train a language model on what was generated")
-    seed: int = Field(0, ge=0, description="of z and of the words")
+    sentences: int = Field(10_000, ge=1, description="number of generated sentences")
+    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
+    temperature: float = Field(1.0, gt=0, description="divisor of the logits; 1 samples from the model")
+    judge_epochs: int = Field(20, ge=1, description="largest number of epochs of the language model")
+    judge_hidden: int | None = Field(
+        None, ge=1, description="recurrent units of the language model; null for those of the recipe"
+    )
+    judge_embedding: int | None = Field(
+        None, ge=1, description="embedding size of the language model; null for that of the recipe"
+    )
+    reverse: bool = Field(False, description="also train a language model on the generated sentences")
+    seed: int = Field(0, ge=0, description="seed of the draws of z and of words")
 
-    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         generator, dataset = SentenceGenerator.of(trained), sentence_data(trained)
-        found = generator.generate(
+        decoded = generator.generate(
             Sampling(self.max_length, self.seed, self.temperature, purpose="generation words"),
             trained.from_prior(self.sentences, self.seed, "generation"),
             torch.arange(self.sentences),
             lambda done: progress("generate", done, self.sentences),
         )
-        spoken = TokenSplit.of(([BOS, *one.words, EOS][: None if one.ended else -1] for one in found), None)
-        ppl = perplexity(self._judge.of(trained, _epochs("judge", progress)), spoken)
-        reverse = self._reverse(trained, spoken, progress) if self.reverse else None
-        words = Sentences.of([one.words for one in found])
+        ids = ([BOS, *sentence.words, EOS][: None if sentence.ended else -1] for sentence in decoded)
+        generated = TokenSplit.of(ids, None)
+        ppl = perplexity(self._reference.of(trained, _epochs("judge", progress)), generated)
+        reverse = self._reverse_perplexity(trained, generated, progress) if self.reverse else None
+        words = Sentences.of([sentence.words for sentence in decoded])
         known = _words(dataset.train)
         values = {
             "generation_ppl": ppl,
@@ -82,39 +91,41 @@ class Generation(Study):
             **{f"gram_{n}": known_ngrams(words, known, n) for n in range(1, 5)},
             "generation_entropy": unigram_entropy(words),
             **{f"dist_{n}": distinct(words, n) for n in range(1, 4)},
-            "generation_length": len(words.words) / len(found),
-            "generation_ended": sum(one.ended for one in found) / len(found),
+            "generation_length": len(words.words) / len(decoded),
+            "generation_ended": sum(sentence.ended for sentence in decoded) / len(decoded),
         }
-        return Findings(values, {"sentences": _table(generator, found)})
+        return Findings(values, {"sentences": _table(generator, decoded)})
 
     @property
-    def _judge(self) -> ReferenceLanguageModel:
+    def _reference(self) -> ReferenceLanguageModel:
         return ReferenceLanguageModel(self.judge_epochs, self.judge_hidden, self.judge_embedding)
 
-    def _reverse(self, trained: TrainedModel, spoken: TokenSplit, progress: Progress) -> float | None:
+    def _reverse_perplexity(
+        self, trained: TrainedModel, generated: TokenSplit, progress: StudyProgress
+    ) -> float | None:
         data = trained.config.data.model_copy(update={"partition": "fixed_random"})
         config = trained.config.model_copy(update={"data": data})
-        dataset = with_training_text(sentence_data(trained), spoken)
-        reference = self._judge.on(config, dataset, trained.device, _epochs("reverse judge", progress))
+        dataset = with_training_text(sentence_data(trained), generated)
+        reference = self._reference.on(config, dataset, trained.device, _epochs("reverse judge", progress))
         measured = trained.split
-        assert isinstance(measured, TokenSplit), "a split of sentences"
+        assert isinstance(measured, TokenSplit), "this study needs sentences"
         return perplexity(reference, measured)
 
 
-def _epochs(phase: str, progress: Progress) -> Callable[[int, int], None]:
+def _epochs(phase: str, progress: StudyProgress) -> Callable[[int, int], None]:
     return lambda epoch, epochs: progress(phase, epoch, epochs)
 
 
 def _words(split: TokenSplit) -> Sentences:
-    """The sentences of a split without their specials."""
-    owner = np.repeat(np.arange(len(split)), split.lengths)
-    kept = split.tokens >= UNK
-    return Sentences(split.tokens[kept].astype(np.int64), owner[kept])
+    """Return the sentences of a split without special tokens."""
+    sentence = np.repeat(np.arange(len(split)), split.lengths)
+    is_word = split.tokens >= UNK
+    return Sentences(split.tokens[is_word].astype(np.int64), sentence[is_word])
 
 
-def _table(generator: SentenceGenerator, found: Sequence[Decoded]) -> dict[str, list[Any]]:
+def _table(generator: SentenceGenerator, decoded: Sequence[Decoded]) -> dict[str, list[Any]]:
     return {
-        "text": generator.decode_ids([one.words for one in found]),
-        "ended": [one.ended for one in found],
-        "log_p": [one.log_p for one in found],
+        "text": generator.decode_ids([sentence.words for sentence in decoded]),
+        "ended": [sentence.ended for sentence in decoded],
+        "log_p": [sentence.log_p for sentence in decoded],
     }

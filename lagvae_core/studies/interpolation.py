@@ -1,8 +1,8 @@
-"""What lies between two examples in the latent space."""
+"""Sentences between two examples in the latent space."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ from lagvae_core.data import Dataset
 from lagvae_core.errors import ValidationIssue
 from lagvae_core.metrics.decoding import Greedy
 from lagvae_core.randomness import derive_seed
-from lagvae_core.studies.base import Findings, Study, needs_z, straight_line
+from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z, straight_line
 from lagvae_core.studies.sentence_generator import SentenceGenerator
 from lagvae_core.studies.trained_model import TrainedModel
 
@@ -23,34 +23,34 @@ __all__ = ["Interpolation"]
 class Interpolation(Study):
     """Sentences decoded greedily along the straight line between two examples, z_a = (1 - a) z_1 + a z_2.
 
-    Source: Bowman et al. 2016, section 4 (as recalled); the steps of DU-VAE (Shen et al. 2021), a = 0, 0.2, ..., 1. At
-    both ends stand the greedy reconstructions of the two examples. The pairs are drawn from the measured split, no
-    example twice. It finds no number: sentences along the line are to be read.
+    Source: Bowman et al. 2016, section 4 (from memory); the steps a = 0, 0.2, ..., 1 are those of DU-VAE (Shen et al.
+    2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are drawn from the measured
+    split, without using an example twice. The study has no columns: the sentences are meant to be read.
     """
 
     tables: ClassVar = {
-        "sentences": "one row a step: the `pair`, its examples `first` and `second` in the split, `a`, the `text`"
+        "sentences": "one row per step: the `pair`, its examples `first` and `second` in the split, `a` and the `text`"
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["interpolation"] = "interpolation"
-    pairs: int = Field(10, ge=1, description="pairs of examples, at most")
-    steps: int = Field(5, ge=1, le=1_000, description="equal steps from one example to the other")
-    between: Literal["mean", "sample"] = Field("mean", description="posterior means, or one posterior sample each")
-    max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
-    seed: int = Field(0, ge=0, description="of the choice of pairs")
+    pairs: int = Field(10, ge=1, description="largest number of pairs of examples")
+    steps: int = Field(5, ge=1, le=1_000, description="number of equal steps from one example to the other")
+    between: Literal["mean", "sample"] = Field(
+        "mean", description="ends of the line: posterior means, or one posterior sample of each example"
+    )
+    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
+    seed: int = Field(0, ge=0, description="seed of the choice of pairs")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
         limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit)
         examples = min(limit for limit in limits if limit is not None)
         if examples < 2:
-            hint = f"The split has {examples}."
-            yield ValidationIssue(
-                "study", "must be one for which there are two examples to go between", hint, self.kind
-            )
+            message = f"needs two examples, and the split has {examples}"
+            yield ValidationIssue(self.name(), message)
 
-    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         encoded, generator = trained.encoded, SentenceGenerator.of(trained)
         z_NZ = encoded.mean_NZ if self.between == "mean" else encoded.z_NZ
         order = torch.randperm(len(z_NZ), generator=_generator(self.seed))
@@ -58,7 +58,7 @@ class Interpolation(Study):
         first_P, second_P = order[: 2 * pairs].view(2, pairs)
         a_A, z_PAZ = straight_line(z_NZ[first_P], z_NZ[second_P], self.steps)
         total = z_PAZ.shape[0] * z_PAZ.shape[1]
-        found = generator.generate(
+        decoded = generator.generate(
             Greedy(self.max_length),
             z_PAZ.flatten(0, 1),
             torch.arange(total),
@@ -70,7 +70,7 @@ class Interpolation(Study):
             "first": first_P.repeat_interleave(steps).tolist(),
             "second": second_P.repeat_interleave(steps).tolist(),
             "a": a_A.repeat(pairs).tolist(),
-            "text": generator.decode_ids([one.words for one in found]),
+            "text": generator.decode_ids([sentence.words for sentence in decoded]),
         }
         return Findings(tables={"sentences": table})
 

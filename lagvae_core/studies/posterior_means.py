@@ -1,8 +1,8 @@
-"""The posterior mean space: where the model's own posterior and the inference network's put the same examples."""
+"""Posterior mean space: the means of the model's posterior p(z|x) and of the inference network's q(z|x)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,50 +16,56 @@ from lagvae_core.evaluation.evaluate import on_device, sequences_at_a_time
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import PosteriorMoments, mean_space, moments_of
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["COLLAPSED_SD", "PosteriorMeans"]
 
 COLLAPSED_SD = 0.1
-"""Posterior means that vary less, in units of the prior's deviation, are collapsed."""
+"""Posterior means are collapsed if their standard deviation, in units of the prior, is below this value."""
 
 
 class PosteriorMeans(Study):
-    """The mean of p(z|x) beside that of q(z|x) for the first `examples` of the measured split; eval mode throughout.
+    """The means of p(z|x) and of q(z|x) for the first `examples` of the measured split, in eval mode.
 
-    Source: He et al. 2019, sections 2.3 and 3 and Appendix A. A model that ignores z has every mean of p(z|x) at the
-    prior's, `model_collapse`; an inference network that lags behind has every mean of q(z|x) at one place,
-    `inference_collapse`. Departures: the first examples of the split, not a random draw of them; with one or two latent
-    dimensions a grid that fits itself to each posterior, and with more, where the paper has none, importance sampling
-    with `samples` draws from q. The paper gives no threshold for either collapse; 0.1 is ours.
+    Source: He et al. 2019, sections 2.3 and 3 and Appendix A. In a model that ignores z, every mean of p(z|x) equals
+    that of the prior (`model_collapse`). In an inference network that lags behind, all means of q(z|x) coincide
+    (`inference_collapse`).
+
+    Departures: the first examples of the split, not a random choice. With one or two latent dimensions, a grid that
+    adapts to each posterior. With more, for which the paper has no method, importance sampling with `samples` draws
+    from q. The paper gives no threshold for either collapse; 0.1 is ours.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("p_mean_sd", "float", "deviation over examples of the means of p(z|x), in units of the prior"),
-        Column("q_mean_sd", "float", "deviation over examples of the means of q(z|x), in units of the prior"),
-        Column("p_q_correlation", "float", "correlation of the two means; null where one does not vary"),
-        Column("p_q_slope", "float", "slope of the means of q(z|x) on those of p(z|x); 1 on the diagonal"),
+        Column("p_mean_sd", "float", "standard deviation over examples of the means of p(z|x), in units of the prior"),
+        Column("q_mean_sd", "float", "standard deviation over examples of the means of q(z|x), in units of the prior"),
+        Column("p_q_correlation", "float", "correlation of the means of p(z|x) and q(z|x); null if one does not vary"),
+        Column("p_q_slope", "float", "regression slope of the means of q(z|x) on those of p(z|x); 1 on the diagonal"),
         Column("model_collapse", "int", f"1 if p_mean_sd is below {COLLAPSED_SD}, else 0"),
         Column("inference_collapse", "int", f"1 if q_mean_sd is below {COLLAPSED_SD}, else 0"),
-        Column("nll_grid", "float", "-log p(x) of these examples by the grid [nats]; null with importance sampling"),
-        Column("kl_agg_direct", "float", "KL(q(z) || p(z)) over the whole split at samples of q(z) [nats]", "min"),
-        Column("kl_agg_noise", "float", "kl_agg_direct - kl_agg: two estimates of one number [nats]"),
+        Column("nll_grid", "float", "-log p(x) of these examples on the grid [nats]; null with importance sampling"),
+        Column("kl_agg_direct", "float", "KL(q(z) || p(z)) over the whole split, at samples of q(z) [nats]", "min"),
+        Column(
+            "kl_agg_noise", "float", "kl_agg_direct - kl_agg, the difference of two estimates of the same number [nats]"
+        ),
     )
 
     tables: ClassVar[dict[str, str]] = {
-        "means": "one row an example: its number in the split, lists over the latent dimensions `p_mean` and `p_sd` of "
-        "p(z|x) and `q_mean` of q(z|x), `ess`, the effective sample size (null for a grid), and `log_px` in nats"
+        "means": "one row per example: its number in the split; `p_mean` and `p_sd` of p(z|x) and `q_mean` of q(z|x), "
+        "lists over the latent dimensions; the effective sample size `ess` (null for a grid); and `log_px` in nats"
     }
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[int, Field(ge=1, description="how many of the split, the first ones")] = 500
-    samples: Annotated[int, Field(ge=2, description="importance samples, with more than two latent dimensions")] = 500
+    examples: Annotated[int, Field(ge=1, description="number of examples, the first of the split")] = 500
+    samples: Annotated[
+        int, Field(ge=2, description="importance samples per example, for more than two latent dimensions")
+    ] = 500
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         examples = on_device(trained.split.limit(self.examples), 1, trained.device)
         moments = moments_of(
             trained.model,
@@ -86,7 +92,7 @@ class PosteriorMeans(Study):
 
 
 def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]:
-    """The table `means`."""
+    """Return the table `means`."""
     examples = len(q_mean_NZ)
     return {
         "example": list(range(examples)),
@@ -99,7 +105,7 @@ def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]
 
 
 def _aggregate(trained: TrainedModel) -> dict[str, float | None]:
-    """KL(q(z) || p(z)) directly, and less kl - mi at the same samples; of a flow neither is measured."""
+    """Return KL(q(z) || p(z)) and its difference from kl - mi at the same samples; None for a flow."""
     encoded, prior = trained.encoded, trained.model.generative_prior()
     if not isinstance(encoded.q, Gaussian):
         return {"kl_agg_direct": None, "kl_agg_noise": None}

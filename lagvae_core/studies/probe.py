@@ -1,9 +1,9 @@
-"""How well a linear classifier tells the labels from posterior means, with few labels and with many."""
+"""Accuracy of a linear classifier of posterior means, with few labels and with many."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,12 +25,11 @@ from lagvae_core.metrics.linear_probe import (
 )
 from lagvae_core.models.bag import word_counts
 from lagvae_core.randomness import derive_seed
-from lagvae_core.studies.base import Findings, Study
+from lagvae_core.studies.base import Findings, Study, StudyProgress
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Probe"]
 
-Progress = Callable[[str, int, int], None]
 SPLITS = ("train", "valid", "test")
 _ENCODE_BATCH = 500
 MEANS, RAW, RANDOM, BAG = "means", "raw_means", "random_encoder", "bag_of_words"
@@ -38,57 +37,65 @@ MEANS, RAW, RANDOM, BAG = "means", "raw_means", "random_encoder", "bag_of_words"
 
 @dataclass(frozen=True)
 class _Representation:
-    """One way to see the examples: features of each split, and whether a probe sees them standardised."""
+    """Features of the examples of each split, and whether they are standardised for the probe."""
 
     standardised: bool
     train: Features
     valid: Features
     test: Features
 
-    def seen(self, chosen: NDArray[np.int64]) -> tuple[Features, Features, Features]:
-        """Features of the labelled examples, of valid and of test; their scale is that of the labelled ones."""
-        train = self.train[chosen]
+    def probe_inputs(self, labelled: NDArray[np.int64]) -> tuple[Features, Features, Features]:
+        """Return the features of the labelled examples, of valid and of test, standardised by the labelled ones."""
+        train = self.train[labelled]
         if not self.standardised:
             return train, self.valid, self.test
-        mean_F, deviation_F = train.mean(0), train.std(0)
-        deviation_F[deviation_F == 0.0] = 1.0
-        return tuple((part - mean_F) / deviation_F for part in (train, self.valid, self.test))
+        mean_F, sd_F = train.mean(0), train.std(0)
+        sd_F[sd_F == 0.0] = 1.0
+        return tuple((part - mean_F) / sd_F for part in (train, self.valid, self.test))
 
 
 class Probe(Study):
-    """Linear probe: accuracy on the test split of an L2 logistic regression on posterior means, the encoder frozen.
+    """Linear probe: test accuracy of an L2-penalised logistic regression on posterior means of the frozen encoder.
 
-    The features are E_q[z|x], what the decoder is given on average. Labelled examples are drawn from the training
-    split, the smaller sets of a draw inside its larger ones; the strength of the penalty is chosen on the validation
+    The features are E_q[z|x], the mean of the decoder's input. The labelled examples are drawn from the training split;
+    within a draw, a smaller set is part of every larger one. The strength of the penalty is chosen on the validation
     split.
 
-    A probe rescales what it reads, and so finds some accuracy even in a collapsed encoder. So means are probed twice,
-    as they are (`raw_means`: there the penalty bears on a small scale) and standardised by the labelled examples
-    (`means`), and beside them stand the share of the largest class of the training split, the same encoder before its
-    training (standardised), and, of texts, the counts of the words (as they are). Accuracy near that of the random
-    encoder is no merit of the training.
+    A probe rescales its features, so that it reaches some accuracy even with a collapsed encoder. Therefore the means
+    are probed twice: standardised by the labelled examples (`means`), and as they are (`raw_means`), where the penalty
+    acts on a small scale. There are three baselines: the share of the largest class of the training split, the same
+    encoder before training (standardised), and for text the word counts (as they are). Training has gained nothing if
+    the accuracy is close to that of the untrained encoder.
 
-    Source: He et al. 2019 and Song et al. 2024, who train a linear layer by SGD under a decaying rate; a penalised
-    logistic regression is solved to its optimum instead and needs no rate. Numbers of labels as in Song et al. 2024.
+    Source: He et al. 2019 and Song et al. 2024, who train a linear layer by SGD with a decaying learning rate. Here a
+    penalised logistic regression is solved to its optimum, which needs no learning rate. The numbers of labels are
+    those of Song et al. 2024.
 
-    Fewer training examples than labels wished: all of them are taken. A model without z has the baselines alone.
+    If there are fewer training examples than labels, all of them are used. A model without z has the baselines only.
     """
 
     columns: ClassVar = (
-        Column("probe_accuracy", "float", "test accuracy on standardised means, most labels, mean over draws", "max"),
-        Column("probe_accuracy_sd", "float", "its standard deviation over draws; null for one draw"),
-        Column("probe_accuracy_raw", "float", "the same on the means as they are", "max"),
-        Column("probe_majority", "float", "test accuracy of always naming the training split's largest class"),
+        Column(
+            "probe_accuracy",
+            "float",
+            "test accuracy on standardised means with the most labels, mean over draws",
+            "max",
+        ),
+        Column("probe_accuracy_sd", "float", "standard deviation of probe_accuracy over draws; null for one draw"),
+        Column("probe_accuracy_raw", "float", "probe_accuracy on means that are not standardised", "max"),
+        Column("probe_majority", "float", "test accuracy of predicting the largest class of the training split"),
         Column("probe_random", "float", "probe_accuracy of the encoder before training"),
-        Column("probe_bow", "float", "test accuracy on word counts; null where examples have no words"),
-        Column("probe_mixture", "float", "accuracy without labels of a Gaussian mixture; null unless asked for", "max"),
-        Column("probe_labels", "int", "labelled examples behind these accuracies"),
-        Column("probe_classes", "int", "classes of the training split"),
+        Column("probe_bow", "float", "test accuracy on word counts; null for data without words"),
+        Column(
+            "probe_mixture", "float", "test accuracy of a Gaussian mixture without labels; null unless requested", "max"
+        ),
+        Column("probe_labels", "int", "number of labelled examples for these accuracies"),
+        Column("probe_classes", "int", "number of classes in the training split"),
     )
     tables: ClassVar = {
         "accuracy": (
             "one row for each representation (`features`), number of `labels` and `draw`: accuracy on test and valid, "
-            "and the inverse penalty that valid chose"
+            "and the inverse penalty with the best accuracy on valid"
         ),
     }
 
@@ -96,39 +103,39 @@ class Probe(Study):
     labels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (100, 500, 1_000, 2_000, 10_000), min_length=1, description="numbers of labelled training examples"
     )
-    draws: int = Field(5, ge=1, le=1_000, description="draws of the labelled examples")
-    balanced: bool = Field(False, description="draw as many of each class, as far as they last")
+    draws: int = Field(5, ge=1, le=1_000, description="number of draws of the labelled examples")
+    balanced: bool = Field(False, description="draw equally many examples of each class, as long as there are any")
     inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.01, 0.1, 1.0, 10.0, 100.0), min_length=1, description="C of the logistic regression, to choose from"
+        (0.01, 0.1, 1.0, 10.0, 100.0), min_length=1, description="candidates for C of the logistic regression"
     )
     mixture: bool = Field(False, description="also fit a Gaussian mixture without labels")
-    seed: int = Field(0, ge=0, description="of the draws")
+    seed: int = Field(0, ge=0, description="seed of the draws")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         without = [split for split in SPLITS if getattr(dataset, split).labels is None]
         if without:
-            hint = "The probe needs a label for every example of train, valid and test."
-            yield ValidationIssue("probe", "must have labels in every split", hint, " ".join(without))
+            message = f"needs labels in every split, but there are none in {', '.join(without)}"
+            yield ValidationIssue("probe", message, "Label all examples of train, valid and test.")
 
-    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         truth = _Truth.of(trained.dataset)
         representations = self._representations(trained, progress)
         rows: list[dict[str, Any]] = [truth.majority()]
         fits = len(representations) * self.draws * len(subset_sizes(self.labels, len(truth.train)))
         for features, representation in representations.items():
-            for row in self._probed(representation, truth):
+            for row in self._fit_rows(representation, truth):
                 rows.append({"features": features, **row})
                 progress("probe", len(rows) - 1, fits)
         table = {name: [row[name] for row in rows] for name in rows[0]}
         mixture = self._mixture(representations[MEANS], truth) if self.mixture and MEANS in representations else None
         return Findings(self._values(rows, truth) | {"probe_mixture": mixture}, {"accuracy": table})
 
-    def _probed(self, representation: _Representation, truth: _Truth) -> Iterator[dict[str, Any]]:
-        """One row for each draw and number of labels."""
+    def _fit_rows(self, representation: _Representation, truth: _Truth) -> Iterator[dict[str, Any]]:
+        """Yield one row for each draw and number of labels."""
         for draw in range(self.draws):
             order = labelled_order(truth.train, self.seed, draw, balanced=self.balanced)
             for size in subset_sizes(self.labels, len(order)):
-                train, valid, test = representation.seen(order[:size])
+                train, valid, test = representation.probe_inputs(order[:size])
                 fit = fit_probe(
                     (train, truth.train[order[:size]]),
                     (valid, truth.valid),
@@ -138,40 +145,40 @@ class Probe(Study):
                 yield {"labels": size, "draw": draw, **asdict(fit)}
 
     def _values(self, rows: Sequence[Mapping[str, Any]], truth: _Truth) -> dict[str, Any]:
-        """The columns, those of a representation by its fits on the most labels."""
+        """Return the columns; accuracies are those with the most labels."""
         most = subset_sizes(self.labels, len(truth.train))[-1]
 
-        def reached(features: str) -> list[float]:
+        def accuracies(features: str) -> list[float]:
             return [r["accuracy"] for r in rows if (r["features"], r["labels"]) == (features, most)]
 
-        means = reached(MEANS)
+        means = accuracies(MEANS)
         return {
             "probe_accuracy": _mean(means),
             "probe_accuracy_sd": statistics.stdev(means) if len(means) > 1 else None,
-            "probe_accuracy_raw": _mean(reached(RAW)),
+            "probe_accuracy_raw": _mean(accuracies(RAW)),
             "probe_majority": rows[0]["accuracy"],
-            "probe_random": _mean(reached(RANDOM)),
-            "probe_bow": _mean(reached(BAG)),
+            "probe_random": _mean(accuracies(RANDOM)),
+            "probe_bow": _mean(accuracies(BAG)),
             "probe_labels": most,
             "probe_classes": len(np.unique(truth.train)),
         }
 
-    def _representations(self, trained: TrainedModel, progress: Progress) -> dict[str, _Representation]:
-        found: dict[str, _Representation] = {}
+    def _representations(self, trained: TrainedModel, progress: StudyProgress) -> dict[str, _Representation]:
+        representations: dict[str, _Representation] = {}
         means = _means(trained, "encode", progress)
         if means[0].shape[1]:
             untrained = TrainedModel.untrained(trained.config, trained.dataset, trained.device)
-            found[MEANS] = _Representation(True, *means)
-            found[RAW] = _Representation(False, *means)
-            found[RANDOM] = _Representation(True, *_means(untrained, "encode untrained", progress))
+            representations[MEANS] = _Representation(True, *means)
+            representations[RAW] = _Representation(False, *means)
+            representations[RANDOM] = _Representation(True, *_means(untrained, "encode untrained", progress))
         domain = trained.dataset.domain
         if isinstance(domain, TextDomain):
             bags = [_bag_of_words(getattr(trained.dataset, split), domain.vocabulary) for split in SPLITS]
-            found[BAG] = _Representation(False, *bags)
-        return found
+            representations[BAG] = _Representation(False, *bags)
+        return representations
 
     def _mixture(self, representation: _Representation, truth: _Truth) -> float | None:
-        train, _, test = representation.seen(np.arange(len(truth.train)))
+        train, _, test = representation.probe_inputs(np.arange(len(truth.train)))
         if len(train) < truth.classes:
             return None
         return mixture_accuracy(train, test, truth.test, truth.classes, derive_seed(self.seed, "mixture"))
@@ -179,7 +186,7 @@ class Probe(Study):
 
 @dataclass(frozen=True)
 class _Truth:
-    """The labels of each split as numbers below `classes`, those of all splits together."""
+    """The labels of each split as numbers below `classes`, the number of labels in all splits together."""
 
     classes: int
     train: NDArray[np.int64]
@@ -190,13 +197,13 @@ class _Truth:
     def of(cls, dataset: Dataset) -> _Truth:
         labels = [_labels(getattr(dataset, split)) for split in SPLITS]
         numbers = {label: number for number, label in enumerate(sorted({label for part in labels for label in part}))}
-        components = (np.array([numbers[label] for label in part], dtype=np.int64) for part in labels)
-        return cls(len(numbers), *components)
+        train, valid, test = (np.array([numbers[label] for label in part], dtype=np.int64) for part in labels)
+        return cls(classes=len(numbers), train=train, valid=valid, test=test)
 
     def majority(self) -> dict[str, Any]:
-        """The row of who always names the largest class of the training split."""
-        named = int(np.bincount(self.train).argmax())
-        accuracy, valid_accuracy = (float(np.mean(part == named)) for part in (self.test, self.valid))
+        """Return the row of the baseline that always predicts the largest class of the training split."""
+        largest = int(np.bincount(self.train).argmax())
+        accuracy, valid_accuracy = (float(np.mean(part == largest)) for part in (self.test, self.valid))
         return {
             "features": "majority",
             "labels": len(self.train),
@@ -208,27 +215,27 @@ class _Truth:
 
 
 def _labels(split: Split) -> Sequence[str]:
-    assert split.labels is not None, "`mistakes` is asked first"
+    assert split.labels is not None, "`issues` excludes data without labels"
     return split.labels
 
 
-def _means(trained: TrainedModel, phase: str, progress: Progress) -> list[NDArray[np.float64]]:
+def _means(trained: TrainedModel, phase: str, progress: StudyProgress) -> list[NDArray[np.float64]]:
     splits = [getattr(trained.dataset, split) for split in SPLITS]
     total = sum(map(len, splits))
-    before, found = 0, []
+    before, means = 0, []
     for split in splits:
-        done = partial(_further, phase, before, total, progress)
-        found.append(trained.means(split, done).numpy())
+        done = partial(_report_total, phase, before, total, progress)
+        means.append(trained.means(split, done).numpy())
         before += len(split)
-    return found
+    return means
 
 
-def _further(phase: str, before: int, total: int, progress: Progress, examples: int) -> None:
+def _report_total(phase: str, before: int, total: int, progress: StudyProgress, examples: int) -> None:
     progress(phase, before + examples, total)
 
 
 def _bag_of_words(split: Split, vocabulary: int) -> Any:
-    """How often each word stands in each example, a sparse matrix [N, W]."""
+    """Return the count of each word in each example, a sparse matrix [N, W]."""
     from scipy.sparse import csr_matrix, vstack
 
     batches = split.batches(_ENCODE_BATCH)

@@ -1,4 +1,4 @@
-"""Whether z tells the sentence that it was inferred from: reconstructions beside their originals."""
+"""Reconstructions of sentences from z, compared with the originals."""
 
 from __future__ import annotations
 
@@ -15,54 +15,53 @@ from lagvae_core.errors import ValidationIssue
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH
 from lagvae_core.metrics.decoding import Beam, DecodingMethod, Greedy, Sampling
 from lagvae_core.metrics.reconstruction import bleu, edit_rate, exact_match, token_accuracy
-from lagvae_core.studies.base import Findings, Study, needs_z
+from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z
 from lagvae_core.studies.sentence_generator import SentenceGenerator
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Reconstruction"]
 
-Progress = Callable[[str, int, int], None]
-
 SCORES = {"exact": exact_match, "token_accuracy": token_accuracy, "edit_rate": edit_rate, "bleu": bleu}
 MEANING: dict[str, tuple[str, Literal["min", "max"]]] = {
-    "exact": ("share of sentences repeated word for word", "max"),
-    "token_accuracy": ("share of words repeated at their place", "max"),
-    "edit_rate": ("mean edit distance in words over the original's length", "min"),
+    "exact": ("share of sentences that are reproduced word for word", "max"),
+    "token_accuracy": ("share of words that are reproduced at their position", "max"),
+    "edit_rate": ("mean edit distance in words over the length of the original", "min"),
     "bleu": ("corpus BLEU-4 in percent", "max"),
 }
 FROM = {"mean": "the posterior mean", "sample": "a posterior sample"}
 
 
 class Reconstruction(Study):
-    """The first examples of the measured split, decoded from their own posterior greedily, by sampling and by a beam.
+    """Reconstructions of the first examples of the measured split: greedy, sampled and by beam search.
 
-    z is E_q[z|x], or the one sample of q(z|x) that the evaluation draws; He et al. 2019 take a sample. The beam ranks
-    by raw log p(x|z), as their code does. A decoder that ignores z writes one likely sentence for all, and its token
-    accuracy is not 0. The columns are those of greedy search; table `scores` holds all six combinations.
+    z is E_q[z|x], or the sample of q(z|x) that the evaluation draws; He et al. 2019 use a sample. The beam search ranks
+    by log p(x|z) without length normalisation, as their code does. A decoder that ignores z writes one likely sentence
+    for all examples, with a token accuracy above 0. The columns are those of greedy decoding; table `scores` has all
+    six combinations.
     """
 
     columns: ClassVar = tuple(
-        Column(f"rec_{name}_{source}", "float", f"{meaning}, greedily from {of}", direction)
+        Column(f"rec_{name}_{source}", "float", f"{meaning}, by greedy decoding of {of}", direction)
         for source, of in FROM.items()
         for name, (meaning, direction) in MEANING.items()
     )
     tables: ClassVar = {
-        "scores": "one row for each z and `decoding`: the four scores, and the share that ended before max_length",
-        "sentences": "one row an example: its number, the original, and a column for each z and decoding",
+        "scores": "one row for each z and `decoding`: the four scores and the share of sentences that ended",
+        "sentences": "one row per example: its number, the original, and a column for each z and decoding",
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["reconstruction"] = "reconstruction"
-    examples: int = Field(1_000, ge=1, description="sentences of the measured split, the first ones, at most")
-    max_length: int = Field(100, ge=1, le=10_000, description="tokens at which a sentence is cut, `</s>` counted")
-    beam: int = Field(5, ge=1, le=1_000, description="sequences that the beam search keeps")
-    length_normalised: bool = Field(False, description="whether the beam ranks by log p over length")
-    seed: int = Field(0, ge=0, description="of the sampled words")
+    examples: int = Field(1_000, ge=1, description="largest number of examples, the first of the measured split")
+    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
+    beam: int = Field(5, ge=1, le=1_000, description="width of the beam search")
+    length_normalised: bool = Field(False, description="rank the beam by log p over length")
+    seed: int = Field(0, ge=0, description="seed of the sampled words")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
 
-    def measure(self, trained: TrainedModel, progress: Progress) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         split, generator = trained.split.limit(self.examples), SentenceGenerator.of(trained)
         encoded = trained.encode(split)
         progress("encode", len(split), len(split))
@@ -74,12 +73,13 @@ class Reconstruction(Study):
         scores: list[dict[str, Any]] = []
         for source, z_NZ in (("mean", encoded.mean_NZ), ("sample", encoded.z_NZ)):
             for name, decoding in self._decodings().items():
-                found = generator.generate(decoding, z_NZ, torch.arange(len(split)), _phase(progress, name, len(split)))
-                repeated = [one.words for one in found]
-                ended = sum(one.ended for one in found) / len(found)
-                values = {score: of(originals, repeated) for score, of in SCORES.items()}
+                report = _phase(progress, name, len(split))
+                decoded = generator.generate(decoding, z_NZ, torch.arange(len(split)), report)
+                words = [sentence.words for sentence in decoded]
+                ended = sum(sentence.ended for sentence in decoded) / len(decoded)
+                values = {score: function(originals, words) for score, function in SCORES.items()}
                 scores.append({"z": source, "decoding": name, **values, "ended": ended})
-                sentences[f"{source}_{name}"] = generator.decode_ids(repeated)
+                sentences[f"{source}_{name}"] = generator.decode_ids(words)
         greedy = {row["z"]: row for row in scores if row["decoding"] == "greedy"}
         values = {f"rec_{name}_{source}": greedy[source][name] for source in FROM for name in SCORES}
         rows = {name: [row[name] for row in scores] for name in scores[0]}
@@ -93,15 +93,15 @@ class Reconstruction(Study):
         }
 
 
-def _phase(progress: Progress, phase: str, total: int) -> Callable[[int], None]:
+def _phase(progress: StudyProgress, phase: str, total: int) -> Callable[[int], None]:
     return lambda done: progress(phase, done, total)
 
 
 def _sentences(split: Split) -> list[list[int]]:
-    """The words of each example, in order."""
-    found: dict[int, list[int]] = {}
+    """Return the word IDs of each example, in order."""
+    words: dict[int, list[int]] = {}
     for batch in split.batches(ENCODE_BATCH):
-        assert isinstance(batch, TokenBatch), "a split of sentences"
+        assert isinstance(batch, TokenBatch), "this study needs sentences"
         for number, tokens in zip(batch.index_B.tolist(), batch.targets_BT.tolist(), strict=True):
-            found[number] = [token for token in tokens if token >= UNK]
-    return [found[number] for number in range(len(split))]
+            words[number] = [token for token in tokens if token >= UNK]
+    return [words[number] for number in range(len(split))]

@@ -1,4 +1,4 @@
-"""A language model that tells how likely sentences are which another model made."""
+"""Reference LSTM language model, which scores generated sentences (forward and reverse perplexity)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lagvae_core.data import TokenDataset, TokenSplit
 from lagvae_core.data.cache import cache_folder
 from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
-from lagvae_core.studies.trained_model import TrainedModel, keep, restore
+from lagvae_core.studies.trained_model import TrainedModel, restore
 from lagvae_core.training.checkpoint import FileCheckpoint
 from lagvae_core.training.record import Progress
 from lagvae_core.training.trial import Trial
@@ -24,12 +24,19 @@ __all__ = ["ReferenceLanguageModel", "perplexity", "with_training_text"]
 
 _log = logging.getLogger(__name__)
 
+EpochProgress = Callable[[int, int], None]
+"""Called with the number of the epoch that has ended and the largest number of epochs."""
+
 
 @dataclass(frozen=True)
 class ReferenceLanguageModel:
-    """An `lstm_lm` trial of the same data, by the recipe of their kind: the same judge for every model of these data.
+    """An `lstm_lm` trial with the recipe of its kind of data: one reference for all models of the same data.
 
-    `hidden` and `embedding` are those of the recipe where they are None.
+    Args:
+        epochs: Largest number of epochs.
+        hidden: Recurrent units; None for those of the recipe.
+        embedding: Size of the embeddings; None for that of the recipe.
+        seed: Seed of the trial.
     """
 
     epochs: int
@@ -37,12 +44,12 @@ class ReferenceLanguageModel:
     embedding: int | None = None
     seed: int = 0
 
-    def config(self, judged: TrialConfig) -> TrialConfig:
-        """The trial that the judge of the model `judged` comes from."""
+    def config(self, scored: TrialConfig) -> TrialConfig:
+        """Return the configuration of the reference for a model with the configuration `scored`."""
         sizes = {"hidden": self.hidden, "embedding": self.embedding}
         return parse_trial(
             {
-                "data": judged.data.model_dump(),
+                "data": scored.data.model_dump(),
                 "model": {name: size for name, size in sizes.items() if size is not None},
                 "strategies": ["lstm_lm"],
                 "training": {"epochs": self.epochs},
@@ -50,66 +57,64 @@ class ReferenceLanguageModel:
             }
         )
 
-    def of(
-        self, trained: TrainedModel, progress: Callable[[int, int], None] = lambda epoch, epochs: None
-    ) -> TrainedModel:
-        """The judge for `trained`, out of the cache or trained now; the cache is a folder beside that of the data."""
-        assert isinstance(trained.dataset, TokenDataset), "a judge of sentences"
+    def of(self, trained: TrainedModel, progress: EpochProgress = lambda epoch, epochs: None) -> TrainedModel:
+        """Return the reference for `trained`, on the same data; see `on`."""
+        assert isinstance(trained.dataset, TokenDataset), "a reference language model needs sentences"
         return self.on(trained.config, trained.dataset, trained.device, progress)
 
     def on(
         self,
-        judged: TrialConfig,
+        scored: TrialConfig,
         dataset: TokenDataset,
         device: torch.device,
-        progress: Callable[[int, int], None] = lambda epoch, epochs: None,
+        progress: EpochProgress = lambda epoch, epochs: None,
     ) -> TrainedModel:
-        """The same from data that need not be those of the configuration."""
-        config = self.config(judged)
-        stored = _Stored(config.run_id(dataset.fingerprint))
-        found = stored.restore(config, dataset, device)
-        if found is None:
-            trial = Trial(config, dataset, device)
-            trial.fit(progress=lambda now: _of_epochs(now, self.epochs, progress))
-            stored.save(keep(trial))
-            found = TrainedModel.of(trial)
-        return found
+        """Return the reference from the cache, or train it and store it there.
+
+        Args:
+            scored: Configuration of the model whose sentences are scored.
+            dataset: Data to train on; they may differ from those of `scored`.
+            device: Device of the reference.
+            progress: Called after each epoch of training.
+        """
+        config = self.config(scored)
+        name = f"judge-{config.run_id(dataset.fingerprint)}.model"
+        if (reference := _cached(name, config, dataset, device)) is not None:
+            return reference
+        trial = Trial(config, dataset, device)
+        trial.fit(progress=lambda place: _report_epoch(place, self.epochs, progress))
+        _store(name, trial.best_weights())
+        return TrainedModel.of(trial)
 
 
-def _of_epochs(now: Progress, epochs: int, progress: Callable[[int, int], None]) -> None:
-    if now.done == now.total:
-        progress(now.epoch, epochs)
+def _report_epoch(place: Progress, epochs: int, progress: EpochProgress) -> None:
+    if place.done == place.total:
+        progress(place.epoch, epochs)
 
 
-class _Stored:
-    """The judge's file in the cache. Without a usable folder it is trained each time."""
+def _cached(name: str, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> TrainedModel | None:
+    """Return the cached model called `name`; None if there is none or it cannot be used."""
+    try:
+        content = FileCheckpoint(cache_folder() / name).load()
+        return None if content is None else restore(content, config, dataset, device)
+    except (CheckpointError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        _log.warning("cannot use the cached language model; training it again: %s", error)
+        return None
 
-    def __init__(self, identity: str) -> None:
-        self._identity = identity
 
-    def _file(self) -> FileCheckpoint:
-        return FileCheckpoint(cache_folder() / f"judge-{self._identity}.model")
-
-    def restore(self, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> TrainedModel | None:
-        try:
-            content = self._file().load()
-            return None if content is None else restore(content, config, dataset, device)
-        except (CheckpointError, OSError, RuntimeError) as error:
-            _log.warning("the cached language model cannot be used and is trained again: %s", error)
-            return None
-
-    def save(self, content: bytes) -> None:
-        try:
-            self._file().save(content)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-            _log.warning("the language model is not cached: %s", error)
+def _store(name: str, content: bytes) -> None:
+    try:
+        FileCheckpoint(cache_folder() / name).save(content)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        _log.warning("cannot cache the language model: %s", error)
 
 
 @torch.no_grad()
 def perplexity(reference: TrainedModel, split: TokenSplit) -> float | None:
-    """exp(sum of -log p / number of predicted tokens) of the whole split; None where it predicts none.
+    """Return exp(sum of -log p / number of predicted tokens) over the whole split.
 
-    Predicted is all that follows a first token, which is `<s>`: `</s>` counts where a sentence has one.
+    Every token after the first one, `<s>`, is predicted, including `</s>` if a sentence has one. The result is None if
+    the split has no predicted token.
     """
     if not split.units:
         return None
@@ -121,7 +126,7 @@ def perplexity(reference: TrainedModel, split: TokenSplit) -> float | None:
 
 
 def with_training_text(dataset: TokenDataset, train: TokenSplit) -> TokenDataset:
-    """The data set with other training sentences, and so with another fingerprint."""
+    """Return the data set with different training sentences, and therefore with a different fingerprint."""
     digest = hashlib.sha256(dataset.fingerprint.encode())
     digest.update(train.tokens.astype("<i4").tobytes())
     digest.update(train.offsets.astype("<i8").tobytes())

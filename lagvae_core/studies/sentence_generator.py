@@ -1,11 +1,10 @@
-"""A trained model of sentences as something that speaks: z goes in, sentences come out."""
+"""Generation of sentences from latent codes with a trained model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lagvae_core.data import TokenDataset, Vocabulary
@@ -17,21 +16,22 @@ __all__ = ["SentenceGenerator", "sentence_data"]
 
 
 def sentence_data(trained: TrainedModel) -> TokenDataset:
-    """The data of a model of sentences."""
-    assert isinstance(trained.dataset, TokenDataset), "a study of sentences was given other data"
+    """Return the data of a model of sentences."""
+    assert isinstance(trained.dataset, TokenDataset), "this study needs sentences"
     return trained.dataset
 
 
 @dataclass(frozen=True, eq=False)
 class SentenceGenerator:
-    """The decoder of a trained model, and how its words are spelt."""
+    """The decoder of a trained model and the vocabulary of its words."""
 
     decoder: TokenDecoder
     vocabulary: Vocabulary
 
     @classmethod
     def of(cls, trained: TrainedModel) -> SentenceGenerator:
-        assert isinstance(trained.model.decoder, TokenDecoder), "a study of sentences was given another decoder"
+        """Return the generator of a model of sentences."""
+        assert isinstance(trained.model.decoder, TokenDecoder), "this study needs a decoder of words"
         return cls(trained.model.decoder, sentence_data(trained).vocabulary)
 
     def generate(
@@ -41,12 +41,16 @@ class SentenceGenerator:
         index_N: Tensor,
         progress: Callable[[int], None] = lambda sentences: None,
     ) -> list[Decoded]:
-        """One sentence for each z (see `decode_all`), wherever z lies and in whatever precision."""
+        """Return one sentence for each z.
+
+        Args:
+            decoding: How words are chosen.
+            z_NZ: Latent codes, on any device and in any precision.
+            index_N: Numbers that determine the random draws of each sentence.
+            progress: Called with the number of sentences that are done.
+        """
         return decode_all(decoding, self.decoder, z_NZ.to(self.decoder.output.weight), index_N, progress=progress)
 
     def decode_ids(self, sentences: Sequence[Sequence[int]]) -> list[str]:
+        """Return sentences of word IDs as text."""
         return [self.vocabulary.decode(words) for words in sentences]
-
-    @property
-    def device(self) -> torch.device:
-        return self.decoder.output.weight.device

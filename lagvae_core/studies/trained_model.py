@@ -1,4 +1,4 @@
-"""A trained model as one thing: what a trial leaves behind, what a file keeps of it, and what studies measure."""
+"""A trained model: the input of every study, built from a trial or from stored weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.trial import Trial
 
-__all__ = ["TrainedModel", "configuration_of", "keep", "restore"]
+__all__ = ["TrainedModel", "configuration_of", "restore"]
 
-REMEDY = "Train it again."
+TRAIN_AGAIN = "Train the model again."
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """The best weights of a trial in eval mode, with its configuration, parts and data."""
+    """A model in eval mode with its configuration, training components and data."""
 
     config: TrialConfig
     dataset: Dataset
@@ -38,27 +38,32 @@ class TrainedModel:
 
     @property
     def run_id(self) -> str:
+        """Identity of configuration, data and seed."""
         return self.config.run_id(self.dataset.fingerprint)
 
     @property
     def split(self) -> Split:
         """The split that the configuration measures, cut to its `limit`."""
-        setting = self.config.evaluation
-        split: Split = getattr(self.dataset, setting.split)
-        return split if setting.limit is None else split.limit(setting.limit)
+        evaluation = self.config.evaluation
+        split: Split = getattr(self.dataset, evaluation.split)
+        return split if evaluation.limit is None else split.limit(evaluation.limit)
 
     def encode(self, split: Split) -> EncodedSplit:
-        """q(z|x) of every example by the proposal that evaluation uses, and one sample and its reconstruction."""
+        """Return q(z|x), one sample and its reconstruction for every example, with the proposal of the evaluation."""
         seed = self.config.evaluation.seed
         batches = on_device(split, ENCODE_BATCH, self.device)
         return encode_split(self.model, batches, seed, infer=self.components.refine(self.model, seed))
 
     @torch.no_grad()
     def means(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> Tensor:
-        """E_q[z|x] of every example in the order of the split, float64 [N, Z] on the CPU; nothing is decoded for it.
+        """Return E_q[z|x] of every example, the mean of the decoder's input, without decoding anything.
 
-        It is the mean of what the decoder is given, by the proposal that evaluation uses. `progress` hears the examples
-        done.
+        Args:
+            split: The examples.
+            progress: Called with the number of examples that are done.
+
+        Returns:
+            float64 [N, Z] on the CPU in the order of the split, by the proposal of the evaluation.
         """
         seed = self.config.evaluation.seed
         infer = self.components.refine(self.model, seed)
@@ -71,9 +76,18 @@ class TrainedModel:
 
     @torch.no_grad()
     def from_prior(self, examples: int, seed: int, purpose: str) -> Tensor:
-        """z from the prior that the model is sampled from, [N, Z]; none depends on how many there are."""
-        (one,) = on_device(self.split.limit(1), 1, self.device)
-        latent = self.model.infer(one).q.size[1]
+        """Return draws of z from the prior that the model is sampled from.
+
+        Args:
+            examples: Number of draws N.
+            seed: Seed of the draws.
+            purpose: Name of the draws; different purposes get independent draws.
+
+        Returns:
+            [N, Z]. A row does not depend on N.
+        """
+        (example,) = on_device(self.split.limit(1), 1, self.device)
+        latent = self.model.infer(example).q.size[1]
         noise_NZ = example_noise(seed, purpose, torch.arange(examples), 1, latent)[:, 0]
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, f"{purpose} prior"))
         weights = next(self.model.parameters())
@@ -81,46 +95,47 @@ class TrainedModel:
 
     @functools.cached_property
     def encoded(self) -> EncodedSplit:
-        """`split`, encoded at the first use."""
+        """The encoding of `split`, computed on first use."""
         return self.encode(self.split)
 
     @classmethod
     def untrained(cls, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainedModel:
-        """The model as the trial of this configuration starts to train it."""
+        """Return the model of this configuration before its first update."""
         trial = Trial(config, dataset, device)
         return cls(config, dataset, trial.model.eval(), trial.components, device)
 
     @classmethod
     def of(cls, trial: Trial) -> TrainedModel:
-        """The trial's model at its best weights; the trial itself should not be trained further."""
-        trial.model.load_state_dict(trial.best.weights)
+        """Load the best weights into the trial's model and return it. Do not train the trial further."""
+        trial.best.restore(trial.model)
         return cls(trial.config, trial.dataset, trial.model.eval(), trial.components, trial.device)
 
 
-def keep(trial: Trial) -> bytes:
-    """The trial's best weights as bytes that `restore` reads: weights alone, since its configuration says the rest."""
-    return trial.best_weights()
-
-
 def configuration_of(content: bytes) -> TrialConfig:
-    """The configuration of the trial whose weights `content` keeps.
+    """Return the configuration of the trial that stored these weights with `Trial.best_weights`.
 
     Raises:
-        CheckpointError: the bytes are damaged, or no kept model of this version.
+        CheckpointError: The content is damaged, or is not a model that this version has stored.
     """
     state = _decode(content, None)
     try:
         return TrialConfig.model_validate_json(state.get("config", ""))
     except ValueError:
-        message = "A kept model must hold a configuration of this version of lagvae, but this file does not."
-        raise CheckpointError(f"{message} {REMEDY}") from None
+        message = "The stored model has no configuration that is valid in this version of lagvae."
+        raise CheckpointError(f"{message} {TRAIN_AGAIN}") from None
 
 
 def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> TrainedModel:
-    """The model that `keep` kept of the trial with this configuration and these data.
+    """Return the model whose weights `Trial.best_weights` returned.
+
+    Args:
+        content: The bytes that `Trial.best_weights` returned.
+        config: Configuration of that trial.
+        dataset: Data of that trial.
+        device: Device of the model.
 
     Raises:
-        CheckpointError: the bytes are damaged, or of another configuration or other data.
+        CheckpointError: The content is damaged, or has a different configuration or different data.
     """
     state = _decode(content, config.run_id(dataset.fingerprint))
     trial = Trial(config, dataset, torch.device(device))
@@ -129,10 +144,9 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
         return TrainedModel.of(trial)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        message = "A kept model must hold the weights of its configuration, but this one does not"
-        raise CheckpointError(f"{message} ({reason}). {REMEDY}") from None
+        raise CheckpointError(f"The stored weights do not fit their configuration ({reason}). {TRAIN_AGAIN}") from None
 
 
 def _decode(content: bytes, identity: str | None) -> dict[str, Any]:
-    instead = "Give the model of this very run."
-    return checkpoints.decode(content, identity, what="kept model", hint=REMEDY, mismatch_hint=instead)
+    mismatch_hint = "Choose the model of this run."
+    return checkpoints.decode(content, identity, what="stored model", hint=TRAIN_AGAIN, mismatch_hint=mismatch_hint)

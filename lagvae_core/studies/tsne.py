@@ -1,8 +1,8 @@
-"""A map of the latent space: posterior means of some examples laid out in the plane."""
+"""Map of the latent space: t-SNE of posterior means in the plane."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,46 +14,54 @@ from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ValidationIssue
 from lagvae_core.randomness import derive_seed
-from lagvae_core.studies.base import Findings, Study
+from lagvae_core.studies.base import Findings, Study, StudyProgress
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["Tsne"]
 
-START_DEVIATION = 1e-4
+START_SD = 1e-4
+"""Standard deviation of the initial layout along its first axis."""
+
 NEIGHBOURS = 5
+"""Number of neighbours for trustworthiness."""
 
 
 class Tsne(Study):
-    """t-SNE of posterior means E_q[z|x] of the measured split's first examples.
+    """t-SNE of the posterior means E_q[z|x] of the first examples of the measured split.
 
-    Source: van der Maaten and Hinton 2008, by scikit-learn's Barnes-Hut approximation, started from the two principal
-    components. Trustworthiness is that of Venna and Kaski 2001: it falls with the rank, among the means, of those that
-    the map makes neighbours and that are none. The divergence that t-SNE descends is known to the approximation alone
-    and is not kept. Distances between clusters and their sizes mean nothing, and a collapsed encoder's noise is laid
-    out as readily as structure: read `au` and `mi` beside it. A model without z has no map.
+    Source: van der Maaten and Hinton 2008, by the Barnes-Hut approximation of scikit-learn, initialised with the two
+    principal components. Trustworthiness is defined by Venna and Kaski 2001. It decreases for each neighbour on the map
+    that is not a neighbour among the means, by its rank there. The objective of t-SNE is not recorded, since only the
+    approximation is computed. Distances between clusters and sizes of clusters have no meaning, and the noise of a
+    collapsed encoder gives a map too: also read `au` and `mi`. A model without z has no map.
     """
 
     columns: ClassVar = (
         Column(
-            "tsne_trust", "float", "trustworthiness of the map: 1 where its 5 nearest are near among the means", "max"
+            "tsne_trust",
+            "float",
+            "trustworthiness of the map; 1 if the 5 nearest on the map are nearest among the means",
+            "max",
         ),
-        Column("tsne_examples", "int", "examples on the map"),
+        Column("tsne_examples", "int", "number of examples on the map"),
     )
-    tables: ClassVar = {"map": "one row an example: its number in the split, coordinates `x` and `y`, label or null"}
+    tables: ClassVar = {"map": "one row per example: its number in the split, coordinates `x` and `y`, label or null"}
 
     kind: Literal["tsne"] = "tsne"
-    examples: int = Field(2_000, ge=4, le=10_000, description="examples on the map, at most")
-    perplexity: float = Field(30.0, ge=1, description="effective number of neighbours; below the number of examples")
-    seed: int = Field(0, ge=0, description="of the layout")
+    examples: int = Field(2_000, ge=4, le=10_000, description="largest number of examples on the map")
+    perplexity: float = Field(
+        30.0, ge=1, description="effective number of neighbours, less than the number of examples"
+    )
+    seed: int = Field(0, ge=0, description="seed of the layout")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit, self.examples)
         examples = min(limit for limit in limits if limit is not None)
         if self.perplexity >= examples:
-            message = f"must be less than the {examples} examples on the map"
+            message = f"must be less than {examples}, the number of examples on the map"
             yield ValidationIssue("tsne.perplexity", message, "A tenth of them is a common choice.", self.perplexity)
 
-    def measure(self, trained: TrainedModel, progress: Callable[[str, int, int], None]) -> Findings:
+    def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         split = trained.split.limit(self.examples)
         means_NZ = trained.means(split, lambda done: progress("encode", done, len(split))).numpy()
         if means_NZ.shape[1] == 0:
@@ -87,17 +95,17 @@ def _trust(means_NZ: NDArray[np.float64], place_N2: NDArray[np.float64]) -> floa
 
 
 def _start(means_NZ: NDArray[np.float64], seed: int) -> NDArray[np.float32]:
-    """The two principal components on a small scale, [N, 2], and noise in the place of one that does not vary."""
+    """Return the two principal components on a small scale, [N, 2]; noise in place of one without variance."""
     centred_NZ = means_NZ - means_NZ.mean(0)
     left, scale, _ = np.linalg.svd(centred_NZ, full_matrices=False)
-    noise_N2 = np.random.default_rng(seed).standard_normal((len(means_NZ), 2)) * START_DEVIATION
+    start_N2 = np.random.default_rng(seed).standard_normal((len(means_NZ), 2)) * START_SD
     largest = scale.max()
     if largest == 0.0:
-        return noise_N2.astype(np.float32)
+        return start_N2.astype(np.float32)
     for axis in np.flatnonzero(scale[:2] > 0.0):
         component_N = left[:, axis] * scale[axis]
-        # An axis's sign is arbitrary; fix it, so that the map is the same on every machine.
+        # The sign of an axis is arbitrary; fixing it makes the map the same on every machine.
         sign = np.sign(component_N[np.argmax(np.abs(component_N))])
-        deviation = largest / np.sqrt(len(means_NZ))
-        noise_N2[:, axis] = sign * component_N / deviation * START_DEVIATION
-    return noise_N2.astype(np.float32)
+        sd = largest / np.sqrt(len(means_NZ))
+        start_N2[:, axis] = sign * component_N / sd * START_SD
+    return start_N2.astype(np.float32)

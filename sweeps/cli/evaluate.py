@@ -1,8 +1,7 @@
-"""`lagvae evaluate`: studies of trained models, whose findings lie beside the runs."""
+"""`lagvae evaluate`: apply studies to trained models and store their findings next to the runs."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import CheckpointError, ConfigError, DataError, ValidationIssue
-from lagvae_core.studies import Findings, Study
+from lagvae_core.files import check_writable
+from lagvae_core.studies import Study
 from lagvae_core.studies.trained_model import TrainedModel, restore
 from sweeps.cli.outcomes import StudyResult, print_study_results
-from sweeps.cli.terminal import ProgressLine
+from sweeps.cli.terminal import ProgressLine, figure_errors, print_json
+from sweeps.cli.trial import TrialProgress, changed_data, default_threads, report_equality
 from sweeps.studies.syntax import parse_studies
 from sweeps.studies.table import checked_values, write_evaluation
 from sweeps.studies.targets import EvaluationTarget, find_targets
@@ -29,7 +30,7 @@ __all__ = ["EvaluationRequest", "run_studies"]
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the command line asks for; see `lagvae evaluate --help`."""
+    """The arguments of `lagvae evaluate`; see `lagvae evaluate --help`."""
 
     run_ids: Sequence[str]
     what: str
@@ -46,9 +47,14 @@ class EvaluationRequest:
 
 
 def run_studies(request: EvaluationRequest) -> None:
-    """Restore each model, measure it by each study, store and print what was found.
+    """Apply the studies to each model, and store and print their findings.
 
-    All but damaged weights is refused before anything is measured.
+    Everything except damaged weights is checked before the first study runs.
+
+    Raises:
+        UserError: An argument is invalid, the data have changed, or a study does not apply to a model.
+        CheckpointError: The weights of a model are damaged.
+        StoreError: The results cannot be read or written.
     """
     from lagvae_core.runtime import choose_device
 
@@ -61,103 +67,89 @@ def run_studies(request: EvaluationRequest) -> None:
         model=request.model,
         retrain=request.retrain,
     )
-    targets = [_moved(target, request.data) for target in targets]
-    _check(targets, studies)
+    targets = [_with_data_path(target, request.data) for target in targets]
+    _check_studies(targets, studies)
     device = choose_device(request.device or "auto")
     for folder in {target.folder for target in targets if target.folder is not None}:
         folder.prove_writable("evaluations")
     if request.png is not None:
-        _make_folder(request.png)
+        _create_figure_folder(request.png)
     with ProgressLine() as line:
-        outcomes = [outcome for target in targets for outcome in _measured(target, studies, request, device, line)]
+        results = [result for target in targets for result in _results(target, studies, request, device, line)]
     if request.as_json:
-        print(json.dumps([outcome.to_json() for outcome in outcomes], allow_nan=False))
+        print_json([result.to_json() for result in results])
     else:
-        print_study_results(outcomes)
+        print_study_results(results)
 
 
-def _moved(target: EvaluationTarget, data: str | None) -> EvaluationTarget:
-    """The target with its data at the path `data`."""
+# --- checks before the first study ----------------------------------------------------------------------------------
+
+
+def _with_data_path(target: EvaluationTarget, data: str | None) -> EvaluationTarget:
+    """Return the target with the path of its data replaced, unless `data` is None."""
     if data is None:
         return target
     values = target.config.model_dump(mode="json")
     if "path" not in values["data"]:
-        message = f"must be left out for {values['data']['kind']} data, which have no path"
+        message = f"not allowed with {values['data']['kind']} data, which have no path"
         raise ConfigError([ValidationIssue("--data", message, value=data)])
     values["data"]["path"] = data
     return replace(target, config=TrialConfig.model_validate(values))
 
 
-def _check(targets: Sequence[EvaluationTarget], studies: Sequence[Study]) -> None:
-    """Refuse what cannot be measured: studies of other kinds of data, changed data, data that a study cannot use."""
-    issues: list[ValidationIssue] = []
-    kinds = {target.config.data.kind for target in targets}
-    for study in studies:
-        strange = kinds - study.data_kinds
-        if strange:
-            message = f"must be studies of {' and '.join(sorted(strange))} data"
-            hint = f"{study.name()} is of {', '.join(sorted(study.data_kinds))}; see `lagvae studies`."
-            issues.append(ValidationIssue("--what", message, hint, study.name()))
+def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]) -> None:
+    """Check that every study applies to every target, and that the data have not changed."""
+    config_by_kind = {target.config.data.kind: target.config for target in targets}
+    issues = [
+        issue for study in studies for config in config_by_kind.values() for issue in study.unsupported_data(config)
+    ]
     if issues:
         raise ConfigError(issues)
     for target in targets:
-        dataset = load_dataset(target.config)
-        if target.row is not None and dataset.fingerprint != target.row["data_fingerprint"]:
-            run_id, fingerprint = target.row["run_id"], target.row["data_fingerprint"][:12]
-            message = f"must be the data that run {run_id} was trained on (fingerprint {fingerprint})"
-            hint = "The files have changed since; give the old ones with --data."
-            issues.append(ValidationIssue("the data", message, hint, dataset.fingerprint[:12]))
-            continue
-        issues += [issue for study in studies for issue in study.issues(target.config, dataset)]
+        dataset = _load_dataset(target.config)
+        hint = "The files have changed since then. Give the path of the original files with --data."
+        if target.row is not None and (issue := changed_data(target.row, dataset.fingerprint, hint)):
+            issues.append(issue)
+        else:
+            issues += [issue for study in studies for issue in study.issues(target.config, dataset)]
     if issues:
         raise DataError(list({str(issue): issue for issue in issues}.values()))
 
 
-def load_dataset(config: TrialConfig) -> Dataset:
-    """The data of `config`, loaded once for all its runs."""
+def _load_dataset(config: TrialConfig) -> Dataset:
+    """Return the data of `config`, which all its runs share."""
     from sweeps.execution.datasets import load_trial_data
 
     dataset: Dataset = load_trial_data(config.data.model_dump_json())
     return dataset
 
 
-def _make_folder(png: Path) -> None:
+def _create_figure_folder(png: Path) -> None:
     try:
         png.mkdir(parents=True, exist_ok=True)
+        check_writable(png)
     except OSError as error:
         message = f"must be a folder that can be written to ({error.strerror})"
-        raise ConfigError([ValidationIssue("--png", message, "Choose another.", str(png))]) from None
+        raise ConfigError([ValidationIssue("--png", message, "Choose another folder.", str(png))]) from None
 
 
-@contextmanager
-def _threads(wished: int | None, target: EvaluationTarget) -> Iterator[None]:
-    """Torch and the linear algebra behind scikit-learn on as many cores as were asked for, or the run had."""
-    from threadpoolctl import threadpool_limits
-
-    from lagvae_core.runtime import use_threads
-    from sweeps.cli.trial import usual_threads
-
-    stored = target.row["threads"] if target.row is not None else None
-    threads = wished or stored or usual_threads(target.config)
-    use_threads(threads)
-    with threadpool_limits(threads):
-        yield
+# --- studies --------------------------------------------------------------------------------------------------------
 
 
-def _measured(
+def _results(
     target: EvaluationTarget,
     studies: Sequence[Study],
     request: EvaluationRequest,
     device: torch.device,
     line: ProgressLine,
 ) -> Iterator[StudyResult]:
-    """What each study found of one model, stored as soon as it is found."""
+    """Yield the result of each study about one model, after it has been stored."""
     with _threads(request.threads, target):
-        trained = _restored(target, device, request.retrain, line)
+        trained = _restore(target, device, request.retrain, line)
         arm = target.row["arm"] if target.row is not None else None
         for study in studies:
             started = time.monotonic()
-            line.say(f"run {trained.run_id}{f' ({arm})' if arm else ''}: {study.name()}")
+            line.print(f"run {trained.run_id}{f' ({arm})' if arm else ''}: {study.name()}")
             findings = study.measure(trained, line.advance)
             checked_values(study, findings)
             seconds = time.monotonic() - started
@@ -166,15 +158,30 @@ def _measured(
                 folder = target.folder
                 names = write_evaluation(folder, target.row, study, findings, seconds=seconds, device=str(device))
                 files = [f"{folder.results}/{folder.sweep}/{name}" for name in names]
-                line.say(f"stored in {files[0]}")
+                line.print(f"stored in {files[0]}")
+            result = StudyResult(trained.run_id, arm, study, findings, seconds, files)
             if request.png is not None:
-                _draw(study, findings, request.png / f"{trained.run_id}-{study.name()}.png", trained.run_id, line)
-            yield StudyResult(trained.run_id, arm, study, findings, seconds, files)
+                _draw(result, request.png, line)
+            yield result
 
 
-def _restored(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
-    """The model of its kept weights; with `retrain` of fresh ones, where the kept are absent or no good."""
-    dataset = load_dataset(target.config)
+@contextmanager
+def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
+    """Context manager. Sets the threads of torch and of scikit-learn: as requested, or as the run had."""
+    from threadpoolctl import threadpool_limits
+
+    from lagvae_core.runtime import use_threads
+
+    stored = target.row["threads"] if target.row is not None else None
+    threads = requested or stored or default_threads(target.config)
+    use_threads(threads)
+    with threadpool_limits(threads):
+        yield
+
+
+def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
+    """Restore the model from its weights. With `retrain`, train it again if they are missing or damaged."""
+    dataset = _load_dataset(target.config)
     content = target.weights.load()
     try:
         if content is not None:
@@ -182,44 +189,41 @@ def _restored(target: EvaluationTarget, device: torch.device, retrain: bool, lin
     except CheckpointError as error:
         if not retrain:
             raise CheckpointError(f"{target.place}: {error}") from None
-        line.say(f"{target.place}: {error}")
-    assert retrain, "an absent model is refused before"
-    _train_again(target, dataset, device, line)
+        line.print(f"{target.place}: {error}")
+    assert retrain, "without --retrain, a missing model is an error of find_targets"
+    _retrain(target, dataset, device, line)
     content = target.weights.load()
-    assert content is not None, "what finished has left its model"
+    assert content is not None, "a finished trial stores its model"
     return restore(content, target.config, dataset, device)
 
 
-def _train_again(target: EvaluationTarget, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
-    """Train a stored run anew and keep its model; says whether it gave the stored numbers."""
+def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
+    """Train a stored run again, keep its model, and print whether its metrics are equal to the stored ones."""
     from lagvae_core import train
-    from sweeps.cli.trial import Watcher, compare_with_stored
 
     assert target.row is not None
-    with Watcher(target.config) as watcher:
-        line.say(f"run {target.row['run_id']}: it is trained again")
+    with TrialProgress(target.config) as progress:
+        line.print(f"run {target.row['run_id']}: training it again")
         record = train(
             target.config,
-            report=watcher.epoch,
-            progress=watcher.progress,
+            report=progress.on_epoch,
+            progress=progress.on_progress,
             model_store=target.weights,
             device=device,
             dataset=dataset,
         )
     if record.status != "finished":
-        message = f"must finish again, as it did when it was stored (now: {record.stop_reason})"
-        raise ConfigError(
-            [ValidationIssue(target.row["run_id"], message, "Train on the device it was trained on.", record.status)]
-        )
-    compare_with_stored(record, target.row)
+        message = f"finished when it was stored, but not when it was trained again ({record.stop_reason})"
+        hint = "Train it on the device that the run used."
+        raise ConfigError([ValidationIssue(target.row["run_id"], message, hint, record.status)])
+    report_equality(record, target.row)
 
 
-def _draw(study: Study, findings: Findings, path: Path, title: str, line: ProgressLine) -> None:
+def _draw(result: StudyResult, folder: Path, line: ProgressLine) -> None:
     from sweeps.plots.studies import draw_study
 
-    try:
-        if draw_study(study.name(), findings, path, title=title):
-            line.say(f"drawn in {path}")
-    except OSError as error:
-        message = f"must be a folder that can be written to ({error.strerror})"
-        raise ConfigError([ValidationIssue("--png", message, "Choose another.", str(path.parent))]) from None
+    kind = result.study.name()
+    path = folder / f"{result.run_id}-{kind}.png"
+    with figure_errors(path):
+        if draw_study(kind, result.findings, path, title=result.run_id):
+            line.print(f"drawn in {path}")

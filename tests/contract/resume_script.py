@@ -1,6 +1,8 @@
-"""Takes one tiny trial of every strategy up to an update and stops, or takes all up again and finishes them.
+"""Start one tiny trial of every strategy and interrupt it, or resume all of them.
 
-resume_script.py begin|finish FOLDER. The folder holds a checkpoint of each, and in the end a record.
+    resume_script.py begin|finish FOLDER
+
+`begin` writes a checkpoint of each strategy to FOLDER, and `finish` writes its record there.
 """
 
 import json
@@ -17,7 +19,7 @@ from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.checkpoint import FileCheckpoint
 
 PLACE = ("train", 2, 2)
-"""The update before which a trial stops."""
+"""The update that is interrupted: its state is not saved."""
 
 
 def main(what: str, folder: Path) -> None:
@@ -32,7 +34,7 @@ def main(what: str, folder: Path) -> None:
             run(tiny(kind), checkpoint=store, checkpoint_seconds=0.0, progress=stop)
         except InterruptionError:
             continue
-        raise AssertionError(f"{kind} never came to {PLACE}")
+        raise AssertionError(f"{kind} never reached {PLACE}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""This folder becomes importable by this file, for `sentences`."""
+"""Shared fixtures. This file also makes `sentences` importable from the tests of this folder."""
 
 import pytest
-from sentences import learned_by_heart
+from sentences import memorised_sentences
 
 
 @pytest.fixture(scope="session")
 def autoencoder(tmp_path_factory):
-    return learned_by_heart(tmp_path_factory.mktemp("lines"))
+    """A model that has memorised eight sentences."""
+    return memorised_sentences(tmp_path_factory.mktemp("lines"))

@@ -1,4 +1,4 @@
-"""A model that has learned eight sentences by heart."""
+"""A model that has memorised eight sentences."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LINES = [
 ]
 
 
-def learned_by_heart(folder: Path) -> TrainedModel:
-    """A VAE of LINES, which are train, valid and test at once."""
+def memorised_sentences(folder: Path) -> TrainedModel:
+    """Train a VAE on LINES, which are the training, validation and test split."""
     for split in ("train", "valid", "test"):
         (folder / f"{split}.txt").write_text("\n".join(LINES) + "\n")
     config = parse_trial(
@@ -37,5 +37,5 @@ def learned_by_heart(folder: Path) -> TrainedModel:
     )
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.fit()
-    trial.best.weights = trial.model.state_dict()  # at weight 1 earlier weights were better
+    trial.best.weights = trial.model.state_dict()  # the validation loss, at weight 1, selects earlier weights
     return TrainedModel.of(trial)

@@ -1,10 +1,9 @@
-"""Drawings of a model of images."""
+"""The study `drawings`."""
 
 import pytest
 import torch
-from helpers import tiny, tiny_images, trained_of
+from helpers import dataset_of, tiny, tiny_images, trained_of
 
-from lagvae_core.errors import ConfigError
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.studies.drawings import Drawings
 
@@ -12,14 +11,15 @@ SMALL = {"examples": 3, "paths": 1, "steps": 2}
 
 
 def measure(trained, **options):
-    heard = []
-    found = Drawings(**{**SMALL, **options}).measure(trained, lambda *told: heard.append(told))
-    assert heard[-1] == ("draw", heard[-1][2], heard[-1][2])
-    return found
+    progress = []
+    findings = Drawings(**{**SMALL, **options}).measure(trained, lambda *place: progress.append(place))
+    phase, done, total = progress[-1]
+    assert (phase, done) == ("draw", total)
+    return findings
 
 
-def rows(found, what):
-    table = found.tables["drawings"]
+def rows(findings, what):
+    table = findings.tables["drawings"]
     return [pixels for name, pixels in zip(table["what"], table["pixels"], strict=True) if name == what]
 
 
@@ -28,49 +28,51 @@ def trained():
     return trained_of(tiny_images())
 
 
-def test_it_draws_of_every_kind_and_repeats_itself(trained):
-    found = measure(trained)
-    counts = {what: len(rows(found, what)) for what in dict.fromkeys(found.tables["drawings"]["what"])}
+def test_every_kind_of_drawing_is_there_and_only_the_seed_changes_them(trained):
+    findings = measure(trained)
+    counts = {what: len(rows(findings, what)) for what in dict.fromkeys(findings.tables["drawings"]["what"])}
     assert counts == {"image": 3, "reconstruction": 3, "swapped": 3, "sample": 3, "interpolation": 3}
-    assert {pixel for pixels in found.tables["drawings"]["pixels"] for pixel in pixels} <= {0, 1}
-    assert measure(trained) == found
-    assert measure(trained, seed=1) != found
+    assert {pixel for pixels in findings.tables["drawings"]["pixels"] for pixel in pixels} <= {0, 1}
+    assert measure(trained) == findings
+    assert measure(trained, seed=1) != findings
 
 
-def test_images_are_the_measured_ones(trained):
+def test_the_images_are_the_first_of_the_measured_split(trained):
     (batch,) = trained.split.limit(3).batches(3)
     assert rows(measure(trained), "image") == batch.targets.flatten(1).int().tolist()
 
 
-def test_errors_are_shares_of_pixels(trained):
-    found = measure(trained)
-    images = torch.tensor(rows(found, "image"))
+def test_the_errors_are_shares_of_pixels(trained):
+    findings = measure(trained)
+    images = torch.tensor(rows(findings, "image"))
     for what, column in (("reconstruction", "drawing_error"), ("swapped", "drawing_error_swapped")):
-        assert found.values[column] == pytest.approx(float((torch.tensor(rows(found, what)) != images).double().mean()))
+        assert findings.values[column] == pytest.approx(
+            float((torch.tensor(rows(findings, what)) != images).double().mean())
+        )
 
 
-def test_an_interpolation_goes_from_the_reconstruction_to_that_with_the_next_one_s_z(trained):
-    found = measure(trained)
-    first, _, last = rows(found, "interpolation")
-    assert first == rows(found, "reconstruction")[0]
-    assert last == rows(found, "swapped")[0]
+def test_an_interpolation_leads_from_the_reconstruction_to_the_swapped_reconstruction(trained):
+    findings = measure(trained)
+    first, _, last = rows(findings, "interpolation")
+    assert first == rows(findings, "reconstruction")[0]
+    assert last == rows(findings, "swapped")[0]
 
 
-def test_where_nothing_is_drawn_at_random_the_next_one_s_z_gives_the_next_one(trained):
-    found = measure(trained, pixels="threshold")
-    assert rows(found, "swapped")[:2] == rows(found, "reconstruction")[1:]
+def test_with_a_threshold_the_swapped_reconstruction_is_that_of_the_next_image(trained):
+    findings = measure(trained, pixels="threshold")
+    assert rows(findings, "swapped")[:2] == rows(findings, "reconstruction")[1:]
 
 
-def test_a_decoder_that_ignores_z_draws_the_same_with_any(trained, monkeypatch):
+def test_a_decoder_that_ignores_z_draws_the_same_with_every_z(trained, monkeypatch):
     inner = PixelDecoder.maps_of
     monkeypatch.setattr(PixelDecoder, "maps_of", lambda self, z: inner(self, torch.zeros_like(z)))
-    found = measure(trained)
-    assert rows(found, "reconstruction") == rows(found, "swapped")
-    assert found.values["drawing_error"] == found.values["drawing_error_swapped"]
+    findings = measure(trained)
+    assert rows(findings, "reconstruction") == rows(findings, "swapped")
+    assert findings.values["drawing_error"] == findings.values["drawing_error_swapped"]
 
 
 def test_models_of_words_and_models_without_z_are_refused():
-    for config in (tiny(), tiny_images("pixelcnn_lm")):
-        other = trained_of(config)
-        with pytest.raises(ConfigError):
-            Drawings().require(other.config, other.dataset)
+    assert [issue.where for issue in Drawings().unsupported_data(tiny())] == ["drawings"]
+    config = tiny_images("pixelcnn_lm")
+    assert list(Drawings().unsupported_data(config)) == []
+    assert [issue.where for issue in Drawings().issues(config, dataset_of(config.data))] == ["drawings"]

@@ -1,3 +1,5 @@
+"""The study `posterior_means`."""
+
 import math
 
 import pytest
@@ -6,7 +8,6 @@ from helpers import ignore_z, tiny, trial_of
 from linear_gaussian import LinearGaussian
 
 from lagvae_core.columns import Column
-from lagvae_core.errors import ConfigError
 from lagvae_core.metrics.information import aggregate_kl, mutual_information
 from lagvae_core.metrics.posterior_means import moments_by_grid
 from lagvae_core.models.gaussian import Gaussian, NormalPrior
@@ -23,20 +24,20 @@ def trained_of(*strategies, **sections):
 
 
 def measure(trained, **options):
-    heard = []
-    findings = PosteriorMeans(**options).measure(trained, lambda *progress: heard.append(progress))
+    progress = []
+    findings = PosteriorMeans(**options).measure(trained, lambda *place: progress.append(place))
     assert set(findings.values) == {column.name for column in PosteriorMeans.columns}
-    return findings, heard
+    return findings, progress
 
 
-def test_it_is_in_the_catalogue():
+def test_the_study_is_in_the_catalogue():
     assert STUDIES["posterior_means"] is PosteriorMeans
     assert all(isinstance(column, Column) for column in PosteriorMeans.columns)
 
 
-def test_the_table_has_a_row_an_example():
+def test_the_table_has_one_row_per_example():
     trained = trained_of(model={"latent_dim": 1, "init_range": 1.0})
-    findings, heard = measure(trained, examples=10)
+    findings, progress = measure(trained, examples=10)
     table = findings.tables["means"]
     assert {name: len(column) for name, column in table.items()} == dict.fromkeys(
         ("example", "p_mean", "q_mean", "p_sd", "ess", "log_px"), 10
@@ -46,10 +47,10 @@ def test_the_table_has_a_row_an_example():
     assert table["q_mean"] == trained.encoded.mean_NZ[:10].tolist()
     assert table["ess"] == [None] * 10
     assert findings.values["nll_grid"] == pytest.approx(-sum(table["log_px"]) / 10)
-    assert heard[-1] == ("posterior means", 10, 10)
+    assert progress[-1] == ("posterior means", 10, 10)
 
 
-def test_the_summary_is_that_of_the_table():
+def test_the_columns_summarise_the_table():
     findings, _ = measure(trained_of(model={"latent_dim": 1, "init_range": 1.0}))
     p, q = (torch.tensor(findings.tables["means"][name])[:, 0] for name in ("p_mean", "q_mean"))
     values = findings.values
@@ -59,7 +60,7 @@ def test_the_summary_is_that_of_the_table():
     assert values["p_q_slope"] == pytest.approx(values["p_q_correlation"] * float(q.std() / p.std()), abs=1e-4)
 
 
-def test_a_model_that_ignores_z_has_collapsed_whatever_its_encoder_does():
+def test_a_model_that_ignores_z_has_collapsed_for_every_encoder():
     trained = trained_of(model={"latent_dim": 1, "init_range": 1.0})
     ignore_z(trained.model.decoder, trial_of(tiny("lstm_lm")).model.decoder)
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_a_model_that_ignores_z_has_collapsed_whatever_its_encoder_does():
     assert (values["model_collapse"], values["inference_collapse"]) == (1, 0)
 
 
-def test_an_inference_network_that_ignores_x_has_collapsed_whatever_the_model_does():
+def test_an_inference_network_that_ignores_x_has_collapsed_for_every_model():
     trained = trained_of(model={"latent_dim": 1, "init_range": 1.0})
     with torch.no_grad():
         trained.model.encoder.to_latent.weight.zero_()
@@ -79,14 +80,14 @@ def test_an_inference_network_that_ignores_x_has_collapsed_whatever_the_model_do
     assert values["kl_agg_direct"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_more_than_two_latents_are_sampled():
+def test_more_than_two_latent_dimensions_are_sampled():
     findings, _ = measure(trained_of(model={"latent_dim": 3}), samples=20)
     assert findings.values["nll_grid"] is None
     assert all(1.0 <= ess <= 20.0 + 1e-9 for ess in findings.tables["means"]["ess"])
     assert all(len(mean) == 3 for mean in findings.tables["means"]["p_mean"])
 
 
-def test_a_flow_has_no_closed_mixture():
+def test_the_aggregate_kl_of_a_flow_is_not_measured():
     values = measure(trained_of("iaf_posterior", model={"latent_dim": 3}), samples=20)[0].values
     assert values["kl_agg_direct"] is None
     assert values["p_mean_sd"] > 0
@@ -94,8 +95,8 @@ def test_a_flow_has_no_closed_mixture():
 
 def test_a_model_without_z_is_refused():
     trained = trained_of("lstm_lm")
-    with pytest.raises(ConfigError, match="without z"):
-        PosteriorMeans().require(trained.config, trained.dataset)
+    issues = PosteriorMeans().issues(trained.config, trained.dataset)
+    assert [issue.where for issue in issues] == ["posterior_means"]
 
 
 class TestAggregateKl:

@@ -1,4 +1,4 @@
-"""The study `probe` on trained models and real data."""
+"""The study `probe` on trained models and on data from files."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ def quiet(phase, done, total):
 
 
 def trained(*strategies, **sections):
-    config, kept = tiny(*strategies, **sections), MemoryCheckpoint()
-    run(config, model_store=kept)
-    return restore(kept.content, config, dataset_of(config.data))
+    config, model_store = tiny(*strategies, **sections), MemoryCheckpoint()
+    run(config, model_store=model_store)
+    return restore(model_store.content, config, dataset_of(config.data))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def test_every_representation_draw_and_number_of_labels_has_a_row(findings):
     table = findings.tables["accuracy"]
     rows = list(zip(table["features"], table["labels"], table["draw"], strict=True))
     names = ("means", "raw_means", "random_encoder", "bag_of_words")
-    wanted = [(name, size, draw) for name in names for draw in range(3) for size in (20, 50, 64)]
-    assert rows == [("majority", 64, None), *wanted]
+    expected = [(name, size, draw) for name in names for draw in range(3) for size in (20, 50, 64)]
+    assert rows == [("majority", 64, None), *expected]
     assert all(0.0 <= value <= 1.0 for part in ("accuracy", "valid_accuracy") for value in table[part])
 
 
-def test_columns_are_means_over_the_draws_with_most_labels(findings):
+def test_the_columns_are_means_over_draws_with_the_most_labels(findings):
     assert findings.values.keys() == COLUMNS
     table = findings.tables["accuracy"]
     rows = zip(table["features"], table["labels"], table["accuracy"], strict=True)
@@ -54,31 +54,31 @@ def test_columns_are_means_over_the_draws_with_most_labels(findings):
     assert findings.values["probe_mixture"] is None
 
 
-def test_the_majority_is_that_of_the_training_split(model, findings):
+def test_the_majority_class_is_that_of_the_training_split(model, findings):
     train, test = model.dataset.train.labels, model.dataset.test.labels
     largest = max(sorted(set(train)), key=train.count)
     assert findings.values["probe_majority"] == test.count(largest) / len(test)
 
 
-def test_twice_is_the_same(model, findings):
+def test_a_repeated_measurement_gives_equal_findings(model, findings):
     again = QUICK.measure(model, quiet)
     assert again == findings
     assert Probe(labels=(20,), draws=3, seed=1).measure(model, quiet).tables != findings.tables
 
 
-def test_the_random_encoder_is_the_one_before_training(model, findings):
+def test_the_random_encoder_is_the_encoder_before_training(model, findings):
     start = TrainedModel.untrained(model.config, model.dataset, torch.device("cpu"))
     before = QUICK.measure(start, quiet)
     assert before.values["probe_accuracy"] == findings.values["probe_random"]
     assert not torch.equal(start.means(start.split), model.means(model.split))
 
 
-def test_means_do_not_depend_on_decoding_and_are_those_of_the_encoded_split(model):
+def test_the_means_equal_those_of_the_encoded_split(model):
     assert torch.equal(model.means(model.split), model.encoded.mean_NZ)
 
 
-def test_an_encoder_of_the_component_is_read_to_the_optimum():
-    """With z itself as the mean, the four components of unit covariance at (+-2, +-2) are told apart with Phi(2)^2."""
+def test_the_probe_of_a_perfect_encoder_reaches_the_optimal_accuracy():
+    """With z as the mean, the best accuracy for four components of unit covariance at (+-2, +-2) is Phi(2)^2."""
     config = tiny(data={"examples": 2_000, "heldout": 4_000, "length": 2})
     dataset = dataset_of(config.data)
     perfect = TrainedModel.untrained(config, dataset, torch.device("cpu"))
@@ -96,7 +96,7 @@ def truth_of(dataset, split):
     return dataset.truth[f"{name}_z"]
 
 
-def test_a_scale_of_no_meaning_is_seen_by_the_raw_means_alone():
+def test_the_scale_of_the_means_affects_the_raw_means_only():
     config = tiny(data={"examples": 400, "heldout": 400})
     dataset = dataset_of(config.data)
     values = {}
@@ -111,7 +111,7 @@ def test_a_scale_of_no_meaning_is_seen_by_the_raw_means_alone():
     assert values[1e-4]["probe_accuracy_raw"] == values[1.0]["probe_majority"]
 
 
-def test_a_model_without_z_has_the_baselines_alone():
+def test_a_model_without_z_has_the_baselines_only():
     values = QUICK.measure(trained("lstm_lm", training={"epochs": 1}), quiet).values
     measured = {name for name, value in values.items() if value is not None}
     assert measured == {"probe_majority", "probe_bow", "probe_labels", "probe_classes"}
@@ -125,7 +125,7 @@ def corpus(folder, train):
     return config, config.data.load()
 
 
-def test_text_with_labels_whose_words_tell_them(tmp_path):
+def test_word_counts_predict_labels_that_depend_on_words(tmp_path):
     config, dataset = corpus(tmp_path, "good\ta fine film\nbad\ta dull film\nbad\tso dull and so long\n" * 8)
     assert list(QUICK.issues(config, dataset)) == []
     values = QUICK.measure(TrainedModel.untrained(config, dataset, torch.device("cpu")), quiet).values
@@ -136,4 +136,6 @@ def test_text_with_labels_whose_words_tell_them(tmp_path):
 def test_data_without_labels_are_refused(tmp_path):
     config, dataset = corpus(tmp_path, "a fine film\na dull film\n" * 8)
     (issue,) = QUICK.issues(config, dataset)
-    assert str(issue).startswith("probe must have labels in every split, but is 'train valid test'.")
+    assert issue.where == "probe"
+    assert "train, valid, test" in issue.message
+    assert issue.hint

@@ -1,4 +1,4 @@
-"""The study `tsne`: what it lays out, and when it refuses to."""
+"""The study `tsne`."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ def quiet(phase, done, total):
 
 
 def with_means(means_NZ, heldout=60):
-    """A model that gives each example of the test split the mean of the same number."""
+    """Return a model with the given posterior means of the test split."""
     config = tiny(data={"heldout": heldout}, evaluation={"limit": None})
     model = TrainedModel.untrained(config, dataset_of(config.data), torch.device("cpu"))
     object.__setattr__(model, "means", lambda split, progress: torch.from_numpy(means_NZ[: len(split)]))
     return model
 
 
-def test_clusters_that_are_far_apart_stay_apart():
+def test_distant_clusters_are_separate_on_the_map():
     generator = np.random.default_rng(0)
     cluster = np.arange(60) % 3
     means = generator.standard_normal((60, 5)) + 50.0 * np.eye(5)[cluster]
@@ -33,7 +33,7 @@ def test_clusters_that_are_far_apart_stay_apart():
     assert findings.values["tsne_examples"] == 60
 
 
-def test_the_map_has_the_labels_of_the_split_and_is_the_same_twice():
+def test_the_map_has_the_labels_of_the_split_and_is_reproducible():
     model = with_means(np.random.default_rng(1).standard_normal((60, 2)))
     study = Tsne(examples=40, perplexity=5)
     findings = study.measure(model, quiet)
@@ -45,12 +45,12 @@ def test_the_map_has_the_labels_of_the_split_and_is_the_same_twice():
 
 
 @pytest.mark.parametrize("means", [np.zeros((60, 3)), np.linspace(-1, 1, 60)[:, None]])
-def test_means_that_vary_in_no_or_one_dimension_have_a_map(means):
+def test_means_that_vary_in_at_most_one_dimension_have_a_map(means):
     table = Tsne(perplexity=5).measure(with_means(means), quiet).tables["map"]
     assert np.isfinite([table["x"], table["y"]]).all()
 
 
-def test_it_starts_from_the_principal_components():
+def test_the_initial_layout_is_the_principal_components():
     generator = np.random.default_rng(0)
     means = generator.standard_normal((500, 3)) * np.array([3.0, 0.1, 1.0])
     start = _start(means, 0)
@@ -66,8 +66,8 @@ def test_a_model_without_z_has_no_map():
     assert findings.tables == {}
 
 
-def test_more_neighbours_than_examples_are_refused():
+def test_a_perplexity_above_the_number_of_examples_is_refused():
     model = with_means(np.zeros((60, 2)))
     (issue,) = Tsne(examples=20, perplexity=20).issues(model.config, model.dataset)
-    assert "tsne.perplexity must be less than the 20 examples on the map, but is 20.0" in str(issue)
+    assert (issue.where, issue.value) == ("tsne.perplexity", 20.0)
     assert not list(Tsne(perplexity=59).issues(model.config, model.dataset))
