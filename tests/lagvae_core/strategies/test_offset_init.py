@@ -2,6 +2,9 @@ import pytest
 import torch
 from helpers import TINY_MODEL, assert_equals_plain_vae, rejects, run, tiny, trial_of
 
+from lagvae_core.strategies import CATALOGUE
+from lagvae_core.strategies.base import Trait
+
 RECIPE = {"hidden": 50, "embedding": 50, "init_range": 0.01, "init_embedding": 0.1}
 
 
@@ -88,7 +91,7 @@ def test_huge_initial_log_variances_give_a_warning():
     assert tiny(offset_init(low=-0.01, high=0.01), model={"hidden": 1024}).warnings() == ()
 
 
-@pytest.mark.parametrize("kind", ["bn_vae", "du_vae"])
+@pytest.mark.parametrize("kind", [kind for kind, s in CATALOGUE.items() if Trait.NORMALISES_MEANS in s.traits])
 def test_replacing_the_start_that_another_strategy_sets_gives_a_warning(kind):
     for stack in (("offset_init", kind), (kind, "offset_init")):
         (warning,) = map(str, tiny(*stack).warnings())
