@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 from lagvae_core.studies.base import Findings, Study, Table
-from lagvae_core.studies.drawings import Drawings
-from lagvae_core.studies.generation import Generation
-from lagvae_core.studies.interpolation import Interpolation
-from lagvae_core.studies.latent_plane import LatentPlane
-from lagvae_core.studies.posterior_means import PosteriorMeans
-from lagvae_core.studies.probe import Probe
-from lagvae_core.studies.reconstruction import Reconstruction
-from lagvae_core.studies.tsne import Tsne
-from lagvae_core.studies.uncertainty import Uncertainty
 
-__all__ = [
-    "STUDIES",
-    "Drawings",
-    "Findings",
-    "Generation",
-    "Interpolation",
-    "LatentPlane",
-    "PosteriorMeans",
-    "Probe",
-    "Reconstruction",
-    "Study",
-    "Table",
-    "Tsne",
-    "Uncertainty",
-]
+__all__ = ["STUDIES", "Findings", "Study", "Table"]
 
-_ALL: tuple[type[Study], ...] = (
-    Drawings,
-    Generation,
-    Interpolation,
-    LatentPlane,
-    PosteriorMeans,
-    Probe,
-    Reconstruction,
-    Tsne,
-    Uncertainty,
-)
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 
-STUDIES: dict[str, type[Study]] = {study.name(): study for study in _ALL}
-"""Study classes by kind."""
+STUDIES: dict[str, type[Study]] = {
+    value.name(): value
+    for module in _MODULES
+    for value in vars(module).values()
+    if isinstance(value, type) and issubclass(value, Study) and value.__module__ == module.__name__
+    if value is not Study
+}
+"""Study classes by kind, in the order of their files."""

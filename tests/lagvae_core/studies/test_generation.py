@@ -10,7 +10,7 @@ from sentences import LINES
 from lagvae_core.data import BOS, EOS, TokenSplit
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.metrics.generation import Sentences, distinct, known_ngrams, unigram_entropy
-from lagvae_core.studies import Generation
+from lagvae_core.studies.generation import Generation
 from lagvae_core.studies.reference_language_model import ReferenceLanguageModel, perplexity, with_training_text
 
 SMALL = {"sentences": 20, "max_length": 8, "judge_epochs": 2, "judge_hidden": 8, "judge_embedding": 8}

@@ -1,7 +1,8 @@
 import pytest
 from helpers import dataset_of, tiny
 
-from lagvae_core.studies import Interpolation, Reconstruction
+from lagvae_core.studies.interpolation import Interpolation
+from lagvae_core.studies.reconstruction import Reconstruction
 
 SMALL = {"pairs": 2, "max_length": 8}
 

@@ -5,7 +5,7 @@ from helpers import dataset_of, tiny, trained_of
 from sentences import LINES
 
 from lagvae_core.metrics.reconstruction import bleu, edit_rate, exact_match, token_accuracy
-from lagvae_core.studies import Reconstruction
+from lagvae_core.studies.reconstruction import Reconstruction
 
 SMALL = {"examples": 8, "max_length": 8}
 

@@ -8,7 +8,7 @@ from helpers import tiny, trained_of
 
 from lagvae_core.evaluation.evaluate import evaluate, on_device
 from lagvae_core.metrics.encoding import encode_split
-from lagvae_core.studies import Uncertainty
+from lagvae_core.studies.uncertainty import Uncertainty
 
 SMALL = {"seeds": 3, "iw_samples": 4}
 
