@@ -1,1 +1,1 @@
-"""Strategies and studies as documentation: what each does, its source, fields and columns."""
+"""Strategies and studies as plain data and as documentation, generated from their declarations."""

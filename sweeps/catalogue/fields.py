@@ -1,45 +1,35 @@
-"""What a declaration of settings says of itself, as plain data: for catalogues, help and documentation."""
+"""Fields and docstring of a configuration class as plain data, for catalogues and documentation."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
-from lagvae_core.settings import FrozenConfig
+from lagvae_core.settings import FrozenConfig, describe_constraints
 
 __all__ = ["describe_docstring", "describe_fields"]
 
-SIGNS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "at least {} long"}
 
-
-def describe_fields(setting: type[FrozenConfig]) -> list[dict[str, Any]]:
-    """Name, description, type, law and default of every field but `kind`."""
+def describe_fields(config: type[FrozenConfig]) -> list[dict[str, Any]]:
+    """Return name, description, type, constraints and default of every field except `kind`."""
     return [
         {
             "name": name,
             "description": field.description,
             "type": _type_name(field.annotation),
-            "law": ", ".join(_laws(field.metadata)),
+            "constraints": ", ".join(describe_constraints(field.metadata)),
             "default": field.default,
         }
-        for name, field in setting.model_fields.items()
+        for name, field in config.model_fields.items()
         if name != "kind"
     ]
 
 
-def describe_docstring(setting: type[FrozenConfig]) -> dict[str, str]:
-    """The docstring, and its first paragraph on one line."""
-    text = inspect.getdoc(setting) or ""
+def describe_docstring(config: type[FrozenConfig]) -> dict[str, str]:
+    """Return the docstring ("description"), and its first paragraph on one line ("summary")."""
+    text = inspect.getdoc(config) or ""
     return {"summary": " ".join(text.split("\n\n")[0].split()), "description": text}
 
 
 def _type_name(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-
-
-def _laws(metadata: list[Any]) -> Iterator[str]:
-    for mark in metadata:
-        for name, text in SIGNS.items():
-            if hasattr(mark, name):
-                yield text.format(getattr(mark, name))

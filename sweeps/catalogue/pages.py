@@ -1,7 +1,7 @@
-"""What the documentation takes from declarations in the code, as Markdown.
+"""Markdown pages generated from declarations in the code.
 
-python -m sweeps.catalogue.pages results       docs/results.md, whole
-python -m sweeps.catalogue.pages strategies    docs/strategies.md, from the heading of the catalogue on
+python -m sweeps.catalogue.pages results       prints docs/results.md
+python -m sweeps.catalogue.pages strategies    prints the catalogue, the last part of docs/strategies.md
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
+from lagvae_core.columns import Column
 from lagvae_core.evaluation.data_specific_metrics import DATA_SPECIFIC_METRICS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
 from sweeps.catalogue.strategies import catalogue_page
-from sweeps.catalogue.studies import study_section
-from sweeps.formatting import table
+from sweeps.catalogue.studies import COLUMN_TYPES, study_section
+from sweeps.formatting import markdown_table
 from sweeps.storage.schema import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION, tunable_columns
 from sweeps.studies.table import EVALUATION_COLUMNS
 
@@ -25,85 +26,95 @@ __all__ = ["results_page"]
 INTRODUCTION = f"""\
 # The table
 
-`<results>/<sweep>/runs/*.parquet` has one row a run, `<results>/<sweep>/curves/*.parquet` one row a run and epoch, and
-`<results>/<sweep>/spec.yaml` the sweep. Every column is always present and typed; null means not measured; NaN and
-infinity are never stored; counts are 64-bit integers. Schema version {SCHEMA_VERSION} stands in each file's metadata.
-DuckDB, pandas, polars and pyarrow read the folders unaided:
+The results of a sweep are in `<results>/<sweep>/`:
+
+- `runs/*.parquet`: one row per run.
+- `curves/*.parquet`: one row per run and epoch.
+- `spec.yaml`: the sweep file.
+
+Every column is always present and typed. Null means "not measured". NaN and infinity are never stored. Counts are
+64-bit integers. The metadata of each file holds the schema version, which is {SCHEMA_VERSION}. DuckDB, pandas, polars
+and pyarrow read the folders directly:
 
     SELECT arm, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
     WHERE status = 'finished' GROUP BY arm;
 
-A folder may hold rows of earlier versions of its sweep; `config_id`, `spec_hash` and `data_fingerprint` tell them
-apart, and `lagvae results pareto` leaves them out.
+A folder can contain rows of earlier versions of its sweep. They differ in `config_id`, `spec_hash` or
+`data_fingerprint`, and `lagvae results pareto` ignores them.
 
-## What may be compared
+## Which numbers are comparable
 
-- All default metrics come from one triple: proposal q(z|x), the prior that the model is sampled from, decoder p(x|z).
-  So `nll_iw` and `nll_elbo` bound the likelihood of the model that is sampled from, whatever it was trained with.
-- Metrics are of the split that `evaluation.split` names, the test set by default, as the papers report them. A search
-  told of test numbers selects on them; to search on validation instead, write
+- All default metrics are computed from one triple: the proposal q(z|x), the prior that the model is sampled from, and
+  the decoder p(x|z). Therefore `nll_iw` and `nll_elbo` bound the likelihood of that model, whatever its training
+  objective was.
+- Metrics refer to the split `evaluation.split`. The default is the test set, as in the papers. A search that sees test
+  metrics selects configurations on the test set. To search on the validation set instead, set
   `objectives: {{valid_nll_elbo: min, valid_au: max}}`.
-- `mi` mixes over the whole split and saturates at `mi_cap`; `mi_batch` mixes within batches, as He et al. 2019 do, and
-  saturates at `mi_batch_cap`. Never compare one with the other.
-- KL above zero does not show use of the latent space; read `mi` and `au` beside it.
-- `au` counts in units of the prior's standard deviation: a remedy that only rescales its latent space gains nothing.
-- Columns ending in `_paper` and `_batch` repeat a paper's protocol beside the comparable number. `nll_iw_paper` of
-  Scale-VAE weighs samples of one density with another and is no likelihood: it improves as the factor grows, whatever
-  the model. Its valid `nll_iw` charges the generator u ~ N(0, f_bar^2) that the paper samples from, and is larger.
-- An interrupted run has no metrics; a diverged one neither. They are rows, never replicates.
+- `mi` mixes the posteriors of the whole split and saturates at `mi_cap`. `mi_batch` mixes them within batches, as
+  He et al. 2019 do, and saturates at `mi_batch_cap`. Never compare one with the other.
+- A KL above zero does not prove that the latent space is used. Read it together with `mi` and `au`.
+- `au` measures variances in units of the prior's standard deviation. A remedy that only rescales its latent space
+  therefore gains no active units.
+- Columns that end in `_paper` or `_batch` follow the protocol of a paper, in addition to the comparable column.
+  `nll_iw_paper` of Scale-VAE takes its samples from one distribution and weights them with the density of another. It
+  is not a likelihood, and it decreases as the scale factor grows, whatever the model. The valid `nll_iw` uses the prior
+  that the paper samples from, u ~ N(0, f_bar^2), and is larger.
+- Runs that were interrupted or that diverged have a row but no metrics. They never count as replicates.
 """
-
 
 STUDIES_INTRODUCTION = """\
 ## Studies
 
-`lagvae evaluate RUN_ID --what probe,tsne` measures models that a sweep kept (`keep: models` in its file, or
-`lagvae run SPEC --keep models`; by default nothing is kept, for a model can be hundreds of megabytes). The weights of a
-run are `<results>/<sweep>/models/<run_id>.pt`. What a study finds is one row of typed columns in
-`<results>/<sweep>/evaluations/<study>/<run_id>.parquet`, and the rows of each of its tables, with `run_id` before the
-table's own columns, in `<results>/<sweep>/evaluations/<study>/<table>/<run_id>.parquet`. To measure again replaces
-both. `lagvae results show SWEEP --columns nll_iw,probe_accuracy` joins the numeric columns to the runs, as do the axes
-of `lagvae results pareto`. The rows of every study begin with these columns:
+`lagvae evaluate RUN_ID --what probe,tsne` applies studies to trained models. The models must have been kept: set
+`keep: models` in the sweep file, or run `lagvae run SPEC --keep models`. By default no model is kept, because a model
+can have hundreds of megabytes. The weights of a run are in `<results>/<sweep>/models/<run_id>.pt`.
+
+The findings of a study are stored in two places:
+
+- `<results>/<sweep>/evaluations/<study>/<run_id>.parquet`: one row of typed columns.
+- `<results>/<sweep>/evaluations/<study>/<table>/<run_id>.parquet`: the rows of each table of the study. The first
+  column is `run_id`.
+
+If a study is repeated for a run, its new findings replace the old ones. The numeric columns of studies can be used like
+columns of the runs in `lagvae results show SWEEP --columns nll_iw,probe_accuracy` and in
+`lagvae results pareto SWEEP --objectives`. The row of every study starts with these columns:
 """
 
 
 def results_page() -> str:
-    """docs/results.md, whole."""
-    tunable_docs = {
+    """Return docs/results.md."""
+    sections = [
+        ("Identity and status", IDENTITY),
+        ("Searched fields (null if the arm does not have them)", _searched_fields()),
+        ("Metrics", _rows(METRIC_COLUMNS)),
+        *((f"Metrics of {kind} data only", _rows(m.columns)) for kind, m in DATA_SPECIFIC_METRICS.items()),
+        *((f"Metrics of {kind} only", _rows(s.columns)) for kind, s in CATALOGUE.items() if s.columns),
+        ("Cost", _rows(COST_COLUMNS)),
+        ("Provenance", PROVENANCE),
+        ("Curves", _rows(CURVE_COLUMNS)),
+    ]
+    runs = ("\n".join([f"## {title}", "", *_table(rows), ""]) for title, rows in sections)
+    studies = (study_section(study) for study in STUDIES.values())
+    return "\n".join([INTRODUCTION, *runs, STUDIES_INTRODUCTION, *_table(EVALUATION_COLUMNS), "", *studies])
+
+
+def _searched_fields() -> list[tuple[str, str, str]]:
+    descriptions = {
         f"{kind}.{field}": strategy.model_fields[field].description or ""
         for kind, strategy in CATALOGUE.items()
         for field, _, _ in tunables(strategy)
     }
-    sections = [
-        ("Identity and status", IDENTITY),
-        ("Searched fields (null where the arm lacks them)", [(n, k, tunable_docs[n]) for n, k in tunable_columns()]),
-        ("Metrics", [(c.name, c.kind, c.doc) for c in METRIC_COLUMNS]),
-        *(
-            (f"Metrics of {kind} data alone", [(c.name, c.kind, c.doc) for c in task.columns])
-            for kind, task in DATA_SPECIFIC_METRICS.items()
-        ),
-        *(
-            (f"Metrics of {kind} alone", [(c.name, c.kind, c.doc) for c in strategy.columns])
-            for kind, strategy in CATALOGUE.items()
-            if strategy.columns
-        ),
-        ("Cost", [(c.name, c.kind, c.doc) for c in COST_COLUMNS]),
-        ("Provenance", PROVENANCE),
-        ("Curves", [(c.name, c.kind, c.doc) for c in CURVE_COLUMNS]),
-    ]
-    runs = (_section(title, rows) for title, rows in sections)
-    studies = (study_section(study) for study in STUDIES.values())
-    return "\n".join([INTRODUCTION, *runs, STUDIES_INTRODUCTION, *_lines(EVALUATION_COLUMNS), "", *studies])
+    return [(name, kind, descriptions[name]) for name, kind in tunable_columns()]
 
 
-def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
-    return "\n".join([f"## {title}", "", *_lines(rows), ""])
+def _rows(columns: Iterable[Column]) -> list[tuple[str, str, str]]:
+    return [(column.name, column.kind, column.doc) for column in columns]
 
 
-def _lines(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
-    kinds = {"float": "float64", "int": "int64", "str": "string", "floats": "list of float64", "time": "timestamp"}
-    cells = ((f"`{name}`", kinds.get(kind, kind), doc) for name, kind, doc in rows)
-    return table(("column", "type", "meaning"), cells)
+def _table(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    return markdown_table(
+        ("column", "type", "meaning"), ((f"`{name}`", COLUMN_TYPES[kind], doc) for name, kind, doc in rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The catalogue of strategies: what each does, its paper, slots, fields and what it cannot be stacked with."""
+"""The catalogue of strategies: description, paper, slots, fields, and incompatible strategies."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lagvae_core.config.trial import parse_trial
@@ -12,79 +12,39 @@ from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.catalogue.fields import describe_docstring, describe_fields
-from sweeps.formatting import format_value, table
+from sweeps.formatting import format_value, markdown_table
 
-__all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "grouped_conflicts", "range_text"]
+__all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "format_range", "grouped_conflicts"]
 
 HEADING = "## The catalogue\n"
 
+OTHER_DATA = "E09"
+"""Code of the incompatibility with a kind of data, model or decoder."""
+
 
 def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
-    """A strategy as plain data: everything that catalogue, help and documentation say of it."""
-    ranges = {name: tunable for name, _, tunable in tunables(strategy)}
-    fields = [
-        field | {"search": _range(ranges[field["name"]]) if field["name"] in ranges else None}
-        for field in describe_fields(strategy)
-    ]
+    """Return everything that the catalogue and the documentation show of a strategy, as plain data."""
+    ranges = {name: _describe_range(tunable) for name, _, tunable in tunables(strategy)}
     return {
         "kind": strategy.name(),
         **describe_docstring(strategy),
         "paper": strategy.paper,
         "slots": sorted(strategy.slots),
-        "fields": fields,
+        "fields": [field | {"search": ranges.get(field["name"])} for field in describe_fields(strategy)],
         "columns": [{"name": column.name, "doc": column.doc} for column in strategy.columns],
         "unmeasured": sorted(strategy.unmeasured),
         "conflicts": conflicts_of(strategy.name()),
     }
 
 
-@functools.cache
-def _refused_pairs() -> dict[str, dict[str, str]]:
-    """Each kind to the kinds that it is refused with at its defaults, and why; found by asking for every pair."""
-    found: dict[str, dict[str, str]] = {kind: {} for kind in CATALOGUE}
-    kinds = list(CATALOGUE)
-    for number, one in enumerate(kinds):
-        for other in kinds[number + 1 :]:
-            reason = _incompatibility(one, other)
-            if reason:
-                found[one][other] = found[other][one] = reason
-    return found
-
-
-def _incompatibility(one: str, other: str) -> str:
-    """Why the two are refused on words and on images alike, or nothing; the reason is not that they need other data."""
-    found = [_reasons(one, other, data) for data in ("text", "images")]
-    if not all(found):
-        return ""
-    told = [reasons for reasons in found if not any(reason.startswith("E09") for reason in reasons)]
-    return "; ".join((told or found)[0])
-
-
-def _reasons(one: str, other: str, data: str) -> list[str]:
-    try:
-        parse_trial({"data": {"kind": data, "path": "."}, "strategies": [one, other]})
-    except ConfigError as error:
-        return [_reason(issue) for issue in error.issues]
-    return []
-
-
-def _reason(issue: ValidationIssue) -> str:
-    assert issue.code, f"a refused stack without a code: {issue}"
-    return f"{issue.code}, {(issue.message if issue.code == 'E-SLOT' else issue.hint).rstrip('.')}"
-
-
-def conflicts_of(kind: str) -> dict[str, str]:
-    """The kinds that `kind` may not be stacked with at default settings, and why."""
-    return _refused_pairs()[kind]
-
-
-def _range(tunable: Tunable) -> dict[str, Any]:
+def _describe_range(tunable: Tunable) -> dict[str, Any]:
     if tunable.choices:
         return {"choices": list(tunable.choices)}
     return {"low": tunable.low, "high": tunable.high, "log": tunable.log}
 
 
-def range_text(search: Mapping[str, Any] | None) -> str:
+def format_range(search: Mapping[str, Any] | None) -> str:
+    """Return a default search range as text: "0.2 to 1", "1 to 100 (log)" or "{1, 2}"; "" for None."""
     if search is None:
         return ""
     if "choices" in search:
@@ -92,23 +52,60 @@ def range_text(search: Mapping[str, Any] | None) -> str:
     return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")
 
 
+def conflicts_of(kind: str) -> dict[str, str]:
+    """Return the kinds that cannot be combined with `kind` at default settings, with the reasons."""
+    return _conflicts()[kind]
+
+
+@functools.cache
+def _conflicts() -> dict[str, dict[str, str]]:
+    """Return the conflicts of all kinds, found by validation of every pair at its defaults."""
+    conflicts: dict[str, dict[str, str]] = {kind: {} for kind in CATALOGUE}
+    kinds = list(CATALOGUE)
+    for number, one in enumerate(kinds):
+        for other in kinds[number + 1 :]:
+            reason = _conflict(one, other)
+            if reason:
+                conflicts[one][other] = conflicts[other][one] = reason
+    return conflicts
+
+
+def _conflict(one: str, other: str) -> str:
+    """Return why two strategies are invalid together on text and on images; "" if they are valid on one of the two.
+
+    The reason is taken from a kind of data that both strategies support, if there is one.
+    """
+    issues_by_data = [_stack_issues([one, other], data) for data in ("text", "images")]
+    if not all(issues_by_data):
+        return ""
+    supported = [issues for issues in issues_by_data if all(issue.code != OTHER_DATA for issue in issues)]
+    return "; ".join(map(_reason, (supported or issues_by_data)[0]))
+
+
+def _stack_issues(stack: list[str], data: str) -> Sequence[ValidationIssue]:
+    try:
+        parse_trial({"data": {"kind": data, "path": "."}, "strategies": stack})
+    except ConfigError as error:
+        return error.issues
+    return ()
+
+
+def _reason(issue: ValidationIssue) -> str:
+    assert issue.code, f"an invalid stack without a code: {issue}"
+    return f"{issue.code}, {(issue.message if issue.code == 'E-SLOT' else issue.hint).rstrip('.')}"
+
+
 def grouped_conflicts(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The kinds that are refused for one reason together, and the reason, which then says "the other" of each."""
-    alike: dict[str, list[str]] = {}
+    """Yield the kinds that share a reason, joined, and the reason, in which "the other" stands for each of them."""
+    kinds_by_reason: dict[str, list[str]] = {}
     for kind, reason in conflicts.items():
-        alike.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)
-    for reason, kinds in alike.items():
+        kinds_by_reason.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)
+    for reason, kinds in kinds_by_reason.items():
         yield ", ".join(kinds), reason if len(kinds) > 1 else conflicts[kinds[0]]
 
 
-# --- on the terminal ------------------------------------------------------------------------------------------------
-
-
-# --- as Markdown ----------------------------------------------------------------------------------------------------
-
-
 def catalogue_page() -> str:
-    """The heading of the catalogue in docs/strategies.md, and every strategy as a section below it."""
+    """Return the catalogue of docs/strategies.md: its heading, and one section per strategy."""
     return "\n".join([HEADING, *(_section(describe_strategy(strategy)) for strategy in CATALOGUE.values())])
 
 
@@ -116,17 +113,23 @@ def _section(entry: Mapping[str, Any]) -> str:
     lines = [f"### {entry['kind']}", "", entry["description"], ""]
     lines += [f"Paper: {entry['paper']}. Slots: {', '.join(f'`{slot}`' for slot in entry['slots'])}.", ""]
     if entry["fields"]:
-        fields = [
-            (f"`{f['name']}`", f["law"], f"`{format_value(f['default'])}`", range_text(f["search"]), f["description"])
-            for f in entry["fields"]
+        rows = [
+            (
+                f"`{field['name']}`",
+                field["constraints"],
+                f"`{format_value(field['default'])}`",
+                format_range(field["search"]),
+                field["description"],
+            )
+            for field in entry["fields"]
         ]
-        lines += [*table(("field", "law", "default", "searched over", "meaning"), fields), ""]
+        lines += [*markdown_table(("field", "constraints", "default", "default search range", "meaning"), rows), ""]
     if entry["columns"]:
-        lines += [f"Columns of its own: {', '.join('`' + column['name'] + '`' for column in entry['columns'])}.", ""]
+        lines += [f"Additional columns: {', '.join('`' + column['name'] + '`' for column in entry['columns'])}.", ""]
     if entry["unmeasured"]:
-        lines += [f"Null under it: {', '.join(f'`{name}`' for name in entry['unmeasured'])}.", ""]
+        lines += [f"Columns that are null: {', '.join(f'`{name}`' for name in entry['unmeasured'])}.", ""]
     if entry["conflicts"]:
-        lines += ["Not to be stacked, at default settings, with"]
+        lines += ["At default settings, it cannot be combined with:", ""]
         lines += [f"- {kinds}: {reason}" for kinds, reason in grouped_conflicts(entry["conflicts"])]
         lines.append("")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The catalogue of studies: what each measures of a trained model, its fields, columns and tables."""
+"""The catalogue of studies: description, kinds of data, fields, columns and tables."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from typing import Any
 
 from lagvae_core.studies import Study
 from sweeps.catalogue.fields import describe_docstring, describe_fields
-from sweeps.formatting import format_value, table
+from sweeps.formatting import format_value, markdown_table
 
-__all__ = ["describe_study", "study_section"]
+__all__ = ["COLUMN_TYPES", "describe_study", "study_section"]
+
+COLUMN_TYPES = {
+    "float": "float64",
+    "int": "int64",
+    "str": "string",
+    "floats": "list of float64",
+    "time": "timestamp",
+    "bool": "bool",
+}
+"""Arrow types by kind of column, as the documentation names them."""
 
 
 def describe_study(study: type[Study]) -> dict[str, Any]:
-    """A study as plain data: everything that catalogue, help and documentation say of it."""
+    """Return everything that the catalogue and the documentation show of a study, as plain data."""
     return {
         "kind": study.name(),
         **describe_docstring(study),
@@ -24,18 +34,18 @@ def describe_study(study: type[Study]) -> dict[str, Any]:
 
 
 def study_section(study: type[Study]) -> str:
-    """The study as a section of the documentation."""
+    """Return the section of docs/results.md about a study."""
     entry = describe_study(study)
     lines = [f"### {entry['kind']}", "", entry["description"], ""]
     if entry["fields"]:
-        fields = [
-            (f"`{f['name']}`", f["law"], f"`{format_value(f['default'])}`", f["description"]) for f in entry["fields"]
+        rows = [
+            (f"`{f['name']}`", f["constraints"], f"`{format_value(f['default'])}`", f["description"])
+            for f in entry["fields"]
         ]
-        lines += [*table(("field", "law", "default", "meaning"), fields), ""]
+        lines += [*markdown_table(("field", "constraints", "default", "meaning"), rows), ""]
     if entry["columns"]:
-        kinds = {"float": "float64", "int": "int64", "floats": "list of float64"}
-        columns = [(f"`{c['name']}`", kinds[c["kind"]], c["doc"]) for c in entry["columns"]]
-        lines += [*table(("column", "type", "meaning"), columns), ""]
+        columns = [(f"`{c['name']}`", COLUMN_TYPES[c["kind"]], c["doc"]) for c in entry["columns"]]
+        lines += [*markdown_table(("column", "type", "meaning"), columns), ""]
     for name, doc in entry["tables"].items():
         lines += [f"Table `{name}`: {doc}.", ""]
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""The `lagvae` command. Each verb loads what it needs: `trial` never imports Ray."""
+"""The `lagvae` command.
+
+Each verb imports what it needs when it runs, so that `lagvae trial` never imports Ray.
+"""
 
 from __future__ import annotations
 
@@ -6,116 +9,140 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from lagvae_core.errors import LagvaeError
+from lagvae_core.errors import ConfigError, LagvaeError, ValidationIssue, did_you_mean
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
 from sweeps.cli.options import Json, Sets, Spec, Sweep
 from sweeps.spec.arm_syntax import parse_sets
 
+if TYPE_CHECKING:
+    from sweeps.cli.terminal import OutputFormat
+    from sweeps.storage.table import ResultsFolder
+
 __all__ = ["app", "main"]
 
 
 class Commands(TyperGroup):
-    """The commands. An expected error ends with its message and exit code; a pipe closed by its reader ends with 0."""
+    """The top-level command group. It turns expected errors into a message and an exit code.
+
+    A LagvaeError ends the command with its message and its `exit_code`. If the reader of stdout closes the pipe early,
+    as `head` does, the command ends with 0.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _ignore_closed_stdout():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise typer.Exit(0) from None
-        except LagvaeError as error:
-            print(f"lagvae: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        finally:
+        with _ignore_closed_stdout():
             try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return super().invoke(ctx)
+            except LagvaeError as error:
+                print(f"lagvae: {error}", file=sys.stderr)
+                raise typer.Exit(error.exit_code) from None
+
+
+@contextlib.contextmanager
+def _ignore_closed_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit(0) from None
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout again at exit, which must not fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
     cls=Commands,
-    help="Which remedy for posterior collapse gives the best likelihood and still uses the latent space?",
+    help="Compare remedies for posterior collapse: likelihood against use of the latent space.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-results_app = typer.Typer(help="Look at the table of a sweep.", no_args_is_help=True)
+results_app = typer.Typer(help="Show the results of a sweep.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app)
 
 Results = Annotated[
     str,
-    typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the tables."),
+    typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the results."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster: `auto` or HOST:PORT; without it, this machine.")
+    str | None, typer.Option(help="Running Ray cluster: `auto` or HOST:PORT. By default, use this machine.")
 ]
 Keep = Annotated[
     str | None,
-    typer.Option(metavar="models|nothing", help="Keep the model of each finished run, for `lagvae evaluate`."),
+    typer.Option(metavar="models|nothing", help="Keep the models of finished runs, for `lagvae evaluate`."),
 ]
 
 
 @app.command()
 def trial(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="A trial's configuration.")] = None,
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration of the trial.")] = None,
     arm: Annotated[
-        str | None, typer.Option(help="A stack of strategies: 'aggressive:budget=30+kl_linear_epoch'.")
+        str | None, typer.Option(help="Stack of strategies, for example 'aggressive:budget=30+kl_linear_epoch'.")
     ] = None,
     sets: Sets = None,
     from_run: Annotated[
-        str | None, typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run with its own threads.")
+        str | None,
+        typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run, with the number of threads that it had."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Cores to use; by default 1 for a small model, else all.")
+        int | None,
+        typer.Option(min=1, help="Number of CPU threads. By default 1 for a small model, otherwise all cores."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the state here, and go on from it if it exists.")
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint file. If it exists, training resumes from it.")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Leave the trained model here, for `lagvae evaluate --model`.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the trained model to this file, for `lagvae evaluate --model`."),
     ] = None,
     watch: Annotated[
         str | None,
-        typer.Option(metavar="WATCHER", help="Look on while it trains: posterior_means, perhaps with fields as --arm."),
+        typer.Option(
+            metavar="WATCHER",
+            help="Record snapshots during training, for example posterior_means:every=100. Same syntax as --arm.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where --watch puts its tables and pictures.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the tables and figures of --watch.")
     ] = None,
 ) -> None:
-    """Train and measure one configuration here, without Ray."""
+    """Train and evaluate one configuration on this machine, without Ray."""
     from sweeps.cli.trial import TrialRequest, run_trial
 
-    raise typer.Exit(
-        run_trial(
-            TrialRequest(
-                config,
-                arm,
-                parse_sets(sets),
-                from_run,
-                results,
-                as_json,
-                threads,
-                device,
-                checkpoint,
-                keep,
-                watch,
-                out,
-            )
-        )
+    request = TrialRequest(
+        config=config,
+        arm=arm,
+        sets=parse_sets(sets),
+        from_run=from_run,
+        results=results,
+        as_json=as_json,
+        threads=threads,
+        device=device,
+        checkpoint=checkpoint,
+        keep=keep,
+        watch=watch,
+        out=out,
     )
+    raise typer.Exit(run_trial(request))
 
 
 @app.command()
@@ -125,10 +152,10 @@ def plan(
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Show what would run, how often and at what cost; change nothing."""
+    """Show which runs are missing and what they cost, without changing anything."""
     from sweeps.cli.results import print_plan
 
-    print_plan(spec, parse_sets(sets), results, as_json)
+    print_plan(spec, parse_sets(sets), results, as_json=as_json)
 
 
 @app.command()
@@ -139,8 +166,8 @@ def run(
     address: Address = None,
     keep: Keep = None,
 ) -> None:
-    """Run what is missing of a sweep and print its front; what is stored is never run again."""
-    raise typer.Exit(drive(spec, parse_sets(sets) | _given(keep=keep), results, address, retry=False))
+    """Run the missing runs of a sweep and print its Pareto front. Stored runs are never repeated."""
+    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, retry=False))
 
 
 @app.command()
@@ -151,26 +178,26 @@ def retry(
     address: Address = None,
     keep: Keep = None,
 ) -> None:
-    """Like run, and once more for the runs that failed or ran out of memory."""
-    raise typer.Exit(drive(spec, parse_sets(sets) | _given(keep=keep), results, address, retry=True))
+    """Do the same as `run`, and also repeat the runs that failed or ran out of memory."""
+    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, retry=True))
 
 
-def _given(**options: str | None) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _overrides(sets: list[str] | None, keep: str | None) -> dict[str, Any]:
+    return parse_sets(sets) | ({"keep": keep} if keep is not None else {})
 
 
-def drive(spec: str, sets: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
-    """Run a sweep and print its front; the exit code."""
+def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
+    """Run a sweep, print its front, and return the exit code."""
     from sweeps.cli.live_display import Display
     from sweeps.cli.results import print_front
     from sweeps.execution.driver import run_sweep
     from sweeps.spec.sweep import load_spec
     from sweeps.storage.table import ResultsFolder
 
-    loaded = load_spec(spec, sets)
+    loaded = load_spec(spec, overrides)
     folder = ResultsFolder(results, loaded.name)
     outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError):  # the exit code remains that of the sweep
         print_front(folder, None, as_json=False)
     return outcome.exit_code
 
@@ -181,18 +208,19 @@ def results_show(
     results: Results = "results",
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
-    columns: Annotated[str | None, typer.Option(help="Columns of the table, with commas between: 'nll_iw,mi'.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns of the table, separated by commas: 'nll_iw,mi'.")] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="ARM", help="Show training time in units of that of this arm.")
+        str | None, typer.Option(metavar="ARM", help="Show training times relative to the mean of this arm.")
     ] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .pdf or .svg.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """One line a configuration: how its runs ended, mean and standard error of their numbers."""
-    from sweeps.cli.results import OutputFormat, print_runs
+    """Show one line per configuration: number of runs by status, and mean and standard error of their metrics."""
+    from sweeps.cli.results import print_runs
 
     folder = find_sweep(results, sweep)
-    style: OutputFormat = "json" if as_json else "markdown" if markdown else "table"
-    print_runs(folder, style, parse_names(columns), baseline, png)
+    print_runs(
+        folder, output_format(as_json=as_json, markdown=markdown), parse_names(columns), baseline=baseline, png=png
+    )
 
 
 @results_app.command("pareto")
@@ -200,19 +228,19 @@ def results_pareto(
     sweep: Sweep,
     results: Results = "results",
     as_json: Json = False,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the front: .png, .pdf or .svg.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Other axes than the sweep's own: 'nll_iw:min,mi:max'.")
+        str | None, typer.Option(help="Objectives in place of those of the sweep: 'nll_iw:min,mi:max'.")
     ] = None,
 ) -> None:
-    """The Pareto front, seeds as replicates, with standard errors."""
+    """Show the Pareto front of the configurations, with means and standard errors over seeds."""
     from sweeps.cli.results import draw_front, parse_objectives, print_front
 
     folder = find_sweep(results, sweep)
     axes = parse_objectives(objectives) if objectives is not None else None
     if png is not None:
         draw_front(folder, axes, png)
-    print_front(folder, axes, as_json)
+    print_front(folder, axes, as_json=as_json)
 
 
 @results_app.command("compare")
@@ -220,22 +248,19 @@ def results_compare(
     sweep: Sweep,
     paper: Annotated[str, typer.Option(metavar="NAME", help="he2019 or song2024.")],
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The paper's data set; by default what the sweep's data tell.")
+        str | None,
+        typer.Option(metavar="NAME", help="Data set of the paper. By default, infer it from the data of the sweep."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also list published rows that no arm stands beside.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also list published rows that match no arm.")] = False,
 ) -> None:
-    """Each configuration beside what a paper prints of it, and what differs in data, model and protocol."""
+    """Compare configurations with published results, and list differences in data, model and protocol."""
     from sweeps.cli.compare import print_comparison
 
     folder = find_sweep(results, sweep)
-    print_comparison(
-        folder, paper, dataset, "json" if as_json else "markdown" if markdown else "table", everything=everything
-    )
+    print_comparison(folder, paper, dataset, output_format(as_json=as_json, markdown=markdown), everything=everything)
 
 
 @results_app.command("curves")
@@ -244,26 +269,27 @@ def results_curves(
     results: Results = "results",
     as_json: Json = False,
     columns: Annotated[
-        str | None, typer.Option(help="Columns of the curves, with commas between: 'valid_kl,valid_mi'.")
+        str | None, typer.Option(help="Columns of the curves, separated by commas: 'valid_kl,valid_mi'.")
     ] = None,
-    arms: Annotated[str | None, typer.Option(help="These arms alone, with commas between.")] = None,
-    x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="What training is counted in.")] = "epoch",
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them: .png, .pdf or .svg.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Show only these arms, separated by commas.")] = None,
+    x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="Unit of the x axis of the figure.")] = "epoch",
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """KL, mutual information or other columns over training, mean and standard error of each configuration's seeds."""
+    """Show KL, mutual information or other columns over training: mean and standard error over seeds."""
     from sweeps.cli.results import print_curves
 
-    print_curves(find_sweep(results, sweep), as_json, parse_names(columns), parse_names(arms), x, png)
+    folder = find_sweep(results, sweep)
+    print_curves(folder, parse_names(columns), parse_names(arms), as_json=as_json, x=x, png=png)
 
 
 @app.command()
 def dashboard(
     sweep: Sweep,
     results: Results = "results",
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Show the search of a sweep in optuna-dashboard, from the table."""
+    """Show the search of a sweep in optuna-dashboard."""
     from sweeps.analysis.stored import current_plan, stored_spec
     from sweeps.search.dashboard import serve
 
@@ -274,13 +300,13 @@ def dashboard(
 
 @app.command()
 def strategies(
-    name: Annotated[str | None, typer.Argument(help="A strategy, for its whole description.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Strategy to describe in full.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The catalogue: what each remedy does, its paper, slots and fields."""
-    from sweeps.cli.catalogue import print_catalogue
+    """List the strategies: description, paper, slots and fields."""
+    from sweeps.cli.catalogue import print_strategies
 
-    print_catalogue(name, as_json)
+    print_strategies(name, as_json=as_json)
 
 
 @app.command()
@@ -289,65 +315,90 @@ def evaluate(
         str, typer.Option(metavar="STUDIES", help="Studies and their fields: 'probe,tsne:examples=500,seed=1'.")
     ],
     run_ids: Annotated[list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="Stored runs.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="All finished runs of this sweep.")] = None,
-    arm: Annotated[str | None, typer.Option(help="Of these, the runs of this arm.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Evaluate all finished runs of this sweep.")] = None,
+    arm: Annotated[str | None, typer.Option(help="With --sweep: evaluate only the runs of this arm.")] = None,
     results: Results = "results",
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The weights, as `lagvae trial --keep` left them; without RUN_ID no row."),
+        typer.Option(
+            metavar="FILE", help="Weights written by `lagvae trial --keep`. Without RUN_ID, no row is stored."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help="The same data at another place.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="Current path of the data, if they moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use; by default those of the run.")] = None,
-    png: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw the studies that have a picture.")
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of CPU threads. By default the number that the run had.")
     ] = None,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train runs again whose model was not kept.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw the findings of studies that have a figure.")
+    ] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train runs again whose models were not kept.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure trained models by further studies, and store what is found beside the runs; see `lagvae studies`."""
+    """Apply studies to trained models and store their findings next to the runs. `lagvae studies` lists the studies."""
     from sweeps.cli.evaluate import EvaluationRequest, run_studies
 
     if sweep is not None:
         find_sweep(results, sweep)
-    run_studies(
-        EvaluationRequest(run_ids or (), what, results, sweep, arm, model, data, device, threads, png, as_json, retrain)
+    request = EvaluationRequest(
+        run_ids=run_ids or (),
+        what=what,
+        results=results,
+        sweep=sweep,
+        arm=arm,
+        model=model,
+        data=data,
+        device=device,
+        threads=threads,
+        png=png,
+        as_json=as_json,
+        retrain=retrain,
     )
+    run_studies(request)
 
 
 @app.command()
 def studies(
-    name: Annotated[str | None, typer.Argument(help="A study, for its whole description.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Study to describe in full.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The catalogue of studies: what each measures of a trained model, its fields, columns and tables."""
+    """List the studies of trained models: description, fields, columns and tables."""
     from sweeps.cli.catalogue import print_studies
 
-    print_studies(name, as_json)
+    print_studies(name, as_json=as_json)
+
+
+def output_format(*, as_json: bool, markdown: bool) -> OutputFormat:
+    """Return the format that the options --json and --markdown select; --json takes precedence."""
+    return "json" if as_json else "markdown" if markdown else "table"
 
 
 def parse_names(text: str | None) -> list[str] | None:
-    """Names with commas between as a list, or None where there are none given."""
+    """Split names at commas; None stays None."""
     return [name.strip() for name in text.split(",")] if text is not None else None
 
 
-def find_sweep(results: str, sweep: str) -> Any:
-    """The folder of a stored sweep; ConfigError naming those that are there if it is not."""
-    from lagvae_core.errors import ConfigError, ValidationIssue
+def find_sweep(results: str, sweep: str) -> ResultsFolder:
+    """Return the folder of a stored sweep.
+
+    Raises:
+        ConfigError: No such sweep is stored in `results`; the message lists the stored sweeps.
+    """
     from sweeps.spec.sweep import NAME
     from sweeps.storage.table import ResultsFolder, stored_sweeps
 
     folder = ResultsFolder(results, sweep)
     if NAME.fullmatch(sweep) and folder.exists():
         return folder
-    known = stored_sweeps(results)
-    hint = f"Stored there: {', '.join(known)}." if known else f"Nothing is stored in {results}; see --results."
-    raise ConfigError([ValidationIssue("SWEEP", f"must be a sweep stored in {results}", hint, sweep)])
+    stored = stored_sweeps(results)
+    hint = f"{did_you_mean(sweep, stored)} Stored there: {', '.join(stored)}." if stored else "See --results."
+    message = f"no such sweep is stored in {results}" if stored else f"no sweep is stored in {results}"
+    raise ConfigError([ValidationIssue("SWEEP", message, hint.strip(), sweep)])
 
 
 def main() -> None:
-    """Entry point: mistakes of the user end with 2 and a message, an interrupt with 130."""
-    # A terminal that knows ASCII alone is no reason to fail.
+    """Entry point. Exit codes: 0 success, 1 failed runs or lost results, 2 invalid input, 130 interrupted."""
+    # Replace characters that the terminal cannot show instead of failing.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

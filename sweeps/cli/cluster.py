@@ -1,9 +1,8 @@
-"""`lagvae cluster`: launch files, and a running cluster's nodes."""
+"""`lagvae cluster`: print launch files, and wait for the nodes of a cluster."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,102 +17,92 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster_app"]
 
-cluster_app = typer.Typer(help="Get a Ray cluster, and look at one.", no_args_is_help=True)
+cluster_app = typer.Typer(help="Start a Ray cluster, and check one.", no_args_is_help=True)
 cluster_app.command()(check)
 
 
 @cluster_app.command(
-    epilog="Without --set, a target that needs values lists what can be set; with --fields, every target does."
+    epilog="With --fields, or if required fields are missing and neither --set nor --out is given, list the fields."
 )
 def render(
     target: Annotated[str, typer.Argument(help="kuberay, slurm, ray-up, ray-up-aws or dockerfile.")],
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value of the file: nodes=4. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the file: nodes=4. Repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of on stdout.")] = None,
-    fields: Annotated[bool, typer.Option("--fields", help="List what can be set.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to this file instead of stdout.")] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="List the fields of the file.")] = False,
 ) -> None:
     """Print a launch file: for KubeRay, Slurm, `ray up` over SSH or on AWS, or the Dockerfile of the nodes."""
     from pydantic import ValidationError
 
     from cluster.render import TARGETS
-    from cluster.render import render as rendered
+    from cluster.render import render as render_text
     from lagvae_core.config.validation import issues_of
-    from lagvae_core.errors import ConfigError, ValidationIssue
+    from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
     from sweeps.spec.arm_syntax import parse_sets
 
     if target not in TARGETS:
-        hint = "For example `lagvae cluster render slurm`."
-        raise ConfigError([ValidationIssue("TARGET", f"must be one of {', '.join(TARGETS)}", hint, target)])
-    settings = TARGETS[target].settings
-    needy = any(field.is_required() for field in settings.model_fields.values())
-    if fields or (needy and not sets and out is None):
-        list_fields(target, settings)
+        message = f"must be one of {', '.join(TARGETS)}"
+        raise ConfigError([ValidationIssue("TARGET", message, did_you_mean(target, TARGETS), target)])
+    config = TARGETS[target].config
+    has_required = any(field.is_required() for field in config.model_fields.values())
+    if fields or (has_required and not sets and out is None):
+        _print_fields(target, config)
         return
     try:
-        text = rendered(target, parse_sets(sets))
+        text = render_text(target, parse_sets(sets))
     except ValidationError as error:
-        found = issues_of(error, settings)
-        raise ConfigError(found, f"lagvae cluster render {target}") from None
+        raise ConfigError(issues_of(error, config), f"lagvae cluster render {target}") from None
     if out is None:
         print(text, end="")
     else:
-        write(out, text)
+        _write(out, text)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` as a whole; ConfigError if it cannot be written."""
+def _write(path: Path, text: str) -> None:
     from lagvae_core.errors import ConfigError, ValidationIssue
     from lagvae_core.files import write_atomically
 
     try:
         write_atomically(path, text.encode())
     except OSError as error:
-        message = f"must be a file that can be written ({error.strerror})"
-        raise ConfigError([ValidationIssue("--out", message, "Choose another.", str(path))]) from None
+        message = f"cannot write this file ({error.strerror})"
+        raise ConfigError([ValidationIssue("--out", message, "Choose another file.", str(path))]) from None
 
 
-def list_fields(target: str, settings: type[Launch]) -> None:
-    """What a launch file takes: each field with its law, default and meaning."""
-    from rich.table import Table
+def _print_fields(target: str, config: type[Launch]) -> None:
+    """Print the fields of a launch file with their constraints, defaults and meanings."""
+    from lagvae_core.settings import describe_constraints
+    from sweeps.cli.terminal import console_of_stdout, rich_table
 
-    from sweeps.cli.terminal import console_of_stdout
-
-    listing = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("field", "law", "default", "meaning"):
-        listing.add_column(heading)
-    for name, field in settings.model_fields.items():
-        default = "needed" if field.is_required() else default_of(field)
-        listing.add_row(name, ", ".join(laws_of(field)), default, field.description)
+    table = rich_table("field", "constraints", "default", "meaning")
+    for name, field in config.model_fields.items():
+        table.add_row(name, ", ".join(describe_constraints(field.metadata)), _default(field), field.description)
     console = console_of_stdout()
-    console.print(f"{settings.summary} Then: {settings.usage}\n")
-    console.print(listing)
-    needed = [name for name, field in settings.model_fields.items() if field.is_required()]
-    example = " ".join(f"--set {name}=..." for name in needed) or "--out FILE"
+    console.print(f"{config.summary} Then: {config.usage}\n")
+    console.print(table)
+    required = [name for name, field in config.model_fields.items() if field.is_required()]
+    example = " ".join(f"--set {name}=..." for name in required) or "--out FILE"
     console.print(f"\nlagvae cluster render {target} {example}")
 
 
-def default_of(field: FieldInfo) -> str:
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "none"
     return "empty" if value in ((), {}) else str(value)
 
 
-def laws_of(field: FieldInfo) -> Iterator[str]:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    for mark in field.metadata:
-        yield from (f"{sign} {getattr(mark, name):,}" for name, sign in signs.items() if hasattr(mark, name))
-
-
 @cluster_app.command()
 def wait(
-    address: Annotated[str, typer.Argument(help="A Ray cluster: `auto` or HOST:PORT.")],
-    nodes: Annotated[int, typer.Option(min=1, help="How many nodes must have joined.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0, help="How long to wait for them.")] = 600.0,
+    address: Annotated[str, typer.Argument(help="Ray cluster: `auto` or HOST:PORT.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes to wait for.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0, help="Maximum time to wait [s].")] = 600.0,
 ) -> None:
-    """Wait until a cluster answers and has all its nodes."""
+    """Wait until a cluster answers and all its nodes have joined."""
     from cluster.nodes import wait_for_nodes
 
     joined = wait_for_nodes(address, nodes, seconds)

@@ -1,36 +1,43 @@
-"""What `lagvae results compare` prints: a sweep beside a paper, as tables for people or JSON for programs."""
+"""Output of `lagvae results compare`: a sweep compared with a paper, as tables, Markdown or JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 
-from sweeps.cli.terminal import console_of_stdout, print_table
+from sweeps.cli.terminal import OutputFormat, TextTable, console_of_stdout, print_json, print_whole
 from sweeps.formatting import format_parameters
-from sweeps.formatting import table as markdown_table
 from sweeps.papers import Metric, find_paper
-from sweeps.papers.comparison import Comparison, Line, Section, compare_with_paper
+from sweeps.papers.comparison import Comparison, ComparisonRow, Section, compare_with_paper
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["print_comparison"]
 
-OutputFormat = Literal["table", "json", "markdown"]
-Cells = Sequence[Sequence[str]]
+LEFT = ("arm", "published as", "config_id", "parameters", "remarks")
+"""Headings of left-aligned columns."""
 
-DIFFERS = "What differs in data, model and protocol"
+DIFFERENCES = "Differences in data, model and protocol"
 
 
 def print_comparison(
     folder: ResultsFolder, paper: str, dataset: str | None, output_format: OutputFormat, *, everything: bool
 ) -> None:
-    """Print the stored configurations of a sweep beside the published rows, and what differs."""
+    """Print the configurations of a sweep next to the published rows, and the differences between the two.
+
+    Args:
+        folder: The results of the sweep.
+        paper: Name of the paper.
+        dataset: A data set of the paper; None infers it from the data of the sweep.
+        output_format: "table", "markdown" or "json".
+        everything: Include published rows that match no arm, and quantities that lagvae does not measure.
+
+    Raises:
+        ConfigError: The paper or the data set does not exist, the data set cannot be inferred, or there are no runs.
+    """
     comparison = compare_with_paper(folder, find_paper(paper), dataset, everything=everything)
     if output_format == "json":
-        print(json.dumps(comparison.to_json(), allow_nan=False))
+        print_json(comparison.to_json())
     elif output_format == "markdown":
         print("\n".join(_markdown(comparison)))
     else:
@@ -38,82 +45,80 @@ def print_comparison(
 
 
 def _title(comparison: Comparison) -> str:
-    return f"{comparison.sweep} beside {comparison.paper.source}, data set {comparison.dataset}"
+    return f"{comparison.sweep} compared with {comparison.paper.source}, data set {comparison.dataset}"
 
 
 def _heading(comparison: Comparison, section: Section) -> str:
-    """The table; where its numbers are other quantities than their names say elsewhere, which."""
+    """Return the name of the table, and the quantities that have an unusual meaning in this section."""
     if not section.table:
-        return "Arms without a counterpart"
+        return "Arms that match no published row"
     usual = comparison.paper.metrics
-    unusual = [f"{name} {_beside(metric)}" for name, metric in section.metrics if metric != usual[name]]
+    unusual = [f"{name} {_compared_with(metric)}" for name, metric in section.metrics if metric != usual[name]]
     return f"{section.table}, {section.dataset}" + (f": {', '.join(unusual)}" if unusual else "")
 
 
-def _beside(metric: Metric) -> str:
-    return f"beside {' and '.join(metric.columns)}" if metric.columns else "beside nothing"
+def _compared_with(metric: Metric) -> str:
+    return f"compared with {' and '.join(metric.columns)}" if metric.columns else "not measured"
 
 
-def _grid(section: Section) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a section, without parameters and remarks where no line has any.
+def _table(section: Section) -> TextTable:
+    """Return the table of a section without columns that are not needed.
 
-    The config_id is there to tell configurations of one arm apart.
+    `parameters` and `remarks` are needed if a row has some, `config_id` if an arm has several configurations.
     """
     headings = ["arm", "runs", "published as"]
     for name, metric in section.metrics:
         headings += [*metric.columns, f"published {name}"]
     headings += ["config_id", "parameters", "remarks"]
-    lines = [[*_names(line), *_numbers(section, line), *_details(line)] for line in section.lines]
-    arms = [line.summary.arm for line in section.lines if line.summary]
-    spare = {"parameters", "remarks"} & {head for i, head in enumerate(headings) if not any(line[i] for line in lines)}
-    spare |= {"config_id"} if len(arms) == len(set(arms)) else set()
-    kept = [i for i, head in enumerate(headings) if head not in spare]
-    return [headings[i] for i in kept], [[line[i] for i in kept] for line in lines]
+    rows = [[*_name_cells(row), *_number_cells(section, row), *_detail_cells(row)] for row in section.rows]
+    arms = [row.summary.arm for row in section.rows if row.summary]
+    empty = {heading for i, heading in enumerate(headings) if not any(row[i] for row in rows)}
+    unneeded = {"parameters", "remarks"} & empty
+    unneeded |= {"config_id"} if len(arms) == len(set(arms)) else set()
+    needed = [i for i, heading in enumerate(headings) if heading not in unneeded]
+    return TextTable([headings[i] for i in needed], [[row[i] for i in needed] for row in rows], LEFT)
 
 
-def _names(line: Line) -> list[str]:
-    arm, runs = (line.summary.arm, line.summary.ended()) if line.summary else ("", "")
-    return [arm, runs, line.row.title if line.row else ""]
+def _name_cells(row: ComparisonRow) -> list[str]:
+    arm, runs = (row.summary.arm, row.summary.ended()) if row.summary else ("", "")
+    return [arm, runs, row.published.title if row.published else ""]
 
 
-def _numbers(section: Section, line: Line) -> Iterator[str]:
+def _number_cells(section: Section, row: ComparisonRow) -> Iterator[str]:
     for name, metric in section.metrics:
         for column in metric.columns:
-            statistic = line.summary.columns.get(column) if line.summary else None
+            statistic = row.summary.columns.get(column) if row.summary else None
             yield statistic.text() if statistic else ""
-        number = line.row.numbers.get(name) if line.row else None
+        number = row.published.numbers.get(name) if row.published else None
         yield number.text if number else ""
 
 
-def _details(line: Line) -> list[str]:
-    config_id, parameters = (
-        (line.summary.config_id, format_parameters(line.summary.parameters)) if line.summary else ("", "")
-    )
-    said = [difference.text() for difference in line.differences]
-    return [config_id, parameters, "; ".join([*said, line.note] if line.note else said)]
+def _detail_cells(row: ComparisonRow) -> list[str]:
+    config_id, parameters = "", ""
+    if row.summary:
+        config_id, parameters = row.summary.config_id, format_parameters(row.summary.parameters)
+    remarks = [difference.text() for difference in row.differences] + ([row.note] if row.note else [])
+    return [config_id, parameters, "; ".join(remarks)]
 
 
-# --- what stands under the tables -----------------------------------------------------------------------------------
+# --- lists around the tables ----------------------------------------------------------------------------------------
 
 
 def _meanings(comparison: Comparison) -> Iterator[str]:
-    """Each published quantity once: what it is, and what of ours stands beside it; exceptions name their models."""
-    models: dict[str, dict[str, None]] = {}
+    """Yield each published quantity with its meaning; an unusual meaning names the models that it applies to."""
+    models_of: dict[str, dict[str, None]] = {}
     for section in comparison.sections:
         for name, metric in section.metrics if section.table else ():
-            named = models.setdefault(f"{name}, {_beside(metric)}: {metric.meaning}", {})
+            models = models_of.setdefault(f"{name}, {_compared_with(metric)}: {metric.meaning}", {})
             if comparison.paper.metrics[name] != metric:
-                named.update((line.row.model, None) for line in section.lines if line.row)
-    for text, named in models.items():
-        yield f"{text} (of {', '.join(named)})" if named else text
-
-
-def _spread(comparison: Comparison) -> str:
-    return f"Here: mean ± standard error of the mean over finished runs. Published: {comparison.paper.spread}."
+                models.update((row.published.model, None) for row in section.rows if row.published)
+    for text, models in models_of.items():
+        yield f"{text} (for {', '.join(models)})" if models else text
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     paper = comparison.paper
+    yield f"Here: mean ± standard error of the mean over finished runs. Published: {paper.spread}."
     for table in dict.fromkeys(section.table for section in comparison.sections):
         if table in paper.tables:
             yield f"{table}: {paper.tables[table]}"
@@ -122,63 +127,57 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 
 def _differences(comparison: Comparison) -> list[str]:
-    said = [difference.text() for difference in comparison.differences]
-    return said or ["Nothing that can be told from the stored rows."]
+    texts = [difference.text() for difference in comparison.differences]
+    return texts or ["None that the stored rows show."]
 
 
-def _below(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """Title and lines of each list under the tables."""
+def _lists_below(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    """Yield title and items of each list below the tables."""
     if meanings := list(_meanings(comparison)):
         yield "The published numbers", meanings
-    yield "Notes", [_spread(comparison), *_notes(comparison)]
+    yield "Notes", list(_notes(comparison))
 
 
-# --- styles ---------------------------------------------------------------------------------------------------------
+# --- output formats -------------------------------------------------------------------------------------------------
 
 
 def _markdown(comparison: Comparison) -> Iterator[str]:
     yield f"# {_title(comparison)}"
-    yield from _markdown_list(DIFFERS, _differences(comparison))
+    yield from _markdown_list(DIFFERENCES, _differences(comparison))
     for section in comparison.sections:
         yield from ("", f"## {_heading(comparison, section)}", "")
-        yield from markdown_table(*_grid(section))
-    for title, lines in _below(comparison):
-        yield from _markdown_list(title, lines)
+        yield from _table(section).markdown()
+    for title, items in _lists_below(comparison):
+        yield from _markdown_list(title, items)
 
 
-def _markdown_list(title: str, lines: Sequence[str]) -> Iterator[str]:
+def _markdown_list(title: str, items: Sequence[str]) -> Iterator[str]:
     yield from ("", f"## {title}", "")
-    yield from (f"- {line}" for line in lines)
+    yield from (f"- {item}" for item in items)
 
 
 def _print_tables(comparison: Comparison) -> None:
     console = console_of_stdout()
     console.print(_title(comparison), style="bold", soft_wrap=True)
-    _print_list(console, DIFFERS, _differences(comparison))
+    _print_list(console, DIFFERENCES, _differences(comparison))
     for section in comparison.sections:
         console.print()
         console.print(_heading(comparison, section), style="bold")
-        _print_table(console, *_grid(section))
-    for title, lines in _below(comparison):
-        _print_list(console, title, lines)
+        _print_table(console, _table(section))
+    for title, items in _lists_below(comparison):
+        _print_list(console, title, items)
 
 
-def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
+def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
     console.print()
     console.print(title, style="bold")
-    for line in lines:
-        console.print(f"- {line}", soft_wrap=True)
+    for item in items:
+        console.print(f"- {item}", soft_wrap=True)
 
 
-def _print_table(console: Console, headings: Sequence[str], lines: Cells) -> None:
-    """Print a table; on a narrow terminal its cells are folded and never cut, in a pipe a line is one line."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    texts = ("arm", "published as", "config_id", "parameters", "remarks")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in texts else "right", overflow="fold")
-    for line in lines:
-        table.add_row(*line)
+def _print_table(console: Console, table: TextTable) -> None:
+    """Print a table without truncation: folded cells on a narrow terminal, one line per row in a pipe."""
     if console.is_terminal:
-        console.print(table)
+        console.print(table.rich(no_wrap=False))
     else:
-        print_table(console, table)
+        print_whole(console, table.rich(no_wrap=False))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -24,38 +22,42 @@ jobs_app = typer.Typer()
 
 Head = Annotated[
     str,
-    typer.Option("--address", metavar="URL", help="The cluster's dashboard: http://127.0.0.1:8265, https://HOST."),
+    typer.Option("--address", metavar="URL", help="Dashboard of the cluster: http://127.0.0.1:8265 or https://HOST."),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Let the token travel over plain HTTP to another machine.")]
-Where = Annotated[
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow sending the token over plain HTTP to another machine.")
+]
+SharedResults = Annotated[
     str | None,
-    typer.Option("--results", metavar="URI", envvar="LAGVAE_RESULTS", help="Shared folder or URI of the tables."),
+    typer.Option(
+        "--results", metavar="URI", envvar="LAGVAE_RESULTS", help="Results folder or URI that all nodes share."
+    ),
 ]
-WhichResults = Annotated[
-    str | None, typer.Option("--results", metavar="URI", help="Which one, if the sweep has several results.")
+SelectedResults = Annotated[
+    str | None,
+    typer.Option("--results", metavar="URI", help="Results folder or URI, if the sweep was submitted with several."),
 ]
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 @jobs_app.command()
 def submit(
     spec: Spec,
     address: Head,
-    results: Where = None,
+    results: SharedResults = None,
     sets: Sets = None,
     insecure: Insecure = False,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not look at the nodes first.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Once more also what failed or ran out of memory.")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Skip the check of the nodes.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Also repeat the runs that failed or ran out of memory.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run what is missing of a sweep on a cluster; this machine may be closed meanwhile."""
-    from cluster.jobs import Cluster
+    """Run the missing runs of a sweep on a cluster. This machine can be switched off meanwhile."""
+    from cluster.jobs import Cluster, JobError
+    from sweeps.cli.terminal import print_json
     from sweeps.execution.cluster_paths import check_results, data_path
     from sweeps.execution.jobs import find_running
-    from sweeps.execution.jobs import submit as submitted
+    from sweeps.execution.jobs import submit as submit_job
     from sweeps.execution.preflight import check_report_fits, preflight
     from sweeps.spec.arm_syntax import parse_sets
     from sweeps.spec.sweep import load_spec
@@ -63,50 +65,51 @@ def submit(
     loaded = load_spec(spec, parse_sets(sets))
     issues: list[ValidationIssue] = []
     with collect_issues(issues):
-        where = check_results(results)
+        results_uri = check_results(results)
     with collect_issues(issues):
         data = data_path(loaded)
     if issues:
         raise ConfigError(issues)
     cluster = Cluster.open(address, insecure=insecure)
-    done = find_running(cluster, loaded, where)
-    if done is None and not no_check:
-        report = preflight(cluster, where, [data] if data else [])
-        show_nodes(report, sys.stderr)
+    submission = find_running(cluster, loaded, results_uri)
+    if submission is None and not no_check:
+        report = preflight(cluster, results_uri, [data] if data else [])
+        _print_nodes(report, sys.stderr)
         if not report["ok"]:
-            say("lagvae: nothing was submitted. --no-check submits all the same.")
-            raise typer.Exit(2)
+            raise JobError("nothing was submitted, because nodes have problems. --no-check submits nevertheless.")
         check_report_fits(loaded, report)
-    if done is None:
-        done = submitted(cluster, loaded, where, retry=retry)
+    if submission is None:
+        submission = submit_job(cluster, loaded, results_uri, retry=retry)
     if as_json:
-        print(json.dumps(done.to_json()))
+        print_json(submission.to_json())
         return
-    if done.new:
-        print(f"{loaded.name} is submitted as {done.submission_id}; {done.size_bytes / 1e6:.2f} MB went along.")
+    if submission.new:
+        megabytes = submission.size_bytes / 1e6
+        print(f"{loaded.name} is submitted as {submission.submission_id}; {megabytes:.2f} MB were uploaded.")
     else:
-        print(f"{loaded.name} is running already as {done.submission_id}; nothing was submitted.")
-    print(f"Follow it: lagvae logs {loaded.name} -f --address {address}{' --insecure' if insecure else ''}")
+        print(f"{loaded.name} is running already as {submission.submission_id}; nothing was submitted.")
+    print(f"To follow its output: lagvae logs {loaded.name} -f --address {address}{' --insecure' if insecure else ''}")
 
 
 @jobs_app.command()
 def status(
-    sweep: Sweep, address: Head, results: WhichResults = None, insecure: Insecure = False, as_json: Json = False
+    sweep: Sweep, address: Head, results: SelectedResults = None, insecure: Insecure = False, as_json: Json = False
 ) -> None:
-    """How a submitted sweep stands."""
+    """Show the state of a submitted sweep."""
+    from sweeps.cli.terminal import print_json
     from sweeps.execution.attempts import count_rows
 
-    with found(sweep, address, results, insecure) as (_, attempt):
-        counts = count_rows(attempt)
+    _, attempt = _last_attempt(sweep, address, results, insecure)
+    counts = count_rows(attempt)
     if as_json:
-        print(json.dumps(attempt.to_json() | {"rows": counts}))
+        print_json(attempt.to_json() | {"rows": counts})
         return
-    print(f"{sweep}: {attempt.job.status}, {described(attempt)}")
+    print(f"{sweep}: {attempt.job.status}, {_describe(attempt)}")
     if counts is None:
-        print(f"Its table at {attempt.results} is not readable from here.")
+        print(f"The table at {attempt.results} cannot be read from this machine.")
     else:
-        shown = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no run yet"
-        print(f"Its table at {attempt.results}, as seen from here: {shown}.")
+        rows = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no runs yet"
+        print(f"The table at {attempt.results}, read from this machine: {rows}.")
     if attempt.job.status == "FAILED" and attempt.job.message:
         print(attempt.job.message.strip().splitlines()[-1][:500])
 
@@ -115,126 +118,133 @@ def status(
 def logs(
     sweep: Sweep,
     address: Head,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends.")] = False,
-    results: WhichResults = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue until the job ends.")] = False,
+    results: SelectedResults = None,
     insecure: Insecure = False,
 ) -> None:
-    """What a submitted sweep prints. With -f Ctrl-C ends the following alone, and the exit code is that of the job."""
-    with found(sweep, address, results, insecure) as (cluster, attempt):
-        name = attempt.job.submission_id
-        if not follow:
-            sys.stdout.write(cluster.log(name))
-            return
-        for piece in cluster.follow(name):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        # The log may end a moment before the job is written down as ended.
-        ended = replace(attempt, job=cluster.wait(name, seconds=30))
+    """Print the output of a submitted sweep.
+
+    With -f, the exit code is that of the job. Ctrl-C stops the output, not the job.
+    """
+    from cluster.jobs import JobError
+
+    cluster, attempt = _last_attempt(sweep, address, results, insecure)
+    submission_id = attempt.job.submission_id
+    if not follow:
+        sys.stdout.write(cluster.log(submission_id))
+        return
+    for text in cluster.follow(submission_id):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    # The log can end a moment before the cluster marks the job as ended.
+    ended = replace(attempt, job=cluster.wait(submission_id, seconds=30))
     if ended.job.active:
-        say(f"lagvae: the log of {sweep} ended, but the job goes on ({ended.job.status}). Follow it again.")
-        raise typer.Exit(2)
-    say(f"{sweep}: {ended.job.status}")
+        raise JobError(f"the log of {sweep} ended, but its job is still {ended.job.status}. Repeat the command.")
+    print(f"{sweep}: {ended.job.status}", file=sys.stderr)
     raise typer.Exit(ended.exit_code)
 
 
 @jobs_app.command()
-def stop(sweep: Sweep, address: Head, results: WhichResults = None, insecure: Insecure = False) -> None:
-    """End a submitted sweep; its runs go on from their checkpoints when it is submitted again."""
+def stop(sweep: Sweep, address: Head, results: SelectedResults = None, insecure: Insecure = False) -> None:
+    """Stop a submitted sweep. Its runs resume from their checkpoints when it is submitted again."""
     from cluster.jobs import STOP_SECONDS
 
-    with found(sweep, address, results, insecure) as (cluster, attempt):
-        job = attempt.job
-        if not job.active:
-            print(f"{sweep} has ended already: {job.status}.")
-            return
-        cluster.stop(job.submission_id)
-        job = cluster.wait(job.submission_id, STOP_SECONDS + 10)
+    cluster, attempt = _last_attempt(sweep, address, results, insecure)
+    job = attempt.job
+    if not job.active:
+        print(f"{sweep} has ended already: {job.status}.")
+        return
+    cluster.stop(job.submission_id)
+    job = cluster.wait(job.submission_id, STOP_SECONDS + 10)
     if job.active:
-        say(f"lagvae: {sweep} did not end in time. Look at `lagvae logs {sweep}`.")
+        print(f"lagvae: {sweep} has not stopped in time. See `lagvae logs {sweep}`.", file=sys.stderr)
         raise typer.Exit(1)
-    print(f"{sweep} is stopped. Submit it again, and it goes on where it was.")
+    print(f"{sweep} is stopped. Submit it again to resume it.")
 
 
 @jobs_app.command("list")
 def list_sweeps(address: Head, insecure: Insecure = False, as_json: Json = False) -> None:
-    """Every sweep that was submitted to a cluster."""
+    """List the sweeps that were submitted to a cluster."""
     from cluster.jobs import Cluster
+    from sweeps.cli.terminal import print_json
     from sweeps.execution.attempts import attempts
 
-    every = attempts(Cluster.open(address, insecure=insecure))
+    all_attempts = attempts(Cluster.open(address, insecure=insecure))
     if as_json:
-        print(json.dumps([attempt.to_json() for attempt in every]))
+        print_json([attempt.to_json() for attempt in all_attempts])
         return
-    if not every:
+    if not all_attempts:
         print("No sweep was submitted to this cluster.")
-    for attempt in every:
-        print(f"{attempt.sweep:<24} {attempt.job.status:<10} {described(attempt)}  {attempt.results}")
+    for attempt in all_attempts:
+        print(f"{attempt.sweep:<24} {attempt.job.status:<10} {_describe(attempt)}  {attempt.results}")
 
 
 def check(
     address: Head,
     results: Annotated[
-        str | None, typer.Option("--results", metavar="URI", help="Shared folder or URI that every node must write to.")
+        str | None,
+        typer.Option("--results", metavar="URI", help="Results folder or URI that every node must be able to write."),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="PATH", help="Data that every node must see. Repeatable.")
+        list[str] | None,
+        typer.Option("--data", metavar="PATH", help="Data that every node must be able to read. Repeatable."),
     ] = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """Ask every node of a cluster: versions, shared results, data, GPUs, disk. Exit code 2 if one cannot work."""
+    """Check every node of a cluster: versions, results, data, GPUs, disk. Exit code 2 if a node has a problem."""
     from cluster.jobs import Cluster
+    from sweeps.cli.terminal import print_json
     from sweeps.execution.cluster_paths import check_paths, check_results
     from sweeps.execution.preflight import preflight
 
     issues: list[ValidationIssue] = []
     with collect_issues(issues):
-        where = check_results(results) if results else None
+        results_uri = check_results(results) if results else None
     with collect_issues(issues):
         paths = check_paths(data or [])
     if issues:
         raise ConfigError(issues)
-    report = preflight(Cluster.open(address, insecure=insecure), where, paths)
+    report = preflight(Cluster.open(address, insecure=insecure), results_uri, paths)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
-        show_nodes(report, sys.stdout)
+        _print_nodes(report, sys.stdout)
     raise typer.Exit(0 if report["ok"] else 2)
 
 
-@contextmanager
-def found(sweep: str, address: str, results: str | None, insecure: bool) -> Iterator[tuple[Cluster, Attempt]]:
-    """The cluster and the last attempt of a sweep there, in a block such as `told`."""
+def _last_attempt(sweep: str, address: str, results: str | None, insecure: bool) -> tuple[Cluster, Attempt]:
+    """Return the cluster at `address` and the last attempt of a sweep there."""
     from cluster.jobs import Cluster
     from sweeps.execution.attempts import find_attempt
     from sweeps.execution.cluster_paths import check_results
 
-    where = check_results(results) if results else None
+    results_uri = check_results(results) if results else None
     cluster = Cluster.open(address, insecure=insecure)
-    yield cluster, find_attempt(cluster, sweep, where)
+    return cluster, find_attempt(cluster, sweep, results_uri)
 
 
-def described(attempt: Attempt) -> str:
+def _describe(attempt: Attempt) -> str:
     started = attempt.job.started_at
     return f"attempt {attempt.number}" + (f", started {started:%Y-%m-%d %H:%M} UTC" if started else "")
 
 
-def show_nodes(report: dict[str, Any], stream: Any) -> None:
-    """One line a node; below it what is wrong."""
+def _print_nodes(report: Mapping[str, Any], stream: TextIO) -> None:
+    """Print one line per node, followed by its problems and notes."""
     for node in report["nodes"]:
-        print(node_line(node), file=stream)
+        print(_node_line(node), file=stream)
         for problem in node["problems"]:
             print(f"       {problem}", file=stream)
         for note in node.get("notes", []):
             print(f"       note: {note}", file=stream)
 
 
-def node_line(node: dict[str, Any]) -> str:
+def _node_line(node: Mapping[str, Any]) -> str:
     versions = node.get("versions", {})
-    found = [f"{name} {versions[name]}" for name in ("python", "ray", "torch") if versions.get(name)]
-    found.append(f"{node['resources'].get('CPU', 0):g} cores")
-    found += [f"{gpu['name']} {gpu['memory_bytes'] / 2**30:.0f} GiB" for gpu in node.get("gpus", [])]
+    facts = [f"{name} {versions[name]}" for name in ("python", "ray", "torch") if versions.get(name)]
+    facts.append(f"{node['resources'].get('CPU', 0):g} cores")
+    facts += [f"{gpu['name']} {gpu['memory_bytes'] / 2**30:.0f} GiB" for gpu in node.get("gpus", [])]
     if node.get("free_bytes") is not None:
-        found.append(f"{node['free_bytes'] / 2**30:.0f} GiB free")
+        facts.append(f"{node['free_bytes'] / 2**30:.0f} GiB free")
     verdict = "FAIL" if node["problems"] else "ok"
-    return f"{verdict:<5}  {node['address']}{' (head)' if node['head'] else ''}  {', '.join(found)}"
+    return f"{verdict:<5}  {node['address']}{' (head)' if node['head'] else ''}  {', '.join(facts)}"

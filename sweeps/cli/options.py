@@ -1,4 +1,4 @@
-"""Arguments and options of the command line that several verbs have."""
+"""Arguments and options that several verbs of the command line share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import typer
 
 __all__ = ["Json", "Sets", "Spec", "Sweep"]
 
-Spec = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep.")]
+Spec = Annotated[str, typer.Argument(help="Sweep file, or name of a shipped sweep.")]
 Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted: training.epochs=3. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key: training.epochs=3. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

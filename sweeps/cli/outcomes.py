@@ -1,4 +1,4 @@
-"""What studies found of models, for people and for programs."""
+"""Output of `lagvae evaluate`: the findings of studies as tables or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from lagvae_core.studies import STUDIES, Findings, Study
-from sweeps.cli.terminal import console_of_stdout, plain_table, print_table
+from sweeps.cli.terminal import console_of_stdout, print_whole, rich_table
 from sweeps.formatting import format_value
 
 __all__ = ["StudyResult", "print_study_results"]
@@ -17,7 +17,7 @@ __all__ = ["StudyResult", "print_study_results"]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What one study found of one model, and the files that hold it."""
+    """The findings of one study about one model, and the files that store them."""
 
     run_id: str
     arm: str | None
@@ -39,24 +39,24 @@ class StudyResult:
 
 
 def print_study_results(results: Sequence[StudyResult]) -> None:
-    """A table for each study: of one model a line a column, of several a line a model."""
+    """Print a table for each study: one line per column for a single model, one line per model for several models."""
     console = console_of_stdout()
     for kind in dict.fromkeys(result.study.name() for result in results):
-        mine = [result for result in results if result.study.name() == kind]
+        of_kind = [result for result in results if result.study.name() == kind]
         columns = [column for column in STUDIES[kind].columns if column.kind != "floats"]
         console.print(kind, style="bold")
-        if len(mine) == 1:
-            table = plain_table("column", "value", "meaning")
+        if len(of_kind) == 1:
+            table = rich_table("column", "value", "meaning")
             for column in columns:
-                value = mine[0].findings.values[column.name]
+                value = of_kind[0].findings.values[column.name]
                 table.add_row(column.name, _cell(value), Text(column.doc, style="dim"))
             console.print(table)
         else:
-            table = plain_table("run", "arm", *(column.name for column in columns))
-            for result in mine:
+            table = rich_table("run", "arm", *(column.name for column in columns))
+            for result in of_kind:
                 cells = (_cell(result.findings.values[column.name]) for column in columns)
                 table.add_row(result.run_id, result.arm or "", *cells)
-            print_table(console, table)
+            print_whole(console, table)
 
 
 def _cell(value: object) -> str:

@@ -1,299 +1,386 @@
-"""What the command line prints: plans, rows, fronts. Tables for people, JSON for programs."""
+"""Output of `lagvae plan` and `lagvae results`: tables for people, JSON for programs, and figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.table import Table
-
-from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.analysis.curves import Curve, curves_of
 from sweeps.analysis.front import FrontRow, front_of
 from sweeps.analysis.pareto import Direction
-from sweeps.analysis.statistics import TIME, Summary
+from sweeps.analysis.statistics import TIME, Statistic, Summary
 from sweeps.analysis.stored import current_rows, stored_spec, summaries_of
-from sweeps.cli.terminal import console_of_stdout, print_table
+from sweeps.cli.terminal import (
+    OutputFormat,
+    TextTable,
+    console_of_stdout,
+    figure_errors,
+    print_json,
+    print_whole,
+)
 from sweeps.formatting import format_duration, format_parameters
-from sweeps.formatting import table as markdown_table
+from sweeps.search.plan import ArmPlan, Plan
 from sweeps.spec.sweep import load_spec
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import non_numeric_columns, several_settings, with_evaluations
 
 __all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_plan", "print_runs"]
 
-OutputFormat = Literal["table", "json", "markdown"]
+Row = Mapping[str, Any]
+
+LEFT = ("arm", "parameters")
+"""Headings of left-aligned columns."""
+
+RUN_COLUMNS = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
+"""Default columns of `lagvae results show`."""
+
+RUN_FIGURE_COLUMNS = ("nll_iw", "kl", "mi", "au")
+"""Default columns of the figure of `lagvae results show`."""
+
+CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
+"""Default columns of `lagvae results curves`: those of figure 5 of He et al. 2019."""
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(headings):
-        justify: Literal["left", "right"] = "left" if number == 0 or heading == "parameters" else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
-    return table
+# --- lagvae plan ----------------------------------------------------------------------------------------------------
 
 
-def _json(value: Any) -> None:
-    print(json.dumps(value, allow_nan=False))
+def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool) -> None:
+    """Print what `lagvae run` would do. Nothing is written.
 
-
-def print_plan(where: str, sets: Mapping[str, Any], results: str, as_json: bool) -> None:
-    """What `lagvae run` would do; writes nothing."""
+    Args:
+        where: Sweep file, or name of a shipped sweep.
+        sets: Overridden values by dotted key.
+        results: Folder or URI of the results.
+        as_json: Print one JSON object in place of a table.
+    """
     from sweeps.execution.datasets import load_data, make_plan
 
     spec = load_spec(where, sets)
-    folder = ResultsFolder(results, spec.name)
-    plan = make_plan(spec, folder, load_data(spec).fingerprint)
+    plan = make_plan(spec, ResultsFolder(results, spec.name), load_data(spec).fingerprint)
     arms = plan.arms()
-    known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
-    fallback = sum(known) / len(known) if known else None
-    seconds = [arm.missing * (arm.mean_seconds or fallback or 0.0) for arm in arms]
+    seconds = _missing_seconds(arms)
     if as_json:
-        _json(
-            {
-                "sweep": spec.name,
-                "runs": sum(arm.runs for arm in arms),
-                "missing": plan.missing,
-                "stored_of_other_versions": len(plan.others),
-                "warnings": spec.warnings(),
-                "core_seconds": sum(seconds) * spec.resources.cpus if fallback is not None else None,
-                "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],
-            }
-        )
+        print_json(_plan_json(plan, arms, seconds))
         return
-    table = _table("arm", "configurations", "runs", "stored", "resumed", "to run", "seconds a run", "core time")
-    for arm, cost in zip(arms, seconds, strict=True):
-        mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
-        time = format_duration(cost * spec.resources.cpus) if fallback is not None and arm.missing else ""
-        counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
-        table.add_row(arm.arm, *map(str, counts), mean, time)
     console = console_of_stdout()
-    print_table(console, table)
+    print_whole(console, _plan_table(arms, seconds, spec.resources.cpus).rich())
     objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
-    console.print(
-        f"{plan.missing} of {sum(arm.runs for arm in arms)} runs to do; sampler {spec.search.sampler} on {objectives}"
-    )
-    for warning in spec.warnings():
+    runs = sum(arm.runs for arm in arms)
+    console.print(f"{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
+    for warning in spec.warnings:
         console.print(f"warning, {warning}", soft_wrap=True)
-    if fallback is None:
-        console.print("no finished run tells the cost yet")
+    if seconds is None:
+        console.print("the cost is unknown, because no run has finished yet")
     if plan.others:
-        console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and stay")
+        console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and are kept")
+
+
+def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
+    """Return the estimated duration of the missing runs of each arm; None if no run has finished.
+
+    An arm without finished runs is assumed to have the average duration of the other arms.
+    """
+    known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
+    if not known:
+        return None
+    average = sum(known) / len(known)
+    return [arm.missing * (arm.mean_seconds or average) for arm in arms]
+
+
+def _plan_json(plan: Plan, arms: Sequence[ArmPlan], seconds: Sequence[float] | None) -> dict[str, Any]:
+    return {
+        "sweep": plan.spec.name,
+        "runs": sum(arm.runs for arm in arms),
+        "missing": plan.missing,
+        "stored_of_other_versions": len(plan.others),
+        "warnings": plan.spec.warnings,
+        "core_seconds": sum(seconds) * plan.spec.resources.cpus if seconds is not None else None,
+        "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],
+    }
+
+
+def _plan_table(arms: Sequence[ArmPlan], seconds: Sequence[float] | None, cpus: int) -> TextTable:
+    rows = []
+    for number, arm in enumerate(arms):
+        counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
+        mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
+        core_time = format_duration(seconds[number] * cpus) if seconds is not None and arm.missing else ""
+        rows.append([arm.arm, *map(str, counts), mean, core_time])
+    headings = ["arm", "configurations", "runs", "stored", "resumed", "to run", "seconds per run", "core time"]
+    return TextTable(headings, rows, LEFT)
+
+
+# --- lagvae results pareto ------------------------------------------------------------------------------------------
 
 
 def parse_objectives(text: str) -> dict[str, Direction]:
-    """`nll_iw:min,mi:max` as columns and senses."""
-    found: dict[str, Direction] = {}
+    """Parse objectives such as `nll_iw:min,mi:max` into directions by column.
+
+    Raises:
+        ConfigError: With every issue about `--objectives`.
+    """
+    objectives: dict[str, Direction] = {}
     issues: list[ValidationIssue] = []
     for item in text.split(","):
         column, _, direction = item.strip().partition(":")
         if unknown := non_numeric_columns("--objectives", [column]):
             issues += unknown
-        elif column in found:
-            issues.append(ValidationIssue("--objectives", "must name each column once", "Remove one of the two.", item))
+        elif column in objectives:
+            issues.append(ValidationIssue("--objectives", f"{column} is listed twice", value=text))
         elif direction == "min":
-            found[column] = "min"
+            objectives[column] = "min"
         elif direction == "max":
-            found[column] = "max"
+            objectives[column] = "max"
         else:
-            issues.append(
-                ValidationIssue("--objectives", "must be COLUMN:min or COLUMN:max", "For example nll_iw:min", item)
-            )
+            hint = "For example: nll_iw:min,mi:max."
+            issues.append(ValidationIssue("--objectives", "must be COLUMN:min or COLUMN:max", hint, item))
     if issues:
         raise ConfigError(issues)
-    return found
+    return objectives
 
 
-def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, as_json: bool) -> None:
-    """The members of the front; with `as_json` a list of objects."""
+def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, *, as_json: bool) -> None:
+    """Print the configurations on the Pareto front.
+
+    Args:
+        folder: The results of the sweep.
+        objectives: Directions by column; None for those of the sweep.
+        as_json: Print a list of JSON objects in place of a table.
+    """
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
     stored = with_evaluations(folder, current_rows(spec, folder), axes)
     rows = front_of(stored, axes)
     members = [row for row in rows if row.member]
     if as_json:
-        _json([row.to_json() for row in members])
+        print_json([row.to_json() for row in members])
         return
     console = console_of_stdout()
     if not members:
         console.print("no run has finished with these objectives measured")
         return
-    measured = {row.arm for row in rows}
-    without = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in measured)
-    table = _table(
-        "arm", *(f"{name} ({direction})" for name, direction in axes.items()), "n", "config_id", "parameters"
-    )
-    for row in members:
-        numbers = [_with_se(row, name) for name in axes]
-        table.add_row(row.arm, *numbers, str(row.n), row.config_id, format_parameters(row.parameters))
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
-    print_table(console, table)
-    if without:
-        console.print(f"not compared, because an objective is not measured: {', '.join(without)}")
+    print_whole(console, _front_table(members, axes).rich())
+    compared = {row.arm for row in rows}
+    missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
+    if missing:
+        console.print(f"not compared, because an objective is not measured: {', '.join(missing)}")
 
 
-def _with_se(row: FrontRow, column: str) -> str:
+def _front_table(members: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
+    headings = ["arm", *(f"{name} ({direction})" for name, direction in axes.items()), "n", "config_id", "parameters"]
+    rows = [
+        [
+            row.arm,
+            *(_mean_and_se(row, name) for name in axes),
+            str(row.n),
+            row.config_id,
+            format_parameters(row.parameters),
+        ]
+        for row in members
+    ]
+    return TextTable(headings, rows, LEFT)
+
+
+def _mean_and_se(row: FrontRow, column: str) -> str:
     se = row.se[column]
     return f"{row.mean[column]:.3f}" + (f" ± {se:.3f}" if se is not None else "")
 
 
 def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, path: Path) -> None:
-    """The front as a figure: the first objective upwards, the second to the right."""
+    """Draw the Pareto front with the first objective on the y axis and the second on the x axis.
+
+    Raises:
+        ConfigError: There are not exactly two objectives, no run has finished, or the figure cannot be written.
+    """
     from sweeps.plots.front import FrontPoint, front_figure
 
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
     if len(axes) != 2:
-        raise ConfigError(
-            [ValidationIssue("--png", "must have two objectives to draw", "Choose with --objectives.", list(axes))]
-        )
-    (y, y_sense), (x, x_sense) = axes.items()
+        hint = "Choose two with --objectives."
+        raise ConfigError([ValidationIssue("--png", "a figure needs exactly two objectives", hint, list(axes))])
+    (y, y_direction), (x, x_direction) = axes.items()
     points = [
         FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
         for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
     ]
     if not points:
-        raise ConfigError([ValidationIssue("SWEEP", "must hold finished runs to draw", "Run it first.", folder.sweep)])
+        raise ConfigError([ValidationIssue("SWEEP", "has no finished runs to draw", "Run it first.", folder.sweep)])
     order = [arm.name for arm in spec.arms]
     points.sort(key=lambda point: order.index(point.arm))
-    try:
-        front_figure(points, path, x=x, y=y, directions=(x_sense, y_sense), title=folder.sweep)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
-        ) from None
+    with figure_errors(path):
+        front_figure(points, path, x=x, y=y, directions=(x_direction, y_direction), title=folder.sweep)
 
 
-SHOWN = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
-"""The columns of `lagvae results show` where none are named."""
-
-
-DRAWN = ("nll_iw", "kl", "mi", "au")
-"""The columns of its picture where none are named."""
+# --- lagvae results show --------------------------------------------------------------------------------------------
 
 
 def print_runs(
     folder: ResultsFolder,
     output_format: OutputFormat,
     columns: Sequence[str] | None,
-    baseline: str | None,
+    *,
+    baseline: str | None = None,
     png: Path | None = None,
 ) -> None:
-    """One line a configuration, mean and standard error over its finished runs; as `json`, every row as it is stored.
+    """Print one line per configuration, with mean and standard error over its finished runs.
 
-    Columns that studies find are joined by run. `baseline` is an arm whose training time is the unit of a further
-    column. `png` also gets every configuration as a row of a picture, with a panel for each column.
+    Args:
+        folder: The results of the sweep.
+        output_format: "table", "markdown", or "json" for all stored rows.
+        columns: Columns of the runs or of studies; None for the default ones.
+        baseline: An arm; adds a column with the training time relative to the mean of this arm.
+        png: File for a figure with one row per configuration and one panel per column; None for no figure.
+
+    Raises:
+        ConfigError: A column or the baseline does not exist, or the figure cannot be written.
     """
     rows = folder.runs()
-    time = () if baseline is None else (TIME,)
     if png is not None:
-        drawn = columns or DRAWN
-        _draw_arms(folder, summaries_of(folder, rows, drawn, baseline), (*drawn, *time), png)
+        _draw_runs(folder, rows, columns or RUN_FIGURE_COLUMNS, baseline, png)
     if output_format == "json":
-        if unknown := non_numeric_columns("--columns", columns or ()):
-            raise ConfigError(unknown)
-        joined = with_evaluations(folder, rows, columns or ())
-        _json(json.loads(json.dumps(joined, default=lambda value: value.isoformat())))
+        print_json(_runs_json(folder, rows, columns or ()))
         return
-    printed = columns or SHOWN
-    summaries = summaries_of(folder, rows, printed, baseline)
-    names = (*printed, *time)
-    headings = ["arm", "runs", *names, "config_id"]
-    lines = [_summary_line(summary, names) for summary in summaries]
-    if any(summary.parameters for summary in summaries):
-        headings.append("parameters")
-        lines = [[*line, format_parameters(summary.parameters)] for line, summary in zip(lines, summaries, strict=True)]
+    names = columns or RUN_COLUMNS
+    table = _runs_table(summaries_of(folder, rows, names, baseline), _with_time(names, baseline))
     if output_format == "markdown":
-        print("\n".join(markdown_table(headings, lines)))
+        print("\n".join(table.markdown()))
         return
-    table = _table(*headings)
-    for line in lines:
-        table.add_row(*line)
     console = console_of_stdout()
-    print_table(console, table)
+    print_whole(console, table.rich())
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)
-    for warning in several_settings(folder, printed):
+    for warning in several_settings(folder, names):
         console.print(f"warning, {warning}", soft_wrap=True)
 
 
-def _summary_line(summary: Summary, names: Sequence[str]) -> list[str]:
-    numbers = ["" if (value := summary.columns[name]) is None else value.text() for name in names]
-    return [summary.arm, summary.ended(), *numbers, summary.config_id]
+def _with_time(columns: Sequence[str], baseline: str | None) -> list[str]:
+    return [*columns, TIME] if baseline is not None else [*columns]
 
 
-CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
-"""The columns of `lagvae results curves` where none are named: figure 5 of He et al. 2019."""
+def _runs_json(folder: ResultsFolder, rows: Sequence[Row], columns: Sequence[str]) -> Any:
+    """Return the stored rows, with the columns of studies, in a form that JSON can represent."""
+    if unknown := non_numeric_columns("--columns", columns):
+        raise ConfigError(unknown)
+    joined = with_evaluations(folder, rows, columns)
+    return json.loads(json.dumps(joined, default=lambda value: value.isoformat()))
+
+
+def _runs_table(summaries: Sequence[Summary], columns: Sequence[str]) -> TextTable:
+    headings = ["arm", "runs", *columns, "config_id"]
+    rows = [
+        [summary.arm, summary.ended(), *(_statistic(summary.columns[name]) for name in columns), summary.config_id]
+        for summary in summaries
+    ]
+    if any(summary.parameters for summary in summaries):
+        headings.append("parameters")
+        for row, summary in zip(rows, summaries, strict=True):
+            row.append(format_parameters(summary.parameters))
+    return TextTable(headings, rows, LEFT)
+
+
+def _statistic(statistic: Statistic | None, digits: int = 2) -> str:
+    return "" if statistic is None else statistic.text(digits)
+
+
+def _draw_runs(
+    folder: ResultsFolder, rows: Sequence[Row], columns: Sequence[str], baseline: str | None, path: Path
+) -> None:
+    from sweeps.plots.arms import arms_figure
+
+    summaries = summaries_of(folder, rows, columns, baseline)
+    with figure_errors(path):
+        arms_figure(summaries, _with_time(columns, baseline), path, title=folder.sweep)
+
+
+# --- lagvae results curves ------------------------------------------------------------------------------------------
 
 
 def print_curves(
     folder: ResultsFolder,
-    as_json: bool,
     columns: Sequence[str] | None,
     arms: Sequence[str] | None,
+    *,
+    as_json: bool,
     x: str,
     png: Path | None,
 ) -> None:
-    """One line a configuration and epoch, mean and standard error over its runs; as JSON, every stored row.
+    """Print one line per configuration and epoch, with mean and standard error over its runs.
 
-    `arms` are the only ones shown. `png` also gets a panel for each column, over `x`: epoch or step.
+    Args:
+        folder: The results of the sweep.
+        columns: Columns of the curves; None for the default ones.
+        arms: The only arms to show; None for all.
+        as_json: Print all stored rows of these arms as JSON in place of a table.
+        x: "epoch" or "step": unit of the x axis of the figure.
+        png: File for a figure with one panel per column; None for no figure.
+
+    Raises:
+        ConfigError: A column or an arm does not exist, `x` is invalid, or the figure cannot be written.
     """
-    chosen = columns or CURVES
-    known = [column.name for column in CURVE_COLUMNS]
-    issues: list[ValidationIssue] = []
-    if unknown := [name for name in chosen if name not in known]:
-        message, hint = "must be columns of the curves", f"Known: {', '.join(known)}."
-        issues.append(ValidationIssue("--columns", message, hint, ", ".join(unknown)))
-    if x not in ("epoch", "step"):
-        issues.append(ValidationIssue("--x", "must be epoch or step", value=x))
+    names = columns or CURVES
     rows = folder.curves()
-    stored = list(dict.fromkeys(row["arm"] for row in rows))
-    if strange := [arm for arm in arms or () if arm not in stored]:
-        message = f"must be arms of {folder.sweep} that have trained"
-        issues.append(ValidationIssue("--arms", message, f"Stored: {', '.join(stored)}.", ", ".join(strange)))
-    if issues:
+    trained = list(dict.fromkeys(row["arm"] for row in rows))
+    if issues := [*_unknown_curves(names), *_invalid_x(x), *_unknown_arms(folder.sweep, arms or (), trained)]:
         raise ConfigError(issues)
-    rows = [row for row in rows if row["arm"] in (arms or stored)]
+    rows = [row for row in rows if row["arm"] in (arms or trained)]
     order = [arm.name for arm in stored_spec(folder).arms]
-    curves = sorted(curves_of(rows, chosen), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
+    curves = sorted(curves_of(rows, names), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
     if png is not None:
-        _draw_curves(folder, curves, chosen, x, png)
+        _draw_curves(folder, curves, names, x, png)
     if as_json:
-        _json(rows)
-        return
-    table = _table("arm", "epoch", "step", "runs", *chosen, "config_id")
-    for curve in curves:
-        for point in curve.points:
-            numbers = ["" if (value := point.columns[name]) is None else value.text(3) for name in chosen]
-            counts = (str(point.epoch), f"{point.step:.0f}", str(point.runs))
-            table.add_row(curve.arm, *counts, *numbers, curve.config_id)
-    print_table(console_of_stdout(), table)
+        print_json(rows)
+    else:
+        print_whole(console_of_stdout(), _curves_table(curves, names).rich())
 
 
-def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], names: Sequence[str], x: str, path: Path) -> None:
+def _unknown_curves(columns: Sequence[str]) -> list[ValidationIssue]:
+    known = [column.name for column in CURVE_COLUMNS]
+    unknown = [name for name in columns if name not in known]
+    if not unknown:
+        return []
+    hint = f"{did_you_mean(unknown[0], known)} Known: {', '.join(known)}.".strip()
+    return [ValidationIssue("--columns", "must be columns of the curves", hint, ", ".join(unknown))]
+
+
+def _invalid_x(x: str) -> list[ValidationIssue]:
+    return [] if x in ("epoch", "step") else [ValidationIssue("--x", "must be epoch or step", value=x)]
+
+
+def _unknown_arms(sweep: str, arms: Sequence[str], trained: Sequence[str]) -> list[ValidationIssue]:
+    unknown = [arm for arm in arms if arm not in trained]
+    if not unknown:
+        return []
+    message = f"must be arms of {sweep} that have trained"
+    return [ValidationIssue("--arms", message, f"Stored: {', '.join(trained)}.", ", ".join(unknown))]
+
+
+def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
+    rows = [
+        [
+            curve.arm,
+            str(point.epoch),
+            f"{point.step:.0f}",
+            str(point.runs),
+            *(_statistic(point.columns[name], 3) for name in columns),
+            curve.config_id,
+        ]
+        for curve in curves
+        for point in curve.points
+    ]
+    return TextTable(["arm", "epoch", "step", "runs", *columns, "config_id"], rows, LEFT)
+
+
+def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], columns: Sequence[str], x: str, path: Path) -> None:
     from sweeps.plots.curves import curves_figure
 
-    try:
-        curves_figure(curves, names, path, x=x, title=folder.sweep)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
-        ) from None
-
-
-def _draw_arms(folder: ResultsFolder, summaries: Sequence[Summary], names: Sequence[str], path: Path) -> None:
-    """`summaries` as rows of a picture, with a panel for each column of `names`."""
-    from sweeps.plots.arms import arms_figure
-
-    try:
-        arms_figure(summaries, names, path, title=folder.sweep)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [ValidationIssue("--png", f"must be a file that can be drawn ({error})", value=str(path))]
-        ) from None
+    with figure_errors(path):
+        curves_figure(curves, columns, path, x=x, title=folder.sweep)

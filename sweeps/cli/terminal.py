@@ -1,51 +1,112 @@
-"""What printed tables and progress share."""
+"""Output on the terminal: consoles, tables, JSON, and progress."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from typing import Any, Self
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["ProgressLine", "console_of_stdout", "plain_table", "print_table"]
+from lagvae_core.errors import ConfigError, ValidationIssue
+from sweeps.formatting import markdown_table
 
-SILENCE = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+__all__ = [
+    "OutputFormat",
+    "ProgressLine",
+    "TextTable",
+    "console_of_stdout",
+    "figure_errors",
+    "print_json",
+    "print_whole",
+    "rich_table",
+]
+
+OutputFormat = Literal["table", "json", "markdown"]
+
+LINE_INTERVAL = 30.0
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 class _StdoutConsole(Console):
     def on_broken_pipe(self) -> None:
-        """Called while the error is handled, which rich makes an exit with 1."""
+        """Re-raise the current BrokenPipeError, because rich would exit with 1."""
         raise
 
 
 def console_of_stdout() -> Console:
-    """A console that takes no text for markup; a pipe has no width of its own."""
+    """Return a console on stdout that does not interpret markup, and that is 200 wide if stdout is not a terminal."""
     return _StdoutConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
-def print_table(console: Console, table: Table) -> None:
-    """Print a table as wide as it is, on however narrow a terminal: a number that is cut is of no use to anybody."""
-    given = console.width
-    console.width = max(given, Measurement.get(console, console.options.update(max_width=10**6), table).maximum)
-    console.print(table)
-    console.width = given
+def print_json(value: Any) -> None:
+    """Print `value` as one line of JSON; NaN and infinity are errors."""
+    print(json.dumps(value, allow_nan=False))
 
 
-def plain_table(*headings: str) -> Table:
-    """A table without lines, its cells to the left."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+def rich_table(*headings: str, right: Collection[str] = (), no_wrap: bool = False) -> Table:
+    """Return an empty table without borders.
+
+    Args:
+        headings: Headings of the columns.
+        right: The headings of right-aligned columns; all other columns are left-aligned.
+        no_wrap: Keep each cell on one line. Print such a table with `print_whole`.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        made.add_column(heading)
-    return made
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=no_wrap)
+    return table
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table at its full width, even on a narrower terminal, because truncated numbers are useless."""
+    width = console.width
+    console.width = max(width, Measurement.get(console, console.options.update(max_width=10**6), table).maximum)
+    console.print(table)
+    console.width = width
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of formatted cells, which can be printed in several formats."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str | Text]]
+    left: Collection[str]
+    """Headings of left-aligned columns."""
+
+    def rich(self, *, no_wrap: bool = True) -> Table:
+        right = [heading for heading in self.headings if heading not in self.left]
+        table = rich_table(*self.headings, right=right, no_wrap=no_wrap)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> Iterator[str]:
+        """Yield the lines of a Markdown table."""
+        return markdown_table(self.headings, [[str(cell) for cell in row] for row in self.rows])
+
+
+@contextmanager
+def figure_errors(path: Path) -> Iterator[None]:
+    """Context manager. Turns an error of drawing or writing a figure into a ConfigError about the option `--png`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigError([ValidationIssue("--png", f"cannot write this figure ({error})", value=str(path))]) from None
 
 
 class ProgressLine:
-    """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+    """Context manager that shows progress on stderr: a bar on a terminal, otherwise a line from time to time."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
@@ -58,8 +119,8 @@ class ProgressLine:
             transient=True,
         )
         self._task: Any = None
-        self._name = ""
-        self._said = 0.0
+        self._phase = ""
+        self._last_line = 0.0
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -70,17 +131,18 @@ class ProgressLine:
         if self._console.is_terminal:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def advance(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` in the phase `name`."""
+    def advance(self, phase: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of a phase are complete."""
         if self._console.is_terminal:
-            if self._name != name:
+            if self._phase != phase:
                 if self._task is not None:
                     self._bars.remove_task(self._task)
-                self._task, self._name = self._bars.add_task(name, total=total), name
+                self._task, self._phase = self._bars.add_task(phase, total=total), phase
             self._bars.update(self._task, completed=done)
-        elif time.monotonic() - self._said > SILENCE:
-            self.say(f"{name}: {done}/{total}")
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_line > LINE_INTERVAL:
+            self.print(f"{phase}: {done}/{total}")
+            self._last_line = time.monotonic()

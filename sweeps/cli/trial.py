@@ -1,8 +1,7 @@
-"""`lagvae trial`: one configuration on this machine, with a progress bar, for debugging and for a first look."""
+"""`lagvae trial`: train one configuration on this machine, with a progress bar."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
+from lagvae_core.files import check_writable
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
-from sweeps.cli.terminal import ProgressLine
+from sweeps.cli.terminal import ProgressLine, print_json
 from sweeps.spec.arm_syntax import parse_arm_text
 
 if TYPE_CHECKING:
     from sweeps.cli.watch import PosteriorMeanWriter
 
-__all__ = ["TrialRequest", "run_trial"]
+__all__ = ["TrialProgress", "TrialRequest", "changed_data", "default_threads", "report_equality", "run_trial"]
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What `lagvae trial` is request for; the fields are its options."""
+    """The arguments of `lagvae trial`; see `lagvae trial --help`."""
 
     config: str | None
     arm: str | None
@@ -42,161 +44,109 @@ class TrialRequest:
 
 
 def run_trial(request: TrialRequest) -> int:
-    """The exit code: 0 finished, 1 diverged."""
-    stored = find_run(request.results, request.from_run) if request.from_run is not None else None
-    wanted = check_trial(request, stored)
-    dataset = wanted.data.load()
+    """Train and evaluate one configuration, and print its record.
+
+    Returns:
+        The exit code: 0 if the trial finished, 1 if it diverged.
+
+    Raises:
+        UserError: The configuration, an option or the data are invalid.
+        CheckpointError: The checkpoint is damaged or belongs to a different trial.
+        StoreError: The stored run of `--from` cannot be read.
+    """
+    stored = _stored_run(request.results, request.from_run) if request.from_run is not None else None
+    config = _checked_config(request, stored)
+    dataset = config.data.load()
     if stored is not None and not request.sets and request.arm is None:
-        check_same_data(stored, dataset.fingerprint)
-    means = open_watch(request.watch, request.out, wanted.run_id(dataset.fingerprint))
-    stack = "+".join(s.kind for s in wanted.strategies) or "vae"
-    record = train_watched(request, wanted, dataset, stored, means, stack)
+        hint = "The files have changed since then."
+        if issue := changed_data(stored, dataset.fingerprint, hint):
+            raise ConfigError([issue])
+    stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
+    writer = _posterior_mean_writer(request.watch, request.out, config.run_id(dataset.fingerprint))
+    record = _train(request, config, dataset, stored, writer, stack)
     if stored is not None:
-        compare_with_stored(record, stored)
+        report_equality(record, stored)
     if request.as_json:
-        print(json.dumps(record.to_json(), allow_nan=False))
+        print_json(record.to_json())
     else:
-        print_record(record)
-    if means is not None:
-        for file in means.draw(f"{stack}, seed {wanted.seed}"):
+        _print_record(record)
+    if writer is not None:
+        for file in writer.draw(f"{stack}, seed {config.seed}"):
             print(f"drawn: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
 
 
-def check_trial(request: TrialRequest, stored: Mapping[str, Any] | None) -> TrialConfig:
-    """The configuration that is request for; UserError with every mistake in it and in the options."""
-    issues = option_issues(request)
+# --- checks before training -----------------------------------------------------------------------------------------
+
+
+def _stored_run(results: str, run_id: str) -> dict[str, Any]:
+    """Return the row of a run from any sweep in `results`."""
+    from sweeps.storage.table import ResultsFolder, stored_sweeps
+
+    for sweep in stored_sweeps(results):
+        for row in ResultsFolder(results, sweep).runs():
+            if row["run_id"] == run_id:
+                return row
+    hint = "A RUN_ID is CONFIG_ID-SEED; `lagvae results show SWEEP` lists the configurations."
+    raise ConfigError([ValidationIssue("--from", f"no such run is stored in {results}", hint, run_id)])
+
+
+def _checked_config(request: TrialRequest, stored: Row | None) -> TrialConfig:
+    """Return the configuration, or raise a ConfigError with every issue of configuration and options."""
+    issues = _option_issues(request)
     try:
-        wanted = configuration(request.config, request.arm, request.sets, stored)
+        config = _read_config(request.config, request.arm, request.sets, stored)
     except UserError as error:
         raise ConfigError([*error.issues, *issues], error.source) from None
-    # Only where all is well is anything tried that leaves a folder behind.
-    issues = issues or folder_issues(request)
+    # Folders are created only if everything else is valid.
+    issues = issues or _folder_issues(request)
     if issues:
         raise ConfigError(issues)
-    return wanted
+    return config
 
 
-def train_watched(
-    request: TrialRequest,
-    wanted: TrialConfig,
-    dataset: Dataset,
-    stored: Mapping[str, Any] | None,
-    means: PosteriorMeanWriter | None,
-    stack: str,
-) -> TrialRecord:
-    """The record of the trial, told on the terminal as it comes."""
-    from lagvae_core import train
-    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
-    from lagvae_core.training.checkpoint import FileCheckpoint
-    from sweeps.formatting import describe_data
-
-    before = "auto" if stored is None or stored["device"] != "cpu" else "cpu"
-    chosen = choose_device(request.device or before)
-    threads = request.threads or (stored["threads"] if stored is not None else usual_threads(wanted))
-    use_threads(threads)
-    memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
-    with Watcher(wanted) as watcher:
-        watcher.say(f"run {wanted.run_id(dataset.fingerprint)}: {stack}, seed {wanted.seed}")
-        watcher.say(describe_data(dataset.report))
-        watcher.say(f"{chosen}, {threads} thread{'s' if threads > 1 else ''}{memory}")
-        for warning in wanted.warnings():
-            watcher.say(f"warning {warning}")
-        record = train(
-            wanted,
-            report=watcher.epoch,
-            progress=watcher.progress,
-            checkpoint=FileCheckpoint(request.checkpoint) if request.checkpoint is not None else None,
-            model_store=FileCheckpoint(request.keep) if request.keep is not None else None,
-            device=chosen,
-            dataset=dataset,
-            callback=means,
-        )
-        watcher.say(f"{record.status}: {record.stop_reason}")
-    return record
-
-
-def check_same_data(stored: Mapping[str, Any], fingerprint: str) -> None:
-    """ConfigError if the data of a stored run have changed since."""
-    if fingerprint != stored["data_fingerprint"]:
-        message = f"must be what run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
-        raise ConfigError([ValidationIssue("the data", message, "The files have changed since.", fingerprint[:12])])
-
-
-def usual_threads(config: TrialConfig) -> int:
-    """The cores that a model of this size is fastest on."""
-    import torch
-
-    return 1 if config.model.small else torch.get_num_threads()
-
-
-def open_watch(watch: str | None, out: Path | None, run_id: str) -> PosteriorMeanWriter | None:
-    """What `--watch` and `--out` ask for; ConfigError if there is one without the other."""
-    if watch is None and out is None:
-        return None
-    if watch is None or out is None:
-        missing, there = ("--watch", "--out") if watch is None else ("--out", "--watch")
-        raise ConfigError(
-            [ValidationIssue(missing, f"must be given with {there}", "--watch posterior_means --out FOLDER.", None)]
-        )
-    from sweeps.cli.watch import PosteriorMeanWriter, parse_watch
-
-    return PosteriorMeanWriter(parse_watch(watch), out, run_id)
-
-
-def files_of(request: TrialRequest) -> dict[str, Path]:
-    """The files that are to be written, by their options."""
+def _output_files(request: TrialRequest) -> dict[str, Path]:
+    """Return the files to write, by option."""
     files = {"--checkpoint": request.checkpoint, "--keep": request.keep}
     return {option: file for option, file in files.items() if file is not None}
 
 
-def option_issues(request: TrialRequest) -> list[ValidationIssue]:
-    """What is wrong with the options as such."""
-    issues = []
-    for option, file in files_of(request).items():
-        if file.is_dir():
-            issues.append(ValidationIssue(option, "must be a file and no folder", "Choose another.", str(file)))
-    if (
-        request.checkpoint is not None
-        and request.keep is not None
-        and request.checkpoint.resolve() == request.keep.resolve()
-    ):
-        issues.append(
-            ValidationIssue("--keep", "must be another file than --checkpoint", "Choose another.", str(request.keep))
-        )
+def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
+    files = _output_files(request)
+    issues = [
+        ValidationIssue(option, "must be a file, but it is a folder", value=str(file))
+        for option, file in files.items()
+        if file.is_dir()
+    ]
+    if len(files) == 2 and len({file.resolve() for file in files.values()}) == 1:
+        issues.append(ValidationIssue("--keep", "must differ from --checkpoint", value=str(request.keep)))
     cores = os.cpu_count() or 1
     if request.threads is not None and request.threads > cores:
-        issues.append(
-            ValidationIssue("--threads", f"must be at most the {cores} cores there are", "Lower it.", request.threads)
-        )
+        message = f"must be at most {cores}, the number of cores of this machine"
+        issues.append(ValidationIssue("--threads", message, value=request.threads))
     return issues
 
 
-def folder_issues(request: TrialRequest) -> list[ValidationIssue]:
-    """What is wrong with the folders of the files that are to be written, which are made, and written in."""
+def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
+    """Create the folders of the files to write, and return an issue for each one that cannot be written to."""
     issues = []
-    for option, file in files_of(request).items():
+    for option, file in _output_files(request).items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            probe = file.with_name(f".{file.name}.probe")
-            probe.touch()
-            probe.unlink()
+            check_writable(file.parent, f".{file.name}.probe")
         except OSError as error:
-            message = f"must be in a folder that can be written to ({error.strerror})"
-            issues.append(ValidationIssue(option, message, "Choose another.", str(file)))
+            message = f"cannot write in its folder ({error.strerror})"
+            issues.append(ValidationIssue(option, message, "Choose another folder.", str(file)))
     return issues
 
 
-def configuration(
-    config: str | None, arm: str | None, sets: Mapping[str, Any], stored: Mapping[str, Any] | None
-) -> TrialConfig:
-    """The configuration from file, stored run, `--arm` and `--set`, the later winning over the earlier."""
+def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], stored: Row | None) -> TrialConfig:
+    """Return the configuration of a file or a stored run, changed by `--arm` and then by `--set`."""
     from sweeps.spec.sweep import parse_yaml, read_text, set_dotted
 
     if config is not None and stored is not None:
-        raise ConfigError(
-            [ValidationIssue("CONFIG.yaml", "must be left out with --from", "Give one of the two.", config)]
-        )
+        message = "cannot be combined with --from"
+        raise ConfigError([ValidationIssue("CONFIG.yaml", message, "Give only one of the two.", config)])
     source = config or ""
     values: dict[str, Any] = {}
     if config is not None:
@@ -216,64 +166,120 @@ def configuration(
     return parsed
 
 
-def find_run(results: str, run_id: str) -> dict[str, Any]:
-    """The stored row of a run, in whichever sweep below `results` it is."""
-    from sweeps.storage.table import ResultsFolder, stored_sweeps
-
-    for sweep in stored_sweeps(results):
-        for row in ResultsFolder(results, sweep).runs():
-            if row["run_id"] == run_id:
-                return row
-    hint = "`lagvae results show SWEEP` lists configurations; a run is CONFIG_ID-SEED."
-    raise ConfigError([ValidationIssue("--from", f"must be a run stored below {results}", hint, run_id)])
+def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | None:
+    """Return an issue if the data have another fingerprint than the data of a stored run."""
+    if fingerprint == stored["data_fingerprint"]:
+        return None
+    message = f"not the data that run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
+    return ValidationIssue("data", message, hint, fingerprint[:12])
 
 
-def compare_with_stored(record: TrialRecord, stored: Mapping[str, Any]) -> None:
-    """Say whether the repetition gave the stored numbers."""
+def _posterior_mean_writer(watch: str | None, out: Path | None, run_id: str) -> PosteriorMeanWriter | None:
+    """Return the callback that `--watch` and `--out` request together."""
+    if watch is None and out is None:
+        return None
+    if watch is None or out is None:
+        missing, given = ("--watch", "--out") if watch is None else ("--out", "--watch")
+        hint = "For example: --watch posterior_means --out FOLDER."
+        raise ConfigError([ValidationIssue(missing, f"required with {given}", hint)])
+    from sweeps.cli.watch import PosteriorMeanWriter, parse_watch
+
+    return PosteriorMeanWriter(parse_watch(watch), out, run_id)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    request: TrialRequest,
+    config: TrialConfig,
+    dataset: Dataset,
+    stored: Row | None,
+    writer: PosteriorMeanWriter | None,
+    stack: str,
+) -> TrialRecord:
+    """Train the trial and print its progress on stderr."""
+    from lagvae_core import train
+    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from lagvae_core.training.checkpoint import FileCheckpoint
+    from sweeps.formatting import describe_data
+
+    default_device = "cpu" if stored is not None and stored["device"] == "cpu" else "auto"
+    device = choose_device(request.device or default_device)
+    threads = request.threads or (stored["threads"] if stored is not None else default_threads(config))
+    use_threads(threads)
+    memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
+    with TrialProgress(config) as progress:
+        progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")
+        progress.print(describe_data(dataset.report))
+        progress.print(f"{device}, {threads} thread{'s' if threads > 1 else ''}{memory}")
+        for warning in config.warnings():
+            progress.print(f"warning {warning}")
+        record = train(
+            config,
+            report=progress.on_epoch,
+            progress=progress.on_progress,
+            checkpoint=FileCheckpoint(request.checkpoint) if request.checkpoint is not None else None,
+            model_store=FileCheckpoint(request.keep) if request.keep is not None else None,
+            device=device,
+            dataset=dataset,
+            callback=writer,
+        )
+        progress.print(f"{record.status}: {record.stop_reason}")
+    return record
+
+
+def default_threads(config: TrialConfig) -> int:
+    """Return the number of threads with which a model of this size is fastest."""
+    import torch
+
+    return 1 if config.model.small else torch.get_num_threads()
+
+
+def report_equality(record: TrialRecord, stored: Row) -> None:
+    """Print on stderr whether a repeated run has the metrics of the stored run; do nothing for a different run."""
     if record.run_id != stored["run_id"]:
         return
-    different = [
-        name for name, value in record.to_json()["metrics"].items() if stored.get(name) != value and name in stored
-    ]
+    metrics = record.to_json()["metrics"]
+    different = [name for name, value in metrics.items() if name in stored and stored[name] != value]
     if different:
         print(f"differs from the stored run in {', '.join(different)}", file=sys.stderr)
     else:
-        print("every number equals that of the stored run, bit for bit", file=sys.stderr)
+        print("all metrics are equal to those of the stored run, bit for bit", file=sys.stderr)
 
 
-class Watcher(ProgressLine):
-    """The progress of one trial: a line an epoch, and how far its phases are."""
+class TrialProgress(ProgressLine):
+    """Context manager that shows the progress of one trial: a line per epoch, and a bar for the current phase."""
 
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
         self._epochs = config.epochs
 
-    def epoch(self, record: EpochRecord) -> None:
+    def on_epoch(self, record: EpochRecord) -> None:
         kl, mi, au = (record[f"valid_{name}"] for name in ("kl", "mi", "au"))
-        self.say(
+        self.print(
             f"epoch {record.epoch:>3}/{self._epochs}  train {record['train_loss']:.3f}  "
-            f"valid -ELBO {record['valid_nll_elbo']:.3f}  kl {_shown(kl)}  mi {_shown(mi)}  "
+            f"valid -ELBO {record['valid_nll_elbo']:.3f}  kl {_three_decimals(kl)}  mi {_three_decimals(mi)}  "
             f"au {'-' if au is None else au}  lr {record['learning_rate']:g}  {record['seconds']:.1f} s"
         )
 
-    def progress(self, now: Progress) -> None:
-        name = {"train": f"epoch {now.epoch}/{self._epochs}", "nll_iw": "importance sampling"}.get(now.phase, now.phase)
-        self.advance(name, now.done, now.total)
+    def on_progress(self, progress: Progress) -> None:
+        names = {"train": f"epoch {progress.epoch}/{self._epochs}", "nll_iw": "importance sampling"}
+        self.advance(names.get(progress.phase, progress.phase), progress.done, progress.total)
 
 
-def _shown(value: float | None) -> str:
-    """Three decimals, or a dash for what is not measured."""
+def _three_decimals(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_record(record: TrialRecord) -> None:
-    """The metrics as a table on stdout."""
+def _print_record(record: TrialRecord) -> None:
+    """Print the metrics and the cost of a trial on stdout."""
     from rich.text import Text
 
-    from sweeps.cli.terminal import console_of_stdout, plain_table
+    from sweeps.cli.terminal import console_of_stdout, rich_table
     from sweeps.storage.schema import metric_columns
 
-    table = plain_table("", "", "")
+    table = rich_table("", "", "")
     for column in metric_columns():
         value = record.metrics.get(column.name)
         if value is None or isinstance(value, list):

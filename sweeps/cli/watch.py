@@ -1,4 +1,4 @@
-"""`lagvae trial --watch`: what a watcher sees goes into a folder as it comes, and is drawn at the end."""
+"""`lagvae trial --watch`: write the snapshots of a training into a folder, and draw them at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue
-from lagvae_core.files import write_atomically
+from lagvae_core.files import check_writable, write_atomically
 from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Rows, Snapshots
 from lagvae_core.training.callbacks import TrainingState
 
@@ -32,7 +32,11 @@ SNAPSHOT_SCHEMA = pa.schema(
         ("mi", pa.float64()),
     ]
 )
-"""One row a snapshot and example. `step`: outer updates; lists over latent dimensions; nats over the snapshot."""
+"""One row per snapshot and example.
+
+`step` counts outer updates. Lists have one value per latent dimension. `kl` and `mi` are those of the whole snapshot
+[nats].
+"""
 
 TRAJECTORY_SCHEMA = pa.schema(
     [
@@ -45,21 +49,27 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("q_mean", pa.list_(pa.float64())),
     ]
 )
-"""One row a step of an optimiser, within the outer update `step`."""
+"""One row per optimiser step of the followed example; `step` is the outer update that contains it."""
+
+SNAPSHOTS, TRAJECTORY = "posterior_means", "posterior_means_way"
+"""Names of the files without extension."""
 
 EXAMPLE = "--watch 'posterior_means:every=100,panels=[0,200,2000]'"
 
 
 def parse_watch(text: str) -> PosteriorMeanRecorder:
-    """`posterior_means`, perhaps with fields as of `--arm`, as a setting; ConfigError with every mistake."""
+    """Parse `posterior_means`, optionally with fields in the syntax of `--arm`.
+
+    Raises:
+        ConfigError: With every issue about `--watch`.
+    """
     from sweeps.spec.arm_syntax import parse_arm_text
 
     items = parse_arm_text(text)
     kind = PosteriorMeanRecorder.model_fields["kind"].default
     if len(items) != 1 or items[0]["kind"] != kind:
-        raise ConfigError(
-            [ValidationIssue("--watch", f"must be {kind}, the one thing that can be watched", f"{EXAMPLE}.", text)]
-        )
+        message = f"must be {kind}, which is the only watcher"
+        raise ConfigError([ValidationIssue("--watch", message, f"For example: {EXAMPLE}.", text)])
     try:
         return PosteriorMeanRecorder.model_validate(items[0])
     except ValidationError as error:
@@ -67,31 +77,39 @@ def parse_watch(text: str) -> PosteriorMeanRecorder:
 
 
 class PosteriorMeanWriter:
-    """The posterior means of one run: `posterior_means.parquet`, `posterior_means_way.parquet` and their pictures.
+    """A training callback that writes the posterior means of one run, and draws them.
 
-    Each file is replaced as a whole at each snapshot, and so is whole whenever the run is killed. A run that goes on
-    from its checkpoint adds to them.
+    It writes `posterior_means.parquet` (snapshots) and `posterior_means_way.parquet` (the trajectory of one example).
+    Both files are replaced atomically at each snapshot, so that they are valid whenever the run is killed. A run that
+    resumes from its checkpoint extends the files.
+
+    Args:
+        config: What to record.
+        folder: Folder of the files; created if missing.
+        run_id: The run.
+
+    Raises:
+        ConfigError: The folder cannot be written to, or contains files of a different run or format.
     """
 
-    def __init__(self, setting: PosteriorMeanRecorder, folder: Path, run_id: str) -> None:
-        self._setting, self._folder, self._run_id = setting, folder, run_id
-        self._snapshots = self._stored("posterior_means", SNAPSHOT_SCHEMA)
-        self._trajectories = self._stored("posterior_means_way", TRAJECTORY_SCHEMA)
+    def __init__(self, config: PosteriorMeanRecorder, folder: Path, run_id: str) -> None:
+        self._config, self._folder, self._run_id = config, folder, run_id
+        self._snapshots = self._stored_rows(SNAPSHOTS, SNAPSHOT_SCHEMA)
+        self._trajectory = self._stored_rows(TRAJECTORY, TRAJECTORY_SCHEMA)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".probe").touch()
-            (folder / ".probe").unlink()
+            check_writable(folder)
         except OSError as error:
             message = f"must be a folder that can be written to ({error.strerror})"
-            raise ConfigError([ValidationIssue("--out", message, "Choose another.", str(folder))]) from None
-        self._hear = Snapshots(setting, self._write_snapshot, self._write_trajectory)
+            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(folder))]) from None
+        self._record = Snapshots(config, self._write_snapshot, self._write_trajectory)
 
-    def __call__(self, watched: TrainingState) -> None:
-        if watched.event == "start":
-            self._snapshots, self._trajectories = [], []
-        self._hear(watched)
+    def __call__(self, state: TrainingState) -> None:
+        if state.event == "start":
+            self._snapshots, self._trajectory = [], []
+        self._record(state)
 
-    def _stored(self, name: str, schema: pa.Schema) -> Rows:
+    def _stored_rows(self, name: str, schema: pa.Schema) -> Rows:
         file = self._folder / f"{name}.parquet"
         if not file.exists():
             return []
@@ -100,21 +118,21 @@ class PosteriorMeanWriter:
         except (pa.ArrowException, OSError):
             table = None
         if table is None or not table.schema.equals(schema):
-            message = "must be free of files of that name that no run of this version has written"
+            message = "contains a file that this version of lagvae has not written"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(file))])
         rows: Rows = table.to_pylist()
         if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
-            message = f"must be that of run {self._run_id}, and it holds {', '.join(others)}"
+            message = f"contains files of another run ({', '.join(others)}), not of run {self._run_id}"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(self._folder))])
         return rows
 
     def _write_snapshot(self, rows: Rows) -> None:
-        self._snapshots = _with(self._snapshots, rows)
-        self._write("posterior_means", self._snapshots, SNAPSHOT_SCHEMA)
+        self._snapshots = _merged(self._snapshots, rows)
+        self._write(SNAPSHOTS, self._snapshots, SNAPSHOT_SCHEMA)
 
     def _write_trajectory(self, rows: Rows) -> None:
-        self._trajectories = _with(self._trajectories, rows)
-        self._write("posterior_means_way", self._trajectories, TRAJECTORY_SCHEMA)
+        self._trajectory = _merged(self._trajectory, rows)
+        self._write(TRAJECTORY, self._trajectory, TRAJECTORY_SCHEMA)
 
     def _write(self, name: str, rows: Rows, schema: pa.Schema) -> None:
         buffer = pa.BufferOutputStream()
@@ -122,36 +140,37 @@ class PosteriorMeanWriter:
         write_atomically(self._folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
 
     def draw(self, title: str) -> list[Path]:
-        """The pictures of what is stored, and where they are."""
-        from sweeps.plots.posterior_means import Place, chosen_steps, scatter_figure, trajectory_figure
+        """Draw everything that is stored and return the files."""
+        from sweeps.plots.posterior_means import TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
 
-        drawn = []
+        files = []
         if self._snapshots:
-            steps = chosen_steps(sorted({row["step"] for row in self._snapshots}), self._setting.panels)
-            shown = [[row for row in self._snapshots if row["step"] == step] for step in steps]
-            dimensions = len(shown[0][0]["p_mean"])
-            panels = [[_panel(rows, d, dimensions) for rows in shown] for d in range(dimensions)]
-            drawn.append(self._folder / "posterior_means.png")
-            scatter_figure(panels, drawn[-1], title=title)
-        for d in range(len(self._trajectories[0]["p_mean"]) if self._trajectories else 0):
-            places = [Place(row["step"], row["p_mean"][d], row["q_mean"][d]) for row in self._trajectories]
-            dimension = "" if len(self._trajectories[0]["p_mean"]) == 1 else f"_{d}"
-            drawn.append(self._folder / f"posterior_means_way{dimension}.png")
-            trajectory_figure(places, drawn[-1], title=title)
-        return drawn
+            steps = select_steps(sorted({row["step"] for row in self._snapshots}), self._config.panels)
+            snapshots = [[row for row in self._snapshots if row["step"] == step] for step in steps]
+            dimensions = len(snapshots[0][0]["p_mean"])
+            panels = [[_panel(rows, d, dimensions) for rows in snapshots] for d in range(dimensions)]
+            files.append(self._folder / f"{SNAPSHOTS}.png")
+            scatter_figure(panels, files[-1], title=title)
+        dimensions = len(self._trajectory[0]["p_mean"]) if self._trajectory else 0
+        for d in range(dimensions):
+            points = [TrajectoryPoint(row["step"], row["p_mean"][d], row["q_mean"][d]) for row in self._trajectory]
+            files.append(self._folder / f"{TRAJECTORY}{f'_{d}' if dimensions > 1 else ''}.png")
+            trajectory_figure(points, files[-1], title=title)
+        return files
 
 
-def _with(stored: Rows, rows: Rows) -> Rows:
-    """`stored` and `rows` in the order of their steps; rows of one step replace those before."""
+def _merged(stored: Rows, rows: Rows) -> Rows:
+    """Return both in the order of their steps; `rows` replace the stored rows of the same steps."""
     steps = {row["step"] for row in rows}
     return sorted([row for row in stored if row["step"] not in steps] + rows, key=lambda row: row["step"])
 
 
 def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> Any:
-    from sweeps.plots.posterior_means import Scatter
+    """Return the panel of a snapshot along dimension `d`."""
+    from sweeps.plots.posterior_means import ScatterPanel
 
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
-    which = f", z{d + 1}" if dimensions > 1 else ""
-    said = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
-    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in said)  # never -0.00
-    return Scatter(p, q, f"update {rows[0]['step']:,}{which}", note)
+    dimension = f", z{d + 1}" if dimensions > 1 else ""
+    measured = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
+    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in measured)  # never -0.00
+    return ScatterPanel(p, q, f"update {rows[0]['step']:,}{dimension}", note)

@@ -1,26 +1,28 @@
-"""What the papers print, and what each paper is: its columns, its set-up, the stacks that its models are.
+"""Published results and set-ups of papers, as data.
 
-`numbers.csv` holds every number of the result tables of He et al. 2019 (`he2019`, Tables 1 to 10) and of the slides
-of Song et al. 2024 (`song2024`, Tables 1 to 5), one a line, made by a script from the texts and checked against the
-tables. Cells that are printed as a dash have no line. `condition` is what a number is of, where that is no setting of
-the model: the labelled examples of a classifier, or evaluation seeds.
+`numbers.csv` holds every number of the result tables of He et al. 2019 (`he2019`, Tables 1 to 10) and of the slides of
+Song et al. 2024 (`song2024`, Tables 1 to 5), one number per line. A script extracted them from the texts, and they were
+checked against the tables. Cells that show a dash have no line. The column `condition` describes what a number refers
+to if that is not a setting of the model: the labelled examples of a classifier, or evaluation seeds.
 
-- Names and values of beta that the text had lost are restored from their surroundings; Tables 5 to 10 of he2019 are
-  numbered by their order. "Ours" there is aggressive training.
-- Parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds: lines of their own, where not lost.
-- "Previous reports" under NLL in its Table 1 are -ELBO, as Table 5 shows. Table 8 gives Yahoo a -ELBO of 329.54, that
-  of Table 7, against an IW of 328.85 at KL 0.00: likely a misprint.
-- `Scale-VAE*` of song2024 means "no KL annealing"; every other `*` there is a quoted row. It quotes SA-VAE's MI on
-  Yahoo as 3.7, where he2019 prints 2.7. Its Table 3 names Yahoo and Yelp and prints Yahoo alone.
+- The extracted text lacked some names and values of beta; they are restored from context. Tables 5 to 10 of he2019 are
+  numbered by their order. "Ours" in he2019 is aggressive training.
+- Parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds. They have lines of their own, except
+  where the extracted text lacks them.
+- "Previous reports" under NLL in Table 1 of he2019 are -ELBO, as Table 5 shows. Table 8 gives Yahoo a -ELBO of 329.54,
+  which is the value of Table 7, next to an IW of 328.85 at KL 0.00: probably a misprint.
+- `Scale-VAE*` of song2024 means "no KL annealing"; every other `*` there marks a quoted row. It quotes the MI of SA-VAE
+  on Yahoo as 3.7, whereas he2019 prints 2.7. The caption of its Table 3 names Yahoo and Yelp, but the table has Yahoo
+  only.
 
-Beside it, one YAML file for each paper is a `Paper`.
+Each YAML file of this folder describes one paper as a `Paper`.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -28,50 +30,53 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.settings import FrozenConfig
 
 __all__ = [
     "Metric",
-    "Number",
     "Paper",
-    "Published",
     "PublishedDataset",
     "PublishedModel",
+    "PublishedNumber",
+    "PublishedRow",
     "PublishedSetup",
     "find_paper",
     "paper_names",
-    "published",
+    "published_rows",
 ]
 
 FOLDER = resources.files("sweeps") / "papers"
 
-MIXTURES: dict[str, frozenset[str]] = {
+MI_COLUMNS: dict[str, frozenset[str]] = {
     "batch": frozenset({"mi_batch"}),
     "split": frozenset({"mi", "mi_q"}),
     "unknown": frozenset(),
 }
-"""The columns that may stand beside a published MI, by what it mixes over. The two kinds never compare."""
+"""The columns that a published MI may be compared with, by what its aggregate posterior mixes over.
+
+An MI within batches and an MI over a split are different quantities and are never compared.
+"""
 
 
 class Metric(FrozenConfig):
-    """A published quantity: the columns of ours that it stands beside, the like one first, and what it is."""
+    """A published quantity: its meaning, and the columns of our table to compare it with, the closest one first."""
 
     columns: tuple[str, ...] = ()
     mixture: Literal["batch", "split", "unknown"] | None = None
     meaning: str
 
     @model_validator(mode="after")
-    def _mixtures_are_kept_apart(self) -> Metric:
-        information = set(self.columns) & frozenset().union(*MIXTURES.values())
-        allowed = MIXTURES[self.mixture] if self.mixture is not None else frozenset()
-        if not information <= allowed:
-            raise ValueError(f"{sorted(information)} may not stand beside an MI of mixture {self.mixture}")
+    def _check_mixture(self) -> Metric:
+        mi_columns = set(self.columns) & frozenset().union(*MI_COLUMNS.values())
+        allowed = MI_COLUMNS[self.mixture] if self.mixture is not None else frozenset()
+        if not mi_columns <= allowed:
+            raise ValueError(f"{sorted(mi_columns)} cannot be compared with an MI of mixture {self.mixture}")
         return self
 
 
 class MetricOverride(FrozenConfig):
-    """Models whose numbers, in `tables` or in all, are other quantities than their names say elsewhere."""
+    """Models for which the numbers of some tables (all tables if `tables` is empty) have a different meaning."""
 
     models: tuple[str, ...]
     tables: tuple[str, ...] = ()
@@ -79,10 +84,10 @@ class MetricOverride(FrozenConfig):
 
 
 class PublishedSetup(FrozenConfig):
-    """Values of a trial's configuration by dotted key, by who says so: the paper, its published code, or inference.
+    """Values of a trial's configuration by dotted key, grouped by source: the paper, its published code, or inference.
 
-    Three keys are not of the configuration: `seeds` (runs of a configuration), `test_examples` (the size of the
-    measured split) and `tokens_per_example` (its predicted tokens over its examples).
+    Three keys are not keys of the configuration: `seeds` (runs per configuration), `test_examples` (number of examples
+    of the measured split) and `tokens_per_example` (predicted tokens per example of that split).
     """
 
     paper: dict[str, Any] = Field(default_factory=dict)
@@ -90,13 +95,13 @@ class PublishedSetup(FrozenConfig):
     inferred: dict[str, Any] = Field(default_factory=dict)
 
     def values(self) -> dict[str, tuple[Any, str]]:
-        """Key to value and origin."""
-        origins = {"paper": self.paper, "code": self.code, "inferred": self.inferred}
-        return {key: (value, origin) for origin, values in origins.items() for key, value in values.items()}
+        """Return value and source ("paper", "code" or "inferred") by key."""
+        sources = {"paper": self.paper, "code": self.code, "inferred": self.inferred}
+        return {key: (value, source) for source, values in sources.items() for key, value in values.items()}
 
 
 class PublishedDataset(FrozenConfig):
-    """A data set of the paper: its names there, words that give it away in a folder's name, and its set-up."""
+    """A data set of a paper: its published names, words that identify it in a path, and the set-up used on it."""
 
     published: tuple[str, ...] = ()
     words: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -105,9 +110,9 @@ class PublishedDataset(FrozenConfig):
 
 
 class PublishedModel(FrozenConfig):
-    """A published model as a stack: the kinds, and of their fields those that the paper states.
+    """A published model as a stack of strategies, with the fields that the paper states.
 
-    `optional` are kinds of which the paper does not say whether this row has them.
+    `optional` lists kinds for which the paper does not say whether this model uses them.
     """
 
     model: str
@@ -118,7 +123,7 @@ class PublishedModel(FrozenConfig):
 
 
 class Paper(FrozenConfig):
-    """A paper as plain data."""
+    """Everything that the YAML file of a paper holds."""
 
     name: str
     source: str
@@ -132,32 +137,32 @@ class Paper(FrozenConfig):
     models: tuple[PublishedModel, ...]
     unmatched: dict[str, str] = Field(default_factory=dict)
 
-    def metric(self, row: Published, name: str) -> Metric:
-        """What the number called `name` in `row` is."""
+    def metric(self, row: PublishedRow, name: str) -> Metric:
+        """Return the meaning of the number called `name` in `row`."""
         for exception in self.exceptions:
-            here = not exception.tables or row.table in exception.tables
-            if here and row.model in exception.models and name in exception.metrics:
+            applies_to_table = not exception.tables or row.table in exception.tables
+            if applies_to_table and row.model in exception.models and name in exception.metrics:
                 return exception.metrics[name]
         return self.metrics[name]
 
-    def counterpart(self, row: Published) -> PublishedModel | None:
-        """The stack that `row` is, or None where no strategy is it."""
-        named = (m for m in self.models if (m.model, m.hyperparameters) == (row.model, row.hyperparameters))
-        return next(named, None)
+    def model_of(self, row: PublishedRow) -> PublishedModel | None:
+        """Return the stack behind `row`, or None if no strategy implements it."""
+        matching = (m for m in self.models if (m.model, m.hyperparameters) == (row.model, row.hyperparameters))
+        return next(matching, None)
 
     def setup_of(self, dataset: str) -> dict[str, tuple[Any, str]]:
-        """Key to value and origin on a data set, whose own values win."""
+        """Return value and source by key; values of the data set override those of the paper."""
         return self.setup.values() | self.datasets[dataset].setup.values()
 
-    def rows(self, dataset: str) -> list[Published]:
-        """The published rows on a data set, in the order of the paper."""
+    def rows(self, dataset: str) -> list[PublishedRow]:
+        """Return the published rows on a data set, in the order of the paper."""
         names = self.datasets[dataset].published
-        return [row for row in published(self.name) if row.dataset in names]
+        return [row for row in published_rows(self.name) if row.dataset in names]
 
 
 @dataclass(frozen=True)
-class Number:
-    """A published mean, its spread where one is printed, and both as they are printed."""
+class PublishedNumber:
+    """A published mean, its spread (None if the paper gives none), and both as printed."""
 
     mean: float
     std: float | None
@@ -165,15 +170,15 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Published:
-    """One row of a published table on one data set; the numbers by the metric's name."""
+class PublishedRow:
+    """One row of a published table on one data set; numbers by name of the metric."""
 
     table: str
     dataset: str
     model: str
     hyperparameters: str
     condition: str
-    numbers: Mapping[str, Number]
+    numbers: Mapping[str, PublishedNumber]
 
     @property
     def title(self) -> str:
@@ -182,29 +187,33 @@ class Published:
 
 
 @functools.cache
-def published(paper: str) -> tuple[Published, ...]:
-    """Every row of `paper`, in the order of numbers.csv."""
-    found: dict[tuple[str, str, str, str, str], dict[str, Number]] = {}
+def published_rows(paper: str) -> tuple[PublishedRow, ...]:
+    """Return every row of `paper` in the order of numbers.csv."""
+    numbers_of_row: dict[tuple[str, str, str, str, str], dict[str, PublishedNumber]] = {}
     for line in csv.DictReader(FOLDER.joinpath("numbers.csv").read_text("utf-8").splitlines()):
         if line["paper"] == paper:
             key = (line["table"], line["dataset"], line["model"], line["hyperparameters"], line["condition"])
-            found.setdefault(key, {})[line["metric"]] = _number(line["mean"], line["std"])
-    return tuple(Published(*key, numbers=numbers) for key, numbers in found.items())
+            numbers_of_row.setdefault(key, {})[line["metric"]] = _number(line["mean"], line["std"])
+    return tuple(PublishedRow(*key, numbers=numbers) for key, numbers in numbers_of_row.items())
 
 
-def _number(mean: str, std: str) -> Number:
-    return Number(float(mean), float(std) if std else None, f"{mean} ({std})" if std else mean)
+def _number(mean: str, std: str) -> PublishedNumber:
+    return PublishedNumber(float(mean), float(std) if std else None, f"{mean} ({std})" if std else mean)
 
 
 def paper_names() -> list[str]:
-    """The papers that ship, by name."""
+    """Return the names of the papers that ship with lagvae."""
     return sorted(file.name.removesuffix(".yaml") for file in FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def find_paper(name: str) -> Paper:
-    """The paper of that name; ConfigError naming those that ship if there is none."""
-    known: Sequence[str] = paper_names()
+    """Return the paper with this name.
+
+    Raises:
+        ConfigError: No such paper ships with lagvae; the message lists those that do.
+    """
+    known = paper_names()
     if name not in known:
-        hint = "Its numbers and its set-up are in the folder sweeps/papers."
-        raise ConfigError([ValidationIssue("--paper", f"must be one of {', '.join(known)}", hint, name)])
+        message = f"must be one of {', '.join(known)}"
+        raise ConfigError([ValidationIssue("--paper", message, did_you_mean(name, known), name)])
     return Paper.model_validate(yaml.safe_load(FOLDER.joinpath(f"{name}.yaml").read_text("utf-8")))

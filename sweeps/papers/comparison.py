@@ -1,4 +1,4 @@
-"""A sweep beside a paper's tables: arms with their published rows, quantity by quantity, and what else differs."""
+"""Comparison of a sweep with the tables of a paper: matched arms and rows, quantity by quantity, and differences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.analysis.statistics import TIME, Summary
 from sweeps.analysis.stored import summaries_of
-from sweeps.papers import Metric, Paper, Published
-from sweeps.papers.matching import Match, SettingDifference, matches
+from sweeps.papers import Metric, Paper, PublishedRow
+from sweeps.papers.matching import FieldDifference, Match, matches
 from sweeps.papers.setups import (
     SetupDifference,
     StoredConfiguration,
@@ -20,22 +20,26 @@ from sweeps.papers.setups import (
 )
 from sweeps.storage.table import ResultsFolder
 
-__all__ = ["Comparison", "Line", "Section", "compare_with_paper"]
+__all__ = ["Comparison", "ComparisonRow", "Section", "compare_with_paper"]
 
 Metrics = tuple[tuple[str, Metric], ...]
+"""Names and meanings of published quantities."""
+
+Stored = Mapping[tuple[str, str], StoredConfiguration]
+"""Stored configurations by arm and config_id."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A configuration beside a published row; one of the two may have no counterpart."""
+class ComparisonRow:
+    """A stored configuration and a published row; one of the two may be missing."""
 
     summary: Summary | None
-    row: Published | None
-    differences: tuple[SettingDifference, ...] = ()
+    published: PublishedRow | None
+    differences: tuple[FieldDifference, ...] = ()
     note: str = ""
 
     def to_json(self, metrics: Metrics) -> dict[str, Any]:
-        row, summary = self.row, self.summary
+        row, summary = self.published, self.summary
         return {
             "arm": summary.arm if summary else None,
             "config_id": summary.config_id if summary else None,
@@ -49,11 +53,11 @@ class Line:
             and summary is not None
             and not any(d.source == "published" for d in self.differences),
             "note": self.note,
-            "metrics": [self._metric(name, metric) for name, metric in metrics],
+            "metrics": [self._metric_json(name, metric) for name, metric in metrics],
         }
 
-    def _metric(self, name: str, metric: Metric) -> dict[str, Any]:
-        number = self.row.numbers.get(name) if self.row else None
+    def _metric_json(self, name: str, metric: Metric) -> dict[str, Any]:
+        number = self.published.numbers.get(name) if self.published else None
         columns = self.summary.columns if self.summary else {}
         return {
             "metric": name,
@@ -64,22 +68,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """The rows of one published table whose numbers mean the same; `table` is empty for arms without a counterpart."""
+    """Rows of one published table whose numbers have the same meaning.
+
+    `table` is empty in the section of the arms that match no published row.
+    """
 
     table: str
     dataset: str
     metrics: Metrics
-    lines: tuple[Line, ...]
+    rows: tuple[ComparisonRow, ...]
 
     def to_json(self) -> dict[str, Any]:
         meanings = {name: metric.model_dump(mode="json") for name, metric in self.metrics}
-        rows = [line.to_json(self.metrics) for line in self.lines]
+        rows = [row.to_json(self.metrics) for row in self.rows]
         return {"table": self.table or None, "dataset": self.dataset, "metrics": meanings, "rows": rows}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is said of a sweep beside a paper on one of its data sets."""
+    """The comparison of a sweep with a paper on one data set of the paper."""
 
     sweep: str
     paper: Paper
@@ -101,78 +108,76 @@ class Comparison:
 
 
 def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None, *, everything: bool) -> Comparison:
-    """The stored configurations of a sweep beside what `paper` prints on `dataset`.
+    """Compare the stored configurations of a sweep with the results of a paper.
 
-    `everything` adds the published rows without a counterpart and the quantities that are not measured here; arms
-    without a counterpart are always there.
+    Args:
+        folder: The results of the sweep.
+        paper: The paper.
+        dataset: A data set of the paper; None infers it from the data of the sweep.
+        everything: Include published rows that match no arm, and published quantities that lagvae does not measure.
+            Arms that match no published row are always included.
 
     Raises:
-        ConfigError: nothing is stored, or the data set is none of the paper's or cannot be told.
+        ConfigError: The sweep has no rows, the paper has no such data set, or the data set cannot be inferred.
     """
     rows = folder.runs()
     if not rows:
-        raise ConfigError([ValidationIssue("SWEEP", "must hold runs to compare", "Run it first.", folder.sweep)])
-    found = configurations(rows)
-    dataset = published_dataset_of(paper, list(found.values()), dataset)
-    metrics = _measured(paper)
-    plain = next((arm for (arm, _), one in found.items() if one.stack == [] and one.finished), None)
+        raise ConfigError([ValidationIssue("SWEEP", "has no runs to compare", "Run it first.", folder.sweep)])
+    stored = configurations(rows)
+    dataset = published_dataset_of(paper, list(stored.values()), dataset)
+    metrics = _measured_metrics(paper)
+    plain_arm = next((arm for (arm, _), one in stored.items() if one.stack == [] and one.finished), None)
     columns = {column for exception in paper.exceptions for m in exception.metrics.values() for column in m.columns}
     columns |= {column for _, metric in metrics for column in metric.columns}
-    summaries = summaries_of(folder, rows, sorted(columns - {TIME}), plain)
-    sections = list(_sections(paper, dataset, summaries, found, everything))
-    matched = {(line.summary.arm, line.summary.config_id) for s in sections for line in s.lines if line.summary}
-    alone = tuple(Line(summary, None) for summary in summaries if (summary.arm, summary.config_id) not in matched)
-    if alone:
-        sections.append(Section("", dataset, metrics, alone))
-    differences = setup_differences(paper, dataset, list(found.values()))
+    summaries = summaries_of(folder, rows, sorted(columns - {TIME}), plain_arm)
+    sections = list(_sections(paper, dataset, summaries, stored, everything))
+    matched = {(row.summary.arm, row.summary.config_id) for s in sections for row in s.rows if row.summary}
+    unmatched = tuple(ComparisonRow(s, None) for s in summaries if (s.arm, s.config_id) not in matched)
+    if unmatched:
+        sections.append(Section("", dataset, metrics, unmatched))
+    differences = setup_differences(paper, dataset, list(stored.values()))
     return Comparison(folder.sweep, paper, dataset, tuple(sections), tuple(differences))
 
 
-def _measured(paper: Paper) -> Metrics:
-    """The quantities of the paper that are measured here, each column under the first of its names."""
-    found: dict[tuple[str, ...], tuple[str, Metric]] = {}
+def _measured_metrics(paper: Paper) -> Metrics:
+    """Return the quantities of the paper that lagvae measures, each set of columns under the first of its names."""
+    first_name: dict[tuple[str, ...], tuple[str, Metric]] = {}
     for name, metric in paper.metrics.items():
         if metric.columns:
-            found.setdefault(metric.columns, (name, metric))
-    return tuple(found.values())
+            first_name.setdefault(metric.columns, (name, metric))
+    return tuple(first_name.values())
 
 
 def _sections(
-    paper: Paper,
-    dataset: str,
-    summaries: Sequence[Summary],
-    found: Mapping[tuple[str, str], StoredConfiguration],
-    everything: bool,
+    paper: Paper, dataset: str, summaries: Sequence[Summary], stored: Stored, everything: bool
 ) -> Iterator[Section]:
-    """The tables of the paper on `dataset`, each cut into the rows whose numbers mean the same."""
-    tables: dict[tuple[str, str], list[Published]] = {}
+    """Yield the tables of the paper on `dataset`, each split into the rows whose numbers have the same meaning."""
+    tables: dict[tuple[str, str], list[PublishedRow]] = {}
     for row in paper.rows(dataset):
         tables.setdefault((row.table, row.dataset), []).append(row)
     for (table, name), rows in tables.items():
         printed = dict.fromkeys(metric for row in rows for metric in row.numbers)
         names = [metric for metric in printed if everything or paper.metrics[metric].columns]
-        alike: dict[Metrics, list[Line]] = {}
-        for row, lines in _beside(paper, rows, summaries, found):
-            if everything:
-                lines = lines or [Line(None, row, note=paper.unmatched.get(row.model, ""))]
-            alike.setdefault(tuple((metric, paper.metric(row, metric)) for metric in names), []).extend(lines)
-        yield from (
-            Section(table, name, metrics, tuple(lines)) for metrics, lines in alike.items() if metrics and lines
-        )
+        rows_by_meaning: dict[Metrics, list[ComparisonRow]] = {}
+        for row, matched in _matched_rows(paper, rows, summaries, stored):
+            if everything and not matched:
+                matched = [ComparisonRow(None, row, note=paper.unmatched.get(row.model, ""))]
+            metrics = tuple((metric, paper.metric(row, metric)) for metric in names)
+            rows_by_meaning.setdefault(metrics, []).extend(matched)
+        for metrics, matched in rows_by_meaning.items():
+            if metrics and matched:
+                yield Section(table, name, metrics, tuple(matched))
 
 
-def _beside(
-    paper: Paper,
-    rows: Sequence[Published],
-    summaries: Sequence[Summary],
-    found: Mapping[tuple[str, str], StoredConfiguration],
-) -> Iterator[tuple[Published, list[Line]]]:
-    """Each row of a table with its arms, in their order."""
+def _matched_rows(
+    paper: Paper, rows: Sequence[PublishedRow], summaries: Sequence[Summary], stored: Stored
+) -> Iterator[tuple[PublishedRow, list[ComparisonRow]]]:
+    """Yield each row of a table with the configurations that match it, both in their order."""
     matched: list[tuple[Summary, Match]] = []
     for summary in summaries:
-        stack = found[summary.arm, summary.config_id].stack
+        stack = stored[summary.arm, summary.config_id].stack
         if stack is not None:
             matched += [(summary, match) for match in matches(stack, paper, rows)]
     for row in rows:
-        beside = [(summary, match) for summary, match in matched if match.row is row]
-        yield row, [Line(s, row, match.differences, match.counterpart.note) for s, match in beside]
+        of_row = [(summary, match) for summary, match in matched if match.row is row]
+        yield row, [ComparisonRow(s, row, match.differences, match.model.note) for s, match in of_row]

@@ -1,4 +1,4 @@
-"""Which arm is which published model: by the kinds of its stack and the fields that the paper states."""
+"""Matching of arms to published models, by the kinds of the stack and the fields that the paper states."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Literal
 
 from lagvae_core.strategies import CATALOGUE
 from sweeps.formatting import format_value
-from sweeps.papers import Paper, Published, PublishedModel
+from sweeps.papers import Paper, PublishedModel, PublishedRow
 
-__all__ = ["Match", "SettingDifference", "matches"]
+__all__ = ["FieldDifference", "Match", "matches"]
 
 Stack = Sequence[Mapping[str, Any]]
 
-APART = 1e6
-"""The distance between a number and a word, or two words: beyond any two numbers of a paper."""
+WORD_DISTANCE = 1e6
+"""Distance between a number and a word, or between two words; larger than that of any two numbers of a paper."""
 
 
 @dataclass(frozen=True)
-class SettingDifference:
-    """A field of a strategy that is `here` in an arm and `there` in the paper, or a strategy that the arm is without.
+class FieldDifference:
+    """A field of a strategy with the value `here` in an arm and `there` in the paper, or a strategy that the arm lacks.
 
-    `source` says whose word `there` is: the paper's (`published`), the field's default where the paper states nothing
-    (`default`), or nobody's, of a whole strategy that the row probably has (`probable`).
+    `source` says where the difference comes from: `published`, a value that the paper states; `default`, the default
+    of a field that the paper does not state; `probable`, a whole strategy that the published model probably uses.
     """
 
     key: str
@@ -34,67 +34,74 @@ class SettingDifference:
 
     def text(self) -> str:
         if self.source == "probable":
-            return f"without {self.key}, which the paper probably has"
+            return f"without {self.key}, which the paper probably uses"
         return f"{self.key} {format_value(self.here)}, {self.source} {format_value(self.there)}"
 
 
 @dataclass(frozen=True)
 class Match:
-    """A published row that an arm may stand beside, and in what the two differ all the same."""
+    """A published row that an arm can be compared with, and the differences between the two."""
 
-    row: Published
-    counterpart: PublishedModel
-    differences: tuple[SettingDifference, ...]
+    row: PublishedRow
+    model: PublishedModel
+    differences: tuple[FieldDifference, ...]
 
     @property
     def exact(self) -> bool:
-        """Whether every field that the paper states is the same here."""
+        """Whether every field that the paper states has the same value in the arm."""
         return not any(difference.source == "published" for difference in self.differences)
 
 
-def matches(stack: Stack, paper: Paper, rows: Sequence[Published]) -> list[Match]:
-    """The rows of one table that the arm of `stack`, as its stored configuration has it, stands beside.
+def matches(stack: Stack, paper: Paper, rows: Sequence[PublishedRow]) -> list[Match]:
+    """Return the rows of one table that an arm can be compared with.
 
-    Of the rows of the same kinds those whose stated fields are nearest, exact ones at distance 0, with the difference.
+    Args:
+        stack: The strategies of the arm, as its stored configuration lists them.
+        paper: The paper that printed the table.
+        rows: Rows of the table.
+
+    Returns:
+        Among the rows whose models have the same kinds, those with the nearest fields. Exact matches have distance 0.
     """
-    found = []
+    candidates = []
     for row in rows:
-        counterpart = paper.counterpart(row)
-        if counterpart is not None and _same_kinds(stack, counterpart):
-            found.append(Match(row, counterpart, tuple(_differences(stack, counterpart))))
-    nearest = min(map(_distance, found), default=0.0)
-    return [match for match in found if _distance(match) == nearest]
+        model = paper.model_of(row)
+        if model is not None and _same_kinds(stack, model):
+            candidates.append(Match(row, model, tuple(_differences(stack, model))))
+    nearest = min(map(_distance, candidates), default=0.0)
+    return [match for match in candidates if _distance(match) == nearest]
 
 
-def _same_kinds(stack: Stack, counterpart: PublishedModel) -> bool:
+def _same_kinds(stack: Stack, model: PublishedModel) -> bool:
     here = {strategy["kind"] for strategy in stack}
-    there = {strategy["kind"] for strategy in counterpart.stack}
-    return here <= there and there - here <= set(counterpart.optional)
+    there = {strategy["kind"] for strategy in model.stack}
+    return here <= there and there - here <= set(model.optional)
 
 
-def _differences(stack: Stack, counterpart: PublishedModel) -> Iterator[SettingDifference]:
+def _differences(stack: Stack, model: PublishedModel) -> Iterator[FieldDifference]:
     here = {strategy["kind"]: strategy for strategy in stack}
-    for stated in counterpart.stack:
+    for stated in model.stack:
         kind = stated["kind"]
         if kind not in here:
-            yield SettingDifference(kind, None, None, "probable")
+            yield FieldDifference(kind, None, None, "probable")
             continue
         defaults = {name: field.default for name, field in CATALOGUE[kind].model_fields.items()}
         for name, value in here[kind].items():
             there = stated.get(name, defaults.get(name, value))
             if value != there:
-                yield SettingDifference(f"{kind}.{name}", value, there, "published" if name in stated else "default")
+                yield FieldDifference(f"{kind}.{name}", value, there, "published" if name in stated else "default")
 
 
 def _distance(match: Match) -> float:
-    """Sum over the stated fields that differ: of numbers the ratio's logarithm, for any else APART."""
-    return sum(_apart(d.here, d.there) for d in match.differences if d.source == "published")
+    """Return the sum of the distances of the stated fields that differ."""
+    return sum(_field_distance(d.here, d.there) for d in match.differences if d.source == "published")
 
 
-def _apart(here: object, there: object) -> float:
+def _field_distance(here: object, there: object) -> float:
+    """Return the absolute log ratio of two positive numbers, the distance of other numbers, or `WORD_DISTANCE`."""
     numbers = isinstance(here, int | float) and isinstance(there, int | float)
     if not numbers or isinstance(here, bool):
-        return APART
+        return WORD_DISTANCE
     assert isinstance(here, int | float)
     assert isinstance(there, int | float)
     return abs(math.log(here / there)) if here > 0 and there > 0 else abs(here - there)

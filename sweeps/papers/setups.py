@@ -1,25 +1,28 @@
-"""What differs between the trials of a sweep and the set-up of a paper, from the stored rows alone."""
+"""Differences between the trials of a sweep and the set-up of a paper, computed from the stored rows alone."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from sweeps.formatting import format_value
 from sweeps.papers import Paper
 
 __all__ = ["SetupDifference", "StoredConfiguration", "configurations", "published_dataset_of", "setup_differences"]
 
-ORIGINS = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper, as inferred"}
+SOURCES = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper, as inferred"}
 
 TOLERANCE = 0.01
-"""Relative; of tokens_per_example, which papers tell rounded."""
+"""Relative tolerance of tokens_per_example, which papers print rounded."""
+
+SECTIONS = ("data", "test_examples", "tokens_per_example", "model", "training", "evaluation", "seeds")
+"""Order in which the sections of a set-up are reported."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class StoredConfiguration:
 
     @property
     def stack(self) -> Sequence[Mapping[str, Any]] | None:
-        """The strategies in full; None where the row holds no configuration."""
+        """The strategies with all fields; None if the row stores no configuration."""
         return self.config.get("strategies")
 
     def values(self, key: str) -> set[Any]:
-        """What `key` of a `Setup` is here; empty where it does not apply."""
+        """Return the values of a key of a `PublishedSetup`; empty if the key does not apply."""
         if key == "seeds":
             return {len(self.finished)} if self.finished else set()
         if key == "test_examples":
@@ -43,13 +46,13 @@ class StoredConfiguration:
         if key == "tokens_per_example":
             return {float(f"{row['tokens'] / row['n']:.4g}") for row in self.finished if row["n"] and row["tokens"]}
         section, _, name = key.partition(".")
-        inner = self.config.get(section, {})
-        return {inner[name]} if name in inner else set()
+        fields = self.config.get(section, {})
+        return {fields[name]} if name in fields else set()
 
 
 @dataclass(frozen=True)
 class SetupDifference:
-    """One key of the set-up that is `here` in `count` of `total` configurations and `there` in the paper."""
+    """One key of the set-up with the value `here` in `count` of `total` configurations, and `there` in the paper."""
 
     key: str
     here: Any
@@ -59,16 +62,16 @@ class SetupDifference:
     total: int
 
     def text(self) -> str:
-        where = f" in {self.count} of {self.total} configurations" if self.count < self.total else ""
-        return f"{self.key}: {_word(self.here)} here{where}, {_word(self.there)} {ORIGINS[self.origin]}"
+        share = f" in {self.count} of {self.total} configurations" if self.count < self.total else ""
+        return f"{self.key}: {_value_text(self.here)} here{share}, {_value_text(self.there)} {SOURCES[self.origin]}"
 
 
-def _word(value: object) -> str:
+def _value_text(value: object) -> str:
     return "none" if value is None else format_value(value)
 
 
 def configurations(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], StoredConfiguration]:
-    """Arm and config_id to its configuration, in order of first appearance."""
+    """Return the stored configurations by arm and config_id, in order of first appearance."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["arm"], row["config_id"]), []).append(row)
@@ -80,60 +83,62 @@ def configurations(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], S
     }
 
 
-def setup_differences(paper: Paper, dataset: str, found: Sequence[StoredConfiguration]) -> list[SetupDifference]:
-    """Every key that the paper's set-up names and that is another value here, in the order of the set-up."""
+def setup_differences(paper: Paper, dataset: str, stored: Sequence[StoredConfiguration]) -> list[SetupDifference]:
+    """Return every key of the paper's set-up that has a different value in some stored configuration."""
     return [
-        SetupDifference(key, value, there, origin, count, len(found))
-        for key, (there, origin) in sorted(paper.setup_of(dataset).items(), key=lambda item: _section(item[0]))
-        for value, count in Counter(v for one in found for v in one.values(key)).items()
-        if not _same(key, value, there)
+        SetupDifference(key, value, there, origin, count, len(stored))
+        for key, (there, origin) in sorted(paper.setup_of(dataset).items(), key=lambda item: _section_index(item[0]))
+        for value, count in Counter(v for configuration in stored for v in configuration.values(key)).items()
+        if not _equal(key, value, there)
     ]
 
 
-SECTIONS = ("data", "test_examples", "tokens_per_example", "model", "training", "evaluation", "seeds")
-
-
-def _section(key: str) -> int:
+def _section_index(key: str) -> int:
     return SECTIONS.index(key.partition(".")[0])
 
 
-def _same(key: str, here: Any, there: Any) -> bool:
+def _equal(key: str, here: Any, there: Any) -> bool:
     if key == "tokens_per_example":
         return math.isclose(here, there, rel_tol=TOLERANCE)
     return bool(here == there)
 
 
-def published_dataset_of(paper: Paper, found: Sequence[StoredConfiguration], chosen: str | None) -> str:
-    """The data set of `paper` to compare with: `chosen`, or what kind and folder of the sweep's data tell.
+def published_dataset_of(paper: Paper, stored: Sequence[StoredConfiguration], requested: str | None) -> str:
+    """Return the data set of `paper` to compare with.
+
+    Args:
+        paper: The paper.
+        stored: The configurations of the sweep. If `requested` is None, the data set is inferred from the kind and the
+            path of their data.
+        requested: Name of a data set of the paper.
 
     Raises:
-        ConfigError: `chosen` is none of the paper's, or the data tell none or more than one.
+        ConfigError: The paper has no data set `requested`, or the data match no data set or more than one.
     """
-    known = ", ".join(paper.datasets)
-    if chosen is not None:
-        if chosen not in paper.datasets:
-            raise ConfigError(
-                [ValidationIssue("--dataset", f"must be a data set of {paper.name}", f"One of: {known}.", chosen)]
-            )
-        return chosen
-    told = {description: _guess(paper, description) for description in map(_description, found)}
-    if len(set(told.values())) == 1 and (guess := next(iter(told.values()))) is not None:
-        return guess
-    message = f"must be given, because the data ({'; '.join(sorted(told))}) tell no single data set of {paper.name}"
-    raise ConfigError([ValidationIssue("--dataset", message, f"One of: {known}.", None)])
+    known = list(paper.datasets)
+    if requested is not None:
+        if requested not in known:
+            message = f"must be a data set of {paper.name}: {', '.join(known)}"
+            raise ConfigError([ValidationIssue("--dataset", message, did_you_mean(requested, known), requested)])
+        return requested
+    matching = {description: _matching_dataset(paper, description) for description in map(_describe_data, stored)}
+    if len(set(matching.values())) == 1 and (dataset := next(iter(matching.values()))) is not None:
+        return dataset
+    message = f"required, because the data ({'; '.join(sorted(matching))}) do not identify one data set of {paper.name}"
+    raise ConfigError([ValidationIssue("--dataset", message, f"Choose one of {', '.join(known)}.")])
 
 
-def _description(one: StoredConfiguration) -> str:
-    data = one.config.get("data", {})
+def _describe_data(configuration: StoredConfiguration) -> str:
+    data = configuration.config.get("data", {})
     return " ".join((str(data.get("kind", "unknown")), *PurePath(str(data.get("path", ""))).parts[-2:]))
 
 
-def _guess(paper: Paper, description: str) -> str | None:
-    """The data set whose longest word stands in the description; None if there is none."""
-    told: Iterator[tuple[int, str]] = (
+def _matching_dataset(paper: Paper, description: str) -> str | None:
+    """Return the data set with the longest of its words in the description, or None if no word occurs in it."""
+    candidates = [
         (len(word), name)
         for name, dataset in paper.datasets.items()
         for word in dataset.words
         if word in description.lower()
-    )
-    return max(told, default=(0, None))[1]
+    ]
+    return max(candidates)[1] if candidates else None

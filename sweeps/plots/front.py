@@ -1,4 +1,4 @@
-"""Figures for papers and the web page, drawn without a display; matplotlib's global state stays as it is."""
+"""The Pareto front of a sweep as a figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,22 +15,24 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from sweeps.analysis.pareto import Direction, front
-from sweeps.plots.style import AXIS_LABELS, COLOURS, COUNTS, DPI, MARKERS, STYLE, UNDATED, WIDTH, figure_files
+from sweeps.plots.style import COLOURS, COUNTS, MARKERS, WIDTH, axis_label, save_figure
 
-__all__ = ["FrontPoint", "beyond", "front_figure", "staircase"]
+__all__ = ["FrontPoint", "front_figure", "outliers", "staircase"]
 
+Directions = tuple[Direction, Direction]
+"""Direction of improvement of the x axis and of the y axis."""
 
 PLOT_HEIGHT = 2.55
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
-"""Characters of legend text, handles included, that fit side by side into the width."""
+"""Characters of legend text, including handles, that fit into the width of the figure."""
 DODGE = 0.05
-"""Of a unit of a count."""
-DODGES = 6
-"""Places side by side, after which the first is used again: never half-way to the next integer."""
+"""Horizontal offset between arms that share an integer on the axis of a count."""
+MAX_DODGES = 6
+"""Number of different offsets; further arms reuse them, so that no point comes near the next integer."""
 
 EDGE_COLOUR = "0.3"
-ARROWS: dict[tuple[Direction, Direction], str] = {
+ARROWS: dict[Directions, str] = {
     ("max", "min"): "\N{SOUTH EAST ARROW}",
     ("max", "max"): "\N{NORTH EAST ARROW}",
     ("min", "min"): "\N{SOUTH WEST ARROW}",
@@ -41,20 +42,20 @@ ARROWS: dict[tuple[Direction, Direction], str] = {
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One configuration in the plane of two objectives, x before y in every pair."""
+    """One configuration in the plane of two objectives; every pair has x before y."""
 
     arm: str
     config_id: str
     mean: tuple[float, float]
-    """Over the seeds; finite."""
+    """Mean over the seeds; finite."""
     se: tuple[float | None, float | None]
-    """Standard errors of the mean; None or NaN, as for a single seed, draws no bar."""
+    """Standard error of the mean; None or NaN (a single seed) draws no bar."""
     n: int
-    """Seeds behind the mean."""
+    """Number of seeds."""
     member: bool
-    """Is it on the front?"""
+    """Whether the configuration is on the front."""
     label: str = ""
-    """Written beside the point; a word, for close points write over each other."""
+    """Text next to the point. Keep it short, because labels of close points overlap."""
 
 
 def front_figure(
@@ -63,48 +64,61 @@ def front_figure(
     *,
     x: str = "au",
     y: str = "nll_iw",
-    directions: tuple[Direction, Direction] = ("max", "min"),
+    directions: Directions = ("max", "min"),
     title: str = "",
 ) -> None:
-    """Draw the Pareto front of column `y` against column `x`; `senses` says what is better, x first.
+    """Draw the Pareto front of column `y` against column `x`.
 
-    Arms take colours and markers in the order in which they first appear in `points`. Members of the front
-    are filled and joined by the edge of what they attain; other configurations are drawn lighter. Bars reach
-    one standard error to each side. Where x is a count and several arms share an integer, points that are no
-    members step aside, each arm by a `DODGE` more, so as not to hide each other; to the worse side, so as not
-    to seem beyond the front. Configurations far worse in y than the rest (see `beyond`) are shown as triangles at the
-    edge, and the caption says where they are.
+    Members of the front are filled and joined by the staircase that bounds the dominated region; other configurations
+    are drawn lighter. Bars extend one standard error to each side. Arms get colours and markers in the order in which
+    they first appear in `points`.
 
-    A PNG of 200 dpi is always written, beside it the format of the path's extension where that is another one
-    (`front.pdf` gives `front.pdf` and `front.png`). The folder must exist.
+    If x is a count, several arms can share an integer. Points that are not members are then shifted by multiples of
+    `DODGE`, so that they do not hide each other, and always to the worse side, so that no point appears to lie beyond
+    the front. Configurations far worse in y than the rest (see `outliers`) are drawn as triangles at the edge, and the
+    caption gives their values. For the files, see `save_figure`.
+
+    Args:
+        points: At least one configuration.
+        path: File to write.
+        x: Column on the x axis.
+        y: Column on the y axis.
+        directions: Direction of improvement of x and of y.
+        title: Title of the figure; "" for none.
 
     Raises:
-        ValueError: there is no point, a mean is not finite, or matplotlib does not write the extension.
+        ValueError: There is no point, a mean is not finite, or matplotlib cannot write files with the extension of
+            `path`.
+        OSError: A file cannot be written.
     """
     if not points:
-        raise ValueError("A front needs at least one configuration to draw, but the list of points is empty.")
+        raise ValueError("a front needs at least one configuration, but the list of points is empty")
     for point in points:
         if not np.isfinite(point.mean).all():
-            raise ValueError(f"{point.config_id} must have a finite mean to be drawn, but has {point.mean}.")
-    files = figure_files(Path(path))
-    with matplotlib.rc_context(STYLE):
-        figure = _draw(points, (x, y), directions, title)
-        for file in files:
-            figure.savefig(file, dpi=DPI, metadata=UNDATED.get(file.suffix.lower()))
+            raise ValueError(f"{point.config_id} needs a finite mean to be drawn, got {point.mean}")
+    save_figure(lambda: _draw(points, (x, y), directions, title), path)
 
 
 def staircase(
-    xs: ArrayLike, ys: ArrayLike, directions: tuple[Direction, Direction], worst: tuple[float, float] | None = None
+    xs: ArrayLike, ys: ArrayLike, directions: Directions, worst: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Vertices [K, 2], from the worst x to the best, of the edge of what the points (`xs`, `ys`) [M] attain.
+    """Return the vertices of the boundary of the region that points dominate, from the worst x to the best.
 
-    A point attains all that is no better than itself in either coordinate, so between two neighbours on the
-    front the edge turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add
-    no vertex. Given the corner `worst`, the edge goes on from the outermost points to the two axis-parallel
-    lines through it.
+    A point dominates everything that is not better in either coordinate. Between two neighbours on the front, the
+    boundary therefore turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add no
+    vertex.
+
+    Args:
+        xs: Coordinates [M].
+        ys: Coordinates [M].
+        directions: Direction of improvement of x and of y.
+        worst: A corner; the boundary is extended from the outermost points to the two axis-parallel lines through it.
+
+    Returns:
+        Vertices [K, 2].
 
     Raises:
-        ValueError: `xs` and `ys` differ in length, or `senses` is not two of "min" and "max".
+        ValueError: `xs` and `ys` differ in length, or a direction is neither "min" nor "max".
     """
     points = np.column_stack([np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)])
     members = np.unique(points[front(points, directions)], axis=0)
@@ -115,79 +129,145 @@ def staircase(
     return edge if worst and len(members) else edge[1:-1]
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How an arm is told from the others."""
+def outliers(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
+    """Return a mask [M] of the values so much worse than the rest that showing them would compress the y axis.
 
-    colour: str
-    marker: str
-
-
-def _looks(points: Sequence[FrontPoint]) -> dict[str, _Look]:
-    arms = dict.fromkeys(point.arm for point in points)
-    return {
-        arm: _Look(colour, marker) for arm, colour, marker in zip(arms, cycle(COLOURS), cycle(MARKERS), strict=False)
-    }
-
-
-def _dodged(points: Sequence[FrontPoint], direction: Direction) -> list[float]:
-    """The x at which each point is drawn on the axis of a count."""
-    step = -DODGE if direction == "max" else DODGE
-    places: dict[float, dict[str, int]] = {}
-    xs = []
-    for point in points:
-        x = float(point.mean[0])
-        if x.is_integer() and not point.member:
-            arms = places.setdefault(x, {})
-            x += step * (arms.setdefault(point.arm, len(arms)) % DODGES)
-        xs.append(x)
-    return xs
-
-
-def _draw(
-    points: Sequence[FrontPoint], columns: tuple[str, str], directions: tuple[Direction, Direction], title: str
-) -> Figure:
-    looks = _looks(points)
-    legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, looks)) + 6))
-    legend_rows = -(-(len(looks) + 1) // legend_columns)
-    figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
-    axes = figure.add_subplot()
-    xs = _dodged(points, directions[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
-    outside = beyond([point.mean[1] for point in points], directions[1])
-    for point, x, out in zip(points, xs, outside, strict=True):
-        if not out:
-            _draw_point(axes, point, x, looks[point.arm])
-            _draw_label(axes, point, directions)
-    _draw_edge(axes, points, directions)
-    for point, x, out in zip(points, xs, outside, strict=True):
-        if out:
-            _draw_outside(axes, x, looks[point.arm], directions[1])
-    _annotate(axes, columns, directions, title)
-    _draw_legend(figure, _caption(points, outside), looks, legend_columns)
-    return figure
-
-
-def beyond(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
-    """Which values [M] are so much worse than the rest that to show them would flatten all the others.
-
-    Those beyond the worse quartile by more than three times the distance of the quartiles; never a better one.
+    An outlier lies beyond the worse quartile by more than three times the interquartile range. A value on the better
+    side is never an outlier.
     """
     badness = np.asarray(ys, dtype=np.float64) * (1.0 if direction == "min" else -1.0)
     lower, upper = np.quantile(badness, (0.25, 0.75))
     return np.asarray(badness > upper + 3.0 * max(upper - lower, 1e-9 * abs(upper)))
 
 
-def _draw_outside(axes: Axes, x: float, look: _Look, direction: Direction) -> None:
-    """A pointer at the worse end of the y axis, towards a configuration beyond it."""
+@dataclass(frozen=True)
+class _ArmStyle:
+    """Colour and marker of an arm."""
+
+    colour: str
+    marker: str
+
+
+def _arm_styles(points: Sequence[FrontPoint]) -> dict[str, _ArmStyle]:
+    arms = dict.fromkeys(point.arm for point in points)
+    pairs = zip(arms, cycle(COLOURS), cycle(MARKERS), strict=False)
+    return {arm: _ArmStyle(colour, marker) for arm, colour, marker in pairs}
+
+
+def _dodged(points: Sequence[FrontPoint], direction: Direction) -> list[float]:
+    """Return the x at which each point is drawn on the axis of a count."""
+    step = -DODGE if direction == "max" else DODGE
+    arms_at: dict[float, dict[str, int]] = {}
+    xs = []
+    for point in points:
+        x = float(point.mean[0])
+        if x.is_integer() and not point.member:
+            arms = arms_at.setdefault(x, {})
+            x += step * (arms.setdefault(point.arm, len(arms)) % MAX_DODGES)
+        xs.append(x)
+    return xs
+
+
+def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], directions: Directions, title: str) -> Figure:
+    styles = _arm_styles(points)
+    legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, styles)) + 6))
+    legend_rows = -(-(len(styles) + 1) // legend_columns)
+    figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
+    axes = figure.add_subplot()
+    xs = _dodged(points, directions[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
+    outlying = outliers([point.mean[1] for point in points], directions[1])
+    for point, x, outside in zip(points, xs, outlying, strict=True):
+        if not outside:
+            _draw_point(axes, point, x, styles[point.arm])
+            _draw_label(axes, point, directions)
+    _draw_edge(axes, points, directions)
+    for point, x, outside in zip(points, xs, outlying, strict=True):
+        if outside:
+            _draw_outlier(axes, x, styles[point.arm], directions[1])
+    _annotate(axes, columns, directions, title)
+    _draw_legend(figure, _caption(points, outlying), styles, legend_columns)
+    return figure
+
+
+def _draw_point(axes: Axes, point: FrontPoint, x: float, style: _ArmStyle) -> None:
+    x_se, y_se = (np.nan if se is None else se for se in point.se)
+    axes.errorbar(
+        x,
+        point.mean[1],
+        xerr=x_se,
+        yerr=y_se,
+        color=style.colour,
+        marker=style.marker,
+        markersize=4.2 if point.member else 3.4,
+        markerfacecolor=style.colour if point.member else "white",
+        markeredgecolor="white" if point.member else style.colour,
+        markeredgewidth=0.4 if point.member else 0.7,
+        elinewidth=0.7 if point.member else 0.5,
+        alpha=None if point.member else 0.5,
+        zorder=4 if point.member else 2,
+    )
+
+
+def _draw_label(axes: Axes, point: FrontPoint, directions: Directions) -> None:
+    """Write the label on the better side of the point, where the front leaves space."""
+    if point.label:
+        right, up = directions[0] == "max", directions[1] == "max"
+        axes.annotate(
+            point.label,
+            point.mean,
+            xytext=(3 if right else -3, 3 if up else -3),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if up else "top",
+            fontsize=6,
+            zorder=5,
+        )
+
+
+def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions) -> None:
+    """Draw the staircase of the members up to the worse ends of both axes, and fix the limits of the axes."""
+    axes.margins(0.07, 0.1)
+    limits = axes.get_xlim(), axes.get_ylim()
+    worst_x, worst_y = (
+        min(limit) if direction == "max" else max(limit) for limit, direction in zip(limits, directions, strict=True)
+    )
+    means = np.array([point.mean for point in points if point.member]).reshape(-1, 2)
+    edge = staircase(means[:, 0], means[:, 1], directions, worst=(worst_x, worst_y))
+    axes.plot(edge[:, 0], edge[:, 1], color=EDGE_COLOUR, linewidth=0.8, zorder=1)
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _draw_outlier(axes: Axes, x: float, style: _ArmStyle, direction: Direction) -> None:
+    """Draw a triangle at the worse end of the y axis that points towards a configuration beyond it."""
     low, high = axes.get_ylim()
     y, marker = (high, "^") if direction == "min" else (low, "v")
-    axes.plot(x, y, color=look.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
+    axes.plot(x, y, color=style.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
 
 
-def _draw_legend(figure: Figure, caption: str, looks: dict[str, _Look], legend_columns: int) -> None:
+def _annotate(axes: Axes, columns: tuple[str, str], directions: Directions, title: str) -> None:
+    for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
+        axis.set_label_text(axis_label(column))
+        count = column in COUNTS
+        axis.set_major_locator(MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10]))
+    axes.ticklabel_format(useOffset=False)
+    if title:
+        axes.set_title(title, loc="left", fontsize=7.5, pad=12)
+    axes.annotate(
+        f"better {ARROWS[directions]}",
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color="0.35",
+    )
+
+
+def _draw_legend(figure: Figure, caption: str, styles: dict[str, _ArmStyle], legend_columns: int) -> None:
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=4, label=arm)
-        for arm, look in looks.items()
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle="", markersize=4, label=arm)
+        for arm, style in styles.items()
     ]
     handles.append(Line2D([], [], color=EDGE_COLOUR, linewidth=0.8, label="front"))
     legend = figure.legend(
@@ -206,82 +286,14 @@ def _draw_legend(figure: Figure, caption: str, looks: dict[str, _Look], legend_c
     legend.get_title().set_color("0.35")
 
 
-def _draw_point(axes: Axes, point: FrontPoint, x: float, look: _Look) -> None:
-    x_se, y_se = (np.nan if se is None else se for se in point.se)
-    axes.errorbar(
-        x,
-        point.mean[1],
-        xerr=x_se,
-        yerr=y_se,
-        color=look.colour,
-        marker=look.marker,
-        markersize=4.2 if point.member else 3.4,
-        markerfacecolor=look.colour if point.member else "white",
-        markeredgecolor="white" if point.member else look.colour,
-        markeredgewidth=0.4 if point.member else 0.7,
-        elinewidth=0.7 if point.member else 0.5,
-        alpha=None if point.member else 0.5,
-        zorder=4 if point.member else 2,
-    )
-
-
-def _draw_label(axes: Axes, point: FrontPoint, directions: tuple[Direction, Direction]) -> None:
-    """On the better side of the point, where the front leaves room."""
-    if point.label:
-        right, up = directions[0] == "max", directions[1] == "max"
-        axes.annotate(
-            point.label,
-            point.mean,
-            xytext=(3 if right else -3, 3 if up else -3),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom" if up else "top",
-            fontsize=6,
-            zorder=5,
-        )
-
-
-def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: tuple[Direction, Direction]) -> None:
-    """The edge of what the members attain, out to the worse ends of both axes, whose limits it fixes."""
-    axes.margins(0.07, 0.1)
-    limits = axes.get_xlim(), axes.get_ylim()
-    worst_x, worst_y = (
-        min(limit) if direction == "max" else max(limit) for limit, direction in zip(limits, directions, strict=True)
-    )
-    means = np.array([point.mean for point in points if point.member]).reshape(-1, 2)
-    edge = staircase(means[:, 0], means[:, 1], directions, worst=(worst_x, worst_y))
-    axes.plot(edge[:, 0], edge[:, 1], color=EDGE_COLOUR, linewidth=0.8, zorder=1)
-    axes.set(xlim=limits[0], ylim=limits[1])
-
-
-def _annotate(axes: Axes, columns: tuple[str, str], directions: tuple[Direction, Direction], title: str) -> None:
-    for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
-        axis.set_label_text(AXIS_LABELS.get(column, column))
-        count = column in COUNTS
-        axis.set_major_locator(MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10]))
-    axes.ticklabel_format(useOffset=False)
-    if title:
-        axes.set_title(title, loc="left", fontsize=7.5, pad=12)
-    axes.annotate(
-        f"better {ARROWS[directions]}",
-        (1, 1),
-        xycoords="axes fraction",
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color="0.35",
-    )
-
-
-def _caption(points: Sequence[FrontPoint], outside: NDArray[np.bool_]) -> str:
-    """What a marker and a bar stand for, with the number of seeds, and what is beyond the axis."""
+def _caption(points: Sequence[FrontPoint], outlying: NDArray[np.bool_]) -> str:
+    """Return what markers and bars mean, the number of seeds, and the range of the outliers."""
     fewest, most = min(point.n for point in points), max(point.n for point in points)
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     spread = f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds" if most > 1 else "one seed each"
     caption = f"{spread}; filled: on the front"
-    if outside.any():
-        far = [point.mean[1] for point, out in zip(points, outside, strict=True) if out]
-        reach = f"{min(far):.4g} to {max(far):.4g}" if len(far) > 1 else f"{far[0]:.4g}"
-        caption += f"\ntriangles at the edge: {len(far)} beyond the axis, {reach}"
+    if outlying.any():
+        ys = [point.mean[1] for point, outside in zip(points, outlying, strict=True) if outside]
+        y_range = f"{min(ys):.4g} to {max(ys):.4g}" if len(ys) > 1 else f"{ys[0]:.4g}"
+        caption += f"\ntriangles at the edge: {len(ys)} beyond the axis, {y_range}"
     return caption

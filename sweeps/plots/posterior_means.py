@@ -1,4 +1,4 @@
-"""The posterior mean space as pictures: many examples at a few moments, and the way of one through training."""
+"""The posterior mean space of He et al. 2019 as figures: many examples at a few steps, and one example at all steps."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sweeps.plots.style import COLOURS, DPI, STYLE, UNDATED, figure_files
+from sweeps.plots.style import COLOURS, PAGE_WIDTH, WIDTH, add_title, axis_label, save_figure
 
-__all__ = ["Place", "Scatter", "chosen_steps", "scatter_figure", "trajectory_figure"]
+__all__ = ["ScatterPanel", "TrajectoryPoint", "scatter_figure", "select_steps", "trajectory_figure"]
 
-WIDTH = 7.0
-"""Inches: both columns of a two-column paper; the picture of one example takes one."""
 ROW_HEIGHT = 1.95
-TRAJECTORY_SIZE = (3.35, 2.8)
+TRAJECTORY_SIZE = (WIDTH, 2.8)
 TRAJECTORY_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
-"""Without the yellow that is lost on white."""
-LEAST_REACH = 0.5
-"""Of the axes to each side of 0: points at the origin should look like it."""
-RULE: dict[str, Any] = {"color": "0.6", "linewidth": 0.6, "zorder": 1}
-PANELS = 4
+"""The colour map `plasma` without its yellow end, which is hard to see on white."""
+MIN_LIMIT = 0.5
+"""Smallest limit of the axes on each side of 0, so that points close to the origin look close to it."""
+REFERENCE_LINE: dict[str, Any] = {"color": "0.6", "linewidth": 0.6, "zorder": 1}
+MIN_PANELS_PER_ROW = 4
+P_LABEL, Q_LABEL = "mean of p(z|x)", "mean of q(z|x)"
 
 
 @dataclass(frozen=True, eq=False)
-class Scatter:
-    """One panel: the means [N] of p(z|x) and q(z|x) of N examples along one dimension, and what is said of them."""
+class ScatterPanel:
+    """One panel: the means [N] of p(z|x) and q(z|x) of N examples along one latent dimension, its title and a note."""
 
     p_N: NDArray[np.float64]
     q_N: NDArray[np.float64]
@@ -43,119 +42,134 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an example was after a step of an optimiser, in the outer update `update`."""
+class TrajectoryPoint:
+    """The means of p(z|x) and q(z|x) of one example after an optimiser step within the outer update `update`."""
 
     update: int
     p: float
     q: float
 
 
-def chosen_steps(steps: Sequence[int], wanted: Sequence[int] = ()) -> list[int]:
-    """Which of the stored `steps` are drawn: those nearest to `wanted`, or else the first, the last and two between.
+def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[int]:
+    """Return which of the stored `steps` to draw.
 
-    The two are the first after the start, and the one half-way from there to the last on a logarithmic scale.
+    Args:
+        steps: Stored steps, in any order.
+        requested: Steps to draw; for each of them, the nearest stored step is taken. By default: the first step, the
+            first step after 0, the step halfway from there to the last on a logarithmic scale, and the last step.
+
+    Returns:
+        The chosen steps in ascending order, without duplicates.
     """
     stored = np.array(sorted(steps))
-    if not wanted:
+    if not requested:
         later = stored[stored > 0]
-        wanted = [
-            stored[0],
-            *([later[0], np.sqrt(float(later[0]) * float(later[-1])), later[-1]] if len(later) else []),
-        ]
-    nearest = [int(stored[np.abs(stored - step).argmin()]) for step in wanted]
+        middle = [later[0], np.sqrt(float(later[0]) * float(later[-1])), later[-1]] if len(later) else []
+        requested = [stored[0], *middle]
+    nearest = [int(stored[np.abs(stored - step).argmin()]) for step in requested]
     return sorted(set(nearest))
 
 
-def scatter_figure(rows: Sequence[Sequence[Scatter]], path: Path | str, *, title: str = "") -> None:
-    """Draw each row of panels: the mean of q(z|x) against that of p(z|x), both axes on one scale throughout.
+def scatter_figure(rows: Sequence[Sequence[ScatterPanel]], path: Path | str, *, title: str = "") -> None:
+    """Draw rows of panels: the mean of q(z|x) against the mean of p(z|x), with one scale for all axes.
 
-    The diagonal, where inference has caught up with the model, is dashed; the horizontal axis, where it ignores x, is
-    a line. A PNG is always written, beside it the format of the path's extension where that is another one.
+    On the dashed diagonal, the inference network agrees with the model; on the horizontal line, it ignores x. For the
+    files, see `save_figure`.
 
     Raises:
-        ValueError: there is no panel, or matplotlib does not write the extension.
+        ValueError: There is no panel, or matplotlib cannot write files with the extension of `path`.
+        OSError: A file cannot be written.
     """
     if not rows or not all(rows):
-        raise ValueError("A picture of the posterior mean space needs at least one snapshot, but there is none.")
-    files = figure_files(Path(path))
-    reach = _reach([values for row in rows for panel in row for values in (panel.p_N, panel.q_N)])
-    columns = max(PANELS, *(len(row) for row in rows))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, ROW_HEIGHT * PANELS / columns * len(rows) + 0.35), layout="constrained")
-        grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
-        for axes_of_row, row in zip(grid, rows, strict=True):
-            for axes, panel in zip(axes_of_row, row, strict=False):
-                _draw_scatter(axes, panel, reach)
-            for axes in axes_of_row[len(row) :]:
-                axes.set_visible(False)
-            axes_of_row[0].set_ylabel("mean of q(z|x)")
-        for axes in grid[-1]:
-            axes.set_xlabel("mean of p(z|x)")
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=7.5)
-        for file in files:
-            figure.savefig(file, dpi=DPI, metadata=UNDATED.get(file.suffix.lower()))
+        raise ValueError("a figure of the posterior mean space needs at least one snapshot, got none")
+    save_figure(lambda: _draw_rows(rows, title), path)
 
 
-def _reach(values: Sequence[NDArray[np.float64]]) -> float:
-    """How far the axes go to each side of 0."""
-    return max(LEAST_REACH, 1.08 * max(float(np.abs(each).max()) for each in values))
+def _draw_rows(rows: Sequence[Sequence[ScatterPanel]], title: str) -> Figure:
+    limit = _limit([values for row in rows for panel in row for values in (panel.p_N, panel.q_N)])
+    columns = max(MIN_PANELS_PER_ROW, *(len(row) for row in rows))
+    height = ROW_HEIGHT * MIN_PANELS_PER_ROW / columns * len(rows) + 0.35
+    figure = Figure((PAGE_WIDTH, height), layout="constrained")
+    grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    for axes_of_row, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(axes_of_row, row, strict=False):
+            _draw_scatter(axes, panel, limit)
+        for axes in axes_of_row[len(row) :]:
+            axes.set_visible(False)
+        axes_of_row[0].set_ylabel(Q_LABEL)
+    for axes in grid[-1]:
+        axes.set_xlabel(P_LABEL)
+    add_title(figure, title)
+    return figure
+
+
+def _limit(values: Sequence[NDArray[np.float64]]) -> float:
+    """Return the limit of the axes on each side of 0."""
+    return max(MIN_LIMIT, 1.08 * max(float(np.abs(each).max()) for each in values))
 
 
 def _draw_frame(axes: Axes, low: float, high: float) -> None:
-    """Axes of one scale with their diagonal and the horizontal axis."""
+    """Set equal scales on both axes, and draw the diagonal and the horizontal line."""
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.plot((low, high), (low, high), linestyle=(0, (4, 3)), **RULE)
-    axes.axhline(0.0, **RULE)
+    axes.plot((low, high), (low, high), linestyle=(0, (4, 3)), **REFERENCE_LINE)
+    axes.axhline(0.0, **REFERENCE_LINE)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def _draw_scatter(axes: Axes, panel: Scatter, reach: float) -> None:
-    _draw_frame(axes, -reach, reach)
+def _draw_scatter(axes: Axes, panel: ScatterPanel, limit: float) -> None:
+    _draw_frame(axes, -limit, limit)
     axes.scatter(panel.p_N, panel.q_N, s=4, color=COLOURS[0], alpha=0.35, linewidths=0, zorder=3)
     axes.set_title(panel.title, fontsize=7)
     axes.text(0.04, 0.97, panel.note, transform=axes.transAxes, ha="left", va="top", fontsize=6, color="0.35")
 
 
-def trajectory_figure(places: Sequence[Place], path: Path | str, *, title: str = "") -> None:
-    """Draw the way of one example: a line through every step, a point after each outer update, both in its colour.
+def trajectory_figure(trajectory: Sequence[TrajectoryPoint], path: Path | str, *, title: str = "") -> None:
+    """Draw the trajectory of one example: a line through all points, and a dot after each outer update.
 
-    A circle is where it began, a square where it ended. Steps of the encoder alone are vertical, since they leave the
-    model's own posterior as it is. Files as of `scatter_figure`.
+    Colour shows the outer update. A circle marks the start and a square the end. Steps of the encoder alone are
+    vertical, because they do not change p(z|x), the model's own posterior. For the files, see `save_figure`.
 
     Raises:
-        ValueError: there is no place, or matplotlib does not write the extension.
+        ValueError: There is no point, or matplotlib cannot write files with the extension of `path`.
+        OSError: A file cannot be written.
     """
-    if not places:
-        raise ValueError("The way of an example needs at least one step, but there is none.")
-    files = figure_files(Path(path))
-    p, q = (np.array([getattr(place, name) for place in places]) for name in ("p", "q"))
-    updates = np.array([place.update for place in places])
-    ends = np.append(updates[1:] != updates[:-1], True)
+    if not trajectory:
+        raise ValueError("a figure of a trajectory needs at least one step, got none")
+    save_figure(lambda: _draw_trajectory(trajectory, title), path)
+
+
+def _draw_trajectory(trajectory: Sequence[TrajectoryPoint], title: str) -> Figure:
+    p, q = (np.array([getattr(point, name) for point in trajectory]) for name in ("p", "q"))
+    updates = np.array([point.update for point in trajectory])
+    is_last_of_update = np.append(updates[1:] != updates[:-1], True)
     low, high = min(p.min(), q.min(), 0.0), max(p.max(), q.max(), 0.0)
     margin = max(0.06 * (high - low), 0.02)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(TRAJECTORY_SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        _draw_frame(axes, low - margin, high + margin)
-        corners = np.column_stack([p, q])
-        lines = LineCollection(
-            list(np.stack([corners[:-1], corners[1:]], 1)), cmap=TRAJECTORY_COLOURS, linewidths=0.7, alpha=0.6
-        )
-        lines.set_array(updates[1:])
-        axes.add_collection(lines)
-        points = axes.scatter(p[ends], q[ends], c=updates[ends], s=11, cmap=TRAJECTORY_COLOURS, linewidths=0, zorder=3)
-        for place, marker in ((0, "o"), (-1, "s")):
-            axes.scatter(p[place], q[place], s=34, marker=marker, facecolors="none", edgecolors="black", zorder=4)
-        axes.set(xlabel="mean of p(z|x)", ylabel="mean of q(z|x)")
-        bar = figure.colorbar(points, ax=axes, shrink=0.8, pad=0.02)
-        bar.set_label("outer update")
-        bar.outline.set_visible(False)
-        bar.locator = MaxNLocator(5, integer=True)
-        bar.update_ticks()
-        if title:
-            axes.set_title(title, loc="left", fontsize=7.5)
-        for file in files:
-            figure.savefig(file, dpi=DPI, metadata=UNDATED.get(file.suffix.lower()))
+    figure = Figure(TRAJECTORY_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    _draw_frame(axes, low - margin, high + margin)
+    vertices = np.column_stack([p, q])
+    segments = list(np.stack([vertices[:-1], vertices[1:]], 1))
+    lines = LineCollection(segments, cmap=TRAJECTORY_COLOURS, linewidths=0.7, alpha=0.6)
+    lines.set_array(updates[1:])
+    axes.add_collection(lines)
+    dots = axes.scatter(
+        p[is_last_of_update],
+        q[is_last_of_update],
+        c=updates[is_last_of_update],
+        s=11,
+        cmap=TRAJECTORY_COLOURS,
+        linewidths=0,
+        zorder=3,
+    )
+    for index, marker in ((0, "o"), (-1, "s")):
+        axes.scatter(p[index], q[index], s=34, marker=marker, facecolors="none", edgecolors="black", zorder=4)
+    axes.set(xlabel=P_LABEL, ylabel=Q_LABEL)
+    bar = figure.colorbar(dots, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label(axis_label("step"))
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.update_ticks()
+    if title:
+        axes.set_title(title, loc="left", fontsize=7.5)
+    return figure

@@ -1,36 +1,52 @@
-"""The look that all figures share: colours, markers, labels, sizes, and how figures are saved."""
+"""The common style of all figures (colours, markers, axis labels, sizes), and `save_figure`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-__all__ = ["AXIS_LABELS", "COLOURS", "COUNTS", "DPI", "MARKERS", "STYLE", "UNDATED", "WIDTH", "figure_files"]
+__all__ = ["COLOURS", "COUNTS", "DPI", "MARKERS", "PAGE_WIDTH", "WIDTH", "add_title", "axis_label", "save_figure"]
 
 
-AXIS_LABELS = {"au": "active units", "nll_iw": "NLL, importance-weighted [nats]"}
-
+AXIS_LABELS = {
+    "au": "active units",
+    "kl": "KL [nats]",
+    "kl_weight": "KL weight",
+    "learning_rate": "learning rate",
+    "mi": "mutual information [nats]",
+    "nll_iw": "NLL, importance-weighted [nats]",
+    "step": "outer update",
+    "time": "training time / baseline",
+    "valid_au": "active units",
+    "valid_kl": "KL(q(z|x) || p(z)) [nats]",
+    "valid_kl_agg": "KL(q(z) || p(z)) [nats]",
+    "valid_mi": "I(x; z) [nats]",
+    "valid_mi_batch": "I(x; z) within batches [nats]",
+    "valid_nll_elbo": "-ELBO [nats]",
+}
+"""Axis labels by column; a column that is not listed is its own label."""
 
 COUNTS = frozenset({"au"})
-"""Columns that count: their axes have ticks at integers only."""
-
+"""Columns that hold counts: their axes have ticks at integers only."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette for every kind of colour vision, without the yellow that is lost on white."""
-
+"""The colour-blind-safe palette of Okabe and Ito, without its yellow, which is hard to see on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-"""One more than colours, so that the pair first repeats after 56 arms."""
-
+"""One marker more than there are colours, so that pairs of colour and marker repeat only after 56 arms."""
 
 WIDTH = 3.35
-"""Inches: one column of a two-column paper."""
+"""Width of one column of a two-column paper [inches]."""
 
+PAGE_WIDTH = 7.0
+"""Width of both columns of a two-column paper [inches]."""
 
 DPI = 200
-
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -45,16 +61,46 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lagvae",
 }
 
+NO_DATE = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+"""Metadata that removes the date from a file, so that equal data give equal bytes."""
 
-UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-"""Metadata left out, so that equal points give equal bytes."""
+
+def axis_label(column: str) -> str:
+    """Return the axis label of a column."""
+    return AXIS_LABELS.get(column, column)
 
 
-def figure_files(path: Path) -> list[Path]:
-    """The files that a figure at `path` is written to: the PNG, and `path` itself where that is not it."""
+def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
+    """Write `title` at the top left of the figure, unless it is empty."""
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=fontsize)
+
+
+def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
+    """Draw a figure in the common style and write it without any change of matplotlib's global state.
+
+    A PNG is always written. If `path` has another extension, that format is written as well: `front.pdf` gives
+    `front.pdf` and `front.png`. The folder must exist.
+
+    Args:
+        draw: Builds the figure; called only if the extension is valid.
+        path: File to write, with or without an extension.
+
+    Raises:
+        ValueError: matplotlib cannot write files with the extension of `path`.
+        OSError: A file cannot be written.
+    """
+    files = _figure_files(Path(path))
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        for file in files:
+            figure.savefig(file, dpi=DPI, metadata=NO_DATE.get(file.suffix.lower()))
+
+
+def _figure_files(path: Path) -> list[Path]:
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in known:
-        raise ValueError(f"A figure's extension must be one of {', '.join(sorted(known))}, but the path is {path}.")
+        raise ValueError(f"the extension of a figure must be one of {', '.join(sorted(known))}, got {path.name}")
     if path.suffix.lower() == ".png":
         return [path]
     return [path.with_suffix(".png"), *([path] if path.suffix else [])]

@@ -6,8 +6,8 @@ import pytest
 from figures import png_size
 
 from sweeps.analysis.curves import curves_of
-from sweeps.plots.curves import WIDTH, curves_figure
-from sweeps.plots.style import DPI
+from sweeps.plots.curves import curves_figure
+from sweeps.plots.style import DPI, PAGE_WIDTH
 
 
 def row(run, epoch, value, arm="vae", config="a" * 12):
@@ -37,7 +37,7 @@ def test_configurations_of_one_arm_are_told_apart():
 @pytest.mark.parametrize("x", ["epoch", "step"])
 def test_a_picture(tmp_path, x):
     curves_figure(curves_of(ROWS, ["valid_kl"]), ["valid_kl"], tmp_path / "curves.pdf", x=x, title="tiny $x$")
-    assert png_size(tmp_path / "curves.png")[0] == int(WIDTH * DPI)
+    assert png_size(tmp_path / "curves.png")[0] == int(PAGE_WIDTH * DPI)
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
 
