@@ -14,7 +14,7 @@ def draws(streams, name, count=5):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stream_does_not_depend_on_the_use_of_the_others(name):
+def test_a_stream_does_not_depend_on_the_use_of_other_streams(name):
     alone = draws(Streams(3), name)
     crowded = Streams(3)
     for other in NAMES:
@@ -37,7 +37,7 @@ def test_streams_differ_by_name_and_by_seed():
     assert len(seen) == 5 * len(NAMES)
 
 
-def test_streams_ignore_and_leave_the_global_generator():
+def test_streams_neither_use_nor_change_the_global_generator():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = draws(Streams(3), "posterior")
@@ -46,19 +46,19 @@ def test_streams_ignore_and_leave_the_global_generator():
     assert torch.equal(draws(Streams(3), "posterior"), first)
 
 
-def test_a_restored_state_gives_the_draws_that_would_have_followed():
+def test_a_restored_state_continues_the_draws():
     streams = Streams(3)
     for name in ("posterior", "dropout"):
         draws(streams, name, 7)
     state = {name: value.clone() for name, value in streams.state_dict().items()}
     expected = {name: draws(streams, name) for name in NAMES}
     fresh = Streams(3)
-    draws(fresh, "corruption", 11)  # used here, unused when the state was taken
+    draws(fresh, "corruption", 11)  # used here, but unused when the state was taken
     fresh.load_state_dict(state)
     assert {name: draws(fresh, name).tolist() for name in NAMES} == {n: v.tolist() for n, v in expected.items()}
 
 
-def test_restoring_reaches_a_generator_that_was_handed_out_before():
+def test_restoring_changes_generators_that_are_already_in_use():
     streams = Streams(3)
     draws(streams, "dropout", 7)
     state = {name: value.clone() for name, value in streams.state_dict().items()}
@@ -72,26 +72,26 @@ def test_restoring_reaches_a_generator_that_was_handed_out_before():
 
 
 def test_host_streams_live_on_the_cpu_and_the_others_on_the_device(monkeypatch):
-    asked = {}
+    devices = {}
 
     class Recorder:
         def __init__(self, device):
             self.device = device
 
         def manual_seed(self, seed):
-            asked[seed] = str(self.device)
+            devices[seed] = str(self.device)
 
     monkeypatch.setattr(randomness.torch, "Generator", Recorder)
     streams = Streams(3, "cuda:1")
     for name in NAMES:
         streams[name]
-    places = {name: asked[derive_seed(3, name)] for name in NAMES}
-    assert {name for name, place in places.items() if place == "cpu"} == {"data_order", "inner_batches"}
+    by_name = {name: devices[derive_seed(3, name)] for name in NAMES}
+    assert {name for name, device in by_name.items() if device == "cpu"} == {"data_order", "inner_batches"}
     assert set(HOST_STREAMS) == {"data_order", "inner_batches"}
-    assert {place for name, place in places.items() if name not in HOST_STREAMS} == {"cuda:1"}
+    assert {device for name, device in by_name.items() if name not in HOST_STREAMS} == {"cuda:1"}
 
 
-def test_initialising_is_seeded_and_leaves_the_global_generator_untouched():
+def test_initialising_is_seeded_and_restores_the_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with Streams(3).initialising():
@@ -113,7 +113,7 @@ def test_initialising_restores_the_global_generator_after_an_error():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_example_noise_depends_on_the_number_of_the_example_alone():
+def test_example_noise_depends_only_on_the_number_of_the_example():
     whole = example_noise(0, "sample", torch.arange(6), 3, 2)
     assert whole.shape == (6, 3, 2)
     shuffled = torch.tensor([4, 0, 5, 2])
@@ -132,7 +132,7 @@ def test_example_noise_differs_by_seed_column_and_example():
     assert len(set(rows)) == len(rows)
 
 
-def test_example_noise_of_nothing_is_empty_and_the_global_generator_is_left_alone():
+def test_example_noise_of_no_examples_is_empty_and_keeps_the_global_generator():
     before = torch.get_rng_state()
     assert example_noise(0, "sample", torch.arange(0), 3, 2).shape == (0, 3, 2)
     example_noise(0, "sample", torch.arange(2), 3, 2)
@@ -147,7 +147,7 @@ def test_example_noise_is_standard_normal():
 
 
 @pytest.mark.parametrize(
-    ("components", "seed"),
+    ("parts", "seed"),
     [
         ((), 8_203_414_616_412_130_826),
         ((0, "data_order"), 264_021_035_198_457_517),
@@ -156,11 +156,11 @@ def test_example_noise_is_standard_normal():
         ((0, "sample", 17), 654_675_744_941_604_622),
     ],
 )
-def test_derived_seeds_are_part_of_what_a_run_is_and_never_change(components, seed):
-    assert derive_seed(*components) == seed
+def test_derived_seeds_never_change(parts, seed):
+    assert derive_seed(*parts) == seed
 
 
-def test_derived_seeds_keep_parts_apart_and_fit_63_bits():
+def test_derived_seeds_separate_their_parts_and_have_63_bits():
     assert derive_seed("ab", "c") != derive_seed("a", "bc")
     assert derive_seed(1, 23) != derive_seed(12, 3)
     assert all(0 <= derive_seed(number) < 2**63 for number in range(1000))

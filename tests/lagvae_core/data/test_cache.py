@@ -1,4 +1,4 @@
-"""Tokenised text in the cache: whole or not there, shared by processes, replaced when damaged, never in the way."""
+"""The cache of tokenised text: entries are complete or absent, shared by processes, and replaced when damaged."""
 
 import gzip
 import json
@@ -11,7 +11,8 @@ import pytest
 
 from lagvae_core.data import TextData
 from lagvae_core.data.cache import Entry, read_entry, write_entry
-from lagvae_core.data.text import corpus
+from lagvae_core.data.text import corpus, tokens
+from lagvae_core.errors import DataError
 
 FILES = {
     "train": "1\tthe cat sat\n0\tthe dog\n1\tcat\n",
@@ -40,51 +41,64 @@ def entries(cache):
     return sorted(path.name for path in cache.iterdir())
 
 
-def refuse_reading(monkeypatch):
-    def refuse(*_):
+def forbid_reading(monkeypatch):
+    def fail(*_):
         raise AssertionError("the files must not be read again")
 
-    monkeypatch.setattr("lagvae_core.data.text.source.read_corpus", refuse)
+    monkeypatch.setattr("lagvae_core.data.text.source.read_corpus", fail)
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.fingerprint == other.fingerprint
     assert one.report == other.report
     assert one.vocabulary == other.vocabulary
     assert one.train.labels == other.train.labels
 
 
-def test_a_second_load_reads_no_text(cache, text, monkeypatch):
+def test_a_second_load_does_not_read_the_files(cache, text, monkeypatch):
     first = TextData(path=str(text)).load()
     (name,) = entries(cache)
     assert name.startswith("text-")
-    refuse_reading(monkeypatch)
+    forbid_reading(monkeypatch)
     again = TextData(path=str(text), batching="padded", partition="fixed_random").load()
-    same(again, first)
+    assert_same(again, first)
     assert not again.train.tokens.flags.writeable
     assert sum(batch.size for batch in again.train.batches(2)) == len(again.train)
 
 
-def test_the_entry_is_that_of_the_content_and_not_of_the_place(cache, text, tmp_path, monkeypatch):
+def test_the_content_of_the_files_decides_the_entry_not_their_location(cache, text, tmp_path, monkeypatch):
     first = TextData(path=str(text)).load()
     text.rename(tmp_path / "elsewhere")
-    refuse_reading(monkeypatch)
-    same(TextData(path=str(tmp_path / "elsewhere")).load(), first)
+    forbid_reading(monkeypatch)
+    assert_same(TextData(path=str(tmp_path / "elsewhere")).load(), first)
+
+
+def test_the_fingerprint_is_in_the_entry_and_not_computed_again(cache, text, monkeypatch):
+    first = TextData(path=str(text)).load()
+    (name,) = entries(cache)
+    assert read_entry(name).facts["fingerprint"] == first.fingerprint
+    assert corpus.token_dataset(without_fingerprint(read_entry(name))).fingerprint == first.fingerprint
+    monkeypatch.setattr(tokens, "_fingerprint", None)
+    assert_same(TextData(path=str(text)).load(), first)
+
+
+def without_fingerprint(entry):
+    return Entry(entry.arrays, {name: value for name, value in entry.facts.items() if name != "fingerprint"})
 
 
 @pytest.mark.parametrize(
     "fields",
     [{"limit": 1}, {"max_length": 2}, {"min_freq": 2}, {"max_vocabulary": 1}, {"labels": "no"}, {"labels": "drop"}],
 )
-def test_other_fields_are_another_entry(cache, text, fields, tmp_path, monkeypatch):
+def test_other_fields_have_another_entry(cache, text, fields, tmp_path, monkeypatch):
     TextData(path=str(text)).load()
     other = TextData(path=str(text), **fields).load()
     assert len(entries(cache)) == 2
     monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "empty"))
-    same(TextData(path=str(text), **fields).load(), other)
+    assert_same(TextData(path=str(text), **fields).load(), other)
 
 
-def test_other_content_is_another_entry(cache, text):
+def test_other_content_has_another_entry(cache, text):
     first = TextData(path=str(text)).load()
     (text / "test.txt").write_text("0\ta dog\n1\tthe cat\n")
     assert TextData(path=str(text)).load().fingerprint != first.fingerprint
@@ -118,18 +132,18 @@ def test_a_damaged_entry_is_replaced(cache, text, damage, caplog, monkeypatch):
     first = TextData(path=str(text)).load()
     (name,) = entries(cache)
     damage(cache / name)
-    same(TextData(path=str(text)).load(), first)
-    assert "cannot be used and are made again" in caplog.text
+    assert_same(TextData(path=str(text)).load(), first)
+    assert "cannot be used" in caplog.text
     assert entries(cache) == [name]
-    refuse_reading(monkeypatch)
-    same(TextData(path=str(text)).load(), first)
+    forbid_reading(monkeypatch)
+    assert_same(TextData(path=str(text)).load(), first)
 
 
-def test_without_a_usable_folder_the_text_is_read_each_time(text, tmp_path, monkeypatch, caplog):
+def test_without_a_usable_cache_folder_the_files_are_read_each_time(text, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "file" / "cache"))
     one, other = (TextData(path=str(text)).load() for _ in range(2))
-    same(one, other)
+    assert_same(one, other)
     assert "are not cached" in caplog.text
 
 
@@ -144,20 +158,20 @@ def test_files_that_change_while_they_are_read_are_not_cached(cache, text, monke
     assert not cache.exists()
 
 
-def test_a_refused_text_is_not_cached(cache, text):
+def test_a_text_with_issues_is_not_cached(cache, text):
     (text / "test.txt").write_text("9\ta\n")
     for _ in range(2):
-        with pytest.raises(ValueError, match="every class"):
+        with pytest.raises(DataError):
             TextData(path=str(text)).load()
     assert not cache.exists()
 
 
-def test_the_first_of_several_writers_wins_and_nothing_is_left_over(cache):
+def test_the_first_of_several_writers_wins_and_leaves_no_other_files(cache):
     write_entry("x", Entry({"a": np.arange(3)}, {"number": 1}))
     write_entry("x", Entry({"a": np.arange(4)}, {"number": 2}))
-    found = read_entry("x")
-    assert found.facts == {"number": 1}
-    assert found.arrays["a"].tolist() == [0, 1, 2]
+    entry = read_entry("x")
+    assert entry.facts == {"number": 1}
+    assert entry.arrays["a"].tolist() == [0, 1, 2]
     assert entries(cache) == ["x"]
     assert read_entry("y") is None
     assert json.loads((cache / "x" / "contents.json").read_text())["facts"] == {"number": 1}
@@ -166,15 +180,15 @@ def test_the_first_of_several_writers_wins_and_nothing_is_left_over(cache):
 SCRIPT = """
 import sys, time
 from lagvae_core.data import TextData
-setting = TextData(path=sys.argv[1])
+config = TextData(path=sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-data = setting.load()
+data = config.load()
 print(data.fingerprint, data.train.tokens.base is not None, flush=True)
 """
 
 
-def test_processes_that_start_at_once_on_a_cold_cache_agree_and_leave_one_whole_entry(cache, tmp_path):
+def test_processes_that_start_at_once_on_an_empty_cache_agree_and_leave_one_complete_entry(cache, tmp_path):
     random = np.random.default_rng(0)
     folder = tmp_path / "large"
     folder.mkdir()

@@ -13,7 +13,7 @@ from lagvae_core.data.reinflection.arrays import ABSENT, Characters
 from lagvae_core.errors import DataError
 
 REAL = Path(os.environ.get("LAGVAE_DATA", "no such folder")) / "sigmorphon2016"
-"""The files of the shared task, where they are at hand."""
+"""Folder of the files of the shared task, if they are available."""
 
 
 @pytest.fixture
@@ -21,32 +21,37 @@ def folder(tmp_path):
     return lambda **files: inflections.write(tmp_path, **files)
 
 
-def setting(path, **fields):
+def tiny_data(path, **fields):
     return ReinflectionData(path=path, **{"language": "tiny", **fields})
 
 
-def issues(of):
+def issues(config):
+    """Return the issues that loading the data raises."""
     with pytest.raises(DataError) as caught:
-        of.load()
-    assert all(issue.where == "data.path" for issue in caught.value.issues)
-    return [str(issue) for issue in caught.value.issues]
+        config.load()
+    return caught.value.issues
+
+
+def places(issues):
+    """Return the name of the file, and what follows it, of each issue about a file."""
+    return [issue.where.rpartition("/")[2] for issue in issues]
 
 
 def examples(data, split):
-    """Sources, names of features and targets, read back from the batches of a split."""
-    found = {}
+    """Return the lines of a split, reconstructed from its batches."""
+    lines = {}
     for batch in getattr(data, split).batches(7):
         for row, number in enumerate(batch.index_B.tolist()):
             tags = [data.features[tag] for tag in batch.tags_BK[row].tolist() if tag != ABSENT]
             words = (batch.source.tokens_BL[row].tolist(), batch.tokens_BL[row].tolist())
             source, target = (data.characters.decode(word) for word in words)
-            found[number] = f"{source}\t{','.join(tags)}\t{target}"
-    return [found[number] for number in range(len(found))]
+            lines[number] = f"{source}\t{','.join(tags)}\t{target}"
+    return [lines[number] for number in range(len(lines))]
 
 
 class TestReading:
-    def test_what_is_written_comes_back(self, folder):
-        data = setting(folder()).load()
+    def test_examples_are_read_as_written(self, folder):
+        data = tiny_data(folder()).load()
         for split, stems in (("train", slice(8)), ("valid", slice(8, 10)), ("test", slice(10, None))):
             assert examples(data, split) == rows(inflections.STEMS[stems])
         assert set(data.features) == {"pos=N", "num=SG", *(f"case={case}" for case in SUFFIXES)}
@@ -55,9 +60,9 @@ class TestReading:
         assert data.report["features"] == 5
         assert data.report["unit"] == "characters"
 
-    def test_forms_are_composed_and_cut_into_code_points(self, folder):
+    def test_forms_are_normalised_and_split_into_code_points(self, folder):
         train = unicodedata.normalize("NFD", "ödü\tpos=N\töç\n")
-        data = setting(folder(train=train, dev="ö\tpos=N\tx\n", test="ö\tpos=N\tç\n")).load()
+        data = tiny_data(folder(train=train, dev="ö\tpos=N\tx\n", test="ö\tpos=N\tç\n")).load()
         assert data.characters.words[4:] == ("ö", "d", "ü", "ç")
         assert data.valid.targets.tokens.tolist() == [BOS, UNK, EOS]
         assert data.report["valid_oov_rate"] == 1
@@ -73,34 +78,34 @@ class TestReading:
     def test_the_columns_of_each_task(self, tmp_path, task, line):
         for suffix in ("train", "dev", "test"):
             (tmp_path / f"tiny-task{task}-{suffix}").write_text(line + "\r\n\n")
-        data = setting(str(tmp_path), task=task).load()
+        data = tiny_data(str(tmp_path), task=task).load()
         assert examples(data, "train") == ["abi\tpos=N,case=GEN\tabiin"]
         assert data.features == ("pos=N", "case=GEN")
         assert data.report["train_dropped_empty"] == 1
 
     def test_a_set_of_values_is_one_feature(self, folder):
         line = "a\tpos=V,aspect={IPFV/PROG}\tb\n"
-        data = setting(folder(train=line, dev=line, test=line)).load()
+        data = tiny_data(folder(train=line, dev=line, test=line)).load()
         assert data.features == ("pos=V", "aspect={IPFV/PROG}")
 
-    def test_limit_takes_the_first_and_keeps_every_feature(self, folder):
-        whole, part = (setting(folder(), limit=limit).load() for limit in (None, 3))
+    def test_limit_keeps_the_first_examples_and_every_feature(self, folder):
+        whole, part = (tiny_data(folder(), limit=limit).load() for limit in (None, 3))
         assert examples(part, "train") == examples(whole, "train")[:3]
         assert part.features == whole.features
         assert len(part.characters) < len(whole.characters)
-        assert examples(part, "test") != examples(whole, "test")  # characters that only others hold
+        assert examples(part, "test") != examples(whole, "test")  # characters that only omitted examples contain
         assert part.fingerprint != whole.fingerprint
 
-    def test_the_fingerprint_is_of_the_content(self, folder):
-        first = setting(folder()).load().fingerprint
-        assert setting(folder()).load().fingerprint == first
+    def test_the_content_decides_the_fingerprint(self, folder):
+        first = tiny_data(folder()).load().fingerprint
+        assert tiny_data(folder()).load().fingerprint == first
         changed = [("abi", "abo"), ("case=GEN", "case=DAT"), ("case=GEN", "case=LOC")]
         for before, after in changed:
             text = "\n".join(rows(inflections.STEMS[:8])).replace(before, after, 1)
             text += "\nab\tcase=GEN\tabin"
-            assert setting(folder(train=text)).load().fingerprint != first
+            assert tiny_data(folder(train=text)).load().fingerprint != first
 
-    @pytest.mark.skipif(not REAL.is_dir(), reason="LAGVAE_DATA names no folder with sigmorphon2016")
+    @pytest.mark.skipif(not REAL.is_dir(), reason="LAGVAE_DATA is not a folder with sigmorphon2016")
     @pytest.mark.parametrize(
         ("language", "characters", "features", "sizes"),
         [("turkish", 36, 31, (12_798, 1_600, 1_600)), ("german", 62, 25, (12_777, 1_600, 16_000))],
@@ -113,25 +118,25 @@ class TestReading:
 
 
 class TestBatches:
-    def test_padding_lengths_and_what_is_read(self, folder):
-        data = setting(folder()).load()
+    def test_padding_lengths_and_encoder_input(self, folder):
+        data = tiny_data(folder()).load()
         for batch in data.train.batches(5):
             for words in (batch, batch.source):
                 lengths = words.lengths_B
                 if lengths is None:
                     assert (words.tokens_BL[:, -1] == EOS).all()
                     continue
-                place = torch.arange(words.tokens_BL.shape[1])
-                assert torch.equal(words.tokens_BL == PAD, place >= lengths[:, None])
+                position = torch.arange(words.tokens_BL.shape[1])
+                assert torch.equal(words.tokens_BL == PAD, position >= lengths[:, None])
                 assert (words.tokens_BL.gather(1, lengths[:, None] - 1) == EOS).all()
             assert batch.read is batch.source is batch.history.source
             assert batch.source.read is batch.source
-            assert (batch.tags_BK != ABSENT).any(0).all()  # no column more than needed
+            assert (batch.tags_BK != ABSENT).any(0).all()  # no superfluous column
         assert sum(batch.units for batch in data.train.batches(5)) == data.train.units
 
     @pytest.mark.parametrize("partition", ["resplit_random", "fixed_random", "fixed_by_group"])
-    def test_each_epoch_holds_every_example_once_in_as_many_batches(self, folder, partition):
-        data = setting(folder(), partition=partition)
+    def test_each_epoch_holds_every_example_once_in_an_equal_number_of_batches(self, folder, partition):
+        data = tiny_data(folder(), partition=partition)
         train = data.load().train
         epochs = [data.train_batches(train, 7, seed=1, epoch=epoch) for epoch in range(3)]
         for batches in epochs:
@@ -144,58 +149,66 @@ class TestBatches:
         assert one_length == (partition == "fixed_by_group")
 
     def test_measured_batches_are_sorted_by_length(self, folder):
-        train = setting(folder()).load().train
+        train = tiny_data(folder()).load().train
         index = torch.cat([batch.index_B for batch in train.batches(7)])
         assert (np.diff(train.targets.lengths[index]) >= 0).all()
 
-    def test_characters_never_are_specials(self):
+    def test_characters_are_never_special_words(self):
         characters = Characters.of(["<pad>"])
         assert characters.encode("<a>") == [BOS, 4, characters.words.index("a"), 8, EOS]
         assert characters.decode([BOS, 4, UNK, EOS, PAD]) == "<<unk>"
 
 
-class TestMistakes:
+class TestIssues:
     @pytest.mark.parametrize(
-        ("line", "told"),
+        ("line", "fact"),
         [
-            ("abi\tpos=N", "have 3 columns, not 2, between tabs"),
-            ("abi\tpos=N\tabi\tabi", "have 3 columns, not 4, between tabs"),
-            ("abi\tpos\tabi", "have features as key=value between commas"),
-            ("abi\tpos=N,,case=GEN\tabi", "have features as key=value between commas"),
-            ("abi\tpos={N/V\tabi", "have features as key=value between commas"),
-            ("abi\t\tabi", "leave no column empty"),
-            ("\tpos=N\tabi", "leave no column empty"),
-            ("abi\tpos=N\t ", "leave no column empty"),
+            ("abi\tpos=N", "3 columns separated by tabs, not 2"),
+            ("abi\tpos=N\tabi\tabi", "3 columns separated by tabs, not 4"),
+            ("abi\tpos\tabi", "'pos'"),
+            ("abi\tpos=N,,case=GEN\tabi", "''"),
+            ("abi\tpos={N/V\tabi", "'pos={N/V'"),
+            ("abi\t\tabi", "features"),
+            ("\tpos=N\tabi", "source"),
+            ("abi\tpos=N\t ", "target"),
         ],
     )
     @pytest.mark.parametrize("suffix", ["train", "dev"])
-    def test_a_wrong_line_is_told_with_file_number_and_remedy(self, folder, line, told, suffix):
-        path = folder(**{suffix: f"ab\tpos=N\tab\n{line}\n"})
-        (found,) = issues(setting(path))
-        assert f"must {told}" in found
-        assert f"tiny-task3-{suffix}, line 2: " in found
-        assert "A line of task 3 is: source, features, target." in found
+    def test_a_wrong_line_is_located_and_the_layout_is_given(self, folder, line, fact, suffix):
+        (issue,) = issues(tiny_data(folder(**{suffix: f"ab\tpos=N\tab\n{line}\n"})))
+        assert places([issue]) == [f"tiny-task3-{suffix}, line 2"]
+        assert issue.value == line.rstrip()
+        assert fact in issue.message
+        assert issue.hint == "A line of task 3 is: source, features, target."
 
-    def test_an_unknown_feature(self, folder):
-        (found,) = issues(setting(folder(test="ab\tpos=N\tab\nab\tcase=GN\tabin\n")))
-        assert "have features of the training file alone" in found
-        assert "tiny-task3-test, line 2: case=GN'. Did you mean case=GEN?" in found
+    def test_a_feature_that_the_training_file_lacks(self, folder):
+        (issue,) = issues(tiny_data(folder(test="ab\tpos=N\tab\nab\tcase=GN\tabin\n")))
+        assert places([issue]) == ["tiny-task3-test, line 2"]
+        assert (issue.value, issue.hint) == ("case=GN", "Did you mean case=GEN?")
 
-    def test_not_utf8(self, folder):
-        (found,) = issues(setting(folder(dev=b"ab\tpos=N\tab\n\xff\n")))
-        assert "tiny-task3-dev, line 2, byte offset 12" in found
-        assert "must hold UTF-8 text" in found
+    def test_text_that_is_not_utf8_is_located(self, folder):
+        (issue,) = issues(tiny_data(folder(dev=b"ab\tpos=N\tab\n\xff\n")))
+        assert places([issue]) == ["tiny-task3-dev, line 2, byte offset 12"]
+        assert "UTF-8" in issue.message
 
-    def test_missing_and_empty_files_and_folders(self, folder, tmp_path):
-        (found,) = issues(setting(str(tmp_path / "nowhere")))
-        assert "must be a folder" in found
-        assert len(issues(setting(folder(), language="finnish"))) == 3
-        assert all("It holds tiny-task3." in m for m in issues(setting(folder(), task=1)))
-        (found,) = issues(setting(folder(dev="\n \n")))
-        assert "must have an example in every file" in found
+    def test_missing_folders(self, tmp_path):
+        (issue,) = issues(tiny_data(str(tmp_path / "nowhere")))
+        assert (issue.where, issue.value) == ("data.path", str(tmp_path / "nowhere"))
 
-    def test_all_at_once_but_not_thousands(self, folder):
-        found = issues(setting(folder(train="ab\n" * 1000, dev="ab\tpos=N\t\n")))
-        assert len(found) == 7
-        assert "995 further lines" in found[5]
-        assert "tiny-task3-dev, line 1" in found[6]
+    def test_missing_files(self, folder, tmp_path):
+        assert [issue.where for issue in issues(tiny_data(folder(), language="finnish"))] == ["data.path"] * 3
+        found = issues(tiny_data(folder(), task=1))
+        assert [issue.value for issue in found] == [str(tmp_path)] * 3
+        assert all("tiny-task3" in issue.hint for issue in found)
+
+    def test_files_without_examples(self, folder):
+        assert places(issues(tiny_data(folder(dev="\n \n")))) == ["tiny-task3-dev"]
+
+    def test_the_issues_of_all_files_are_reported_but_only_the_first_of_each_file(self, folder):
+        found = issues(tiny_data(folder(train="ab\n" * 1000, dev="ab\tpos=N\t\n")))
+        assert places(found) == [
+            *(f"tiny-task3-train, line {number}" for number in range(1, 6)),
+            "tiny-task3-train",
+            "tiny-task3-dev, line 1",
+        ]
+        assert "995 more lines" in found[5].message

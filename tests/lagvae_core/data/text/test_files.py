@@ -1,4 +1,4 @@
-"""The formats in which text comes: plain, gzip, Parquet; which file is read, and what is refused."""
+"""The formats of text files (plain, gzip, Parquet), the choice of the file of a split, and issues of files."""
 
 import gzip
 import subprocess
@@ -24,8 +24,8 @@ def as_lines(rows):
 
 def as_table(rows, **columns):
     labels, texts = zip(*rows, strict=True)
-    given = {"label": pa.array([int(label) for label in labels]), "text": pa.array(texts), **columns}
-    return pa.table({name: column for name, column in given.items() if column is not None})
+    values = {"label": pa.array([int(label) for label in labels]), "text": pa.array(texts), **columns}
+    return pa.table({name: column for name, column in values.items() if column is not None})
 
 
 def write(folder, split, suffix, rows):
@@ -39,20 +39,21 @@ def write(folder, split, suffix, rows):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A function that writes all splits and gives their folder; `suffixes` are those of train, valid and test."""
+    """Return a function that writes train, valid and test with the given suffixes and returns their folder."""
 
-    def fill(*suffixes):
+    def write_splits(*suffixes):
         for split, suffix in zip(ROWS, suffixes, strict=True):
             write(tmp_path, split, suffix, ROWS[split])
         return tmp_path
 
-    return fill
+    return write_splits
 
 
 def issues(folder, **fields):
+    """Return the issues that loading the text raises."""
     with pytest.raises(DataError) as caught:
         TextData(path=str(folder), **fields).load()
-    return [str(issue) for issue in caught.value.issues]
+    return caught.value.issues
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def plain(tmp_path_factory):
 
 
 @pytest.mark.parametrize("suffixes", [(".txt.gz",) * 3, (".parquet",) * 3, (".parquet", ".txt", ".txt.gz")])
-def test_each_format_holds_the_same_data(corpus, suffixes, plain):
+def test_all_formats_give_the_same_data(corpus, suffixes, plain):
     data = TextData(path=str(corpus(*suffixes))).load()
     assert data.fingerprint == plain.fingerprint
     assert data.report == plain.report
@@ -72,20 +73,20 @@ def test_each_format_holds_the_same_data(corpus, suffixes, plain):
     assert data.report["train_dropped_empty"] == 1
 
 
-def test_labels_of_a_parquet_file_are_a_matter_of_the_column(corpus):
+def test_a_parquet_file_has_labels_if_it_has_the_column(corpus):
     folder = corpus(*[".parquet"] * 3)
     for labels in ("no", "drop"):
         assert TextData(path=str(folder), labels=labels).load().train.labels is None
     for split, rows in ROWS.items():
         parquet.write_table(as_table(rows, label=None), folder / f"{split}.parquet")
     assert TextData(path=str(folder)).load().train.labels is None
-    messages = issues(folder, labels="yes")
-    assert len(messages) == 3
-    assert "data.label_column must be a column of" in messages[0]
-    assert messages[0].endswith("but is 'label'. Its columns are text.")
+    found = issues(folder, labels="yes")
+    assert [(issue.where, issue.value) for issue in found] == [("data.label_column", "label")] * 3
+    assert all(f"{split}.parquet" in issue.message for split, issue in zip(ROWS, found, strict=True))
+    assert found[0].hint == "The columns are text."
 
 
-def test_columns_have_the_names_that_they_are_given(corpus):
+def test_the_columns_of_a_parquet_file_can_be_named(corpus):
     folder = corpus(*[".parquet"] * 3)
     for split, rows in ROWS.items():
         table = as_table(rows).rename_columns(["stars", "review"])
@@ -93,88 +94,94 @@ def test_columns_have_the_names_that_they_are_given(corpus):
         parquet.write_table(table, folder / f"{split}.parquet")
     data = TextData(path=str(folder), text_column="review", label_column="stars").load()
     assert data.train.labels == ("1", "0")
-    messages = issues(folder)
-    assert len(messages) == 3
-    assert "data.text_column must be a column of" in messages[1]
-    assert "valid.parquet, but is 'text'. Its columns are stars, review." in messages[1]
+    found = issues(folder)
+    assert [(issue.where, issue.value) for issue in found] == [("data.text_column", "text")] * 3
+    assert "valid.parquet" in found[1].message
+    assert "stars, review" in found[1].hint
 
 
-def test_a_text_of_several_lines_is_one_sentence(corpus):
+def test_a_parquet_text_of_several_lines_is_one_sentence(corpus):
     folder = corpus(*[".parquet"] * 3)
     parquet.write_table(as_table([("1", "the\ncat"), ("0", "sat\t on")]), folder / "train.parquet")
     data = TextData(path=str(folder)).load()
     assert data.train.lengths.tolist() == [4, 4]
 
 
-def test_two_files_for_one_split_are_refused(corpus):
+def test_two_files_for_one_split_are_rejected(corpus):
     folder = corpus(*[".txt"] * 3)
     write(folder, "train", ".txt.gz", ROWS["train"])
     write(folder, "dev", ".txt", ROWS["valid"])
     train, valid = issues(folder)
-    assert "data.path must have one file for train, and train.txt and train.txt.gz are there" in train
-    assert "data.path must have one file for valid, and valid.txt and dev.txt are there" in valid
-    assert valid.endswith("Move all but one of them away.")
+    assert train.where == valid.where == "data.path"
+    assert train.value == valid.value == str(folder)
+    assert "train.txt and train.txt.gz" in train.message
+    assert "valid.txt and dev.txt" in valid.message
+    assert valid.hint != ""
 
 
-def test_what_is_wrong_in_any_file_is_told_at_once(corpus):
+def test_the_issues_of_all_files_are_reported_at_once(corpus):
     folder = corpus(".txt.gz", ".parquet", ".parquet")
-    whole = (folder / "train.txt.gz").read_bytes()
-    (folder / "train.txt.gz").write_bytes(whole[:-12])
+    complete = (folder / "train.txt.gz").read_bytes()
+    (folder / "train.txt.gz").write_bytes(complete[:-12])
     parquet.write_table(as_table(ROWS["valid"], text=pa.array([1.0, 2.0])), folder / "valid.parquet")
     (folder / "test.parquet").write_bytes(b"PAR1 no more PAR1")
     train, valid, test = issues(folder)
-    assert "must hold whole gzip files" in train
-    assert "train.txt.gz, after line " in train
-    assert "data.text_column must be a column of strings" in valid
-    assert "this one is of type double" in valid
-    assert "must hold whole Parquet files" in test
-    assert "test.parquet'" in test
+    assert train.where.startswith(f"{folder / 'train.txt.gz'}, after line ")
+    assert "gzip" in train.message
+    assert (valid.where, valid.value) == ("data.text_column", "text")
+    assert "strings" in valid.message
+    assert "double" in valid.hint
+    assert test.where == str(folder / "test.parquet")
+    assert "Parquet" in test.message
 
 
 @pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"a\n" * 9)[:14] + b"\xff" * 20])
-def test_what_is_no_gzip_file(corpus, content):
+def test_a_file_that_is_not_gzip_is_rejected(corpus, content):
     folder = corpus(*[".txt.gz"] * 3)
     (folder / "test.txt.gz").write_bytes(content)
-    (message,) = issues(folder)
-    assert "must hold whole gzip files, but is '" in message
+    (issue,) = issues(folder)
+    assert issue.where.startswith(str(folder / "test.txt.gz"))
+    assert "gzip" in issue.message
 
 
-def test_a_row_without_text_or_label_is_named(corpus):
+def test_rows_without_text_or_label_are_located(corpus):
     folder = corpus(*[".parquet"] * 3)
     rows = ROWS["train"]
     parquet.write_table(as_table(rows, text=pa.array(["a", None, "b"])), folder / "train.parquet")
     parquet.write_table(as_table(ROWS["valid"], label=pa.array([1, None])), folder / "valid.parquet")
     train, valid = issues(folder)
-    assert "must have a text in every row of text" in train
-    assert "train.parquet, row 2: null'" in train
-    assert "must have a label in each row" in valid
-    assert "valid.parquet, row 2: a dog'" in valid
+    assert train.where == f"{folder / 'train.parquet'}, row 2"
+    assert "null" in train.message
+    assert (valid.where, valid.value) == (f"{folder / 'valid.parquet'}, row 2", "a dog")
+    assert "label" in valid.message
 
 
-def test_not_utf8_inside_gzip(corpus):
+def test_text_that_is_not_utf8_inside_gzip_is_located(corpus):
     folder = corpus(*[".txt.gz"] * 3)
     (folder / "valid.txt.gz").write_bytes(gzip.compress(b"1\ta\n0\tcaf\xe9\n"))
-    (message,) = issues(folder)
-    assert "valid.txt.gz, line 2, byte offset 9'" in message
+    (issue,) = issues(folder)
+    assert issue.where == f"{folder / 'valid.txt.gz'}, line 2, byte offset 9"
+    assert "UTF-8" in issue.message
 
 
-def test_labels_of_one_type_only_have_classes(corpus):
+def test_labels_must_be_strings_or_integers(corpus):
     folder = corpus(*[".parquet"] * 3)
     parquet.write_table(as_table(ROWS["test"], label=pa.array([0.0, 1.0])), folder / "test.parquet")
-    (message,) = issues(folder)
-    assert "data.label_column must be a column of strings or integers" in message
+    (issue,) = issues(folder)
+    assert (issue.where, issue.value) == ("data.label_column", "label")
+    assert "strings or integers" in issue.message
 
 
-def test_without_pyarrow_parquet_is_refused_and_the_rest_is_read(corpus, tmp_path_factory, monkeypatch):
+def test_without_pyarrow_only_parquet_files_are_rejected(corpus, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path_factory.mktemp("cold")))
     folder = corpus(".parquet", ".txt", ".txt.gz")
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
         "from lagvae_core.data import TextData\n"
         "try: TextData(path=sys.argv[1]).load()\n"
-        "except ValueError as error: print(error)"
+        "except ValueError as error: print(*(f'{issue.where}\\t{issue.message}' for issue in error.issues), sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    assert done.stdout.count("must") == 1
-    assert "Parquet takes the package pyarrow" in done.stdout
-    assert done.stdout.rstrip().endswith("Install pyarrow, or convert the file to .txt.")
+    ((where, message),) = (line.split("\t") for line in done.stdout.splitlines())
+    assert where == str(folder / "train.parquet")
+    assert "pyarrow" in message

@@ -17,7 +17,7 @@ LABELLED = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A function that writes files (text or bytes, by name without suffix) and gives the folder's path."""
+    """Return a function that writes .txt files (text or bytes, by stem) and returns the path of their folder."""
 
     def write(**files):
         for name, content in files.items():
@@ -34,11 +34,16 @@ def sentences(data, split="train"):
     return [data.vocabulary.decode(part.tokens[start:end]) for start, end in bounds]
 
 
-def issues(setting):
+def issues(config):
+    """Return the issues that loading the text raises."""
     with pytest.raises(DataError) as caught:
-        setting.load()
-    assert all(issue.where == "data.path" for issue in caught.value.issues)
-    return [str(issue) for issue in caught.value.issues]
+        config.load()
+    return caught.value.issues
+
+
+def places(issues):
+    """Return the name of the file, and what follows it, of each issue about a file."""
+    return [issue.where.rpartition("/")[2] for issue in issues]
 
 
 class TestReading:
@@ -57,7 +62,7 @@ class TestReading:
         del files["valid"]
         assert sentences(TextData(path=folder(**files)).load(), "valid") == ["the <unk>"]
 
-    def test_white_space_separates_and_only_a_newline_ends_a_sentence(self, folder):
+    def test_white_space_separates_words_and_only_a_newline_ends_a_sentence(self, folder):
         train = "\ufeffa  b\x0cc \r\nd\u2028e f\u00e9"
         data = TextData(path=folder(**PLAIN | {"train": train})).load()
         assert sentences(data) == ["a b c", "d e f\u00e9"]
@@ -79,7 +84,7 @@ class TestReading:
         assert sentences(data) == ["the <unk> <unk>", "the <unk>"]
         assert data.report["train_oov_rate"] == pytest.approx(3 / 5)
 
-    def test_the_most_frequent_words_are_kept_and_of_equals_those_that_come_first(self, folder):
+    def test_max_vocabulary_keeps_the_most_frequent_words_and_of_equals_the_first(self, folder):
         files = PLAIN | {"train": "d a b b\na c a c\n", "valid": "c d a\n"}
 
         def words(**fields):
@@ -94,26 +99,26 @@ class TestReading:
         assert data.report["train_oov_rate"] == pytest.approx(3 / 8)
         assert data.report["valid_oov_rate"] == pytest.approx(2 / 3)
 
-    def test_a_text_that_names_the_special_words(self, folder):
+    def test_special_words_in_a_text_become_unk(self, folder):
         data = TextData(path=folder(**PLAIN | {"train": "a </s> <s> <pad> <unk>\n", "valid": "</s> b\n"})).load()
         assert data.vocabulary.words[4:] == ("a",)
         assert data.train.tokens.tolist() == [BOS, 4, UNK, UNK, UNK, UNK, EOS]
         assert data.valid.tokens.tolist() == [BOS, UNK, UNK, EOS]
 
-    def test_limit_is_a_shorter_training_file(self, folder):
+    def test_limit_is_equivalent_to_a_shorter_training_file(self, folder):
         limited = TextData(path=folder(**PLAIN), limit=1).load()
         short = TextData(path=folder(**PLAIN | {"train": "the cat sat\n"})).load()
         assert limited.fingerprint == short.fingerprint
         assert (len(limited.train), len(limited.valid)) == (1, 1)
 
-    def test_the_fingerprint_is_that_of_the_content(self, folder, tmp_path):
+    def test_only_the_content_decides_the_fingerprint(self, folder, tmp_path):
         one = TextData(path=folder(**PLAIN)).load()
         again = TextData(path=folder(**PLAIN | {"train": "the  cat sat\n\nthe dog"})).load()
         assert one.fingerprint == again.fingerprint
         other = TextData(path=folder(**PLAIN | {"test": "dog dog\n"})).load()
         assert other.fingerprint != one.fingerprint
 
-    def test_arrays_are_small(self, folder):
+    def test_the_types_of_the_arrays(self, folder):
         data = TextData(path=folder(**PLAIN)).load()
         assert (data.train.tokens.dtype, data.train.offsets.dtype) == (np.int32, np.int64)
 
@@ -129,136 +134,130 @@ class TestLabels:
         assert data.report["labels"] == "1 pos itive"
 
     @pytest.mark.parametrize("labels", ["no", False])
-    def test_without_labels_a_tab_is_white_space(self, folder, labels):
+    def test_with_labels_no_a_tab_is_white_space(self, folder, labels):
         data = TextData(path=folder(**LABELLED), labels=labels).load()
         assert data.train.labels is None
         assert sentences(data) == ["1 the cat", "0 the dog"]
         assert data.report["labels"] == "none"
 
-    def test_plain_text_has_no_labels(self, folder):
+    def test_text_without_tabs_has_no_labels(self, folder):
         assert TextData(path=folder(**PLAIN)).load().report["labels"] == "none"
 
-    def test_labels_on_some_lines_only_are_refused(self, folder):
+    def test_labels_on_some_lines_only_are_rejected(self, folder):
         files = {"train": "1\ta\n\nb c\nd\n", "valid": "0\ta\n", "test": "a\n"}
         train, test = issues(TextData(path=folder(**files)))
-        assert "train.txt, line 3: b c'" in train
-        assert "or before none" in train
-        assert "labels=no" in train
-        assert "test.txt, line 1: a'" in test
+        assert places([train, test]) == ["train.txt, line 3", "test.txt, line 1"]
+        assert (train.value, test.value) == ("b c", "a")
+        assert "data.labels=no" in train.hint
         assert len(TextData(path=folder(**files), labels="no").load().train) == 3
 
-    def test_how_many_lines_lack_a_label_is_told(self, folder):
-        (message,) = issues(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
-        assert "train.txt, line 2: b'. 2 more lines of the file have none." in message
+    def test_the_number_of_lines_without_a_label_is_reported(self, folder):
+        (issue,) = issues(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
+        assert (places([issue]), issue.value) == (["train.txt, line 2"], "b")
+        assert issue.hint.startswith("2 more lines")
 
-    def test_labels_are_dropped_on_demand(self, folder):
+    def test_labels_can_be_dropped(self, folder):
         files = LABELLED | {"test": "2\ta dog\n"}
         data = TextData(path=folder(**files), labels="drop").load()
         assert data.train.labels is None
         assert sentences(data) == ["the cat", "the dog"]
-        (message,) = issues(TextData(path=folder(**files | {"test": "a dog\n"}), labels="drop"))
-        assert "test.txt, line 1: a dog" in message
+        (issue,) = issues(TextData(path=folder(**files | {"test": "a dog\n"}), labels="drop"))
+        assert (places([issue]), issue.value) == (["test.txt, line 1"], "a dog")
 
-    def test_all_splits_must_know_the_classes_of_training(self, folder):
+    def test_all_splits_must_have_the_labels_of_training(self, folder):
         files = {"train": "1\ta\n0\ta\n2\ta\n", "valid": "1\ta\n0\ta\n2\ta\n", "test": "9\ta\n1\ta\n"}
-        lacking, unknown = issues(TextData(path=folder(**files)))
-        assert "must have a sentence of every class that training has" in lacking
-        assert "test.txt, without 0, 2'" in lacking
-        assert "must have no sentence of a class that training lacks" in unknown
-        assert "test.txt, with 9'" in unknown
-        assert "data.labels=drop" in unknown
+        missing, unknown = issues(TextData(path=folder(**files)))
+        assert places([missing, unknown]) == ["test.txt"] * 2
+        assert missing.message.endswith(": 0, 2")
+        assert unknown.message.endswith(": 9")
+        assert "data.labels=drop" in unknown.hint
 
-    def test_a_class_beyond_the_limit_or_the_longest_sentence_counts_as_the_file_has_it(self, folder):
+    def test_labels_beyond_the_limit_count_and_labels_of_dropped_sentences_do_not(self, folder):
         assert len(TextData(path=folder(**LABELLED), limit=1).load().train) == 1
-        (message,) = issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n0\ta b c\n"}), max_length=2))
-        assert "valid.txt, without 0'" in message
+        (issue,) = issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n0\ta b c\n"}), max_length=2))
+        assert places([issue]) == ["valid.txt"]
+        assert issue.message.endswith(": 0")
 
-    def test_a_tab_without_a_label_is_no_label(self, folder):
-        (message,) = issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))
-        assert "valid.txt, line 2" in message
+    def test_a_blank_label_is_a_missing_label(self, folder):
+        assert places(issues(TextData(path=folder(**LABELLED | {"valid": "1\ta\n \tb\n"})))) == ["valid.txt, line 2"]
 
-    def test_labels_that_must_be_there(self, folder):
-        messages = issues(TextData(path=folder(**PLAIN), labels="yes"))
-        assert [f"{split}.txt, line 1" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
+    def test_with_labels_yes_every_file_must_have_labels(self, folder):
+        found = issues(TextData(path=folder(**PLAIN), labels="yes"))
+        assert places(found) == [f"{split}.txt, line 1" for split in PLAIN]
 
 
 class TestPartition:
     @staticmethod
-    def cut(folder, partition, seed=0, epoch=0):
-        """The sentences of each batch, of 4 at most, in a text of 20 sentences of one word and 30 of two."""
+    def batches_of(folder, partition, seed=0, epoch=0):
+        """Return the sentences of each batch of up to 4, for a text of 20 sentences of one word and 30 of two."""
         lines = [f"a{n}" if n % 5 < 2 else f"a{n} b" for n in range(50)]
-        setting = TextData(path=folder(**PLAIN | {"train": "\n".join(lines)}), partition=partition)
-        train = setting.load().train
-        return [batch.index_B.tolist() for batch in setting.train_batches(train, 4, seed, epoch)]
+        config = TextData(path=folder(**PLAIN | {"train": "\n".join(lines)}), partition=partition)
+        train = config.load().train
+        return [batch.index_B.tolist() for batch in config.train_batches(train, 4, seed, epoch)]
 
     @pytest.mark.parametrize("partition", get_args(Partition))
     def test_every_sentence_is_in_one_batch_of_its_length(self, folder, partition):
-        batches = self.cut(folder, partition)
+        batches = self.batches_of(folder, partition)
         assert sorted(n for batch in batches for n in batch) == list(range(50))
         assert {len({n % 5 < 2 for n in batch}) for batch in batches} == {1}
         assert [len(batch) for batch in batches] == [4] * 5 + [4] * 7 + [2]
 
-    def test_by_default_the_file_decides(self, folder):
+    def test_fixed_by_group_follows_the_order_of_the_file(self, folder):
         assert TextData(path="x").partition == "fixed_by_group"
-        batches = self.cut(folder, "fixed_by_group")
-        assert batches == self.cut(folder, "fixed_by_group", seed=9, epoch=4)
+        batches = self.batches_of(folder, "fixed_by_group")
+        assert batches == self.batches_of(folder, "fixed_by_group", seed=9, epoch=4)
         assert batches[:5] == [[0, 1, 5, 6], [10, 11, 15, 16], [20, 21, 25, 26], [30, 31, 35, 36], [40, 41, 45, 46]]
 
-    def test_fixed_batches_are_those_of_the_seed_and_resplit_ones_of_seed_and_epoch(self, folder):
-        def cuts(partition):
-            return [str(self.cut(folder, partition, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    def test_fixed_batches_depend_on_the_seed_and_resplit_batches_on_seed_and_epoch(self, folder):
+        def partitions(partition):
+            return [str(self.batches_of(folder, partition, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
 
-        fixed, resplit = cuts("fixed_random"), cuts("resplit_random")
+        fixed, resplit = partitions("fixed_random"), partitions("resplit_random")
         assert fixed[0] == fixed[1] != fixed[2] == fixed[3]
         assert len({*fixed, *resplit}) == 4
         assert fixed[0] == resplit[0]
-        assert str(self.cut(folder, "fixed_by_group")) not in {*fixed, *resplit}
+        assert str(self.batches_of(folder, "fixed_by_group")) not in {*fixed, *resplit}
 
 
-class TestMistakes:
+class TestIssues:
     def test_no_folder(self, tmp_path):
-        (message,) = issues(TextData(path=str(tmp_path / "nowhere")))
-        assert message.startswith("data.path must be a folder, but is '")
         (tmp_path / "file").write_text("")
-        (message,) = issues(TextData(path=str(tmp_path / "file")))
-        assert "must be a folder" in message
+        for name in ("nowhere", "file"):
+            (issue,) = issues(TextData(path=str(tmp_path / name)))
+            assert (issue.where, issue.value) == ("data.path", str(tmp_path / name))
+        assert str(issue).startswith("data.path: no such folder, got '")
 
-    def test_missing_files_name_what_is_there(self, folder):
+    def test_a_missing_file_is_reported_with_the_content_of_the_folder(self, folder):
         valid, test = issues(TextData(path=folder(train="a\n", tests="b\n")))
-        assert "must have a file valid.txt or dev.txt or val.txt" in valid
-        assert "must have a file test.txt" in test
-        assert "It holds tests.txt, train.txt." in test
+        assert valid.where == test.where == "data.path"
+        assert "valid.txt or dev.txt or val.txt" in valid.message
+        assert "test.txt" in test.message
+        assert "tests.txt, train.txt" in test.hint
 
-    def test_no_sentence_left(self, folder):
-        messages = issues(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
-        assert [f"{split}.txt" in text for split, text in zip(PLAIN, messages, strict=True)] == [True] * 3
-        assert "Dropped: 0 empty lines, 1 of more than max_length words." in messages[0]
-        assert "Dropped: 2 empty lines, 0 of" in messages[1]
+    def test_a_file_must_have_a_sentence_left(self, folder):
+        found = issues(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
+        assert places(found) == [f"{split}.txt" for split in PLAIN]
+        assert found[0].hint == "Dropped: 0 empty lines, 1 lines of more than max_length words."
+        assert "2 empty lines, 0 lines" in found[1].hint
 
-    def test_not_utf8(self, folder):
-        (message,) = issues(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
-        assert "must hold UTF-8 text" in message
-        assert "train.txt, line 2, byte offset 6'" in message
+    def test_text_that_is_not_utf8_is_located(self, folder):
+        (issue,) = issues(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
+        assert places([issue]) == ["train.txt, line 2, byte offset 6"]
+        assert "UTF-8" in issue.message
 
-    def test_unreadable(self, folder, tmp_path):
+    def test_a_file_that_cannot_be_read_is_reported(self, folder, tmp_path):
         path = folder(train="a\n", valid="a\n")
         (tmp_path / "test.txt").mkdir()
-        (message,) = issues(TextData(path=path))
-        assert "test.txt" in message
-        assert "must hold readable files" in message
+        assert places(issues(TextData(path=path))) == ["test.txt"]
 
-    def test_all_mistakes_at_once(self, folder):
-        setting = TextData(path=folder(train=b"\xff\n", dev="1\ta\nb\n"))
-        with pytest.raises(DataError) as caught:
-            setting.load()
-        text = str(caught.value)
-        assert len(caught.value.issues) == 3
-        assert "train.txt, line 1, byte offset 0" in text
-        assert "must have a file test.txt" in text
-        assert "dev.txt, line 2: b" in text
+    def test_the_issues_of_all_files_are_reported_at_once(self, folder):
+        missing, *others = issues(TextData(path=folder(train=b"\xff\n", dev="1\ta\nb\n")))
+        assert missing.where == "data.path"
+        assert "test.txt" in missing.message
+        assert places(others) == ["train.txt, line 1, byte offset 0", "dev.txt, line 2"]
 
 
-def test_the_kind_chooses_the_source():
+def test_the_kind_decides_the_class_of_the_configuration():
     adapter = TypeAdapter(DataConfig)
     assert adapter.validate_python({"kind": "synthetic", "examples": 5}) == SyntheticData(examples=5)
     assert adapter.validate_python({"kind": "text", "path": "x"}) == TextData(path="x")

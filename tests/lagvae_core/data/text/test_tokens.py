@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lagvae_core.data import BOS, EOS, PAD, SPECIALS, UNK, TokenDataset, TokenSplit, Vocabulary
+from lagvae_core.data.text import tokens
 
 
 def split_of_lengths(lengths, labels=None):
-    """Sentence n is `<s>`, then its own number (from 10) as often as its length says, `</s>`."""
+    """Return a split whose sentence n is `<s>`, the word 10 + n repeated lengths[n] times, `</s>`."""
     return TokenSplit.of(([BOS, *[10 + n] * length, EOS] for n, length in enumerate(lengths)), labels)
 
 
@@ -21,7 +22,7 @@ def split():
 
 
 class TestVocabulary:
-    def test_the_order_is_that_of_first_appearance_after_the_specials(self):
+    def test_words_follow_the_special_words_in_the_order_of_first_appearance(self):
         vocabulary = Vocabulary.of(["b a  b", "c\ta"])
         assert vocabulary.words == ("<pad>", "<s>", "</s>", "<unk>", "b", "a", "c")
         assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
@@ -29,23 +30,23 @@ class TestVocabulary:
     def test_rare_words_are_left_out(self):
         assert Vocabulary.of(["b a b", "c a"], min_freq=2).words == (*SPECIALS, "b", "a")
 
-    def test_encoding_and_decoding_are_inverse_up_to_unknown_words(self):
+    def test_decoding_inverts_encoding_except_for_unknown_words(self):
         vocabulary = Vocabulary.of(["the cat sat"])
         assert vocabulary.encode("the dog\u2003sat\n") == [BOS, 4, UNK, 6, EOS]
         assert vocabulary.decode([*vocabulary.encode("the dog sat"), PAD, PAD]) == "the <unk> sat"
         assert vocabulary.decode(vocabulary.encode(" sat the  cat ")) == "sat the cat"
 
-    def test_a_text_cannot_end_its_sentence_by_naming_a_special_word(self):
+    def test_special_words_in_a_text_become_unk(self):
         vocabulary = Vocabulary.of(["a </s> <s> <pad> <unk>"])
         assert vocabulary.words == (*SPECIALS, "a")
         assert vocabulary.encode("a </s> <s> <pad> <unk>") == [BOS, 4, UNK, UNK, UNK, UNK, EOS]
 
-    def test_the_hash_tells_words_and_their_order_apart(self):
+    def test_the_hash_depends_on_the_words_and_their_order(self):
         hashes = {Vocabulary.of([text]).hash for text in ("a b", "b a", "a b c", "ab")}
         assert len(hashes) == 4
         assert Vocabulary.of(["a b"]).hash == Vocabulary.of(["a", "a b"]).hash
 
-    def test_the_specials_come_first_and_no_word_twice(self):
+    def test_a_vocabulary_starts_with_the_special_words_and_has_no_duplicates(self):
         with pytest.raises(AssertionError):
             Vocabulary(("a", *SPECIALS))
         with pytest.raises(AssertionError):
@@ -53,7 +54,7 @@ class TestVocabulary:
 
 
 class TestTokenSplit:
-    def test_sizes(self):
+    def test_arrays_and_sizes(self):
         split = split_of_lengths([3, 1])
         assert len(split) == 2
         assert split.tokens.tolist() == [BOS, 10, 10, 10, EOS, BOS, 11, EOS]
@@ -78,7 +79,7 @@ class TestTokenSplit:
 
 class TestBatches:
     @pytest.mark.parametrize("batch_size", [1, 7, 32, 1_000])
-    def test_each_example_is_in_one_batch_of_sentences_of_its_own_length(self, split, batch_size):
+    def test_each_sentence_is_in_one_batch_of_its_length(self, split, batch_size):
         seen = []
         for batch in split.batches(batch_size):
             assert 1 <= batch.size <= batch_size
@@ -87,9 +88,9 @@ class TestBatches:
                 assert row == split.tokens[split.offsets[number] : split.offsets[number + 1]].tolist()
                 seen.append(number)
         assert sorted(seen) == list(range(len(split)))
-        assert seen == sorted(seen, key=lambda number: split.lengths[number])  # stable, as sorted is
+        assert seen == sorted(seen, key=lambda number: split.lengths[number])  # the sort is stable
 
-    def test_batches_are_cut_only_when_full_or_at_a_change_of_length(self, split):
+    def test_batches_end_only_when_full_or_at_a_change_of_length(self, split):
         for one, following in zip(split.batches(8), split.batches(8)[1:], strict=False):
             assert one.size == 8 or one.tokens_BL.shape[1] < following.tokens_BL.shape[1]
 
@@ -106,11 +107,11 @@ class TestBatches:
         assert moved.tokens_BL.device.type == "meta"
         assert moved.index_B.device.type == "cpu"
 
-    def test_no_sentences_no_batches(self):
+    def test_an_empty_split_has_no_batches(self):
         assert split_of_lengths([]).batches(4) == []
 
     @pytest.mark.parametrize("batch_size", [1, 7, 32])
-    def test_a_seed_shuffles_within_each_length_and_changes_no_shape(self, split, batch_size):
+    def test_a_seed_shuffles_within_each_length_and_keeps_the_shapes(self, split, batch_size):
         stored, shuffled = split.batches(batch_size), split.batches(batch_size, seed=5)
         assert [batch.tokens_BL.shape for batch in shuffled] == [batch.tokens_BL.shape for batch in stored]
         for length in range(3, 10):
@@ -123,15 +124,15 @@ class TestBatches:
         for batch in shuffled:
             assert batch.tokens_BL[:, 1].tolist() == [10 + n for n in batch.index_B.tolist()]
 
-    def test_the_seed_alone_decides_the_shuffle(self, split):
-        def cut(seed):
+    def test_only_the_seed_decides_the_shuffle(self, split):
+        def batches_of(seed):
             return [batch.index_B.tolist() for batch in split.batches(8, seed=seed)]
 
-        assert cut(1) == cut(1)
-        assert cut(1) != cut(2)
+        assert batches_of(1) == batches_of(1)
+        assert batches_of(1) != batches_of(2)
 
     @pytest.mark.parametrize("seed", [None, 3])
-    def test_by_label_no_batch_holds_two_labels_or_two_lengths(self, seed):
+    def test_by_label_each_batch_has_one_label_and_one_length(self, seed):
         lengths = random.Random(0).choices(range(1, 4), k=90)
         labels = tuple(random.Random(1).choices(["10", "9", "a"], k=90))
         split = split_of_lengths(lengths, labels)
@@ -154,13 +155,13 @@ class TestTokenDataset:
         components = [TokenSplit.of(map(vocabulary.encode, lines)) for lines in (train, valid, test)]
         return TokenDataset.of(replace(components[0], labels=labels), *components[1:], vocabulary, {"note": 5})
 
-    def test_equal_content_equal_fingerprint(self):
+    def test_equal_contents_have_equal_fingerprints(self):
         assert self.dataset().fingerprint == self.dataset().fingerprint
 
     @pytest.mark.parametrize(
         "change",
         [
-            {"train": ("a b", "c a")},  # the same tokens, divided otherwise
+            {"train": ("a b", "c a")},  # the same tokens in other sentences
             {"train": ("a", "a b c")},
             {"valid": ("a d", "a")},
             {"test": ("a d d",)},
@@ -171,8 +172,14 @@ class TestTokenDataset:
         ],
         ids=str,
     )
-    def test_other_content_other_fingerprint(self, change):
+    def test_different_contents_have_different_fingerprints(self, change):
         assert self.dataset(**change).fingerprint != self.dataset().fingerprint
+
+    def test_a_known_fingerprint_is_not_computed_again(self, monkeypatch):
+        data = self.dataset()
+        monkeypatch.setattr(tokens, "_fingerprint", None)
+        splits = data.train, data.valid, data.test
+        assert TokenDataset.of(*splits, data.vocabulary, fingerprint="known").fingerprint == "known"
 
     def test_the_report(self):
         report = self.dataset().report
