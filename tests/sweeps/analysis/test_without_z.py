@@ -1,18 +1,16 @@
 """A model without z has no kl, mi and au: null in the table, on no front of theirs, and no trouble to anyone."""
 
-import io
 import json
 
 import pytest
 from helpers import run, tiny
 from optuna.trial import TrialState
-from rich.console import Console
 from worlds import play, spec_of
 
 from sweeps.analysis.front import front_of
-from sweeps.cli.live_display import Display
 from sweeps.cli.results import print_front, print_runs
-from sweeps.cli.trial import Watcher
+from sweeps.cli.sweep_progress import SweepProgress
+from sweeps.cli.trial import TrialProgress
 from sweeps.storage.table import ResultsFolder
 
 BOTH = {"nll_iw": "min", "au": "max"}
@@ -67,7 +65,7 @@ def test_the_printed_front_says_who_is_missing(folder, capsys):
     shown = capsys.readouterr().out
     assert "not compared" not in shown
     assert "lm" in shown
-    print_runs(folder, "table", None, None)
+    print_runs(folder, "table", None)
     assert "99.00" in capsys.readouterr().out
 
 
@@ -87,21 +85,22 @@ def test_rows_and_curves_keep_their_nulls(tmp_path):
     assert [epoch["valid_loss"] for epoch in curve] == [epoch["valid_loss"] for epoch in record["curve"]]
 
 
-def test_the_board_shows_what_is_measured(rows):
-    display = Display(Console(file=io.StringIO(), width=200))
-    display._objectives = BOTH
-    for row in rows:
-        display._take(row | {"seconds": 1.0})
-    assert display._best == {"vae": "nll_iw 100.50  au 1.00", "lm": "nll_iw 99.00", "beta": "nll_iw 100.50  au 1.00"}
+def test_the_best_configuration_has_the_measured_objectives_only(rows):
+    progress = SweepProgress(objectives=BOTH, rows=[row | {"seconds": 1.0} for row in rows])
+    assert progress.best == {
+        "vae": {"nll_iw": 100.5, "au": 1.0},
+        "lm": {"nll_iw": 99.0},
+        "beta": {"nll_iw": 100.5, "au": 1.0},
+    }
 
 
-def test_an_epoch_is_told_with_dashes_for_what_it_has_not():
+def test_the_line_of_an_epoch_has_dashes_for_unmeasured_columns():
     records = {kind: run(tiny(*stack)) for kind, stack in (("vae", ()), ("lm", ("lstm_lm",)))}
-    told = {}
+    lines = {}
     for kind, record in records.items():
-        watcher = Watcher(record.config)
-        watcher.say = lambda text, kind=kind: told.setdefault(kind, text)
-        watcher.epoch(record.curve[0])
-    assert "  kl - " not in told["vae"]
-    assert "  kl -  mi -  au -  lr 1  " in told["lm"]
+        progress = TrialProgress(record.config)
+        progress.print = lambda text, kind=kind: lines.setdefault(kind, text)
+        progress.on_epoch(record.curve[0])
+    assert "  kl - " not in lines["vae"]
+    assert "  kl -  mi -  au -  lr 1  " in lines["lm"]
     json.dumps(records["lm"].to_json(), allow_nan=False)

@@ -339,7 +339,7 @@ class TestInterruptions:
 
     def test_the_last_driver_ends_well(self, story):
         assert story.sweep.ended.returncode == 0, story.sweep.ended.stderr
-        assert "to be taken up again" in story.sweep.ended.stderr
+        assert "to be resumed" in story.sweep.ended.stderr
 
     def test_every_driver_got_further(self, story):
         counts = [len(stage.files) for stage in (story.killed, story.killed_again, story.interrupted)]

@@ -100,19 +100,19 @@ def test_a_sweep_packs_its_runs_by_what_was_rehearsed(tmp_path):
 @pytest.mark.parametrize(
     ("demands", "said"),
     [
-        ([], "gpus: auto, and there is no GPU: runs are on the CPU"),
+        ([], "gpus: auto, no GPU found: runs use the CPU"),
         (
             [MemoryEstimate("vae", 60 * GIB, 80 * GIB)],
-            "gpus: auto, a run has a GPU to itself: vae takes 60.0 of 80.0 GiB",
+            "gpus: auto, each run has a GPU to itself: vae takes 60.0 of 80.0 GiB",
         ),
         (
             [MemoryEstimate("vae", 0, 0, "E: x")],
-            "gpus: auto, a run has a GPU to itself: what vae takes is not known (E: x)",
+            "gpus: auto, each run has a GPU to itself: the memory of vae is unknown (E: x)",
         ),
     ],
 )
 def test_what_is_said_of_it(estimates, said, capsys):
-    Display().memory_estimated(estimates)
+    Display().on_memory_estimated(estimates)
     assert capsys.readouterr().err == f"{said}\n"
 
 
