@@ -45,7 +45,7 @@ def bleu(originals: Sequence[Sentence], repeated: Sequence[Sentence], order: int
     length matches. Words are compared by their ids as they are, so two different unknown words are equal. The signature
     of sacrebleu is `nrefs:1|case:mixed|eff:no|tok:none|smooth:none`, which is also the definition of multi-bleu.perl.
     """
-    from sacrebleu.metrics import BLEU  # takes half a second to import
+    from sacrebleu.metrics.bleu import BLEU  # takes half a second to import
 
     metric = BLEU(tokenize="none", smooth_method="none", max_ngram_order=order, force=True)
     return float(metric.corpus_score(_as_text(repeated), [_as_text(originals)]).score)

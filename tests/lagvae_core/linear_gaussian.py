@@ -1,8 +1,9 @@
-"""A VAE of which everything is known: z ~ N(0, I), x = W z + b + N(0, noise I), float64.
+"""Linear Gaussian VAE with closed-form metrics: z ~ N(0, I), x = W z + b + N(0, noise I), float64.
 
-Its encoder gives the exact posterior or a deliberately wrong one, its decoder the Gaussian log-density, and its batches
-quack like token batches, so that the project's own evaluation runs on it unchanged. Shapes: N examples, B of a batch,
-S samples, D observed and Z latent dimensions.
+The encoder returns the exact posterior or a deliberately wrong one, and the decoder the Gaussian log-density. The
+batches have the interface of token batches, so that the evaluation of the project runs on them unchanged.
+
+Shape suffixes: N examples, B examples of a batch, S samples, D observed dimensions, Z latent dimensions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lagvae_core.models.vae import Posterior, Vae
 
 @dataclass(frozen=True, eq=False)
 class VectorBatch:
-    """Vectors in the place of sentences; there is no past to read."""
+    """Batch of vectors in place of sentences; the history is empty."""
 
     x_BD: Tensor
     index_B: Tensor
@@ -48,6 +49,8 @@ class VectorBatch:
 
 
 class VectorEncoder(nn.Module):
+    """Encoder with a given mean function and a constant diagonal variance."""
+
     def __init__(self, mean: Callable[[Tensor], Tensor], variance_Z: Tensor) -> None:
         super().__init__()
         self.mean, self.variance_Z = mean, variance_Z
@@ -58,7 +61,7 @@ class VectorEncoder(nn.Module):
 
 
 class VectorDecoder(nn.Module):
-    """-log p(x|z), [B, S]; without `weight_DZ` it is -log N(x; b, noise I) whatever z is."""
+    """Decoder that returns -log N(x; W z + b, noise I), [B, S]; it ignores z if `weight_DZ` is zero."""
 
     def __init__(self, weight_DZ: Tensor, bias_D: Tensor, noise: float) -> None:
         super().__init__()
@@ -70,7 +73,14 @@ class VectorDecoder(nn.Module):
 
 
 class LinearGaussian:
-    """The model and its closed forms; `prior_std` other than 1 makes it z ~ N(0, diag(prior_std^2))."""
+    """The model and its closed forms.
+
+    Args:
+        weight_DZ: W.
+        noise: Variance of the observation noise.
+        bias: Value of every entry of b.
+        prior_std: Standard deviation of every latent dimension.
+    """
 
     def __init__(self, weight_DZ: Tensor, noise: float = 0.5, bias: float = 0.0, prior_std: float = 1.0) -> None:
         self.weight_DZ, self.noise, self.prior_std = weight_DZ.double(), noise, prior_std
@@ -86,13 +96,13 @@ class LinearGaussian:
 
     @classmethod
     def oblique(cls) -> LinearGaussian:
-        """Two latent and six observed dimensions; the posterior is correlated, so no diagonal one is exact."""
+        """Return a model with two latent and six observed dimensions; no diagonal Gaussian is its posterior."""
         generator = torch.Generator().manual_seed(0)
         return cls(torch.randn(6, 2, generator=generator, dtype=torch.float64), bias=0.3)
 
     @classmethod
     def orthogonal(cls, *scales: float) -> LinearGaussian:
-        """Orthogonal columns of these lengths in six dimensions: the posterior is diagonal."""
+        """Return a model whose W has orthogonal columns of these lengths; its posterior is diagonal."""
         generator = torch.Generator().manual_seed(0)
         draw = torch.randn(6, len(scales), generator=generator, dtype=torch.float64)
         return cls(torch.linalg.qr(draw).Q * torch.tensor(scales, dtype=torch.float64), bias=0.3)
@@ -104,28 +114,31 @@ class LinearGaussian:
 
     @property
     def variance_Z(self) -> Tensor:
-        """The variances of the diagonal Gaussian that is nearest to the posterior in KL(q || posterior)."""
+        """The variances of the diagonal Gaussian q with the smallest KL(q || posterior)."""
         return 1.0 / self.precision_ZZ.diagonal()
 
     def mean(self, x_ND: Tensor) -> Tensor:
-        """The posterior mean, [N, Z]."""
+        """Return the posterior mean, [N, Z]."""
         return (x_ND - self.bias_D) @ self.weight_DZ @ self.covariance_ZZ / self.noise
 
     def log_marginal(self, x_ND: Tensor) -> Tensor:
-        """log p(x), [N]."""
+        """Return log p(x), [N]."""
         return self.marginal.log_prob(x_ND)
 
     def gap(self, offset_Z: Tensor, variance_Z: Tensor) -> float:
-        """KL(q || posterior) for q = N(posterior mean + offset, diag(variance)): the same for every x."""
+        """Return KL(q || posterior) for q = N(posterior mean + offset, diag(variance)); it is the same for every x."""
         q = torch.distributions.MultivariateNormal(offset_Z, torch.diag(variance_Z))
         exact = torch.distributions.MultivariateNormal(torch.zeros_like(offset_Z), self.covariance_ZZ)
         return float(torch.distributions.kl_divergence(q, exact))
 
     def weight_dispersion(self, offset_Z: Tensor, variance_Z: Tensor) -> float:
-        """E_q[w^2] / E_q[w]^2 = E_posterior[posterior / q] for that q: what one sample is worth is its inverse."""
+        """Return E_q[w^2] / E_q[w]^2 = E_posterior[posterior / q] for the same q.
+
+        Its inverse is the effective sample size per sample.
+        """
         inverse = torch.diag(1.0 / variance_Z)
         a = 2.0 * self.precision_ZZ - inverse
-        assert bool((torch.linalg.eigvalsh(a) > 0).all()), "the weights have no second moment"
+        assert bool((torch.linalg.eigvalsh(a) > 0).all()), "the weights must have a second moment"
         b = inverse @ offset_Z
         # log of the integral of posterior(z)^2 / q(z), a Gaussian integral with precision a and linear term -b
         log_integral = (
@@ -137,14 +150,14 @@ class LinearGaussian:
         return float(log_integral.exp())
 
     def expected_rec(self, x_ND: Tensor, q: Gaussian) -> Tensor:
-        """E_q[-log p(x|z)], [N]."""
+        """Return E_q[-log p(x|z)], [N]."""
         error = x_ND - self.bias_D - q.mean_BZ @ self.weight_DZ.T
         spread = (q.logvar_BZ.exp() * self.weight_DZ.square().sum(0)).sum(1)
         constant = x_ND.shape[1] * (LOG_2PI + math.log(self.noise))
         return 0.5 * ((error.square().sum(1) + spread) / self.noise + constant)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
-        """Examples, [N, D]."""
+        """Return `n` examples, [N, D]."""
         generator = torch.Generator().manual_seed(seed)
         z = self.prior_std * torch.randn(n, self.latent, generator=generator, dtype=torch.float64)
         error = torch.randn(n, len(self.bias_D), generator=generator, dtype=torch.float64)
@@ -157,13 +170,13 @@ class LinearGaussian:
         posterior: Posterior | None = None,
         prior: Prior | None = None,
     ) -> Vae:
-        """The model in eval mode, with the best diagonal posterior or the one that is given."""
+        """Return the VAE in eval mode; by default with the best diagonal posterior."""
         encoder = VectorEncoder(mean or self.mean, self.variance_Z if variance_Z is None else variance_Z)
         decoder = VectorDecoder(self.weight_DZ, self.bias_D, self.noise)
         return Vae(encoder, decoder, posterior or Posterior(), prior or NormalPrior()).eval()
 
 
 def batches(x_ND: Tensor, size: int = 64) -> list[VectorBatch]:
-    """All examples in their order, in batches of at most `size`."""
+    """Return all examples in order, in batches of at most `size`."""
     index_N = torch.arange(len(x_ND))
     return [VectorBatch(x, index) for x, index in zip(x_ND.split(size), index_N.split(size), strict=True)]

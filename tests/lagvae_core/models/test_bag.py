@@ -9,7 +9,7 @@ from lagvae_core.models.bag import BagFeatures, BagHead, word_counts
 
 VOCABULARY = 9
 PADDED = torch.tensor([[1, 5, 3, 5, 8, 2, 0], [1, 4, 2, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0]])
-"""Three sentences with `<s>`, `</s>` and padding; the first has an `<unk>`, the last no word."""
+"""Three sentences with `<s>`, `</s>` and padding; the first has an `<unk>`, the last has no words."""
 
 
 def batch_of(tokens):
@@ -29,16 +29,16 @@ def words_of(row):
     return [token for token in row.tolist() if token > 2]
 
 
-def test_the_counts_are_of_words_alone():
+def test_counts_exclude_special_tokens():
     counts = word_counts(batch_of(PADDED), VOCABULARY)
     assert counts.shape == (3, VOCABULARY - 3)
-    for row, found in zip(PADDED, counts, strict=True):
-        assert found.tolist() == [words_of(row).count(token) for token in range(3, VOCABULARY)]
+    for row, row_counts in zip(PADDED, counts, strict=True):
+        assert row_counts.tolist() == [words_of(row).count(token) for token in range(3, VOCABULARY)]
     specials = (PADDED < 3).sum(1)
     assert counts.sum(1).tolist() == (PADDED.shape[1] - specials).tolist()
 
 
-def test_the_features_are_a_linear_layer_on_the_shares_of_the_words():
+def test_features_are_a_linear_layer_on_relative_word_frequencies():
     features = BagFeatures(4, VOCABULARY).double()
     counts = word_counts(batch_of(PADDED), VOCABULARY).double()
     expected = counts / counts.sum(1, keepdim=True).clamp(min=1) @ features.weight[3:] + features.bias
@@ -52,13 +52,13 @@ def test_the_features_are_a_linear_layer_on_the_shares_of_the_words():
     assert not slope[:3].any()
 
 
-def test_the_features_start_as_a_linear_layer_does():
+def test_features_are_initialised_like_a_linear_layer():
     features = BagFeatures(50, 400)
     for parameter in features.parameters():
         assert 0.9 / math.sqrt(400) < float(parameter.detach().abs().max()) <= 1 / math.sqrt(400)
 
 
-def test_the_losses_are_those_of_the_loops():
+def test_losses_equal_explicit_loops():
     head_, z_ = head(), z()
     logits = head_(z_)
     multinomial, bernoulli = head_.multinomial(batch_of(PADDED), z_), head_.bernoulli(batch_of(PADDED), z_)
@@ -73,10 +73,10 @@ def test_the_losses_are_those_of_the_loops():
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "bernoulli"])
-def test_the_order_of_the_words_does_not_count(loss):
-    turned = PADDED.clone()
-    turned[0, 1:5] = PADDED[0, [4, 2, 1, 3]]
-    one, other = (getattr(head(), loss)(batch_of(tokens), z()) for tokens in (PADDED, turned))
+def test_losses_do_not_depend_on_the_order_of_words(loss):
+    permuted = PADDED.clone()
+    permuted[0, 1:5] = PADDED[0, [4, 2, 1, 3]]
+    one, other = (getattr(head(), loss)(batch_of(tokens), z()) for tokens in (PADDED, permuted))
     torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
     changed = PADDED.clone()
     changed[0, 1] = 7
@@ -84,6 +84,6 @@ def test_the_order_of_the_words_does_not_count(loss):
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "bernoulli"])
-def test_the_losses_pass_the_test_of_finite_differences(loss):
+def test_gradients_equal_finite_differences(loss):
     head_ = head()
     assert torch.autograd.gradcheck(lambda z: getattr(head_, loss)(batch_of(PADDED), z), (z().requires_grad_(),))

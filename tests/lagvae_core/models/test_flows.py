@@ -20,7 +20,7 @@ def draws(*shape, seed=0):
 
 
 def shaken(module, spread=1.0, seed=0):
-    """Far from its start, so that nothing is near zero or near the identity by chance."""
+    """Return the module in float64 with random parameters, far from zero and from the identity."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.double().parameters():
         nn.init.normal_(parameter, std=spread, generator=generator)
@@ -41,31 +41,31 @@ def jacobian(function, x):
 @each_size
 @either_order
 @pytest.mark.parametrize("hidden", [1, 5, 64])
-def test_each_output_depends_on_the_dimensions_before_it_alone(size, backwards, hidden):
+def test_each_output_depends_only_on_previous_dimensions(size, backwards, hidden):
     made = shaken(Made(order_of(size, backwards), hidden, context=3))
     context = draws(3, seed=1)
-    place = torch.tensor(list(order_of(size, backwards))).argsort()
-    before = place[:, None] > place
+    position = torch.tensor(list(order_of(size, backwards))).argsort()
+    before = position[:, None] > position
     for output in (0, 1):
-        found = torch.zeros(size, size, dtype=torch.float64)
+        slopes = torch.zeros(size, size, dtype=torch.float64)
         for seed in range(20):
-            found += jacobian(lambda x, o=output: made(x, context)[o], draws(size, seed=seed)).abs()
-        assert not (found[~before] != 0).any()
+            slopes += jacobian(lambda x, o=output: made(x, context)[o], draws(size, seed=seed)).abs()
+        assert not (slopes[~before] != 0).any()
         if hidden == 64:
-            assert (found[before] > 0).all()
+            assert (slopes[before] > 0).all()
 
 
 @each_size
 @either_order
-def test_the_context_reaches_every_output_the_first_dimension_too(size, backwards):
+def test_every_output_depends_on_the_context(size, backwards):
     made = shaken(Made(order_of(size, backwards), 64, context=3))
     for output in (0, 1):
-        found = jacobian(lambda c, o=output: made(draws(size), c)[o], draws(3, seed=1))
-        assert (found != 0).all()
+        slopes = jacobian(lambda c, o=output: made(draws(size), c)[o], draws(3, seed=1))
+        assert (slopes != 0).all()
 
 
-def test_the_size_of_a_step_does_not_grow_with_the_width():
-    """Squared length of the gradient of one output: what a step of SGD moves it by."""
+def test_the_effect_of_an_sgd_step_does_not_grow_with_the_width():
+    """The effect of an SGD step on an output is the squared length of its gradient."""
     for width in (16, 64, 256):
         torch.manual_seed(0)
         made = Made(range(4), width).double()
@@ -90,7 +90,7 @@ def test_the_jacobian_of_a_step_is_triangular_and_its_diagonal_is_the_scale(step
         torch.testing.assert_close(whole.diagonal(), flow(x, context)[1].exp()[order], rtol=1e-10, atol=1e-12)
 
 
-def test_a_gate_mixes_as_the_paper_says():
+def test_a_gated_step_equals_the_equations_of_the_paper():
     gated = shaken(Gated(range(3), 32, 2))
     x, context = draws(4, 3), draws(4, 2, seed=1)
     s, m = gated.made(x, context)
@@ -100,13 +100,13 @@ def test_a_gate_mixes_as_the_paper_says():
     torch.testing.assert_close(log_scale, gate.log(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_gate_starts_nearly_open():
+def test_gates_are_nearly_open_at_initialisation():
     torch.manual_seed(0)
     _, log_scale = Gated(range(4), 64, 8)(torch.randn(100, 4), torch.randn(100, 8))
     assert ((log_scale.exp() > 0.8) & (log_scale.exp() < 0.95)).all()
 
 
-def test_standardising_takes_the_mean_off_and_divides():
+def test_a_standardising_step_subtracts_the_mean_and_divides():
     flow = shaken(Standardising(range(3), 32))
     z = draws(4, 3)
     s, m = flow.made(z, None)
@@ -116,7 +116,7 @@ def test_standardising_takes_the_mean_off_and_divides():
     torch.testing.assert_close(log_scale, -log_s, rtol=1e-12, atol=1e-12)
 
 
-def test_no_parameters_let_a_deviation_overflow():
+def test_the_scale_does_not_overflow_for_any_parameters():
     flow = shaken(Standardising(range(3), 32), spread=1e3)
     e, log_scale = flow(100 * draws(50, 3), None)
     assert e.isfinite().all()
@@ -143,36 +143,36 @@ def test_the_accumulated_log_determinant_is_the_numerical_one(step, size, steps)
 
 @each_step
 @each_size
-def test_the_inverse_undoes_the_flow_and_knows_its_determinant(step, size):
+def test_the_inverse_has_the_inverse_values_and_the_same_determinant(step, size):
     flow, context = flow_of(step, size, 4, 3), draws(5, 1, 3, seed=1)
     x = draws(5, 6, size)
     y, log_scale = flow(x, context)
-    back, of_inverse = flow.inverse(y, context)
+    back, inverse_log_scale = flow.inverse(y, context)
     torch.testing.assert_close(back, x, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(of_inverse, log_scale, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(inverse_log_scale, log_scale, rtol=1e-8, atol=1e-8)
 
 
-def test_the_order_turns_from_step_to_step_so_that_every_dimension_sees_every_other():
+def test_the_order_alternates_so_that_two_steps_mix_all_dimensions():
     one, two = (shaken(Flow(Gated, steps, 4, 64)) for steps in (1, 2))
     assert (jacobian(lambda x: two(x)[0], draws(4)) != 0).all()
     assert not jacobian(lambda x: one(x)[0], draws(4)).triu(1).any()
 
 
-def test_without_steps_a_flow_is_the_identity_bit_for_bit():
+def test_a_flow_without_steps_is_the_identity_bit_for_bit():
     x = draws(5, 2, 3)
     y, log_scale = Flow(Gated, 0, 3, 8)(x)
     assert torch.equal(y, x)
     assert not log_scale.any()
 
 
-def test_a_standardising_flow_starts_as_the_identity_bit_for_bit():
+def test_a_standardising_flow_is_initially_the_identity_bit_for_bit():
     x = draws(5, 2, 3)
     y, log_scale = Flow(Standardising, 4, 3, 48).double()(x)
     assert torch.equal(y, x)
     assert not log_scale.any()
 
 
-def test_tensors_of_another_precision_are_taken_to_the_flows_own_and_back():
+def test_inputs_are_converted_to_the_precision_of_the_flow_and_back():
     flow = flow_of(Gated, 3, 2, 6).float()
     x, context = draws(5, 3), draws(5, 6, seed=1)
     for run in (flow.forward, flow.inverse):
@@ -203,14 +203,14 @@ def proposal_of(size, steps=3, examples=4):
 
 
 @each_size
-def test_the_density_at_its_own_samples_is_that_of_the_inverse(size):
+def test_the_density_at_own_samples_equals_the_density_by_inversion(size):
     q = proposal_of(size)
     draw = q.draw(draws(4, 6, size, seed=3))
     torch.testing.assert_close(draw.log_q().sum(-1), q.log_prob(draw.z_BSZ), rtol=1e-8, atol=1e-8)
 
 
 @each_size
-def test_the_density_is_that_of_the_change_of_variables_from_the_noise(size):
+def test_the_density_follows_the_change_of_variables_from_the_noise(size):
     q = proposal_of(size)
     for row in range(4):
         alone = q.select(torch.tensor([row]))
@@ -236,24 +236,24 @@ def test_the_density_integrates_to_one(size, reach, points):
         torch.testing.assert_close(mass, torch.ones_like(mass), rtol=0, atol=2e-3)
 
 
-def test_where_the_inverse_overflows_the_density_is_zero_and_never_no_number():
+def test_the_density_is_zero_and_not_nan_if_the_inverse_overflows():
     q = FlowProposal(proposal_of(7).base, shaken(Flow(Gated, 4, 7, 16, 14)))
     log_q = q.log_prob(1e3 * draws(4, 50, 7))
     assert bool((log_q == -math.inf).any())
     assert not log_q.isnan().any()
 
 
-def test_without_steps_it_is_the_gaussian_bit_for_bit():
+def test_a_proposal_without_steps_is_the_gaussian_bit_for_bit():
     q = proposal_of(3, 0)
     noise = draws(4, 6, 3, seed=3)
-    ours, gaussian = q.draw(noise), q.base.draw(noise)
-    assert isinstance(ours, Draw)
-    assert torch.equal(ours.z_BSZ, gaussian.z_BSZ)
-    assert torch.equal(ours.log_q(), gaussian.log_q())
+    draw, gaussian = q.draw(noise), q.base.draw(noise)
+    assert isinstance(draw, Draw)
+    assert torch.equal(draw.z_BSZ, gaussian.z_BSZ)
+    assert torch.equal(draw.log_q(), gaussian.log_q())
     assert torch.equal(q.log_prob(noise), q.base.log_prob(noise))
 
 
-def test_rows_are_chosen_joined_and_changed_with_the_gaussian_and_share_the_flow():
+def test_select_concatenate_and_map_change_the_gaussian_and_share_the_flow():
     q = proposal_of(3)
     noise = draws(4, 2, 3, seed=3)
     z = q.draw(noise).z_BSZ
@@ -268,8 +268,8 @@ def test_rows_are_chosen_joined_and_changed_with_the_gaussian_and_share_the_flow
     torch.testing.assert_close(narrow.draw(noise.float()).z_BSZ.double(), z, rtol=1e-5, atol=1e-5)
 
 
-def test_the_terms_of_the_kl_stay_with_their_dimension():
-    """A flow that acts on dimension 0 alone leaves the terms of the others as they were."""
+def test_the_kl_terms_belong_to_their_dimensions():
+    """A flow that acts only on dimension 0 does not change the terms of the other dimensions."""
     flow = flow_of(Gated, 3, 3, 6)
     for step in flow.steps:
         with torch.no_grad():
@@ -277,8 +277,8 @@ def test_the_terms_of_the_kl_stay_with_their_dimension():
             step.made.leave.bias.copy_(torch.tensor([-3.0, 400.0, 400.0, 5.0, 0.0, 0.0]))
     q = FlowProposal(Gaussian(draws(4, 3, seed=1), draws(4, 3, seed=2)), flow)
     noise = draws(4, 200, 3, seed=3)
-    found = NormalPrior().kl(q, q.draw(noise))
+    kl = NormalPrior().kl(q, q.draw(noise))
     log_p = -0.5 * (q.base.rsample(noise).square() + LOG_2PI)
     plain = (q.base.draw(noise).log_q() - log_p).mean(1)
-    torch.testing.assert_close(found[:, 1:], plain[:, 1:], rtol=1e-9, atol=1e-9)
-    assert ((found[:, 0] - plain[:, 0]).abs() > 0.1).all()
+    torch.testing.assert_close(kl[:, 1:], plain[:, 1:], rtol=1e-9, atol=1e-9)
+    assert ((kl[:, 0] - plain[:, 0]).abs() > 0.1).all()

@@ -16,12 +16,12 @@ def some_gaussian():
 
 
 def reference(q):
-    """The same density by torch, to be broadcast over samples [B, 1, Z]."""
+    """Return the same density as a PyTorch distribution that broadcasts over samples [B, 1, Z]."""
     return Independent(Normal(q.mean_BZ[:, None], (0.5 * q.logvar_BZ).exp()[:, None]), 1)
 
 
 class TestGaussian:
-    def test_log_prob(self):
+    def test_log_prob_equals_pytorch(self):
         q, z = some_gaussian(), draws(5, 7, 3)
         torch.testing.assert_close(q.log_prob(z), reference(q).log_prob(z), rtol=0, atol=1e-12)
 
@@ -33,20 +33,20 @@ class TestGaussian:
         assert bool(((z.mean(1) - q.mean_BZ).abs() < 4 * (variance / n).sqrt()).all())
         assert bool(((z.var(1) - variance).abs() < 4 * variance * math.sqrt(2 / n)).all())
 
-    def test_samples_carry_the_gradient_to_both_parameters(self):
+    def test_samples_are_differentiable_in_both_parameters(self):
         mean, logvar = draws(2, 3).requires_grad_(), draws(2, 3, seed=1).requires_grad_()
         noise = draws(2, 4, 3, seed=2)
         to_mean, to_logvar = torch.autograd.grad(Gaussian(mean, logvar).rsample(noise).sum(), (mean, logvar))
         torch.testing.assert_close(to_mean, torch.full((2, 3), 4.0).double())
         torch.testing.assert_close(to_logvar, (0.5 * (0.5 * logvar).exp() * noise.sum(1)).detach())
 
-    def test_kl_in_closed_form(self):
+    def test_kl_equals_pytorch(self):
         q = some_gaussian()
         standard = Normal(torch.zeros(3).double(), torch.ones(3).double())
         exact = kl_divergence(Normal(q.mean_BZ, (0.5 * q.logvar_BZ).exp()), standard)
         torch.testing.assert_close(q.kl_standard(), exact, rtol=0, atol=1e-12)
 
-    def test_kl_is_the_mean_log_ratio(self):
+    def test_kl_is_the_mean_log_ratio_of_the_densities(self):
         q, n = some_gaussian(), 50_000
         z = q.rsample(draws(5, n, 3))
         ratio = q.log_prob(z) - NormalPrior().log_prob(z)
@@ -55,7 +55,7 @@ class TestGaussian:
         assert float(error.max()) < 0.03
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_kl_of_the_prior_itself_is_exactly_zero(self, dtype):
+    def test_kl_from_the_standard_normal_to_itself_is_exactly_zero(self, dtype):
         q = Gaussian(torch.zeros(4, 3, dtype=dtype), torch.zeros(4, 3, dtype=dtype))
         assert torch.equal(q.kl_standard(), torch.zeros(4, 3, dtype=dtype))
 
@@ -75,31 +75,31 @@ class TestNormalPrior:
 
     def test_kl(self):
         q = some_gaussian()
-        found = NormalPrior(self.std).kl(q, draws(5, 1, 3))
+        kl = NormalPrior(self.std).kl(q, draws(5, 1, 3))
         exact = kl_divergence(Normal(q.mean_BZ, (0.5 * q.logvar_BZ).exp()), Normal(0.0, self.std))
-        torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close(kl, exact, rtol=0, atol=1e-12)
         assert torch.equal(NormalPrior().kl(q, draws(5, 1, 3)), q.kl_standard())
 
     def test_kl_does_not_depend_on_the_samples(self):
         q, prior = some_gaussian(), NormalPrior(self.std)
         assert torch.equal(prior.kl(q, draws(5, 1, 3)), prior.kl(q, draws(5, 4, 3, seed=1)))
 
-    def test_a_unit_deviation_is_the_standard_normal_bit_for_bit(self):
+    def test_unit_standard_deviations_give_the_standard_normal_bit_for_bit(self):
         q, z = some_gaussian(), draws(5, 2, 3)
         unit = NormalPrior(torch.ones(3).double())
         assert torch.equal(unit.kl(q, z), q.kl_standard())
         assert torch.equal(unit.log_prob(z), NormalPrior().log_prob(z))
 
-    def test_kl_to_the_prior_itself_is_zero(self):
+    def test_kl_from_the_prior_to_itself_is_zero(self):
         q = Gaussian(torch.zeros(1, 3).double(), 2 * self.std.log()[None])
         assert float(NormalPrior(self.std).kl(q, draws(1, 1, 3)).abs().max()) < 1e-15
 
-    def test_its_deviation(self):
+    def test_its_standard_deviation(self):
         assert NormalPrior().std() is None
         assert torch.equal(NormalPrior(self.std).std(), self.std)
 
 
-def test_plain_inference_charges_what_it_samples():
+def test_plain_inference_uses_one_density_for_samples_and_kl():
     q = some_gaussian()
     inference = Inference.plain(q)
     assert inference.q is q

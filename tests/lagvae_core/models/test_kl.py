@@ -18,14 +18,14 @@ def posteriors(batch=5, dimensions=3, seed=0, spread=1.0):
 
 
 def kl(q, i, j, d):
-    """KL(q_i || q_j) in dimension d, from the definition for Gaussians."""
+    """Return KL(q_i || q_j) in dimension d, from the definition for Gaussians."""
     mean, variance = q.mean_BZ, q.logvar_BZ.exp()
     ratio = variance[i, d] / variance[j, d]
     return 0.5 * (ratio - 1 - ratio.log() + (mean[i, d] - mean[j, d]) ** 2 / variance[j, d])
 
 
 def by_loops(q):
-    """m [Z] and s of `mutual_divergence`."""
+    """Return m [Z] and s of `mutual_divergence`."""
     batch, dimensions = q.size
     pairs = [(i, j) for i in range(batch) for j in range(batch) if i != j]
     m = torch.stack([torch.stack([kl(q, i, j, d) for i, j in pairs]).mean() for d in range(dimensions)])
@@ -43,26 +43,26 @@ def gradients(value, *inputs):
 
 @pytest.mark.parametrize("batch", [3, 4, 7])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (2.0, 0.2)])
-def test_mutual_divergence_and_its_gradient_are_those_of_the_loops(weights, batch):
+def test_mutual_divergence_and_its_gradient_equal_explicit_loops(weights, batch):
     diversity, smoothness = weights
     q = posteriors(batch)
     m, s = by_loops(q)
     expected = diversity * functional.softplus(-m).sum() + smoothness * s
-    found = mutual_divergence(q, diversity, smoothness)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    slopes = (gradients(value, q.mean_BZ, q.logvar_BZ) for value in (found, expected))
+    value = mutual_divergence(q, diversity, smoothness)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    slopes = (gradients(scalar, q.mean_BZ, q.logvar_BZ) for scalar in (value, expected))
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
 
 
-def test_mutual_divergence_passes_the_test_of_finite_differences():
+def test_the_gradient_of_mutual_divergence_equals_finite_differences():
     q = posteriors(4, 2)
     assert torch.autograd.gradcheck(
         lambda m, v: 3 * mutual_divergence(Gaussian(m, v), 2.0, 0.5), (q.mean_BZ, q.logvar_BZ)
     )
 
 
-def test_equal_posteriors_diverge_by_exactly_nothing_and_push_with_the_slope_of_nothing():
+def test_equal_posteriors_have_divergence_and_gradient_exactly_zero():
     row = draws(1, 4)
     q = Gaussian(row.repeat(6, 1).requires_grad_(), row.repeat(6, 1).requires_grad_())
     assert float(mutual_divergence(q, 0.0, 1.0).detach()) == 0
@@ -72,7 +72,7 @@ def test_equal_posteriors_diverge_by_exactly_nothing_and_push_with_the_slope_of_
         assert torch.equal(slope, torch.zeros_like(slope))
 
 
-def test_nearly_equal_posteriors_keep_their_digits_in_single_precision():
+def test_mutual_divergence_of_nearly_equal_posteriors_is_accurate_in_float32():
     double = posteriors(16, 2, spread=1e-3)
     single = Gaussian(double.mean_BZ.detach().float().requires_grad_(), double.logvar_BZ.detach().float())
     exact = Gaussian(single.mean_BZ.detach().double().requires_grad_(), single.logvar_BZ.double())
@@ -96,22 +96,22 @@ def test_the_mutual_divergence_of_extreme_posteriors_is_finite():
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
-def test_log_aggregate_and_its_gradient_are_those_of_the_mixture(spread):
+def test_log_aggregate_and_its_gradient_equal_log_mixture(spread):
     q, z = posteriors(6, 3, spread=spread), draws(4, 3, seed=7).requires_grad_()
     inputs = (q.mean_BZ, q.logvar_BZ, z)
-    found, expected = log_aggregate(q, z), log_mixture(z, q).mean()
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    for one, other in zip(gradients(found, *inputs), gradients(expected, *inputs), strict=True):
+    value, expected = log_aggregate(q, z), log_mixture(z, q).mean()
+    torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
+    for one, other in zip(gradients(value, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-11)
 
 
-def test_log_aggregate_passes_the_test_of_finite_differences():
+def test_the_gradient_of_log_aggregate_equals_finite_differences():
     q, z = posteriors(4, 2), draws(3, 2, seed=7).requires_grad_()
     assert torch.autograd.gradcheck(lambda m, v, z: 3 * log_aggregate(Gaussian(m, v), z), (q.mean_BZ, q.logvar_BZ, z))
 
 
-def test_narrow_posteriors_keep_their_digits_in_single_precision():
-    """Where the expanded square of log_mixture would lose them."""
+def test_log_aggregate_of_narrow_posteriors_is_accurate_in_float32():
+    """The expanded square of log_mixture would lose all digits here."""
     mean, noise = draws(32, 4).float(), draws(32, 4, seed=7).float()
     q = Gaussian(mean, torch.full_like(mean, 2 * math.log(0.01)))
     z = q.rsample(noise[:, None])[:, 0]
@@ -138,22 +138,22 @@ def mmd_by_loops(one, other, kernel, biased=False):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_discrepancy_is_that_of_the_loops(kernel):
+def test_the_discrepancy_equals_explicit_loops(kernel):
     one, other = draws(5, 3), 2 * draws(5, 3, seed=1) + 1
     assert float(mmd(one, other, kernel)) == pytest.approx(mmd_by_loops(one, other, kernel), rel=1e-12)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_samples_of_one_law_have_a_discrepancy_of_mean_zero(kernel):
-    found = torch.stack([mmd(draws(8, 2, seed=k), draws(8, 2, seed=10_000 + k), kernel) for k in range(1500)])
-    assert abs(float(found.mean())) < 4 * float(found.std()) / 1500**0.5
-    assert float(found.min()) < 0
+def test_samples_of_one_distribution_have_a_mean_discrepancy_of_zero(kernel):
+    values = torch.stack([mmd(draws(8, 2, seed=k), draws(8, 2, seed=10_000 + k), kernel) for k in range(1500)])
+    assert abs(float(values.mean())) < 4 * float(values.std()) / 1500**0.5
+    assert float(values.min()) < 0
     apart = torch.stack([mmd(draws(8, 2, seed=k), draws(8, 2, seed=10_000 + k) + 0.5, kernel) for k in range(300)])
     assert float(apart.mean()) > 4 * float(apart.std()) / 300**0.5
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_of_equal_sets_the_biased_form_is_zero_and_ours_what_the_diagonals_take_off(kernel):
+def test_equal_sets_have_a_biased_discrepancy_of_zero_and_an_unbiased_one_below_zero(kernel):
     one = draws(6, 3)
     assert mmd_by_loops(one, one, kernel, biased=True) == pytest.approx(0, abs=1e-12)
     mean_within = (similarity(kernel, one, one) - 6) / 30
@@ -163,12 +163,12 @@ def test_of_equal_sets_the_biased_form_is_zero_and_ours_what_the_diagonals_take_
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_discrepancy_passes_the_test_of_finite_differences(kernel):
+def test_the_gradient_of_the_discrepancy_equals_finite_differences(kernel):
     one, other = draws(4, 2).requires_grad_(), draws(4, 2, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: mmd(a, b, kernel), (one, other))
 
 
-def test_samples_on_one_point_have_a_finite_gradient():
+def test_identical_samples_have_a_finite_gradient():
     one = torch.zeros(4, 2, requires_grad=True)
     (slope,) = gradients(mmd(one, draws(4, 2).float(), radial(4.0)), one)
     assert slope.isfinite().all()

@@ -1,4 +1,4 @@
-"""Padded sentences: the same numbers as the sentences one by one."""
+"""Padded sentences give the same numbers as single sentences."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def decoder(core):
         return components.decoder(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double().eval()
 
 
-def test_the_encoder_stops_where_the_sentence_does():
+def test_the_encoder_ignores_padding():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = MODEL.encoder(DOMAIN, None).double()
@@ -47,7 +47,7 @@ def test_the_encoder_stops_where_the_sentence_does():
 
 @pytest.mark.parametrize("core", ["lstm", "cnn"])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_the_decoder_predicts_no_padding(core, gradients):
+def test_the_decoder_does_not_predict_padding(core, gradients):
     model, batch = decoder(core), padded()
     z = torch.randn(len(SENTENCES), 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.set_grad_enabled(gradients):
@@ -60,7 +60,7 @@ def test_the_decoder_predicts_no_padding(core, gradients):
         assert model.reader.embedding.weight.grad[PAD].abs().max() == 0
 
 
-def test_units_are_predicted_tokens():
+def test_units_count_predicted_tokens():
     batch = padded()
     assert batch.units == sum(len(words) + 1 for words in SENTENCES)
     assert batch.units == len(batch.targets.kept_N)

@@ -25,36 +25,36 @@ def direct(hidden, weight, targets):
 @pytest.mark.parametrize("with_gradient", [False, True])
 class TestValue:
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-    def test_against_cross_entropy(self, with_gradient, dtype, tolerance):
-        """Logits of size 10 carry a rounding error of ten units in the last place."""
+    def test_it_equals_cross_entropy(self, with_gradient, dtype, tolerance):
+        """Logits of size 10 have a rounding error of ten units in the last place."""
         hidden, weight, targets = case(dtype)
-        found = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
-        assert found.dtype == dtype
-        assert found.requires_grad == with_gradient
-        torch.testing.assert_close(found.double(), direct(hidden, weight, targets), rtol=0, atol=tolerance)
+        result = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
+        assert result.dtype == dtype
+        assert result.requires_grad == with_gradient
+        torch.testing.assert_close(result.double(), direct(hidden, weight, targets), rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("scale", [8.0, 30.0, 1e3, 1e5])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_extreme_logits(self, with_gradient, scale, dtype):
+    def test_extreme_logits_are_finite_and_accurate(self, with_gradient, scale, dtype):
         hidden, weight, targets = case(dtype, scale)
-        found = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
-        assert bool(found.isfinite().all())
+        result = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
+        assert bool(result.isfinite().all())
         logits = hidden.detach().double() @ weight.double().T
         tolerance = 16 * torch.finfo(dtype).eps * float(logits.abs().max())
-        torch.testing.assert_close(found.double(), direct(hidden, weight, targets), rtol=0, atol=tolerance)
+        torch.testing.assert_close(result.double(), direct(hidden, weight, targets), rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("level", [-5000.0, -100.0, -59.0, 59.0, 100.0, 5000.0])
-    def test_equal_logits_are_uniform_at_any_level(self, with_gradient, level):
+    def test_equal_logits_are_uniform_at_any_offset(self, with_gradient, level):
         hidden = torch.tensor([[level]]).requires_grad_(with_gradient)
-        found = token_nll(hidden, torch.ones(VOCABULARY, 1), torch.tensor([4]))
+        result = token_nll(hidden, torch.ones(VOCABULARY, 1), torch.tensor([4]))
         exact = torch.tensor([float(VOCABULARY)]).log()
-        torch.testing.assert_close(found.detach(), exact, rtol=0, atol=1e-7 * abs(level) + 1e-6)
+        torch.testing.assert_close(result.detach(), exact, rtol=0, atol=1e-7 * abs(level) + 1e-6)
 
-    def test_a_nan_is_passed_on(self, with_gradient):
+    def test_a_nan_propagates(self, with_gradient):
         hidden, weight, targets = case()
         hidden[3, 1] = torch.nan
-        found = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
-        assert found.isnan().nonzero().tolist() == [[3]]
+        result = token_nll(hidden.requires_grad_(with_gradient), weight, targets)
+        assert result.isnan().nonzero().tolist() == [[3]]
 
     def test_no_rows(self, with_gradient):
         hidden, weight, targets = case(rows=0)
@@ -63,26 +63,26 @@ class TestValue:
 
 class TestGradient:
     @pytest.mark.parametrize("scale", [1.0, 1e3])
-    def test_against_autograd(self, scale):
+    def test_it_equals_autograd(self, scale):
         hidden, weight, targets = case(scale=scale)
         upstream = torch.linspace(-1, 2, ROWS).double()
         inputs = hidden.requires_grad_(), weight.requires_grad_()
-        found = torch.autograd.grad(token_nll(*inputs, targets), inputs, upstream)
+        gradients = torch.autograd.grad(token_nll(*inputs, targets), inputs, upstream)
         exact = torch.autograd.grad(direct(*inputs, targets), inputs, upstream)
-        for one, other in zip(found, exact, strict=True):
+        for one, other in zip(gradients, exact, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * scale)
 
     @pytest.mark.parametrize("which", [0, 1])
-    def test_of_one_input_only(self, which):
+    def test_a_single_input_can_require_a_gradient(self, which):
         inputs = case()[:2]
         targets = case()[2]
         inputs[which].requires_grad_()
-        (found,) = torch.autograd.grad(token_nll(*inputs, targets).sum(), inputs[which])
+        (gradient,) = torch.autograd.grad(token_nll(*inputs, targets).sum(), inputs[which])
         (exact,) = torch.autograd.grad(direct(*inputs, targets).sum(), inputs[which])
-        torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, exact, rtol=0, atol=1e-12)
 
-    def test_a_second_pass_over_the_same_graph_is_refused(self):
-        """The saved exponentials become the gradient, so they are gone after the first."""
+    def test_a_second_backward_pass_over_the_same_graph_fails(self):
+        """The first pass overwrites the saved exponentials with the gradient."""
         hidden, weight, targets = case()
         total = token_nll(hidden.requires_grad_(), weight, targets).sum()
         total.backward(retain_graph=True)
@@ -92,7 +92,7 @@ class TestGradient:
 
 class TestWithoutGradient:
     @pytest.mark.parametrize("scale", [1.0, 30.0])
-    def test_it_equals_the_path_with_gradients(self, scale):
+    def test_it_equals_the_value_with_gradients(self, scale):
         hidden, weight, targets = case(scale=scale)
         with_gradient = token_nll(hidden.requires_grad_(), weight.requires_grad_(), targets)
         with torch.no_grad():
@@ -103,21 +103,21 @@ class TestWithoutGradient:
     @pytest.mark.parametrize("rows", [1, 7, 22, 23, 24])
     @pytest.mark.parametrize("scale", [1.0, 30.0])
     def test_blocks_do_not_matter(self, monkeypatch, rows, scale):
-        """Neither in the product nor in the buffer that the blocks share; 7 does not divide 23."""
+        """Blocks share one buffer; 7 does not divide 23."""
         hidden, weight, targets = case(scale=scale)
         monkeypatch.setattr(projection, "BLOCK_ROWS", rows)
-        found = token_nll(hidden, weight, targets)
-        torch.testing.assert_close(found, direct(hidden, weight, targets), rtol=0, atol=1e-12 * scale)
+        result = token_nll(hidden, weight, targets)
+        torch.testing.assert_close(result, direct(hidden, weight, targets), rtol=0, atol=1e-12 * scale)
 
-    def test_the_inputs_stay_as_they_were(self):
+    def test_the_inputs_do_not_change(self):
         hidden, weight, targets = case()
         token_nll(hidden, weight, targets)
         for one, other in zip((hidden, weight, targets), case(), strict=True):
             assert torch.equal(one, other)
 
 
-class TestTwice:
-    def test_it_has_a_second_gradient_in_the_block_and_the_same_value(self):
+class TestTwiceDifferentiable:
+    def test_within_the_block_the_value_is_the_same_and_has_second_derivatives(self):
         hidden, weight, targets = case()
         hidden.requires_grad_()
         weight.requires_grad_()
@@ -125,7 +125,7 @@ class TestTwice:
             torch.testing.assert_close(token_nll(hidden, weight, targets), direct(hidden, weight, targets))
             assert torch.autograd.gradgradcheck(lambda h, w: token_nll(h, w, targets), (hidden, weight))
 
-    def test_elsewhere_a_second_gradient_is_an_error(self):
+    def test_outside_the_block_a_second_derivative_is_an_error(self):
         hidden, weight, targets = case()
         hidden.requires_grad_()
         value = token_nll(hidden, weight, targets).square().sum()
@@ -133,7 +133,7 @@ class TestTwice:
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
 
-    def test_no_fused_kernels_in_the_block_and_all_is_restored_after_it(self):
+    def test_fused_kernels_are_disabled_within_the_block_and_restored_after_it(self):
         libraries = (torch.backends.mkldnn, torch.backends.cudnn)
         before = [library.enabled for library in libraries]
         within = []

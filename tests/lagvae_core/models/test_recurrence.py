@@ -12,24 +12,24 @@ STEPS, ROWS, EMBEDDING, LATENT, HIDDEN = 7, 6, 5, 3, 4
 
 
 @pytest.fixture(autouse=True)
-def any_size_pays(monkeypatch):
+def use_the_loop_for_any_size(monkeypatch):
     monkeypatch.setattr(recurrence, "LEAST_WEIGHTS", 0)
 
 
 @pytest.fixture
 def loops(monkeypatch):
-    """Every call of the loop, by its number of steps."""
-    found, forward = [], recurrence._Recurrence.forward
+    """Return a list to which every call of the loop appends its number of steps."""
+    calls, forward = [], recurrence._Recurrence.forward
     monkeypatch.setattr(
         recurrence._Recurrence,
         "forward",
-        staticmethod(lambda ctx, gates, *rest: found.append(len(gates)) or forward(ctx, gates, *rest)),
+        staticmethod(lambda ctx, gates, *rest: calls.append(len(gates)) or forward(ctx, gates, *rest)),
     )
-    return found
+    return calls
 
 
 def case(dtype, steps=STEPS, rows=ROWS):
-    """A frozen LSTM, words, and what is to have gradients: z and the state."""
+    """Return a frozen LSTM, words, the differentiated inputs (z and the state), and an output gradient."""
     draw = torch.Generator().manual_seed(1)
     lstm = nn.LSTM(EMBEDDING + LATENT, HIDDEN).to(dtype).requires_grad_(False)
     for parameter in lstm.parameters():
@@ -38,77 +38,77 @@ def case(dtype, steps=STEPS, rows=ROWS):
     def normal(*shape):
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
 
-    given = [normal(rows, LATENT), normal(rows, HIDDEN), normal(rows, HIDDEN)]
-    return lstm, normal(steps, rows, EMBEDDING), given, normal(steps, rows, HIDDEN)
+    inputs = [normal(rows, LATENT), normal(rows, HIDDEN), normal(rows, HIDDEN)]
+    return lstm, normal(steps, rows, EMBEDDING), inputs, normal(steps, rows, HIDDEN)
 
 
-def outputs_and_gradients(lstm, words, given, outer):
-    leaves = [tensor.clone().requires_grad_() for tensor in given]
+def outputs_and_gradients(lstm, words, inputs, outer):
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     outputs = lstm_with_constant_input(lstm, words, *leaves)
     return [outputs.detach(), *torch.autograd.grad(outputs, leaves, outer)]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 @pytest.mark.parametrize(("steps", "rows"), [(STEPS, ROWS), (1, ROWS), (STEPS, 1)])
-def test_outputs_and_gradients_are_those_of_torch(dtype, tolerance, steps, rows, loops, monkeypatch):
-    found = outputs_and_gradients(*case(dtype, steps, rows))
+def test_outputs_and_gradients_equal_those_of_pytorch(dtype, tolerance, steps, rows, loops, monkeypatch):
+    results = outputs_and_gradients(*case(dtype, steps, rows))
     assert loops == [steps]
     monkeypatch.setattr(recurrence, "LEAST_WEIGHTS", 1e9)
     expected = outputs_and_gradients(*case(dtype, steps, rows))
     assert loops == [steps]
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(results, expected, strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
 
 
-def test_the_gradient_is_the_slope():
-    lstm, words, given, _ = case(torch.float64)
-    leaves = [tensor.requires_grad_() for tensor in given]
+def test_the_gradient_equals_finite_differences():
+    lstm, words, inputs, _ = case(torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in inputs]
     assert torch.autograd.gradcheck(lambda *values: lstm_with_constant_input(lstm, words, *values), leaves)
 
 
-def test_a_gradient_that_is_not_contiguous(loops):
-    lstm, words, given, outer = case(torch.float64)
-    expected = outputs_and_gradients(lstm, words, given, outer)
+def test_an_output_gradient_can_be_non_contiguous(loops):
+    lstm, words, inputs, outer = case(torch.float64)
+    expected = outputs_and_gradients(lstm, words, inputs, outer)
     transposed = outer.transpose(0, 2).contiguous().transpose(0, 2)
     assert not transposed.is_contiguous()
-    for one, other in zip(outputs_and_gradients(lstm, words, given, transposed), expected, strict=True):
+    for one, other in zip(outputs_and_gradients(lstm, words, inputs, transposed), expected, strict=True):
         torch.testing.assert_close(one, other)
     assert len(loops) == 2
 
 
-class TestElsewhereTorchDoesIt:
-    def test_if_a_weight_learns(self, loops):
-        lstm, words, given, outer = case(torch.float64)
+class TestPyTorchIsUsed:
+    def test_if_a_weight_requires_a_gradient(self, loops):
+        lstm, words, inputs, outer = case(torch.float64)
         lstm.bias_hh_l0.requires_grad_()
-        outputs_and_gradients(lstm, words, given, outer)
+        outputs_and_gradients(lstm, words, inputs, outer)
         assert not loops
 
-    def test_if_the_words_learn(self, loops):
-        lstm, words, given, outer = case(torch.float64)
-        outputs_and_gradients(lstm, words.requires_grad_(), given, outer)
+    def test_if_the_words_require_a_gradient(self, loops):
+        lstm, words, inputs, outer = case(torch.float64)
+        outputs_and_gradients(lstm, words.requires_grad_(), inputs, outer)
         assert not loops
 
-    def test_without_gradients_and_where_there_will_be_second_ones(self, loops):
-        lstm, words, given, _ = case(torch.float64)
-        z = given[0].requires_grad_()
+    def test_without_gradients_and_for_second_derivatives(self, loops):
+        lstm, words, inputs, _ = case(torch.float64)
+        z = inputs[0].requires_grad_()
         with torch.no_grad():
-            lstm_with_constant_input(lstm, words, *given)
+            lstm_with_constant_input(lstm, words, *inputs)
         with twice_differentiable():
-            outputs = lstm_with_constant_input(lstm, words, *given)
+            outputs = lstm_with_constant_input(lstm, words, *inputs)
             (gradient,) = torch.autograd.grad(outputs.square().sum(), z, create_graph=True)
             assert torch.autograd.grad(gradient.square().sum(), z)[0].abs().max() > 0
         assert not loops
 
-    def test_if_it_is_small(self, loops, monkeypatch):
+    def test_if_the_lstm_is_small(self, loops, monkeypatch):
         monkeypatch.setattr(recurrence, "LEAST_WEIGHTS", LEAST)
         outputs_and_gradients(*case(torch.float64))
         assert not loops
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_a_frozen_decoder_gives_the_gradient_of_one_that_learns(samples, loops):
-    found = []
+def test_a_frozen_decoder_gives_the_same_gradient_as_a_trainable_one(samples, loops):
+    results = []
     for frozen in (True, False):
         trial = trial_of(tiny(model={"dropout_in": 0.0, "dropout_out": 0.0}))
         model, batch = trial.model.double(), trial.train_batches[0]
@@ -116,7 +116,7 @@ def test_a_frozen_decoder_gives_the_gradient_of_one_that_learns(samples, loops):
         draw = torch.Generator().manual_seed(2)
         z = torch.randn(batch.size, samples, 2, generator=draw, dtype=torch.float64).requires_grad_()
         rec = model.reconstruct(batch, batch.history, z)
-        found.append((rec.detach(), *torch.autograd.grad(rec.square().sum(), z)))
+        results.append((rec.detach(), *torch.autograd.grad(rec.square().sum(), z)))
         assert len(loops) == 1
-    for one, other in zip(*found, strict=True):
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

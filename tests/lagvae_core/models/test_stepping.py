@@ -1,4 +1,4 @@
-"""Token by token a decoder gives what it gives for the whole."""
+"""Stepping token by token gives the same logits as processing the whole sequence."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from lagvae_core.strategies.slots import TrainingComponents
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
 DOMAIN = TextDomain(9)
 CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}
-WIRINGS = {
+OPTIONS = {
     "plain": DecoderOptions(),
     "historyless": DecoderOptions(past="unknown"),
     "without words": DecoderOptions(past="absent"),
@@ -51,39 +51,39 @@ def decoder(core, options):
     return with_drawn_weights(components.decoder(MODEL, DOMAIN, torch.Generator(), options).double())
 
 
-def stepped(model, reading, tokens_RT):
-    """The logits [T, R, V], and what the decoder keeps at the end."""
+def stepped(model, state, tokens_RT):
+    """Return the logits [T, R, V] and the final state of the decoder."""
     rows = []
     for tokens_R in tokens_RT.T:
-        logits_RV, reading = model.step(reading, tokens_R)
+        logits_RV, state = model.step(state, tokens_R)
         rows.append(logits_RV)
-    return torch.stack(rows), reading
+    return torch.stack(rows), state
 
 
 def assert_close(one, other):
     torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("options", WIRINGS.values(), ids=WIRINGS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("core", CORES)
 class TestEveryDecoder:
-    def test_steps_give_the_features_of_the_whole(self, core, options):
+    def test_steps_equal_the_whole_sequence(self, core, options):
         model, z_RZ, read_RT = decoder(core, options), draws(5, 2), tokens()
         whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
         assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)
 
-    def test_what_is_kept_can_be_selected_and_go_several_ways(self, core, options):
+    def test_a_state_can_be_selected_and_continued_in_several_ways(self, core, options):
         model, z_RZ, read_RT = decoder(core, options), draws(5, 2), tokens()
-        _, kept = stepped(model, model.begin(z_RZ), read_RT[:, :3])
+        _, state = stepped(model, model.begin(z_RZ), read_RT[:, :3])
         index, rest = torch.tensor([4, 0, 0, 2]), tokens(4, 3, seed=2)
-        found, _ = stepped(model, kept.select(index), rest)
-        ways = torch.cat([read_RT[index, :3], rest], 1)
-        assert_close(found, model.output(model.features(History(ways), z_RZ[index, None]))[3:])
-        again, _ = stepped(model, kept, read_RT[:, 3:])
+        logits, _ = stepped(model, state.select(index), rest)
+        continued = torch.cat([read_RT[index, :3], rest], 1)
+        assert_close(logits, model.output(model.features(History(continued), z_RZ[index, None]))[3:])
+        again, _ = stepped(model, state, read_RT[:, 3:])
         assert_close(again, model.output(model.features(History(read_RT), z_RZ[:, None]))[3:])
 
 
-def test_a_language_model_steps_from_a_z_of_no_dimensions():
+def test_a_language_model_steps_with_an_empty_z():
     model = with_drawn_weights(decoder_without_z(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double())
     z_RZ, read_RT = torch.zeros(5, 0, dtype=torch.float64), tokens()
     whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
@@ -96,7 +96,7 @@ class Tagged(History):
 
 
 class TaggedDecoder(TokenDecoder):
-    """Sees a tag of each example beside z and the past."""
+    """Decoder that depends on a tag of each example in addition to z and the past."""
 
     def __init__(self):
         super().__init__(torch.Generator())
@@ -108,9 +108,9 @@ class TaggedDecoder(TokenDecoder):
         return (tagged_TB2[:, :, None] + z_BSZ).flatten(1, 2)
 
 
-def test_a_context_goes_with_its_example():
+def test_the_context_is_selected_with_its_example():
     model = with_drawn_weights(TaggedDecoder().double())
     history = Tagged(tokens(), tag_B=torch.arange(5))
     context, z_RZ, index = history.unread(), draws(5, 2), torch.tensor([3, 3, 1])
-    found, _ = stepped(model, model.begin(z_RZ, context).select(index), history.tokens_BT[index])
-    assert_close(found, model.output(model.features(history, z_RZ[:, None]))[:, index])
+    logits, _ = stepped(model, model.begin(z_RZ, context).select(index), history.tokens_BT[index])
+    assert_close(logits, model.output(model.features(history, z_RZ[:, None]))[:, index])
