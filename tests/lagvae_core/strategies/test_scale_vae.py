@@ -327,7 +327,7 @@ class LinearModel:
         return importance_weighted(self.model, batches(self.x), samples, 0, weights)
 
     def expectation(self, kl):
-        """Return the exact -E[rec + kl] over x ~ the unit generator. At the unit prior kl is 0.852; this is log p(x)."""
+        """Return the exact -E[rec + kl] over x ~ the unit generator. At the unit prior kl is 0.852, this log p(x)."""
         kl_unit = 0.5 * (1.0 - 1.0 - float(self.variance.log()))
         return -0.5 * (math.log(2 * math.pi * 2.75) + 1) + kl_unit - kl
 
