@@ -269,7 +269,7 @@ class Trial(TrialState):
             self.learner.learning_rate *= training.decay_factor
             self.learner.reset_optimisers()
         if action == "stop":
-            self.stop_reason = f"decay number {training.max_decays} of the learning rate came due."
+            self.stop_reason = f"reached decay number {training.max_decays} of the learning rate."
         elif self.epoch >= self.config.epochs:
             before = f", after {pretraining} of pretraining" if pretraining else ""
             self.stop_reason = f"all {training.epochs} epochs are trained{before}."

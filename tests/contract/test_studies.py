@@ -123,11 +123,11 @@ def test_the_study_has_a_test_file(name):
 
 
 @each_study
-def test_the_study_has_the_name_of_its_file_and_is_exported(name):
+def test_the_study_has_the_name_of_its_file_and_is_public_there(name):
     study = study_in(name)
     assert study.name() == name
     assert study().kind == name
-    assert study.__name__ in studies.__all__
+    assert STUDIES[name] is study
     assert study.__name__ in importlib.import_module(study.__module__).__all__
     assert study.data_kinds
     assert study.data_kinds <= KINDS

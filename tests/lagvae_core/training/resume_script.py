@@ -1,4 +1,7 @@
-"""Trains one trial with a checkpoint after every update: resume_script.py FOLDER THREADS. Made to be killed."""
+"""Train one trial with a checkpoint after every update. The test kills this process.
+
+resume_script.py FOLDER THREADS
+"""
 
 import json
 import sys

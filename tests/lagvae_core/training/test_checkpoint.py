@@ -1,6 +1,5 @@
 import os
 import pickle
-import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,7 +20,7 @@ STATE = {
 
 
 class PowerCutError(OSError):
-    pass
+    """A simulated power cut."""
 
 
 def fail(*_):
@@ -29,7 +28,7 @@ def fail(*_):
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, call):
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call):
     path = tmp_path / "trial.pt"
     write_atomically(path, b"old")
     monkeypatch.setattr(os, call, fail)
@@ -40,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch, call):
+def test_a_failed_first_write_leaves_no_file(tmp_path, monkeypatch, call):
     monkeypatch.setattr(os, call, fail)
     store = FileCheckpoint(tmp_path / "trial.pt")
     with pytest.raises(PowerCutError):
@@ -49,8 +48,8 @@ def test_a_failed_first_write_leaves_nothing(tmp_path, monkeypatch, call):
     assert store.load() is None
 
 
-def test_two_who_write_one_file_at_once_never_mix(tmp_path):
-    """As two machines do that both take themselves for the trial's; their processes may have one number."""
+def test_concurrent_writers_never_mix_their_contents(tmp_path):
+    """The writers can be on different machines and have the same process ID."""
     path, contents = tmp_path / "trial.pt", [b"a" * 100_000, b"b" * 300_000]
 
     def write_often(content):
@@ -67,13 +66,13 @@ def test_two_who_write_one_file_at_once_never_mix(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+def test_a_file_name_can_have_the_greatest_possible_length(tmp_path):
     path = tmp_path / ("n" * 255)
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
 
 
-def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+def test_the_content_is_on_the_disk_before_the_file_is_renamed(tmp_path, monkeypatch):
     path = tmp_path / "trial.pt"
     write_atomically(path, b"old")
     order = []
@@ -84,7 +83,7 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     assert order == ["fsync", ("replace", b"new", path)]
 
 
-def test_the_beginnings_of_a_killed_writer_are_not_read(tmp_path):
+def test_the_temporary_file_of_a_killed_writer_is_not_read(tmp_path):
     store = FileCheckpoint(tmp_path / "trial.pt")
     (tmp_path / ".trial.pt.123.tmp").write_bytes(b"half of it")
     assert store.load() is None
@@ -92,7 +91,7 @@ def test_the_beginnings_of_a_killed_writer_are_not_read(tmp_path):
     assert store.load() == b"whole"
 
 
-def test_a_file_checkpoint_makes_its_folder_and_keeps_the_last_content(tmp_path):
+def test_a_file_checkpoint_creates_its_folder_and_holds_the_last_content(tmp_path):
     store = FileCheckpoint(str(tmp_path / "sweep with 'quotes'" / "runs" / "trial.pt"))
     assert store.load() is None
     store.save(b"one")
@@ -100,7 +99,7 @@ def test_a_file_checkpoint_makes_its_folder_and_keeps_the_last_content(tmp_path)
     assert store.load() == b"two"
 
 
-def test_a_state_comes_back_bit_for_bit():
+def test_a_decoded_state_is_equal_bit_for_bit():
     restored = decode(encode(STATE), "abc-0")
     assert restored["numbers"] == STATE["numbers"]
     for name, value in STATE["model"].items():
@@ -113,7 +112,7 @@ def test_a_state_comes_back_bit_for_bit():
 def test_every_truncation_is_reported_as_damage():
     content = encode(STATE)
     for length in [*range(64), *range(64, len(content), 97), len(content) - 1]:
-        with pytest.raises(CheckpointError, match=r"checkpoint is damaged .*Remove it to start the trial anew\."):
+        with pytest.raises(CheckpointError, match=r"checkpoint is damaged .*Remove it"):
             decode(content[:length], "abc-0")
 
 
@@ -129,40 +128,40 @@ def test_a_flipped_bit_anywhere_is_reported_as_damage():
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 1000, b"PK\x03\x04", b"not a checkpoint " * 50, pickle.dumps([1, 2])])
-def test_any_other_file_is_reported_as_damage(content):
+def test_every_other_file_is_reported_as_damage(content):
     with pytest.raises(CheckpointError, match="checkpoint is damaged"):
         decode(content, "abc-0")
 
 
-def test_a_checkpoint_of_another_trial_is_refused():
+def test_a_checkpoint_of_a_different_trial_is_refused():
     with pytest.raises(CheckpointError) as caught:
         decode(encode(STATE), "abc-1")
     assert str(caught.value) == (
-        "A checkpoint must belong to its trial abc-1, but this one is of abc-0. "
-        "Give each trial a checkpoint of its own."
+        "The checkpoint belongs to trial abc-0, not to abc-1. Use a separate checkpoint file for each trial."
     )
 
 
-def test_a_checkpoint_of_another_format_is_refused(monkeypatch):
+def test_a_checkpoint_with_a_different_format_is_refused(monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
     content = encode(STATE)
     monkeypatch.undo()
-    message = f"A checkpoint must have format {checkpoints.FORMAT}, but this one has {checkpoints.FORMAT + 1}."
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    with pytest.raises(CheckpointError, match=f"format {checkpoints.FORMAT + 1}, expected {checkpoints.FORMAT}"):
         decode(content, "abc-0")
 
 
 @pytest.mark.parametrize("state", [{"identity": "abc-0"}, [1, 2], torch.ones(2)], ids=["no format", "list", "tensor"])
-def test_a_torch_file_of_another_make_is_refused(state, monkeypatch):
+def test_a_torch_file_that_is_no_checkpoint_is_refused(state, monkeypatch):
     saved = torch.save
     monkeypatch.setattr(checkpoints.torch, "save", lambda _, buffer: saved(state, buffer))
     content = encode(STATE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="must have format 1, but this one has None"):
+    with pytest.raises(CheckpointError, match="format None, expected 1"):
         decode(content, "abc-0")
 
 
-class Bomb:
+class CreateFolder:
+    """An object that creates a folder when it is unpickled."""
+
     def __init__(self, path):
         self.path = path
 
@@ -170,16 +169,16 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
-def test_nothing_that_a_checkpoint_says_is_executed(tmp_path):
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
     target = tmp_path / "made by a checkpoint"
-    pickle.loads(pickle.dumps(Bomb(str(target))))
-    assert target.exists(), "the bomb must be live, or this test shows nothing"
+    pickle.loads(pickle.dumps(CreateFolder(str(target))))
+    assert target.exists(), "unpickling must create the folder, or this test proves nothing"
     target.rmdir()
     with pytest.raises(CheckpointError, match="checkpoint is damaged"):
-        decode(encode({**STATE, "bomb": Bomb(str(target))}), "abc-0")
+        decode(encode({**STATE, "code": CreateFolder(str(target))}), "abc-0")
     assert not target.exists()
 
 
-def test_a_checkpoint_error_is_one_of_ours_and_a_value_error():
+def test_a_checkpoint_error_is_a_lagvae_error_and_a_value_error():
     assert issubclass(CheckpointError, LagvaeError)
     assert issubclass(CheckpointError, ValueError)

@@ -9,7 +9,7 @@ from lagvae_core.training.divergence import DivergenceRule, check_finite
 
 
 def outcome(epochs, kl_explode=1000.0):
-    """The epoch (from 1) at which the rule fires on (kl, nll_elbo, weight) of each epoch, or None."""
+    """Return the epoch, from 1, after which the trial has diverged, or None; `epochs` are (kl, loss, weight)."""
     rule = DivergenceRule(kl_explode)
     for epoch, (kl, nll, weight) in enumerate(epochs, 1):
         try:
@@ -19,39 +19,39 @@ def outcome(epochs, kl_explode=1000.0):
     return None
 
 
-def test_an_exploded_kl_at_full_weight_twice_running_is_divergence():
+def test_a_kl_above_the_limit_in_two_consecutive_epochs_is_divergence():
     assert outcome([(5, 100, 1), (1e5, 150, 1), (1e5, 150, 1)]) == 3
 
 
-def test_an_exploded_kl_once_or_with_a_pause_is_not():
+def test_a_kl_above_the_limit_in_separate_epochs_is_no_divergence():
     assert outcome([(1e5, 100, 1), (5, 100, 1), (1e5, 100, 1), (1000, 100, 1), (1e5, 100, 1)]) is None
 
 
-@pytest.mark.parametrize(("weight", "fires"), [(0.0, None), (0.1, None), (0.49, None), (0.5, 2), (1.0, 2)])
-def test_the_kl_counts_from_half_weight_on(weight, fires):
-    assert outcome([(1e5, 100, weight)] * 4) == fires
+@pytest.mark.parametrize(("weight", "epoch"), [(0.0, None), (0.1, None), (0.49, None), (0.5, 2), (1.0, 2)])
+def test_the_kl_counts_from_a_weight_of_one_half(weight, epoch):
+    assert outcome([(1e5, 100, weight)] * 4) == epoch
 
 
 def test_a_warm_up_with_a_kl_of_500_nats_is_no_divergence():
     assert outcome([(500, 100, step / 10) for step in range(11)]) is None
 
 
-def test_the_count_starts_anew_when_the_weight_was_small_in_between():
+def test_an_epoch_with_a_small_weight_resets_the_count():
     assert outcome([(1e5, 100, 1), (1e5, 100, 0.4), (1e5, 100, 1)]) is None
 
 
-def test_twice_the_loss_of_the_first_epoch_twice_running_is_divergence():
+def test_more_than_twice_the_first_loss_in_two_consecutive_epochs_is_divergence():
     assert outcome([(5, 100, 1), (5, 201, 1), (5, 200, 1), (5, 201, 1), (5, 201, 1)]) == 5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_divergence_at_once(value):
+def test_a_number_that_is_not_finite_is_divergence_immediately(value):
     assert outcome([(5, 100, 0), (value, 100, 0)]) == 2
     assert outcome([(5, value, 0)]) == 1
 
 
 @pytest.mark.parametrize("split", range(5))
-def test_a_restored_rule_fires_where_the_uninterrupted_one_does(split):
+def test_a_restored_rule_decides_like_an_uninterrupted_one(split):
     epochs = [(5, 100, 1), (5, 250, 1), (1e5, 150, 1), (1e5, 150, 1)]
     rule = DivergenceRule(1000.0)
     for epoch, values in enumerate(epochs[:split], 1):
@@ -65,7 +65,7 @@ def test_a_restored_rule_fires_where_the_uninterrupted_one_does(split):
             restored.after_epoch(4, *epochs[3])
 
 
-def test_the_first_update_that_is_not_finite_is_named():
+def test_the_message_names_the_first_update_that_is_not_finite():
     check_finite(torch.tensor([1.0, 2.0]), 10)
     with pytest.raises(Diverged, match="the loss is nan at update 13"):
         check_finite(torch.tensor([1.0, 2.0, math.nan, math.inf]), 10)

@@ -1,4 +1,4 @@
-"""What a trial is said to take of a device before it runs."""
+"""The estimate of peak memory before a trial runs."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from helpers import tiny
 from lagvae_core import train
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.runtime import peak_reserved_bytes, reset_peak_memory
-from lagvae_core.training import memory_estimate as rehearsal
+from lagvae_core.training import memory_estimate
 from lagvae_core.training.learner import Learner
 from lagvae_core.training.memory_estimate import estimate_peak_memory
 from lagvae_core.training.trial import Trial
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """A trial on sentences of one to thirteen words, and its data."""
+    """A configuration with sentences of one to thirteen words, and its data."""
     folder = tmp_path_factory.mktemp("text")
     for name, count in (("train", 120), ("valid", 60), ("test", 60)):
         lines = [" ".join(WORDS[(i + k) % 8] for k in range(1 + i % 13)) for i in range(count)]
@@ -32,42 +32,42 @@ def uneven(tmp_path_factory):
 
 def test_the_largest_batches_are_trained_on(uneven, monkeypatch):
     config, dataset = uneven
-    seen, observed = [], Learner.observed
-    monkeypatch.setattr(Learner, "observed", lambda self, batch: seen.append(batch.units) or observed(self, batch))
+    trained, observed = [], Learner.observed
+    monkeypatch.setattr(Learner, "observed", lambda self, batch: trained.append(batch.units) or observed(self, batch))
     assert estimate_peak_memory(config, dataset, CPU) > 0
     every = sorted(batch.units for batch in Trial(config, dataset, CPU).train_batches)
-    assert sorted(seen) == every[-2:]
+    assert sorted(trained) == every[-2:]
     assert every[0] < every[-1]
 
 
 def test_some_examples_of_each_split_are_measured(uneven, monkeypatch):
     config, dataset = uneven
     measured = {}
-    monkeypatch.setattr(rehearsal, "EXAMPLES", 7)
+    monkeypatch.setattr(memory_estimate, "EXAMPLES", 7)
 
-    class Heard(Trial):
-        def measure(self, progress):
-            found = super().measure(progress)
-            measured.update(found, train=len(self.dataset.train), valid=len(self.dataset.valid))
-            return found
+    class RecordingTrial(Trial):
+        def measure(self, *arguments):
+            metrics = super().measure(*arguments)
+            measured.update(metrics, train=len(self.dataset.train), valid=len(self.dataset.valid))
+            return metrics
 
-    monkeypatch.setattr(rehearsal, "Trial", Heard)
+    monkeypatch.setattr(memory_estimate, "Trial", RecordingTrial)
     estimate_peak_memory(config, dataset, CPU)
     assert measured["nll_iw"] > 0
     assert (measured["train"], measured["valid"]) == (7, 7)
     assert len(dataset.train) == 120
 
 
-def test_nothing_of_it_stays(uneven):
+def test_an_estimate_does_not_affect_later_trials(uneven):
     config, dataset = uneven
-    alone = train(config, dataset=dataset)
+    before = train(config, dataset=dataset)
     states = torch.random.get_rng_state()
     estimate_peak_memory(config, dataset, CPU)
     assert torch.equal(torch.random.get_rng_state(), states)
-    assert train(config, dataset=dataset).metrics == alone.metrics
+    assert train(config, dataset=dataset).metrics == before.metrics
 
 
-def test_a_model_that_diverges_at_once_has_taken_what_it_took(monkeypatch):
+def test_a_model_that_diverges_immediately_has_an_estimate(monkeypatch):
     config = tiny(training={"kl_explode": 1e-12})
     assert train(config).status == "diverged"
     assert estimate_peak_memory(config, config.data.load(), CPU) > 0
@@ -93,6 +93,6 @@ def test_a_trial_reserves_no_more_than_the_margin_allows(stack):
     assert peak_reserved_bytes(device) <= MARGIN * expected
 
 
-def test_a_dataset_can_be_cut(uneven):
+def test_the_examples_of_a_dataset_can_be_limited(uneven):
     _, dataset = uneven
     assert len(dataclasses.replace(dataset, valid=dataset.valid.limit(3)).valid) == 3

@@ -16,6 +16,7 @@ from helpers import (
     MemoryCheckpoint,
     essence,
     everywhere,
+    rejects,
     run,
     run_interrupted,
     tiny,
@@ -43,19 +44,10 @@ REPOSITORY = Path(__file__).parents[3]
 KILLS, TIMEOUT = 2, 120
 
 
-class NoKeeper:
-    def save_if_due(self):
-        pass
+# --- content of a record ---------------------------------------------------------------------------------------------
 
 
-def silent(progress):
-    pass
-
-
-# --- what a record holds ---------------------------------------------------------------------------------------------
-
-
-def test_a_seed_decides_the_record_and_another_seed_another_record():
+def test_the_record_depends_on_the_seed_only():
     one, again, other = run(tiny(seed=1)), run(tiny(seed=1)), run(tiny(seed=2))
     assert one.status == "finished"
     assert essence(one) == essence(again)
@@ -65,7 +57,7 @@ def test_a_seed_decides_the_record_and_another_seed_another_record():
     assert one.run_id == f"{one.config_id}-1"
 
 
-def test_the_global_generator_neither_matters_nor_moves():
+def test_training_neither_reads_nor_advances_the_global_generator():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one = run(tiny())
@@ -74,7 +66,7 @@ def test_the_global_generator_neither_matters_nor_moves():
     assert essence(run(tiny())) == essence(one)
 
 
-def test_a_finished_record_measures_the_best_weights_and_counts_its_steps():
+def test_a_finished_record_has_the_metrics_of_the_best_weights_and_the_step_counts():
     config = tiny(training={"epochs": 4, "learning_rate": 5.0})
     record = run(config)
     losses = [epoch["valid_loss"] for epoch in record.curve]
@@ -87,7 +79,7 @@ def test_a_finished_record_measures_the_best_weights_and_counts_its_steps():
     assert record.stop_reason == "all 4 epochs are trained."
 
 
-def test_report_hears_every_epoch_and_progress_every_update_and_measured_example():
+def test_report_is_called_after_every_epoch_and_progress_after_every_update_and_evaluated_batch():
     epochs, places = [], []
     record = run(tiny(), report=lambda epoch: epochs.append(epoch.values), progress=places.append)
     assert epochs == [epoch.values for epoch in record.curve]
@@ -97,34 +89,45 @@ def test_report_hears_every_epoch_and_progress_every_update_and_measured_example
     assert measured[-1] == 16
 
 
-def test_the_answer_stop_ends_the_trial_early_and_unmeasured():
+def test_the_answer_stop_ends_the_trial_without_a_measurement():
     store = MemoryCheckpoint()
-    heard = []
+    reported = []
 
     def report(epoch):
-        heard.append(epoch.epoch)
+        reported.append(epoch.epoch)
         return "stop" if epoch.epoch == 2 else None
 
     record = run(tiny(training={"epochs": 5}), report=report, checkpoint=store)
-    assert (record.status, record.metrics, len(record.curve), heard) == ("stopped_early", {}, 2, [1, 2])
-    assert record.stop_reason == "stopped after epoch 2 at the scheduler's word."
+    assert (record.status, record.metrics, len(record.curve), reported) == ("stopped_early", {}, 2, [1, 2])
+    assert record.stop_reason == "stopped early after epoch 2 (scheduler)."
     assert essence(run(tiny(training={"epochs": 5}), checkpoint=store)) == essence(record)
+
+
+# --- the iterator over updates ---------------------------------------------------------------------------------------
+
+
+def test_an_abandoned_iterator_continues_with_the_next_update():
+    whole, parts = trial_of(tiny()), trial_of(tiny())
+    assert list(whole.updates()) == [Progress("train", 1, done, 4) for done in (1, 2, 3, 4)]
+    assert next(parts.updates()) == Progress("train", 1, 1, 4)
+    assert [place.done for place in parts.updates()] == [2, 3, 4]
+    assert parts.validate()["valid_loss"] == whole.validate()["valid_loss"]
 
 
 # --- partition of the training examples ------------------------------------------------------------------------------
 
 
 def trained_batches(config):
-    """For each epoch the examples of its batches, as sets, in the order in which they are trained on; and the trial."""
+    """Return for each epoch the examples of its batches, as sets in training order; and the trial."""
     trial, epochs, train_batch = trial_of(config), [], Trial.train_batch
     with pytest.MonkeyPatch.context() as patch:
 
-        def noted(self, batch):
+        def recorded(self, batch):
             epochs[-1].append(frozenset(batch.index_B.tolist()))
-            assert any(batch is stored for stored in self.learner.batches)  # whence an inner loop draws
+            assert any(batch is stored for stored in self.learner.batches)  # the batches of an inner loop
             train_batch(self, batch)
 
-        patch.setattr(Trial, "train_batch", noted)
+        patch.setattr(Trial, "train_batch", recorded)
         for _ in range(config.training.epochs):
             epochs.append([])
             list(trial.updates())
@@ -133,7 +136,7 @@ def trained_batches(config):
 
 
 @pytest.mark.parametrize("partition", ["fixed_random", "fixed_by_group", "resplit_random"])
-def test_an_epoch_trains_on_every_example_once_in_batches_that_only_resplitting_changes(partition):
+def test_an_epoch_trains_on_every_example_once_and_only_resplitting_changes_the_batches(partition):
     config = tiny(data={"partition": partition}, training={"epochs": 3})
     epochs, trial = trained_batches(config)
     labels = trial.dataset.train.labels
@@ -144,7 +147,7 @@ def test_an_epoch_trains_on_every_example_once_in_batches_that_only_resplitting_
     assert pure == (partition == "fixed_by_group")
 
 
-def test_the_partition_is_that_of_training_alone():
+def test_the_partition_affects_the_training_split_only():
     expected = trial_of(tiny())
     for partition in ("fixed_by_group", "resplit_random"):
         trial = trial_of(tiny(data={"partition": partition}))
@@ -155,7 +158,7 @@ def test_the_partition_is_that_of_training_alone():
 
 
 @pytest.mark.parametrize("stack", ["vae", "aggressive"])
-def test_resplit_batches_survive_an_interruption_at_any_update(stack):
+def test_resplit_batches_do_not_depend_on_interruptions(stack):
     config = tiny(*STACKS[stack], data={"partition": "resplit_random"}, training={"epochs": 3})
     expected = run(config)
     assert essence(run_interrupted(config)[0]) == essence(expected)
@@ -181,7 +184,7 @@ def validation_before_training(batch_size):
     return first
 
 
-def test_validation_draws_from_no_stream_and_does_not_depend_on_the_training_batches():
+def test_validation_uses_no_stream_and_does_not_depend_on_the_batch_size():
     assert validation_before_training(4) == validation_before_training(16)
 
 
@@ -197,7 +200,7 @@ def test_the_sample_of_a_validated_example_does_not_depend_on_its_batch():
 
 
 def trial_before_a_decay(**training):
-    """A trial with best weights after epoch 1, moved on by a worse epoch 2 that is about to decay."""
+    """Return a trial after a worse epoch 2 with a decay, its weights after epoch 1, and those of epoch 2."""
     settings = {"decay_patience": 1, "decay_min_epoch": 0, "momentum": 0.9, "epochs": 9, **training}
     trial = trial_of(tiny({"kind": "encoder_lr", "multiplier": 3}, training=settings))
     list(trial.updates())
@@ -211,7 +214,7 @@ def trial_before_a_decay(**training):
 
 
 @pytest.mark.parametrize("reload", [True, False])
-def test_a_decay_halves_both_rates_forgets_momentum_and_returns_to_the_best_weights(reload):
+def test_a_decay_halves_both_rates_resets_momentum_and_reloads_the_best_weights(reload):
     trial, best, moved = trial_before_a_decay(reload_best_on_decay=reload)
     expected = best if reload else moved
     for name, value in trial.model.state_dict().items():
@@ -223,17 +226,17 @@ def test_a_decay_halves_both_rates_forgets_momentum_and_returns_to_the_best_weig
     assert state["encoder_optimiser"]["state"] == state["decoder_optimiser"]["state"] == {}
 
 
-def test_the_best_weights_are_a_copy_that_training_does_not_move():
+def test_training_does_not_change_the_best_weights():
     trial, best, _ = trial_before_a_decay(reload_best_on_decay=True)
     list(trial.updates())
     for name, value in trial.best.weights.items():
         assert torch.equal(value, best[name])
 
 
-def test_training_stops_at_its_last_decay():
+def test_training_stops_at_the_last_decay():
     training = {"epochs": 40, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": 0, "max_decays": 3}
     record = run(tiny(training=training))
-    assert record.stop_reason == "decay number 3 of the learning rate came due."
+    assert record.stop_reason == "reached decay number 3 of the learning rate."
     assert len(record.curve) < 40
     assert sorted({epoch["learning_rate"] for epoch in record.curve}) == [2.0, 4.0, 8.0]
 
@@ -241,7 +244,7 @@ def test_training_stops_at_its_last_decay():
 # --- divergence ------------------------------------------------------------------------------------------------------
 
 
-def test_exploding_parameters_end_as_diverged_and_name_the_update():
+def test_exploding_parameters_end_as_diverged_with_the_update_in_the_message():
     record = run(tiny(training={"learning_rate": 1e30, "clip_norm": 1e30}))
     assert record.status == "diverged"
     assert record.metrics == {}
@@ -251,7 +254,7 @@ def test_exploding_parameters_end_as_diverged_and_name_the_update():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("stack", ["vae", "encoder_lr", "kl_linear_epoch"])
-def test_an_injected_value_ends_as_diverged_with_the_curve_so_far(monkeypatch, value, stack):
+def test_a_loss_that_is_not_finite_ends_as_diverged_with_the_curve_before_it(monkeypatch, value, stack):
     plain, calls = Objective.__call__, []
 
     def injected(self, rec_B, kl_BZ, weight):
@@ -268,7 +271,7 @@ def test_an_injected_value_ends_as_diverged_with_the_curve_so_far(monkeypatch, v
     assert essence(run(tiny(*STACKS[stack]), checkpoint=store)) == essence(record)
 
 
-def test_an_inner_loop_that_leaves_the_finite_numbers_ends_as_diverged_and_names_the_update(monkeypatch):
+def test_an_inner_loop_with_a_nan_ends_as_diverged_with_the_update_in_the_message(monkeypatch):
     plain, calls = Objective.__call__, []
 
     def injected(self, rec_B, kl_BZ, weight):
@@ -283,7 +286,7 @@ def test_an_inner_loop_that_leaves_the_finite_numbers_ends_as_diverged_and_names
     assert "at update 4" in record.stop_reason or "at update 5" in record.stop_reason
 
 
-def test_a_validation_kl_above_its_limit_twice_running_ends_as_diverged():
+def test_a_validation_kl_above_its_limit_in_two_epochs_ends_as_diverged():
     record = run(tiny(training={"kl_explode": 1e-9, "epochs": 5}))
     assert record.status == "diverged"
     assert "above 1e-09, after epoch 2" in record.stop_reason
@@ -291,21 +294,21 @@ def test_a_validation_kl_above_its_limit_twice_running_ends_as_diverged():
     assert [epoch.epoch for epoch in record.curve] == [1]
 
 
-def test_a_kl_that_training_does_not_charge_is_no_divergence():
+def test_a_large_kl_outside_the_training_objective_is_no_divergence():
     scaled = {"kind": "scale_vae", "des_std": 30.0, "f_epo": 1}
     record = run(tiny(scaled, training={"kl_explode": 1.0, "epochs": 5}))
     assert record.status == "finished", record.stop_reason
     assert min(epoch["valid_kl"] for epoch in record.curve[1:]) > 1.0 > record.metrics["kl_train"]
 
 
-def test_a_large_kl_under_a_small_weight_is_no_divergence():
+def test_a_large_kl_with_a_small_weight_is_no_divergence():
     schedule = {"kind": "kl_linear_epoch", "w_start": 0.0, "w_end": 0.49}
     assert run(tiny(schedule, training={"kl_explode": 1e-9, "epochs": 4})).status == "finished"
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 @pytest.mark.parametrize("rate", [1.0, 30.0, 1e4, 1e8, 1e15])
-def test_an_encoder_that_learns_fifty_times_faster_never_crashes(optimiser, rate):
+def test_a_fifty_times_larger_encoder_rate_never_raises(optimiser, rate):
     training = {"learning_rate": rate, "optimiser": optimiser, "clip_norm": 1e6, "epochs": 4}
     record = run(tiny({"kind": "encoder_lr", "multiplier": 50}, training=training))
     assert record.status in {"finished", "diverged"}
@@ -315,25 +318,24 @@ def test_an_encoder_that_learns_fifty_times_faster_never_crashes(optimiser, rate
         assert record.metrics == {}
 
 
-def test_data_without_a_batch_that_a_strategy_can_use_are_refused_before_training():
-    with pytest.raises(DataError) as caught:
+def test_data_without_a_batch_of_sufficient_size_are_refused_before_training():
+    with rejects("the largest training batch", error=DataError) as issues:
         run(tiny("scale_vae", data={"examples": 7}))
-    assert str(caught.value) == (
-        "the largest training batch must be large enough for the batch statistics of scale_vae, but is 7. "
-        "Batches of text may hold one sentence length each; give more data, or lower the strategy's smallest batch."
-    )
+    assert issues[0].value == 7
+    assert "scale_vae" in issues[0].message
+    assert issues[0].hint
     assert run(tiny("scale_vae", data={"examples": 8})).status == "finished"
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_checkpoint_gives_its_record_at_once(monkeypatch):
+def test_the_record_in_a_finished_checkpoint_is_returned_without_training(monkeypatch):
     store = MemoryCheckpoint()
     record = run(tiny(), checkpoint=store)
 
     def refuse(*_, **__):
-        raise AssertionError("nothing may be trained or measured again")
+        raise AssertionError("must not train or measure again")
 
     monkeypatch.setattr(Trial, "fit", refuse)
     monkeypatch.setattr(Trial, "measure", refuse)
@@ -341,17 +343,17 @@ def test_a_finished_checkpoint_gives_its_record_at_once(monkeypatch):
     assert again.to_json() == record.to_json()
 
 
-def test_the_checkpoint_of_another_trial_is_refused_and_left():
+def test_the_checkpoint_of_a_different_trial_is_refused_and_stays_unchanged():
     store = MemoryCheckpoint()
     run(tiny(seed=1), checkpoint=store)
     content = store.content
-    with pytest.raises(CheckpointError, match="must belong to its trial"):
+    with pytest.raises(CheckpointError, match="belongs to trial"):
         run(tiny(seed=2), checkpoint=store)
     assert store.content == content
 
 
 @pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
-def test_a_trial_interrupted_everywhere_ends_with_the_record_of_an_uninterrupted_one(stack):
+def test_a_trial_interrupted_everywhere_has_the_record_of_an_uninterrupted_one(stack):
     config = tiny(*stack)
     expected = run(config)
     assert expected.status == "finished"
@@ -362,12 +364,12 @@ def test_a_trial_interrupted_everywhere_ends_with_the_record_of_an_uninterrupted
 
 
 @pytest.mark.parametrize("optimiser", [{"momentum": 0.9}, {"optimiser": "adam", "learning_rate": 0.01}])
-def test_the_state_of_the_optimisers_survives_an_interruption(optimiser):
+def test_interruptions_do_not_affect_the_state_of_the_optimisers(optimiser):
     config = tiny(training=optimiser)
     assert essence(run_interrupted(config)[0]) == essence(run(config))
 
 
-def test_decays_survive_an_interruption():
+def test_interruptions_do_not_affect_decays():
     training = {"epochs": 12, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": 0, "max_decays": 3}
     config = tiny(training=training)
     expected = run(config)
@@ -376,24 +378,24 @@ def test_decays_survive_an_interruption():
     assert essence(record) == essence(expected)
 
 
-def test_an_interrupted_trial_diverges_where_the_uninterrupted_one_does():
+def test_an_interrupted_trial_diverges_at_the_same_epoch_as_an_uninterrupted_one():
     config = tiny(training={"kl_explode": 1e-9, "epochs": 4})
     expected = run(config)
     assert "after epoch 2" in expected.stop_reason
     assert essence(run_interrupted(config)[0]) == essence(expected)
 
 
-def test_work_since_the_last_checkpoint_is_done_again_alike():
+def test_updates_since_the_last_checkpoint_are_repeated_with_equal_results():
     config = tiny(SHORT_AGGRESSIVE, training={"epochs": 3})
     store, interruptions = MemoryCheckpoint(), Interruptions(lambda place: place.done == 3)
     saves = []
 
-    def seldom(content, save=store.save):
+    def every_third(content, save=store.save):
         saves.append(content)
         if len(saves) % 3 == 1:
             save(content)
 
-    store.save = seldom
+    store.save = every_third
     record = None
     while record is None:
         try:
@@ -404,7 +406,7 @@ def test_work_since_the_last_checkpoint_is_done_again_alike():
     assert essence(record) == essence(run(config))
 
 
-def test_an_interruption_in_the_report_of_an_epoch_changes_nothing():
+def test_an_interruption_in_report_does_not_change_the_record():
     config, store, seen = tiny(training={"epochs": 3}), MemoryCheckpoint(), set()
 
     def report(epoch):
@@ -422,17 +424,17 @@ def test_an_interruption_in_the_report_of_an_epoch_changes_nothing():
     assert essence(record) == essence(run(config))
 
 
-def test_without_a_due_checkpoint_only_the_trained_state_and_the_record_are_saved():
-    store, kept = MemoryCheckpoint(), []
-    store.save = kept.append
+def test_before_a_save_is_due_only_the_trained_state_and_the_record_are_saved():
+    store, saved = MemoryCheckpoint(), []
+    store.save = saved.append
     config = tiny()
     record = run(config, checkpoint=store, checkpoint_seconds=1e9)
-    trained, finished = (checkpoints.decode(content, record.run_id) for content in kept)
+    trained, finished = (checkpoints.decode(content, record.run_id) for content in saved)
     assert trained["record"] is None
     assert trained["stop_reason"] == "all 2 epochs are trained."
     assert finished["record"]["metrics"] == record.to_json()["metrics"]
     assert "model" not in finished
-    store.content = kept[0]
+    store.content = saved[0]
     places = []
     assert essence(run(config, checkpoint=store, progress=places.append)) == essence(record)
     assert all(place.phase != "train" for place in places)
@@ -444,14 +446,14 @@ def test_without_a_due_checkpoint_only_the_trained_state_and_the_record_are_save
 def start(folder: Path, threads: int, cache: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     script = Path(__file__).with_name("resume_script.py")
-    # Threads that wait without spinning: another test on the same cores then costs twice the time, not a hundred times.
-    own = {"LAGVAE_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "passive"}
-    environment = {**os.environ, **own}
+    # Passive waiting: with spinning threads, another test on the same cores takes a hundred times as long, not twice.
+    changes = {"LAGVAE_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **changes}
     return subprocess.Popen([sys.executable, str(script), str(folder), str(threads)], env=environment)
 
 
 def killed_once(process: subprocess.Popen, checkpoint: Path, delay: float) -> bool:
-    """Kill `process` `delay` seconds after it has written a checkpoint; False if it ended before that."""
+    """Kill `process` `delay` seconds after its next checkpoint; return False if it ended before that."""
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
     while not (checkpoint.exists() and checkpoint.stat().st_mtime_ns != before):
         if process.poll() is not None:
@@ -467,9 +469,9 @@ def killed_once(process: subprocess.Popen, checkpoint: Path, delay: float) -> bo
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_killed_process_goes_on_to_the_record_of_one_that_was_not(tmp_path, threads):
+def test_a_killed_process_resumes_to_the_record_of_an_uninterrupted_one(tmp_path, threads):
     seed = int.from_bytes(os.urandom(4), "big")
-    print(f"delays seeded by {seed}")
+    print(f"seed of the delays: {seed}")
     delays = random.Random(seed)
     process = start(tmp_path / "whole", threads, tmp_path / "cache")
     try:
@@ -491,5 +493,5 @@ def test_a_killed_process_goes_on_to_the_record_of_one_that_was_not(tmp_path, th
     assert record == expected
 
 
-def test_everywhere_means_every_update():
+def test_everywhere_selects_every_update():
     assert all(everywhere(Progress("train", 1, done, 4)) for done in range(1, 5))
