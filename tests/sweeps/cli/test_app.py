@@ -1,54 +1,41 @@
-"""The `lagvae` command: what it prints where, its exit codes, and that wrong input changes nothing."""
+"""The `lagvae` command: output streams, exit codes, and rejected input that changes nothing."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import check_rejected, files_below
 from helpers import tiny_image_file
-from processes import Ended, lagvae
+from processes import lagvae
 from worlds import TINY_TRIAL, sweep
 
+from lagvae_core.errors import ConfigError, LagvaeError, StoreError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
-from sweeps.cli import app as cli
+from lagvae_core.studies import STUDIES
 from sweeps.spec.arm_syntax import parse_arm_text
 from sweeps.storage.table import ResultsFolder
 
-Cli = Callable[..., Ended]
-
-WITHOUT_RAY = "import sys\nsys.modules['ray'] = None\n"
-"""From then on `import ray` is an ImportError."""
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path) -> Cli:
-    """`lagvae ARGUMENTS` in this process and in a folder of its own, where importing Ray is an error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> Ended:
-        monkeypatch.setattr("sys.argv", ["lagvae", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        assert code is None or isinstance(code, int)
-        return Ended(code or 0, out, err)
-
-    return call
+MODULES_WITH_ERRORS = (
+    "cluster.access",
+    "cluster.connection",
+    "cluster.job_package",
+    "cluster.jobs",
+    "sweeps.storage.lease",
+)
+"""The modules that define a subclass of LagvaeError, besides `lagvae_core.errors`."""
 
 
 @pytest.fixture
-def tiny_file(tmp_path) -> str:
+def sweep_file(tmp_path) -> str:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(), sort_keys=False))
     return "tiny.yaml"
 
@@ -59,6 +46,16 @@ def trial_file(tmp_path) -> str:
     return "trial.yaml"
 
 
+@pytest.fixture
+def stored(tiny_sweep) -> list[str]:
+    """The arguments `SWEEP --results DIR` of a finished sweep."""
+    return ["tiny", "--results", str(tiny_sweep.here / "results")]
+
+
+def set_options(values: dict[str, Any]) -> list[str]:
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
 def write_corpus(folder: Path, **files: str | bytes) -> Path:
     folder.mkdir()
     for name in ("train", "valid", "test"):
@@ -67,14 +64,9 @@ def write_corpus(folder: Path, **files: str | bytes) -> Path:
     return folder
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every path below `folder` with its content; None for a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 class TestTrial:
-    def test_one_json_object_on_stdout_and_progress_on_stderr(self, tmp_path, trial_file):
-        ended = lagvae("trial", trial_file, "--json", "--arm", "beta_vae:beta=0.5", cwd=tmp_path, before=WITHOUT_RAY)
+    def test_json_goes_to_stdout_and_progress_to_stderr(self, call, trial_file):
+        ended = call("trial", trial_file, "--json", "--arm", "beta_vae:beta=0.5")
         assert ended.returncode == 0, ended.stderr
         (line,) = ended.stdout.splitlines()
         record = json.loads(line)
@@ -85,62 +77,56 @@ class TestTrial:
         assert "epoch   2/2" in ended.stderr
         assert "data: 64/32/32" in ended.stderr
 
-    def test_a_table_without_json(self, call, trial_file):
+    def test_without_json_it_prints_a_table(self, call, trial_file):
         ended = call("trial", trial_file)
         assert ended.returncode == 0
         assert "nll_iw" in ended.stdout
         assert "epoch" in ended.stderr
 
-    def test_a_number_that_is_not_measured_is_a_dash(self, call, trial_file):
+    def test_unmeasured_columns_are_dashes(self, call, trial_file):
         ended = call("trial", trial_file, "--arm", "iaf_posterior")
         assert ended.returncode == 0
         assert "  mi -  au " in ended.stderr
 
-    def test_the_same_twice(self, call, trial_file):
-        first, again = (json.loads(call("trial", trial_file, "--json").stdout) for _ in range(2))
-        assert first["metrics"] == again["metrics"]
+    def test_a_repeated_trial_has_equal_metrics(self, call, trial_file):
+        first, second = (json.loads(call("trial", trial_file, "--json").stdout) for _ in range(2))
+        assert first["metrics"] == second["metrics"]
 
-    def test_set_wins_over_the_file(self, call, trial_file):
+    def test_set_overrides_the_file(self, call, trial_file):
         ended = call("trial", trial_file, "--json", "--set", "training.epochs=1", "--set", "seed=3")
         record = json.loads(ended.stdout)
         assert len(record["curve"]) == 1
         assert record["config"]["seed"] == 3
 
-    def test_images_need_no_more_than_their_kind_and_path(self, call):
-        data = ("--set", "data.kind=images", "--set", f"data.path={tiny_image_file()}")
-        small = ("model.size=reduced", "training.epochs=1", "evaluation.iw_samples=2", "data.limit=20")
-        ended = call("trial", *data, *(word for item in small for word in ("--set", item)), "--json")
+    def test_images_need_only_kind_and_path(self, call):
+        values = {"data.kind": "images", "data.path": tiny_image_file(), "data.limit": 20}
+        values |= {"model.size": "reduced", "training.epochs": 1, "evaluation.iw_samples": 2}
+        ended = call("trial", *set_options(values), "--json")
         assert ended.returncode == 0, ended.stderr
         record = json.loads(ended.stdout)
-        assert (record["config"]["model"]["kind"], record["config"]["training"]["optimiser"]) == (
-            "resnet_pixelcnn",
-            "adam",
-        )
+        assert record["config"]["model"]["kind"] == "resnet_pixelcnn"
+        assert record["config"]["training"]["optimiser"] == "adam"
         assert record["metrics"]["bits_per_dim"] > 0
         assert record["metrics"]["ppl"] is None
         assert "data: 20/32/32 train/valid/test examples of 6 x 6 pixels, mean grey 0.2" in ended.stderr
 
-    def test_a_bad_file_of_images_is_refused(self, call, tmp_path):
+    def test_a_damaged_image_file_is_rejected(self, call, tmp_path):
         (tmp_path / "images.npz").write_bytes(b"")
-        ended = call("trial", "--set", "data.kind=images", "--set", "data.path=images.npz")
-        assert ended.returncode == 2
-        assert "be a whole .npz file" in ended.stderr
-        assert "Traceback" not in ended.stderr
-        assert ended.stdout == ""
+        check_rejected(call("trial", *set_options({"data.kind": "images", "data.path": "images.npz"})), "images.npz")
 
-    def test_a_diverged_trial_ends_with_1_and_lawful_json(self, call, trial_file):
+    def test_a_diverged_trial_exits_with_1_and_prints_valid_json(self, call, trial_file):
         ended = call("trial", trial_file, "--json", "--arm", "encoder_lr:multiplier=1.0e30")
         assert ended.returncode == 1
         record = json.loads(ended.stdout, parse_constant=pytest.fail)
         assert record["status"] == "diverged"
         assert record["metrics"] == {}
 
-    def test_text_with_labels_and_dropped_lines(self, call, tmp_path):
+    def test_labels_and_dropped_lines_of_texts_are_reported(self, call, tmp_path):
         train = "pos\ta b c\nneg\tb c\n\npos\ta b c d e f g\n" * 5
         write_corpus(tmp_path / "corpus", train=train, valid="pos\ta b\nneg\tc x\n" * 3, test="neg\ta\npos\tb\n" * 3)
-        sets = {"data.kind": "text", "data.path": "corpus", "data.max_length": 6, "training.epochs": 1}
-        sets |= {"model.hidden": 8, "model.embedding": 8, "model.latent_dim": 2, "evaluation.iw_samples": 5}
-        ended = call("trial", "--json", *(part for key, value in sets.items() for part in ("--set", f"{key}={value}")))
+        values = {"data.kind": "text", "data.path": "corpus", "data.max_length": 6, "training.epochs": 1}
+        values |= {"model.hidden": 8, "model.embedding": 8, "model.latent_dim": 2, "evaluation.iw_samples": 5}
+        ended = call("trial", "--json", *set_options(values))
         assert ended.returncode == 0, ended.stderr
         assert "data: 10/6/6 train/valid/test" in ended.stderr
         assert "5 empty lines dropped" in ended.stderr
@@ -149,38 +135,41 @@ class TestTrial:
         report = json.loads(ended.stdout)["data"]
         assert report["train_dropped_empty"] == report["train_dropped_long"] == 5
 
-    def test_resumes_from_its_checkpoint_after_a_kill(self, tmp_path, trial_file):
-        trouble = """
+    def test_a_killed_trial_resumes_from_its_checkpoint(self, call, tmp_path, trial_file):
+        kill_after_first_epoch = """
 import os, signal
 from lagvae_core.training import trial as trainable
 trainable.train.__kwdefaults__["checkpoint_seconds"] = 0.0
-from sweeps.cli.trial import Watcher
-def epoch(self, record):
+from sweeps.cli.trial import TrialProgress
+def on_epoch(self, record):
     if record.epoch == 1:
         os.kill(0, signal.SIGKILL)
-Watcher.epoch = epoch
+TrialProgress.on_epoch = on_epoch
 """
-        keep = ["--checkpoint", "kept/state.pt"]
-        killed = lagvae("trial", trial_file, *keep, cwd=tmp_path, before=WITHOUT_RAY + trouble)
+        checkpoint = ["--checkpoint", "kept/state.pt"]
+        killed = lagvae("trial", trial_file, *checkpoint, cwd=tmp_path, before=kill_after_first_epoch)
         assert killed.returncode == -signal.SIGKILL
         assert (tmp_path / "kept/state.pt").exists()
-        resumed = lagvae("trial", trial_file, "--json", *keep, cwd=tmp_path, before=WITHOUT_RAY)
+        resumed = call("trial", trial_file, "--json", *checkpoint)
         assert resumed.returncode == 0, resumed.stderr
-        assert "epoch   1/2" not in resumed.stderr, "the first epoch was not trained again"
+        assert "epoch   1/2" not in resumed.stderr, "the first epoch was trained again"
         assert "epoch   2/2" in resumed.stderr
-        whole = lagvae("trial", trial_file, "--json", cwd=tmp_path, before=WITHOUT_RAY)
+        uninterrupted = call("trial", trial_file, "--json")
         for part in ("metrics", "config", "run_id"):
-            assert json.loads(resumed.stdout)[part] == json.loads(whole.stdout)[part]
+            assert json.loads(resumed.stdout)[part] == json.loads(uninterrupted.stdout)[part]
 
-    def test_python_m(self, tmp_path):
-        command = [sys.executable, "-m", "sweeps", "strategies", "aggressive"]
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert "He et al. 2019" in ended.stdout
+
+def test_python_m_sweeps_is_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sweeps", "strategies", "aggressive"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("sweeps", run_name="__main__")
+    assert not caught.value.code
+    assert CATALOGUE["aggressive"].paper in capsys.readouterr().out
 
 
 class TestFrom:
     @pytest.mark.parametrize("arm", ["vae", "anneal", "encoder_lr"])
-    def test_repeats_the_run_of_a_sweep_bit_for_bit(self, call, tiny_sweep, arm):
+    def test_a_run_of_a_sweep_is_repeated_bit_for_bit(self, call, tiny_sweep, arm):
         row = next(r for r in tiny_sweep.folder.runs() if r["arm"] == arm and r["configuration"] == 1 - (arm == "vae"))
         ended = call("trial", "--from", row["run_id"], "--results", str(tiny_sweep.here / "results"), "--json")
         assert ended.returncode == 0, ended.stderr
@@ -197,13 +186,13 @@ class TestFrom:
         assert ended.returncode == 1
         assert json.loads(ended.stdout)["stop_reason"] == row["stop_reason"]
 
-    def test_the_folder_may_be_a_uri(self, call, tiny_sweep):
+    def test_results_can_be_a_uri(self, call, tiny_sweep):
         row = tiny_sweep.folder.runs()[0]
         uri = (tiny_sweep.here / "results").as_uri()
         ended = call("trial", "--from", row["run_id"], "--results", uri, "--json")
         assert ended.returncode == 0, ended.stderr
 
-    def test_changed_data_are_refused(self, call, tmp_path):
+    def test_changed_data_are_rejected(self, call, tmp_path):
         path = write_corpus(tmp_path / "corpus")
         sets = {"data": {"kind": "text", "path": str(path)}, "model": TINY_TRIAL["model"]}
         (tmp_path / "text.yaml").write_text(yaml.safe_dump(TINY_TRIAL | sets))
@@ -224,166 +213,234 @@ class TestFrom:
             }
         )
         (path / "train.txt").write_text("x y z\n" * 9)
-        ended = call("trial", "--from", record["run_id"])
-        assert ended.returncode == 2
-        assert "The files have changed since" in ended.stderr
+        check_rejected(call("trial", "--from", record["run_id"]), "data: ", record["run_id"])
 
 
-def check_refusal(ended: Ended, *fragments: str) -> None:
-    assert ended.returncode == 2, ended
-    assert ended.stdout == ""
-    assert [line.startswith("lagvae: ") for line in ended.stderr.splitlines()].count(True) == 1
-    assert "Traceback" not in ended.stderr
-    for fragment in fragments:
-        assert fragment in ended.stderr
-
-
-class TestWrongTrial:
+class TestInvalidTrial:
     @pytest.mark.parametrize(
         ("arguments", "fragments"),
         [
-            (["--set", "training.epoch=3"], ["training.epoch must be a known key", "3", "Did you mean epochs?"]),
-            (["--set", "model.hidden=big"], ["model.hidden must be an integer", "'big'", "It is: "]),
-            (["--set", "training.learning_rate=-1"], ["training.learning_rate must be greater than 0", "-1"]),
-            (["--set", "training.epochs=.nan"], ["training.epochs must", "nan"]),
-            (["--set", "training.epochs"], ["--set must be KEY=VALUE", "--set training.epochs=3"]),
-            (["--set", "training..epochs=3"], ["--set must be KEY=VALUE"]),
-            (["--set", "training.epochs=["], ["--set training.epochs must be a YAML value", "'['"]),
-            (["--set", "training.epochs=2020-13-45"], ["--set training.epochs must be a YAML value"]),
-            (["--set", "seed=-1"], ["seed must be greater than or equal to 0", "-1"]),
-            (["--set", "strategies=[beta_vae, beta_vae]"], ["beta_vae is there twice", "Remove one of the two."]),
-            (["--arm", "beta_vae+kl_linear_epoch"], ["beta_vae", "kl_linear_epoch", "E02"]),
+            (["--set", "training.epoch=3"], ["training.epoch: ", "Did you mean epochs?"]),
+            (["--set", "model.hidden=big"], ["model.hidden: ", "'big'"]),
+            (["--set", "training.learning_rate=-1"], ["training.learning_rate: ", "-1"]),
+            (["--set", "training.epochs=.nan"], ["training.epochs: ", "nan"]),
+            (["--set", "training.epochs"], ["--set: ", "KEY=VALUE"]),
+            (["--set", "training..epochs=3"], ["--set: ", "KEY=VALUE"]),
+            (["--set", "training.epochs=["], ["--set training.epochs: ", "'['"]),
+            (["--set", "training.epochs=2020-13-45"], ["--set training.epochs: "]),
+            (["--set", "seed=-1"], ["seed: ", "-1"]),
+            (["--set", "strategies=[beta_vae, beta_vae]"], ["strategies: ", "[E-SLOT]"]),
+            (["--arm", "beta_vae+kl_linear_epoch"], ["strategies: ", "[E02]", "'beta_vae+kl_linear_epoch'"]),
             (["--arm", "nonsense"], ["nonsense", "aggressive"]),
-            (["--arm", "beta_vae:beta"], ["--arm must give fields as name=value", "For example"]),
-            (["--arm", "beta_vae:beta=["], ["--arm must", "["]),
-            (["--arm", "beta_vae:beta=-1"], ["strategies[0].beta must be greater than or equal to 0", "-1"]),
-            (["--device", "cuda:x"], ["device must be"]),
-            (["--checkpoint", "file/state.pt"], ["--checkpoint must be in a folder that can be written to"]),
-            (["--checkpoint", "empty"], ["--checkpoint must be a file and no folder", "'empty'"]),
-            (["--keep", "empty"], ["--keep must be a file and no folder"]),
-            (["--keep", "same.pt", "--checkpoint", "./same.pt"], ["--keep must be another file than --checkpoint"]),
-            (["--threads", "100000"], ["--threads must be at most the", "cores there are, but is 100000"]),
-            (["--from", "abc-0"], ["--from must be a run stored below results", "'abc-0'", "CONFIG_ID-SEED"]),
-            (["--set", "data.kind=text"], ["data.path must be given"]),
-            (["--set", "data={kind: text, path: none}"], ["data.path must be a folder", "'none'"]),
-            (["--set", "data={kind: text, path: empty}"], ["data.path must have a file train.txt"]),
-            (["--set", "data={kind: text, path: latin}"], ["data.path must hold UTF-8 text", "line 2"]),
-            (["--set", "data={kind: text, path: blank}"], ["data.path must have a sentence in every file"]),
-            (["--set", "data={kind: speech}"], ["data.kind must be one of synthetic, text", "'speech'"]),
+            (["--arm", "beta_vae:beta"], ["--arm: ", "'beta_vae:beta'"]),
+            (["--arm", "beta_vae:beta=["], ["--arm: ", "["]),
+            (["--arm", "beta_vae:beta=-1"], ["strategies[0].beta: ", "-1"]),
+            (["--device", "cuda:x"], ["'cuda:x'"]),
+            (["--checkpoint", "file/state.pt"], ["--checkpoint: ", "'file/state.pt'"]),
+            (["--checkpoint", "empty"], ["--checkpoint: ", "'empty'"]),
+            (["--keep", "empty"], ["--keep: "]),
+            (["--keep", "same.pt", "--checkpoint", "./same.pt"], ["--keep: ", "--checkpoint"]),
+            (["--threads", "100000"], ["--threads: ", "100000"]),
+            (["--from", "abc-0"], ["--from: ", "'abc-0'", "CONFIG_ID-SEED"]),
+            (["--set", "data.kind=text"], ["data.path: "]),
+            (["--set", "data={kind: text, path: none}"], ["data.path: ", "'none'"]),
+            (["--set", "data={kind: text, path: empty}"], ["data.path: ", "train.txt"]),
+            (["--set", "data={kind: text, path: latin}"], ["latin", "train.txt, line 2", "UTF-8"]),
+            (["--set", "data={kind: text, path: blank}"], ["blank", "valid.txt"]),
+            (["--set", "data={kind: speech}"], ["data.kind: ", "'speech'"]),
         ],
     )
-    def test_is_refused_and_changes_nothing(self, call, tmp_path, arguments, fragments):
+    def test_it_is_rejected_and_changes_nothing(self, call, tmp_path, arguments, fragments):
         (tmp_path / "file").write_text("")
         (tmp_path / "empty").mkdir()
         write_corpus(tmp_path / "latin", train=b"a b\ncaf\xe9\n")
         write_corpus(tmp_path / "blank", valid="\n \n")
-        before = tree(tmp_path)
-        check_refusal(call("trial", *arguments), *fragments)
-        assert tree(tmp_path) == before
+        before = files_below(tmp_path)
+        check_rejected(call("trial", *arguments), *fragments)
+        assert files_below(tmp_path) == before
 
-    def test_all_mistakes_at_once(self, call):
+    def test_the_whole_message(self, call):
+        ended = call("trial", "--set", "training.momentum=2", "--set", "training.epoch=3")
+        assert ended.stderr.splitlines() == [
+            "lagvae: 2 problems.",
+            "  training.momentum: must be less than 1, got 2. (Momentum of SGD; default 0.0.)",
+            "  training.epoch: unknown key, got 3. Did you mean epochs?",
+        ]
+
+    def test_all_problems_are_reported_at_once(self, call):
         arguments = ["--set", "training.epochs=0", "--set", "model.hiden=3", "--arm", "beta_vae:beta=-1"]
         arguments += ["--threads", "100000", "--keep", "."]
-        fragments = ["5 mistakes", "training.epochs", "model.hiden", "Did you mean hidden?", "strategies[0].beta"]
-        check_refusal(call("trial", *arguments), *fragments, "--threads must", "--keep must")
+        keys = ("training.epochs: ", "model.hiden: ", "strategies[0].beta: ", "--threads: ", "--keep: ")
+        check_rejected(call("trial", *arguments), "5 problems", *keys)
 
-    def test_file_and_from(self, call, trial_file, tiny_sweep):
-        stored = ["--from", tiny_sweep.folder.runs()[0]["run_id"], "--results", str(tiny_sweep.here / "results")]
-        check_refusal(call("trial", trial_file, *stored), "CONFIG.yaml must be left out with --from")
+    def test_a_file_and_from_exclude_each_other(self, call, trial_file, tiny_sweep):
+        run_id = tiny_sweep.folder.runs()[0]["run_id"]
+        stored = ["--from", run_id, "--results", str(tiny_sweep.here / "results")]
+        check_rejected(call("trial", trial_file, *stored), "CONFIG.yaml: ", "--from")
 
-    def test_a_checkpoint_of_another_trial(self, call, trial_file):
+    def test_a_checkpoint_of_a_different_trial(self, call, trial_file):
         assert call("trial", trial_file, "--checkpoint", "state.pt").returncode == 0
         ended = call("trial", trial_file, "--checkpoint", "state.pt", "--set", "seed=1")
-        check_refusal(ended, "A checkpoint must belong to its trial", "Give each trial a checkpoint of its own")
+        check_rejected(ended, "checkpoint")
 
     def test_a_damaged_checkpoint(self, call, trial_file, tmp_path):
         (tmp_path / "state.pt").write_bytes(b"rubbish")
-        ended = call("trial", trial_file, "--checkpoint", "state.pt")
-        check_refusal(ended, "The checkpoint is damaged", "Remove it")
+        check_rejected(call("trial", trial_file, "--checkpoint", "state.pt"), "damaged")
         assert (tmp_path / "state.pt").read_bytes() == b"rubbish"
 
 
-class TestWrongSweep:
+class TestInvalidSweep:
     CHANGES: tuple[tuple[dict[str, Any], list[str]], ...] = (
-        ({"searhc": {}}, ["searhc must be a known key", "Did you mean search?"]),
-        ({"search": {"seeds": 0}}, ["search.seeds must", "0"]),
-        ({"search": {"seeds": "two"}}, ["search.seeds must be an integer", "'two'"]),
-        ({"name": "../x"}, ["name must start with a letter or digit", "'../x'"]),
-        ({"objectives": {"nll_iv": "min"}}, ["objectives.nll_iv must be a numeric column", "Did you mean nll_iw"]),
-        (
-            {"arms": {"a": [{"kind": "beta_vae", "beta": {"low": 1, "high": 0}}]}},
-            ["arms.a[0].beta must satisfy low < high"],
-        ),
-        (
-            {"arms": {"a": ["nonsense"]}},
-            ["arms.a[0].kind must be a strategy of `lagvae strategies`", "aggressive", "'nonsense'"],
-        ),
-        ({"arms": {"a": ["beta_vae", "kl_linear_epoch"]}}, ["arms.a must", "E02", "beta_vae", "kl_linear_epoch"]),
-        ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["tiny: trial.data.path must be a folder", "none"]),
-        ({"trial": {"data": {"kind": "text", "path": "latin"}}}, ["must hold UTF-8 text"]),
-        ({"resources": {"cpus": 4096}}, ["resources.cpus must be at most", "4096"]),
+        ({"searhc": {}}, ["searhc: ", "Did you mean search?"]),
+        ({"search": {"seeds": 0}}, ["search.seeds: ", "0"]),
+        ({"search": {"seeds": "two"}}, ["search.seeds: ", "'two'"]),
+        ({"name": "../x"}, ["name: ", "'../x'"]),
+        ({"objectives": {"nll_iv": "min"}}, ["objectives.nll_iv: ", "nll_iw"]),
+        ({"arms": {"a": [{"kind": "beta_vae", "beta": {"low": 1, "high": 0}}]}}, ["arms.a[0].beta: "]),
+        ({"arms": {"a": ["nonsense"]}}, ["arms.a[0].kind: ", "aggressive", "'nonsense'"]),
+        ({"arms": {"a": ["beta_vae", "kl_linear_epoch"]}}, ["arms.a: ", "[E02]", "'beta_vae+kl_linear_epoch'"]),
+        ({"trial": {"data": {"kind": "text", "path": "none"}}}, ["tiny: ", "trial.data.path: ", "none"]),
+        ({"trial": {"data": {"kind": "text", "path": "latin"}}}, ["tiny: ", "latin", "UTF-8"]),
+        ({"resources": {"cpus": 4096}}, ["resources.cpus: ", "4096"]),
     )
 
     @pytest.mark.parametrize(("change", "fragments"), CHANGES)
-    def test_run_refuses_and_changes_nothing(self, call, tmp_path, change, fragments):
+    def test_run_rejects_it_and_changes_nothing(self, call, tmp_path, change, fragments):
         (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(sweep(**change), sort_keys=False))
         write_corpus(tmp_path / "latin", train=b"caf\xe9\n")
-        before = tree(tmp_path)
-        check_refusal(call("run", "wrong.yaml"), *fragments)
-        assert tree(tmp_path) == before
+        before = files_below(tmp_path)
+        check_rejected(call("run", "wrong.yaml"), *fragments)
+        assert files_below(tmp_path) == before
 
     @pytest.mark.parametrize("verb", ["run", "plan"])
-    def test_no_such_sweep(self, call, tmp_path, verb):
-        check_refusal(call(verb, "nonsense"), "the file must exist", "'nonsense'", "quickstart")
-        assert tree(tmp_path) == {}
+    def test_a_file_that_does_not_exist(self, call, tmp_path, verb):
+        check_rejected(call(verb, "nonsense"), "nonsense", "quickstart")
+        assert files_below(tmp_path) == {}
 
-    def test_a_results_folder_that_cannot_be(self, call, tmp_path, tiny_file):
-        before = tree(tmp_path)
-        ended = call("run", tiny_file, "--results", f"{tiny_file}/results")
-        check_refusal(ended, "--results must be a folder that can be written to", "tiny.yaml/results")
-        assert tree(tmp_path) == before
+    def test_a_results_folder_that_cannot_be_created(self, call, tmp_path, sweep_file):
+        before = files_below(tmp_path)
+        ended = call("run", sweep_file, "--results", f"{sweep_file}/results")
+        check_rejected(ended, "--results: ", "tiny.yaml/results")
+        assert files_below(tmp_path) == before
 
-    def test_results_of_no_sweep(self, call, tmp_path):
+    def test_a_sweep_that_is_not_stored(self, call, tmp_path):
         for verb in ("show", "pareto"):
-            check_refusal(call("results", verb, "nonsense"), "SWEEP must be a sweep stored in results", "--results")
-            check_refusal(call("results", verb, "../x"), "SWEEP must be")
-        assert tree(tmp_path) == {}
+            check_rejected(call("results", verb, "nonsense"), "SWEEP: ", "'nonsense'", "--results")
+            check_rejected(call("results", verb, "../x"), "SWEEP: ", "'../x'")
+        assert files_below(tmp_path) == {}
 
-    def test_results_below_a_regular_file(self, call, tiny_file):
-        where = ["--results", f"{tiny_file}/results"]
-        check_refusal(call("results", "show", "tiny", *where), "SWEEP must be a sweep stored in tiny.yaml/results")
-        check_refusal(call("trial", "--from", "abc-0", *where), "--from must be a run stored below")
-        assert call("plan", tiny_file, *where).returncode == 0
+    def test_results_below_a_regular_file(self, call, sweep_file):
+        results = ["--results", f"{sweep_file}/results"]
+        check_rejected(call("results", "show", "tiny", *results), "SWEEP: ", f"{sweep_file}/results")
+        check_rejected(call("trial", "--from", "abc-0", *results), "--from: ")
+        assert call("plan", sweep_file, *results).returncode == 0
 
     @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999999", ":1"])
-    def test_an_address_where_no_cluster_answers(self, call, tmp_path, tiny_file, address):
-        before = tree(tmp_path)
-        check_refusal(call("run", tiny_file, "--address", address), address, "`ray start --head`")
-        assert tree(tmp_path) == before
+    def test_an_address_without_a_cluster(self, call, tmp_path, sweep_file, address):
+        before = files_below(tmp_path)
+        check_rejected(call("run", sweep_file, "--address", address), address, "`ray start --head`")
+        assert files_below(tmp_path) == before
 
-    def test_results_of_another_sweep_names_those_there_are(self, call, tiny_sweep):
-        ended = call("results", "show", "tinny", "--results", str(tiny_sweep.here / "results"))
-        check_refusal(ended, "'tinny'", "Stored there: tiny.")
+    def test_a_misspelt_sweep_is_answered_with_the_stored_ones(self, call, stored):
+        check_rejected(
+            call("results", "show", "tinny", *stored[1:]), "'tinny'", "Did you mean tiny? Stored there: tiny."
+        )
 
-    @pytest.mark.parametrize("axes", ["nonsense:min", "nll_iw", "nll_iw:down", "", "status:min"])
-    def test_objectives_that_cannot_be(self, call, tiny_sweep, axes):
-        here = str(tiny_sweep.here / "results")
-        check_refusal(call("results", "pareto", "tiny", "--results", here, "--objectives", axes), "--objectives must")
+    @pytest.mark.parametrize("objectives", ["nonsense:min", "nll_iw", "nll_iw:down", "", "status:min", "au:max,au:min"])
+    def test_invalid_objectives(self, call, stored, objectives):
+        check_rejected(call("results", "pareto", *stored, "--objectives", objectives), "--objectives: ")
 
-    def test_an_unknown_strategy(self, call):
-        check_refusal(call("strategies", "agressive"), "NAME must be one of ", "aggressive", "'agressive'")
+    @pytest.mark.parametrize(("verb", "name"), [("strategies", "agressive"), ("studies", "prob")])
+    def test_an_unknown_name_is_answered_with_a_similar_one(self, call, verb, name):
+        check_rejected(call(verb, name), "NAME: ", f"'{name}'", "Did you mean ")
+
+
+class TestExitCodes:
+    """The exit codes that README.md states."""
+
+    def test_lost_results_exit_with_1_and_every_other_error_with_2(self):
+        for module in MODULES_WITH_ERRORS:
+            importlib.import_module(module)
+
+        def subclasses(error: type[LagvaeError]) -> set[type[LagvaeError]]:
+            return {error}.union(*map(subclasses, error.__subclasses__()))
+
+        every = subclasses(LagvaeError)
+        assert len(every) >= 10
+        assert {error for error in every if error.exit_code != 2} == {StoreError}
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [(StoreError("the store is away"), 1), (ConfigError([ValidationIssue("NAME", "unknown")]), 2)],
+        ids=["store", "config"],
+    )
+    def test_an_error_ends_with_its_message_and_exit_code(self, call, monkeypatch, error, code):
+        def fail(*arguments: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr("sweeps.cli.catalogue.print_strategies", fail)
+        ended = call("strategies")
+        assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", f"lagvae: {error}\n")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            "results show tiny",
+            "results show tiny --png x.png",
+            "results pareto tiny",
+            "results pareto tiny --png x.png",
+            "results curves tiny",
+            "results compare tiny --paper he2019",
+            "plan tiny.yaml",
+            "run tiny.yaml",
+            "retry tiny.yaml",
+            "trial --from abc-0",
+            "evaluate --sweep tiny --what tsne",
+            "dashboard tiny",
+        ],
+    )
+    def test_lost_results_exit_with_1_in_every_verb(self, call, monkeypatch, sweep_file, tmp_path, arguments):
+        folder = ResultsFolder("results", "tiny")
+        folder.prepare()
+        folder.write("spec.yaml", (tmp_path / sweep_file).read_bytes())
+
+        def fail(*arguments: object, **options: object) -> None:
+            raise StoreError("the store is away")
+
+        monkeypatch.setattr(ResultsFolder, "rows", fail)
+        ended = call(*arguments.split())
+        assert ended.returncode == 1, ended
+        assert ended.stderr.splitlines()[-1] == "lagvae: the store is away"
+        assert ended.stdout == ""
+
+    @pytest.mark.parametrize("arguments", ["", "nonsense", "trial --nonsense", "run", "results compare tiny"])
+    def test_a_wrong_command_line_exits_with_2(self, call, arguments):
+        assert call(*arguments.split()).returncode == 2
+
+    @pytest.mark.parametrize("arguments", ["--help", "trial --help", "results --help", "results show --help"])
+    def test_help_exits_with_0(self, call, arguments):
+        ended = call(*arguments.split())
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith("Usage: ")
+
+    def test_an_interrupt_exits_with_130(self, call, monkeypatch):
+        def interrupt(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("sweeps.cli.catalogue.print_strategies", interrupt)
+        assert call("strategies").returncode == 130
 
 
 class TestPlan:
-    def test_writes_nothing(self, call, tmp_path, tiny_file):
-        before = tree(tmp_path)
-        ended = call("plan", tiny_file)
+    def test_it_writes_nothing(self, call, tmp_path, sweep_file):
+        before = files_below(tmp_path)
+        ended = call("plan", sweep_file)
         assert ended.returncode == 0, ended.stderr
         assert "8 of 8 runs to do" in ended.stdout
-        assert tree(tmp_path) == before
+        assert files_below(tmp_path) == before
 
-    def test_json(self, call, tiny_file):
-        shown = json.loads(call("plan", tiny_file, "--json").stdout)
+    def test_json(self, call, sweep_file):
+        shown = json.loads(call("plan", sweep_file, "--json").stdout)
         assert (shown["sweep"], shown["runs"], shown["missing"], shown["core_seconds"]) == ("tiny", 8, 8, None)
         assert [(arm["arm"], arm["configurations"], arm["missing"]) for arm in shown["arms"]] == [
             ("vae", 1, 2),
@@ -392,43 +449,41 @@ class TestPlan:
 
     def test_of_a_finished_sweep(self, call, tiny_sweep):
         before = tiny_sweep.files
-        where = [str(tiny_sweep.here / "tiny.yaml"), "--results", str(tiny_sweep.here / "results"), "--json"]
-        shown = json.loads(call("plan", *where).stdout)
-        assert (shown["runs"], shown["missing"], shown["core_seconds"]) == (14, 0, 0)
-        more = json.loads(call("plan", *where, "--set", "search.seeds=3").stdout)
-        assert more["missing"] == 7
-        assert more["core_seconds"] > 0
+        arguments = [str(tiny_sweep.here / "tiny.yaml"), "--results", str(tiny_sweep.here / "results"), "--json"]
+        finished = json.loads(call("plan", *arguments).stdout)
+        assert (finished["runs"], finished["missing"], finished["core_seconds"]) == (14, 0, 0)
+        extended = json.loads(call("plan", *arguments, "--set", "search.seeds=3").stdout)
+        assert extended["missing"] == 7
+        assert extended["core_seconds"] > 0
         assert tiny_sweep.files == before
 
 
 class TestResults:
-    def test_before_anything_finished(self, call, tiny_file, tmp_path):
+    def test_before_any_run_has_finished(self, call, sweep_file, tmp_path):
         folder = ResultsFolder("results", "tiny")
         folder.prepare()
-        folder.write("spec.yaml", (tmp_path / tiny_file).read_bytes())
+        folder.write("spec.yaml", (tmp_path / sweep_file).read_bytes())
         ended = call("results", "pareto", "tiny")
         assert ended.returncode == 0
         assert "no run has finished" in ended.stdout
         assert json.loads(call("results", "pareto", "tiny", "--json").stdout) == []
         assert call("results", "show", "tiny").returncode == 0
         assert json.loads(call("results", "show", "tiny", "--json").stdout) == []
-        check_refusal(call("results", "pareto", "tiny", "--png", "front.png"), "SWEEP must hold finished runs to draw")
+        check_rejected(call("results", "pareto", "tiny", "--png", "front.png"), "SWEEP: ")
 
-    def test_show(self, call, tiny_sweep):
-        where = ["tiny", "--results", str(tiny_sweep.here / "results")]
-        shown = call("results", "show", *where).stdout
+    def test_show(self, call, tiny_sweep, stored):
+        shown = call("results", "show", *stored).stdout
         for row in tiny_sweep.folder.runs():
             assert row["config_id"] in shown
         assert "2 diverged" in shown
-        rows = json.loads(call("results", "show", *where, "--json").stdout)
+        rows = json.loads(call("results", "show", *stored, "--json").stdout)
         assert [row["run_id"] for row in rows] == [row["run_id"] for row in tiny_sweep.folder.runs()]
         assert rows[0]["nll_iw"] == tiny_sweep.folder.runs()[0]["nll_iw"]
 
-    def test_show_as_markdown_with_chosen_columns_and_relative_time(self, call, tiny_sweep, tmp_path):
-        where = ["tiny", "--results", str(tiny_sweep.here / "results")]
+    def test_show_as_markdown_with_selected_columns_and_relative_time(self, call, tiny_sweep, stored, tmp_path):
         arm = tiny_sweep.folder.runs()[0]["arm"]
         options = ["--columns", "nll_iw,mi", "--baseline", arm, "--markdown", "--png", "arms.png"]
-        ended = call("results", "show", *where, *options)
+        ended = call("results", "show", *stored, *options)
         assert ended.returncode == 0, ended.stderr
         head, rule, *lines = ended.stdout.splitlines()
         assert head == "| arm | runs | nll_iw | mi | time | config_id | parameters |"
@@ -436,73 +491,88 @@ class TestResults:
         assert len(lines) == len({row["config_id"] for row in tiny_sweep.folder.runs()})
         assert (tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_show_refuses_what_is_not_there(self, call, tiny_sweep):
-        where = ["tiny", "--results", str(tiny_sweep.here / "results")]
-        ended = call("results", "show", *where, "--columns", "nll_iw,nothing", "--baseline", "nobody")
-        check_refusal(ended, "--columns must be numeric columns", "--baseline must be an arm of tiny")
-        check_refusal(call("results", "show", *where, "--png", "none/x.png"), "--png must be a file")
+    def test_show_rejects_unknown_columns_baselines_and_folders(self, call, stored):
+        ended = call("results", "show", *stored, "--columns", "nll_iw,nothing", "--baseline", "nobody")
+        check_rejected(ended, "--columns: ", "--baseline: ", "'nobody'")
+        check_rejected(call("results", "show", *stored, "--png", "none/x.png"), "--png: ", "none/x.png")
 
-    def test_the_front_as_a_picture(self, call, tiny_sweep, tmp_path):
-        where = ["tiny", "--results", str(tiny_sweep.here / "results")]
-        assert call("results", "pareto", *where, "--png", "front.png").returncode == 0
+    def test_the_front_as_a_figure(self, call, stored, tmp_path):
+        assert call("results", "pareto", *stored, "--png", "front.png").returncode == 0
         assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
-        check_refusal(call("results", "pareto", *where, "--png", "none/front.png"), "--png must be a file")
-        ended = call("results", "pareto", *where, "--png", "x.png", "--objectives", "nll_iw:min")
-        check_refusal(ended, "--png must have two objectives")
+        check_rejected(call("results", "pareto", *stored, "--png", "none/front.png"), "--png: ")
+        check_rejected(call("results", "pareto", *stored, "--png", "front.docx"), "--png: ", "extension")
+        ended = call("results", "pareto", *stored, "--png", "x.png", "--objectives", "nll_iw:min")
+        check_rejected(ended, "--png: ", "two objectives")
 
 
-class TestStrategies:
-    def test_json_covers_the_catalogue(self, call):
+class TestCatalogues:
+    def test_json_of_all_strategies(self, call):
         shown = json.loads(call("strategies", "--json").stdout)
         assert [entry["kind"] for entry in shown] == list(CATALOGUE)
-        for entry in shown:
-            strategy = CATALOGUE[entry["kind"]]
-            assert entry["paper"] == strategy.paper
-            assert entry["slots"] == sorted(strategy.slots)
-            assert [field["name"] for field in entry["fields"]] == [n for n in strategy.model_fields if n != "kind"]
-            assert all(field["description"] for field in entry["fields"])
 
-    def test_one(self, call):
+    def test_one_strategy(self, call):
         assert json.loads(call("strategies", "bn_vae", "--json").stdout)["kind"] == "bn_vae"
         text = call("strategies", "bn_vae").stdout
         assert CATALOGUE["bn_vae"].paper in text
         assert "not with delta_vae: E03" in text
 
-    def test_all(self, call):
+    def test_all_strategies(self, call):
         text = call("strategies").stdout
         assert all(kind in text for kind in CATALOGUE)
 
+    def test_json_of_all_studies(self, call):
+        shown = json.loads(call("studies", "--json").stdout)
+        assert [entry["kind"] for entry in shown] == list(STUDIES)
+        for entry in shown:
+            study = STUDIES[entry["kind"]]
+            assert [field["name"] for field in entry["fields"]] == [n for n in study.model_fields if n != "kind"]
+            assert all(field["description"] for field in entry["fields"])
+
+    @pytest.mark.parametrize("kind", STUDIES)
+    def test_one_study(self, call, kind):
+        text = call("studies", kind).stdout
+        assert all(column.doc in text for column in STUDIES[kind].columns)
+        assert all(doc in text for doc in STUDIES[kind].tables.values())
+
+    def test_all_studies(self, call):
+        text = call("studies").stdout
+        assert all(kind in text for kind in STUDIES)
+        for entry in json.loads(call("studies", "--json").stdout):
+            assert entry["summary"] in text
+
 
 @pytest.mark.parametrize(
-    ("asked", "reader", "heard"),
+    ("arguments", "reader", "received"),
     [
         ("strategies --json", "head -c 1", "["),
         ("strategies --json", "true", ""),
         ("strategies mdr", "head -c 3", "mdr"),
         ("strategies mdr", "true", ""),
+        ("--help", "true", ""),
+        ("trial --help", "true", ""),
     ],
 )
-def test_a_reader_that_closes_early_is_no_error(tmp_path, asked, reader, heard):
-    command = f"'{sys.executable}' -m sweeps {asked} | {reader}"
+def test_a_reader_that_closes_the_pipe_early_is_no_error(tmp_path, arguments, reader, received):
+    command = f"'{sys.executable}' -m sweeps {arguments} | {reader}"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert ended.stdout == heard
+    assert ended.stdout == received
     assert ended.stderr == ""
     assert ended.returncode == 0
 
 
-def test_nor_does_it_hide_what_the_command_has_to_say(tmp_path):
+def test_a_closed_pipe_does_not_hide_an_error(tmp_path):
     command = f"'{sys.executable}' -m sweeps trial --set training.epochs=0 | true"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert "training.epochs must" in ended.stderr
+    assert "training.epochs: " in ended.stderr
     assert ended.returncode == 2
 
 
-def test_a_stack_is_split_at_its_strategies_and_not_at_the_sign_of_a_number():
+def test_the_plus_sign_of_a_number_does_not_split_a_stack():
     stack = parse_arm_text("encoder_lr:multiplier=1e+1 + kl_linear_epoch:warm_up=2.5e+0")
     assert [item["kind"] for item in stack] == ["encoder_lr", "kl_linear_epoch"]
     assert parse_arm_text("vae") == []
 
 
-def test_the_commas_of_a_list_do_not_separate_fields():
+def test_commas_inside_a_list_do_not_separate_fields():
     stack = parse_arm_text("cnn_decoder:size=null,dilations=[1, 2,4],kernel=2")
     assert stack == [{"kind": "cnn_decoder", "size": None, "dilations": [1, 2, 4], "kernel": 2}]
