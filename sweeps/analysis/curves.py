@@ -65,15 +65,15 @@ def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list
     epochs, run_ids = table["epoch"].to_numpy(), table["run_id"]
     values = {name: table[name].to_numpy(dtype=np.float64) for name in columns}
     groups = group_rows(table[["arm", "config_id"]])
-    arms = [rows[group[0]]["arm"] for group in groups]
+    arms = [rows[int(group[0])]["arm"] for group in groups]
     curves = []
     for arm, group in zip(arms, groups, strict=True):
-        config_id = rows[group[0]]["config_id"]
+        config_id = rows[int(group[0])]["config_id"]
         name = arm if arms.count(arm) == 1 else f"{arm} {config_id[:6]}"
         points = []
         for epoch in np.unique(epochs[group]).tolist():
             runs = group[epochs[group] == epoch]
-            step = fmean(rows[run]["step"] for run in runs)
+            step = fmean(rows[run]["step"] for run in runs.tolist())
             statistics = {name: Statistic.of(values[name][runs]) for name in columns}
             points.append(CurvePoint(epoch, step, len(runs), statistics))
         curves.append(Curve(arm, config_id, name, run_ids[group].nunique(), points))

@@ -58,11 +58,11 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
     if len(groups_N) != len(values_ND):
         raise ValueError(f"every row needs one group, got {len(values_ND)} rows, {len(groups_N)} groups.")
     kept_N = np.flatnonzero(_finite(values_ND))
-    groups = [kept_N[rows] for rows in group_rows(pd.DataFrame({"group": [groups_N[row] for row in kept_N]}))]
+    groups = [kept_N[rows] for rows in group_rows(pd.DataFrame({"group": [groups_N[row] for row in kept_N.tolist()]}))]
     statistics = [mean_and_se(values_ND[rows]) for rows in groups]
     shape = (len(groups), values_ND.shape[1])
     return Replicates(
-        groups=tuple(groups_N[rows[0]] for rows in groups),
+        groups=tuple(groups_N[int(rows[0])] for rows in groups),
         mean_MD=np.array([mean_D for mean_D, _ in statistics]).reshape(shape),
         se_MD=np.array([se_D for _, se_D in statistics]).reshape(shape),
         n_M=np.array([len(rows) for rows in groups], dtype=np.int64),

@@ -43,10 +43,10 @@ def mean_and_se(values_ND: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
     return mean_D, se_D
 
 
-def group_rows(keys: pd.DataFrame) -> list[NDArray[np.intp]]:
+def group_rows(keys: pd.DataFrame) -> list[NDArray[np.int64]]:
     """Return the positions of the rows with equal keys, for each group in order of first appearance."""
-    groups = keys.groupby(list(keys.columns), sort=False, dropna=False).indices
-    return sorted(groups.values(), key=lambda positions: int(positions[0]))
+    groups = keys.groupby(list(keys.columns), sort=False, dropna=False).indices.values()
+    return sorted((np.asarray(positions, dtype=np.int64) for positions in groups), key=lambda group: int(group[0]))
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,6 @@ def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baselin
         statistics = {name: Statistic.of(values[name][finished]) for name in columns}
         if baseline is not None:
             statistics[TIME] = Statistic.of(seconds[finished] / unit.mean) if unit is not None else None
-        ends = Counter(rows[run]["status"] for run in runs)
-        summaries.append(Summary(**identity_of(rows[runs[0]]), ends=ends, columns=statistics))
+        ends = Counter(rows[run]["status"] for run in runs.tolist())
+        summaries.append(Summary(**identity_of(rows[int(runs[0])]), ends=ends, columns=statistics))
     return summaries

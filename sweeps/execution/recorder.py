@@ -154,7 +154,7 @@ class RunRecorder:
         if run_id in self._scheduled:
             self.on_run_started(run_id)
         run, row = self._running[run_id]
-        row = row | values | {"ended_at": now()}
+        row = {**row, **values, "ended_at": now()}
         assert row["status"] in ENDED, row["status"]
         if curve:
             self.folder.write_curve(row, list(curve))
