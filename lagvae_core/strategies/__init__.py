@@ -1,4 +1,4 @@
-"""Every remedy, one file each. A strategy of this folder is in the catalogue, the search and the table by itself."""
+"""All strategies, one per file. The catalogue, the search and the table find the strategies of this folder."""
 
 from __future__ import annotations
 

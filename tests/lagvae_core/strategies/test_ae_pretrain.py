@@ -22,7 +22,7 @@ from lagvae_core.training import building
 from lagvae_core.training.building import build_decoder
 from lagvae_core.training.record import EpochRecord, Progress
 
-THE_PAPERS = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
+PAPER_STACK = ({"kind": "free_bits", "mode": "dim_sample"}, {"kind": "kl_linear_epoch", "w_start": 0.0, "warm_up": 2})
 
 
 def ae_pretrain(epochs=2):
@@ -39,7 +39,7 @@ def equal(one, other):
 
 
 class Boundary:
-    """A trial just before and after its last epoch of pretraining ends; `before` and `after` are its weights."""
+    """A trial around the end of its last pretraining epoch; `before` and `after` are its weights."""
 
     def __init__(self, *others, epochs=2, seed=0, **sections):
         self.trial = trial_of(tiny(ae_pretrain(epochs), *others, seed=seed, **sections))
@@ -53,7 +53,7 @@ class Boundary:
         self.after = copied(self.trial.model)
 
     def kept(self, part):
-        """Whether the weights of `part` are the same before and after."""
+        """For each tensor of `part`, whether it is the same before and after."""
         named = [name for name in self.before if name.startswith(part)]
         assert named
         return [torch.equal(self.before[name], self.after[name]) for name in named]
@@ -64,15 +64,15 @@ class Boundary:
 
 def test_no_epochs_are_the_plain_vae():
     assert_equals_plain_vae(ae_pretrain(0))
-    found, plain = (essence(run(tiny(*stack))) for stack in ((ae_pretrain(0),), ()))
+    record, plain = (essence(run(tiny(*stack))) for stack in ((ae_pretrain(0),), ()))
     for name in ("metrics", "curve", "stop_reason", "cost"):
-        assert found[name] == plain[name]
+        assert record[name] == plain[name]
 
 
 # --- the boundary ----------------------------------------------------------------------------------------------------
 
 
-def test_the_encoder_stays_and_the_decoder_starts_anew():
+def test_the_encoder_is_kept_and_the_decoder_is_reset():
     boundary = Boundary()
     assert all(boundary.kept("encoder"))
     assert not any(boundary.kept("decoder"))
@@ -82,7 +82,7 @@ def test_the_encoder_stays_and_the_decoder_starts_anew():
             bound = 0.1 if "embedding" in name else 0.3
             assert 0.5 * bound < float(value.abs().max()) <= bound, name
     trial = boundary.trial
-    with trial.streams.initialising("second decoder"):  # draws that nothing else has had
+    with trial.streams.initialising("second decoder"):  # a stream that nothing else has drawn from
         fresh = build_decoder(trial.config, trial.dataset.domain, trial.components, trial.streams)
     assert equal(trial.model.decoder.state_dict(), fresh.state_dict())
     again, other = Boundary(), Boundary(seed=1)
@@ -90,14 +90,14 @@ def test_the_encoder_stays_and_the_decoder_starts_anew():
     assert not any(torch.equal(other.after[n], boundary.after[n]) for n in boundary.after)
 
 
-def test_the_second_start_of_the_decoder_obeys_the_stack():
+def test_the_reset_of_the_decoder_uses_the_initialisation_of_the_stack():
     boundary = Boundary("offset_init")
     values = torch.cat([v.flatten() for n, v in boundary.after.items() if n.startswith("decoder") and "emb" not in n])
     assert float(values.min()) >= 0.04
     assert float(values.max()) <= 0.06
 
 
-def test_what_belongs_to_the_posterior_stays_with_the_encoder():
+def test_the_parameters_of_the_posterior_are_kept_with_the_encoder():
     boundary = Boundary("bn_vae")
     assert all(boundary.kept("posterior"))
     assert int(boundary.trial.model.posterior.normalise.count) == 8
@@ -122,7 +122,7 @@ class LearnedPenalty(Penalty):
         return (self.factor * forward.draw.z_BSZ).square().mean()
 
 
-def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypatch):
+def test_a_prior_and_auxiliary_networks_are_trained_in_the_trial_proper_only(monkeypatch):
     def with_networks(strategies, context):
         return replace(assemble(strategies, context), prior=LearnedPrior(), penalties=(LearnedPenalty(),))
 
@@ -136,12 +136,12 @@ def test_a_prior_and_auxiliary_networks_learn_in_the_trial_proper_alone(monkeypa
 
 
 def test_the_schedule_of_the_posterior_starts_again():
-    """Scale-VAE keeps the factor that belongs to the encoder, and is in its first epoch."""
+    """Scale-VAE keeps the factor of the encoder, and is in its first epoch."""
     boundary = Boundary({"kind": "scale_vae", "f_epo": 2})
     fresh = trial_of(tiny("scale_vae")).model.posterior.progress()
-    found = boundary.trial.model.posterior.progress()
-    assert (found["epoch"], found["count"]) == (fresh["epoch"], fresh["count"]) == (1, 0)
-    assert torch.equal(found["sum"], fresh["sum"])
+    progress = boundary.trial.model.posterior.progress()
+    assert (progress["epoch"], progress["count"]) == (fresh["epoch"], fresh["count"]) == (1, 0)
+    assert torch.equal(progress["sum"], fresh["sum"])
     assert all(boundary.kept("posterior.f_bar"))
     assert not torch.equal(boundary.after["posterior.f_bar"], torch.ones(2))
 
@@ -150,14 +150,14 @@ def test_the_schedule_of_the_posterior_starts_again():
     ("other", "slot"),
     [("mdr", "objective"), ("soft_free_bits", "objective"), (SHORT_AGGRESSIVE, "update")],
 )
-def test_the_state_of_other_slots_knows_nothing_of_the_pretraining(other, slot):
+def test_the_state_of_other_slots_is_independent_of_the_pretraining(other, slot):
     boundary = Boundary(other)
     fresh = trial_of(tiny(other))
-    found, expected = (getattr(trial.components, slot).state_dict() for trial in (boundary.trial, fresh))
-    assert str(found) == str(expected)
+    state, expected = (getattr(trial.components, slot).state_dict() for trial in (boundary.trial, fresh))
+    assert str(state) == str(expected)
 
 
-def test_optimisers_rates_and_rules_start_again():
+def test_optimisers_learning_rate_and_divergence_rules_are_reset():
     training = {"optimiser": "adam", "learning_rate": 0.01}
     trial = Boundary(training=training).trial
     state = trial.learner.state_dict()
@@ -170,7 +170,7 @@ def test_optimisers_rates_and_rules_start_again():
     assert trial.learner.components is trial.components
 
 
-def test_of_the_parts_only_what_makes_the_loss_differs_before():
+def test_pretraining_replaces_only_the_components_of_the_loss_and_the_update():
     stack = ("aggressive", "word_dropout", "fraternal_dropout", "encoder_lr", "scale_vae", "kl_linear_epoch")
     stack = ({**SHORT_AGGRESSIVE, "allow_untested": True}, *stack[1:])
     trial = trial_of(tiny(ae_pretrain(1), *stack))
@@ -189,28 +189,28 @@ def test_of_the_parts_only_what_makes_the_loss_differs_before():
 # --- both stages -----------------------------------------------------------------------------------------------------
 
 
-def test_at_first_the_loss_is_the_reconstruction_and_then_that_of_the_stack():
-    curve = run(tiny(ae_pretrain(2), *THE_PAPERS, training={"epochs": 3})).curve
+def test_the_loss_is_first_the_reconstruction_and_then_the_loss_of_the_stack():
+    curve = run(tiny(ae_pretrain(2), *PAPER_STACK, training={"epochs": 3})).curve
     for epoch in curve[:2]:
         assert epoch["train_loss"] == epoch["train_rec"]
         assert epoch["kl_weight"] == 0.0
-    plain = run(tiny(*THE_PAPERS, training={"epochs": 3})).curve
+    plain = run(tiny(*PAPER_STACK, training={"epochs": 3})).curve
     assert [epoch["kl_weight"] for epoch in curve[2:]] == [epoch["kl_weight"] for epoch in plain] == [0.5, 1.0, 1.0]
     assert curve[3]["train_loss"] > curve[3]["train_rec"]
 
 
 def test_the_autoencoder_has_the_gradient_of_the_reconstruction_alone():
-    found = []
+    gradients = []
     for term in (lambda loss: loss.total, lambda loss: loss.rec_B.mean()):
         trial = trial_of(tiny(ae_pretrain(1), "mdr"))
         trial.model.double().train()
         loss = trial.learner.loss(trial.train_batches[0], 1.0)
-        found.append(torch.autograd.grad(term(loss), list(trial.model.encoder_parameters())))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        gradients.append(torch.autograd.grad(term(loss), list(trial.model.encoder_parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_epochs_updates_and_steps_are_counted_through():
-    config, places = tiny(ae_pretrain(2), *THE_PAPERS, training={"epochs": 3}), []
+def test_epochs_updates_and_steps_count_both_stages():
+    config, places = tiny(ae_pretrain(2), *PAPER_STACK, training={"epochs": 3}), []
     record = run(config, progress=places.append)
     assert config.epochs == record.metrics["epochs"] == 5
     assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4, 5]
@@ -223,7 +223,7 @@ def test_epochs_updates_and_steps_are_counted_through():
     assert tiny(training={"epochs": 3}).epochs == 3
 
 
-def test_the_best_weights_are_those_of_the_trial_proper_even_if_the_pretraining_did_better():
+def test_the_best_weights_come_from_the_trial_proper_even_if_the_pretraining_had_a_lower_loss():
     trial = trial_of(tiny(ae_pretrain(2), training={"epochs": 3}))
     weights = {}
     for epoch, loss in enumerate((2.0, 1.0, 9.0, 8.0, 8.5), start=1):
@@ -236,18 +236,18 @@ def test_the_best_weights_are_those_of_the_trial_proper_even_if_the_pretraining_
 
 
 def rates(config, losses):
-    """The learning rate of every epoch, if validation tells these losses; and why the trial ends."""
-    trial, found = trial_of(config), []
+    """The learning rate of every epoch for these validation losses, and the stop reason."""
+    trial, learning_rates = trial_of(config), []
     for epoch, loss in enumerate(losses, start=1):
-        found.append(trial.learner.learning_rate)
+        learning_rates.append(trial.learner.learning_rate)
         trial.end_epoch(EpochRecord({"epoch": epoch, "valid_loss": loss, "valid_mi_batch": 0.0}))
         if trial.stop_reason:
             break
-    return found, trial.stop_reason
+    return learning_rates, trial.stop_reason
 
 
 @pytest.mark.parametrize("first", [0, 5])
-def test_the_learning_rate_decays_in_the_trial_proper_alone_and_by_its_own_epochs(first):
+def test_the_learning_rate_decays_only_in_the_trial_proper_and_by_its_epochs(first):
     training = {"epochs": 12, "learning_rate": 8.0, "decay_patience": 1, "decay_min_epoch": first, "max_decays": 3}
     worse = [5.0 + epoch for epoch in range(12)]
     plain, reason = rates(tiny(training=training), worse)
@@ -257,7 +257,7 @@ def test_the_learning_rate_decays_in_the_trial_proper_alone_and_by_its_own_epoch
     assert rates(tiny(ae_pretrain(6), training=training), worse[:6] + worse) == ([8.0] * 6 + plain, reason)
 
 
-def test_a_large_kl_is_a_divergence_only_in_the_trial_proper():
+def test_a_large_kl_counts_as_divergence_only_in_the_trial_proper():
     record = run(tiny(ae_pretrain(3), training={"kl_explode": 1e-9, "epochs": 5}))
     assert record.status == "diverged"
     assert "above 1e-09, after epoch 5" in record.stop_reason
@@ -267,7 +267,7 @@ def test_a_large_kl_is_a_divergence_only_in_the_trial_proper():
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 STACKS = {
-    "paper": THE_PAPERS,
+    "paper": PAPER_STACK,
     "aggressive": (SHORT_AGGRESSIVE,),
     "scale_vae": ({"kind": "scale_vae", "f_epo": 2}, "word_dropout"),
     "du_vae": ({"kind": "du_vae", "min_batch": 2}, "kl_linear_epoch"),
@@ -275,7 +275,7 @@ STACKS = {
 
 
 @pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
-def test_a_trial_that_dies_at_every_update_of_both_stages_ends_alike(stack):
+def test_interruptions_at_every_update_of_both_stages_do_not_change_the_record(stack):
     config = tiny(ae_pretrain(2), *stack, training={"epochs": 2, "momentum": 0.5})
     expected = run(config)
     assert expected.status == "finished"
@@ -286,9 +286,9 @@ def test_a_trial_that_dies_at_every_update_of_both_stages_ends_alike(stack):
     assert essence(record) == essence(expected)
 
 
-def test_a_trial_that_dies_once_in_each_stage_from_seldom_checkpoints_ends_alike():
-    """The checkpoint lies a few updates back, and once on the other side of the boundary."""
-    config, store, seen = tiny(ae_pretrain(2), *THE_PAPERS), MemoryCheckpoint(), []
+def test_interruptions_with_rare_checkpoints_do_not_change_the_record():
+    """The last checkpoint is a few updates old, once on the other side of the boundary."""
+    config, store, seen = tiny(ae_pretrain(2), *PAPER_STACK), MemoryCheckpoint(), []
     expected, save, saves = run(config), store.save, []
 
     def every_third(content):
@@ -296,7 +296,7 @@ def test_a_trial_that_dies_once_in_each_stage_from_seldom_checkpoints_ends_alike
         if len(saves) % 3 == 1:
             save(content)
 
-    def die(place):
+    def interrupt(place):
         here = (place.phase, place.epoch, place.done)
         if here in {("train", 1, 2), ("train", 2, 4), ("train", 3, 1), ("train", 4, 3)} and here not in seen:
             seen.append(here)
@@ -305,15 +305,15 @@ def test_a_trial_that_dies_once_in_each_stage_from_seldom_checkpoints_ends_alike
     store.save, record = every_third, None
     while record is None:
         try:
-            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=die)
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=interrupt)
         except InterruptionError:
             continue
     assert len(seen) == 4
     assert essence(record) == essence(expected)
 
 
-def test_an_interruption_in_the_report_of_the_boundary_changes_nothing():
-    config, store, seen = tiny(ae_pretrain(2), *THE_PAPERS), MemoryCheckpoint(), set()
+def test_an_interruption_in_a_report_does_not_change_the_record():
+    config, store, seen = tiny(ae_pretrain(2), *PAPER_STACK), MemoryCheckpoint(), set()
 
     def report(epoch):
         if epoch.epoch not in seen:
@@ -330,6 +330,6 @@ def test_an_interruption_in_the_report_of_the_boundary_changes_nothing():
     assert essence(record) == essence(run(config))
 
 
-def test_the_scheduler_may_stop_it_in_the_pretraining():
+def test_the_scheduler_can_stop_the_trial_in_the_pretraining():
     record = run(tiny(ae_pretrain(2)), report=lambda epoch: "stop")
     assert (record.status, record.metrics, len(record.curve)) == ("stopped_early", {}, 1)

@@ -40,25 +40,25 @@ DOMAINS = {"text": TextDomain(4), "images": Pixels()}
 
 
 def update_of(modality="text", **fields):
-    setting = Aggressive(**fields)
-    return setting.build(BuildContext(2, 4, domain=DOMAINS[modality]))["update"]
+    strategy = Aggressive(**fields)
+    return strategy.build(BuildContext(2, 4, domain=DOMAINS[modality]))["update"]
 
 
-def test_a_budget_of_no_steps_is_the_plain_vae():
+def test_a_budget_of_zero_is_the_plain_vae():
     assert_equals_plain_vae(aggressive(budget=0))
 
 
-def test_a_budget_of_no_steps_never_becomes_active():
+def test_a_budget_of_zero_never_becomes_active():
     update = update_of(budget=0)
     update.after_epoch({"mi_batch": 1.0})
     assert not update.active
 
 
-# --- who moves -------------------------------------------------------------------------------------------------------
+# --- updated parameters ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clip_scope", ["all", "per_module"])
-def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(clip_scope):
+def test_the_inner_loop_updates_every_encoder_parameter_and_no_decoder_parameter(clip_scope):
     trial = trial_of(tiny(aggressive(budget=3, clip_scope=clip_scope)))
     trial.model.train()
     seen = []
@@ -74,11 +74,11 @@ def test_the_inner_loop_moves_every_encoder_parameter_and_no_decoder_parameter(c
     trial.components.update._train_encoder = watched
     decoder = copies(trial.model.decoder_parameters())
     trial.components.update(trial.learner, trial.train_batches[0], 1.0)
-    assert all(unchanged(trial.model.encoder_parameters(), seen[0])), "the outer step moved the encoder"
+    assert all(unchanged(trial.model.encoder_parameters(), seen[0])), "the outer step updated the encoder"
     assert not any(unchanged(trial.model.decoder_parameters(), decoder))
 
 
-def test_after_the_phase_both_move_together_and_once():
+def test_after_the_phase_both_are_updated_once():
     trial = trial_of(tiny(aggressive(budget=3)))
     trial.model.train()
     trial.components.update.active = False
@@ -99,15 +99,14 @@ def test_a_fixed_budget_is_exactly_that_many_encoder_steps(budget):
 
 
 def gradients_seen_when_clipping(monkeypatch, clip_scope):
-    """For each clipped group of inner and of outer steps, whether its parameters have a gradient."""
+    """For each clipped group of inner and outer steps: (in the decoder, has a gradient) of its parameters."""
     trial = trial_of(tiny(aggressive(budget=2, clip_scope=clip_scope)))
     trial.model.train()
     decoder = {id(p) for p in trial.model.decoder_parameters()}
     seen, clip = [], learners.clip_grad_norm_
 
     def spy(parameters, limit, **options):
-        components = {(id(p) in decoder, p.grad is not None) for p in parameters}
-        seen.append(components)
+        seen.append({(id(p) in decoder, p.grad is not None) for p in parameters})
         clip(parameters, limit, **options)
 
     monkeypatch.setattr(learners, "clip_grad_norm_", spy)
@@ -127,7 +126,7 @@ def test_joint_clipping_computes_the_gradients_of_both(monkeypatch):
     assert gradients_seen_when_clipping(monkeypatch, "all") == [both] * 3
 
 
-def test_the_decoder_learns_again_after_an_error_in_the_inner_loop():
+def test_the_decoder_is_trainable_after_an_error_in_the_inner_loop():
     trial = trial_of(tiny(aggressive()))
     with pytest.raises(ZeroDivisionError), trial.learner.inner_loop(decoder_gradients=False):
         raise ZeroDivisionError
@@ -139,8 +138,8 @@ def encoder_step_length(clip_scope):
     trial.model.train()
     before = copies(trial.model.encoder_parameters())
     trial.components.update(trial.learner, trial.train_batches[0], 1.0)
-    moved = [p.detach() - b for p, b in zip(trial.model.encoder_parameters(), before, strict=True)]
-    return math.sqrt(sum(float(m.square().sum()) for m in moved))
+    steps = [p.detach() - b for p, b in zip(trial.model.encoder_parameters(), before, strict=True)]
+    return math.sqrt(sum(float(step.square().sum()) for step in steps))
 
 
 def test_the_joint_norm_shortens_the_step_of_the_encoder():
@@ -148,7 +147,7 @@ def test_the_joint_norm_shortens_the_step_of_the_encoder():
     assert encoder_step_length("all") < 0.009
 
 
-def test_the_weight_and_the_update_count_advance_once_an_outer_step():
+def test_the_weight_and_the_update_count_advance_once_per_outer_step():
     trial = trial_of(tiny(aggressive(budget=3), {"kind": "kl_linear_epoch", "warm_up": 1.0, "w_start": 0.0}))
     trial.model.train()
     weights, loss = [], trial.learner.loss
@@ -169,7 +168,7 @@ def test_the_weight_and_the_update_count_advance_once_an_outer_step():
 
 
 class ScriptedLearner:
-    """Answers every loss from a list, hands out the batches of a list in turn, counts the encoder's steps."""
+    """A learner with given losses and random batches, which counts the steps."""
 
     def __init__(self, losses, batches):
         self.losses, self.batches = iter(losses), iter(batches)
@@ -216,7 +215,7 @@ def steps_of_the_published_loop(losses, batches, check, max_inner):
     return max_inner - 1
 
 
-def test_it_ends_with_the_first_window_whose_mean_rises():
+def test_it_ends_after_the_first_window_with_a_higher_mean():
     falling, rising = [3.0] * 4 + [2.0] * 4, [2.5] * 4
     assert inner_steps(falling + rising + [0.0] * 90, check=4) == 12
     assert inner_steps([1.0] * 4 + [2.0] * 4 + [0.0] * 90, check=4) == 8
@@ -227,12 +226,12 @@ def test_equal_windows_do_not_end_it():
 
 
 @pytest.mark.parametrize(("modality", "check"), [("text", 15), ("images", 10)])
-def test_the_window_is_that_of_the_published_code(modality, check):
+def test_the_default_window_is_the_one_of_the_published_code(modality, check):
     losses = [1.0] * check + [2.0] * 200
     assert inner_steps(losses, modality=modality) == 2 * check
 
 
-def test_a_mean_is_taken_over_words_not_over_batches():
+def test_the_mean_is_over_words_not_over_batches():
     short, long = batch_of(8, 2), batch_of(8, 20)
     losses = [4.0, 4.0, 20.0, 20.0] + [0.0] * 90
     assert inner_steps(losses, [short, short, long, long, long], check=2, max_inner=9) == 8
@@ -240,7 +239,7 @@ def test_a_mean_is_taken_over_words_not_over_batches():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_makes_the_steps_of_the_published_loop(seed):
+def test_it_takes_the_same_steps_as_the_published_loop(seed):
     draw = random.Random(seed)
     check, max_inner = draw.randint(1, 9), draw.randint(20, 60)
     batches = [batch_of(draw.randint(1, 5), draw.randint(1, 7)) for _ in range(max_inner + 1)]
@@ -253,7 +252,7 @@ def test_it_makes_the_steps_of_the_published_loop(seed):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_it_ends_as_diverged_when_the_loss_leaves_the_finite_numbers(value):
+def test_a_loss_that_is_not_finite_ends_it_as_diverged(value):
     with pytest.raises(Diverged, match=f"the loss of the inner loop is {value} after 4 encoder steps at update 1"):
         inner_steps([1.0, 1.0, value] + [1.0] * 90, check=2)
 
@@ -272,7 +271,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize(("rule", "tolerance", "information", "active"), PHASES)
-def test_the_phase_ends_by_its_rule_and_never_returns(rule, tolerance, information, active):
+def test_the_phase_ends_by_its_rule_permanently(rule, tolerance, information, active):
     update = update_of(mi_stop=rule, mi_tol=tolerance)
     seen = []
     for mi in [*information, 100.0]:
@@ -282,7 +281,7 @@ def test_the_phase_ends_by_its_rule_and_never_returns(rule, tolerance, informati
 
 
 @pytest.mark.parametrize(("modality", "rule"), [("text", "text"), ("images", "image")])
-def test_the_automatic_rule_is_that_of_the_modality(modality, rule):
+def test_the_automatic_rule_depends_on_the_modality(modality, rule):
     automatic, named = update_of(modality), update_of(modality, mi_stop=rule)
     for mi in [0.5, 0.6, 0.55, 0.3, 0.3, 0.3, 0.3]:
         automatic.after_epoch({"mi_batch": mi})
@@ -291,7 +290,7 @@ def test_the_automatic_rule_is_that_of_the_modality(modality, rule):
 
 
 @pytest.mark.parametrize(("rule", "tolerance", "information", "active"), PHASES)
-def test_a_restored_phase_ends_where_the_uninterrupted_one_does(rule, tolerance, information, active):
+def test_a_restored_phase_ends_at_the_same_epoch(rule, tolerance, information, active):
     update = update_of(mi_stop=rule, mi_tol=tolerance)
     seen = []
     for mi in information:

@@ -1,32 +1,34 @@
-"""What several strategies say in the same words."""
+"""Rules that several strategies share."""
 
 import pytest
 
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.strategies.base import grouped_batches
+from lagvae_core.strategies.bn_vae import BnVae
 
 PARTITIONS = ("resplit_random", "fixed_random", "fixed_by_group")
 
 
 def warnings(**data):
-    return list(grouped_batches("any_kind", parse_trial({"data": data}).context))
+    """The warnings of a strategy with batch statistics on these data."""
+    return list(BnVae().warnings(parse_trial({"data": data}).context))
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_batches_of_a_text_hold_one_length_unless_they_are_padded(partition):
+def test_batches_of_a_text_have_one_length_unless_they_are_padded(partition):
     (warning,) = warnings(kind="text", path="somewhere", partition=partition)
-    assert warning.startswith("W4: any_kind uses the statistics of batches of one sentence length each, so that ")
-    assert warning.endswith("data.batching = padded mixes the lengths.")
+    assert warning.code == "W4"
+    assert "bn_vae" in warning.message
+    assert "data.batching = padded" in warning.message
     if partition != "fixed_by_group":
         assert warnings(kind="text", path="somewhere", partition=partition, batching="padded") == []
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_batches_of_generated_lines_hold_one_group_only_if_they_are_told_to(partition):
-    found = warnings(partition=partition)
+def test_batches_of_generated_lines_have_one_group_only_if_the_partition_is_by_group(partition):
+    given = warnings(partition=partition)
     if partition == "fixed_by_group":
-        (warning,) = found
-        assert warning.startswith("W4: any_kind uses the statistics of batches of one group each, so that training ")
-        assert warning.endswith("data.partition = fixed_random mixes the groups.")
+        (warning,) = given
+        assert warning.code == "W4"
+        assert "data.partition = fixed_random" in warning.message
     else:
-        assert found == []
+        assert given == []

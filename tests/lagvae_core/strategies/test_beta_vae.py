@@ -19,27 +19,27 @@ TERMS = (
 
 
 def gradients(beta, weight):
-    """d/d parameters of the objective, of the mean reconstruction and of the mean KL, in float64."""
-    found = []
+    """The gradients of the objective, the mean reconstruction and the mean KL, in float64."""
+    results = []
     for term in TERMS:
         trial = trial_of(tiny(beta_vae(beta)))
         trial.model.double().train()
         loss = trial.learner.loss(trial.train_batches[0], weight)
         parameters = [*trial.model.encoder_parameters(), *trial.model.decoder_parameters()]
-        found.append(torch.autograd.grad(term(loss), parameters, materialize_grads=True))
-    return found
+        results.append(torch.autograd.grad(term(loss), parameters, materialize_grads=True))
+    return results
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.2, 0.4, 1.0, 3.0])
 @pytest.mark.parametrize("weight", [1.0, 0.25])
-def test_the_gradient_is_that_of_the_reconstruction_plus_beta_times_that_of_the_kl(beta, weight):
+def test_the_gradient_is_the_reconstructions_plus_beta_times_the_kls(beta, weight):
     objective, rec, kl = gradients(beta, weight)
     assert any(float(g.abs().max()) > 1e-3 for g in kl)
     for of_objective, of_rec, of_kl in zip(objective, rec, kl, strict=True):
         torch.testing.assert_close(of_objective, of_rec + weight * beta * of_kl, rtol=1e-9, atol=1e-12)
 
 
-def test_a_factor_of_zero_takes_no_gradient_from_the_kl():
+def test_at_a_factor_of_zero_the_kl_has_no_gradient():
     objective, rec, _ = gradients(0.0, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(objective, rec, strict=True))
 

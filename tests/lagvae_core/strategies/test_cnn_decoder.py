@@ -1,16 +1,14 @@
 import itertools
 import math
-import re
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import run, tiny, trial_of
+from helpers import rejects, run, tiny, trial_of
 from torch.nn import functional
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import BOS, EOS, History, TextDomain, TokenBatch
-from lagvae_core.errors import ConfigError
 from lagvae_core.models.decoder import DecoderOptions, UnitDropout
 from lagvae_core.models.dilated_cnn import CausalConvolution, DilatedCnn
 from lagvae_core.models.lstm import LstmModel
@@ -29,12 +27,12 @@ def draws(*shape, seed=0):
     return torch.randn(*shape, generator=stream(seed), dtype=torch.float64)
 
 
-def decoder(*, dilations=(1, 2), kernel=3, channels=8, rate=0.5, vocabulary=VOCABULARY, setting=MODEL, seed=0):
+def decoder(*, dilations=(1, 2), kernel=3, channels=8, rate=0.5, vocabulary=VOCABULARY, config=MODEL, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        options = DecoderOptions(UnitDropout(setting.dropout_in))
+        options = DecoderOptions(UnitDropout(config.dropout_in))
         sizes = {"dilations": dilations, "kernel": kernel, "channels": channels, "rate": rate}
-        return DilatedCnn(setting, vocabulary, stream(), options, **sizes).double().eval()
+        return DilatedCnn(config, vocabulary, stream(), options, **sizes).double().eval()
 
 
 def sentences(batch=3, steps=6):
@@ -47,25 +45,25 @@ def sentences(batch=3, steps=6):
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (3, 2), (3, 4), (5, 3), (3, 50)])
-def test_the_convolution_is_torchs_with_zeros_before_the_first_position(kernel, dilation):
+def test_the_convolution_equals_torchs_with_zeros_before_the_first_position(kernel, dilation):
     layer, x = CausalConvolution(4, kernel, dilation).double(), draws(9, 3, 4).requires_grad_()
     padded = functional.pad(x.permute(1, 2, 0), ((kernel - 1) * dilation, 0))
     weight = layer.weight.flip(0).permute(2, 1, 0)  # ours counts from the present back
     exact = functional.conv1d(padded, weight, layer.bias, dilation=dilation).permute(2, 0, 1)
-    found = layer(x)
-    torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
-    direction, wanted = draws(9, 3, 4, seed=1), (x, layer.weight, layer.bias)
-    ours, torchs = (torch.autograd.grad((y * direction).sum(), wanted, retain_graph=True) for y in (found, exact))
+    result = layer(x)
+    torch.testing.assert_close(result, exact, rtol=0, atol=1e-12)
+    direction, inputs = draws(9, 3, 4, seed=1), (x, layer.weight, layer.bias)
+    ours, torchs = (torch.autograd.grad((y * direction).sum(), inputs, retain_graph=True) for y in (result, exact))
     for one, other in zip(ours, torchs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_its_gradient_against_finite_differences():
+def test_the_gradient_of_the_convolution_matches_finite_differences():
     layer, x = CausalConvolution(2, 3, 2).double(), draws(6, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *parameters: layer(x), (x, *layer.parameters()))
 
 
-def test_it_starts_as_torchs_convolutions_do():
+def test_it_is_initialised_like_torchs_convolutions():
     layer = CausalConvolution(50, 3, 1)
     bound = 1 / math.sqrt(150)
     for parameter in (layer.weight, layer.bias):
@@ -74,25 +72,25 @@ def test_it_starts_as_torchs_convolutions_do():
     assert float(layer.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-# --- what a word sees ------------------------------------------------------------------------------------------------
+# --- receptive field -------------------------------------------------------------------------------------------------
 
 
 def logits_and_words(model, steps):
     """Logits [T, V] of one sentence, and its embeddings [T, 1, E] as a leaf of the graph."""
-    kept = []
+    leaves = []
 
     def cut(module, inputs, output):
-        kept.append(output.detach().requires_grad_())
-        return kept[0]
+        leaves.append(output.detach().requires_grad_())
+        return leaves[0]
 
     hook = model.reader.embedding.register_forward_hook(cut)
     features = model.features(sentences(1, steps).history, draws(1, 1, 2))
     hook.remove()
-    return features[:, 0] @ model.output.weight.T, kept[0]
+    return features[:, 0] @ model.output.weight.T, leaves[0]
 
 
 def seen_by_the_last(model, steps):
-    """Which of the `steps` words before it the last prediction depends on, by gradient."""
+    """For each of the `steps` previous words, whether the last prediction depends on it, by gradient."""
     logits, words = logits_and_words(model, steps)
     (gradient,) = torch.autograd.grad(logits[-1] @ draws(VOCABULARY), words)
     return gradient[:, 0].abs().amax(1) > 0
@@ -134,11 +132,11 @@ def test_the_receptive_field(dilations, kernel, field):
         assert bool(seen[5:].all())
 
 
-def test_dilations_that_leave_words_out():
+def test_a_large_dilation_skips_words():
     assert seen_by_the_last(decoder(dilations=(3,)), 9).nonzero().flatten().tolist() == [2, 5, 8]
 
 
-def test_every_step_sees_z_and_only_by_the_first_layer():
+def test_every_step_sees_z_through_the_first_layer_only():
     model, z = decoder(), draws(1, 1, 2).requires_grad_()
     features = model.features(sentences(1, 5).history, z)
     for step in range(5):
@@ -153,9 +151,9 @@ def test_every_step_sees_z_and_only_by_the_first_layer():
 # --- the decoder -----------------------------------------------------------------------------------------------------
 
 
-def test_against_a_plain_reading_of_its_equations():
+def test_the_decoder_matches_a_direct_implementation_of_its_equations():
     model, batch, z = decoder(dilations=(1, 2, 4)), sentences(), draws(3, 2, 2)
-    found = model(batch.history, batch.targets_BT, z)
+    nll = model(batch.history, batch.targets_BT, z)
     for row, sample in itertools.product(range(3), range(2)):
         words = model.reader.embedding.weight[batch.history.tokens_BT[row]]
         both = torch.cat([words, z[row, sample].expand(6, 2)], 1)
@@ -170,7 +168,7 @@ def test_against_a_plain_reading_of_its_equations():
             x = x + convolved.relu() @ block.leave.weight.T + block.leave.bias
         log_p = (x @ model.output.weight.T).log_softmax(1)
         exact = -log_p[torch.arange(6), batch.targets_BT[row]].sum()
-        torch.testing.assert_close(found[row, sample], exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close(nll[row, sample], exact, rtol=0, atol=1e-12)
 
 
 def test_shapes_and_parameters():
@@ -186,7 +184,7 @@ def test_shapes_and_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == exact
 
 
-def test_every_kernel_is_a_parameter_of_the_model_and_learns():
+def test_every_kernel_is_a_parameter_of_the_model_and_is_trained():
     trial = trial_of(tiny("cnn_decoder"))
     before = {name: value.detach().clone() for name, value in trial.model.decoder.named_parameters()}
     assert [f"blocks.{n}.convolve.weight" in before for n in range(6)] == [True] * 5 + [False]
@@ -199,8 +197,8 @@ def test_every_kernel_is_a_parameter_of_the_model_and_learns():
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_with_z_held_it_is_a_language_model(steps):
-    """All sequences of one length sum to one, whatever z is; without its weights on z it is the same one for each."""
+def test_at_a_fixed_z_it_is_a_language_model(steps):
+    """The probabilities of all sequences of one length sum to 1 for each z; without weights on z they do not differ."""
     model = decoder(vocabulary=4)
     every = torch.tensor(list(itertools.product(range(4), repeat=steps)))
     history = History(torch.cat([torch.full((len(every), 1), BOS), every[:, :-1]], 1))
@@ -228,7 +226,7 @@ def test_many_samples_and_sentences_in_one_call_equal_single_calls():
         torch.testing.assert_close(alone[0, 0], together[row, sample], rtol=0, atol=1e-12)
 
 
-def test_with_and_without_gradients_it_is_the_same():
+def test_it_is_the_same_with_and_without_gradients():
     model, batch, z = decoder(), sentences(), draws(3, 2, 2)
     with_gradient = model(batch.history, batch.targets_BT, z)
     with torch.no_grad():
@@ -244,9 +242,9 @@ def test_teacher_forced_and_step_by_step_decoding_agree():
         torch.testing.assert_close(alone, whole[step], rtol=0, atol=1e-12)
 
 
-def test_the_start():
-    setting = LstmModel(hidden=50, embedding=50, latent_dim=4, init_range=0.01, init_embedding=0.1)
-    model = decoder(setting=setting, channels=50, vocabulary=200)
+def test_the_initialisation():
+    config = LstmModel(hidden=50, embedding=50, latent_dim=4, init_range=0.01, init_embedding=0.1)
+    model = decoder(config=config, channels=50, vocabulary=200)
     for name, parameter in model.named_parameters():
         bound = 0.1 if "embedding" in name else 1 / math.sqrt(4 if "from_z" in name else 150 if "conv" in name else 50)
         assert 0.7 * bound < float(parameter.detach().abs().max()) <= bound * (1 + 1e-6), name
@@ -261,15 +259,16 @@ def test_dropout_is_off_in_evaluation():
     first = model(batch.history, batch.targets_BT, z)
     assert torch.equal(model(batch.history, batch.targets_BT, z), first)
     assert torch.equal(model._stream.get_state(), before)
-    quiet = decoder(rate=0.0, setting=MODEL.model_copy(update={"dropout_in": 0.0, "dropout_out": 0.0})).train()
-    assert torch.equal(quiet(batch.history, batch.targets_BT, z), first)
-    assert torch.equal(quiet._stream.get_state(), before)
+    no_dropout = MODEL.model_copy(update={"dropout_in": 0.0, "dropout_out": 0.0})
+    without = decoder(rate=0.0, config=no_dropout).train()
+    assert torch.equal(without(batch.history, batch.targets_BT, z), first)
+    assert torch.equal(without._stream.get_state(), before)
 
 
 @pytest.mark.parametrize("place", ["dropout_in", "dropout_out", "blocks"])
-def test_each_place_drops_in_training(place):
+def test_each_dropout_is_active_in_training(place):
     rates = {"dropout_in": 0.0, "dropout_out": 0.0} | ({place: 0.5} if place != "blocks" else {})
-    model = decoder(rate=0.5 if place == "blocks" else 0.0, setting=MODEL.model_copy(update=rates))
+    model = decoder(rate=0.5 if place == "blocks" else 0.0, config=MODEL.model_copy(update=rates))
     batch, z = sentences(), draws(3, 1, 2)
     whole = model(batch.history, batch.targets_BT, z)
     model.train()
@@ -278,7 +277,7 @@ def test_each_place_drops_in_training(place):
     assert not torch.equal(dropped[0], dropped[1])
 
 
-def test_the_dropout_of_a_block_leaves_what_goes_past_it():
+def test_the_dropout_of_a_block_does_not_apply_to_its_skip_connection():
     block, x = decoder(rate=0.5).blocks[0], draws(6, 3, 8)
     added = block(x, draws(3, 2), None) - x
     dropped = block(x, draws(3, 2), stream()) - x
@@ -288,7 +287,7 @@ def test_the_dropout_of_a_block_leaves_what_goes_past_it():
 
 
 def test_the_samples_of_an_example_share_the_mask_of_their_words():
-    model = decoder(rate=0.0, setting=MODEL.model_copy(update={"dropout_out": 0.0})).train()
+    model = decoder(rate=0.0, config=MODEL.model_copy(update={"dropout_out": 0.0})).train()
     batch = sentences()
     nll = model(batch.history, batch.targets_BT, draws(3, 1, 2).expand(3, 4, 2))
     torch.testing.assert_close(nll, nll[:, :1].expand(3, 4), rtol=0, atol=1e-12)
@@ -299,15 +298,15 @@ def test_the_samples_of_an_example_share_the_mask_of_their_words():
 
 @pytest.mark.parametrize(("size", "blocks"), [("scnn", 3), ("mcnn", 5), ("lcnn", 10), ("vlcnn", 15)])
 def test_the_sizes(size, blocks):
-    part = CnnDecoder(size=size).build(BuildContext(2, 4, model=MODEL))["decoder"]
-    model = part(MODEL, TextDomain(VOCABULARY), stream(), DecoderOptions())
+    build = CnnDecoder(size=size).build(BuildContext(2, 4, model=MODEL))["decoder"]
+    model = build(MODEL, TextDomain(VOCABULARY), stream(), DecoderOptions())
     assert len(model.blocks) == blocks
     assert model.output.in_features == model.blocks[0].convolve.weight.shape[1] == MODEL.hidden
 
 
-def test_dilations_and_channels_of_ones_own():
-    setting = CnnDecoder(size=None, dilations=(1, 5), kernel=2, channels=9)
-    model = setting.build(BuildContext(2, 4, model=MODEL))["decoder"](
+def test_custom_dilations_and_channels():
+    strategy = CnnDecoder(size=None, dilations=(1, 5), kernel=2, channels=9)
+    model = strategy.build(BuildContext(2, 4, model=MODEL))["decoder"](
         MODEL, TextDomain(VOCABULARY), stream(), DecoderOptions()
     )
     assert [block.convolve._dilation for block in model.blocks] == [1, 5]
@@ -316,34 +315,33 @@ def test_dilations_and_channels_of_ones_own():
     assert record.status == "finished"
 
 
-def refused(stack, **sections):
-    with pytest.raises(ConfigError) as caught:
-        parse_trial({"strategies": stack, **sections})
-    return re.findall(r"\((E[-\w]+)\)", str(caught.value)), str(caught.value)
+@pytest.mark.parametrize(
+    ("code", "fields"), [("E18", {"dilations": [1, 2]}), ("E-RANGE", {"size": None})], ids=["both", "none"]
+)
+def test_exactly_one_of_size_and_dilations_is_required(code, fields):
+    with rejects("strategies") as issues:
+        parse_trial({"strategies": [{"kind": "cnn_decoder", **fields}]})
+    assert issues[0].code == code
 
 
-def test_one_of_size_and_dilations():
-    codes, message = refused([{"kind": "cnn_decoder", "dilations": [1, 2]}])
-    assert codes == ["E18"]
-    assert "cnn_decoder.size = mcnn is an unused option beside cnn_decoder.dilations; set size to null" in message
-    codes, message = refused([{"kind": "cnn_decoder", "size": None}])
-    assert codes == ["E-RANGE"]
-    assert "cnn_decoder needs a size or dilations, but both are null" in message
-    for wrong in ([], [0], [1, -2]):
-        with pytest.raises(ConfigError, match="dilations"):
-            parse_trial({"strategies": [{"kind": "cnn_decoder", "size": None, "dilations": wrong}]})
+@pytest.mark.parametrize(
+    ("dilations", "where"), [([], "dilations"), ([0], "dilations[0]"), ([1, -2], "dilations[1]")], ids=str
+)
+def test_dilations_must_be_positive(dilations, where):
+    with rejects(f"strategies[0].{where}"):
+        parse_trial({"strategies": [{"kind": "cnn_decoder", "size": None, "dilations": dilations}]})
 
 
 def test_another_decoder_is_refused_by_name():
     for stack in (["cnn_decoder", "lstm_lm"], ["lstm_lm", "cnn_decoder"]):
-        codes, message = refused(stack)
-        assert codes == ["E-SLOT"]
-        assert "cnn_decoder" in message
-        assert "lstm_lm" in message
-        assert "both fill decoder" in message
+        with rejects("strategies") as issues:
+            parse_trial({"strategies": stack})
+        assert issues[0].code == "E-SLOT"
+        for word in (*stack, "decoder"):
+            assert word in issues[0].message
 
 
-def test_it_is_about_words():
+def test_it_is_refused_on_images():
     (incompatibility,) = CnnDecoder().incompatibilities(replace(tiny("cnn_decoder").context, data_kind="images"))
     assert incompatibility.code == "E09"
-    assert "cnn_decoder is about the words of a text" in incompatibility.message
+    assert "cnn_decoder" in incompatibility.message

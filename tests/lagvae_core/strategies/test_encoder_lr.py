@@ -12,7 +12,7 @@ def test_a_multiplier_of_one_is_the_plain_vae():
 
 
 def one_step(multiplier):
-    """How far each parameter moves in one step of SGD, unclipped, in float64: encoder's and decoder's."""
+    """The change of each parameter of encoder and decoder in one unclipped step of SGD, in float64."""
     trial = trial_of(tiny(encoder_lr(multiplier), training={"clip_norm": 1e9}))
     trial.model.double().train()
     groups = (list(trial.model.encoder_parameters()), list(trial.model.decoder_parameters()))
@@ -22,7 +22,7 @@ def one_step(multiplier):
 
 
 @pytest.mark.parametrize("multiplier", [0.5, 2, 8, 50])
-def test_the_encoder_goes_as_many_times_as_far_and_the_decoder_as_far_as_ever(multiplier):
+def test_the_step_of_the_encoder_is_multiplied_and_the_step_of_the_decoder_is_unchanged(multiplier):
     encoder, decoder = one_step(1)
     faster_encoder, same_decoder = one_step(multiplier)
     for one, other in zip(encoder, faster_encoder, strict=True):
@@ -37,7 +37,7 @@ def rates(trial):
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-def test_the_multiple_survives_new_optimisers_at_a_new_rate(optimiser):
+def test_reset_optimisers_keep_the_multiplier_at_a_new_rate(optimiser):
     trial = trial_of(tiny(encoder_lr(6), training={"optimiser": optimiser, "learning_rate": 0.5}))
     assert rates(trial) == [3.0, 0.5]
     trial.learner.learning_rate *= 0.5
@@ -45,7 +45,7 @@ def test_the_multiple_survives_new_optimisers_at_a_new_rate(optimiser):
     assert rates(trial) == [1.5, 0.25]
 
 
-def test_the_multiple_survives_a_checkpoint():
+def test_a_checkpoint_preserves_the_multiplier():
     trial, fresh = (trial_of(tiny(encoder_lr(6))) for _ in range(2))
     trial.learner.learning_rate = 0.125
     trial.learner.reset_optimisers()
