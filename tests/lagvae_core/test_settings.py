@@ -1,0 +1,21 @@
+from typing import Annotated
+
+from pydantic import Field
+
+from lagvae_core.settings import FrozenConfig, Tunable, describe_constraints, tunables
+
+
+class Example(FrozenConfig):
+    rate: Annotated[float, Field(ge=0, lt=1), Tunable(0.1, 0.8)] = 0.4
+    steps: Annotated[int, Field(gt=0, le=10)] = 1
+    name: Annotated[str, Field(min_length=1)] = "x"
+    free: int = 0
+
+
+def test_constraints_as_text():
+    constraints = {name: describe_constraints(field.metadata) for name, field in Example.model_fields.items()}
+    assert constraints == {"rate": [">= 0", "< 1"], "steps": ["> 0", "<= 10"], "name": ["at least 1 long"], "free": []}
+
+
+def test_tunable_fields_with_their_ranges():
+    assert list(tunables(Example)) == [("rate", float, Tunable(0.1, 0.8))]
