@@ -1,20 +1,20 @@
-"""What the driver of a sweep costs its node: processor and memory against the number of trials that run at a time.
+"""Measure what the driver of a sweep costs its node: processor time and memory against the number of concurrent trials.
 
     python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--forked] [--json FILE]
 
-A real sweep on a real Ray of this machine, told that it has N cores, whose trials train nothing: each starts, waits
-until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a real trial. Each N
-is a fresh process. All is processor time, which other processes disturb less than time; `ms` are milliseconds of one
-core.
+The benchmark runs a real sweep on a real Ray of this machine, which is configured to have N cores. The trials train
+nothing: each starts, waits until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the
+record of a real trial. Each N runs in a new process. All results are processor time, which other processes disturb less
+than wall time; `ms` are milliseconds of one core.
 
-    start     driver, for each trial that starts, Ray's own work for it included
-    report    driver, for each epoch that a trial reports, the row of the first report left out
-    end       driver, for each trial that ends: its row, its curve, the search
-    head      the GCS and the node's raylet together, for each report
-    MiB       resident set of the driver at the end, and how much of that each trial added
+    start     driver, per trial that starts, including Ray's own work for it
+    report    driver, per epoch that a trial reports, without the row of the first report
+    end       driver, per trial that ends: its row, its curve, the search
+    head      the GCS and the node's raylet together, per report
+    MiB       resident set of the driver at the end, and the increase per trial
 
-A trial is a process of some 230 MB even so, which limits N on one machine; with --forked it is one of some 25 MB
-(`forked_workers.py`). Seconds tell of this machine alone; what is meant to hold elsewhere is that nothing grows faster
+Even such a trial is a process of some 230 MB, which limits N on one machine; with --forked it is one of some 25 MB
+(`forked_workers.py`). Seconds depend on the machine. The result that should hold elsewhere is that nothing grows faster
 than N.
 """
 
@@ -56,8 +56,8 @@ TRIAL: dict[str, Any] = {
 STARTED = {"host": "here", "device": "cpu", "epoch": 1, "epochs": 1}
 
 
-def report_only(setting: dict[str, Any]) -> None:
-    """In the place of `train_run`: its reports without its work."""
+def report_only(job: dict[str, Any]) -> None:
+    """Replace `train_run`: the same reports without the training."""
     from ray import tune
 
     plan = json.loads(Path(os.environ["LAGVAE_BENCHMARK_PLAN"]).read_text())
@@ -80,8 +80,8 @@ def resident_mib() -> float:
 
 
 def daemons() -> list[int]:
-    """The GCS and the raylet that this process started."""
-    found = []
+    """Return the process ids of the GCS and the raylet that this process started."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name = (folder / "comm").read_text().strip()
@@ -89,19 +89,22 @@ def daemons() -> list[int]:
         except OSError:
             continue
         if name in ("gcs_server", "raylet") and parent == os.getpid():
-            found.append(int(folder.name))
-    return found
+            pids.append(int(folder.name))
+    return pids
 
 
 class Clock:
-    """The driver's processor time at the moments between the phases.
+    """The driver's processor time at the boundaries between the phases.
 
-    `still`: trials are stopped until all have started. A thousand that only wait wake up often enough to leave a small
-    machine no time to start one more.
+    Args:
+        runs: Number of trials.
+        go: File that lets the trials continue once all have started.
+        suspend: Suspend trials until all have started. A thousand waiting trials wake up so often that a small machine
+            has no time to start another one.
     """
 
-    def __init__(self, runs: int, go: Path, *, still: bool) -> None:
-        self._runs, self._go, self._still = runs, go, still
+    def __init__(self, runs: int, go: Path, *, suspend: bool) -> None:
+        self._runs, self._go, self._suspend = runs, go, suspend
         self._seen: set[str] = set()
         self._waiting: list[int] = []
         self.reports = self.ends = 0
@@ -119,15 +122,15 @@ class Clock:
             return
         self._seen.add(run_id)
         self._waiting.append(report["pid"])
-        if self._still:
+        if self._suspend:
             os.kill(report["pid"], signal.SIGSTOP)
         if len(self._seen) == self._runs:
             self.mark("all started")
             self._go.touch()
             for number, pid in enumerate(self._waiting):
                 os.kill(pid, signal.SIGCONT)
-                if self._still and number % 50 == 49:
-                    time.sleep(1.0)  # all at once would wait for each other
+                if self._suspend and number % 50 == 49:
+                    time.sleep(1.0)  # resumed all at once, they would wait for each other
 
     def ended(self) -> None:
         if not self.ends:
@@ -136,47 +139,47 @@ class Clock:
 
 
 def watch(clock: Clock) -> None:
-    """Let `clock` hear of what the driver hears."""
+    """Notify `clock` of every report that the recorder receives."""
     progressed, ended = RunRecorder.on_run_progress, RunRecorder.on_run_ended
 
-    def progressed_and_told(self: RunRecorder, run_id: str, report: Mapping[str, Any]) -> None:
+    def on_run_progress(self: RunRecorder, run_id: str, report: Mapping[str, Any]) -> None:
         progressed(self, run_id, report)
         clock.progressed(run_id, report)
 
-    def ended_and_told(self: RunRecorder, run_id: str, report: Mapping[str, Any]) -> None:
+    def on_run_ended(self: RunRecorder, run_id: str, report: Mapping[str, Any]) -> None:
         clock.ended()
         ended(self, run_id, report)
 
-    RunRecorder.on_run_progress, RunRecorder.on_run_ended = progressed_and_told, ended_and_told  # type: ignore[method-assign]
+    RunRecorder.on_run_progress, RunRecorder.on_run_ended = on_run_progress, on_run_ended  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
 def forked(folder: Path) -> Iterator[None]:
-    """A block in which Ray's workers are forks of one process."""
-    as_ever = connection._start
-    # Idle workers may be swapped out, and are not to be ended for it. And a raylet asks its agent for each trial that
-    # waits, again and again: hundreds that wait at one node leave it without a port to ask from.
+    """Context manager in which Ray's workers are forks of one process."""
+    original_start = connection._start
+    # Without the memory monitor, Ray does not end idle workers that are swapped out. A raylet polls its agent for each
+    # pending trial, so hundreds of pending trials at one node would use up its ports.
     os.environ |= {"RAY_memory_monitor_refresh_ms": "0", "TUNE_MAX_PENDING_TRIALS_PG": "16"}
     with forked_workers(folder) as script:
 
-        def start(*given: Any) -> Any:
+        def start(*arguments: Any) -> Any:
             from ray._private import parameter
 
             parameter.RayParams = functools.partial(parameter.RayParams, worker_path=str(script))
-            return as_ever(*given)
+            return original_start(*arguments)
 
         connection._start = start
         yield
 
 
 def measure(runs: int, epochs: int, pause: float, fork: bool) -> dict[str, float]:
-    """One sweep of `runs` trials at a time, in this process."""
+    """Run one sweep with `runs` concurrent trials in this process, and return a row of the table."""
     with tempfile.TemporaryDirectory() as folder, forked(Path(folder)) if fork else contextlib.nullcontext():
         go, plan = Path(folder) / "go", Path(folder) / "plan.json"
         record = json.dumps(train(parse_trial(TRIAL)).to_json())
         plan.write_text(json.dumps({"go": str(go), "epochs": epochs, "pause": pause, "record": record}))
         os.environ["LAGVAE_BENCHMARK_PLAN"] = str(plan)
-        clock = Clock(runs, go, still=fork)
+        clock = Clock(runs, go, suspend=fork)
         watch(clock)
         driver.train_run = report_only  # type: ignore[attr-defined]
         driver.local_capacity = lambda: NodeCapacity(runs, 0)  # type: ignore[attr-defined]
@@ -207,14 +210,14 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--pause", type=float, default=10.0)
-    parser.add_argument("--forked", action="store_true", help="workers that share what they have imported")
+    parser.add_argument("--forked", action="store_true", help="start workers as forks that share imported modules")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one is not None:
-        print("RESULT " + json.dumps(measure(given.one, given.epochs, given.pause, given.forked)))
+    options = parser.parse_args()
+    if options.one is not None:
+        print("RESULT " + json.dumps(measure(options.one, options.epochs, options.pause, options.forked)))
         return
-    found = []
+    rows: list[dict[str, float]] = []
     columns = (
         "concurrent",
         "start_ms",
@@ -227,19 +230,19 @@ def main() -> None:
         "start_s",
     )
     print("  ".join(f"{name:>13}" for name in columns), flush=True)
-    for runs in given.concurrent:
+    for runs in options.concurrent:
         command = [sys.executable, __file__, "--one", str(runs)]
-        command += ["--epochs", str(given.epochs), "--pause", str(given.pause)]
-        command += ["--forked"] * given.forked
-        # Its marks are seen as they come: what a machine that is too small has measured before it stalls is not lost.
+        command += ["--epochs", str(options.epochs), "--pause", str(options.pause)]
+        command += ["--forked"] * options.forked
+        # The marks go to stderr at once, so they are not lost if a machine that is too small stalls.
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            sys.exit(f"{runs} trials at a time did not work.")
+            sys.exit(f"The measurement of {runs} concurrent trials failed.")
         [line] = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        found.append(json.loads(line.removeprefix("RESULT ")))
-        print("  ".join(f"{found[-1][name]:>13.3f}" for name in columns), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        rows.append(json.loads(line.removeprefix("RESULT ")))
+        print("  ".join(f"{rows[-1][name]:>13.3f}" for name in columns), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Ray workers that share what they have imported, so that a thousand idle ones fit on one machine.
+"""Ray workers that share imported modules, so that a thousand idle ones fit on one machine.
 
-A worker process of Ray Tune holds some 230 MB of its own, nearly all of it modules. Here one process imports them and
-forks; each worker is a fork of it, holds some 25 MB of its own, and is from then on what Ray started: the same
+A worker process of Ray Tune holds some 230 MB, nearly all of it modules. Here one process imports the modules and
+forks. Each worker is a fork of it and holds some 25 MB; after the fork it runs what Ray started: the same
 `default_worker.py` with its arguments, environment and files.
 
-`forked_workers(folder)` starts that process, and gives the script that Ray shall run in the place of its
-`default_worker.py`; it hands the worker over and ends. For measuring what a driver does, not for training: a process
-that uses CUDA or threads must not be forked.
+`forked_workers(folder)` starts the forking process and returns the script that Ray must run in place of its
+`default_worker.py`; the script requests a worker and ends. Use it to measure what a driver costs, not for training:
+a process that uses CUDA or threads must not be forked.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MODULES = (
     "sweeps.execution.driver",
     "sweeps.execution.worker",
 )
-ORDER_BYTES = 1 << 20
+REQUEST_BYTES = 1 << 20
 
 MCL_CURRENT, MCL_ONFAULT = 1, 4
-"""What is there, as soon as it is touched."""
+"""Flags of mlockall: lock present pages, as soon as they are accessed."""
 
 PR_SET_MEMORY_MERGE = 67
 
@@ -50,24 +50,24 @@ QUIET = {
     "RAY_grpc_client_channel_backup_poll_interval_ms": "0",
     "RAY_grpc_client_check_connection_status_interval_milliseconds": "30000",
 }
-"""An idle worker wakes up to report on itself, a fifth of a percent of a core: a thousand would leave no other work a
-core of a small machine."""
+"""Environment that stops idle workers from reporting on themselves. Each report costs 0.2 % of a core, so a thousand
+workers would occupy the cores of a small machine."""
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from forked_workers import ask
-ask({path!r})
+from forked_workers import request_worker
+request_worker({path!r})
 """
 
 
 @contextmanager
 def forked_workers(folder: Path) -> Iterator[Path]:
-    """A block in which a process forks workers; gives the script that stands for a worker."""
+    """Context manager in which a process forks workers; yields the script that Ray runs for a worker."""
     path, script = str(folder / "forking"), folder / "worker.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent), path=path))
-    # Not of Ray's making: what a worker leaves behind, Ray ends with it.
-    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # a heap for each of its twenty threads is 10 MB a worker
+    # Started here and not by a worker, because Ray ends the processes that a worker leaves behind.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # a heap per thread, with 20 threads, is 10 MB a worker
     with subprocess.Popen([sys.executable, __file__, path], env=environment) as forking:
         try:
             yield script
@@ -75,12 +75,12 @@ def forked_workers(folder: Path) -> Iterator[Path]:
             forking.terminate()
 
 
-def ask(path: str) -> None:
-    """Be a worker, in another process."""
-    order = {"argv": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd()}
+def request_worker(path: str) -> None:
+    """Request a worker with the arguments, environment and files of this process."""
+    request = {"argv": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd()}
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(path)
-        socket.send_fds(line, [json.dumps(order).encode() + b"\0"], [0, 1, 2])
+        socket.send_fds(line, [json.dumps(request).encode() + b"\0"], [0, 1, 2])
         line.recv(1)
 
 
@@ -94,20 +94,20 @@ def _fork(path: str) -> None:
     ready = False
     while True:
         line, _ = listener.accept()
-        content, files, _, _ = socket.recv_fds(line, ORDER_BYTES, 3)
+        content, files, _, _ = socket.recv_fds(line, REQUEST_BYTES, 3)
         while not content.endswith(b"\0"):
-            content += line.recv(ORDER_BYTES)
-        order = json.loads(content[:-1]) | {"turn": f"{path}.turn"}
+            content += line.recv(REQUEST_BYTES)
+        request = json.loads(content[:-1]) | {"turn": f"{path}.turn"}
         if not ready:
-            # Ray's library reads its token and its job from the environment when it is loaded.
-            os.environ.update(order["environment"] | QUIET)
+            # Ray's library reads token and job from the environment when it is loaded.
+            os.environ.update(request["environment"] | QUIET)
             _import()
             ready = True
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
             line.close()
-            _become(order, files)
+            _become(request, files)
         for file in files:
             os.close(file)
         line.send(b"1")
@@ -121,44 +121,44 @@ def _import() -> None:
 
     for name in (*MODULES, "ray._private.workers.default_worker"):
         importlib.import_module(name)
-    # A trial that has nothing to tell looks five times a second whether it has.
+    # Otherwise a trial without results polls for them five times a second.
     importlib.import_module("ray.train._internal.session")._RESULT_FETCH_TIMEOUT = 30.0
     gc.collect()
-    gc.freeze()  # a collection would write into every object, and so copy it
-    # Where memory is short, the kernel must not look for what is shared among a thousand, which takes it forever.
+    gc.freeze()  # a collection would write to every object and thereby copy its page
+    # If memory is short, the kernel must not search for pages shared among a thousand processes; it takes too long.
     libc = ctypes.CDLL(None)
     libc.mlockall(MCL_CURRENT | MCL_ONFAULT)
-    # What the forks copy they mostly change alike; a kernel that was told to look for it holds it once.
+    # Most copied pages are changed equally in all forks; with this flag the kernel merges equal pages.
     libc.prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
 
 
-def _become(order: dict[str, object], files: list[int]) -> None:
+def _become(request: dict[str, object], files: list[int]) -> None:
     import runpy
 
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    os.chdir(str(order["folder"]))
+    os.chdir(str(request["folder"]))
     os.environ.clear()
-    os.environ.update(order["environment"] | QUIET)  # type: ignore[operator]
+    os.environ.update(request["environment"] | QUIET)  # type: ignore[operator]
     from ray._private import worker
     from ray._private.workers import default_worker
 
-    # Forks draw the same random numbers, and name their first object alike: one must be gone before the next is made.
-    worker.connect = functools.partial(_in_turn, str(order["turn"]), worker.connect)
-    # Where a thousand wait for two cores, a thread that asks for the interpreter every 5 ms costs more than all else.
+    # Forks draw equal random numbers and give their first object the same name, so they connect one after the other.
+    worker.connect = functools.partial(_in_turn, str(request["turn"]), worker.connect)
+    # If a thousand processes share two cores, switching threads every 5 ms costs more than everything else.
     sys.setswitchinterval(2.0)
-    sys.argv = [default_worker.__file__, *order["argv"]]  # type: ignore[misc]
+    sys.argv = [default_worker.__file__, *request["argv"]]  # type: ignore[misc]
     try:
         runpy.run_path(default_worker.__file__, run_name="__main__")
     finally:
-        os._exit(0)  # to take the interpreter down writes into every object, too
+        os._exit(0)  # shutting down the interpreter would also write to every object
 
 
-def _in_turn(file: str, connect: Callable[..., None], *given: object, **named: object) -> None:
+def _in_turn(file: str, connect: Callable[..., None], *args: object, **kwargs: object) -> None:
     with open(file, "a") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        connect(*given, **named)
+        connect(*args, **kwargs)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How much memory the large things take: a text of a million sentences, nll_iw at Yahoo's size, MI over a split.
+"""Measure the memory of the largest tasks: a text of a million sentences, nll_iw at Yahoo's size, MI over a split.
 
     python benchmarks/memory.py text|nll_iw|mi|all [--sentences N] [--samples K ...] [--json FILE]
 
-Each line is a fresh process. `MiB` is the most that its resident set grew above what it held when everything was
-imported (for nll_iw and mi also model and data); pages mapped from the cache, which processes share, count in it.
-Seconds tell of this machine alone; the bounds are what is meant to hold anywhere.
+Each line is measured in a new process. `MiB` is the peak of its resident set above its size after all imports (for
+nll_iw and mi also after model and data are built). Pages mapped from the cache count, although processes share them.
+Seconds depend on the machine; the bounds should hold anywhere.
 
-`text`: sentences of 10 words on average, of a vocabulary of 20,000 under Zipf's law, in two classes; `cold`: nothing is
-cached, `warm`: the cache holds it. `nll_iw`: 32 latents, hidden 1,024, embedding 512, vocabulary 20,001, sentences of
-80 predicted tokens, a random model. `mi`: 10,000 examples with 32 latents.
+`text`: sentences of 10 words on average from a vocabulary of 20,000 under Zipf's law, in two classes; `cold`: nothing
+is cached, `warm`: the text is in the cache. `nll_iw`: 32 latent dimensions, hidden 1,024, embedding 512, vocabulary
+20,001, sentences of 80 predicted tokens, a random model. `mi`: 10,000 examples with 32 latent dimensions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LATENT, VOCABULARY, PREDICTED = 32, 20_001, 80
 
 
 def write_text(folder: Path, sentences: int) -> None:
-    """`sentences` lines of training text, a hundredth of that for valid and for test; never all in memory."""
+    """Write `sentences` lines of training text and a hundredth as many for valid and test, in small portions."""
     random = np.random.default_rng(0)
     words = np.array([f"word{n}" for n in range(20_000)], dtype=object)
     cumulative = np.cumsum(1.0 / np.arange(1, len(words) + 1))
@@ -55,7 +55,7 @@ def write_text(folder: Path, sentences: int) -> None:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process; getrusage's would count that of its parent before it began."""
+    """Return the peak resident set of this process; getrusage would include that of its parent."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -68,10 +68,10 @@ def load(folder: str) -> Callable[[], object]:
 
 
 def weigh(samples: int, examples: int) -> Callable[[], object]:
-    setting = LstmModel(latent_dim=LATENT, hidden=1024, embedding=512)
+    config = LstmModel(latent_dim=LATENT, hidden=1024, embedding=512)
     components, domain = TrainingComponents(), TextDomain(VOCABULARY)
-    decoder = setting.decoder(domain, Streams(0)["dropout"], components.wiring(setting))
-    model = Vae(setting.encoder(domain, None), decoder, components.posterior, components.prior).eval()
+    decoder = config.decoder(domain, Streams(0)["dropout"], components.options(config))
+    model = Vae(config.encoder(domain, None), decoder, components.posterior, components.prior).eval()
     cpu = torch.device("cpu")
     tokens = torch.randint(4, VOCABULARY, (examples, PREDICTED + 1))
     tokens[:, 0], tokens[:, -1] = BOS, EOS
@@ -91,25 +91,25 @@ def inform(examples: int) -> Callable[[], object]:
     return lambda: (mutual_information(q, noise), mutual_information_within(q, noise, groups))
 
 
-ACTS: dict[str, Callable[..., Callable[[], object]]] = {"load": load, "weigh": weigh, "inform": inform}
+TASKS: dict[str, Callable[..., Callable[[], object]]] = {"load": load, "weigh": weigh, "inform": inform}
 
 
-def measure(act: str, arguments: list[Any]) -> None:
-    """Print seconds and bytes of one act, as JSON."""
+def measure(task: str, arguments: list[Any]) -> None:
+    """Run one task and print its seconds and bytes as JSON."""
     torch.set_num_threads(1)
-    run = ACTS[act](*arguments)
+    run = TASKS[task](*arguments)
     before, started = peak_bytes(), time.perf_counter()
     run()
     print(json.dumps({"seconds": time.perf_counter() - started, "bytes": peak_bytes() - before}))
 
 
-def measured(what: str, bound: int, act: str, *arguments: Any, **environment: str) -> dict[str, Any]:
-    """One line of the table; the act runs in a process of its own."""
-    command = [sys.executable, __file__, "measure", act, json.dumps(arguments)]
+def measured(what: str, bound: int, task: str, *arguments: Any, **environment: str) -> dict[str, Any]:
+    """Run a task in a new process, print its line of the table and return it."""
+    command = [sys.executable, __file__, "measure", task, json.dumps(arguments)]
     done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
     row = {"what": what, "bound": bound, **json.loads(done.stdout)}
-    held = "" if row["bytes"] <= bound * 2**20 else "  ABOVE THE BOUND"
-    print(f"{what:<48}{row['seconds']:>10.1f}{row['bytes'] / 2**20:>10.0f}{bound:>10}{held}", flush=True)
+    verdict = "" if row["bytes"] <= bound * 2**20 else "  ABOVE THE BOUND"
+    print(f"{what:<48}{row['seconds']:>10.1f}{row['bytes'] / 2**20:>10.0f}{bound:>10}{verdict}", flush=True)
     return row
 
 

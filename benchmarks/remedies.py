@@ -1,17 +1,17 @@
-"""What a remedy costs: an outer update under it as a ratio to one of the plain VAE.
+"""Measure what a remedy costs: the ratio of an outer update under it to an outer update of the plain VAE.
 
     python benchmarks/remedies.py [--size synthetic|yahoo] [--arms ARM ...] [--rounds N] [--threads N] [--json FILE]
 
-An arm is written as for `lagvae trial --arm`: `mae`, `aggressive:budget=10`, `bn_vae+kl_linear_epoch`; by default it is
-each strategy of the catalogue alone that means something on words. Sizes are those of steps.py with two latents at
-`synthetic`, on random tokens. An update is all that a trial does between two batches.
+An arm has the syntax of `lagvae trial --arm`: `mae`, `aggressive:budget=10`, `bn_vae+kl_linear_epoch`. The default is
+each strategy of the catalogue alone, without those that are invalid on words. The sizes are those of steps.py, with two
+latent dimensions at `synthetic`, on random tokens. An update is everything that a trial does between two batches.
 
-In each round every arm takes some updates in a row, in an order that turns, the first of them untimed, since in a trial
-an update follows its like. So does a second plain VAE, whose ratio shows how far the machine is to be trusted. A ratio
-is the median over the rounds of (arm / plain VAE of the same round), with the standard error of that median. On one CPU
-thread what is timed is the processor's time, which other processes disturb less. Arms whose updates hold several
-encoder steps also get the ratio for one of them; an update of `aggressive` counts its inner loop, so give it a small
-`budget` where steps are slow.
+In each round every arm runs several updates in a row; the order of the arms rotates. The first update of an arm is not
+timed, because in a trial an update follows one of its own kind. A second plain VAE runs too; its ratio shows how
+reliable the machine is. A ratio is the median over the rounds of (arm / plain VAE of the same round), with the standard
+error of that median. On one CPU thread the processor time is measured, which other processes disturb less. For arms
+with several encoder steps per update, the ratio per encoder step is shown too. An update of `aggressive` includes its
+inner loop, so use a small `budget` where steps are slow.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SIZES = {
 
 
 class Arm:
-    """A trial that takes one outer update at each call."""
+    """A trial that runs one outer update at each call."""
 
     def __init__(self, text: str, size: Size, dataset: TokenDataset, device: torch.device) -> None:
         training = {"batch_size": size.batch}
@@ -82,18 +82,18 @@ class Arm:
 
     @property
     def encoder_steps(self) -> float:
-        """Encoder steps an update."""
+        """Encoder steps per update."""
         return self.trial.learner.encoder_steps / self.updates
 
 
-def remedies_of_words() -> list[str]:
-    """The catalogue without what means nothing on words."""
-    about_words = []
+def text_strategies() -> list[str]:
+    """Return the kinds of the catalogue that are valid on words."""
+    kinds = []
     for kind in CATALOGUE:
         with contextlib.suppress(ConfigError):
             parse_trial({"strategies": [kind]})
-            about_words.append(kind)
-    return about_words
+            kinds.append(kind)
+    return kinds
 
 
 def processor_time(arm: Arm, updates: int) -> float:
@@ -108,7 +108,7 @@ def wall_time(arm: Arm, updates: int) -> float:
 
 
 def median_with_error(values: list[float]) -> tuple[float, float]:
-    """The median and its standard error, for values that are nearly normal around it."""
+    """Return the median and its standard error, for values with a nearly normal distribution."""
     low, middle, high = statistics.quantiles(values, n=4)
     return middle, 1.25 * (high - low) / 1.35 / len(values) ** 0.5
 
@@ -116,7 +116,7 @@ def median_with_error(values: list[float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="synthetic")
-    parser.add_argument("--arms", nargs="+", default=remedies_of_words(), metavar="ARM")
+    parser.add_argument("--arms", nargs="+", default=text_strategies(), metavar="ARM")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

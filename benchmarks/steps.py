@@ -1,14 +1,14 @@
-"""What a training step, an inner step, a semi-amortised one and nll_iw cost, in ms and as a share of the peak.
+"""Measure a training step, an inner step, a semi-amortised step and nll_iw, in ms and as a share of the peak.
 
     python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda]
         [--repetitions N] [--json FILE]
 
 Sizes: `synthetic` is He et al. 2019, Appendix B.1 (batch 16, length 11, vocabulary 1,004, embedding and hidden 50, one
-latent); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden 1,024,
-latent 32) on random tokens. `plain` is the same step written in the straightforward way of the public codes: one
-cross-entropy over all logits, torch's dropout and clipping. All variants are timed in turn in one process, so that
-their ratios hold even where the machine's speed drifts; quote ratios, not milliseconds. The peak is the best
-float32 matrix product of this run; FLOPs are those of the matrix products that the step needs.
+latent dimension); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden
+1,024, latent 32) on random tokens. `plain` is the same step in the straightforward form of the public codes: one
+cross-entropy over all logits, torch's dropout and clipping. All variants are timed alternately in one process, so their
+ratios are valid even if the machine's speed drifts; quote ratios, not milliseconds. The peak is the best float32 matrix
+product of this run; FLOPs count the matrix products that the step needs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Size:
     iw_samples: int
 
     def forward_flops(self) -> tuple[float, float]:
-        """Matrix-product FLOPs of one batch: encoder, decoder."""
+        """Return the matrix-product FLOPs of one batch in encoder and decoder."""
         m = self.model
         gates = 4 * m.hidden
         encoder = 2.0 * gates * (m.embedding + m.hidden) * (self.predicted + 1) * self.batch
@@ -68,11 +68,11 @@ STEPS = 10
 """Refinement steps of sa_vae, as in He et al. 2019."""
 
 SLOW = ("nll_iw", "sa_vae")
-"""What is timed in three rounds of ten."""
+"""Variants that are timed in three of ten rounds."""
 
 
 class PlainStep:
-    """The step as the public codes write it, on modules of the same shapes."""
+    """The training step as in the public codes, on modules of the same shapes."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
         m, v = size.model, size.vocabulary
@@ -111,7 +111,7 @@ class PlainStep:
 
 
 def measured_peak(device: torch.device) -> float:
-    """The best float32 matrix product of this machine, FLOP/s."""
+    """Return the best rate of a float32 matrix product on this machine [FLOP/s]."""
     n = 2048 if device.type == "cpu" else 8192
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     torch.mm(a, b)
@@ -129,10 +129,10 @@ def timed(act: Callable[[], object], device: torch.device) -> float:
 
 
 def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
-    """Name to (what to time, needed FLOPs)."""
+    """Return the variants by name, each with a function to time and the FLOPs that it needs."""
     streams = Streams(0, device)
     components = TrainingComponents()
-    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"], components.wiring(size.model))
+    decoder = LstmDecoder(size.model, size.vocabulary, streams["dropout"], components.options(size.model))
     model = Vae(LstmEncoder(size.model, size.vocabulary), decoder, components.posterior, components.prior).to(device)
     learner = Learner(model, components, TrainingConfig(), streams)
     tokens = torch.randint(4, size.vocabulary, (size.batch, size.predicted + 1), device=device)
@@ -160,8 +160,8 @@ def variants(size: Size, device: torch.device) -> dict[str, tuple[Callable[[], o
         importance_weighted(model, few, size.iw_samples, 0, {"nll_iw": proposal_weight(model)}, sequences=chunk)
 
     def semi_amortised(backward: str) -> Callable[[], None]:
-        setting = SaVae.model_validate({"backward": backward, "refinement_steps": STEPS})
-        update = setting.build(BuildContext(size.model.latent_dim, 1))["update"]
+        config = SaVae.model_validate({"backward": backward, "refinement_steps": STEPS})
+        update = config.build(BuildContext(size.model.latent_dim, 1))["update"]
 
         def step() -> None:
             model.train()
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep-freed-memory", choices=["yes", "no"], default="yes")
-    parser.add_argument("--repetitions", type=int, help="timings of each, in the place of those of the size")
+    parser.add_argument("--repetitions", type=int, help="number of timings of each variant; default by size")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

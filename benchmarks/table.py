@@ -1,10 +1,10 @@
-"""What a row of the table costs to write and to read on this disk, flushing included.
+"""Measure what a row of the table costs to write and to read on this disk, including the flush.
 
     python benchmarks/table.py [--rows N ...] [--away MS] [--readers N]
 
-Each N is a folder of N runs. What is meant to hold elsewhere is that a row costs the same in a table of ten as of ten
-thousand. `--away`: each reading begins with a pause of so many milliseconds, as from a store that is far away;
-`--readers`: how many files are read at a time, by default as many as ever.
+Each N is a folder of N runs. The result that should hold elsewhere is that a row costs the same in a table of ten rows
+and of ten thousand. `--away` adds a pause of this many milliseconds to each read, as from a distant store; `--readers`
+sets how many files are read concurrently.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from sweeps.storage.table import ResultsFolder
 
 
 def delay(seconds: float) -> None:
+    """Add a pause to each read of a file."""
     read = store.SweepFolder._read
 
-    def read_late(self: store.SweepFolder, name: str) -> bytes | None:
+    def delayed_read(self: store.SweepFolder, name: str) -> bytes | None:
         time.sleep(seconds)
         return read(self, name)
 
-    store.SweepFolder._read = read_late  # type: ignore[method-assign]
+    store.SweepFolder._read = delayed_read  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -39,14 +40,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--away", type=float, default=0.0)
     parser.add_argument("--readers", type=int, default=store.READERS)
-    given = parser.parse_args()
-    store.READERS = given.readers
-    if given.away:
-        delay(given.away / 1000)
+    options = parser.parse_args()
+    store.READERS = options.readers
+    if options.away:
+        delay(options.away / 1000)
     record = train(parse_trial(TRIAL)).to_json()
     measured = record["metrics"] | record["cost"] | {"config": json.dumps(record["config"]), "status": "finished"}
     print(f"{'rows':>8} {'write_ms':>9} {'read_ms':>9} {'bytes':>9}")
-    for rows in given.rows:
+    for rows in options.rows:
         with tempfile.TemporaryDirectory() as place:
             folder = ResultsFolder(place, "bench")
             folder.prepare()
