@@ -24,7 +24,7 @@ def draws(*shape, seed=0):
 
 
 def decoder(core="lstm", vocabulary=12, scale=1.0):
-    """A decoder whose likeliest sentences have different lengths, and which would like to emit `<pad>` and `<s>`."""
+    """Return a decoder whose best sentences differ in length and to which `<pad>` and `<s>` are likely."""
     components = assemble(CORES[core], BuildContext(2, 4, model=MODEL)) if CORES[core] else TrainingComponents()
     model = components.decoder(MODEL, TextDomain(vocabulary), torch.Generator(), DecoderOptions()).double().eval()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def index(rows=ROWS):
 
 
 def log_p(model, z_Z, tokens):
-    """log p of `tokens`, `</s>` included if it is there, by the decoder's own likelihood."""
+    """Return log p of `tokens`, including `</s>` if present, by the decoder's likelihood."""
     history = torch.tensor([[BOS, *tokens[:-1]]])
     return -float(model(History(history), torch.tensor([tokens]), z_Z[None, None]).detach())
 
@@ -52,35 +52,35 @@ def tokens_of(decoded):
 
 
 def sentences(usable, steps):
-    """Every sequence that can be generated: ended within `steps` tokens, or cut there."""
+    """Yield every sequence that can be generated: ended within `steps` tokens, or truncated."""
     words = [word for word in usable if word != EOS]
     for length in range(steps):
-        yield from ([*before, EOS] for before in itertools.product(words, repeat=length))
+        yield from ([*prefix, EOS] for prefix in itertools.product(words, repeat=length))
     yield from map(list, itertools.product(words, repeat=steps))
 
 
 @each_core
 @pytest.mark.parametrize(
-    "decoding",
+    "method",
     [Greedy(8), Sampling(8, seed=0), Beam(8, 3), Beam(8, 3, length_normalised=True)],
     ids=["greedy", "sampling", "beam", "beam by length"],
 )
-class TestEveryDecoding:
-    def test_sentences_are_lawful_and_have_the_decoder_s_likelihood(self, core, decoding):
+class TestEveryMethod:
+    def test_sentences_are_valid_and_have_the_likelihood_of_the_decoder(self, core, method):
         model = decoder(core)
-        found = decoding(model, z(), index())
-        assert {PAD, BOS, EOS}.isdisjoint(word for one in found for word in one.words)
-        for one, z_Z in zip(found, z(), strict=True):
+        decoded = method(model, z(), index())
+        assert {PAD, BOS, EOS}.isdisjoint(word for one in decoded for word in one.words)
+        for one, z_Z in zip(decoded, z(), strict=True):
             assert len(tokens_of(one)) <= 8
             assert one.ended or len(one.words) == 8
             assert one.log_p == pytest.approx(log_p(model, z_Z, tokens_of(one)), abs=1e-10)
-        assert {one.ended for one in found} == {True, False}, "the test wants both"
+        assert {one.ended for one in decoded} == {True, False}, "the test needs both"
 
-    def test_no_sentence_depends_on_its_companions(self, core, decoding):
+    def test_sentences_do_not_depend_on_the_batch(self, core, method):
         model = decoder(core)
-        together = decoding(model, z(), index())
-        alone = [decoding(model, z()[row : row + 1], torch.tensor([row]))[0] for row in range(ROWS)]
-        blocks = decode_all(decoding, model, z(), index())
+        together = method(model, z(), index())
+        alone = [method(model, z()[row : row + 1], torch.tensor([row]))[0] for row in range(ROWS)]
+        blocks = decode_all(method, model, z(), index())
         assert [(one.words, one.ended) for one in together] == [(one.words, one.ended) for one in alone]
         assert [one.words for one in together] == [one.words for one in blocks]
         assert len({one.words for one in together}) > 1
@@ -88,7 +88,7 @@ class TestEveryDecoding:
 
 @each_core
 @pytest.mark.parametrize("length_normalised", [False, True])
-def test_a_beam_of_one_is_greedy(core, length_normalised):
+def test_a_beam_of_width_one_is_greedy(core, length_normalised):
     model = decoder(core)
     assert Beam(8, 1, length_normalised)(model, z(), index()) == Greedy(8)(model, z(), index())
 
@@ -100,29 +100,29 @@ def test_a_beam_that_holds_every_prefix_finds_the_best_of_all_sentences(core, le
     usable = [EOS, UNK, 4]
     every = list(sentences(usable, steps))
     assert len(every) == 1 + 2 + 4 + 8
-    found = Beam(steps, len(usable) ** steps, length_normalised)(model, z(), index())
+    decoded = Beam(steps, len(usable) ** steps, length_normalised)(model, z(), index())
     greedy = Greedy(steps)(model, z(), index())
-    for one, z_Z in zip(found, z(), strict=True):
-        worth = [log_p(model, z_Z, tokens) / (len(tokens) if length_normalised else 1) for tokens in every]
-        best = max(range(len(every)), key=worth.__getitem__)
+    for one, z_Z in zip(decoded, z(), strict=True):
+        scores = [log_p(model, z_Z, tokens) / (len(tokens) if length_normalised else 1) for tokens in every]
+        best = max(range(len(every)), key=scores.__getitem__)
         assert tokens_of(one) == every[best]
-    assert [one.words for one in found] != [one.words for one in greedy], "the test wants a search that is needed"
+    assert [one.words for one in decoded] != [one.words for one in greedy], "greedy search must not suffice"
 
 
-def test_a_wider_beam_of_raw_log_p_prefers_shorter_sentences_than_one_by_length():
+def test_without_length_normalisation_sentences_are_shorter():
     model = decoder()
-    raw, fair = (Beam(8, 20, normalised)(model, z(), index()) for normalised in (False, True))
-    assert all(one.log_p >= other.log_p - 1e-12 for one, other in zip(raw, fair, strict=True))
-    assert sum(len(one.words) for one in raw) < sum(len(one.words) for one in fair)
+    raw, normalised = (Beam(8, 20, by_length)(model, z(), index()) for by_length in (False, True))
+    assert all(one.log_p >= other.log_p - 1e-12 for one, other in zip(raw, normalised, strict=True))
+    assert sum(len(one.words) for one in raw) < sum(len(one.words) for one in normalised)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_sampled_sentences_are_as_frequent_as_they_are_likely(temperature):
+def test_sampled_sentences_have_the_frequencies_of_their_probabilities(temperature):
     model, steps, n = decoder(vocabulary=5, scale=0.7), 3, 20_000
     one_z = z(1)
-    found = decode_all(Sampling(steps, 3, temperature), model, one_z.expand(n, -1), index(n))
+    decoded = decode_all(Sampling(steps, 3, temperature), model, one_z.expand(n, -1), index(n))
     counts = {}
-    for one in found:
+    for one in decoded:
         key = tuple(tokens_of(one))
         counts[key] = counts.get(key, 0) + 1
     total = 0.0
@@ -135,20 +135,20 @@ def test_sampled_sentences_are_as_frequent_as_they_are_likely(temperature):
 
 
 def sampling_probability(model, z_1Z, tokens, temperature):
-    """The product over steps of what the words that may be emitted have by themselves."""
+    """Return the product over steps of the probabilities renormalised over the words that can be emitted."""
     features = model.features(History(torch.tensor([[BOS, *tokens[:-1]]])), z_1Z[:, None])
     usable = model.output(features)[:, 0, [EOS, UNK, 4]].detach() / temperature
-    place = {EOS: 0, UNK: 1, 4: 2}
-    return math.exp(sum(float(row.log_softmax(0)[place[token]]) for row, token in zip(usable, tokens, strict=True)))
+    column = {EOS: 0, UNK: 1, 4: 2}
+    return math.exp(sum(float(row.log_softmax(0)[column[token]]) for row, token in zip(usable, tokens, strict=True)))
 
 
-def test_a_low_temperature_is_greedy():
+def test_sampling_at_a_low_temperature_is_greedy():
     model = decoder()
     cold = Sampling(8, 0, temperature=1e-6)(model, z(), index())
     assert [one.words for one in cold] == [one.words for one in Greedy(8)(model, z(), index())]
 
 
-def test_other_seeds_purposes_and_examples_draw_other_sentences():
+def test_samples_depend_on_seed_purpose_and_example():
     model, one_z = decoder(), z(1).expand(ROWS, -1)
     plain = [one.words for one in Sampling(8, 0)(model, one_z, index())]
     assert len(set(plain)) > 1
@@ -157,6 +157,6 @@ def test_other_seeds_purposes_and_examples_draw_other_sentences():
     assert plain[::-1] == [one.words for one in Sampling(8, 0)(model, one_z, index().flip(0))]
 
 
-def test_generation_wants_eval_mode():
+def test_generation_requires_eval_mode():
     with pytest.raises(AssertionError, match="eval mode"):
         Greedy(3)(decoder().train(), z(), index())

@@ -12,7 +12,7 @@ REFERENCE = Sentences.of([[A, B]])
 NOTHING = Sentences.of([])
 
 
-class TestByHand:
+class TestKnownValues:
     def test_known_ngrams(self):
         assert known_ngrams(GENERATED, REFERENCE, 1) == pytest.approx(100 * 4 / 5)
         assert known_ngrams(GENERATED, REFERENCE, 2) == pytest.approx(100 * 1 / 3)
@@ -28,21 +28,21 @@ class TestByHand:
         assert unigram_entropy(GENERATED) == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-12)
         assert unigram_entropy(GENERATED) == pytest.approx(0.9503, abs=5e-5)
 
-    def test_the_same_text_is_all_known_and_none_of_another(self):
+    def test_the_same_text_is_known_and_a_disjoint_text_is_not(self):
         for n in (1, 2, 3):
             assert known_ngrams(GENERATED, GENERATED, n) == 100.0
             assert known_ngrams(GENERATED, Sentences.of([[1, 2, 3, 4]]), n) == 0.0
 
-    def test_no_ngram_reaches_over_the_end_of_a_sentence(self):
+    def test_ngrams_do_not_cross_sentences(self):
         assert known_ngrams(Sentences.of([[A], [B]]), REFERENCE, 2) is None
         assert known_ngrams(REFERENCE, Sentences.of([[A], [B]]), 2) == 0.0
         assert known_ngrams(Sentences.of([[C, A]]), Sentences.of([[B, A]]), 2) == 0.0
 
-    def test_a_generated_sentence_does_not_go_on_in_the_reference(self):
+    def test_ngrams_do_not_cross_from_generated_to_reference_sentences(self):
         assert known_ngrams(Sentences.of([[A, B], [A]]), Sentences.of([[B, C]]), 2) == 0.0
 
     @pytest.mark.parametrize("n", [1, 2, 3])
-    def test_without_words_nothing_is_measured(self, n):
+    def test_metrics_without_words_are_none(self, n):
         for empty in (NOTHING, Sentences.of([[], []])):
             assert distinct(empty, n) is None
             assert known_ngrams(empty, REFERENCE, n) is None
@@ -51,7 +51,7 @@ class TestByHand:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_arrays_count_as_dictionaries_do(n):
+def test_results_equal_counting_with_dictionaries(n):
     drawn = np.random.default_rng(n)
     generated, reference = ([drawn.integers(0, 6, drawn.integers(0, 9)).tolist() for _ in range(60)] for _ in range(2))
 

@@ -12,7 +12,7 @@ def weighted(model, data, samples, seed=0, **options):
 
 
 def wrong_proposal(fixture):
-    """Half a posterior deviation off, with twice its variance."""
+    """Return a model whose q is half a posterior standard deviation off, with twice the variance."""
     offset, variance = 0.5 * fixture.variance_Z.sqrt(), 2.0 * fixture.variance_Z
     return fixture.vae(lambda x: fixture.mean(x) + offset, variance), offset, variance
 
@@ -26,15 +26,15 @@ class TestAgainstClosedForms:
     def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood(self, samples):
         fixture = LinearGaussian.orthogonal(2.0, 0.8)
         x = fixture.draw(200)
-        found = weighted(fixture.vae(), batches(x), samples)
+        log_mean = weighted(fixture.vae(), batches(x), samples)
         exact = fixture.log_marginal(x)
         # float64 rounding of a sum of about ten terms of size 10
-        torch.testing.assert_close(found.value_N, exact, rtol=0, atol=1e-12)
-        torch.testing.assert_close(found.ess_N, torch.full_like(exact, samples), rtol=1e-12, atol=0)
-        assert found.nll == pytest.approx(-float(exact.mean()), abs=1e-12)
-        assert found.mc_se < 1e-6
+        torch.testing.assert_close(log_mean.value_N, exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close(log_mean.ess_N, torch.full_like(exact, samples), rtol=1e-12, atol=0)
+        assert log_mean.nll == pytest.approx(-float(exact.mean()), abs=1e-12)
+        assert log_mean.mc_se < 1e-6
 
-    def test_one_sample_misses_by_the_divergence_from_the_posterior(self):
+    def test_with_one_sample_the_gap_is_the_kl_to_the_posterior(self):
         fixture = LinearGaussian.oblique()
         x = fixture.draw(4000)
         for model, offset, variance in (
@@ -46,14 +46,14 @@ class TestAgainstClosedForms:
             assert gap > 1e-3
             assert float(excess.mean()) == pytest.approx(gap, abs=4 * standard_error(excess))
 
-    def test_the_known_gaps_of_this_fixture(self):
+    def test_the_gaps_of_the_fixture_have_known_values(self):
         fixture = LinearGaussian.oblique()
         _, offset, variance = wrong_proposal(fixture)
         assert fixture.gap(torch.zeros(2).double(), fixture.variance_Z) == pytest.approx(0.0016168, abs=5e-8)
         assert fixture.gap(offset, variance) == pytest.approx(0.57267, abs=5e-6)
 
     @pytest.mark.parametrize(("samples", "examples"), [(10, 2000), (50, 2000), (500, 500)])
-    def test_the_excess_is_what_the_effective_sample_size_predicts(self, samples, examples):
+    def test_the_gap_follows_from_the_effective_sample_size(self, samples, examples):
         """E[-log mean w] = -log E w + (dispersion - 1) / 2K + O(1/K^2)."""
         fixture = LinearGaussian.oblique()
         x = fixture.draw(examples)
@@ -61,25 +61,25 @@ class TestAgainstClosedForms:
             (fixture.vae(), torch.zeros(2).double(), fixture.variance_Z),
             wrong_proposal(fixture),
         ):
-            found = weighted(model, batches(x), samples)
-            excess = fixture.log_marginal(x) - found.value_N
+            log_mean = weighted(model, batches(x), samples)
+            excess = fixture.log_marginal(x) - log_mean.value_N
             dispersion = fixture.weight_dispersion(offset, variance)
             predicted = (dispersion - 1) / (2 * samples)
             # the next term of the expansion is of the order of dispersion^2 / K^2
             tolerance = 4 * standard_error(excess) + (dispersion - 1) * dispersion / samples**2
             assert float(excess.mean()) == pytest.approx(predicted, abs=tolerance)
 
-    def test_the_effective_sample_size_is_that_of_the_weights(self):
+    def test_the_effective_sample_size_follows_from_the_weight_moments(self):
         fixture = LinearGaussian.oblique()
         model, offset, variance = wrong_proposal(fixture)
         ess = weighted(model, batches(fixture.draw(400)), 500).ess_N
         dispersion = fixture.weight_dispersion(offset, variance)
-        # ESS / K is a ratio of moments, biased by O(1/K) of itself
+        # ESS / K is a ratio of moments with a relative bias of O(1/K)
         assert float(ess.mean()) / 500 == pytest.approx(1 / dispersion, rel=0.02)
         assert bool((ess > 1).all())
         assert bool((ess < 500).all())
 
-    def test_the_bound_falls_with_the_number_of_samples(self):
+    def test_the_bound_decreases_with_the_number_of_samples(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         data = batches(fixture.draw(1000))
@@ -88,47 +88,47 @@ class TestAgainstClosedForms:
         assert nll[0] - nll[1] > 0.3
         assert nll[1] - nll[2] > 0.03
 
-    def test_the_stated_error_is_the_spread_over_evaluation_seeds(self):
+    def test_the_standard_error_is_the_standard_deviation_over_evaluation_seeds(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         data = batches(fixture.draw(20))
-        found = [weighted(model, data, 100, seed) for seed in range(60)]
-        spread = torch.tensor([mean.nll for mean in found]).std()
-        stated = torch.tensor([mean.mc_se for mean in found]).mean()
-        # a deviation from 60 draws has a relative error of 1 / sqrt(118) = 0.09
+        means = [weighted(model, data, 100, seed) for seed in range(60)]
+        spread = torch.tensor([mean.nll for mean in means]).std()
+        stated = torch.tensor([mean.mc_se for mean in means]).mean()
+        # a standard deviation from 60 draws has a relative error of 1 / sqrt(118) = 0.09
         assert float(stated / spread) == pytest.approx(1.0, abs=0.37)
 
 
 class TestStreaming:
-    def test_chunks_do_not_matter(self):
-        """37 does not divide 500, so the last chunk is a small one."""
+    def test_results_do_not_depend_on_the_chunks(self):
+        """37 does not divide 500, so the last chunk is smaller."""
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         data = batches(fixture.draw(10), size=1)
         whole = weighted(model, data, 500, sequences=500)
         for sequences in (1, 37, 100):
-            found = weighted(model, data, 500, sequences=sequences)
-            torch.testing.assert_close(found.value_N, whole.value_N, rtol=0, atol=1e-10)
-            torch.testing.assert_close(found.ess_N, whole.ess_N, rtol=1e-10, atol=0)
-            assert found.samples == 500
+            log_mean = weighted(model, data, 500, sequences=sequences)
+            torch.testing.assert_close(log_mean.value_N, whole.value_N, rtol=0, atol=1e-10)
+            torch.testing.assert_close(log_mean.ess_N, whole.ess_N, rtol=1e-10, atol=0)
+            assert log_mean.samples == 500
 
     @pytest.mark.parametrize("samples", [1, 7, 100, 101])
-    def test_every_sample_counts_and_is_seen_once(self, samples):
+    def test_every_sample_is_decoded_once_and_counted(self, samples):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
-        seen = []
+        z_seen = []
         decoder = model.decoder.forward
-        model.decoder.forward = lambda inputs, x, z: seen.append(z) or decoder(inputs, x, z)
+        model.decoder.forward = lambda inputs, x, z: z_seen.append(z) or decoder(inputs, x, z)
         batch = batches(fixture.draw(3))[0]
-        found = weighted(model, [batch], samples, sequences=12)
-        assert {z.shape[1] for z in seen} <= {4, samples % 4, samples}
-        z = torch.cat(seen, 1)
+        log_mean = weighted(model, [batch], samples, sequences=12)
+        assert {z.shape[1] for z in z_seen} <= {4, samples % 4, samples}
+        z = torch.cat(z_seen, 1)
         assert z.shape[1] == samples
         q = model.infer(batch).q
         log_w = -decoder(None, batch.x_BD, z) + model.prior.log_prob(z) - q.log_prob(z)
-        torch.testing.assert_close(found.value_N, log_w.logsumexp(1) - math.log(samples), rtol=0, atol=1e-12)
+        torch.testing.assert_close(log_mean.value_N, log_w.logsumexp(1) - math.log(samples), rtol=0, atol=1e-12)
 
-    def test_a_batch_larger_than_the_bound_still_goes_sample_by_sample(self):
+    def test_a_batch_larger_than_the_limit_is_decoded_sample_by_sample(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         x = fixture.draw(30)
@@ -137,76 +137,76 @@ class TestStreaming:
 
     @pytest.mark.parametrize("level", [-330.0, -3000.0, 3000.0])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_far_from_zero_nothing_underflows(self, level, dtype):
+    def test_log_weights_far_from_zero_do_not_underflow(self, level, dtype):
         draws = torch.randn(5, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         log_w = (level + 2 * draws).to(dtype)
         stream = StreamedLogMean(5, torch.device("cpu"))
         for chunk in log_w.split(37, dim=1):
             stream.add(chunk)
-        found = stream.result()
+        log_mean = stream.result()
         centred = log_w.double() - level
         exact = level + centred.exp().mean(1).log()
-        torch.testing.assert_close(found.value_N, exact, rtol=0, atol=1e-10)
+        torch.testing.assert_close(log_mean.value_N, exact, rtol=0, atol=1e-10)
         ess = centred.exp().sum(1).square() / centred.exp().square().sum(1)
-        torch.testing.assert_close(found.ess_N, ess, rtol=1e-10, atol=0)
+        torch.testing.assert_close(log_mean.ess_N, ess, rtol=1e-10, atol=0)
 
-    def test_a_rising_maximum_rescales_what_came_before(self):
+    def test_a_new_maximum_rescales_earlier_chunks(self):
         stream = StreamedLogMean(1, torch.device("cpu"))
         for value in (-3000.0, -1000.0, -1000.0, -2000.0):
             stream.add(torch.full((1, 1), value))
-        found = stream.result()
-        assert found.value_N.item() == pytest.approx(-1000.0 + math.log(2 / 4), abs=1e-10)
-        assert found.ess_N.item() == pytest.approx(2.0, abs=1e-12)
+        log_mean = stream.result()
+        assert log_mean.value_N.item() == pytest.approx(-1000.0 + math.log(2 / 4), abs=1e-10)
+        assert log_mean.ess_N.item() == pytest.approx(2.0, abs=1e-12)
 
-    def test_likelihoods_of_a_thousand_dimensions(self):
+    def test_likelihoods_of_a_thousand_dimensions_are_accurate(self):
         fixture = LinearGaussian(torch.ones(1500, 1) * 0.1)
         x = fixture.draw(5)
         exact = fixture.log_marginal(x)
         assert float(exact.max()) < -1000
-        # terms of size 3000 carry a float64 rounding error of about 1e-12 each
+        # terms of size 3000 have a float64 rounding error of about 1e-12 each
         torch.testing.assert_close(weighted(fixture.vae(), batches(x), 50).value_N, exact, rtol=0, atol=1e-9)
 
 
 class TestBatching:
-    def test_an_example_does_not_feel_its_companions(self):
+    def test_results_do_not_depend_on_the_batches(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         x = fixture.draw(30)
         whole = weighted(model, batches(x, 30), 50)
         shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(1)).split(7)
         for data in (batches(x, 1), batches(x, 7), [VectorBatch(x[rows], rows) for rows in shuffled]):
-            found = weighted(model, data, 50)
-            torch.testing.assert_close(found.value_N, whole.value_N, rtol=0, atol=1e-12)
-            torch.testing.assert_close(found.ess_N, whole.ess_N, rtol=1e-12, atol=0)
+            log_mean = weighted(model, data, 50)
+            torch.testing.assert_close(log_mean.value_N, whole.value_N, rtol=0, atol=1e-12)
+            torch.testing.assert_close(log_mean.ess_N, whole.ess_N, rtol=1e-12, atol=0)
 
-    def test_the_seed_decides_the_draws(self):
+    def test_the_seed_determines_the_samples(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         data = batches(fixture.draw(5))
         assert torch.equal(weighted(model, data, 5, 1).value_N, weighted(model, data, 5, 1).value_N)
         assert not torch.equal(weighted(model, data, 5, 1).value_N, weighted(model, data, 5, 2).value_N)
 
-    def test_several_weights_share_their_samples(self):
+    def test_several_log_weights_share_their_samples(self):
         fixture = LinearGaussian.oblique()
         model, _, _ = wrong_proposal(fixture)
         weight = proposal_weight(model)
-        shifted = {"one": weight, "other": lambda *given: weight(*given) + 1.5}
-        found = importance_weighted(model, batches(fixture.draw(10)), 20, 0, shifted)
-        torch.testing.assert_close(found["other"].value_N - found["one"].value_N, torch.full((10,), 1.5).double())
+        shifted = {"one": weight, "other": lambda *args: weight(*args) + 1.5}
+        log_mean = importance_weighted(model, batches(fixture.draw(10)), 20, 0, shifted)
+        torch.testing.assert_close(log_mean["other"].value_N - log_mean["one"].value_N, torch.full((10,), 1.5).double())
 
     def test_progress_counts_examples(self):
         fixture = LinearGaussian.oblique()
-        heard = []
-        weighted(fixture.vae(), batches(fixture.draw(10), 4), 2, progress=heard.append)
-        assert heard == [4, 8, 10]
+        reported = []
+        weighted(fixture.vae(), batches(fixture.draw(10), 4), 2, progress=reported.append)
+        assert reported == [4, 8, 10]
 
-    def test_train_mode_is_refused(self):
+    def test_train_mode_is_an_error(self):
         fixture = LinearGaussian.oblique()
         with pytest.raises(AssertionError, match="eval mode"):
             weighted(fixture.vae().train(), batches(fixture.draw(2)), 2)
 
 
-def test_the_mean_over_examples_has_the_error_of_independent_examples():
-    found = LogMean(torch.tensor([-1.0, -3.0]), torch.tensor([4.0, 2.0]), 8)
-    assert found.nll == 2.0
-    assert found.mc_se == pytest.approx(math.sqrt((1 / 4 - 1 / 8) + (1 / 2 - 1 / 8)) / 2)
+def test_the_standard_error_treats_examples_as_independent():
+    log_mean = LogMean(torch.tensor([-1.0, -3.0]), torch.tensor([4.0, 2.0]), 8)
+    assert log_mean.nll == 2.0
+    assert log_mean.mc_se == pytest.approx(math.sqrt((1 / 4 - 1 / 8) + (1 / 2 - 1 / 8)) / 2)

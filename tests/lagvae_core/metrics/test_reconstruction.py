@@ -15,7 +15,7 @@ def test_a_copy_is_perfect():
     assert bleu(ORIGINALS, ORIGINALS) == pytest.approx(100.0)
 
 
-def test_lists_and_tuples_are_the_same_words():
+def test_lists_and_tuples_are_equal():
     assert exact_match(ORIGINALS, [tuple(words) for words in ORIGINALS]) == 1.0
 
 
@@ -23,11 +23,11 @@ def test_one_wrong_word():
     assert exact_match(ORIGINALS, REPEATED) == 1 / 2
     assert token_accuracy(ORIGINALS, REPEATED) == 6 / 7
     assert edit_rate(ORIGINALS, REPEATED) == pytest.approx((1 / 5 + 0) / 2)
-    # n-grams right of those made: 6 of 7, 4 of 5, 2 of 3, 1 of 2
+    # matching n-grams: 6 of 7, 4 of 5, 2 of 3, 1 of 2
     assert bleu(ORIGINALS, REPEATED) == pytest.approx(100 * (6 / 7 * 4 / 5 * 2 / 3 * 1 / 2) ** 0.25)
 
 
-def test_places_count_in_token_accuracy_and_not_in_the_edit_rate():
+def test_token_accuracy_depends_on_positions_and_the_edit_rate_does_not():
     shifted = [[9, 1, 2, 3, 4, 5]]
     assert token_accuracy(ORIGINALS[:1], shifted) == 0.0
     assert edit_rate(ORIGINALS[:1], shifted) == 1 / 5
@@ -41,26 +41,26 @@ def test_edit_distances(one, other, distance):
 
 
 class TestBleu:
-    def test_a_short_repetition_pays_for_its_brevity(self):
+    def test_a_short_sentence_has_a_brevity_penalty(self):
         assert bleu([[1, 2, 3, 4, 5, 6]], [[1, 2, 3, 4]]) == pytest.approx(100 * math.exp(1 - 6 / 4))
 
-    def test_a_long_one_does_not(self):
-        # right of made: 4 of 6, 3 of 5, 2 of 4, 1 of 3
+    def test_a_long_sentence_has_none(self):
+        # matching n-grams: 4 of 6, 3 of 5, 2 of 4, 1 of 3
         assert bleu([[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6]]) == pytest.approx(
             100 * (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
         )
 
-    def test_a_word_is_right_as_often_as_it_is_wanted(self):
-        # the example of the paper: "the" seven times, wanted twice
+    def test_matches_are_clipped_to_the_count_in_the_reference(self):
+        # the example of the paper: "the" seven times, twice in the reference
         assert bleu([[1, 2, 3, 4, 1, 5]], [[1] * 7], order=1) == pytest.approx(100 * 2 / 7)
 
-    def test_precisions_and_brevity_are_those_of_the_whole_corpus(self):
+    def test_precisions_and_brevity_are_computed_over_the_whole_corpus(self):
         originals, repeated = [[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 3, 4, 9, 9], [5, 6]]
-        # 6 of 8, 4 of 6, 2 of 4, 1 of 3; as long as the originals together
+        # matching n-grams: 6 of 8, 4 of 6, 2 of 4, 1 of 3; the total lengths are equal
         assert bleu(originals, repeated) == pytest.approx(100 * (6 / 8 * 4 / 6 * 2 / 4 * 1 / 3) ** 0.25)
 
     @pytest.mark.parametrize("repeated", [[[1, 2, 3]], [[]], [[4, 3, 2, 1]]])
-    def test_without_any_right_4_gram_it_is_0(self, repeated):
+    def test_without_a_matching_4_gram_it_is_0(self, repeated):
         assert bleu([[1, 2, 3, 4]], repeated) == 0.0
 
 
