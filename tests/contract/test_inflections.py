@@ -20,7 +20,7 @@ from sweeps.storage.schema import RUNS_SCHEMA, metric_columns
 
 
 def expected_code(name):
-    """The code that a strategy is refused with; None if it trains."""
+    """Return the code with which a strategy is refused, or None if it trains."""
     if name == "fraternal_dropout":  # the decoder of the default model has no dropout
         return "E11"
     strategy = CATALOGUE[name]()
@@ -52,7 +52,7 @@ def test_it_trains_or_is_refused_with_a_code(name, start):
 
 
 @pytest.mark.parametrize("stack", [["fraternal_dropout", "word_dropout"], ["fraternal_dropout"]])
-def test_two_passes_differ_where_something_is_dropped(stack):
+def test_fraternal_dropout_trains_if_the_decoder_has_dropout(stack):
     trial = trial_of(tiny(*stack, dropout_out=0.3 if len(stack) == 1 else 0.0))
     trial.model.train()
     trial.train_batch(trial.train_batches[0])
@@ -71,9 +71,9 @@ def test_two_passes_differ_where_something_is_dropped(stack):
         (["iaf_posterior", "skip_vae"], {}),
         ([{"kind": "sa_vae", "refinement_steps": 2}], {}),
     ],
-    ids=lambda given: "+".join(str(item)[:24] for item in given) or "vae",
+    ids=lambda value: "+".join(str(item)[:24] for item in value) or "vae",
 )
-def test_a_trial_gives_every_column_and_keeps_the_laws(stack, model):
+def test_a_trial_measures_every_column_within_its_bounds(stack, model):
     metrics = run(tiny(*stack, **model)).metrics
     unmeasured = {column for name in stack if isinstance(name, str) for column in CATALOGUE[name].unmeasured}
     for column in (*METRIC_COLUMNS, *data_specific_columns()):
@@ -88,26 +88,26 @@ def test_a_trial_gives_every_column_and_keeps_the_laws(stack, model):
     assert metrics["levenshtein"] >= 0
 
 
-class Cut(Exception):
-    pass
+class InterruptionError(Exception):
+    """A deliberate interruption."""
 
 
 @pytest.mark.parametrize("stack", [[], ["multitask_bow", "word_dropout"]], ids=["vae", "stack"])
 def test_an_interrupted_trial_ends_with_the_same_record(stack):
-    config, store, seen = tiny(*stack), MemoryCheckpoint(), []
+    config, store, interrupted = tiny(*stack), MemoryCheckpoint(), []
 
-    def cut(progress):
-        if (progress.phase, progress.epoch, progress.done) in {("train", 1, 3), ("train", 2, 2)} - set(seen):
-            seen.append((progress.phase, progress.epoch, progress.done))
-            raise Cut
+    def interrupt(progress):
+        if (progress.phase, progress.epoch, progress.done) in {("train", 1, 3), ("train", 2, 2)} - set(interrupted):
+            interrupted.append((progress.phase, progress.epoch, progress.done))
+            raise InterruptionError
 
     record = None
     while record is None:
         try:
-            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=cut)
-        except Cut:
+            record = run(config, checkpoint=store, checkpoint_seconds=0.0, progress=interrupt)
+        except InterruptionError:
             continue
-    assert len(seen) == 2
+    assert len(interrupted) == 2
     assert essence(record) == essence(run(config))
     assert json.loads(json.dumps(record.to_json(), allow_nan=False))["metrics"]["accuracy"] is not None
 
