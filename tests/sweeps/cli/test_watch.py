@@ -1,19 +1,18 @@
 """`lagvae trial --watch posterior_means --out FOLDER`, and `lagvae results curves`."""
 
 import json
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers import TINY_DATA, InterruptionError, run, tiny
+from commands import check_rejected
+from helpers import TINY_DATA, InterruptionError, rejects, run, tiny
 from worlds import sweep
 
-from lagvae_core.errors import ConfigError
 from lagvae_core.training.checkpoint import FileCheckpoint
 from lagvae_core.training.record import CURVE_COLUMNS
-from sweeps.cli import app as cli
+from sweeps.cli.results import print_curves
 from sweeps.cli.watch import SNAPSHOT_SCHEMA, TRAJECTORY_SCHEMA, PosteriorMeanWriter, parse_watch
 from sweeps.storage.table import ResultsFolder
 
@@ -27,68 +26,66 @@ WATCH = "posterior_means:examples=5,every=2,updates=3"
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """`lagvae ARGUMENTS` in a folder of its own: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
+def trial_file(tmp_path):
     (tmp_path / "trial.yaml").write_text(yaml.safe_dump(TRIAL))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lagvae", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return call
+    return "trial.yaml"
 
 
 class TestWatch:
-    def test_tables_and_pictures(self, call, tmp_path):
-        code, out, err = call("trial", "trial.yaml", "--watch", WATCH, "--out", "means", "--json")
-        assert code == 0
+    def test_it_writes_tables_and_figures(self, call, trial_file, tmp_path):
+        ended = call("trial", trial_file, "--watch", WATCH, "--out", "means", "--json")
+        assert ended.returncode == 0
         folder = tmp_path / "means"
         names = ("posterior_means.parquet", "posterior_means.png")
-        ways = ("posterior_means_way.parquet", "posterior_means_way.png")
-        assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *ways])
+        trajectories = ("posterior_means_way.parquet", "posterior_means_way.png")
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *trajectories])
         snapshots = pq.read_table(folder / names[0])
         assert snapshots.schema.equals(SNAPSHOT_SCHEMA)
         assert snapshots["step"].to_pylist() == [step for step in (0, 2, 4, 8) for _ in range(5)]
         assert snapshots["epoch"].to_pylist() == [epoch for epoch in (0, 1, 1, 2) for _ in range(5)]
-        assert set(snapshots["run_id"].to_pylist()) == {json.loads(out)["run_id"]}
-        trajectory = pq.read_table(folder / ways[0])
+        assert set(snapshots["run_id"].to_pylist()) == {json.loads(ended.stdout)["run_id"]}
+        trajectory = pq.read_table(folder / trajectories[0])
         assert trajectory.schema.equals(TRAJECTORY_SCHEMA)
         assert trajectory["step"].to_pylist() == [0, 1, 2, 3]
-        assert "drawn: means/posterior_means.png" in err
+        assert "drawn: means/posterior_means.png" in ended.stderr
 
-    def test_what_cannot_be_meant_is_refused_before_anything_is_written(self, call, tmp_path):
-        for arguments, message in (
-            (["--watch", "posterior_means"], "--out must be given with --watch"),
-            (["--out", "means"], "--watch must be given with --out"),
-            (["--watch", "loss", "--out", "means"], "--watch must be posterior_means, the one thing"),
-            (["--watch", "posterior_means:every=0", "--out", "means"], "every must be greater than or equal to 1"),
-            (["--watch", "posterior_means:evry=1", "--out", "means"], "Did you mean every?"),
-        ):
-            code, out, err = call("trial", "trial.yaml", *arguments)
-            assert (code, out) == (2, "")
-            assert message in err
-        assert [path.name for path in tmp_path.iterdir()] == ["trial.yaml"]
+    @pytest.mark.parametrize(
+        ("arguments", "fragments"),
+        [
+            (["--watch", "posterior_means"], ["--out: ", "--watch"]),
+            (["--out", "means"], ["--watch: ", "--out"]),
+            (["--watch", "loss", "--out", "means"], ["--watch: ", "posterior_means", "'loss'"]),
+            (["--watch", "posterior_means:every=0", "--out", "means"], ["--watch: ", "every: ", "0"]),
+            (["--watch", "posterior_means:evry=1", "--out", "means"], ["--watch: ", "evry: ", "Did you mean every?"]),
+        ],
+    )
+    def test_invalid_options_are_rejected_before_anything_is_written(
+        self, call, trial_file, tmp_path, arguments, fragments
+    ):
+        check_rejected(call("trial", trial_file, *arguments), *fragments)
+        assert [path.name for path in tmp_path.iterdir()] == [trial_file]
 
-    def test_the_folder_of_another_run_is_refused_and_left_alone(self, tmp_path):
+    def test_the_folder_of_another_run_is_rejected_and_not_changed(self, tmp_path):
         config = tiny(model={"latent_dim": 1})
         run(config, callback=PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one"))
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-        with pytest.raises(ConfigError, match="must be that of run two, and it holds"):
+        with rejects("--out") as issues:
             PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "two")
+        assert issues[0].value == str(tmp_path)
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
-    def test_a_file_of_another_kind_is_refused(self, tmp_path):
-        pq.write_table(pa.table({"x": [1]}), tmp_path / "posterior_means.parquet")
-        with pytest.raises(ConfigError, match="must be free of files of that name"):
+    def test_a_file_of_another_format_is_rejected(self, tmp_path):
+        file = tmp_path / "posterior_means.parquet"
+        pq.write_table(pa.table({"x": [1]}), file)
+        with rejects("--out") as issues:
             PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one")
-        (tmp_path / "posterior_means.parquet").write_bytes(b"PAR1")
-        with pytest.raises(ConfigError, match="must be free of files of that name"):
+        assert issues[0].value == str(file)
+        file.write_bytes(b"PAR1")
+        with rejects("--out") as issues:
             PosteriorMeanWriter(parse_watch(WATCH), tmp_path, "one")
+        assert issues[0].value == str(file)
 
-    def test_an_interrupted_run_ends_with_the_tables_of_a_whole_one(self, tmp_path):
+    def test_an_interrupted_run_has_the_tables_of_an_uninterrupted_one(self, tmp_path):
         config = tiny({"kind": "aggressive", "budget": 2}, model={"latent_dim": 1})
         run_id = config.run_id(run(config).data_fingerprint)
         run(config, callback=PosteriorMeanWriter(parse_watch(WATCH), tmp_path / "whole", run_id))
@@ -113,12 +110,12 @@ class TestWatch:
             assert parts.equals(whole)
             assert len(whole) > 3
 
-    def test_two_latents_have_a_row_of_panels_each(self, call, tmp_path):
+    def test_two_latent_dimensions_have_a_trajectory_figure_each(self, call, trial_file, tmp_path):
         watch = "posterior_means:examples=2,every=100,updates=1,panels=[0,8]"
-        code, *_ = call("trial", "trial.yaml", "--set", "model.latent_dim=2", "--watch", watch, "--out", "means")
-        assert code == 0
-        pictures = sorted(path.name for path in (tmp_path / "means").glob("*.png"))
-        assert pictures == ["posterior_means.png", "posterior_means_way_0.png", "posterior_means_way_1.png"]
+        ended = call("trial", trial_file, "--set", "model.latent_dim=2", "--watch", watch, "--out", "means")
+        assert ended.returncode == 0
+        figures = sorted(path.name for path in (tmp_path / "means").glob("*.png"))
+        assert figures == ["posterior_means.png", "posterior_means_way_0.png", "posterior_means_way_1.png"]
 
 
 class TestCurves:
@@ -133,36 +130,32 @@ class TestCurves:
             rows = [empty | {"epoch": e, "step": 4 * e, "valid_kl": e + seed, "valid_mi": 0.5} for e in (1, 2)]
             folder.write_curve(run, rows)
 
-    def test_a_line_an_epoch_in_the_order_of_the_arms(self, call, stored):
-        code, out, _ = call("results", "curves", "tiny")
-        assert code == 0
-        lines = [line.split() for line in out.splitlines()]
+    def test_one_line_per_epoch_in_the_order_of_the_arms(self, call, stored):
+        ended = call("results", "curves", "tiny")
+        assert ended.returncode == 0
+        lines = [line.split() for line in ended.stdout.splitlines()]
         assert lines[0] == ["arm", "epoch", "step", "runs", "valid_kl", "valid_mi", "valid_kl_agg", "config_id"]
         assert lines[1] == ["vae", "1", "4", "2", "1.500", "±", "0.500", "0.500", "±", "0.000", "vae"]
         assert [line[0] for line in lines[1:]] == ["vae", "vae", "beta", "beta"]
 
-    def test_json_and_picture(self, call, stored, tmp_path):
-        code, out, _ = call(
-            "results", "curves", "tiny", "--json", "--columns", "valid_kl", "--x", "step", "--png", "c.png"
-        )
-        assert code == 0
-        assert len(json.loads(out)) == 6
+    def test_json_and_figure(self, call, stored, tmp_path):
+        options = ["--json", "--columns", "valid_kl", "--x", "step", "--png", "c.png"]
+        ended = call("results", "curves", "tiny", *options)
+        assert ended.returncode == 0
+        assert len(json.loads(ended.stdout)) == 6
         assert (tmp_path / "c.png").stat().st_size > 5_000
 
-    def test_some_arms_alone(self, call, stored):
-        _, out, _ = call("results", "curves", "tiny", "--json", "--arms", "beta")
-        assert {row["arm"] for row in json.loads(out)} == {"beta"}
+    def test_selected_arms(self, call, stored):
+        rows = json.loads(call("results", "curves", "tiny", "--json", "--arms", "beta").stdout)
+        assert {row["arm"] for row in rows} == {"beta"}
 
-    def test_what_is_unknown_is_refused_together(self, call, stored):
-        arguments = ("--columns", "nll_iw,valid_kl", "--x", "time", "--arms", "vae,lagging")
-        code, out, err = call("results", "curves", "tiny", *arguments)
-        assert (code, out) == (2, "")
-        assert "3 mistakes" in err
-        assert "--arms must be arms of tiny that have trained, but is 'lagging'" in err
-        assert "--columns must be columns of the curves, but is 'nll_iw'" in err
-        assert "--x must be epoch or step, but is 'time'" in err
+    def test_all_invalid_options_are_reported_at_once(self, stored, tmp_path):
+        folder = ResultsFolder(str(tmp_path / "results"), "tiny")
+        with rejects("--columns", "--x", "--arms") as issues:
+            print_curves(folder, ["nll_iw", "valid_kl"], ["vae", "lagging"], as_json=False, x="time", png=None)
+        assert [issue.value for issue in issues] == ["nll_iw", "time", "lagging"]
 
 
-def test_the_curves_of_a_trial_hold_the_aggregate_kl():
+def test_the_curves_of_a_trial_contain_the_aggregate_kl():
     for epoch in run(tiny()).curve:
         assert epoch["valid_kl_agg"] == epoch["valid_kl"] - epoch["valid_mi"]
