@@ -58,7 +58,7 @@ class Fisher(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.REGULARISES_BATCH})
 
     kind: Literal["fisher"] = "fisher"
-    mode: Annotated[Literal["floor", "target", "code"], Field(description="how the information is rewarded")] = "floor"
+    mode: Annotated[Literal["floor", "target", "code"], Field(description="form of the penalty")] = "floor"
     weight: Annotated[
         float, Field(ge=0, description="weight of the penalty in the loss"), Tunable(0.01, 10, log=True)
     ] = 0.1

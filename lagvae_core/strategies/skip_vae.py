@@ -35,7 +35,7 @@ class SkipVae(Strategy):
     kind: Literal["skip_vae"] = "skip_vae"
     path: Annotated[
         Literal["concat", "add"],
-        Field(description="how z joins the input of a layer: concatenated, or added after a linear map"),
+        Field(description="path of z into a layer: concatenation, or addition of a linear map of z"),
         Tunable(choices=("concat", "add")),
     ] = "concat"
     to: Annotated[
