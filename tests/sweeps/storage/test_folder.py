@@ -1,10 +1,11 @@
-"""The folder of a sweep: where it may lie, who may write in it, and what becomes of a store that fails."""
+"""The folder of a sweep: its locations, the exclusion of a second driver, and failing stores."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import rejects
 
-from lagvae_core.errors import ConfigError, StoreError
-from sweeps.storage import folder as store
+from lagvae_core.errors import StoreError
+from sweeps.storage import folder as folder_module
 from sweeps.storage import lease
 from sweeps.storage.folder import SweepFolder
+from sweeps.storage.lease import LeaseHeldError
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def folder(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-class TestPlaces:
+class TestLocations:
     def test_a_file_uri_is_the_plain_path(self, tmp_path):
         root = tmp_path / "re sults"
         plain, uri = SweepFolder(str(root), "s"), SweepFolder(root.as_uri(), "s")
@@ -42,101 +45,104 @@ class TestPlaces:
         uri.remove("spec.yaml")
         assert plain.read("spec.yaml") is None
 
-    def test_what_is_not_there(self, tmp_path):
+    def test_a_folder_that_does_not_exist(self, tmp_path):
         folder = SweepFolder(str(tmp_path / "none"), "s")
         assert not folder.holds_folder("runs")
         assert folder.folders() == folder.files("runs") == []
         assert folder.read("spec.yaml") is None
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_root_for_workers_is_absolute(self, tmp_path, monkeypatch):
+    def test_the_root_is_absolute(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert SweepFolder("results", "s").root == str(tmp_path / "results")
         assert SweepFolder("file:///x", "s").root == "file:///x"
 
-    def test_below_a_regular_file_nothing_can_be_written(self, tmp_path):
+    def test_a_path_below_a_regular_file_is_not_writable(self, tmp_path):
         (tmp_path / "file").write_text("")
         folder = SweepFolder(str(tmp_path / "file" / "results"), "s")
         assert not folder.holds_folder("runs")
-        with pytest.raises(ConfigError, match="--results must be a folder that can be written to"):
+        with rejects("--results") as issues:
             folder.prepare()
+        assert issues[0].value == folder.results
+        assert issues[0].hint
 
     @pytest.mark.parametrize("uri", ["nowhere://bucket/x", "://", "file://relative"])
-    def test_a_uri_that_nothing_reads(self, uri):
-        with pytest.raises(ConfigError, match="--results must be a usable URI"):
+    def test_an_unusable_uri(self, uri):
+        with rejects("--results") as issues:
             SweepFolder(uri, "s").folders()
+        assert issues[0].value == uri
 
 
-class TestReadingEach:
-    def test_in_order_with_none_for_what_is_gone(self, folder, monkeypatch):
-        monkeypatch.setattr(store, "READ_AHEAD", 3)
+class TestReadEach:
+    def test_contents_are_in_order_and_none_for_missing_files(self, folder, monkeypatch):
+        monkeypatch.setattr(folder_module, "READ_AHEAD", 3)
         names = [f"runs/{number}" for number in range(10)]
         for name in names[:-1]:
             folder.write(name, name.encode())
         assert list(folder.read_each(names)) == [*((name, name.encode()) for name in names[:-1]), (names[-1], None)]
         assert list(folder.read_each([])) == []
 
-    def test_several_at_a_time(self, folder, monkeypatch):
-        """One after the other would wait for each other for ever."""
-        together = threading.Barrier(2, timeout=60)
+    def test_files_are_read_concurrently(self, folder, monkeypatch):
+        """Both reads must be in progress before one of them can end."""
+        both = threading.Barrier(2, timeout=60)
 
         def read(self, name):
-            together.wait()
+            both.wait()
             return name.encode()
 
         monkeypatch.setattr(SweepFolder, "_read", read)
         assert list(folder.read_each(["a", "b"])) == [("a", b"a"), ("b", b"b")]
 
-    def test_what_fails_is_tried_again_by_who_asks_so_that_ctrl_c_ends_it(self, folder, monkeypatch):
-        failed_in = []
+    def test_a_failed_read_is_retried_in_the_calling_thread_which_ctrl_c_interrupts(self, folder, monkeypatch):
+        failed_in_main_thread = []
 
         def read(self, name):
-            if len(failed_in) < 2:
-                failed_in.append(threading.current_thread() is threading.main_thread())
+            if len(failed_in_main_thread) < 2:
+                failed_in_main_thread.append(threading.current_thread() is threading.main_thread())
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return name.encode()
 
         monkeypatch.setattr(SweepFolder, "_read", read)
         assert list(replace(folder, patience=60).read_each(["a"])) == [("a", b"a")]
-        assert failed_in == [False, True]
+        assert failed_in_main_thread == [False, True]
 
-    def test_what_cannot_be_read_is_told(self, folder):
+    def test_an_unreadable_file(self, folder):
         folder.write("runs/a", b"a")
         (Path(folder.results) / "s" / "runs" / "b").mkdir()
-        with pytest.raises(StoreError, match="runs/b cannot be read"):
+        with pytest.raises(StoreError, match="runs/b"):
             list(folder.read_each(["runs/a", "runs/b"]))
 
 
 class TestPatience:
-    """A store that fails for a while: a network that is cut, a disk that is full."""
+    """A store that fails temporarily, as if the network were down or the disk full."""
 
     @pytest.fixture
     def broken(self, folder):
-        """The folder of rows is a file; what mends it."""
+        """Replace the folder of rows by a file; return a function that repairs it."""
         runs = Path(folder.results) / "s" / "runs"
         aside = runs.rename(runs.with_name("aside"))
         runs.write_text("")
 
-        def mend():
+        def repair():
             runs.unlink()
             aside.rename(runs)
 
-        return mend
+        return repair
 
-    def test_at_first_what_fails_is_told_in_a_sentence(self, folder, broken):
+    def test_without_patience_a_failure_is_reported_at_once(self, folder, broken):
         with pytest.raises(StoreError) as caught:
             folder.write("runs/a-0.parquet", b"")
         assert str(caught.value) == (
-            f"The results in {folder.results} must be at hand, but runs/a-0.parquet cannot be written (File exists). "
-            "Look after room, rights and the way to them; a sweep that is run again goes on where it stood."
+            f"Cannot access results in {folder.results}: runs/a-0.parquet cannot be written (File exists). "
+            "Check disk space, permissions and the mount. Running the command again resumes the sweep."
         )
 
-    def test_a_running_sweep_waits_until_it_is_mended(self, folder, broken):
+    def test_a_write_waits_until_the_store_is_repaired(self, folder, broken):
         threading.Timer(0.7, broken).start()
         replace(folder, patience=60).write("runs/a-0.parquet", b"")
         assert folder.files("runs") == ["runs/a-0.parquet"]
 
-    def test_but_not_for_ever(self, folder, broken):
+    def test_a_write_fails_when_patience_ends(self, folder, broken):
         begin = time.monotonic()
         with pytest.raises(StoreError):
             replace(folder, patience=1.2).write("runs/a-0.parquet", b"")
@@ -152,14 +158,14 @@ class TestLock:
         "    sys.stdin.read()\n"
     )
 
-    def test_a_second_process_is_refused_until_the_first_ends(self, folder):
+    def test_a_second_process_fails_until_the_first_ends(self, folder):
         holder = subprocess.Popen(
             [sys.executable, "-c", self.HOLD, folder.results], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(ConfigError, match="one process at a time"), folder.locked():
+            with pytest.raises(LeaseHeldError), folder.locked():
                 pass
             holder.kill()
             holder.wait()
@@ -170,50 +176,57 @@ class TestLock:
             holder.communicate()
 
     @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-    def test_where_the_file_system_has_no_locks_a_lease_stands_for_one(self, folder, monkeypatch, number):
+    def test_a_lease_replaces_the_lock_where_the_file_system_has_none(self, folder, monkeypatch, number):
         def without_locks(file: object, operation: int) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(store.fcntl, "flock", without_locks)
-        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(0.05, 2.0, 0.0))
+        monkeypatch.setattr(folder_module.fcntl, "flock", without_locks)
+        monkeypatch.setattr(lease, "LEASE_TIMING", lease.LeaseTiming(0.05, 2.0, 0.0))
         with folder.locked():
             assert folder.read(lease.LEASE) is not None
-            with pytest.raises(ConfigError, match=r"driven by one process at a time, and another one on .* is running"):
+            with pytest.raises(LeaseHeldError) as caught:
                 folder.locked().__enter__()
+            assert caught.value.host == socket.gethostname()
         assert folder.read(lease.LEASE) is None
 
     @pytest.fixture
-    def on_sshfs(self, monkeypatch):
-        monkeypatch.setattr(store, "on_own_disk", lambda folder: False)
-        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(0.05, 2.0, 0.0))
+    def on_network_filesystem(self, monkeypatch):
+        monkeypatch.setattr(folder_module, "is_local_filesystem", lambda folder: False)
+        monkeypatch.setattr(lease, "LEASE_TIMING", lease.LeaseTiming(0.05, 2.0, 0.0))
 
-    def test_where_a_lock_holds_on_one_machine_alone_a_lease_stands_beside_it(self, folder, on_sshfs, monkeypatch):
+    def test_a_lease_supplements_the_lock_on_a_network_file_system(self, folder, on_network_filesystem, monkeypatch):
         with folder.locked():
-            with pytest.raises(ConfigError, match="another one is running it"):
+            with pytest.raises(LeaseHeldError) as caught:
                 folder.locked().__enter__()
-            # A driver of another machine does not see the lock.
-            monkeypatch.setattr(store.fcntl, "flock", lambda file, operation: None)
+            assert caught.value.host == ""
+            # A driver on a different machine does not see the lock.
+            monkeypatch.setattr(folder_module.fcntl, "flock", lambda file, operation: None)
             monkeypatch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
-            with pytest.raises(ConfigError, match=r"another one on .* is running it"):
+            with pytest.raises(LeaseHeldError) as caught:
                 folder.locked().__enter__()
+            assert caught.value.host, "the lease names the host, which the lock cannot"
         assert folder.read(lease.LEASE) is None
 
-    def test_after_a_crash_the_same_machine_goes_on_at_once(self, folder, on_sshfs, monkeypatch):
-        monkeypatch.setattr(lease, "PACE", lease.LeaseTiming(60, 3600, 0))
-        left = {"owner": "killed", "host": "here", "machine": lease.machine_id(), "renewals": 3}
-        folder.write(lease.LEASE, json.dumps(left).encode())
+    def test_after_a_crash_the_same_machine_continues_at_once(self, folder, on_network_filesystem, monkeypatch):
+        monkeypatch.setattr(lease, "LEASE_TIMING", lease.LeaseTiming(60, 3600, 0))
+        abandoned = {"owner": "killed", "host": "here", "machine": lease.machine_id(), "renewals": 3}
+        folder.write(lease.LEASE, json.dumps(abandoned).encode())
         with folder.locked():
             pass
 
-    def test_who_was_away_too_long_must_write_nothing_more(self, folder, on_sshfs):
+    def test_the_guard_fails_once_another_driver_took_over(self, folder, on_network_filesystem):
         with folder.locked() as guard:
             guard()
             folder.write(lease.LEASE, json.dumps({"owner": "other", "host": "elsewhere", "renewals": 0}).encode())
             time.sleep(0.5)  # ten renewals
-            with pytest.raises(ConfigError, match="and one on elsewhere has taken it over"):
+            with pytest.raises(LeaseHeldError) as caught:
                 guard()
+            assert str(caught.value) == (
+                "Another driver on elsewhere took over the sweep, because this one could not reach the results for too "
+                "long."
+            )
 
-    def test_released_at_the_end_of_the_block(self, folder):
+    def test_the_lock_is_released_at_the_end_of_the_block(self, folder):
         for _ in range(2):
             with folder.locked():
                 pass

@@ -1,4 +1,4 @@
-"""Whether a folder is on a disk of this machine, by lists of mounts as Linux shows them."""
+"""Detection of local file systems from lists of mounts in the format of Linux."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "own"),
+    ("filesystem", "options", "local"),
     [
         ("xfs", "rw", True),
         ("zfs", "rw,xattr", True),
@@ -26,14 +26,16 @@ ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
         ("of_next_year", "rw", False),
     ],
 )
-def test_by_kind(tmp_path, kind, options, own):
+def test_local_and_network_file_systems(tmp_path, filesystem, options, local):
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"{ROOT}40 22 0:50 / /shared rw,noatime shared:7 master:2 - {kind} server:/export {options}\n")
-    assert is_local_filesystem(Path("/shared/results/mine"), mounts) is own
+    mounts.write_text(
+        f"{ROOT}40 22 0:50 / /shared rw,noatime shared:7 master:2 - {filesystem} server:/export {options}\n"
+    )
+    assert is_local_filesystem(Path("/shared/results/mine"), mounts) is local
     assert is_local_filesystem(Path("/home/results"), mounts)
 
 
-def test_the_deepest_mount_counts_and_of_two_at_one_place_the_last(tmp_path):
+def test_the_deepest_mount_counts_and_of_two_at_one_path_the_last(tmp_path):
     mounts = tmp_path / "mountinfo"
     over, under = "50 22 0:51 / /a/b rw - {} x rw\n", "41 22 0:50 / /a rw - {} x rw\n"
     mounts.write_text(over.format("fuse.sshfs") + under.format("ext4") + ROOT)
@@ -50,17 +52,17 @@ def test_names_with_blanks(tmp_path):
     assert is_local_filesystem(Path("/our"), mounts)
 
 
-def test_a_link_is_where_it_leads(tmp_path):
+def test_a_link_is_resolved(tmp_path):
     (tmp_path / "link").symlink_to("/shared/results")
     mounts = tmp_path / "mountinfo"
     mounts.write_text(ROOT + "41 22 0:50 / /shared rw - fuse.sshfs x rw\n")
     assert not is_local_filesystem(tmp_path / "link", mounts)
 
 
-def test_where_there_is_no_list_of_mounts_it_is_this_machine(tmp_path):
+def test_without_a_list_of_mounts_a_folder_is_local(tmp_path):
     assert is_local_filesystem(tmp_path, tmp_path / "nothing")
 
 
-@pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux lists its mounts there")
-def test_the_list_of_this_machine_is_understood():
+@pytest.mark.skipif(not MOUNTS.exists(), reason="needs the list of mounts of Linux")
+def test_the_mounts_of_this_machine():
     assert not is_local_filesystem(Path("/proc/self"))

@@ -9,20 +9,20 @@ from lagvae_core.strategies import CATALOGUE
 from sweeps.storage.schema import CURVES_SCHEMA, ENDED, OBJECTIVE_COLUMNS, RUNS_SCHEMA, metric_columns
 
 
-def test_every_column_once_and_typed():
+def test_columns_are_unique_and_typed():
     for schema in (RUNS_SCHEMA, CURVES_SCHEMA):
         assert len(set(schema.names)) == len(schema.names)
         assert not any(pa.types.is_null(field.type) for field in schema)
 
 
-def test_every_metric_and_every_tunable_has_its_column():
+def test_every_metric_and_every_tunable_field_has_a_column():
     names = set(RUNS_SCHEMA.names)
     assert {column.name for column in metric_columns()} <= names
     assert {f"{kind}.{field}" for kind, s in CATALOGUE.items() for field, _, _ in tunables(s)} <= names
     assert {column.name for s in CATALOGUE.values() for column in s.columns} <= names
 
 
-def test_counts_are_whole_and_measures_are_not():
+def test_counts_are_integers_and_measurements_are_floats():
     types = {field.name: field.type for field in RUNS_SCHEMA}
     assert {types[name] for name in ("seed", "attempt", "au", "iw_k", "n", "encoder_steps")} == {pa.int64()}
     assert {types[name] for name in ("nll_iw", "kl", "mi", "seconds", "beta_vae.beta")} == {pa.float64()}
@@ -30,12 +30,12 @@ def test_counts_are_whole_and_measures_are_not():
     assert types["started_at"] == pa.timestamp("us", tz="UTC")
 
 
-def test_only_numbers_are_objectives():
+def test_objectives_are_numeric():
     types = {field.name: field.type for field in RUNS_SCHEMA}
     assert {types[name] for name in OBJECTIVE_COLUMNS} == {pa.float64(), pa.int64()}
     assert {"nll_iw", "au", "seconds"} <= set(OBJECTIVE_COLUMNS)
     assert not {"seed", "configuration", "attempt"} & set(OBJECTIVE_COLUMNS)
 
 
-def test_states_that_end_a_run():
+def test_final_statuses():
     assert set(ENDED) == {"finished", "stopped_early", "diverged", "out_of_memory", "failed"}

@@ -1,3 +1,5 @@
+"""The Parquet table: round trips, foreign and damaged files, and other readers."""
+
 from __future__ import annotations
 
 import datetime
@@ -14,9 +16,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from helpers import rejects
 from worlds import FINGERPRINT, spec_of
 
-from lagvae_core.errors import ConfigError, StoreError
+from lagvae_core.errors import StoreError
 from sweeps.search.plan import Plan
 from sweeps.storage.schema import CURVES_SCHEMA, RUNS_SCHEMA, SCHEMA_VERSION
 from sweeps.storage.table import ResultsFolder, stored_sweeps
@@ -42,12 +45,12 @@ def path_of(folder: ResultsFolder, name: str) -> Path:
 
 
 class TestRoundTrip:
-    def test_the_version_is_in_the_file(self, folder):
+    def test_a_file_contains_the_version_of_its_schema(self, folder):
         folder.write_run(row())
         metadata = pq.read_schema(path_of(folder, "runs/a-0.parquet")).metadata
         assert metadata[b"lagvae_schema"] == SCHEMA_VERSION.encode()
 
-    def test_a_row_of_nulls_keeps_every_type(self, folder):
+    def test_a_row_of_nulls_keeps_the_types(self, folder):
         folder.write_run(row())
         assert pq.read_schema(path_of(folder, "runs/a-0.parquet")).equals(RUNS_SCHEMA)
         assert folder.runs() == [row()]
@@ -72,7 +75,7 @@ class TestRoundTrip:
         folder.write_run(row(nll_iw=1.0))
         assert [(r["status"], r["nll_iw"]) for r in folder.runs()] == [("finished", 1.0)]
 
-    def test_order_is_arm_configuration_seed(self, folder):
+    def test_rows_are_sorted_by_arm_configuration_and_seed(self, folder):
         for arm, configuration, seed in (("b", 0, 0), ("a", 10, 0), ("a", 2, 1), ("a", 2, 0)):
             folder.write_run(row(f"{arm}{configuration}-{seed}", arm=arm, configuration=configuration, seed=seed))
         assert [r["run_id"] for r in folder.runs()] == ["a2-0", "a2-1", "a10-0", "b0-0"]
@@ -83,56 +86,55 @@ class TestRoundTrip:
             for name in ("sweep", "arm", "run_id", "config_id", "seed"):
                 del epoch[name]
         folder.write_curve(row(), epochs)
-        found = folder.curves()
-        assert [(r["run_id"], r["epoch"]) for r in found] == [("a-0", 1), ("a-0", 2)]
+        assert [(r["run_id"], r["epoch"]) for r in folder.curves()] == [("a-0", 1), ("a-0", 2)]
         assert pq.read_schema(path_of(folder, "curves/a-0.parquet")).equals(CURVES_SCHEMA)
 
-    def test_a_column_without_a_declaration_is_our_own_mistake(self, folder):
+    def test_a_column_without_a_declaration_is_an_internal_error(self, folder):
         with pytest.raises(AssertionError, match="nll_of_the_moon"):
             folder.write_run(row(nll_of_the_moon=1.0))
         assert folder.runs() == []
 
-    def test_a_file_of_a_smaller_schema_is_filled_up_with_nulls(self, folder):
+    def test_missing_columns_of_a_file_are_null(self, folder):
         table = pa.table({"run_id": ["old-0"], "arm": ["vae"], "seed": [0], "configuration": [0], "gone": [1]})
         pq.write_table(table, path_of(folder, "runs/old-0.parquet"))
-        (found,) = folder.runs()
-        assert set(found) == set(RUNS_SCHEMA.names)
-        assert found["run_id"] == "old-0"
-        assert found["nll_iw"] is None
+        (stored,) = folder.runs()
+        assert set(stored) == set(RUNS_SCHEMA.names)
+        assert stored["run_id"] == "old-0"
+        assert stored["nll_iw"] is None
 
 
-class TestStrangers:
-    """What else may lie in a folder that people have access to."""
+class TestForeignFiles:
+    """Other files in a folder that people have access to."""
 
-    def test_a_file_that_is_no_table_of_ours(self, folder):
+    def test_a_foreign_table_is_skipped_with_a_warning(self, folder):
         folder.write_run(row())
         pq.write_table(pa.table({"x": [1]}), path_of(folder, "runs/foreign.parquet"))
-        with pytest.warns(UserWarning, match=r"foreign\.parquet is no table of lagvae and is passed over"):
+        with pytest.warns(UserWarning, match=r"foreign\.parquet"):
             assert [r["run_id"] for r in folder.runs()] == ["a-0"]
 
-    def test_a_folder_of_a_file_s_name(self, folder):
+    def test_a_folder_with_the_name_of_a_row_is_ignored(self, folder):
         folder.write_run(row())
         path_of(folder, "runs/b-0.parquet").mkdir()
         assert [r["run_id"] for r in folder.runs()] == ["a-0"]
 
-    def test_nan_and_infinity_are_no_measurements(self, folder):
+    def test_nan_and_infinity_are_read_as_null(self, folder):
         folder.write_run(row(nll_iw=float("nan"), kl=float("inf"), mi=1.0))
-        [found] = folder.runs()
-        assert (found["nll_iw"], found["kl"], found["mi"]) == (None, None, 1.0)
+        (stored,) = folder.runs()
+        assert (stored["nll_iw"], stored["kl"], stored["mi"]) == (None, None, 1.0)
 
     @pytest.mark.parametrize("parameters", ["{bad", "[]", "[1]", "3", '"x"'])
-    def test_searched_fields_that_cannot_be_read_belong_to_no_sweep(self, parameters):
+    def test_a_row_with_unreadable_parameters_belongs_to_no_sweep(self, parameters):
         spec = spec_of()
         stored = row(arm=spec.arms[0].name, parameters=parameters, config_id="a")
         assert Plan(spec, FINGERPRINT, [stored]).others == [stored]
 
     def test_results_that_are_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(StoreError, match="cannot be listed"):
+        with pytest.raises(StoreError, match="Cannot access results"):
             stored_sweeps(str(tmp_path / "file"))
 
 
-class TestPlaces:
+class TestLocations:
     def test_a_file_uri_is_the_plain_path(self, tmp_path):
         root = tmp_path / "re sults"
         plain, uri = ResultsFolder(str(root), "s"), ResultsFolder(root.as_uri(), "s")
@@ -141,38 +143,38 @@ class TestPlaces:
         assert plain.runs() == uri.runs() == [row(nll_iw=2.0)]
         assert uri.exists()
 
-    def test_what_is_not_there(self, tmp_path):
+    def test_a_folder_that_does_not_exist(self, tmp_path):
         folder = ResultsFolder(str(tmp_path / "none"), "s")
         assert not folder.exists()
         assert folder.runs() == folder.curves() == []
         assert list(tmp_path.iterdir()) == []
 
-    def test_below_a_regular_file_there_is_none(self, tmp_path):
+    def test_a_path_below_a_regular_file_has_no_table(self, tmp_path):
         (tmp_path / "file").write_text("")
         assert not ResultsFolder(str(tmp_path / "file" / "results"), "s").exists()
 
     @pytest.mark.parametrize("uri", ["nowhere://bucket/x", "://", "file://relative"])
-    def test_a_uri_that_nothing_reads(self, uri):
-        with pytest.raises(ConfigError, match="--results must be a usable URI"):
+    def test_an_unusable_uri(self, uri):
+        with rejects("--results"):
             ResultsFolder(uri, "s").exists()
 
-    def test_a_row_waits_for_a_store_that_is_mended(self, folder):
+    def test_a_write_waits_until_the_store_is_repaired(self, folder):
         folder.write_run(row())
         runs = path_of(folder, "runs")
         aside = runs.rename(runs.with_name("aside"))
         runs.write_text("")
 
-        def mend():
+        def repair():
             runs.unlink()
             aside.rename(runs)
 
-        threading.Timer(0.7, mend).start()
+        threading.Timer(0.7, repair).start()
         replace(folder, patience=60).write_run(row("a-1", seed=1))
         assert len(folder.runs()) == 2
 
 
 class TestOtherReaders:
-    """Every engine reads the folder with no help, though each file alone has columns that are all null."""
+    """Other engines read the folder as one table, although single files have columns that are all null."""
 
     @pytest.fixture
     def two(self, folder) -> ResultsFolder:
@@ -202,46 +204,46 @@ class TestOtherReaders:
 
 
 class TestDamage:
-    def test_a_truncated_file_is_passed_over_with_a_warning(self, folder):
+    def test_a_truncated_file_is_skipped_with_a_warning(self, folder):
         folder.write_run(row("a-0"))
         folder.write_run(row("b-0"))
         damaged = path_of(folder, "runs/a-0.parquet")
         damaged.write_bytes(damaged.read_bytes()[:-20])
-        with pytest.warns(UserWarning, match=r"a-0\.parquet is not readable"):
+        with pytest.warns(UserWarning, match=r"a-0\.parquet"):
             assert [r["run_id"] for r in folder.runs()] == ["b-0"]
 
     @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but quite long enough"])
-    def test_other_damage(self, folder, content):
+    def test_an_unreadable_file_is_skipped_with_a_warning(self, folder, content):
         path_of(folder, "runs/a-0.parquet").write_bytes(content)
-        with pytest.warns(UserWarning, match="passed over"):
+        with pytest.warns(UserWarning, match=r"a-0\.parquet"):
             assert folder.runs() == []
 
-    def test_what_is_not_a_row_is_not_seen(self, folder):
+    def test_temporary_hidden_and_other_files_are_ignored(self, folder):
         folder.write_run(row())
         for name in (".a-0.parquet.99.tmp", ".hidden.parquet", "notes.txt", "b-0.parquet.tmp"):
             path_of(folder, f"runs/{name}").write_bytes(b"rubbish")
         assert [r["run_id"] for r in folder.runs()] == ["a-0"]
 
-    def test_a_row_that_cannot_be_read_is_not_taken_for_missing(self, folder, monkeypatch):
-        """Who does repeats its run, and writes over it."""
+    def test_a_row_that_cannot_be_read_is_not_skipped(self, folder, monkeypatch):
+        """A driver that skips it would repeat its run and overwrite it."""
         folder.write_run(row())
 
-        def away(self, name):
+        def fail(self, name):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        monkeypatch.setattr(ResultsFolder, "_read", away)
-        with pytest.raises(StoreError, match=r"runs/\S+ cannot be read \(Input/output error\)"):
+        monkeypatch.setattr(ResultsFolder, "_read", fail)
+        with pytest.raises(StoreError, match=r"runs/\S+ .*Input/output error"):
             folder.runs()
 
-    def test_a_death_between_write_and_rename_leaves_the_old_row(self, folder, monkeypatch):
+    def test_a_process_killed_before_the_rename_leaves_the_old_row(self, folder, monkeypatch):
         folder.write_run(row(status="running"))
         before = path_of(folder, "runs/a-0.parquet").read_bytes()
 
-        def die(source: object, target: object) -> None:
+        def kill(source: object, target: object) -> None:
             raise SystemExit("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", die)
+            patch.setattr(os, "replace", kill)
             with pytest.raises(SystemExit):
                 folder.write_run(row(nll_iw=1.0))
         assert path_of(folder, "runs/a-0.parquet").read_bytes() == before
