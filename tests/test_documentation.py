@@ -1,11 +1,14 @@
-"""The documentation says what the code does."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from typer.testing import CliRunner
+import pytest
+import typer
 
 from sweeps.catalogue.pages import results_page
 from sweeps.catalogue.strategies import HEADING, catalogue_page
@@ -15,58 +18,80 @@ from sweeps.spec.sweep import load_spec
 ROOT = Path(__file__).parent.parent
 
 
-def test_results_page_is_current() -> None:
-    expected = results_page()
-    page = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert page == expected, "run  python -m sweeps.catalogue.pages results > docs/results.md"
+def read(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
 
 
-def test_catalogue_of_strategies_is_current() -> None:
-    page = (ROOT / "docs" / "strategies.md").read_text("utf-8")
-    found = page[page.index(HEADING) :]
-    assert found == catalogue_page(), "replace its catalogue by that of  python -m sweeps.catalogue.pages strategies"
+def verbs() -> dict[str, Any]:
+    """Return every command by its words, such as "results show"."""
+
+    def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from walk(command, (*words, name))
+            else:
+                yield " ".join((*words, name)), command
+
+    return dict(walk(typer.main.get_command(app), ()))
 
 
-def test_worked_example_is_the_code() -> None:
-    """Every line of the example of a new remedy stands in the remedy's file, in that order."""
-    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+VERBS = verbs()
+
+
+def shown_commands(page: str) -> list[tuple[str, str]]:
+    """Return verb and arguments of every `lagvae` command in the code blocks of a page."""
+    longest_first = "|".join(sorted(map(re.escape, VERBS), key=len, reverse=True))
+    pattern = rf"^ {{4}}(?:.*&& \S*|\$ )?lagvae ({longest_first})\b([^#\n|;&>]*)"
+    return re.findall(pattern, read(page), re.MULTILINE)
+
+
+def test_the_results_page_is_current() -> None:
+    assert read("docs/results.md") == results_page(), "run: python -m sweeps.catalogue.pages results > docs/results.md"
+
+
+def test_the_catalogue_of_strategies_is_current() -> None:
+    page = read("docs/strategies.md")
+    catalogue = page[page.index(HEADING) :]
+    assert catalogue == catalogue_page(), "replace it with the output of: python -m sweeps.catalogue.pages strategies"
+
+
+def test_the_worked_example_is_the_code() -> None:
+    """Every line of the example of a new strategy occurs in the file of the strategy, in the same order."""
+    page = read("docs/architecture.md")
     example = page[page.index("### A new remedy") :]
-    shown = [line[4:] for line in example[: example.index("### Measurement")].splitlines() if line.startswith("    ")]
-    code = iter((ROOT / "lagvae_core/strategies/word_dropout.py").read_text("utf-8").splitlines())
-    assert len(shown) > 25
-    for line in shown:
+    lines = [line[4:] for line in example[: example.index("### Measurement")].splitlines() if line.startswith("    ")]
+    code = iter(read("lagvae_core/strategies/word_dropout.py").splitlines())
+    assert len(lines) > 25
+    for line in lines:
         assert line.strip() in ("", "...") or line in code, f"not in the file, or not in this order: {line}"
 
 
-def test_readme_names_only_sweeps_that_ship() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for name in re.findall(r"lagvae (?:run|plan) ([\w-]+)(?=[`\s]|$)", readme):
+def test_the_readme_names_only_sweeps_that_ship() -> None:
+    for name in re.findall(r"lagvae (?:run|plan) ([\w-]+)(?=[`\s]|$)", read("README.md")):
         load_spec(name)
 
 
-def test_readme_options_exist() -> None:
-    """Every long option that the README shows after a verb is one that the verb's help lists."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    verbs = {}
-    for line in readme.splitlines():
-        verb = "trial|plan|run|retry|submit|status|cluster check|cluster render|evaluate|studies|dashboard|strategies"
-        verb += "|results (?:show|pareto|curves|compare)"
-        found = re.match(rf"\s+lagvae ({verb})\b(.*)", line)
-        if found:
-            verbs.setdefault(found[1], set()).update(re.findall(r"(--[a-z-]+)", found[2]))
-    assert verbs, "the README shows no command"
-    for verb, options in verbs.items():
-        shown = CliRunner().invoke(app, [*verb.split(), "--help"])
-        assert shown.exit_code == 0, verb
-        text = shown.output
-        missing = {option for option in options if option not in text}
-        assert not missing, f"lagvae {verb} knows no {missing}"
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])
+def test_shown_commands_and_their_options_exist(page: str) -> None:
+    commands = shown_commands(page)
+    assert commands, f"{page} shows no command"
+    for verb, arguments in commands:
+        known = {option for parameter in VERBS[verb].params for option in parameter.opts}
+        unknown = set(re.findall(r"(?<!\S)--[a-z-]+", arguments)) - known
+        assert not unknown, f"lagvae {verb} has no option {unknown}"
 
 
-def test_every_file_that_a_page_names_exists() -> None:
-    """In a fresh clone, where what git ignores is missing."""
+def test_every_verb_and_option_has_a_help_text() -> None:
+    for verb, command in VERBS.items():
+        assert command.help, verb
+        missing = [parameter.name for parameter in command.params if not parameter.help]
+        assert not missing, f"lagvae {verb}: no help text for {missing}"
+
+
+def test_every_named_file_exists() -> None:
+    """Files that git ignores count as missing, because a fresh clone lacks them."""
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-    inside = re.compile(r"`((?:benchmarks|cluster|docs|lagvae_core|sweeps|tests)/[\w./-]*)")
-    named = {(page.name, found[1]) for page in pages for found in inside.finditer(page.read_text("utf-8"))}
+    in_code = re.compile(r"`((?:benchmarks|cluster|docs|lagvae_core|sweeps|tests)/[\w./-]*)")
+    named = {(page.name, match[1]) for page in pages for match in in_code.finditer(page.read_text("utf-8"))}
     assert len(named) > 10
     assert sorted((page, path) for page, path in named if not (ROOT / path).exists()) == []

@@ -142,7 +142,8 @@ def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
 
 def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], stored: Row | None) -> TrialConfig:
     """Return the configuration of a file or a stored run, changed by `--arm` and then by `--set`."""
-    from sweeps.spec.sweep import parse_yaml, read_text, set_dotted
+    from sweeps.spec.sweep import parse_yaml, read_text
+    from sweeps.spec.yaml import set_dotted
 
     if config is not None and stored is not None:
         message = "cannot be combined with --from"

@@ -1,4 +1,4 @@
-"""The catalogue says what the code does, and says all of it."""
+"""The catalogue of strategies is complete and agrees with the validation of stacks."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
 from sweeps.catalogue.strategies import catalogue_page, conflicts_of, describe_strategy
-from sweeps.cli.catalogue import print_catalogue
+from sweeps.cli.catalogue import print_strategies
 
 each_strategy = pytest.mark.parametrize("kind", CATALOGUE)
 
 
 @each_strategy
-def test_a_description_is_whole_and_plain(kind):
+def test_a_description_is_complete_plain_data(kind):
     strategy, entry = CATALOGUE[kind], describe_strategy(CATALOGUE[kind])
     assert json.loads(json.dumps(entry, allow_nan=False))["kind"] == kind
     assert entry["paper"] == strategy.paper
@@ -25,7 +25,7 @@ def test_a_description_is_whole_and_plain(kind):
 
 
 @each_strategy
-def test_the_summary_is_at_most_two_sentences(kind):
+def test_the_summary_has_at_most_two_sentences(kind):
     summary = describe_strategy(CATALOGUE[kind])["summary"]
     assert summary.endswith((".", ":"))
     assert summary.count(". ") <= 1, summary
@@ -33,8 +33,8 @@ def test_the_summary_is_at_most_two_sentences(kind):
 
 
 @each_strategy
-def test_on_the_terminal_it_tells_fields_columns_and_conflicts(kind, capsys):
-    print_catalogue(kind, as_json=False)
+def test_the_printed_description_has_paper_fields_and_conflicts(kind, capsys):
+    print_strategies(kind, as_json=False)
     text = capsys.readouterr().out
     assert CATALOGUE[kind].paper in text
     for name in CATALOGUE[kind].model_fields:
@@ -43,35 +43,36 @@ def test_on_the_terminal_it_tells_fields_columns_and_conflicts(kind, capsys):
         assert other in text
 
 
-def refusal_of(stack, data):
+def codes_of(stack, data):
+    """Return the codes of the issues of a stack; an empty list if it is valid."""
     try:
         parse_trial({"data": {"kind": data, "path": "."}, "strategies": stack})
     except ConfigError as error:
-        return str(error)
-    return ""
+        return [issue.code for issue in error.issues]
+    return []
 
 
 @each_strategy
-def test_its_conflicts_are_those_that_validation_finds(kind):
+def test_its_conflicts_are_those_of_validation(kind):
     conflicts = conflicts_of(kind)
     for other in CATALOGUE:
         if other == kind:
             continue
-        found = [refusal_of([other, kind], data) for data in ("text", "images")]
+        codes = [codes_of([other, kind], data) for data in ("text", "images")]
         if other in conflicts:
-            assert all(found)
-            assert any(conflicts[other].split(",")[0] in text for text in found)
+            assert all(codes)
+            assert any(conflicts[other].split(",")[0] in of_data for of_data in codes)
         else:
-            assert not all(found)
+            assert not all(codes)
 
 
-def test_conflicts_hold_both_ways():
+def test_conflicts_are_symmetric():
     for kind in CATALOGUE:
         for other, reason in conflicts_of(kind).items():
             assert conflicts_of(other)[kind] == reason
 
 
-def test_the_page_has_a_section_for_every_strategy_and_whole_tables():
+def test_the_page_has_a_section_for_every_strategy_and_complete_tables():
     page = catalogue_page()
     for kind in CATALOGUE:
         assert page.count(f"### {kind}\n") == 1

@@ -1,14 +1,14 @@
-"""The published numbers, and what each paper is said to be."""
+"""The published numbers and the descriptions of the papers are complete and consistent."""
 
 from collections import Counter
 
 import pytest
+from helpers import rejects
 from pydantic import ValidationError
 
 from lagvae_core.config.trial import parse_trial
-from lagvae_core.errors import ConfigError
 from sweeps.analysis.statistics import TIME
-from sweeps.papers import Metric, Paper, find_paper, paper_names, published
+from sweeps.papers import Metric, Paper, find_paper, paper_names, published_rows
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
 PAPERS = [find_paper(name) for name in paper_names()]
@@ -35,27 +35,27 @@ def paper(request) -> Paper:
     return request.param
 
 
-def number(paper, table, dataset, model, metric, hyperparameters=""):
-    (found,) = (
+def number_of(paper, table, dataset, model, metric, hyperparameters=""):
+    (number,) = (
         row.numbers[metric]
-        for row in published(paper)
+        for row in published_rows(paper)
         if (row.table, row.dataset, row.model, row.hyperparameters) == (table, dataset, model, hyperparameters)
     )
-    return found
+    return number
 
 
 def every_metric(paper):
     return [*paper.metrics.values(), *(m for exception in paper.exceptions for m in exception.metrics.values())]
 
 
-def test_every_paper_ships():
+def test_the_shipped_papers():
     assert paper_names() == ["he2019", "song2024"]
     assert [paper.name for paper in PAPERS] == paper_names()
 
 
-def test_every_number_of_every_table(paper):
+def test_every_table_is_complete(paper):
     sizes = Counter()
-    for row in published(paper.name):
+    for row in published_rows(paper.name):
         sizes[row.table] += len(row.numbers)
     assert sizes == SIZES[paper.name]
 
@@ -71,37 +71,37 @@ def test_every_number_of_every_table(paper):
         (("song2024", "Table 3", "Yahoo", "Scale-VAE", "KL", "des_std=1.5;f_epo=7"), 3.0, None, "3.0"),
     ],
 )
-def test_numbers_as_they_are_printed(where, mean, std, text):
-    found = number(*where)
-    assert (found.mean, found.std, found.text) == (mean, std, text)
+def test_numbers_are_those_printed(where, mean, std, text):
+    number = number_of(*where)
+    assert (number.mean, number.std, number.text) == (mean, std, text)
 
 
 def test_every_published_number_has_a_meaning(paper):
-    for row in published(paper.name):
+    for row in published_rows(paper.name):
         for metric in row.numbers:
             assert paper.metric(row, metric).meaning
 
 
-def test_every_column_beside_a_number_is_in_the_table(paper):
+def test_numbers_are_compared_with_columns_of_the_table(paper):
     for metric in every_metric(paper):
         assert set(metric.columns) <= {*OBJECTIVE_COLUMNS, TIME}
 
 
-def test_every_published_data_set_belongs_to_one_of_the_papers(paper):
+def test_every_published_data_set_belongs_to_one_data_set_of_the_paper(paper):
     named = [name for dataset in paper.datasets.values() for name in dataset.published]
     assert len(named) == len(set(named))
-    assert {row.dataset for row in published(paper.name)} == set(named)
+    assert {row.dataset for row in published_rows(paper.name)} == set(named)
 
 
-def test_every_model_of_the_mapping_is_published_and_named_once(paper):
-    there = {(row.model, row.hyperparameters) for row in published(paper.name)}
+def test_every_model_is_published_and_listed_once(paper):
+    in_tables = {(row.model, row.hyperparameters) for row in published_rows(paper.name)}
     named = [(model.model, model.hyperparameters) for model in paper.models]
     assert len(named) == len(set(named))
-    assert set(named) <= there
-    assert {model for model, _ in there - set(named)} == set(paper.unmatched)
+    assert set(named) <= in_tables
+    assert {model for model, _ in in_tables - set(named)} == set(paper.unmatched)
 
 
-def test_every_model_of_the_mapping_is_a_lawful_stack(paper):
+def test_every_model_is_a_valid_stack(paper):
     for model in paper.models:
         config = parse_trial({"data": {"kind": "text", "path": "."}, "strategies": list(model.stack)})
         assert len(config.strategies) == len(model.stack)
@@ -110,8 +110,8 @@ def test_every_model_of_the_mapping_is_a_lawful_stack(paper):
         assert set(model.optional) <= {strategy.kind for strategy in config.strategies}
 
 
-def test_every_exception_and_note_names_what_is_published(paper):
-    rows = published(paper.name)
+def test_exceptions_and_notes_refer_to_published_rows(paper):
+    rows = published_rows(paper.name)
     assert set(paper.tables) <= {row.table for row in rows}
     for exception in paper.exceptions:
         assert set(exception.models) <= {row.model for row in rows}
@@ -119,7 +119,7 @@ def test_every_exception_and_note_names_what_is_published(paper):
         assert set(exception.metrics) <= set(paper.metrics)
 
 
-def test_every_key_of_a_setup_is_one_of_a_trial(paper):
+def test_the_keys_of_a_setup_are_keys_of_a_trial(paper):
     known = {"seeds", "test_examples", "tokens_per_example"}
     for data in ({"kind": "text", "path": "."}, {"kind": "synthetic"}):
         config = parse_trial({"data": data}).model_dump(mode="json")
@@ -130,8 +130,8 @@ def test_every_key_of_a_setup_is_one_of_a_trial(paper):
         assert paper.setup_of(dataset).keys() <= known
 
 
-def test_information_within_batches_never_stands_beside_that_over_the_split(paper):
-    for row in published(paper.name):
+def test_mi_within_batches_is_never_compared_with_mi_over_the_split(paper):
+    for row in published_rows(paper.name):
         if "MI" in row.numbers:
             metric = paper.metric(row, "MI")
             allowed = {"batch": {"mi_batch"}, "split": {"mi", "mi_q"}, "unknown": set()}[metric.mixture]
@@ -143,15 +143,15 @@ def test_information_within_batches_never_stands_beside_that_over_the_split(pape
 @pytest.mark.parametrize(
     ("columns", "mixture"), [(["mi"], "batch"), (["mi_batch"], "split"), (["mi"], "unknown"), (["mi_batch"], None)]
 )
-def test_a_metric_that_mixes_the_two_is_refused(columns, mixture):
-    with pytest.raises(ValidationError, match="may not stand beside"):
+def test_a_metric_that_mixes_the_two_is_rejected(columns, mixture):
+    with pytest.raises(ValidationError, match="cannot be compared"):
         Metric(columns=columns, mixture=mixture, meaning="wrong")
 
 
-def test_likelihoods_of_he2019_are_importance_weighted_but_for_those_that_others_reported():
+def test_likelihoods_of_he2019_are_importance_weighted_except_those_reported_by_others():
     paper = find_paper("he2019")
     others = {"CNN-VAE (Yang et al., 2017)", "SA-VAE + anneal (Kim et al., 2018)"}
-    for row in published("he2019"):
+    for row in published_rows("he2019"):
         expected = ("nll_elbo",) if row.table == "Table 1" and row.model in others else ("nll_iw",)
         if "NLL" in row.numbers:
             assert paper.metric(row, "NLL").columns == expected
@@ -160,13 +160,13 @@ def test_likelihoods_of_he2019_are_importance_weighted_but_for_those_that_others
 
 
 def test_reported_likelihoods_are_minus_the_elbo_of_table_5():
-    """What the exception above rests on."""
+    """This justifies the exception in the test above."""
     for model in ("CNN-VAE (Yang et al., 2017)", "SA-VAE + anneal (Kim et al., 2018)"):
-        in_appendix = number("he2019", "Table 5 (App. C)", "Yahoo", model, "-ELBO")
-        assert number("he2019", "Table 1", "Yahoo", model, "NLL") == in_appendix
+        in_appendix = number_of("he2019", "Table 5 (App. C)", "Yahoo", model, "-ELBO")
+        assert number_of("he2019", "Table 1", "Yahoo", model, "NLL") == in_appendix
 
 
-def test_scale_vae_stands_beside_the_columns_of_its_own_protocol():
+def test_scale_vae_is_compared_with_the_columns_of_its_protocol():
     paper = find_paper("song2024")
     (row,) = (
         r for r in paper.rows("yahoo") if (r.model, r.hyperparameters) == ("Scale-VAE", "1.1, 1") and "NLL" in r.numbers
@@ -180,6 +180,8 @@ def test_scale_vae_stands_beside_the_columns_of_its_own_protocol():
     }
 
 
-def test_an_unknown_paper_is_refused_with_those_that_ship():
-    with pytest.raises(ConfigError, match="must be one of he2019, song2024, but is 'bowman2016'"):
+def test_an_unknown_paper_is_rejected():
+    with rejects("--paper") as issues:
         find_paper("bowman2016")
+    assert issues[0].value == "bowman2016"
+    assert all(name in issues[0].message for name in paper_names())

@@ -1,3 +1,5 @@
+"""The figure of a Pareto front."""
+
 from __future__ import annotations
 
 import subprocess
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from figures import png_size
 
-from sweeps.plots.front import DODGE, FrontPoint, _dodged, _draw, beyond, front_figure, staircase
+from sweeps.plots.front import DODGE, FrontPoint, _dodged, _draw, front_figure, outliers, staircase
 from sweeps.plots.style import DPI, WIDTH
 
 POINTS = [
@@ -31,36 +33,36 @@ class TestStaircase:
             (("min", "max"), [2, 0, 1], [5, 1, 2], [[2, 5], [2, 2], [1, 2], [1, 1], [0, 1]]),
         ],
     )
-    def test_turns_at_the_worse_of_both_coordinates(self, directions, xs, ys, vertices):
+    def test_it_turns_at_the_worse_of_both_coordinates(self, directions, xs, ys, vertices):
         assert staircase(xs, ys, directions).tolist() == vertices
 
-    def test_goes_on_to_the_worst_corner(self):
+    def test_it_extends_to_the_worst_corner(self):
         edge = staircase([0, 1], [1, 2], ("max", "min"), worst=(-1, 9))
         assert edge.tolist() == [[-1, 1], [0, 1], [0, 2], [1, 2], [1, 9]]
         edge = staircase([0, 1], [2, 1], ("min", "min"), worst=(8, 9))
         assert edge.tolist() == [[8, 1], [1, 1], [1, 2], [0, 2], [0, 9]]
 
-    def test_other_points_add_no_vertex(self):
+    def test_dominated_equal_and_non_finite_points_add_no_vertex(self):
         edge = staircase([0, 1, 1, 0, np.nan], [1, 2, 2, 3, 0], ("max", "min"))
         assert edge.tolist() == [[0, 1], [0, 2], [1, 2]]
 
     @pytest.mark.parametrize("worst", [None, (0.0, 9.0)])
-    def test_no_points_have_no_edge(self, worst):
+    def test_without_points_it_is_empty(self, worst):
         assert staircase([], [], ("max", "min"), worst).shape == (0, 2)
 
-    def test_one_point(self):
+    def test_a_single_point(self):
         assert staircase([1], [2], ("max", "min")).tolist() == [[1, 2]]
 
 
 class TestDodge:
     @pytest.mark.parametrize(("direction", "step"), [("max", -DODGE), ("min", DODGE)])
-    def test_arms_at_one_integer_step_to_the_worse_side(self, direction, step):
+    def test_arms_that_share_an_integer_are_shifted_to_the_worse_side(self, direction, step):
         lone, fraction = replace(POINTS[0], mean=(1.0, 0.0)), replace(POINTS[1], mean=(0.5, 0.0))
         assert _dodged([*POINTS, lone, fraction, POINTS[1]], direction) == [0.0, step, 1.0, 2.0, 1.0, 0.5, step]
 
 
 class TestFrontFigure:
-    def test_a_png_of_one_column(self, tmp_path):
+    def test_a_png_has_the_width_of_one_column(self, tmp_path):
         front_figure(POINTS, tmp_path / "front.png", title="quickstart")
         width, height = png_size(tmp_path / "front.png")
         assert width == int(WIDTH * DPI)
@@ -68,13 +70,15 @@ class TestFrontFigure:
         assert (tmp_path / "front.png").stat().st_size > 5_000
         assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
 
-    @pytest.mark.parametrize(("name", "head"), [("front.pdf", b"%PDF"), ("front.svg", b"<?xml"), ("a.b.SVG", b"<?xml")])
-    def test_the_path_s_format_and_a_png_beside_it(self, tmp_path, name, head):
+    @pytest.mark.parametrize(
+        ("name", "signature"), [("front.pdf", b"%PDF"), ("front.svg", b"<?xml"), ("a.b.SVG", b"<?xml")]
+    )
+    def test_other_formats_are_written_in_addition_to_a_png(self, tmp_path, name, signature):
         front_figure(POINTS, str(tmp_path / name))
-        assert (tmp_path / name).read_bytes().startswith(head)
+        assert (tmp_path / name).read_bytes().startswith(signature)
         assert png_size((tmp_path / name).with_suffix(".png"))[0] == int(WIDTH * DPI)
 
-    def test_a_path_without_extension_gives_a_png(self, tmp_path):
+    def test_a_path_without_an_extension_gives_a_png(self, tmp_path):
         front_figure(POINTS, tmp_path / "front")
         assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
 
@@ -85,11 +89,11 @@ class TestFrontFigure:
             front_figure(POINTS, file)
         assert files[0].read_bytes() == files[1].read_bytes()
 
-    def test_words_in_the_picture(self, tmp_path):
+    def test_the_text_of_the_figure(self, tmp_path):
         with matplotlib.rc_context({"svg.fonttype": "none"}):
             front_figure(POINTS, tmp_path / "front.svg", y="kl", title="quickstart")
         text = (tmp_path / "front.svg").read_text(encoding="utf-8")
-        words = ["active units", "kl", "better ↘", "quickstart", "scale $x$", "of 1 to 3 seeds", "front"]
+        words = ["active units", "KL [nats]", "better ↘", "quickstart", "scale $x$", "of 1 to 3 seeds", "front"]
         assert [word for word in words if word not in text] == []
 
     @pytest.mark.parametrize("count", [1, 60])
@@ -98,12 +102,12 @@ class TestFrontFigure:
         front_figure(points, tmp_path / "front.png", directions=("min", "max"))
         assert png_size(tmp_path / "front.png")[0] == int(WIDTH * DPI)
 
-    def test_matplotlib_s_global_state_is_left_alone(self, tmp_path):
+    def test_the_global_state_of_matplotlib_does_not_change(self, tmp_path):
         before = dict(matplotlib.rcParams)
         front_figure(POINTS, tmp_path / "front.png")
         assert dict(matplotlib.rcParams) == before
 
-    def test_pyplot_is_never_imported(self, tmp_path):
+    def test_pyplot_is_not_imported(self, tmp_path):
         script = (
             "import sys\n"
             "from sweeps.plots.front import FrontPoint, front_figure\n"
@@ -113,34 +117,34 @@ class TestFrontFigure:
         root = Path(__file__).parents[3]
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "front.pdf")], check=True, cwd=root)
 
-    def test_refuses_no_points(self, tmp_path):
+    def test_an_empty_front_is_rejected(self, tmp_path):
         with pytest.raises(ValueError, match="the list of points is empty"):
             front_figure([], tmp_path / "front.png")
         assert list(tmp_path.iterdir()) == []
 
-    def test_refuses_a_mean_that_is_not_finite(self, tmp_path):
-        with pytest.raises(ValueError, match="a0 must have a finite mean"):
+    def test_a_mean_that_is_not_finite_is_rejected(self, tmp_path):
+        with pytest.raises(ValueError, match=r"a0 .*finite mean"):
             front_figure([replace(POINTS[0], mean=(0.0, float("nan")))], tmp_path / "front.png")
 
-    def test_refuses_an_unknown_extension(self, tmp_path):
+    def test_an_unknown_extension_is_rejected(self, tmp_path):
         with pytest.raises(ValueError, match=r"one of .*pdf.*svg"):
             front_figure(POINTS, tmp_path / "front.docx")
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("direction", ["min", "max"])
-def test_only_values_far_on_the_worse_side_are_beyond(direction: str) -> None:
+def test_only_values_far_on_the_worse_side_are_outliers(direction: str) -> None:
     sign = 1.0 if direction == "min" else -1.0
     ys = [sign * y for y in (24.0, 24.2, 24.4, 24.6, 24.8, 51.0, -90.0)]
-    assert beyond(ys, direction).tolist() == [False] * 5 + [True, False]
+    assert outliers(ys, direction).tolist() == [False] * 5 + [True, False]
 
 
-def test_equal_values_and_a_single_one_are_not_beyond() -> None:
-    assert not beyond([3.0, 3.0, 3.0, 3.0], "min").any()
-    assert not beyond([-7.0], "max").any()
+def test_equal_values_and_a_single_value_are_not_outliers() -> None:
+    assert not outliers([3.0, 3.0, 3.0, 3.0], "min").any()
+    assert not outliers([-7.0], "max").any()
 
 
-def test_an_outlier_does_not_flatten_the_rest() -> None:
+def test_an_outlier_does_not_change_the_y_axis() -> None:
     points = [FrontPoint("a", str(y), (1.0, y), (None, None), 1, member=y == 24.0) for y in (24.0, 24.5, 25.0, 25.5)]
     far = FrontPoint("b", "far", (1.0, 500.0), (None, None), 1, member=False)
     drawn = [_draw(some, ("au", "nll_iw"), ("max", "min"), "").axes[0].get_ylim() for some in (points, [*points, far])]
