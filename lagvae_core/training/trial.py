@@ -220,7 +220,7 @@ class Trial(TrialState):
         """Measure the validation split and return the record of the current epoch.
 
         Raises:
-            Diverged: `divergence` says so.
+            Diverged: A divergence rule applies.
         """
         self.stopwatch.start()
         components = self.learner.components
