@@ -1,4 +1,4 @@
-"""Every strategy on images: it trains with finite numbers, or is refused with a reason before anything is loaded."""
+"""Every strategy on images: it trains with finite numbers, or is refused with a code before data are read."""
 
 import math
 
@@ -74,33 +74,33 @@ def test_a_trial_resumes_bit_for_bit(stack):
     assert essence(record) == essence(run(config))
 
 
-def test_inner_steps_see_draws_of_their_own_and_enter_the_running_statistics():
+def test_inner_steps_draw_new_binarisations_and_enter_the_running_statistics():
     trial = trial_of(tiny_images({"kind": "aggressive", "budget": 3}))
     trial.model.train()
-    seen = []
+    encoded = []
     forward = trial.model.encoder.forward
-    trial.model.encoder.forward = lambda batch: seen.append(batch) or forward(batch)
+    trial.model.encoder.forward = lambda batch: encoded.append(batch) or forward(batch)
     trial.train_batch(trial.learner.observed(trial.train_batches[0]))
     assert (trial.learner.encoder_steps, trial.learner.decoder_steps) == (3, 1)
-    assert seen[0] is seen[3]  # the outer batch opens and closes the update
-    assert all(set(batch.pixels_BHW.unique().tolist()) == {0.0, 1.0} for batch in seen)
-    for batch in seen[1:3]:
+    assert encoded[0] is encoded[3]  # the update starts and ends with the outer batch
+    assert all(set(batch.pixels_BHW.unique().tolist()) == {0.0, 1.0} for batch in encoded)
+    for batch in encoded[1:3]:
         again = trial.learner.observed(trial.dataset.train.grey(batch.index_B.numpy()))
         assert not torch.equal(again.pixels_BHW, batch.pixels_BHW)
     counts = {int(value) for name, value in trial.model.state_dict().items() if name.endswith("num_batches_tracked")}
     assert counts == {4}
 
 
-def test_the_best_weights_return_with_their_running_statistics():
+def test_the_best_weights_are_restored_with_their_running_statistics():
     trial = trial_of(tiny_images(training={"epochs": 2}))
-    trial.fit(lambda record: None, lambda place: None, NoKeeper())
+    trial.fit(lambda record: None, lambda place: None, NoCheckpoints())
     best = {name: value.clone() for name, value in trial.best.weights.items()}
     assert any(name.endswith("running_mean") for name in best)
     trial.measure(lambda place: None)
     assert all(torch.equal(value, best[name]) for name, value in trial.model.state_dict().items())
 
 
-class NoKeeper:
+class NoCheckpoints:
     def save_if_due(self):
         pass
 

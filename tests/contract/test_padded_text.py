@@ -1,4 +1,4 @@
-"""Every strategy trains on padded sentences, or is refused with a reason; nobody has to add a new one here."""
+"""Every strategy trains on padded sentences or is refused; strategies are taken from the catalogue."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ VARIANTS = [
     {"kind": "multitask_bow", "loss": "bernoulli"},
     {"kind": "vamp_prior", "components": 5, "init_from_data": True},
 ]
+"""Every strategy that supports text at its defaults, and options with different code for padded sentences."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_it_trains_on_padded_sentences_or_is_refused(strategy, data):
     try:
         config = parse_trial(values)
     except ConfigError as error:
-        assert all("batching" in str(issue) for issue in error.issues)  # noqa: PT017 - a refusal is an answer
+        assert all("batching" in str(issue) for issue in error.issues)  # noqa: PT017 - a refusal is a valid outcome
         return
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.model.train()
@@ -52,4 +53,4 @@ def test_it_trains_on_padded_sentences_or_is_refused(strategy, data):
     assert all(torch.isfinite(value).all() for value in trial.model.parameters())
     for name, value in trial.model.named_parameters():
         if "embedding" in name and len(value) == trial.dataset.domain.vocabulary:
-            assert torch.equal(value[PAD], before[name][PAD]), f"{name} learns from the padding"
+            assert torch.equal(value[PAD], before[name][PAD]), f"{name} gets a gradient from padding"
