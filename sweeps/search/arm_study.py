@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lagvae_core.errors import ConfigError
 from lagvae_core.randomness import derive_seed
 from sweeps.search.plan import Configuration, Plan, Value
-from sweeps.search.samplers import make_sampler
+from sweeps.spec.samplers import make_sampler
 from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec
 

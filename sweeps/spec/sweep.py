@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,6 +19,7 @@ from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
 from lagvae_core.settings import FrozenConfig
+from sweeps.spec.samplers import SAMPLERS
 from sweeps.spec.space import Arm, Value, parse_arm
 from sweeps.spec.yaml import edit_yaml, load_yaml, set_dotted
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
@@ -27,6 +28,10 @@ __all__ = ["ResourceSpec", "SearchSpec", "SweepSpec", "load_spec", "parse_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 Direction = Literal["min", "max"]
+if TYPE_CHECKING:
+    Sampler = str
+else:
+    Sampler = Literal[tuple(SAMPLERS)]
 Keep = Literal["nothing", "models"]
 """Models are kept on request only: a sweep of 170 runs at the size of Yahoo's models, 215 MB each, takes 36 GB."""
 LIBRARY = resources.files("sweeps") / "library"
@@ -38,10 +43,7 @@ DEFAULT_CONFIGURATIONS = 8
 class SearchSpec(FrozenConfig):
     """Search of each arm; every arm has the same budget."""
 
-    sampler: Annotated[
-        Literal["tpe", "random", "grid", "nsga2", "gp"],
-        Field(description="Optuna sampler; grid runs every combination of choices"),
-    ] = "tpe"
+    sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of choices")] = "tpe"
     configurations: Annotated[
         int | None, Field(ge=1, le=10**6, description="number of configurations per arm; not for the grid sampler")
     ] = None

@@ -1,4 +1,4 @@
-"""Reading figures back."""
+"""Reading the size of figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def png_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a PNG file [pixels]."""
     head = path.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert head[12:16] == b"IHDR"

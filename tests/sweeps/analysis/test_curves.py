@@ -1,4 +1,4 @@
-"""Curves over training: means over seeds, and their picture."""
+"""Training curves: means over seeds, and their figure."""
 
 import math
 
@@ -17,7 +17,7 @@ def row(run, epoch, value, arm="vae", config="a" * 12):
 ROWS = [row("r1", 1, 1.0), row("r1", 2, 2.0), row("r2", 1, 3.0), row("r3", 1, None, "beta", "b" * 12)]
 
 
-def test_every_point_rests_on_the_runs_that_reached_it():
+def test_a_point_is_the_mean_over_the_runs_that_trained_the_epoch():
     vae, beta = curves_of(ROWS, ["valid_kl"])
     assert (vae.name, vae.runs, beta.name, beta.runs) == ("vae", 2, "beta", 1)
     first, second = vae.points
@@ -29,19 +29,19 @@ def test_every_point_rests_on_the_runs_that_reached_it():
     assert beta.points[0].columns["valid_kl"] is None
 
 
-def test_configurations_of_one_arm_are_told_apart():
+def test_curves_of_one_arm_have_different_names():
     curves = curves_of([row("r1", 1, 1.0), row("r2", 1, 1.0, config="b" * 12)], ["valid_kl"])
     assert [curve.name for curve in curves] == ["vae aaaaaa", "vae bbbbbb"]
 
 
 @pytest.mark.parametrize("x", ["epoch", "step"])
-def test_a_picture(tmp_path, x):
+def test_the_figure_is_written_in_both_formats(tmp_path, x):
     curves_figure(curves_of(ROWS, ["valid_kl"]), ["valid_kl"], tmp_path / "curves.pdf", x=x, title="tiny $x$")
     assert png_size(tmp_path / "curves.png")[0] == int(PAGE_WIDTH * DPI)
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_column_that_no_run_measured_says_so_in_its_panel(tmp_path):
+def test_the_panel_of_an_unmeasured_column_is_labelled(tmp_path):
     unmeasured = curves_of([row("r1", 1, None), row("r1", 2, None)], ["valid_kl"])
     for name, curves in (("empty", unmeasured), ("full", curves_of(ROWS, ["valid_kl"]))):
         curves_figure(curves, ["valid_kl"], tmp_path / f"{name}.svg")
@@ -49,7 +49,7 @@ def test_a_column_that_no_run_measured_says_so_in_its_panel(tmp_path):
     assert "not measured" not in (tmp_path / "full.svg").read_text()
 
 
-def test_no_curve_is_refused(tmp_path):
+def test_a_figure_without_curves_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="needs at least one run"):
         curves_figure([], ["valid_kl"], tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What the seeds of a configuration say together."""
+"""Statistics over the seeds of a configuration."""
 
 import math
 
@@ -24,55 +24,57 @@ def row(arm="vae", config="a", status="finished", nll=1.0, mi=0.5, train=10.0, p
 
 
 def test_mean_and_standard_error():
-    found = Statistic.of([1.0, 2.0, 6.0])
-    assert (found.mean, found.n) == (3.0, 3)
-    assert found.se == pytest.approx(math.sqrt(7.0 / 3.0))
-    assert found.text(1) == "3.0 ± 1.5"
+    statistic = Statistic.of([1.0, 2.0, 6.0])
+    assert (statistic.mean, statistic.n) == (3.0, 3)
+    assert statistic.se == pytest.approx(math.sqrt(7.0 / 3.0))
+    assert statistic.text(1) == "3.0 ± 1.5"
     assert Statistic(-0.001, 0.002, 2).text() == "0.00 ± 0.00"
 
 
-def test_one_value_has_no_error_and_none_no_statistic():
+def test_one_value_has_no_standard_error_and_no_value_no_statistic():
     assert Statistic.of([2.0]) == Statistic(2.0, None, 1)
     assert Statistic.of([2.0]).text() == "2.00"
     assert Statistic.of([]) is None
+    assert Statistic.of([None]) is None
+    assert Statistic.of([None, 2, float("nan")]) == Statistic(2.0, None, 1)
 
 
-def test_only_finished_runs_count_but_all_are_told():
+def test_only_finished_runs_count_but_all_statuses_are_listed():
     rows = [row(nll=1.0), row(nll=3.0), row(status="diverged"), row(status="running")]
-    (found,) = summarise(rows, ["nll_iw"])
-    assert found.columns["nll_iw"].mean == 2.0
-    assert found.columns["nll_iw"].n == 2
-    assert found.ends == {"finished": 2, "diverged": 1, "running": 1}
-    assert found.runs == 4
+    (summary,) = summarise(rows, ["nll_iw"])
+    assert summary.columns["nll_iw"].mean == 2.0
+    assert summary.columns["nll_iw"].n == 2
+    assert summary.ends == {"finished": 2, "diverged": 1, "running": 1}
+    assert summary.runs == 4
 
 
-def test_a_column_that_a_run_did_not_measure_rests_on_the_others():
-    (found,) = summarise([row(mi=None), row(mi=0.25)], ["nll_iw", "mi"])
-    assert found.columns["nll_iw"].n == 2
-    assert found.columns["mi"] == Statistic(0.25, None, 1)
-    (found,) = summarise([row(mi=None)], ["mi"])
-    assert found.columns["mi"] is None
+def test_runs_that_did_not_measure_a_column_are_left_out_of_it():
+    (summary,) = summarise([row(mi=None), row(mi=0.25)], ["nll_iw", "mi"])
+    assert summary.columns["nll_iw"].n == 2
+    assert summary.columns["mi"] == Statistic(0.25, None, 1)
+    (summary,) = summarise([row(mi=None)], ["mi"])
+    assert summary.columns["mi"] is None
 
 
-def test_configurations_of_an_arm_are_apart():
+def test_configurations_of_an_arm_are_summarised_separately():
     rows = [row(config="a"), row(config="b", parameters='{"beta_vae.beta": 0.5}'), row(config="a")]
-    found = summarise(rows, ["mi"])
-    assert [(s.config_id, s.runs) for s in found] == [("a", 2), ("b", 1)]
-    assert found[1].parameters == {"beta_vae.beta": 0.5}
+    summaries = summarise(rows, ["mi"])
+    assert [(s.config_id, s.runs) for s in summaries] == [("a", 2), ("b", 1)]
+    assert summaries[1].parameters == {"beta_vae.beta": 0.5}
 
 
-def test_time_is_in_units_of_the_baseline():
+def test_time_is_relative_to_the_baseline():
     rows = [row(train=10.0), row(train=30.0), row(arm="slow", config="b", train=100.0)]
     vae, slow = summarise(rows, ["mi"], baseline="vae")
     assert vae.columns["time"].mean == 1.0
     assert slow.columns["time"] == Statistic(5.0, None, 1)
 
 
-def test_time_is_that_of_the_processor_where_all_runs_trained_on_one():
-    crowded = [row(train=10.0, cpu=10.0), row(arm="slow", config="b", train=90.0, cpu=30.0)]
-    assert summarise(crowded, ["mi"], baseline="vae")[1].columns["time"].mean == 3.0
-    elsewhere = [*crowded, row(arm="gpu", config="c", device="cuda:0", train=5.0, cpu=1.0)]
-    assert [s.columns["time"].mean for s in summarise(elsewhere, ["mi"], baseline="vae")] == [1.0, 9.0, 0.5]
+def test_time_is_processor_time_if_all_runs_trained_on_a_cpu():
+    on_cpu = [row(train=10.0, cpu=10.0), row(arm="slow", config="b", train=90.0, cpu=30.0)]
+    assert summarise(on_cpu, ["mi"], baseline="vae")[1].columns["time"].mean == 3.0
+    mixed = [*on_cpu, row(arm="gpu", config="c", device="cuda:0", train=5.0, cpu=1.0)]
+    assert [s.columns["time"].mean for s in summarise(mixed, ["mi"], baseline="vae")] == [1.0, 9.0, 0.5]
 
 
 def test_without_a_finished_baseline_there_is_no_time():
@@ -82,7 +84,7 @@ def test_without_a_finished_baseline_there_is_no_time():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
-def test_the_picture_of_the_arms(tmp_path, suffix):
+def test_the_figure_of_the_arms_is_reproducible(tmp_path, suffix):
     summaries = [
         Summary("vae", "a", {}, {"finished": 3}, {"nll_iw": Statistic(39.0, 0.1, 3), "mi": None}),
         Summary(
@@ -102,7 +104,7 @@ def test_the_picture_of_the_arms(tmp_path, suffix):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_of_nothing_is_refused(tmp_path):
+def test_a_figure_without_configurations_or_with_an_unknown_extension_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="at least one configuration"):
         arms_figure([], ["mi"], tmp_path / "x.png")
     summary = Summary("vae", "a", {}, {}, {"mi": None})

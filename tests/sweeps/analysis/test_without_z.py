@@ -1,4 +1,4 @@
-"""A model without z has no kl, mi and au: null in the table, on no front of theirs, and no trouble to anyone."""
+"""A model without z has no kl, mi and au: they are null in the table, and it is on no front of these columns."""
 
 import json
 
@@ -40,25 +40,25 @@ def folder(rows, tmp_path):
     return folder
 
 
-def test_the_sweep_is_dealt_to_its_end(rows):
+def test_the_sweep_runs_to_its_end(rows):
     assert {row["arm"] for row in rows} == {"vae", "lm", "beta"}
     assert {row["status"] for row in rows} == {"finished"}
 
 
-def test_the_study_hears_a_failure_and_no_number():
+def test_the_optuna_study_records_a_failure_without_values():
     _, scheduler = play(spec(), answer=answer)
     (trial,) = scheduler._studies["lm"].study.trials
     assert trial.state is TrialState.FAIL
     assert {t.state for t in scheduler._studies["beta"].study.trials} == {TrialState.COMPLETE}
 
 
-def test_it_is_on_the_front_of_what_is_measured_and_on_no_other(rows):
+def test_it_is_only_on_fronts_of_measured_objectives(rows):
     assert {row.arm for row in front_of(rows, BOTH)} == {"vae", "beta"}
     best = front_of(rows, {"nll_iw": "min"})[0]
     assert (best.arm, best.member, best.mean["nll_iw"]) == ("lm", True, 99.0)
 
 
-def test_the_printed_front_says_who_is_missing(folder, capsys):
+def test_the_printed_front_lists_the_arms_that_are_not_compared(folder, capsys):
     print_front(folder, None, as_json=False)
     assert "not compared, because an objective is not measured: lm\n" in capsys.readouterr().out
     print_front(folder, {"nll_iw": "min"}, as_json=False)

@@ -1,81 +1,110 @@
-"""What the table says of a run from its start to its end, without any training."""
+"""The rows that the recorder writes from the start of a run to its end, without training."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from worlds import FINGERPRINT, spec_of
 
-from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.cli.live_display import Display
+from sweeps.execution.monitor import SilentMonitor
 from sweeps.execution.recorder import RunRecorder
-from sweeps.search.plan import Plan
+from sweeps.search.plan import Plan, Run
 from sweeps.search.scheduler import RunScheduler
+from sweeps.storage.lease import LeaseHeldError
 from sweeps.storage.table import ResultsFolder
 
 
+@dataclass
+class World:
+    """A recorder with the scheduler that it serves."""
+
+    recorder: RunRecorder
+    scheduler: RunScheduler
+
+    def start(self) -> Run:
+        run = self.scheduler.next_run()
+        assert run is not None
+        self.recorder.on_run_scheduled(run)
+        self.recorder.on_run_started(run.run_id)
+        return run
+
+    @property
+    def row(self):
+        [row] = self.recorder.folder.runs()
+        return row
+
+
 @pytest.fixture
-def recorder(tmp_path):
+def world(tmp_path):
     spec = spec_of()
     folder = ResultsFolder(str(tmp_path), "tiny")
     folder.prepare()
-    return RunRecorder(spec, folder, Display(), RunScheduler(Plan(spec, FINGERPRINT, [])), {})
+    scheduler = RunScheduler(Plan(spec, FINGERPRINT, []))
+    recorder = RunRecorder(
+        spec, folder, SilentMonitor(), fingerprint=FINGERPRINT, origin={}, on_run_ended=scheduler.on_run_ended
+    )
+    return World(recorder, scheduler)
 
 
-def started(recorder):
-    run = recorder.scheduler.next_run()
-    recorder.on_run_scheduled(run)
-    recorder.started(run.run_id)
-    return run
-
-
-def row_in(recorder):
-    [row] = recorder.folder.runs()
-    return row
-
-
-def test_a_running_row_says_where_it_runs_once_that_is_known(recorder):
-    run = started(recorder)
-    assert (row_in(recorder)["status"], row_in(recorder)["host"]) == ("running", None)
+def test_a_running_row_shows_host_and_device_from_the_first_report_on(world):
+    run = world.start()
+    assert (world.row["status"], world.row["host"]) == ("running", None)
     report = {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2}
-    recorder.progressed(run.run_id, report)
-    assert (row_in(recorder)["host"], row_in(recorder)["device"]) == ("node7", "cpu")
-    recorder.folder.remove(f"runs/{run.run_id}.parquet")
-    recorder.progressed(run.run_id, report | {"epoch": 2})
-    assert recorder.folder.runs() == [], "nothing new is not written again"
+    world.recorder.on_run_progress(run.run_id, report)
+    assert (world.row["host"], world.row["device"]) == ("node7", "cpu")
+    world.recorder.folder.remove(f"runs/{run.run_id}.parquet")
+    world.recorder.on_run_progress(run.run_id, report | {"epoch": 2})
+    assert world.recorder.folder.runs() == [], "an unchanged row is not written again"
 
 
-def test_a_run_that_goes_on_elsewhere_does_not_say_that_it_is_still_there(recorder):
-    run = started(recorder)
-    recorder.progressed(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2})
-    recorder.started(run.run_id)
-    row = row_in(recorder)
+def test_a_restarted_run_shows_its_new_host_and_keeps_the_old_one_in_its_history(world):
+    run = world.start()
+    world.recorder.on_run_progress(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2})
+    world.recorder.on_run_started(run.run_id)
+    row = world.row
     assert (row["status"], row["attempt"], row["host"], row["device"]) == ("running", 2, None, None)
     [before] = json.loads(row["history"])
     assert (before["host"], before["status"], before["stop_reason"]) == ("node7", "interrupted", "its process was lost")
-    recorder.progressed(run.run_id, {"host": "node8", "device": "cpu", "epoch": 2, "epochs": 2})
-    assert row_in(recorder)["host"] == "node8"
+    world.recorder.on_run_progress(run.run_id, {"host": "node8", "device": "cpu", "epoch": 2, "epochs": 2})
+    assert world.row["host"] == "node8"
 
 
-def test_what_the_guard_forbids_is_not_written_and_ends_the_sweep(recorder):
-    run = started(recorder)
-    before = row_in(recorder)
+def test_a_failure_is_recorded_and_reaches_the_scheduler(world):
+    run = world.start()
+    failure = {"status": "failed", "stop_reason": "KeyError: 'x'", "error_class": "KeyError", "traceback": "..."}
+    world.recorder.on_run_ended(run.run_id, {"failure": json.dumps(failure)})
+    assert {name: world.row[name] for name in failure} == failure
+    assert world.row["ended_at"] is not None
+    assert world.recorder.statuses == {run.run_id: "failed"}
+    assert world.scheduler.next_run() != run
+
+
+def test_close_records_running_runs_as_interrupted(world):
+    run = world.start()
+    world.recorder.close("the sweep was interrupted.")
+    assert (world.row["status"], world.row["stop_reason"]) == ("interrupted", "the sweep was interrupted.")
+    assert world.recorder.statuses == {run.run_id: "interrupted"}
+
+
+def test_nothing_is_written_once_the_guard_forbids_it_and_the_sweep_ends(world):
+    run = world.start()
+    before = world.row
 
     def taken_over():
-        raise ConfigError([ValidationIssue("the sweep", "must be driven by one process at a time", value="tiny")])
+        raise LeaseHeldError("node9", lost=True)
 
-    recorder.folder = replace(recorder.folder, guard=taken_over)
-    with recorder.capture_errors():
-        recorder.failed(run.run_id, "its process was lost", "")
-    recorder.close("the driver failed.")
-    assert row_in(recorder) == before
-    assert isinstance(recorder.error, ConfigError)
+    world.recorder.folder = replace(world.recorder.folder, guard=taken_over)
+    with world.recorder.capture_errors():
+        world.recorder.on_run_failed(run.run_id, "its process was lost", "")
+    world.recorder.close("the driver failed.")
+    assert world.row == before
+    assert isinstance(world.recorder.error, LeaseHeldError)
 
 
-def test_the_first_error_is_the_one_that_is_told(recorder):
+def test_the_first_captured_error_is_kept(world):
     for error in (ValueError("first"), ValueError("second")):
-        with recorder.capture_errors():
+        with world.recorder.capture_errors():
             raise error
-    assert str(recorder.error) == "first"
+    assert str(world.recorder.error) == "first"

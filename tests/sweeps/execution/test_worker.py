@@ -1,11 +1,11 @@
-"""How a run that ended with an exception is told of."""
+"""The classification of exceptions that end a run."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from sweeps.execution.failures import describe_failure
+from sweeps.execution.failures import REASON_CHARACTERS, TRACEBACK_CHARACTERS, describe_failure
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from sweeps.execution.failures import describe_failure
         MemoryError(),
     ],
 )
-def test_a_lack_of_memory_is_known_by_any_of_its_names(error):
+def test_lack_of_memory_is_recognised_in_all_its_forms(error):
     assert describe_failure(error)["status"] == "out_of_memory"
 
 
@@ -27,8 +27,14 @@ def test_a_lack_of_memory_is_known_by_any_of_its_names(error):
     "error",
     [RuntimeError("CUDA error: device-side assert triggered"), ValueError("CUDA error: out of memory"), KeyError("x")],
 )
-def test_what_only_sounds_like_it_is_a_failure(error):
+def test_other_exceptions_are_failures(error):
     failure = describe_failure(error)
     assert failure["status"] == "failed"
     assert failure["error_class"] == type(error).__name__
     assert failure["stop_reason"].startswith(f"{type(error).__name__}: ")
+
+
+def test_long_messages_are_shortened():
+    failure = describe_failure(ValueError("x" * 10_000))
+    assert len(failure["stop_reason"]) == len("ValueError: ") + REASON_CHARACTERS
+    assert len(failure["traceback"]) == TRACEBACK_CHARACTERS

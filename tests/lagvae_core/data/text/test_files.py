@@ -135,7 +135,7 @@ def test_the_issues_of_all_files_are_reported_at_once(corpus):
     assert "Parquet" in test.message
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"a\n" * 9)[:14] + b"\xff" * 20])
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"a\n" * 9, mtime=0)[:14] + b"\xff" * 20])
 def test_a_file_that_is_not_gzip_is_rejected(corpus, content):
     folder = corpus(*[".txt.gz"] * 3)
     (folder / "test.txt.gz").write_bytes(content)
@@ -158,7 +158,7 @@ def test_rows_without_text_or_label_are_located(corpus):
 
 def test_text_that_is_not_utf8_inside_gzip_is_located(corpus):
     folder = corpus(*[".txt.gz"] * 3)
-    (folder / "valid.txt.gz").write_bytes(gzip.compress(b"1\ta\n0\tcaf\xe9\n"))
+    (folder / "valid.txt.gz").write_bytes(gzip.compress(b"1\ta\n0\tcaf\xe9\n", mtime=0))
     (issue,) = issues(folder)
     assert issue.where == f"{folder / 'valid.txt.gz'}, line 2, byte offset 9"
     assert "UTF-8" in issue.message
