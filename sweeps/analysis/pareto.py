@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from sweeps.analysis.statistics import group_rows, mean_and_se
-from sweeps.spec.sweep import Direction
+from sweeps.spec.sections import Direction
 
 __all__ = ["Direction", "Replicates", "front", "front_probability", "hypervolume", "replicates"]
 

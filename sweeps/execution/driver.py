@@ -22,7 +22,8 @@ from sweeps.execution.recorder import RunRecorder
 from sweeps.execution.resources import NodeCapacity, check_fits, cluster_nodes, concurrent_runs, local_capacity
 from sweeps.execution.worker import train_run
 from sweeps.search.plan import Plan
-from sweeps.spec.sweep import ResourceSpec, SweepSpec
+from sweeps.spec.sections import ResourceSpec
+from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.folder import PATIENCE_SECONDS
 from sweeps.storage.provenance import provenance
 from sweeps.storage.table import ResultsFolder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.spec.sweep import ResourceSpec
+from sweeps.spec.sections import ResourceSpec
 
 __all__ = [
     "NodeCapacity",

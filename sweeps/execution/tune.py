@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 
 from sweeps.execution.resources import NodeCapacity, exclusive_resources, shared_resources
 from sweeps.search.plan import Run
-from sweeps.spec.sweep import ResourceSpec, SweepSpec
+from sweeps.spec.sections import ResourceSpec
+from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.table import ResultsFolder
 
 if TYPE_CHECKING:

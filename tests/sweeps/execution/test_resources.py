@@ -17,7 +17,7 @@ from sweeps.execution.resources import (
     exclusive_resources,
     shared_resources,
 )
-from sweeps.spec.sweep import ResourceSpec
+from sweeps.spec.sections import ResourceSpec
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,172 @@
+"""Validation of the arms, trials, search and objectives of a sweep file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lagvae_core.config.trial import TrialConfig, parse_trial
+from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
+from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
+from sweeps.spec.sections import Direction, SearchSpec
+from sweeps.spec.space import Arm, Value, parse_arm
+from sweeps.storage.schema import OBJECTIVE_COLUMNS
+
+__all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "parse_arms", "validate_trials"]
+
+
+DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
+
+
+def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
+    """Return the valid arms of the sweep file."""
+    if not isinstance(arms, Mapping):
+        return []
+    parsed: list[Arm] = []
+    for name, items in arms.items():
+        if not _is_arm_name(name):
+            message = "must name each arm by one line of at most 100 printable characters"
+            issues.append(ValidationIssue("arms", message, 'Quote what YAML takes for a number: "1": [].', name))
+            continue
+        arm = parse_arm(name, items, issues)
+        if arm is not None:
+            parsed.append(arm)
+    if not arms:
+        issues.append(ValidationIssue("arms", "must name at least one arm", "For example  vae: []", {}))
+    return parsed
+
+
+def _is_arm_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 and name == name.strip()
+
+
+def validate_trials(
+    trial: Mapping[str, Any], arms: Sequence[Arm], objectives: Mapping[str, Direction], issues: list[ValidationIssue]
+) -> tuple[TrialConfig, list[str]] | None:
+    """Validate the trials of every arm at each end of each range.
+
+    Returns:
+        The trial defaults without strategies, and the warnings of all trials; None if the defaults are invalid.
+    """
+    reserved = {"strategies": "List strategies under arms.", "seed": "List seeds under search.seeds."}
+    for key, hint in reserved.items():
+        if key in trial:
+            issues.append(ValidationIssue(f"trial.{key}", "must be left out", hint, trial[key]))
+    trial = {key: value for key, value in trial.items() if key not in reserved}
+    defaults: TrialConfig | None = None
+    default_issues: tuple[ValidationIssue, ...] = ()
+    try:
+        defaults = parse_trial(trial)
+    except ConfigError as error:
+        default_issues = error.issues
+        issues += [replace(issue, where=f"trial.{issue.where}") for issue in default_issues]
+    warnings: dict[str, dict[str, None]] = {}
+    arms_by_identity: dict[tuple[str, ...], str] = {}
+    for arm in arms:
+        configs = _valid_configs(arm, trial, {str(issue) for issue in default_issues}, issues)
+        for config in configs:
+            for text in (*map(str, config.warnings()), *_unmeasured_objectives(config, objectives)):
+                warnings.setdefault(text, {})[arm.name] = None
+        if configs:
+            identity = (configs[0].config_id(""), *map(repr, arm.dimensions))
+            same = arms_by_identity.setdefault(identity, arm.name)
+            if same != arm.name:
+                message = f"must differ from every other arm, and is the same as arms.{same}"
+                issues.append(ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack)))
+    if defaults is None:
+        return None
+    return defaults, [f"{', '.join(names)}: {text}" for text, names in warnings.items()]
+
+
+def _valid_configs(
+    arm: Arm, trial: Mapping[str, Any], reported: set[str], issues: list[ValidationIssue]
+) -> list[TrialConfig]:
+    """Return the valid configurations of an arm at its probes, and append the issues of the others.
+
+    Issues of the trial defaults, given as text in `reported`, are not repeated.
+    """
+    arm_issues: dict[str, ValidationIssue] = {}
+    configs: list[TrialConfig] = []
+    points: dict[str, Mapping[str, Value]] = {}
+    for point in arm.probes():
+        try:
+            config = parse_trial({**trial, "strategies": arm.strategies(point)})
+        except ConfigError as error:
+            for issue in error.issues:
+                if str(issue) not in reported:
+                    arm_issues.setdefault(str(issue), _issue_of_arm(issue, arm, point))
+            continue
+        configs.append(config)
+        # Values that are written differently may be one configuration: 1, 1.0 and "1".
+        same = points.setdefault(config.config_id(""), point)
+        if same is not point:
+            message = f"must have distinct points, and {_format_point(same)} is the same as {_format_point(point)}"
+            arm_issues.setdefault(
+                message, ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack))
+            )
+    issues += arm_issues.values()
+    return configs
+
+
+def _format_point(point: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in point.items())
+
+
+def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> ValidationIssue:
+    """Turn an issue of a trial into one of the arm that has this trial at `point`."""
+    if issue.where.startswith("strategies"):
+        where = issue.where.replace("strategies", f"arms.{arm.name}", 1)
+    else:
+        where = f"trial.{issue.where}"
+    if len(point) < 2:
+        return replace(issue, where=where)
+    return replace(issue, where=where, hint=f"{issue.hint} This happens at {_format_point(point)}.".lstrip())
+
+
+def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Direction]) -> Iterator[str]:
+    """Yield a warning for each strategy that leaves an objective null, since neither search nor front has its runs."""
+    for strategy in config.strategies:
+        null = [name for name in objectives if name in strategy.unmeasured]
+        if null:
+            yield (
+                f"{strategy.kind} does not measure {' and '.join(null)}, so these objectives cannot guide the search "
+                "of the arm, and no Pareto front over them includes its runs."
+            )
+
+
+def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[ValidationIssue]) -> None:
+    """Append the issues of seeds, and of a grid over ranges that are not lists of choices."""
+    seeds = search.run_seeds
+    if not seeds or len(set(seeds)) != len(seeds):
+        issues.append(ValidationIssue("search.seeds", "must be distinct, at least one", "For example 3.", list(seeds)))
+    if search.sampler != "grid":
+        return
+    if search.configurations is not None:
+        message, hint = "must be left out for the grid sampler", "A grid runs every combination of choices."
+        issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
+    for arm in arms:
+        for dimension in arm.dimensions:
+            if dimension.values() is None:
+                message = "must be a list of choices for the grid sampler"
+                value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
+                where = f"arms.{arm.name}: {dimension.name}"
+                issues.append(ValidationIssue(where, message, "Write {choices: [...]}.", value))
+
+
+def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> None:
+    """Append the issues of objectives that are not numeric columns, or that do not exist for the kind of data."""
+    if not isinstance(objectives, Mapping):
+        return
+    data = trial.get("data")
+    kind = str(data.get("kind", "synthetic")) if isinstance(data, Mapping) else "synthetic"
+    if not objectives:
+        issues.append(ValidationIssue("objectives", "must name at least one column", "For example  nll_iw: min", {}))
+    for column in map(str, objectives):
+        where = f"objectives.{column}"
+        if column not in OBJECTIVE_COLUMNS:
+            hint = did_you_mean(column, OBJECTIVE_COLUMNS, 3) or f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
+            issues.append(ValidationIssue(where, "must be a numeric column of the table", hint, column))
+        elif column in unavailable_columns(kind):
+            message = f"must be a column that exists for {kind} data"
+            issues.append(ValidationIssue(where, message, "For example nll_iw.", column))
