@@ -1,4 +1,4 @@
-"""A store that speaks S3, served on this machine."""
+"""An object store with the S3 protocol, served on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ START_SECONDS = 60
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """The URI of results on a server of its own; the environment of this process holds its keys."""
+    """Context manager that starts a server and yields the URI of a results folder on it.
+
+    The keys are in the environment of this process.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, so that a test may kill them; nothing of theirs outlives the test."""
+"""Commands that run in separate processes, so that a test can kill them. None of their processes outlives the test."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pathlib import Path
 __all__ = ["MARK", "Ended", "descendants", "kill_all", "lagvae", "private_home", "survivors"]
 
 MARK = "LAGVAE_TEST_PROCESS"
-"""A variable that only the processes of one command carry; Ray's daemons inherit it."""
+"""Environment variable that identifies the processes of one command, including Ray's daemons, which inherit it."""
 
 TIMEOUT = 240
-"""Seconds after which a command hangs; the slowest takes about 30 on two busy cores."""
+"""Timeout of a command [s]. The slowest takes about 30 s on two busy cores."""
 
 MAIN = "\nimport sys\nsys.argv[0] = 'lagvae'\nfrom sweeps.cli.app import main\nmain()\n"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
@@ -36,8 +36,8 @@ class Ended:
 
 
 def descendants(mark: str) -> set[int]:
-    """The living processes that carry `mark`."""
-    found = set()
+    """Return the ids of the living processes that carry `mark`."""
+    pids = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
@@ -45,22 +45,22 @@ def descendants(mark: str) -> set[int]:
         except OSError:
             continue
         if f"{MARK}={mark}".encode() in environment and state != "Z":
-            found.add(int(folder.name))
-    return found
+            pids.add(int(folder.name))
+    return pids
 
 
 def survivors(mark: str, patience: float = 30.0) -> list[str]:
-    """The commands of the processes that still carry `mark` when all should have ended; waits for them to do so."""
+    """Wait up to `patience` seconds until no process carries `mark`; return the command lines of those that do."""
     deadline = time.monotonic() + patience
     while (left := descendants(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    found = []
+    commands = []
     for pid in left:
         try:
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            commands.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-    return found
+    return commands
 
 
 def kill_all(mark: str) -> None:
@@ -74,9 +74,10 @@ def kill_all(mark: str) -> None:
 
 @contextmanager
 def private_home() -> Iterator[dict[str, str]]:
-    """An environment whose home and Ray folder are new, and are gone afterwards with every process that has it.
+    """Context manager that yields an environment with a new home folder, which is also Ray's folder.
 
-    The folder is short, as the path of a socket must be.
+    At the end, all processes with this environment are killed and the folder is removed. Its path is short, because
+    paths of sockets must be short.
     """
     mark, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="lv")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LAGVAE_RESULTS"))}
@@ -89,7 +90,14 @@ def private_home() -> Iterator[dict[str, str]]:
 
 
 def lagvae(*arguments: str, cwd: Path, before: str = "", home: Mapping[str, str] | None = None) -> Ended:
-    """`lagvae ARGUMENTS` in a process group of its own; `before` is Python that runs in it first."""
+    """Run `lagvae ARGUMENTS` in a separate process group.
+
+    Args:
+        arguments: Arguments of the command.
+        cwd: Working directory.
+        before: Python code that runs in the process first.
+        home: Environment from `private_home`; a new one by default.
+    """
     command = [sys.executable, "-c", before + MAIN] if before else [str(Path(sys.executable).with_name("lagvae"))]
     if home is None:
         with private_home() as fresh:

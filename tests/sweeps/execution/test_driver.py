@@ -117,8 +117,8 @@ class TestFinished:
         assert list(Path(tiny_sweep.folder.local_path, "checkpoints").iterdir()) == []
 
     def test_only_finished_runs_keep_their_models(self, tiny_sweep):
-        kept = {path.stem for path in Path(tiny_sweep.folder.local_path, "models").iterdir()}
-        assert kept == {row["run_id"] for row in tiny_sweep.folder.runs() if row["status"] == "finished"}
+        stored = {path.stem for path in Path(tiny_sweep.folder.local_path, "models").iterdir()}
+        assert stored == {row["run_id"] for row in tiny_sweep.folder.runs() if row["status"] == "finished"}
 
     def test_a_stored_model_reproduces_the_metrics_of_its_row(self, tiny_sweep):
         for row in tiny_sweep.folder.runs()[:4]:
