@@ -15,21 +15,52 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 
 from lagvae_core.errors import LagvaeError
 
-__all__ = ["AccessDenied", "Endpoint", "Token", "find_token", "probe"]
+__all__ = ["AccessDenied", "DenialReason", "Endpoint", "Token", "denied", "find_token", "probe"]
 
 SECONDS = 10.0
 """Timeout of one request [s]."""
 
+EXAMPLE = "For example http://127.0.0.1:8265"
+
 TUNNEL = "Open a tunnel, `ssh -N -L 8265:127.0.0.1:8265 HOST`, and use http://127.0.0.1:8265"
 
 
+class DenialReason(StrEnum):
+    """The reason why there is no access to a cluster."""
+
+    NO_TOKEN = "no token"
+    UNREADABLE_TOKEN = "unreadable token file"
+    EXPOSED_TOKEN = "token file readable by other users"
+    MALFORMED_TOKEN = "malformed token"
+    BAD_ADDRESS = "bad address"
+    PASSWORD_IN_ADDRESS = "password in the address"
+    INSECURE = "plain HTTP to another machine"
+    NO_ANSWER = "no answer"
+    UNTRUSTED_CERTIFICATE = "untrusted certificate"
+    NOT_A_DASHBOARD = "not a dashboard"
+    NO_AUTHENTICATION = "no authentication"
+    WRONG_TOKEN = "wrong token"
+    TOKEN_NOT_RECEIVED = "token not received"
+    UNEXPECTED_STATUS = "unexpected HTTP status"
+
+
 class AccessDenied(LagvaeError):
-    """A cluster is unreachable, unsafe, or refuses the token. The message says what to do."""
+    """A cluster is unreachable, unsafe, or refuses the token.
+
+    Args:
+        reason: Reason, for programs.
+        message: Explanation for users, with a hint.
+    """
+
+    def __init__(self, reason: DenialReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -76,8 +107,9 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
     if environment.get("RAY_AUTH_TOKEN", "").strip():
         return Token("RAY_AUTH_TOKEN", _one_word(environment["RAY_AUTH_TOKEN"], "RAY_AUTH_TOKEN"))
     raise AccessDenied(
+        DenialReason.NO_TOKEN,
         f"No token found: RAY_AUTH_TOKEN_PATH is not set and {path} does not exist. Copy the cluster's token there and "
-        "make it readable only by you with chmod 600."
+        "make it readable only by you with chmod 600.",
     )
 
 
@@ -86,11 +118,13 @@ def _secret_of(path: Path) -> str:
         mode, secret = path.stat().st_mode, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise AccessDenied(f"The token file {path} cannot be read: {reason}. Check RAY_AUTH_TOKEN_PATH.") from None
+        message = f"The token file {path} cannot be read: {reason}. Check RAY_AUTH_TOKEN_PATH."
+        raise AccessDenied(DenialReason.UNREADABLE_TOKEN, message) from None
     if mode & 0o077:
         raise AccessDenied(
+            DenialReason.EXPOSED_TOKEN,
             f"The token file {path} must be readable only by you, but its mode is {mode & 0o777:o}. Run chmod 600 "
-            f"{path}, and consider replacing the token: others may have read it."
+            f"{path}, and consider replacing the token: others may have read it.",
         )
     return _one_word(secret, f"the token file {path}")
 
@@ -100,7 +134,8 @@ def _one_word(text: str, source: str) -> str:
     secret = text.strip()
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise AccessDenied(
-            f"{source[0].upper()}{source[1:]} does not contain exactly one word of ASCII text. Copy the token again."
+            DenialReason.MALFORMED_TOKEN,
+            f"{source[0].upper()}{source[1:]} does not contain exactly one word of ASCII text. Copy the token again.",
         )
     return secret
 
@@ -128,16 +163,19 @@ class Endpoint:
             parts = urllib.parse.urlsplit(address)
             port = parts.port
         except ValueError as error:
-            raise AccessDenied(f"{message}, got {address!r} ({error}). For example http://127.0.0.1:8265") from None
+            message = f"{message}, got {address!r} ({error}). {EXAMPLE}"
+            raise AccessDenied(DenialReason.BAD_ADDRESS, message) from None
         bare = not (parts.query or parts.fragment or parts.path.strip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname or not bare or not address.isprintable():
-            raise AccessDenied(f"{message}, got {address!r}. For example http://127.0.0.1:8265")
+            raise AccessDenied(DenialReason.BAD_ADDRESS, f"{message}, got {address!r}. {EXAMPLE}")
         if parts.username is not None or parts.password is not None:
-            raise AccessDenied(f"{message}, without user name or password. The token identifies you.")
+            message += ", without user name or password. The token identifies you."
+            raise AccessDenied(DenialReason.PASSWORD_IN_ADDRESS, message)
         if parts.scheme == "http" and not is_loopback(parts.hostname) and not insecure:
             raise AccessDenied(
+                DenialReason.INSECURE,
                 f"Plain HTTP would send the token unencrypted to {parts.hostname}. {TUNNEL}, or use https://, or add "
-                "--insecure if nobody else has access to the network."
+                "--insecure if nobody else has access to the network.",
             )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return cls(f"{parts.scheme}://{host}" + (f":{port}" if port is not None else ""))
@@ -159,32 +197,41 @@ def probe(endpoint: Endpoint, token: Token) -> None:
     """
     if (status := _status(endpoint, {})) == HTTPStatus.OK:
         raise AccessDenied(
+            DenialReason.NO_AUTHENTICATION,
             f"The cluster at {endpoint.url} answers without a token, so anyone can run code on it. Start it with "
-            "RAY_AUTH_MODE=token in its environment."
+            "RAY_AUTH_MODE=token in its environment.",
         )
     if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise AccessDenied(
-            f"The server at {endpoint.url} is not a Ray dashboard (HTTP status {status}). Check --address."
+            DenialReason.NOT_A_DASHBOARD,
+            f"The server at {endpoint.url} is not a Ray dashboard (HTTP status {status}). Check --address.",
         )
     if (status := _status(endpoint, token.headers)) != HTTPStatus.OK:
-        raise AccessDenied(denied(endpoint.url, status, token.source))
+        raise denied(endpoint.url, status, token.source)
 
 
-def denied(url: str, status: int, source: str) -> str:
-    """Return a message that explains HTTP `status` in response to the token from `source`."""
+def denied(url: str, status: int, source: str) -> AccessDenied:
+    """Return an exception that explains HTTP `status` in response to the token from `source`."""
     if status == HTTPStatus.FORBIDDEN:
-        return (
-            f"The cluster at {url} refuses the token from {source}: it belongs to another cluster. Copy the right one."
+        return AccessDenied(
+            DenialReason.WRONG_TOKEN,
+            f"The cluster at {url} refuses the token from {source}: it belongs to another cluster. Copy the right one.",
         )
     if status == HTTPStatus.UNAUTHORIZED:
-        return f"The cluster at {url} did not receive the token that was sent. Check for a proxy that removes headers."
-    return f"The cluster at {url} answers the token from {source} with HTTP status {status}. See its dashboard's log."
+        return AccessDenied(
+            DenialReason.TOKEN_NOT_RECEIVED,
+            f"The cluster at {url} did not receive the token that was sent. Check for a proxy that removes headers.",
+        )
+    return AccessDenied(
+        DenialReason.UNEXPECTED_STATUS,
+        f"The cluster at {url} answers the token from {source} with HTTP status {status}. See its dashboard's log.",
+    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses redirects, so that the token is never sent to another server."""
 
-    def redirect_request(self, *given: object, **named: object) -> None:
+    def redirect_request(self, *arguments: object, **options: object) -> None:
         return None
 
 
@@ -199,13 +246,16 @@ def _status(endpoint: Endpoint, headers: dict[str, str]) -> int:
         return error.code
     except http.client.HTTPException:
         raise AccessDenied(
-            f"The server at {endpoint.url} does not speak HTTP, so it is not a Ray dashboard. Check --address."
+            DenialReason.NOT_A_DASHBOARD,
+            f"The server at {endpoint.url} does not use HTTP, so it is not a Ray dashboard. Check --address.",
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             raise AccessDenied(
+                DenialReason.UNTRUSTED_CERTIFICATE,
                 f"This machine does not trust the certificate of {endpoint.url} ({reason}). Set SSL_CERT_FILE and "
-                "REQUESTS_CA_BUNDLE to the certificate file of its authority."
+                "REQUESTS_CA_BUNDLE to the certificate file of its authority.",
             ) from None
-        raise AccessDenied(f"No cluster answers at {endpoint.url} ({reason}). Check that the tunnel is open.") from None
+        message = f"No cluster answers at {endpoint.url} ({reason}). Check that the tunnel is open."
+        raise AccessDenied(DenialReason.NO_ANSWER, message) from None

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.access import AccessDenied, Endpoint, Token, denied, find_token, probe
+from cluster.access import AccessDenied, DenialReason, Endpoint, Token, denied, find_token, probe
 from cluster.job_package import JobPackage
 from lagvae_core.errors import LagvaeError
 
@@ -248,14 +248,13 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         status = 403 if "Authentication failed" in str(error) else 401
-        raise AccessDenied(denied(endpoint.url, status, token.source)) from None
+        raise denied(endpoint.url, status, token.source) from None
     except aiohttp.WSServerHandshakeError as error:
-        raise AccessDenied(denied(endpoint.url, error.status, token.source)) from None
+        raise denied(endpoint.url, error.status, token.source) from None
     except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         reason = type(error).__name__
-        raise AccessDenied(
-            f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Jobs keep running."
-        ) from None
+        message = f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Jobs keep running."
+        raise AccessDenied(DenialReason.NO_ANSWER, message) from None
     except (RuntimeError, ValueError) as error:
         # The last line of a server-side traceback is the reason.
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]

@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lagvae_core.errors import ValidationIssue
+
 __all__ = [
     "MARK",
     "PreflightRequest",
@@ -30,6 +32,7 @@ __all__ = [
     "missing_nodes",
     "notes_of",
     "problems_of",
+    "to_json",
 ]
 
 MARK = "lagvae-check: "
@@ -211,8 +214,14 @@ def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
-def problems_of(report: Report, request: PreflightRequest, others: Sequence[Report]) -> list[str]:
-    """Return the problems that prevent a node from running the sweep, each with a hint."""
+def problems_of(report: Report, request: PreflightRequest, others: Sequence[Report]) -> list[ValidationIssue]:
+    """Return the problems that prevent a node from running the sweep.
+
+    Args:
+        report: Report of the node.
+        request: What the nodes are checked for.
+        others: Reports of all nodes, including this one.
+    """
     return [
         *_version_problems(report["versions"], request),
         *_data_problems(report, others),
@@ -220,59 +229,58 @@ def problems_of(report: Report, request: PreflightRequest, others: Sequence[Repo
     ]
 
 
-def _version_problems(versions: Mapping[str, str | None], request: PreflightRequest) -> Iterator[str]:
+def _version_problems(versions: Mapping[str, str | None], request: PreflightRequest) -> Iterator[ValidationIssue]:
     from packaging.requirements import Requirement
 
     client = request.versions
     if _minor(versions["python"]) != _minor(client["python"]):
-        yield (
-            f"Python: must be {_minor(client['python'])}, as on the client, got {versions['python']}. Use the same "
-            "version in both environments."
-        )
+        hint = "Use the same version in both environments."
+        message = f"must be {_minor(client['python'])}, as on the client"
+        yield ValidationIssue("Python", message, hint, versions["python"])
     if versions["ray"] != client["ray"]:
-        hint = f"Run: pip install ray=={client['ray']}"
-        yield f"Ray: must be {client['ray']}, as on the client, got {versions['ray']}. {hint}"
+        message, hint = f"must be {client['ray']}, as on the client", f"Run: pip install ray=={client['ray']}"
+        yield ValidationIssue("Ray", message, hint, versions["ray"])
     for line in request.requirements:
-        requirement = Requirement(line)
+        requirement, hint = Requirement(line), f"Run: pip install '{line}'"
         installed = versions[requirement.name]
         if installed is None:
-            yield f"{requirement.name}: not installed. Run: pip install '{line}'"
+            yield ValidationIssue(requirement.name, "not installed", hint)
         elif not requirement.specifier.contains(installed, prereleases=True):
-            yield f"{requirement.name}: must be {requirement.specifier}, got {installed}. Run: pip install '{line}'"
+            yield ValidationIssue(requirement.name, f"must be {requirement.specifier}", hint, installed)
 
 
 def _minor(python: str | None) -> str:
     return ".".join(str(python).split(".")[:2])
 
 
-def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[str]:
+def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[ValidationIssue]:
     for path, fingerprint in report["data"].items():
         if fingerprint is None:
-            yield f"{path}: no readable data file. Mount or copy the data there."
+            yield ValidationIssue(path, "no readable data file", "Mount or copy the data there.")
             continue
         fingerprints = [other["data"][path] for other in others if other["data"][path] is not None]
         most_common = max(sorted(set(fingerprints)), key=fingerprints.count)
         if fingerprint != most_common:
-            yield (
-                f"{path}: the data must be the same on every node, but their fingerprint is {fingerprint[:12]} here "
-                f"and {most_common[:12]} on other nodes. Copy them again."
-            )
+            message = f"must be the same data on every node (fingerprint {most_common[:12]} on other nodes)"
+            yield ValidationIssue(path, message, "Copy the data again.", fingerprint[:12])
 
 
-def _results_problems(report: Report, request: PreflightRequest, others: Sequence[Report]) -> Iterator[str]:
-    where = request.results
+def _results_problems(report: Report, request: PreflightRequest, others: Sequence[Report]) -> Iterator[ValidationIssue]:
+    where = request.results or "temporary folder"
     if report["write_error"]:
-        yield f"{where}: results cannot be written ({report['write_error']}). Check permissions and mounts."
+        message = f"results cannot be written ({report['write_error']})"
+        yield ValidationIssue(where, message, "Check permissions and mounts.")
     elif report.get("missing"):
-        named = {other["node_id"]: other["address"] for other in others}
-        hidden = ", ".join(named.get(node, node[:8]) for node in report["missing"])
-        yield (
-            f"{where}: files written by {hidden} are not visible here, so the folder is not shared. Mount shared "
-            "storage there, or use a URI such as s3://BUCKET/results."
+        addresses = {other["node_id"]: other["address"] for other in others}
+        hidden = ", ".join(addresses.get(node, node[:8]) for node in report["missing"])
+        yield ValidationIssue(
+            where,
+            f"files written by {hidden} are not visible here, so the folder is not shared",
+            "Mount shared storage there, or use a URI such as s3://BUCKET/results.",
         )
     if report["free_bytes"] is not None and report["free_bytes"] < FREE_BYTES:
         free = f"{report['free_bytes'] / 2**20:.0f} MiB"
-        yield f"{where or 'temporary folder'}: at least 1 GiB must be free, got {free}. Free some space."
+        yield ValidationIssue(where, "at least 1 GiB must be free", "Free some space.", free)
 
 
 def notes_of(report: Report, request: PreflightRequest) -> list[str]:
@@ -289,21 +297,21 @@ def notes_of(report: Report, request: PreflightRequest) -> list[str]:
 
 def check(ray: Any, request: PreflightRequest) -> list[Report]:
     """Return the report of every node that is alive, the head first, with its `problems` and `notes`."""
-    there: Sequence[NodeInfo] = [node for node in ray.nodes() if node["Alive"]]
+    alive: Sequence[NodeInfo] = [node for node in ray.nodes() if node["Alive"]]
     try:
-        reports = [_report(node, answer) for node, answer in _ask(ray, there, examine, request)]
+        reports = [_report(node, answer) for node, answer in _ask(ray, alive, examine, request)]
         answered = [report for report in reports if "problems" not in report]
         names = {report["node_id"] for report in answered}
-        there = [node for node in there if node["NodeID"] in names]
+        alive = [node for node in alive if node["NodeID"] in names]
         if request.results is not None:
             wrote = [report["node_id"] for report in answered if not report["write_error"]]
-            missed = {node["NodeID"]: missing for node, missing in _ask(ray, there, missing_nodes, request, wrote)}
+            missing_of = {node["NodeID"]: missing for node, missing in _ask(ray, alive, missing_nodes, request, wrote)}
             for report in answered:
-                missing = missed[report["node_id"]]
+                missing = missing_of[report["node_id"]]
                 report["missing"] = missing if isinstance(missing, list) else wrote
     finally:
         if request.results is not None:
-            _ask(ray, there, clean_up, request)
+            _ask(ray, alive, clean_up, request)
     for report in answered:
         report |= {"problems": problems_of(report, request, answered), "notes": notes_of(report, request)}
     return sorted(reports, key=lambda report: (not report["head"], report["address"]))
@@ -312,7 +320,7 @@ def check(ray: Any, request: PreflightRequest) -> list[Report]:
 def _report(node: NodeInfo, answer: Any) -> Report:
     if isinstance(answer, str):
         hint = "See the log of its raylet. Hashing many data files takes long; --no-check skips it."
-        return _facts(node) | {"problems": [f"The node {answer}. {hint}"]}
+        return _facts(node) | {"problems": [ValidationIssue(node["NodeManagerAddress"], f"the node {answer}", hint)]}
     facts: Report = _facts(node) | answer
     return facts
 
@@ -325,7 +333,7 @@ def _facts(node: NodeInfo) -> Report:
 
 
 def _ask(ray: Any, nodes: Sequence[NodeInfo], function: Any, *arguments: Any) -> list[tuple[NodeInfo, Any]]:
-    """Run `function` on each node. Returns nodes with results, or with a phrase that says why there is none."""
+    """Run `function` on each node. Returns nodes with results, or with text that explains why there is none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(function)
@@ -346,7 +354,7 @@ def _ask(ray: Any, nodes: Sequence[NodeInfo], function: Any, *arguments: Any) ->
 
 
 def main(path: str) -> int:
-    """Check all nodes as the request in the file at `path` says, and print their reports."""
+    """Check all nodes for what the file at `path` requests, and print their reports. Return the exit code."""
     from cluster.connection import ConnectionFailed, connect
 
     request = PreflightRequest(**json.loads(Path(path).read_text(encoding="utf-8")))
@@ -356,8 +364,14 @@ def main(path: str) -> int:
     except ConnectionFailed as error:
         print(f"lagvae: {error}")
         return 2
-    print(MARK + json.dumps({"nodes": reports, "ok": not any(report["problems"] for report in reports)}))
+    print(MARK + json.dumps(to_json(reports)))
     return 0
+
+
+def to_json(reports: Sequence[Report]) -> dict[str, Any]:
+    """Return the reports of `check` as JSON, with problems as text, and `ok`: whether there is no problem."""
+    nodes = [report | {"problems": [str(problem) for problem in report["problems"]]} for report in reports]
+    return {"nodes": nodes, "ok": not any(report["problems"] for report in reports)}
 
 
 def request_text(request: PreflightRequest) -> str:
