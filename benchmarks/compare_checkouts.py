@@ -5,8 +5,8 @@
 
 BEFORE and AFTER are folders of checkouts. In each, every strategy of its catalogue is trained for two epochs on small
 data of every kind (synthetic, text in batches of constant length and padded, reinflection, images), at its defaults and
-fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings and memory.
-Prints one line per difference and a summary; exits with 1 if there is a difference.
+fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings, memory and
+messages. Prints one line per difference and a summary; exits with 1 if there is a difference.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def essence(record):
     values = record.to_json()
     cost = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
     curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
-    return {**values, "cost": cost, "curve": curve}
+    texts = dict.fromkeys(("stop_reason", "warnings"))
+    return {**values, "cost": cost, "curve": curve, **texts}
 
 for name, sections in json.load(open("sections.json")).items():
     for kind in (None, *CATALOGUE):

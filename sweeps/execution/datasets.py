@@ -24,8 +24,11 @@ def load_data(spec: SweepSpec) -> Dataset:
     try:
         return spec.defaults.data.load()
     except DataError as error:
-        renamed = [replace(issue, where=f"trial.{issue.where}") for issue in error.issues]
-        raise DataError(renamed, f"sweep {spec.name}") from None
+        issues = [
+            replace(issue, where=f"trial.{issue.where}") if issue.where.startswith("data.") else issue
+            for issue in error.issues
+        ]
+        raise DataError(issues, f"sweep {spec.name}") from None
 
 
 def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:
