@@ -81,7 +81,7 @@ class Generation(Study):
         )
         ids = ([BOS, *sentence.words, EOS][: None if sentence.ended else -1] for sentence in decoded)
         generated = TokenSplit.of(ids, None)
-        ppl = perplexity(self._reference.of(trained, _epochs("judge", progress)), generated)
+        ppl = perplexity(self._reference.of(trained, _epochs("reference model", progress)), generated)
         reverse = self._reverse_perplexity(trained, generated, progress) if self.reverse else None
         words = Sentences.of([sentence.words for sentence in decoded])
         known = _words(dataset.train)
@@ -106,7 +106,7 @@ class Generation(Study):
         data = trained.config.data.model_copy(update={"partition": "fixed_random"})
         config = trained.config.model_copy(update={"data": data})
         dataset = with_training_text(sentence_data(trained), generated)
-        reference = self._reference.on(config, dataset, trained.device, _epochs("reverse judge", progress))
+        reference = self._reference.on(config, dataset, trained.device, _epochs("reverse reference model", progress))
         measured = trained.split
         assert isinstance(measured, TokenSplit), "this study needs sentences"
         return perplexity(reference, measured)

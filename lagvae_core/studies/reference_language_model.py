@@ -78,7 +78,7 @@ class ReferenceLanguageModel:
             progress: Called after each epoch of training.
         """
         config = self.config(scored)
-        name = f"judge-{config.run_id(dataset.fingerprint)}.model"
+        name = f"reference-lm-{config.run_id(dataset.fingerprint)}.model"
         if (reference := _cached(name, config, dataset, device)) is not None:
             return reference
         trial = Trial(config, dataset, device)

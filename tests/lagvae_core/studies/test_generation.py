@@ -132,14 +132,14 @@ class TestReferenceLanguageModel:
         second = REFERENCE.of(other, lambda epoch, total: epochs.append(None))
         assert len(epochs) == 2
         assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
-        assert len(list(tmp_path.glob("judge-*"))) == 1
+        assert len(list(tmp_path.glob("reference-lm-*"))) == 1
         REFERENCE.on(trained.config, with_training_text(trained.dataset, trained.dataset.test), trained.device)
-        assert len(list(tmp_path.glob("judge-*"))) == 2
+        assert len(list(tmp_path.glob("reference-lm-*"))) == 2
 
     def test_a_damaged_file_in_the_cache_is_replaced(self, trained, tmp_path, monkeypatch, caplog):
         monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path))
         REFERENCE.of(trained)
-        (file,) = tmp_path.glob("judge-*")
+        (file,) = tmp_path.glob("reference-lm-*")
         whole = file.read_bytes()
         file.write_bytes(whole[:-7])
         with caplog.at_level(logging.WARNING):
