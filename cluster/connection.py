@@ -39,7 +39,7 @@ HINT = "Start one with `ray start --head`, or omit --address to run on this mach
 
 
 class ConnectionFailed(LagvaeError):
-    """No Ray cluster can be reached at an address. The message says what to do."""
+    """No Ray cluster can be reached at an address. The message includes a hint."""
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
 
     Args:
         address: Running cluster to join: `auto` or HOST:PORT. Its token comes from RAY_AUTH_TOKEN_PATH or
-            ~/.ray/auth_token. None starts an embedded Ray on this machine, with a token of its own that only this user
+            ~/.ray/auth_token. None starts an embedded Ray on this machine, with a new token that only this user
             can read, and without dashboard, usage statistics or logs on the terminal.
         cpus: Number of cores of the embedded Ray; all by default.
 

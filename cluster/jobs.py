@@ -34,7 +34,7 @@ STOP_SECONDS = 120
 
 
 class JobError(LagvaeError):
-    """The cluster did not fulfil a job request. The message says why."""
+    """The cluster did not fulfil a job request. The message gives the reason."""
 
 
 @dataclass(frozen=True)

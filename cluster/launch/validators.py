@@ -140,7 +140,8 @@ Name = Annotated[
 SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "must be the id of a security group, sg-...", 20)]
 
 LocalPath = Annotated[str, _matching(r"/[A-Za-z0-9_./-]*", "must be an absolute path of letters, digits and _./-", 24)]
-"""Local folder of each node. It must be short: Ray creates sockets in it, whose paths are limited to 107 characters."""
+"""Local folder of each node. It must be short: Ray creates sockets in it, and the path of a socket has at most 107
+characters."""
 
 DnsLabel = Annotated[
     str,

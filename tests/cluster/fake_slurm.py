@@ -1,4 +1,4 @@
-"""Stand-ins for srun, ray, lagvae, scontrol and hostname that write down how they were called."""
+"""Fakes of srun, ray, lagvae, scontrol, hostname and module. Each call appends a record to a file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ COMMON = """#!{python}
 import json, os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 
-def note(**more):
+def record(**more):
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(token) if token else None
-    seen = dict(name=Path(sys.argv[0]).name, argv=sys.argv[1:], environment=dict(os.environ), **more)
+    call = dict(name=Path(sys.argv[0]).name, argv=sys.argv[1:], environment=dict(os.environ), **more)
     if file and file.exists():
-        seen |= dict(token=file.read_text(), rights=oct(file.stat().st_mode & 0o777),
-                     folder_rights=oct(file.parent.stat().st_mode & 0o777))
+        call |= dict(token=file.read_text(), mode=oct(file.stat().st_mode & 0o777),
+                     folder_mode=oct(file.parent.stat().st_mode & 0o777))
     with open(os.environ["CALLS"], "a") as calls:
-        calls.write(json.dumps(seen) + "\\n")
+        calls.write(json.dumps(call) + "\\n")
 """
 
 PROGRAMS = {
     "srun": """
-note()
+record()
 count = int(next(a for a in sys.argv if a.startswith("--ntasks=")).partition("=")[2])
 command = sys.argv[sys.argv.index("bash"):]
 tasks = [subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"SLURM_PROCID": str(number)})
@@ -52,7 +52,7 @@ for task in tasks:
     "ray": """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 options = dict(a.split("=", 1) for a in sys.argv[2:] if "=" in a)
-note(started=sorted(os.listdir(options["--temp-dir"])))
+record(started=sorted(os.listdir(options["--temp-dir"])))
 if os.environ.get("RAY_FAILS"):
     print("the reason")
     sys.exit(7)
@@ -63,33 +63,33 @@ while True:
 """,
     "lagvae": """
 if sys.argv[1:3] == ["cluster", "wait"]:
-    deadline = time.monotonic() + 20
-    wanted = int(sys.argv[3].partition("=")[2])
+    deadline = time.monotonic() + 60
+    expected = int(sys.argv[3].partition("=")[2])
     while time.monotonic() < deadline:
         lines = Path(os.environ["CALLS"]).read_text().splitlines()
-        if sum(json.loads(line)["name"] == "ray" for line in lines) >= wanted:
+        if sum(json.loads(line)["name"] == "ray" for line in lines) >= expected:
             break
         time.sleep(0.05)
     if os.environ.get("RAY_FAILS"):
         time.sleep(60)
-note()
+record()
 if sys.argv[1] == "run" and os.environ.get("HANGS"):
     Path(os.environ["CALLS"] + ".running").touch()
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        note(interrupted=True)
+        record(interrupted=True)
         sys.exit(130)
 sys.exit(int(os.environ.get("CODE", 0)) if sys.argv[1] == "run" else 0)
 """,
-    "scontrol": "note()\n",
+    "scontrol": "record()\n",
     "hostname": "print('127.0.0.1 ::1' if sys.argv[1:] == ['-I'] else 'fake')\n",
-    "module": "note()\n",
+    "module": "record()\n",
 }
 
 
 def free_job() -> int:
-    """The number of a job whose ports are free here."""
+    """Return a job number for which the ports of the batch script are free on this machine."""
     for number in range(os.getpid() % 5000, 6000):
         try:
             for port in (20000 + 2 * number, 20001 + 2 * number):
@@ -103,7 +103,7 @@ def free_job() -> int:
 
 @dataclass(frozen=True)
 class FakeSlurm:
-    """A folder with the stand-ins, their notes, and a place to run in."""
+    """A folder with the fake programs in `bin`, a home in `work`, and the records of their calls in `calls`."""
 
     folder: Path
 
@@ -117,11 +117,11 @@ class FakeSlurm:
 
     @property
     def running(self) -> Path:
-        """There as soon as `lagvae run` waits to be interrupted."""
+        """File that exists as soon as `lagvae run` waits to be interrupted."""
         return self.folder / "calls.running"
 
     def start(self, script: str, **variables: str) -> subprocess.Popen[str]:
-        """The batch script, as Slurm starts it on the first node."""
+        """Start the batch script as Slurm does on the first node."""
         file = self.folder / "job.sh"
         file.write_text(script)
         environment = {
@@ -143,6 +143,7 @@ class FakeSlurm:
         )
 
     def calls(self, name: str) -> list[dict[str, Any]]:
+        """Return the records of the calls of one program."""
         return [call for call in self._all() if call["name"] == name]
 
     def _all(self) -> Iterator[dict[str, Any]]:

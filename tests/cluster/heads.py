@@ -1,4 +1,4 @@
-"""A real head node with token authentication, and the `lagvae` command against it."""
+"""A real head node with token authentication, and the command `lagvae` for it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,21 @@ from sweeps.cli import app as cli
 from sweeps.spec.sweep import SweepSpec, parse_spec
 
 START_SECONDS = 180
-"""Seconds after which a start hangs; it takes about 10 on two busy cores."""
+"""Timeout of a start of Ray [s]. It takes about 10 s on two busy cores."""
 
-PATIENCE = 180
-"""Seconds after which something that must happen is said not to."""
+PATIENCE = 600
+"""Timeout of `until` [s]. It is long because tests may run side by side."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head node of this machine: its dashboard, the file of its token and the mark of its processes."""
+    """A head node on this machine.
+
+    Args:
+        url: URL of its dashboard.
+        token: File with its token.
+        mark: Identifies its processes.
+    """
 
     url: str
     token: Path
@@ -50,7 +56,7 @@ class Head:
         return Cluster.open(self.url)
 
     def ask(self, path: str, secret: str | None, method: str = "GET") -> tuple[int, str]:
-        """Status and text that the dashboard answers to someone with this token, or none."""
+        """Send a request with the token `secret`, or none. Return status and text of the answer."""
         headers = {"Authorization": f"Bearer {secret}"} if secret is not None else {}
         data = b"{}" if method in ("POST", "PUT") else None
         request = urllib.request.Request(self.url + path, data, headers, method=method)
@@ -62,15 +68,15 @@ class Head:
                 return error.code, error.read().decode(errors="replace")
 
     def commands(self) -> dict[int, bytes]:
-        """The living processes of the head and its jobs, with their argv."""
-        found = {}
+        """Return the command lines of the processes of the head and its jobs, by process id."""
+        commands = {}
         for pid in descendants(self.mark):
             with contextlib.suppress(OSError):
-                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
-        return found
+                commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return commands
 
     def drivers(self) -> list[int]:
-        """The processes that run a sweep as the entrypoint of a job."""
+        """Return the ids of the processes that run a sweep as the entrypoint of a job."""
         return [pid for pid, argv in self.commands().items() if b"-m\0sweeps\0run\0" in argv]
 
 
@@ -82,7 +88,11 @@ def free_port() -> int:
 
 @contextmanager
 def running_head(**variables: str) -> Iterator[Head]:
-    """`ray start --head` on the loopback; the environment of this process is that of a client who has its token."""
+    """Context manager. Runs `ray start --head` on the loopback interface.
+
+    Meanwhile the environment of this process is that of a client with the token. `variables` are added to the
+    environment of the head.
+    """
     with private_home() as environment, pytest.MonkeyPatch.context() as patch:
         home = Path(environment["HOME"])
         token = home / "token"
@@ -92,17 +102,21 @@ def running_head(**variables: str) -> Iterator[Head]:
         ports = [
             f"--{name}={free_port()}" for name in ("port", "dashboard-agent-listen-port", "ray-client-server-port")
         ]
-        where = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={url.split(':')[2]}"]
+        addresses = [
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={url.split(':')[2]}",
+        ]
         size = ["--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"]
         programs = Path(sys.executable).parent
-        settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-        settings |= {"PATH": f"{programs}:{environment['PATH']}", "LAGVAE_CACHE": str(home / "cache")}
-        # A job brings its code along.
+        ray_variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+        ray_variables |= {"PATH": f"{programs}:{environment['PATH']}", "LAGVAE_CACHE": str(home / "cache")}
+        # The code of a job is uploaded with it.
         environment.pop("PYTHONPATH", None)
         try:
             subprocess.run(
-                [str(programs / "ray"), "start", "--head", *ports, *where, *size],
-                env=environment | settings | variables,
+                [str(programs / "ray"), "start", "--head", *ports, *addresses, *size],
+                env=environment | ray_variables | variables,
                 cwd=home,
                 check=True,
                 capture_output=True,
@@ -119,10 +133,10 @@ def running_head(**variables: str) -> Iterator[Head]:
 
 
 def lagvae(*arguments: str) -> Ended:
-    """`lagvae ARGUMENTS` in this process."""
+    """Run `lagvae ARGUMENTS` in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    typed = mock.patch.object(sys, "argv", ["lagvae", *arguments])
-    with typed, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    arguments_patch = mock.patch.object(sys, "argv", ["lagvae", *arguments])
+    with arguments_patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.main()
         except SystemExit as ended:
@@ -139,18 +153,20 @@ TRIAL: dict[str, Any] = {
 
 
 def sweep(**changes: Any) -> str:
-    """The text of a sweep of eight short runs, with `changes` at its top level."""
+    """Return the text of a sweep file with eight short runs, with `changes` of its top-level keys."""
     search = {"sampler": "random", "configurations": 3, "seeds": 2, "seed": 0}
     values = {"name": "tiny", "trial": TRIAL, "arms": {"vae": [], "beta": ["beta_vae"]}, "search": search}
     return yaml.safe_dump(values | changes, sort_keys=False)
 
 
 def spec_of(**changes: Any) -> SweepSpec:
+    """Return the sweep of `sweep`, parsed."""
     return parse_spec(sweep(**changes))
 
 
-def until(happens: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], description: str, seconds: float = PATIENCE) -> None:
+    """Wait until `condition` is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"in {seconds:g} s it did not happen that {what}"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {description}"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Values for launch files: a lawful batch script, one with everything set, and texts that mean harm."""
+"""Values for launch files: a minimal batch script, one with every field, and malicious texts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Machines that share nothing but a network: each in namespaces of its own, plugged into one switch.
+"""Simulated machines that share only a network: each runs in separate namespaces, connected by one switch.
 
-A machine has its own network, processes, host name, /tmp, /dev/shm and home; of this one it sees the programs, the
-code, and the folders that it is said to share. Switched off it loses all that but what is shared, at once and
-without a word, as by a power cut. Linux gives namespaces with a switch between them to root alone.
+A machine has a separate network, host name, /tmp, /dev/shm and home folder, and separate processes. It shares with the
+real machine the programs, the code, and the folders that are declared as shared. When it is switched off, everything
+except the shared folders is lost at once, as in a power cut. On Linux only root can create such namespaces with a
+switch between them.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ __all__ = ["HOME", "PATH", "REPOSITORY", "Host", "network", "serve_ssh", "why_no
 REPOSITORY = Path(__file__).parents[2]
 
 HOME = pwd.getpwuid(os.getuid()).pw_dir
-"""Of the one user of each machine; empty when it is switched on."""
+"""Home folder of the only user of each machine. It is empty when the machine is switched on."""
 
 COVERED = ("/tmp", "/run", "/dev/shm", HOME)
-"""What each machine has to itself."""
+"""Folders that each machine does not share."""
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
-"""Programs of the administrator are installed where the PATH of users does not reach."""
+"""Search path of programs, with the folders for administrators, which the PATH of users may lack."""
 
 PROGRAMS = ("ip", "nsenter", "unshare", "mount")
 
@@ -58,8 +59,8 @@ done
 echo up
 while :; do sleep 3600 & wait $!; done
 """
-"""The first process of a machine: what is needed is put aside, folders are covered, what was aside is put back. Then it
-reaps the processes that lost their parent."""
+"""The first process of a machine. It mounts an empty folder over each covered one, keeping the needed folders visible.
+Then it reaps orphaned processes."""
 
 
 SSHD = """
@@ -73,21 +74,21 @@ Subsystem sftp internal-sftp
 
 
 def why_no_namespaces(*programs: str) -> str:
-    """Why there can be no such machines here, with these programs on them; empty if there can."""
+    """Return the reason why such machines with these programs are impossible here; "" if they are possible."""
     missing = [name for name in (*PROGRAMS, *programs) if shutil.which(name, path=PATH) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (.ci/run says in which packages they are)"
+        return f"not installed: {', '.join(missing)} (see .ci/run for their packages)"
     if os.geteuid() != 0:
-        return "network namespaces with a switch between them need root"
-    tries = (
+        return "network namespaces need root"
+    commands = (
         ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "true"],
         ["unshare", "--net", "ip", "link", "add", "probe", "type", "bridge"],
         ["unshare", "--net", "ip", "link", "add", "probe", "type", "veth", "peer", "name", "eborp"],
     )
-    for command in tries:
-        tried = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH})
-        if tried.returncode:
-            return f"no such namespaces here: {tried.stderr.strip()}"
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": PATH})
+        if result.returncode:
+            return f"namespaces are not available here: {result.stderr.strip()}"
     return ""
 
 
@@ -97,7 +98,7 @@ def _ip(command: str, *, check: bool = True) -> None:
 
 @dataclass
 class Host:
-    """One machine, which starts switched off."""
+    """One machine. It is off until `boot`."""
 
     name: str
     address: str
@@ -110,35 +111,36 @@ class Host:
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def boot(self) -> None:
-        """Switch it on; the folders that it has to itself are empty."""
+        """Switch it on. Its folders that are not shared are empty."""
         assert self._power is None
-        given = [" ".join(COVERED), *_needed(), *map(str, self.shared)]
-        apart = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        arguments = [" ".join(COVERED), *_needed(), *map(str, self.shared)]
+        unshare = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
         self._power = subprocess.Popen(
-            ["ip", "netns", "exec", self.network, *apart, "bash", "-c", BOOT, "boot", self.name, *given],
+            ["ip", "netns", "exec", self.network, *unshare, "bash", "-c", BOOT, "boot", self.name, *arguments],
             env={"PATH": PATH, "HOME": HOME},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._power.stdout is not None
-        assert self._power.stdout.readline() == "up\n", f"{self.name} does not start"
+        assert self._power.stdout.readline() == "up\n", f"{self.name} did not start"
 
     def power_off(self) -> None:
-        """Every process of it is killed at once."""
+        """Kill all its processes at once."""
         if self._power is not None:
             self._power.kill()
-            # The first process of the namespace held the other end, and all others died with it.
+            # The first process of the namespace held the other end of the pipe, and all others died with it.
             self._power.communicate()
             self._power = None
         while self._started:
             self._started.pop().wait()
 
     def cut(self) -> None:
-        """Pull its plug out of the switch."""
+        """Disconnect it from the switch."""
         _ip(f"-n {self.switch} link set {self.port} down")
 
     def mend(self) -> None:
+        """Connect it to the switch again."""
         _ip(f"-n {self.switch} link set {self.port} up")
 
     def _inside(self, command: Sequence[str]) -> list[str]:
@@ -148,17 +150,17 @@ class Host:
         return ["nsenter", f"--target={first}", "--all", "--", *home, *command]
 
     def _variables(self, more: Mapping[str, str]) -> dict[str, str]:
-        own = {"HOME": HOME, "PATH": PATH, "LANG": "C.UTF-8", "COLUMNS": "200", "TMPDIR": "/tmp"}
-        return own | self.environment | dict(more)
+        common = {"HOME": HOME, "PATH": PATH, "LANG": "C.UTF-8", "COLUMNS": "200", "TMPDIR": "/tmp"}
+        return common | self.environment | dict(more)
 
     def start(self, *command: str, log: str, **more: str) -> None:
-        """A process that runs on it until it is switched off; its output goes to the file `log` of its home."""
+        """Start a process that runs until the machine is switched off. Its output goes to the file `log` in HOME."""
         line = 'log=$1; shift; exec "$@" > "$log" 2>&1 < /dev/null'
         inside = self._inside(["bash", "-c", line, "start", log, *command])
         self._started.append(subprocess.Popen(inside, env=self._variables(more), start_new_session=True))
 
     def run(self, *command: str, seconds: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
-        """A command that ends."""
+        """Run a command and wait for its end."""
         return subprocess.run(
             self._inside(command),
             env=self._variables(more),
@@ -170,12 +172,12 @@ class Host:
         )
 
     def lagvae(self, *arguments: str, seconds: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
-        """`lagvae ARGUMENTS` from the code of this checkout."""
+        """Run `lagvae ARGUMENTS` with the code of this checkout."""
         command = [sys.executable, "-m", "sweeps", *arguments]
         return self.run(*command, seconds=seconds, PYTHONPATH=str(REPOSITORY), **more)
 
     def write(self, name: str, content: str, mode: str = "600") -> str:
-        """A file of its home; its path."""
+        """Write a file in its home folder and return its path."""
         path = f"{HOME}/{name}"
         line = 'umask 077; mkdir -p "$(dirname "$1")"; cat > "$1"; chmod "$2" "$1"'
         subprocess.run(
@@ -188,16 +190,17 @@ class Host:
         return path
 
     def read(self, name: str) -> str:
+        """Return the content of a file in its home folder."""
         return self.run("cat", f"{HOME}/{name}").stdout
 
     def processes(self) -> dict[int, str]:
-        """The command lines of what runs on it, by the number that it has there."""
+        """Return the command lines of its processes, by their ids there."""
         listed = self.run("ps", "-eo", "pid=,args=", "ww").stdout.splitlines()
         return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in listed if len(line.split(None, 1)) == 2}
 
 
 def serve_ssh(host: Host, public_key: str) -> None:
-    """Start an SSH server that lets in who has the other half of `public_key`."""
+    """Start an SSH server that accepts the private key of `public_key`."""
     host.write(".ssh/authorized_keys", public_key)
     host.write("sshd_config", SSHD.format(home=HOME))
     host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/hostkey")
@@ -206,16 +209,18 @@ def serve_ssh(host: Host, public_key: str) -> None:
 
 
 def _needed() -> list[str]:
-    """The folders of programs and code that would be covered."""
+    """Return the folders of programs and code that lie below a covered folder."""
     places = {str(REPOSITORY), sys.prefix, sys.base_prefix}
     return sorted(place for place in places if place.startswith(tuple(f"{folder}/" for folder in COVERED)))
 
 
 @contextmanager
 def network(names: Sequence[str], shared: Mapping[str, Sequence[Path]]) -> Iterator[dict[str, Host]]:
-    """Machines of these names at 10.78.0.1, .2, ..., switched on; afterwards nothing of theirs is left.
+    """Context manager. Yields running machines, which are removed at the end.
 
-    `shared`: the folders of this machine that each of them sees; none, where it is not named.
+    Args:
+        names: Their names. Their addresses are 10.78.0.1, .2, and so on.
+        shared: Folders of the real machine that each of them shares; none by default.
     """
     mark = f"lv{os.getpid()}{secrets.token_hex(2)}"
     hosts: dict[str, Host] = {}
@@ -225,16 +230,16 @@ def network(names: Sequence[str], shared: Mapping[str, Sequence[Path]]) -> Itera
         _ip(f"-n {switch} link add switch type bridge")
         _ip(f"-n {switch} link set switch up")
         for number, name in enumerate(names, start=1):
-            own, address = f"{mark}-{name}", f"10.78.0.{number}"
-            _netns(stack, own)
-            _ip(f"-n {switch} link add port{number} type veth peer name eth0 netns {own}")
+            namespace, address = f"{mark}-{name}", f"10.78.0.{number}"
+            _netns(stack, namespace)
+            _ip(f"-n {switch} link add port{number} type veth peer name eth0 netns {namespace}")
             _ip(f"-n {switch} link set port{number} master switch up")
-            _ip(f"-n {own} address add {address}/24 dev eth0")
-            _ip(f"-n {own} link set eth0 up")
-            _ip(f"-n {own} link set lo up")
-            # Ray asks the default route which address is its own.
-            _ip(f"-n {own} route add default dev eth0")
-            hosts[name] = Host(name, address, own, switch, f"port{number}", shared.get(name, ()))
+            _ip(f"-n {namespace} address add {address}/24 dev eth0")
+            _ip(f"-n {namespace} link set eth0 up")
+            _ip(f"-n {namespace} link set lo up")
+            # Ray determines its address from the default route.
+            _ip(f"-n {namespace} route add default dev eth0")
+            hosts[name] = Host(name, address, namespace, switch, f"port{number}", shared.get(name, ()))
             stack.callback(hosts[name].power_off)
             hosts[name].boot()
         yield hosts

@@ -1,7 +1,7 @@
-"""The structure of KubeRay's custom resources as far as our manifests use it, for jsonschema.
+"""JSON schemas of KubeRay's custom resources, limited to the fields that our manifests use.
 
-Names, types and laws are those of ray.io/v1 (KubeRay 1.6); pods are left to the Kubernetes schemas. Closed: a field
-that is not listed here is a mistake, for the API server drops or refuses it.
+Names, types and constraints are those of ray.io/v1 (KubeRay 1.6). Pods are checked by the schemas of Kubernetes. A
+field that is not listed here is an error, because the API server drops or refuses it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ JOB_SPEC = {
         submitterPodTemplate=TEMPLATE,
     ),
     "oneOf": [
-        # The operator refuses to end or retry a cluster that a job merely selects.
+        # The operator does not allow a job to stop or retry a cluster that it only selects.
         {
             "required": ["clusterSelector"],
             "not": {"anyOf": [{"required": ["backoffLimit"]}, {"required": ["shutdownAfterJobFinishes"]}]},

@@ -1,4 +1,4 @@
-"""A real Slurm on machines of their own: a controller and two nodes, which share one folder."""
+"""A real Slurm on simulated machines: a controller and two nodes, which share one folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 NODES = ("n1", "n2")
 
 LOCAL = "/run/scratch"
-"""A folder that each node has to itself."""
+"""Folder that the nodes do not share."""
 
 SOCKET = "/run/munge.socket"
 
@@ -52,7 +52,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str:
-    """Why there can be no Slurm here; empty if there can."""
+    """Return the reason why Slurm cannot run here; "" if it can."""
     return why_no_namespaces(*PROGRAMS)
 
 
@@ -64,38 +64,41 @@ class Slurm:
     hosts: dict[str, Host]
 
     def private_files(self) -> str:
-        """What lies in the folders that the nodes have to themselves."""
+        """Return the names of the files in the local folders of the nodes."""
         listed = [self.hosts[node].run("ls", "-A", LOCAL) for node in NODES]
         assert not any(command.returncode for command in listed), listed
         return "".join(command.stdout for command in listed)
 
     def call(self, *command: str) -> str:
-        done = self.hosts["controller"].run(*command)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
+        """Run a command on the controller and return its output."""
+        result = self.hosts["controller"].run(*command)
+        assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+        return result.stdout
 
     def submit(self, script: Path) -> int:
+        """Submit a batch script and return the number of the job."""
         return int(self.call("sbatch", "--parsable", f"--chdir={self.folder}", str(script)))
 
     def is_idle(self) -> bool:
-        """Whether all its nodes wait for jobs."""
-        asked = self.hosts["controller"].run("sinfo", "--noheader", "--states=idle", "--format=%D")
-        return asked.stdout.strip() == str(len(NODES))
+        """Return whether all nodes wait for jobs."""
+        idle = self.hosts["controller"].run("sinfo", "--noheader", "--states=idle", "--format=%D")
+        return idle.stdout.strip() == str(len(NODES))
 
     def job(self, number: int) -> dict[str, str]:
-        """What Slurm knows of a job: JobState, ExitCode, Restarts, ..."""
+        """Return the fields of a job in Slurm: JobState, ExitCode, Restarts, ..."""
         words = self.call("scontrol", "--oneliner", "show", "job", str(number)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait_for(self, number: int, *states: str, seconds: float) -> dict[str, str]:
+        """Wait until the job is in one of `states`, and return its fields."""
         deadline = time.monotonic() + seconds
-        while (seen := self.job(number))["JobState"] not in states:
-            assert time.monotonic() < deadline, f"{seen}\n{self.log(number)}"
+        while (job := self.job(number))["JobState"] not in states:
+            assert time.monotonic() < deadline, f"{job}\n{self.log(number)}"
             time.sleep(0.5)
-        return seen
+        return job
 
     def log(self, number: int) -> str:
-        """What the job wrote, and the last words of Slurm's daemons."""
+        """Return the output of the job and the last lines of the logs of Slurm's daemons."""
         job, logs = self.folder / f"lagvae-{number}.log", sorted(self.folder.glob("slurm*.log"))
         daemons = [f"{file.name}:\n" + "\n".join(file.read_text().splitlines()[-20:]) for file in logs]
         return "\n".join([job.read_text() if job.exists() else "", *daemons])
@@ -103,7 +106,7 @@ class Slurm:
 
 @contextmanager
 def slurm(folder: Path) -> Iterator[Slurm]:
-    """A Slurm with two nodes of two cores; it and all that it started are gone afterwards."""
+    """Context manager. Yields a Slurm with two nodes of two cores; all its processes are killed at the end."""
     key, configuration = folder / "munge.key", folder / "slurm.conf"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))

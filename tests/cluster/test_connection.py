@@ -1,4 +1,4 @@
-"""Starting and joining Ray. Ray reads its environment when it is imported, so each case has a process of its own."""
+"""Starting and joining Ray. Ray reads its environment when it is imported, so each case runs in a separate process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from processes import MARK, kill_all, private_home, survivors
 from cluster.connection import ConnectionFailed, check_address, connect
 
 SET_BY_RAY = {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}
-"""Variables that ray.init sets of its own accord and leaves."""
+"""Variables that ray.init sets and does not remove."""
 
 TIMEOUT = 180
-"""Seconds after which a start hangs; it takes about 10 on two busy cores."""
+"""Timeout of a start of Ray [s]. It takes about 10 s on two busy cores."""
 
 EMBEDDED = """
 import json, os, socket, sys
@@ -35,22 +35,22 @@ seen = {}
 with connect(cpus=2) as ray:
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     seen["mode"] = os.environ["RAY_AUTH_MODE"]
-    seen["stronger"] = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_ADDRESS")]
-    seen["rights"] = [oct(token.stat().st_mode & 0o777), oct(token.parent.stat().st_mode & 0o777)]
+    seen["overriding"] = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_ADDRESS")]
+    seen["modes"] = [oct(token.stat().st_mode & 0o777), oct(token.parent.stat().st_mode & 0o777)]
     seen["token"] = token.read_text()
     seen["cpus"] = ray.cluster_resources()["CPU"]
     seen["answer"] = ray.get(ray.remote(lambda: 6 * 7).remote())
     seen["address"] = ray.get_runtime_context().gcs_address
     with socket.socket() as probe:
         seen["dashboard"] = probe.connect_ex(("127.0.0.1", 8265)) == 0 and os.environ["DASHBOARD_BEFORE"] == "0"
-    stranger = "import ray; ray.init(address=%r, log_to_driver=False); print('inside')" % seen["address"]
+    client = "import ray; ray.init(address=%r, log_to_driver=False); print('inside')" % seen["address"]
     import subprocess
     plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     try:
-        ended = subprocess.run([sys.executable, "-c", stranger], env=plain, capture_output=True, text=True, timeout=12)
-        seen["stranger"] = ended.stdout
+        ended = subprocess.run([sys.executable, "-c", client], env=plain, capture_output=True, text=True, timeout=12)
+        seen["client"] = ended.stdout
     except subprocess.TimeoutExpired as error:
-        seen["stranger"] = (error.stdout or b"").decode()
+        seen["client"] = (error.stdout or b"").decode()
 seen["gone"] = not token.exists() and not token.parent.exists()
 after = dict(os.environ)
 seen["changed"] = {n: [before.get(n), after.get(n)] for n in before.keys() | after if before.get(n) != after.get(n)}
@@ -70,8 +70,8 @@ with open("seen.json", "w") as file:
 
 
 @dataclass(frozen=True)
-class Room:
-    """A home and a Ray folder of one's own."""
+class PrivateHome:
+    """A private home folder, which is also Ray's folder, and the environment of processes there."""
 
     folder: Path
     environment: dict[str, str]
@@ -92,9 +92,9 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room() -> Iterator[Room]:
+def home() -> Iterator[PrivateHome]:
     with private_home() as environment:
-        yield Room(Path(environment["HOME"]), environment)
+        yield PrivateHome(Path(environment["HOME"]), environment)
 
 
 def free_port() -> int:
@@ -105,50 +105,52 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Embedded:
+    """What the program EMBEDDED has seen, how it ended, and the processes that it left."""
+
     seen: dict[str, Any]
     ended: subprocess.CompletedProcess[str]
     left: list[str]
 
 
 @pytest.fixture(scope="module")
-def embedded(room) -> Embedded:
-    """An embedded Ray in a shell whose variables point elsewhere."""
+def embedded(home) -> Embedded:
+    """Start an embedded Ray in an environment whose variables name another cluster."""
     with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", 8265)) == 0
-    elsewhere = {
+        in_use = probe.connect_ex(("127.0.0.1", 8265)) == 0
+    variables = {
         "RAY_ADDRESS": "127.0.0.1:1",
         "RAY_AUTH_TOKEN": "of another cluster",
-        "DASHBOARD_BEFORE": str(int(taken)),
+        "DASHBOARD_BEFORE": str(int(in_use)),
     }
-    ended = room.python(EMBEDDED, **elsewhere)
+    ended = home.python(EMBEDDED, **variables)
     assert ended.returncode == 0, ended.stderr
-    return Embedded(room.seen(), ended, survivors(room.environment[MARK]))
+    return Embedded(home.seen(), ended, survivors(home.environment[MARK]))
 
 
 class TestEmbedded:
-    def test_works_with_the_cores_it_was_given(self, embedded):
+    def test_has_the_requested_cores(self, embedded):
         assert embedded.seen["answer"] == 42
         assert embedded.seen["cpus"] == 2
 
-    def test_says_nothing(self, embedded):
+    def test_prints_nothing(self, embedded):
         assert embedded.ended.stdout == ""
         assert embedded.ended.stderr == ""
 
-    def test_authentication_is_on_with_a_token_of_its_own(self, embedded):
+    def test_requires_a_new_token(self, embedded):
         assert embedded.seen["mode"] == "token"
         assert len(embedded.seen["token"]) >= 32
-        assert embedded.seen["stronger"] == [None, None]
+        assert embedded.seen["overriding"] == [None, None]
 
-    def test_only_this_user_reads_the_token(self, embedded):
-        assert embedded.seen["rights"] == ["0o600", "0o700"]
+    def test_only_this_user_can_read_the_token(self, embedded):
+        assert embedded.seen["modes"] == ["0o600", "0o700"]
 
-    def test_a_stranger_without_the_token_stays_outside(self, embedded):
-        assert "inside" not in embedded.seen["stranger"]
+    def test_a_client_without_the_token_cannot_join(self, embedded):
+        assert "inside" not in embedded.seen["client"]
 
     def test_no_dashboard_listens(self, embedded):
         assert not embedded.seen["dashboard"]
 
-    def test_afterwards_all_is_as_before(self, embedded):
+    def test_restores_the_environment(self, embedded):
         assert embedded.seen["gone"]
         assert embedded.seen["changed"].keys() <= SET_BY_RAY
         assert not embedded.seen["initialized"]
@@ -156,8 +158,8 @@ class TestEmbedded:
     def test_no_process_is_left(self, embedded):
         assert embedded.left == []
 
-    def test_no_token_is_left_in_the_home(self, embedded, room):
-        assert not (room.folder / ".ray" / "auth_token").exists()
+    def test_no_token_is_left_in_the_home(self, embedded, home):
+        assert not (home.folder / ".ray" / "auth_token").exists()
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,9 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(embedded, room) -> Iterator[Head]:
-    """`ray start --head` on the loopback, with token authentication."""
-    token = room.folder / "token"
+def head(embedded, home) -> Iterator[Head]:
+    """Run `ray start --head` on the loopback interface, with token authentication."""
+    token = home.folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     address = f"127.0.0.1:{free_port()}"
@@ -179,8 +181,8 @@ def head(embedded, room) -> Iterator[Head]:
     try:
         subprocess.run(
             [*map(str, command), *options, "--object-store-memory=100000000", "--disable-usage-stats"],
-            env=room.environment | quiet,
-            cwd=room.folder,
+            env=home.environment | quiet,
+            cwd=home.folder,
             check=True,
             capture_output=True,
             timeout=TIMEOUT,
@@ -188,7 +190,7 @@ def head(embedded, room) -> Iterator[Head]:
         )
         yield Head(address, token)
     finally:
-        kill_all(room.environment[MARK])
+        kill_all(home.environment[MARK])
 
 
 class TestJoining:
@@ -198,21 +200,21 @@ class TestJoining:
         if where == "variable":
             variables = {"RAY_AUTH_TOKEN_PATH": str(head.token)}
         else:
-            (room.folder / ".ray").mkdir()
-            (room.folder / ".ray" / "auth_token").write_text(head.token.read_text())
-        ended = room.python(JOIN, head.address, **variables)
+            (home.folder / ".ray").mkdir()
+            (home.folder / ".ray" / "auth_token").write_text(head.token.read_text())
+        ended = home.python(JOIN, head.address, **variables)
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout == ""
-        assert room.seen()["answer"] == 42
-        assert room.seen()["address"].rpartition(":")[2] == head.address.rpartition(":")[2]
+        assert home.seen()["answer"] == 42
+        assert home.seen()["address"].rpartition(":")[2] == head.address.rpartition(":")[2]
 
-    def test_the_cluster_lives_on(self, head):
+    def test_the_cluster_keeps_running(self, head):
         check_address(head.address)
 
-    def test_a_wrong_token_is_told_in_one_sentence(self, head, room):
-        wrong = room.folder / "wrong"
+    def test_a_wrong_token_is_an_error(self, head, home):
+        wrong = home.folder / "wrong"
         wrong.write_text(secrets.token_hex(32))
-        ended = room.python(JOIN, head.address, RAY_AUTH_TOKEN_PATH=str(wrong))
+        ended = home.python(JOIN, head.address, RAY_AUTH_TOKEN_PATH=str(wrong))
         assert ended.returncode == 1
         assert "cluster.connection.ConnectionFailed" in ended.stderr
 
@@ -222,7 +224,7 @@ class TestNoCluster:
         "address",
         ["127.0.0.1:{}", "nonsense", "ray://127.0.0.1:10001", "http://x:1", ":6379", "host:", "h:x", "local", ""],
     )
-    def test_is_one_sentence_that_says_what_to_do(self, address):
+    def test_the_error_is_one_line_with_the_address_and_a_hint(self, address):
         address = address.format(free_port())
         before = dict(os.environ)
         with pytest.raises(ConnectionFailed) as caught, connect(address):
@@ -232,13 +234,13 @@ class TestNoCluster:
         assert "\n" not in str(caught.value)
         assert dict(os.environ) == before
 
-    def test_a_port_that_cannot_be(self):
+    def test_an_impossible_port(self):
         with pytest.raises(ConnectionFailed):
             check_address("127.0.0.1:99999999")
 
     @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n"])
-    def test_something_else_listens(self, greeting):
-        """Ray would ask it for minutes."""
+    def test_a_server_of_another_protocol(self, greeting):
+        """Ray itself would retry for minutes."""
         with socket.create_server(("127.0.0.1", 0)) as server:
 
             def answer() -> None:
@@ -249,9 +251,10 @@ class TestNoCluster:
 
             thread = threading.Thread(target=answer)
             thread.start()
-            with pytest.raises(ConnectionFailed, match=r"must answer at .*, but something else does"):
-                check_address(f"127.0.0.1:{server.getsockname()[1]}")
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            with pytest.raises(ConnectionFailed, match=address):
+                check_address(address)
             thread.join()
 
-    def test_auto_is_left_to_ray(self):
+    def test_auto_is_not_checked(self):
         check_address("auto")

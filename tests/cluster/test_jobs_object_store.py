@@ -1,4 +1,4 @@
-"""A sweep as a job of a cluster whose results are on a store that speaks S3."""
+"""A sweep as a job of a cluster, with results on an S3 object store."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from object_stores import object_store
 from sweeps.storage.table import ResultsFolder
 
 
-def test_a_whole_sweep_and_again_nothing(tmp_path):
+def test_a_second_submission_repeats_no_run(tmp_path):
     (tmp_path / "tiny.yaml").write_text(sweep())
-    # The nodes get their keys from their environment, as the head does here.
+    # Nodes take the credentials of the store from their environment. Here the head does.
     with object_store() as uri, running_head() as head:
-        to = ("--address", head.url)
-        for attempt in (1, 2):
-            submitted = lagvae("submit", str(tmp_path / "tiny.yaml"), *to, "--results", uri)
+        address = ("--address", head.url)
+        for submission in (1, 2):
+            submitted = lagvae("submit", str(tmp_path / "tiny.yaml"), *address, "--results", uri)
             assert submitted.returncode == 0, submitted.stderr
-            assert submitted.stdout.startswith("tiny is submitted as lagvae-tiny-")
-            followed = lagvae("logs", "tiny", "-f", *to)
+            assert "lagvae-tiny-" in submitted.stdout
+            followed = lagvae("logs", "tiny", "-f", *address)
             assert followed.returncode == 0, followed.stdout + followed.stderr
             table = ResultsFolder(uri, "tiny").runs()
             assert [row["status"] for row in table] == ["finished"] * 8
-            assert {row["attempt"] for row in table} == {1}, f"submission {attempt} ran something again"
+            assert {row["attempt"] for row in table} == {1}, f"submission {submission} repeated a run"
         assert "8 already stored" in followed.stdout

@@ -122,7 +122,9 @@ def places(problems: list[ValidationIssue]) -> list[str]:
 
 class TestNodes:
     def test_nodes_without_problems(self, fake_ray, tmp_path):
-        reports = check(fake_ray("a", "b", "c"), request_for(results=str(tmp_path / "results"), requirements=("numpy>=1",)))
+        reports = check(
+            fake_ray("a", "b", "c"), request_for(results=str(tmp_path / "results"), requirements=("numpy>=1",))
+        )
         assert [report["problems"] for report in reports] == [[], [], []]
         assert [(report["address"], report["head"]) for report in reports] == [
             ("10.0.0.2", True),

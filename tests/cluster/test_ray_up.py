@@ -1,4 +1,4 @@
-"""The rendered file for machines behind SSH, started by Ray's own `ray up` on machines with real SSH servers."""
+"""The rendered file for machines behind SSH, used by `ray up` on simulated machines with real SSH servers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NO
 
 MACHINES = ("head", "w1", "laptop")
 
-HAS_RAY = r"""
+INSTALL_RAY = r"""
 set -eu
 mkdir -p ~/site ~/.lagvae
 for entry in "$2"/*; do
@@ -37,11 +37,13 @@ echo ~/site > "$(~/.lagvae/venv/bin/python -c 'import sysconfig; print(sysconfig
 printf '#!%s\nfrom ray.scripts.scripts import main\nmain()\n' ~/.lagvae/venv/bin/python > ~/.lagvae/venv/bin/ray
 chmod +x ~/.lagvae/venv/bin/ray
 """
-"""An environment that has all but lagvae: no index can be reached from there, and what pip finds it need not fetch."""
+"""Create an environment with all packages except lagvae, because the machines cannot reach a package index."""
 
 
 @dataclass
 class World:
+    """The machines, the folder that they share, and the wheel in it."""
+
     hosts: dict[str, Host]
     shared: Path
     wheel: Path
@@ -53,7 +55,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """Two machines that answer to SSH, and a laptop with the key, the token and a wheel."""
+    """Start two machines with SSH servers, and a laptop with the key, the token and a wheel."""
     with (
         tempfile.TemporaryDirectory(prefix="lvshared") as shared,
         network(MACHINES, dict.fromkeys(MACHINES, (Path(shared),))) as hosts,
@@ -65,8 +67,10 @@ def world() -> Iterator[World]:
         laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/cluster_key")
         for name in ("head", "w1"):
             host = hosts[name]
-            made = host.run("bash", "-c", HAS_RAY, "has_ray", sys.executable, sysconfig.get_path("purelib"))
-            assert made.returncode == 0, made.stderr
+            installed = host.run(
+                "bash", "-c", INSTALL_RAY, "install_ray", sys.executable, sysconfig.get_path("purelib")
+            )
+            assert installed.returncode == 0, installed.stderr
             serve_ssh(host, laptop.read("cluster_key.pub"))
         laptop.write(".lagvae/ray_token", secrets.token_hex(32))
         [wheel] = wheels.iterdir()
@@ -74,10 +78,11 @@ def world() -> Iterator[World]:
 
 
 def runs_ray(host: Host) -> bool:
+    """Return whether a process of Ray runs on the machine."""
     return any("raylet" in line or "gcs_server" in line for line in host.processes().values())
 
 
-def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
+def test_a_cluster_starts_runs_a_sweep_and_stops(world):
     head, worker, laptop = world.hosts["head"], world.hosts["w1"], world.laptop
     values = {
         "head_ip": head.address,
@@ -97,19 +102,21 @@ def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
     tunnel = ["ssh", "-N", "-i", f"{HOME}/cluster_key", "-o", "StrictHostKeyChecking=no"]
     laptop.start(*tunnel, "-L", "8265:127.0.0.1:8265", f"root@{head.address}", log="tunnel.log")
     token = {"RAY_AUTH_TOKEN_PATH": f"{HOME}/.lagvae/ray_token"}
-    to = ("--address", "http://127.0.0.1:8265")
+    address = ("--address", "http://127.0.0.1:8265")
     results = str(world.shared / "results")
     deadline = time.monotonic() + 120
-    while (checked := laptop.lagvae("cluster", "check", *to, "--results", results, **token)).stdout.count("ok ") < 2:
+    while (checked := laptop.lagvae("cluster", "check", *address, "--results", results, **token)).stdout.count(
+        "ok "
+    ) < 2:
         if time.monotonic() > deadline:
-            told = head.run("bash", "-c", "tail -n 60 /tmp/ray/session_latest/logs/monitor.*").stdout
-            pytest.fail(f"{checked.stdout}{checked.stderr}{laptop.read('tunnel.log')}{told}")
+            log = head.run("bash", "-c", "tail -n 60 /tmp/ray/session_latest/logs/monitor.*").stdout
+            pytest.fail(f"{checked.stdout}{checked.stderr}{laptop.read('tunnel.log')}{log}")
         time.sleep(2)
 
     spec = laptop.write("tiny.yaml", sweep())
-    submitted = laptop.lagvae("submit", spec, *to, "--results", results, "--no-check", **token)
+    submitted = laptop.lagvae("submit", spec, *address, "--results", results, "--no-check", **token)
     assert submitted.returncode == 0, submitted.stderr
-    followed = laptop.lagvae("logs", "tiny", "-f", *to, **token)
+    followed = laptop.lagvae("logs", "tiny", "-f", *address, **token)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     rows = ResultsFolder(results, "tiny").runs()
     assert [row["status"] for row in rows] == ["finished"] * 8
@@ -121,7 +128,7 @@ def test_a_cluster_goes_up_runs_a_sweep_and_goes_down(world):
     for host in (head, worker):
         assert secret not in "".join(host.processes().values())
 
-    # As the file says. The worker notices that its head is gone.
+    # The command is that in the header of the file. The worker ends when its head has gone.
     down = laptop.run(ray, "exec", file, f"{HOME}/.lagvae/venv/bin/ray stop", seconds=180)
     assert down.returncode == 0, down.stdout + down.stderr
     for host in (head, worker):

@@ -1,4 +1,4 @@
-"""Launch files: whole texts, the laws of Kubernetes, KubeRay, bash and Ray, and values that mean harm."""
+"""Launch files: golden texts, the schemas of Kubernetes, KubeRay and Ray, the syntax of bash, and hostile values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SSH = {
     "package": "lagvae",
 }
 AWS = {"security_group": "sg-0123456789abcdef0", "package": "lagvae"}
-LEAST: dict[str, dict[str, Any]] = {
+MINIMAL: dict[str, dict[str, Any]] = {
     "kuberay": KUBERAY,
     "slurm": SLURM,
     "ray-up": SSH,
@@ -66,19 +66,19 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_whole_text_is_the_golden_one(name):
+def test_the_text_equals_the_golden_file(name):
     assert render(*FILES[name]) == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-def test_every_golden_file_is_compared():
+def test_every_target_and_golden_file_is_compared():
     assert {file.name for file in GOLDEN.iterdir()} == set(FILES)
     assert {target for target, _ in FILES.values()} == set(TARGETS)
 
 
-def test_the_version_of_ray_is_that_of_the_project():
+def test_the_version_of_ray_is_that_required_by_the_project():
     assert ray.__version__ == RAY_VERSION
-    asked = [line for line in requires("lagvae") or [] if line.startswith("ray[")]
-    assert all(f">={RAY_VERSION.rpartition('.')[0]}" in line for line in asked)
+    required = [line for line in requires("lagvae") or [] if line.startswith("ray[")]
+    assert all(f">={RAY_VERSION.rpartition('.')[0]}" in line for line in required)
 
 
 # --- Kubernetes -----------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def manifests(**changes: Any) -> list[dict[str, Any]]:
 
 
 def pods(value: Any) -> Iterator[dict[str, Any]]:
-    """The pod specs anywhere in a manifest."""
+    """Yield the pod specs anywhere in a manifest."""
     if isinstance(value, dict):
         if "containers" in value:
             yield value
@@ -100,20 +100,20 @@ def pods(value: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"worker_gpus": 0}, FILES["kuberay-job.yaml"][1]])
-def test_manifests_keep_the_schemas_of_kubernetes_and_kuberay(changes):
+def test_manifests_are_valid_for_kubernetes_and_kuberay(changes):
     version = kubernetes_validate.latest_version()
     claim, *resources = manifests(**changes)
     kubernetes_validate.validate(claim, version, strict=True)
     for resource in resources:
         jsonschema.validate(resource, {"RayCluster": RAY_CLUSTER, "RayJob": RAY_JOB}[resource["kind"]])
-        found = list(pods(resource))
-        assert found
-        for spec in found:
+        specs = list(pods(resource))
+        assert specs
+        for spec in specs:
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec}
             kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_every_container_is_confined_and_bounded():
+def test_every_container_has_restricted_rights_and_limits():
     for changes in ({}, {"lifetime": "job"}):
         for pod in pods(manifests(**changes)):
             assert pod["securityContext"]["runAsNonRoot"] is True
@@ -125,16 +125,16 @@ def test_every_container_is_confined_and_bounded():
                 assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
 
 
-def test_the_driver_and_the_submitter_are_off_the_gpus():
+def test_the_driver_and_the_submitter_use_no_gpu():
     _, cluster, job = manifests()
     head = cluster["spec"]["headGroupSpec"]
     assert (head["rayStartParams"]["num-cpus"], head["rayStartParams"]["num-gpus"]) == ("0", "0")
     assert not {"entrypointNumCpus", "entrypointNumGpus", "entrypointResources"} & job["spec"].keys()
-    asked = [pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for pod in pods([cluster, job])]
-    assert asked == [None, "1", None]
+    gpus = [pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for pod in pods([cluster, job])]
+    assert gpus == [None, "1", None]
 
 
-def test_a_cluster_that_has_no_workers_yet_is_asked_for_all_that_it_can_grow_to():
+def test_the_job_requests_as_many_runs_as_the_cluster_can_grow_to():
     def command(**changes):
         return manifests(**changes)[-1]["spec"]["entrypoint"].split()
 
@@ -146,7 +146,7 @@ def test_a_cluster_that_has_no_workers_yet_is_asked_for_all_that_it_can_grow_to(
     assert (first, second) == ("--set=resources.concurrent=4", "--set=resources.concurrent=7"), "the last one counts"
 
 
-def test_job_and_cluster_find_each_other_and_the_claim():
+def test_job_cluster_and_claim_refer_to_each_other():
     claim, cluster, job = manifests(name="mine", namespace="vae")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
     assert {resource["metadata"]["namespace"] for resource in (claim, cluster, job)} == {"vae"}
@@ -161,14 +161,14 @@ def test_job_and_cluster_find_each_other_and_the_claim():
 
 
 @pytest.mark.parametrize("target", ["ray-up", "ray-up-aws"])
-def test_ray_itself_accepts_the_configuration(target):
-    prepared = prepare_config(yaml.safe_load(render(target, LEAST[target])))
+def test_ray_accepts_the_config(target):
+    prepared = prepare_config(yaml.safe_load(render(target, MINIMAL[target])))
     validate_config(prepared)
     assert prepared["max_workers"] == (2 if target == "ray-up" else 4)
 
 
-def test_ray_makes_no_security_group_of_its_own():
-    """It would let in the whole world at port 22."""
+def test_ray_creates_no_security_group():
+    """A group created by Ray would open port 22 to the world."""
     config = yaml.safe_load(render("ray-up-aws", AWS))
     assert _configure_security_group(copy.deepcopy(config)) == config
     groups = [kind["node_config"]["SecurityGroupIds"] for kind in config["available_node_types"].values()]
@@ -176,8 +176,8 @@ def test_ray_makes_no_security_group_of_its_own():
 
 
 @pytest.mark.parametrize("target", ["ray-up", "ray-up-aws"])
-def test_every_start_of_ray_is_under_the_token(target):
-    config = yaml.safe_load(render(target, LEAST[target]))
+def test_every_start_of_ray_requires_the_token(target):
+    config = yaml.safe_load(render(target, MINIMAL[target]))
     commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     starts = [command for command in commands if "ray start" in command]
     assert len(starts) == 2
@@ -187,16 +187,16 @@ def test_every_start_of_ray_is_under_the_token(target):
     assert config["file_mounts"]["~/.lagvae/ray_token"] == "~/.lagvae/ray_token"
 
 
-def test_commands_of_the_launcher_are_bash():
+def test_bash_accepts_the_commands_of_the_launcher():
     for target in ("ray-up", "ray-up-aws"):
-        config = yaml.safe_load(render(target, LEAST[target]))
+        config = yaml.safe_load(render(target, MINIMAL[target]))
         for key in [key for key in config if key.endswith("_commands")]:
             for command in config[key]:
                 assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0, command
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile-wheel"])
-def test_the_image_runs_as_nobody_in_particular(name):
+def test_the_image_runs_as_an_unprivileged_user(name):
     lines = render(*FILES[name]).splitlines()
     instructions = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
     assert instructions[0][0] == "FROM"
@@ -205,15 +205,17 @@ def test_the_image_runs_as_nobody_in_particular(name):
     assert [word for word, _ in instructions][-3:] == ["USER", "WORKDIR", "CMD"]
     for word, rest in instructions:
         if word in ("RUN", "COPY", "CMD"):
-            assert all(isinstance(part, str) for part in json.loads(rest)), "a list, which no shell reads"
+            assert all(isinstance(part, str) for part in json.loads(rest)), (
+                "not in list form, so a shell would interpret it"
+            )
     assert any(f"ray[default,tune]=={RAY_VERSION}" in rest for _, rest in instructions)
 
 
-# --- values that mean harm ------------------------------------------------------------------------------------------
+# --- hostile values -------------------------------------------------------------------------------------------------
 
 
 def with_text(target: str, name: str, text: str) -> dict[str, Any]:
-    """The least values of a target, with `text` in the field `name`, which may be a list or a mapping of texts."""
+    """Return the minimal values of a target, with `text` in the field `name`, which may be a list or a mapping."""
     field = TARGETS[target].config.model_fields[name]
     shape = str(field.annotation)
     value: Any = text
@@ -221,13 +223,14 @@ def with_text(target: str, name: str, text: str) -> dict[str, Any]:
         value = [text]
     elif shape.startswith("dict"):
         value = {"key": text}
-    values = LEAST[target] | {name: value}
+    values = MINIMAL[target] | {name: value}
     if target.startswith("ray-up") and name == "wheel":
         values["package"] = None
     return values
 
 
 def text_fields() -> list[tuple[str, str]]:
+    """Return target and name of every field that contains text."""
     return [
         (target, name)
         for target, kind in TARGETS.items()
@@ -237,22 +240,22 @@ def text_fields() -> list[tuple[str, str]]:
 
 
 def leaves(value: Any) -> Any:
-    """The shape of data: every text replaced by its type."""
+    """Return the data with every leaf replaced by its type."""
     if isinstance(value, dict):
         return {key: leaves(part) for key, part in value.items()}
     return [leaves(part) for part in value] if isinstance(value, list) else type(value).__name__
 
 
 @pytest.mark.parametrize(("target", "name"), text_fields())
-def test_a_hostile_value_is_refused_or_stays_one_value(target, name):
+def test_a_hostile_value_is_refused_or_remains_one_value(target, name):
     plain = next(
         value
         for value in ("plain", "10.0.0.9", "1Gi", "10.0.0.0/8", "/plain", "job", "x.whl", AWS["security_group"])
-        if ok(target, name, value)
+        if is_accepted(target, name, value)
     )
     before = render(target, with_text(target, name, plain))
     for text in HOSTILE:
-        if not ok(target, name, text):
+        if not is_accepted(target, name, text):
             continue
         after = render(target, with_text(target, name, text))
         if target == "dockerfile":
@@ -263,19 +266,20 @@ def test_a_hostile_value_is_refused_or_stays_one_value(target, name):
             assert leaves(list(yaml.safe_load_all(after))) == leaves(list(yaml.safe_load_all(before))), text
 
 
-def ok(target: str, name: str, text: str) -> bool:
+def is_accepted(target: str, name: str, text: str) -> bool:
+    """Return whether the field accepts the text."""
     try:
         render(target, with_text(target, name, text))
     except ValidationError as error:
-        named = {detail["loc"][0] for detail in error.errors()}
-        if not named <= {name, "package", "wheel"}:
+        fields = {detail["loc"][0] for detail in error.errors()}
+        if not fields <= {name, "package", "wheel"}:
             raise
         return False
     return True
 
 
 def assert_same_commands(before: str, after: str) -> None:
-    """The same lines, but for assignments whose value is still one word of the shell."""
+    """Check that the scripts differ only in assignments and directives with one value each."""
     assert len(before.splitlines()) == len(after.splitlines())
     for old, new in zip(before.splitlines(), after.splitlines(), strict=True):
         if old != new and not new.startswith("#SBATCH "):
@@ -284,26 +288,26 @@ def assert_same_commands(before: str, after: str) -> None:
             assert len(new.split()) == 2, new
 
 
-def test_hostile_text_in_a_command_of_the_launcher_is_one_word():
+def test_hostile_text_remains_one_word_of_a_command_of_the_launcher():
     for text in HOSTILE:
-        if ok("ray-up", "torch_index", text):
+        if is_accepted("ray-up", "torch_index", text):
             config = yaml.safe_load(render("ray-up", SSH | {"torch_index": text}))
             words = shlex.split(config["setup_commands"][1])
             assert words[-2:] == ["--index-url", text]
 
 
-# --- settings -------------------------------------------------------------------------------------------------------
+# --- configs --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_field_says_what_it_is(target):
+def test_every_field_has_a_description(target):
     kind = TARGETS[target].config
     assert kind.summary
     assert kind.usage
     for name, field in kind.model_fields.items():
         assert field.description, name
     with pytest.raises(ValidationError, match="frozen"):
-        kind.model_validate(LEAST[target]).model_config_ = 1
+        kind.model_validate(MINIMAL[target]).model_config_ = 1
 
 
 @pytest.mark.parametrize(
@@ -326,7 +330,7 @@ def test_every_field_says_what_it_is(target):
         ("dockerfile", {"wheel": "x.whl", "package": "lagvae"}, "package"),
     ],
 )
-def test_values_that_cannot_be_meant_are_refused_at_their_field(target, changes, field):
+def test_invalid_values_are_refused_at_their_field(target, changes, field):
     with pytest.raises(ValidationError) as caught:
-        render(target, LEAST[target] | changes)
+        render(target, MINIMAL[target] | changes)
     assert [detail["loc"][0] for detail in caught.value.errors()] == [field]

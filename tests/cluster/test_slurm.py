@@ -20,7 +20,7 @@ from slurm_world import LOCAL, Slurm, slurm, why_not
 
 from cluster.render import render
 
-pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_not()), reason=f"no Slurm to start: {why_not()}")]
+pytestmark = [pytest.mark.nodes, pytest.mark.skipif(bool(why_not()), reason=f"Slurm cannot run here: {why_not()}")]
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",
@@ -48,7 +48,7 @@ def world() -> Iterator[Slurm]:
 
 
 def prepare(world: Slurm, name: str, **training: Any) -> Path:
-    """A batch script for a sweep of this name, whose results are in results/NAME."""
+    """Write a batch script for a sweep of this name, with results in results/NAME."""
     trial = SWEEP["trial"] | {"training": SWEEP["trial"]["training"] | training}
     file = world.folder / f"{name} it's.yaml"
     file.write_text(yaml.safe_dump(SWEEP | {"name": name, "trial": trial}))
@@ -67,51 +67,53 @@ def prepare(world: Slurm, name: str, **training: Any) -> Path:
 
 
 def rows(world: Slurm, name: str) -> dict[str, dict[str, Any]]:
-    """The rows of a sweep by run_id; no run has two."""
+    """Return the rows of a sweep by run_id, and check that no run has two."""
     folder = world.folder / "results" / name / "runs"
-    found = [row for file in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
-    assert not [run for run, count in Counter(row["run_id"] for row in found).items() if count > 1]
-    return {row["run_id"]: row for row in found}
+    files = sorted(folder.glob("*.parquet"))
+    table = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+    assert not [run for run, count in Counter(row["run_id"] for row in table).items() if count > 1]
+    return {row["run_id"]: row for row in table}
 
 
-def runs_expected(found: dict[str, dict[str, Any]]) -> bool:
-    """Plain VAE once, beta_vae in three configurations, each with two seeds."""
-    return Counter(row["arm"] for row in found.values()) == {"vae": 2, "beta": 6}
+def is_complete(table: dict[str, dict[str, Any]]) -> bool:
+    """Return whether there is one configuration of the plain VAE and three of beta_vae, each with two seeds."""
+    return Counter(row["arm"] for row in table.values()) == {"vae": 2, "beta": 6}
 
 
-def test_a_sweep_runs_to_the_end_on_both_nodes(world):
-    # Long enough that the second node has its turn before the first has done it all.
+def test_a_sweep_finishes_on_both_nodes(world):
+    # Runs are long enough that the second node joins before the first one has finished them all.
     job = world.submit(prepare(world, "whole", epochs=60))
-    seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=400)
-    assert (seen["JobState"], seen["ExitCode"]) == ("COMPLETED", "0:0"), world.log(job)
+    state = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=400)
+    assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), world.log(job)
     assert f"2 nodes at {world.hosts['n1'].address}:" in world.log(job)
-    found = rows(world, "whole")
-    assert runs_expected(found)
-    assert {row["status"] for row in found.values()} == {"finished"}
-    assert {row["host"] for row in found.values()} == {"n1", "n2"}
-    assert world.private_files() == "", "nothing is left on a node"
+    table = rows(world, "whole")
+    assert is_complete(table)
+    assert {row["status"] for row in table.values()} == {"finished"}
+    assert {row["host"] for row in table.values()} == {"n1", "n2"}
+    assert world.private_files() == "", "files are left on a node"
 
 
-def test_a_job_whose_time_is_over_queues_itself_and_goes_on(world):
+def test_a_job_near_its_time_limit_requeues_itself_and_resumes(world):
     job = world.submit(prepare(world, "again", epochs=60))
     deadline = time.monotonic() + 300
-    while not (before := done(rows(world, "again"))):
+    while not (before := finished(rows(world, "again"))):
         assert time.monotonic() < deadline, world.log(job)
         time.sleep(0.5)
     world.call("scancel", "--batch", "--signal=USR1", str(job))
     world.wait_for(job, "PENDING", seconds=120)
-    assert not runs_expected(done(rows(world, "again"))), "there is something left to do"
-    # Slurm lets a requeued job wait for two minutes. This one need not, but for the seconds in which nodes take its new
+    assert not is_complete(finished(rows(world, "again"))), "no run is left to resume"
+    # Slurm delays a requeued job by two minutes. A few seconds suffice, within which nodes would mistake its new
     # credential for the old one.
     time.sleep(5)
     world.call("scontrol", "update", f"JobId={job}", "StartTime=now")
-    seen = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=500)
-    assert (seen["JobState"], seen["Restarts"]) == ("COMPLETED", "1"), world.log(job)
+    state = world.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", seconds=500)
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), world.log(job)
     after = rows(world, "again")
-    assert runs_expected(done(after))
-    assert {run: after[run] for run in before} == before, "what was final is as it was"
+    assert is_complete(finished(after))
+    assert {run: after[run] for run in before} == before, "a final row has changed"
     assert world.private_files() == ""
 
 
-def done(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {run: row for run, row in found.items() if row["status"] == "finished"}
+def finished(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the rows of finished runs."""
+    return {run: row for run, row in table.items() if row["status"] == "finished"}

@@ -16,7 +16,7 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --output=%x-%j.log
 #
-# One sweep on a Ray cluster of its own, within one allocation.
+# One sweep on a new Ray cluster within one allocation.
 # Written by `lagvae cluster render slurm`. It contains no secret.
 #   sbatch FILE                submits it; `scancel JOB` ends it, and so does its time limit
 #   sbatch FILE again          resumes the sweep: `lagvae run` never repeats a stored run
@@ -38,7 +38,7 @@ overrides=(--set=training.epochs=3 '--set=name='"'"'it'"'"''"'"'s'"'"'')
 
 # --- on every node: run Ray until standard input ends -----------------------------------------------------------------
 
-own_address() { # INTERFACE: print the IPv4 address of this node on INTERFACE, or its first one
+ipv4_address() { # INTERFACE: print the IPv4 address of this node on INTERFACE, or its first one
     local address
     if [[ -n $1 ]]; then
         address=$(ip -4 -o address show dev "$1" | awk '{ split($4, part, "/"); print part[1]; exit }')
@@ -61,9 +61,9 @@ end_node() {
 
 run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER INTERFACE PATIENCE
     set -euo pipefail
-    local head=$1 port=$2 client_port=$3 own
+    local head=$1 port=$2 client_port=$3 node_address
     local shared=(--num-cpus="$4" --num-gpus="$5" --object-store-memory="$6" --disable-usage-stats --block)
-    own=$(own_address "$8")
+    node_address=$(ipv4_address "$8")
     folder=$(mktemp -d "$7/lvXXXXXX")
     ray=
     lifeline=
@@ -87,7 +87,8 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     exec 3<&0
     { while read -r _ <&3; do :; done; kill -TERM $$; } &
     lifeline=$!
-    ray start "$@" --node-ip-address="$own" --temp-dir="$folder" "${shared[@]}" < /dev/null > "$folder/start.log" 2>&1 &
+    ray start "$@" --node-ip-address="$node_address" --temp-dir="$folder" "${shared[@]}" \
+        < /dev/null > "$folder/start.log" 2>&1 &
     ray=$!
     local code=0
     wait "$ray" || code=$?
@@ -156,7 +157,7 @@ set -u
 
 # Below the ephemeral ports of Linux. Jobs on one node collide only if their ids differ by a multiple of 6000.
 port=$((20000 + 2 * (SLURM_JOB_ID % 6000)))
-head_address=$(own_address "$interface")
+head_address=$(ipv4_address "$interface")
 address=$head_address:$port
 echo "lagvae: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $nodes node(s), head $(hostname) at $address"
 
@@ -167,7 +168,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/token"
 mkfifo "$private/lifeline"
 srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --mpi=none \
     --kill-on-bad-exit=0 --wait=0 \
-    bash -c "$(declare -f own_address end_node run_node); run_node \"\$@\"" lagvae-node \
+    bash -c "$(declare -f ipv4_address end_node run_node); run_node \"\$@\"" lagvae-node \
     "$head_address" "$port" "$((port + 1))" "$cpus" "$gpus" "$object_store" "$local_folder" "$interface" "$patience" \
     < "$private/lifeline" &
 nodes_pid=$!
