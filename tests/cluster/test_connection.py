@@ -195,7 +195,7 @@ def head(embedded, home) -> Iterator[Head]:
 
 class TestJoining:
     @pytest.mark.parametrize("where", ["variable", "home"])
-    def test_with_the_token(self, head, room, where):
+    def test_with_the_token(self, head, home, where):
         variables = {}
         if where == "variable":
             variables = {"RAY_AUTH_TOKEN_PATH": str(head.token)}
