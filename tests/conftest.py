@@ -19,32 +19,32 @@ def quiet_machine(tmp_path_factory):
         yield
 
 
-SHARED_SCOPES = ("session", "module", "class")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that share a fixture in one process, so that it is set up only once, and machines one after another.
+    """Run tests that share fixtures in one process, so that each is set up only once, and machines one after another.
 
-    Tests marked `nodes` mostly wait, so their process starts first. Those that lose machines have tight time limits;
-    they come last in it, when the other processes have finished.
+    Such groups start first, and single tests fill the other processes. Tests marked `nodes` mostly wait, so they are
+    the first group; those that lose machines have tight time limits and are its last, when the rest has finished.
     """
     items.sort(key=lambda item: (item.get_closest_marker("nodes") is None, item.path.name == "test_lost_machines.py"))
+    groups: dict[str, str] = {}
     for item in items:
-        if group := "nodes" if item.get_closest_marker("nodes") else shared_fixture(item):
+        shared = shared_fixtures(item)
+        merged = {groups.get(fixture, fixture) for fixture in shared}
+        groups |= dict.fromkeys(shared, min(merged, default=""))
+        groups |= {fixture: min(merged) for fixture, group in groups.items() if group in merged}
+    for item in items:
+        if group := "nodes" if item.get_closest_marker("nodes") else groups.get(min(shared_fixtures(item), default="")):
             item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
-def shared_fixture(item: pytest.Item) -> str | None:
-    """Name the fixture with the widest scope that a test shares with others; None if it shares none of ours."""
-    ours = [
-        definitions[-1]
-        for name, definitions in item._fixtureinfo.name2fixturedefs.items()
-        if definitions[-1].baseid and name != quiet_machine.__name__
+def shared_fixtures(item: pytest.Item) -> list[str]:
+    """Name the fixtures of these tests that a test shares with others, each with the node that it belongs to."""
+    owners = {"session": "", "module": item.nodeid.split("::")[0], "class": item.nodeid.rpartition("::")[0]}
+    definitions = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    return [
+        f"{owners[fixture.scope]}:{fixture.argname}:{fixture.baseid}"
+        for fixture in definitions
+        if fixture.baseid and fixture.scope in owners and fixture.argname != quiet_machine.__name__
     ]
-    shared = [(SHARED_SCOPES.index(f.scope), f.argname, f.baseid) for f in ours if f.scope in SHARED_SCOPES]
-    if not shared:
-        return None
-    scope, name, baseid = min(shared)
-    owner = {"session": "", "module": item.nodeid.split("::")[0], "class": item.nodeid.rpartition("::")[0]}
-    return f"{owner[SHARED_SCOPES[scope]]}:{name}:{baseid}"

@@ -30,6 +30,7 @@ def test_every_benchmark_is_listed():
     assert {file.stem for file in BENCHMARKS.glob("*.py")} == SMALLEST.keys() | HELPERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_benchmark_runs(name, tmp_path):
     with private_home() as home:

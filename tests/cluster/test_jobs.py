@@ -230,6 +230,7 @@ def with_data(function: Any, more_data: list[str]) -> Any:
     return lambda cluster, results, data: function(cluster, results, [*data, *more_data])
 
 
+@pytest.mark.slow
 class TestInterruptions:
     def test_a_killed_and_stopped_sweep_resumes_and_repeats_no_run(self, head, tmp_path):
         """One long test, because each part depends on the one before."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from heads import lagvae, running_head, sweep
 from object_stores import object_store
 
 from sweeps.storage.table import ResultsFolder
 
 
+@pytest.mark.slow
 def test_a_second_submission_repeats_no_run(tmp_path):
     (tmp_path / "tiny.yaml").write_text(sweep())
     # Nodes take the credentials of the store from their environment. Here the head does.

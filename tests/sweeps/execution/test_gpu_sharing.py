@@ -81,6 +81,7 @@ driver._with_gpu_share = print_share
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_its_gpu_by_the_estimates_of_the_arms_with_missing_runs(tmp_path):
     search = {"sampler": "random", "configurations": 1, "seeds": 1, "seed": 0}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(resources={"gpus": "auto"}, search=search)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 import yaml
 from processes import Ended, lagvae
 from worlds import TINY_TRIAL, sweep
@@ -60,6 +61,7 @@ def run_with_failing_store(here: Path, seconds: float, before: str = "") -> tupl
         breaking.join()
 
 
+@pytest.mark.slow
 def test_a_short_failure_of_the_store_has_no_effect(tmp_path):
     folder = write_sweep(tmp_path)
     ended, final = run_with_failing_store(tmp_path, 4.0)
@@ -69,6 +71,7 @@ def test_a_short_failure_of_the_store_has_no_effect(tmp_path):
     assert final.items() <= finished(tmp_path / "results" / "tiny" / "runs").items()
 
 
+@pytest.mark.slow
 def test_a_lasting_failure_of_the_store_ends_the_sweep_which_can_be_resumed(tmp_path):
     folder = write_sweep(tmp_path)
     ended, final = run_with_failing_store(tmp_path, 600.0, IMPATIENT)
