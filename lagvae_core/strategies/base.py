@@ -1,4 +1,7 @@
-"""The base of every strategy: its traits, what it may inspect, and the rules by which stacks are refused."""
+"""The base class of strategies, the traits, the contexts that strategies may inspect, and the codes of rejections.
+
+An outer update is one optimiser step on the main objective, as opposed to an inner step, which trains the encoder alone.
+"""
 
 from __future__ import annotations
 
@@ -42,29 +45,29 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "E-SLOT": "Two strategies fill the same exclusive slot, or one strategy is listed twice.",
         "E-RANGE": "Values that are valid one by one contradict each other.",
         "E-PSEUDO": "The encoder reads an input that the pseudo-inputs of the prior do not have.",
-        "E01": "One strategy adapts the effective KL weight, and another one fixes it.",
+        "E01": "One strategy adapts the effective KL weight, and another strategy fixes it.",
         "E02": "A schedule and a constant factor would both multiply the KL.",
         "E03": "Two strategies set the spread of the posterior means.",
         "E04": "The refinement steps are not defined for the other strategy's posterior, prior or penalty.",
         "E05": "Both strategies are remedies for the lag of the inference network.",
-        "E06": "The guaranteed KL of the posterior is lost under another prior, or makes free bits ineffective.",
+        "E06": "The minimum KL of the posterior is not guaranteed under another prior, or makes free bits ineffective.",
         "E07": "The free-bits mode compares a KL that the other strategy does not provide.",
         "E08": "The scaled generator is defined for the prior N(0, I) only.",
         "E09": "The strategy has no meaning for this kind of data, model or decoder.",
-        "E10": "The strategy acts on the latent variable, and the model has none.",
+        "E10": "The strategy acts on the latent variable, but the model has none.",
         "E11": "The strategy has no effect, because nothing in the decoder is random.",
         "E12": "The batch size is smaller than the statistics of the strategy require.",
         "E13": "The combination is untested.",
-        "E14": "The strategy evaluates Gaussian posteriors at foreign samples, and the posteriors are flows.",
+        "E14": "The strategy evaluates Gaussian posteriors at the samples of other examples, but the posteriors are flows.",
         "E15": "Both strategies are parameterisations of the same model.",
-        "E16": "The refinement steps are defined for a weighted ELBO, and the other strategy replaces it.",
+        "E16": "The refinement steps are defined for a weighted ELBO, which the other strategy replaces.",
         "E17": "The weight of a divergence is negative.",
         "E18": "An option is set that has no effect in this configuration.",
-        "W1": "Two strategies change the speed of the encoder, so that their effects cannot be separated.",
-        "W2": "The multiplier of the objective moves in outer steps only.",
-        "W3": "A decay of the learning rate may restore weights of an earlier cycle of the KL weight.",
+        "W1": "Two strategies change how fast the encoder learns, so their effects cannot be separated.",
+        "W2": "The multiplier of the objective is updated in outer steps only, not in inner encoder steps.",
+        "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
         "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
-        "W5": "A term of the loss counts in the final refinement step only.",
+        "W5": "A term of the loss is not part of the refinement steps; it only enters the loss at the refined posterior.",
         "W6": "Several strategies add a penalty, and no published weights balance them.",
     }
 )
@@ -72,9 +75,9 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class Trait(StrEnum):
-    """A property of a strategy by which other strategies refuse it, warn of it or adapt to it.
+    """A property of a strategy by which other strategies reject it, warn about it or adapt to it.
 
-    Rules between strategies use traits and slots, never names, so that they also hold for strategies from outside.
+    Compatibility rules use traits and slots, never the names of strategies, so they also cover third-party strategies.
     """
 
     TEXT_ONLY = "text_only"
@@ -82,21 +85,21 @@ class Trait(StrEnum):
     IMAGES_ONLY = "images_only"
     """It concerns pixels and has no meaning for words."""
     REPLACES_LSTM_DECODER = "replaces_lstm_decoder"
-    """It builds a decoder of its own from the fields of `model.kind = lstm`, and is undefined for other models."""
+    """It builds its own decoder from the fields of `model.kind = lstm`, and is undefined for other models."""
     NO_LATENT_VARIABLE = "no_latent_variable"
     """Its model has no latent variable."""
     WORKS_WITHOUT_Z = "works_without_z"
     """It does not act on z, so it also applies to a model without a latent variable."""
     BATCH_STATISTICS = "batch_statistics"
-    """It uses statistics over the examples of a training batch, so the grouping of batches matters."""
+    """It uses statistics over the examples of a training batch, so it matters how examples are grouped into batches."""
     REGULARISES_BATCH = "regularises_batch"
-    """It penalises the posteriors of a batch jointly, which is undefined if each of them is refined separately."""
+    """It penalises the posteriors of a batch jointly, which is undefined if each posterior is refined separately."""
     NORMALISES_MEANS = "normalises_means"
     """It normalises the posterior means over the batch and fixes their spread."""
     SCALES_MEANS = "scales_means"
     """It multiplies the posterior means by a factor that fixes their spread."""
     FLOW_POSTERIOR = "flow_posterior"
-    """q(z|x) is a flow instead of a Gaussian: its density at the sample of another example costs an inversion."""
+    """q(z|x) is a flow, not a Gaussian: its density at the sample of another example requires inverting the flow."""
     KL_NOT_BY_DIMENSION = "kl_not_by_dimension"
     """The KL is not a sum over latent dimensions."""
     KL_SAMPLED = "kl_sampled"
@@ -104,9 +107,9 @@ class Trait(StrEnum):
     FIXED_KL_WEIGHT = "fixed_kl_weight"
     """It multiplies the KL by a weight that does not depend on the KL, so the loss remains a weighted ELBO."""
     INNER_LOOP = "inner_loop"
-    """It trains the encoder alone for many inner steps before each outer step."""
+    """It trains the encoder alone for many inner steps before each outer update."""
     UNTESTED_WITH_INNER_LOOP = "untested_with_inner_loop"
-    """It learns or records something in outer steps only, and has not been tested with an inner loop."""
+    """It learns or records something in outer updates only, and has not been tested with an inner loop."""
     BOUNDED_RECEPTIVE_FIELD = "bounded_receptive_field"
     """Its decoder reads a bounded number of previous words."""
     ENCODER_READS_BAG = "encoder_reads_bag"
@@ -115,15 +118,15 @@ class Trait(StrEnum):
 
 @dataclass(frozen=True)
 class ConfigContext:
-    """The configuration around a strategy, before data or model exist.
+    """The configuration that contains a strategy, before data are read or the model is built.
 
     Args:
-        strategies: The whole stack.
+        strategies: All strategies of the stack.
         training: The training configuration.
         model: The model configuration.
         data_kind: `kind` of the data.
         partition: How the examples are assigned to batches.
-        batching: How a text is batched; None for data that have no such option.
+        batching: How sentences are grouped into batches; None for data without this option.
     """
 
     strategies: tuple[Strategy, ...]
@@ -150,13 +153,13 @@ class ConfigContext:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The trial around a strategy when its components are built.
+    """The trial that contains a strategy, at the time when the components are built.
 
     Args:
         latent_dim: Number of dimensions of z.
         batches_per_epoch: Number of outer updates in one epoch.
-        streams: Random streams of the trial. A component that draws takes a stream of its own.
-        domain: What the data are: words, with the size of the vocabulary, or images.
+        streams: Random streams of the trial. Each component that draws random numbers uses its own stream.
+        domain: The kind of data: words, with the size of the vocabulary, or images.
         model: The model configuration.
         train_batches: The batches of the first epoch, on the trial's device, in their stored order.
     """
@@ -176,7 +179,7 @@ class BuildContext:
 
     @property
     def vocabulary(self) -> int:
-        """The number of words, for strategies that concern them."""
+        """The size of the vocabulary, for strategies that concern words."""
         assert isinstance(self.domain, TextDomain), "a domain of words"
         return self.domain.vocabulary
 
@@ -187,7 +190,7 @@ class Incompatibility:
 
     Args:
         code: Code of the rule, a key of `CODES`.
-        message: A clause that names the strategies and a way out, without a full stop.
+        message: A clause that names the strategies and says how to resolve the problem, without a full stop.
     """
 
     code: str
@@ -213,13 +216,13 @@ class ConfigWarning:
 def needs_batch_statistics(
     kind: str, field: str | None, least: int, context: ConfigContext
 ) -> Iterator[Incompatibility]:
-    """Refuse batches that are too small for the statistics of a strategy (E12).
+    """Reject batches that are too small for the statistics of a strategy (E12).
 
     Args:
         kind: Kind of the strategy.
         field: The field of the strategy that sets `least`, if any.
-        least: The smallest batch that has the statistics.
-        context: The configuration around the strategy.
+        least: The smallest batch size for which the statistics are defined.
+        context: The configuration that contains the strategy.
     """
     if context.training.batch_size < least:
         required, alternative = (f"{field} = {least}", f" or lower {kind}.{field}") if field else (f"{least}", "")
@@ -231,25 +234,25 @@ def needs_batch_statistics(
 
 
 def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
-    """Refuse fields that differ from their defaults but have no effect `where`, such as "in mode code" (E18)."""
+    """Reject fields that are not at their defaults but have no effect in the case `where`, such as "in mode code" (E18)."""
     for name in names:
         if getattr(strategy, name) != type(strategy).model_fields[name].default:
-            yield Incompatibility("E18", f"{strategy.kind}.{name} is an unused option {where}; leave it out")
+            yield Incompatibility("E18", f"{strategy.kind}.{name} has no effect {where}; leave it out")
 
 
 class Strategy(FrozenConfig, ABC):
-    """A remedy against posterior collapse. Its fields are its hyperparameters, its docstring its science.
+    """A remedy against posterior collapse. The fields are its hyperparameters; the docstring explains the method.
 
     A subclass sets `kind` to a literal default, and these class variables:
 
     - `slots`: names of the slots that it fills;
     - `paper`: its source in one line;
-    - `traits`: properties by which other strategies refuse it, warn of it or adapt to it;
+    - `traits`: properties by which other strategies reject it, warn about it or adapt to it;
     - `columns`: columns that only this strategy adds to the table;
-    - `unmeasured`: default columns that are null under it, because the number does not exist or costs too much.
+    - `unmeasured`: default columns that are null under it, because the value is undefined or too expensive to compute.
 
-    An override of `incompatibilities` or `warnings` yields from `super()` first: the base checks the rules that
-    follow from slots and traits alone.
+    An override of `incompatibilities` or `warnings` must yield from `super()` first, because the base class checks the
+    rules that depend on slots and traits alone.
     """
 
     slots: ClassVar[frozenset[str]]
@@ -261,7 +264,7 @@ class Strategy(FrozenConfig, ABC):
 
     @property
     def pretraining_epochs(self) -> int:
-        """Number of epochs that it trains before the `training.epochs` of the trial proper."""
+        """Number of epochs of pretraining, before the `training.epochs` of the main training."""
         return 0
 
     @property
@@ -271,7 +274,7 @@ class Strategy(FrozenConfig, ABC):
 
     @property
     def free_kl(self) -> float | None:
-        """KL of a latent dimension below which nothing is paid [nats]; None if all KL is paid."""
+        """KL that each latent dimension may have at no cost in the loss [nats]; None if no KL is free."""
         return None
 
     @property
@@ -285,10 +288,10 @@ class Strategy(FrozenConfig, ABC):
 
     @abstractmethod
     def build(self, context: BuildContext) -> dict[str, Any]:
-        """Return new objects for exactly the slots in `slots`, by the names of the fields of TrainingComponents."""
+        """Return a new object for each slot in `slots` and for no other, keyed by field names of TrainingComponents."""
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
-        """Yield the reasons that forbid this strategy in `context`, a complete configuration."""
+        """Yield the reasons why this strategy cannot be used in `context`, a complete configuration."""
         if self.has(Trait.TEXT_ONLY) and context.data_kind == "images":
             yield Incompatibility(
                 "E09", f"{self.kind} concerns the words of a text and has no meaning for images; remove it"
@@ -308,7 +311,7 @@ class Strategy(FrozenConfig, ABC):
         """Yield advice on this strategy in `context`, a valid configuration."""
         penalising = sorted(strategy.kind for strategy in context.filling("penalties"))
         if "penalties" in self.slots and len(penalising) > 1:
-            # The same text for each of them, so that it is shown once.
+            # Each of these strategies yields the same text, so that the warning is shown once.
             yield ConfigWarning(
                 "W6", f"{' and '.join(penalising)} each add a penalty to the loss; no published weights balance them."
             )
@@ -322,7 +325,7 @@ class Strategy(FrozenConfig, ABC):
 
 
 def _grouped_batches(kind: str, context: ConfigContext) -> Iterator[ConfigWarning]:
-    """Warn of batch statistics where each batch holds examples of one group (W4)."""
+    """Warn about batch statistics if all examples of a batch belong to one group (W4)."""
     if context.batching == "constant_length":
         group, hint = "sentence length", "data.batching = padded mixes the lengths"
     elif context.partition == "fixed_by_group":
@@ -331,15 +334,15 @@ def _grouped_batches(kind: str, context: ConfigContext) -> Iterator[ConfigWarnin
         return
     yield ConfigWarning(
         "W4",
-        f"{kind} uses the statistics of batches of one {group} each, so training does not regularise the differences "
-        f"between {group}s, but evaluation includes them; {hint}.",
+        f"{kind} uses the statistics of batches that each contain a single {group}, so training does not regularise "
+        f"the differences between {group}s, although evaluation includes them; {hint}.",
     )
 
 
 class KlSchedule(Strategy):
-    """A KL weight of w_start + (w_end - w_start) * share(t) at outer update t, counted from 0; evaluation has weight 1.
+    """The KL weight at outer update t is w_start + (w_end - w_start) * share(t); evaluation uses weight 1.
 
-    The weight depends on t alone. `w_start` = `w_end` = 1 is the plain VAE.
+    t is counted from 0, and the weight depends on t alone. `w_start` = `w_end` = 1 is the plain VAE.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
@@ -354,7 +357,7 @@ class KlSchedule(Strategy):
 
     @abstractmethod
     def share(self, step: int, batches_per_epoch: int) -> float:
-        """Return the share of the way from `w_start` to `w_end` at outer update `step`, from 0 to 1."""
+        """Return the fraction of the rise from `w_start` to `w_end` reached at outer update `step`, between 0 and 1."""
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _ScheduledWeight(self, context.batches_per_epoch)}
@@ -380,7 +383,7 @@ class _ScheduledWeight(KlWeight):
 
 
 class LanguageModel(Strategy):
-    """The decoder alone. The latent space has no dimensions, and every column about z is null."""
+    """The decoder is trained without an encoder. The latent space has no dimensions, and all columns about z are null."""
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.NO_LATENT_VARIABLE, Trait.WORKS_WITHOUT_Z})
@@ -395,8 +398,8 @@ class LanguageModel(Strategy):
             if not other.has(Trait.WORKS_WITHOUT_Z):
                 yield Incompatibility(
                     "E10",
-                    f"{other.kind} acts on the latent variable, and the model of {self.kind} has none; remove one of "
-                    "the two",
+                    f"{other.kind} acts on the latent variable, but the model of {self.kind} has none; remove "
+                    f"{other.kind} or {self.kind}",
                 )
 
 
@@ -411,19 +414,19 @@ class KlExchange(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.REGULARISES_BATCH})
 
     alpha: Annotated[float, Field(le=1, description="share of the KL that is left out of the loss")] = 0.0
-    scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)")] = 1.0
+    scale: Annotated[float, Field(ge=0, description="total weight of KL(q(z) || p(z)), or of D in its place (lambda)")] = 1.0
 
     @abstractmethod
     def penalty(self, weight: float) -> Penalty:
-        """Return weight * D."""
+        """Return the penalty weight * D."""
 
     @property
     def divergence_weight(self) -> float:
-        """alpha + scale - 1, rounded so that a sum of 1 gives exactly 0."""
+        """The weight of D, alpha + scale - 1, rounded so that it is exactly 0 if alpha + scale is 1."""
         return round(self.alpha + self.scale - 1.0, 12)
 
     def has(self, trait: Trait) -> bool:
-        """The statistics of a batch are needed only if D has a weight."""
+        """Return whether it has `trait`; batch statistics are needed only if the weight of D is positive."""
         return super().has(trait) and (trait is not Trait.BATCH_STATISTICS or self.divergence_weight > 0)
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -435,7 +438,7 @@ class KlExchange(Strategy):
         if self.divergence_weight < 0:
             yield Incompatibility(
                 "E17",
-                f"{self.kind} would reward the divergence from the prior: alpha + scale must be at least 1, but is "
+                f"{self.kind} would reward the divergence from the prior: alpha + scale must be at least 1, but it is "
                 f"{self.alpha} + {self.scale}; raise {self.kind}.scale",
             )
         if self.has(Trait.BATCH_STATISTICS):
@@ -452,7 +455,7 @@ class KlExchange(Strategy):
 
 
 def assemble(strategies: tuple[Strategy, ...], context: BuildContext) -> TrainingComponents:
-    """Return the components of a whole stack, in which no exclusive slot is filled twice."""
+    """Return the components of a stack, in which no two strategies may fill the same exclusive slot."""
     filled: dict[str, Any] = {}
     for strategy in strategies:
         components = strategy.build(context)

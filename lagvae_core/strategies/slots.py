@@ -1,4 +1,7 @@
-"""The slots of a trial, which strategies fill, and the default component of each slot."""
+"""The slots of a trial that strategies can fill, and the default component of each slot.
+
+An outer update is one optimiser step on the main objective, as opposed to an inner step, which trains the encoder alone.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +63,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class Forward:
-    """The intermediate results of a loss, for penalties.
+    """The intermediate results of the computation of a loss, from which penalties are computed.
 
     Args:
         batch: The batch.
         inference: The posteriors of its examples.
-        draw: The samples of `inference.q` that were decoded.
+        draw: The decoded samples of `inference.q`.
         rec_B: Reconstruction loss of each example [nats].
         kl_BZ: KL of each example and dimension [nats].
         weight: KL weight of the update.
@@ -84,13 +87,13 @@ class Forward:
 
     @property
     def kl_posterior_draw(self) -> Draw:
-        """Samples of `inference.kl_posterior` from the same noise as `draw`."""
+        """Samples of `inference.kl_posterior`, drawn with the same noise as `draw`."""
         same = self.inference.kl_posterior is self.inference.q
         return self.draw if same else self.inference.kl_posterior.draw(self.draw.noise_BSZ)
 
 
 class Trainer(Protocol):
-    """The interface of an update to the training; implemented by `lagvae_core.training.learner.Learner`."""
+    """The interface through which an `Update` trains the model; `lagvae_core.training.learner.Learner` implements it."""
 
     model: Vae
     streams: Streams
@@ -103,19 +106,19 @@ class Trainer(Protocol):
         """Return the training objective of `batch` with `inference` instead of the encoder's posteriors."""
 
     def kl_factor(self, weight: float) -> Tensor:
-        """Return the factor of an example's KL at KL weight `weight`, for objectives that are linear in the KL."""
+        """Return the factor that multiplies an example's KL at KL weight `weight`, for objectives linear in the KL."""
 
     def history(self, batch: Batch) -> Any:
-        """Return the past that the decoder sees in one pass, with a new corruption at each call."""
+        """Return the previous words or pixels that the decoder reads in one pass, corrupted anew at each call."""
 
     def noise(self, q: Proposal) -> Tensor:
         """Draw standard normal noise [B, 1, Z] for one posterior sample per example."""
 
     def step(self, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
-        """Update the selected parameters by their clipped gradients, and clear all gradients."""
+        """Update the selected parameters with their clipped gradients, and clear all gradients."""
 
     def descend(self, loss: Loss, *, encoder: bool, decoder: bool, clip_scope: ClipScope | None = None) -> None:
-        """Compute the gradient of `loss` and update the selected parameters by it."""
+        """Compute the gradient of `loss` and update the selected parameters with it."""
 
     def inner_loop(self, *, decoder_gradients: bool) -> AbstractContextManager[None]:
         """Return a context in which only the encoder is trained."""
@@ -125,7 +128,7 @@ class Trainer(Protocol):
 
 
 class Stateful:
-    """A component with state that persists across steps and is part of every checkpoint; stateless by default."""
+    """A component whose state persists across steps and is stored in every checkpoint; by default it has no state."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -135,7 +138,7 @@ class Stateful:
 
 
 class KlWeight(Stateful):
-    """The weight w(t) of the KL term at outer update t, counted from 0; constant 1 by default."""
+    """The weight w(t) of the KL term at outer update t, counted from 0; by default it is 1 for all t."""
 
     def __call__(self, step: int) -> float:
         return 1.0
@@ -148,11 +151,11 @@ class Objective(Stateful):
         return (rec_B + weight * kl_BZ.sum(1)).mean()
 
     def after_step(self, kl_BZ: Tensor) -> None:
-        """Adapt to the KL of an outer update; called once after each of them."""
+        """Adapt to the KL of an outer update; called once after each outer update."""
 
 
 class Update(Stateful):
-    """One outer update; by default one step of encoder and decoder together."""
+    """One outer update; by default it updates encoder and decoder together in one step."""
 
     def __call__(self, learner: Trainer, batch: Batch, weight: float) -> Loss:
         loss = learner.loss(batch, weight)
@@ -160,13 +163,13 @@ class Update(Stateful):
         return loss
 
     def after_epoch(self, validation: Mapping[str, Any]) -> None:
-        """Adapt to the validation columns of an epoch; called once after each epoch."""
+        """Adapt to the validation results of an epoch, by column name; called once after each epoch."""
 
 
 class ReconstructionLoss(Stateful):
     """The reconstruction loss of a sampled z in training; by default rec [B] = -log p(x|z) of one pass [nats].
 
-    The second return value is an additional term of the loss, a scalar, or None.
+    A call returns rec and an additional term of the loss, which is a scalar or None.
     """
 
     def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -174,10 +177,10 @@ class ReconstructionLoss(Stateful):
 
 
 class Penalty(nn.Module, ABC):
-    """An additional term of the training loss. The decoder's optimiser also trains its parameters, if it has any."""
+    """An additional term of the training loss. If a penalty has parameters, the decoder's optimiser trains them."""
 
     least_batch: int = 1
-    """Smallest batch that is trained on."""
+    """Smallest batch that is used for training; smaller batches are skipped."""
 
     @abstractmethod
     def forward(self, forward: Forward) -> Tensor:
@@ -186,11 +189,11 @@ class Penalty(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Epochs before the trial proper that train encoder and decoder as a plain autoencoder.
+    """Epochs that train encoder and decoder as a plain autoencoder, before the main training.
 
-    The learning rate does not decay in these epochs, and their weights are never measured. After the last of them the
-    decoder, the optimisers, the decay of the learning rate and all schedules start from scratch. The inference network
-    keeps its weights.
+    The learning rate does not decay in these epochs, and the model is never measured with their weights. After the last
+    pretraining epoch, the decoder, the optimisers, the decay of the learning rate and all schedules start from scratch.
+    The inference network keeps its weights.
 
     Args:
         epochs: Number of pretraining epochs.
@@ -201,8 +204,8 @@ class Pretraining:
     def in_force(self, components: TrainingComponents, epoch: int) -> TrainingComponents:
         """Return the components that train in `epoch`, counted from 0.
 
-        In pretraining the loss is rec alone, and objective, penalties, schedule and update procedure of `components`
-        are replaced. The model and the past that the decoder sees are the same in all epochs.
+        In pretraining the loss is rec alone, without the objective, penalties, schedule and update procedure of
+        `components`. The model and the input of the decoder are the same in all epochs.
         """
         if epoch >= self.epochs:
             return components
@@ -222,15 +225,15 @@ class _NoWeight(KlWeight):
 
 @dataclass(frozen=True)
 class Measurement:
-    """The inputs of ExtraMetrics.
+    """The inputs from which ExtraMetrics are computed.
 
     Args:
         model: The model in eval mode.
         batches: The evaluated split.
         encoded: The encoding of the evaluated split.
         encoded_train: Returns the encoding of the training set, computed at the first call.
-        importance_weighted: Returns the bound of `nll_iw` with another proposal.
-        seed: Seed of all evaluation draws.
+        importance_weighted: Returns the bound that `nll_iw` reports, computed with another proposal.
+        seed: Seed of all random draws in evaluation.
     """
 
     model: Vae
@@ -242,10 +245,10 @@ class Measurement:
 
 
 class ExtraMetrics:
-    """The columns that a strategy adds to the default ones, computed on the evaluated split."""
+    """The columns that a strategy adds to the default columns, computed on the evaluated split."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
-        """Return additional importance weights by column name, averaged over the same samples as `nll_iw`."""
+        """Return additional importance weights by column name; they are averaged over the same samples as `nll_iw`."""
         return {}
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
@@ -264,12 +267,12 @@ def default_decoder(model: ModelConfig, domain: Domain, stream: torch.Generator,
 
 
 def unchanged(history: Any, generator: torch.Generator) -> Any:
-    """Return `history` as it is: the plain VAE does not corrupt the past."""
+    """Return `history` unchanged: the plain VAE does not corrupt the input of the decoder."""
     return history
 
 
 def no_initialisation(module: nn.Module, side: Side) -> None:
-    """Do nothing: encoder and decoder of the plain VAE keep the initial weights that they were built with."""
+    """Do nothing: encoder and decoder of the plain VAE keep the weights that they were built with."""
 
 
 def no_refinement(model: Vae, seed: int) -> Infer:
@@ -310,11 +313,11 @@ class TrainingComponents:
         return DecoderOptions(self.input_dropout or UnitDropout(model.input_rate), self.past, self.skip)
 
     def accepts(self, batch_size: int) -> bool:
-        """Return whether a batch of this size can be trained on now."""
+        """Return whether a batch of this size can currently be used for training."""
         return self.posterior.accepts(batch_size) and all(p.least_batch <= batch_size for p in self.penalties)
 
     def stateful(self) -> Iterator[tuple[str, Stateful]]:
-        """Yield the stateful components by slot; their state is stored in the checkpoint together with the model."""
+        """Yield each stateful component with its slot; the checkpoint stores its state together with the model."""
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Stateful):
