@@ -25,7 +25,7 @@ __all__ = [
 WORD_COLUMNS, PIXEL_COLUMNS = (TOKENS.name, PERPLEXITY.name), (BITS_PER_DIM.name,)
 
 DATA_COLUMNS: tuple[str, ...] = (*WORD_COLUMNS, *PIXEL_COLUMNS)
-"""Names of the default columns about the likelihood of one kind of data; null for the other kinds."""
+"""Names of the default likelihood columns that exist for some kinds of data only and are null for the others."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: all default metrics follow from q(z|x), p(z) and p(x|z)."""
+"""Evaluation of a trained model: all default metrics are computed from q(z|x), p(z) and p(x|z)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def evaluate(
     Args:
         model: A trained model.
         components: The components with which it was trained.
-        dataset: Data set of the split. Some extra metrics encode its training split.
+        dataset: Data set that contains the split. Some extra metrics encode its training split.
         split: The split to measure, limited to its first `config.limit` examples.
         config: Numbers of samples and seed.
         device: Device of the model.
@@ -115,7 +115,7 @@ class _Evaluation:
         return encode_split(self.model, batches, self.config.seed, infer=self.infer)
 
     def _likelihood(self) -> dict[str, Any]:
-        """Return the importance-weighted likelihood, its extra log-weights, and the columns of the kind of data."""
+        """Return the columns of the importance-weighted likelihood, its extra log-weights and the kind of data."""
         log_weights = {"nll_iw": proposal_weight(self.model)}
         for extra in self.components.extra_metrics:
             log_weights |= extra.log_weights(lambda: self.encoded_train)
@@ -166,5 +166,5 @@ def examples_at_a_time(device: torch.device) -> int:
 
 
 def sequences_at_a_time(device: torch.device) -> int:
-    """Return the number of sequences per decoder pass: as many as fit the cache of a CPU, or as occupy a GPU."""
+    """Return the number of sequences per decoder pass: as many as fit a CPU's cache, or enough to keep a GPU busy."""
     return 256 if device.type == "cpu" else 4096

@@ -43,7 +43,7 @@ class Decoded:
 
 
 class DecodingMethod(Protocol):
-    """Method that generates sentences from z."""
+    """A method of generating sentences from z."""
 
     @property
     def width(self) -> int:
@@ -154,9 +154,10 @@ class Beam(DecodingMethod):
     Sentences are ranked by log p(x|z), as in the reference code of He et al. 2019, which favours short sentences. With
     `length_normalised` they are ranked by log p(x|z) divided by the number of tokens, including `</s>`.
 
-    Departure from that code: there a finished sentence leaves the beam, which becomes narrower. Here it stays in the
-    beam with itself as its only continuation and can be displaced by better prefixes. Width 1 is therefore greedy
-    search, and a beam that holds all prefixes finds the most likely sentence of at most `max_length` tokens.
+    Departure from the code of He et al.: in their code a finished sentence leaves the beam, which becomes narrower. In
+    this code a finished sentence stays in the beam, with itself as its only continuation, and can be displaced by
+    better prefixes. Width 1 is therefore greedy search, and a beam that holds all prefixes finds the most likely
+    sentence of at most `max_length` tokens.
     """
 
     max_length: int

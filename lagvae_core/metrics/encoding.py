@@ -19,7 +19,7 @@ Infer = Callable[[Batch], Inference]
 """Function that returns q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of its result."""
 
 MONTE_CARLO = 100
-"""Samples per example for means without a closed form."""
+"""Number of samples per example from which a mean without a closed form is estimated."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EncodedSplit:
         log_q_N: log q(z|x) at the sample.
         rec_N: -log p(x|z) at the sample.
         mean_NZ: E_q[z|x].
-        mean_noise_Z: Mean variance of the Monte Carlo error of `mean_NZ`; 0 if it is exact.
+        mean_noise_Z: Variance of the Monte Carlo error of `mean_NZ`, averaged over examples; 0 if the means are exact.
         kl_ND: KL(q(z|x) || p(z)) for the generative prior. D = Z if it splits over dimensions, otherwise D = 1.
         kl_train_N: The KL term of the training objective.
         precision: Floating-point type of the model.
@@ -77,7 +77,7 @@ def encode_split(
     Args:
         model: A model in eval mode.
         batches: The split.
-        seed: Seed of the random draws, which depend only on it and on the index of the example.
+        seed: Seed of the random draws, which depend only on the seed and on the index of the example.
         infer: Function that returns q(z|x) of a batch; None for `model.infer`.
         progress: Called with the number of finished examples.
     """
@@ -111,7 +111,7 @@ def encode_split(
 
 
 def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Tensor:
-    """Return KL(q || p), [B, D] [nats]: in closed form, or from 100 new samples per example."""
+    """Return KL(q || p), [B, D] [nats], in closed form or estimated from 100 new samples per example."""
     if not prior.closed_form(q):
         noise = example_noise(seed, "kl", index_B, MONTE_CARLO, q.size[1])
         draw = q.draw(noise.to(q.base.mean_BZ))

@@ -55,11 +55,11 @@ class Sentences:
 
 
 def known_ngrams(generated: Sentences, reference: Sentences, n: int) -> float | None:
-    """Return Gram-n: the percentage of generated n-grams that occur in the reference; every occurrence counts.
+    """Return Gram-n: the percentage of generated n-grams, repetitions included, that occur in the reference.
 
-    The value is high if the model has learned the language, and also if it repeats its training text. Source: Song et
-    al. 2024, Table 5. The paper does not specify whether occurrences or types are counted; this project counts
-    occurrences.
+    The value is high if the model has learned the language, but also if the model repeats its training text. Source:
+    Song et al. 2024, Table 5. The paper does not specify whether occurrences or distinct n-grams are counted; this
+    project counts occurrences.
 
     Returns:
         The percentage, or None if no generated sentence has n words.
@@ -72,7 +72,8 @@ def known_ngrams(generated: Sentences, reference: Sentences, n: int) -> float | 
 def unigram_entropy(generated: Sentences) -> float | None:
     """Return the entropy -sum p ln p of the generated words [nats]; None if there are none.
 
-    The estimate from counts is biased downwards by about (types - 1) / (2 words).
+    The entropy is estimated from word counts, which biases it downwards by about (types - 1) / (2 words), where types
+    is the number of distinct words and words is the number of all words.
     """
     _, counts = np.unique(generated.words, return_counts=True)
     return math.fsum(-p * math.log(p) for p in counts / counts.sum()) if len(counts) else None
@@ -82,8 +83,8 @@ def distinct(generated: Sentences, n: int) -> float | None:
     """Return Dist-n: the number of distinct n-grams divided by the number of n-grams.
 
     The value decreases with the amount of text, so only texts of equal length are comparable. Source: Li et al. 2016
-    (from memory). Song et al. 2024 print values for n = 2 and 3 that are below those for n = 1; this definition
-    excludes that.
+    (from memory). Song et al. 2024 print values for n = 2 and 3 that are below those for n = 1, which is impossible
+    under this definition.
 
     Returns:
         The ratio, or None if no sentence has n words.

@@ -36,7 +36,7 @@ INFLECTION_COLUMNS: tuple[Column, ...] = (
     Column(
         "accuracy_swapped",
         "float",
-        "accuracy with the mean of a different word: 0 if z alone encodes the word, accuracy if z is unused",
+        "accuracy with the mean of a different word: 0 if z alone encodes the word, same as accuracy if z is unused",
     ),
     Column("levenshtein", "float", "mean unit-cost edit distance to the true form [code points]", "min"),
     Column("levenshtein_relative", "float", "mean of levenshtein divided by the length of the true form", "min"),
@@ -90,8 +90,8 @@ def inflection_columns(
 ) -> dict[str, float | None]:
     """Return the values of `INFLECTION_COLUMNS`, means over all examples.
 
-    `accuracy_swapped` uses the posterior mean of the example half the split away, which is a different word even if the
-    file is in alphabetical order. It is None if there is only one example.
+    `accuracy_swapped` decodes each example with the posterior mean of the example half the split away, which is a
+    different word even if the file is in alphabetical order. The value is None if there is only one example.
     """
     examples = len(encoded.rec_N)
     edits_by_z: dict[str, list[Edits]] = {"mean": [], "sampled": [], "swapped": []}

@@ -62,8 +62,9 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
     This is the protocol of He et al. 2019, where groups are test batches. The estimate is at most the logarithm of the
     group size and is biased downwards accordingly, so it is comparable only between equal group sizes.
 
-    Departures from their code: log q(z_i|x_i) is evaluated at the sample instead of being replaced by the analytic
-    entropy, which reduces the noise and keeps the upper bound; the groups do not depend on the training batch size.
+    Departures from the code of He et al.: their code replaces log q(z_i|x_i) by the analytic entropy; this code
+    evaluates log q(z_i|x_i) at the sample, which reduces the noise and preserves the upper bound. The groups do not
+    depend on the training batch size.
     """
     terms = torch.cat([_terms(q.select(group), noise_NZ[group]) for group in groups])
     return Estimate.of(terms, _ceiling(groups))
@@ -73,9 +74,9 @@ def mutual_information_within(q: Gaussian, noise_NZ: Tensor, groups: Sequence[Te
 def aggregate_kl(q: Gaussian, z_NZ: Tensor, log_p_N: Tensor) -> Estimate:
     """Return an estimate of KL(q(z) || p(z)): mean_i [log (1/N) sum_j q(z_i|x_j) - log p(z_i)].
 
-    q(z) is the mixture of the posteriors of the split. At the samples of `mutual_information`, the result differs from
-    `kl` - `mi` only by the noise of a sampled KL. The mixture contains the sample's own posterior, which biases this
-    estimate upwards as it biases `mi` downwards.
+    q(z) is the mixture of the posteriors of the split. If the samples are those of `mutual_information`, the result
+    differs from `kl` - `mi` only by the Monte Carlo noise of the KL. The mixture contains the sample's own posterior,
+    which biases this estimate upwards as it biases `mi` downwards.
 
     Args:
         q: Posteriors of N examples.
@@ -87,9 +88,9 @@ def aggregate_kl(q: Gaussian, z_NZ: Tensor, log_p_N: Tensor) -> Estimate:
 
 @torch.no_grad()
 def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Sequence[Tensor]) -> Estimate:
-    """Return `mutual_information_within` for a q that is not Gaussian, from its densities at all pairs of a group.
+    """Return `mutual_information_within` for a q that is not Gaussian, from log q(z_i|x_j) for all pairs in a group.
 
-    With a flow, each density at the sample of a different example requires an inversion with Z passes per step.
+    With a flow, each log q(z_i|x_j) with i != j requires inverting the flow, with Z passes per step of the flow.
 
     Args:
         q: Posteriors of N examples.

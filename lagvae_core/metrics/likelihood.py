@@ -1,4 +1,4 @@
-"""Importance-weighted likelihood, computed in chunks of samples so that memory does not grow with their number."""
+"""Importance-weighted likelihood, computed in chunks so that memory does not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ LIKELIHOOD_COLUMNS: tuple[Column, ...] = (
     Column(
         "nll_iw",
         "float",
-        "importance-weighted NLL with iw_k samples, of the model that is sampled from [nats]",
+        "importance-weighted NLL with iw_k samples, under the prior from which the model is sampled [nats]",
         "min",
     ),
-    Column("nll_iw_mc_se", "float", "standard error of nll_iw that comes from the finite number of samples [nats]"),
+    Column("nll_iw_mc_se", "float", "standard error of nll_iw due to the finite number of importance samples [nats]"),
     Column("iw_k", "int", "importance samples per example"),
     Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
 )
 """Columns that `likelihood_columns` computes."""
 
 LogWeight = Callable[[Inference, Draw], Tensor]
-"""Map from an inference and S samples of its q to the log-weights [B, S] that are added to log p(x|z)."""
+"""Function from an inference and S samples of its q to the log-weights [B, S] that are added to log p(x|z)."""
 
 
 @dataclass(frozen=True)
 class LogMean:
-    """log (1/K) sum_k w_k of each example.
+    """The value of log (1/K) sum_k w_k for each example.
 
     Args:
         value_N: The logarithm [nats].
@@ -130,16 +130,16 @@ def importance_weighted(
     sequences: int = 256,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, LogMean]:
-    """Return log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for each log-weight and each example.
+    """Return log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for each log-weight log w and each example.
 
-    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: in expectation, minus the mean is at
-    least -log p(x), and it decreases towards it as K grows.
+    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: its negative mean over examples is in
+    expectation at least the mean of -log p(x), and decreases towards it as K grows.
 
     Args:
         model: A model in eval mode.
         batches: The split.
         samples: Number of samples K per example.
-        seed: Seed of the samples, which depend only on it and on the index of the example, not on the batches.
+        seed: Seed of the samples, which depend only on the seed and on the index of the example, not on the batches.
         log_weights: The log-weights by name.
         infer: Function that returns q(z|x) of a batch; None for `model.infer`.
         sequences: Largest number of (example, sample) pairs per decoder pass. It need not divide `samples`.

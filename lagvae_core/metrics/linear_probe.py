@@ -39,14 +39,14 @@ class Fit:
 
 
 def subset_sizes(requested: Sequence[int], available: int) -> list[int]:
-    """Return the requested numbers of labels in ascending order, each limited to `available`."""
+    """Return the requested label counts in ascending order, each limited to `available`."""
     return sorted({min(size, available) for size in requested})
 
 
 def labelled_order(labels_N: NDArray[np.int64], seed: int, draw: int, *, balanced: bool = False) -> NDArray[np.int64]:
-    """Return a random order of all examples; the first n of them are the subset of n labelled examples.
+    """Return a random order of all examples, whose first n examples are the labelled subset of size n.
 
-    The subsets of a draw are therefore nested.
+    The subsets of one draw are therefore nested.
 
     Args:
         labels_N: Labels.
@@ -100,7 +100,7 @@ def _fitted(train: tuple[Features, NDArray[np.int64]], grid: Sequence[float]) ->
 
     for inverse_penalty in grid:
         classifier = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():  # validation selects among the fits, converged or not
+        with warnings.catch_warnings():  # validation selects a fit even if it has not converged
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(*train)
         yield classifier, inverse_penalty

@@ -28,31 +28,33 @@ _LATENT: tuple[Column, ...] = (
     Column(
         "mi",
         "float",
-        "I(x; z) under q against the mixture over the whole split [nats]; at most mi_cap",
+        "I(x; z) under q, estimated with the mixture over the whole split [nats]; at most mi_cap",
         "max",
     ),
     Column("mi_se", "float", "standard error of mi [nats]"),
     Column("mi_cap", "float", "ln n: the largest possible value of mi [nats]"),
-    Column("mi_batch", "float", "I(x; z) within groups of mi_batch_size, the protocol of He et al. 2019 [nats]"),
+    Column("mi_batch", "float", "I(x; z) in groups of mi_batch_size examples, as in He et al. 2019 [nats]"),
     Column("mi_batch_cap", "float", "the largest possible value of mi_batch [nats]"),
     Column("kl_agg", "float", "kl - mi, an estimate of KL(q(z) || p(z)) [nats]", "min"),
     Column("au", "int", "active units: dimensions with Var(E[z|x]) >= 0.01, in units of the prior", "max"),
     Column("mean_variance", "floats", "Var(E[z|x]) of each dimension, in units of the prior"),
-    Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null if it does not split over dimensions"),
+    Column("kl_by_dimension", "floats", "kl of each dimension [nats]; null if kl is not a sum over dimensions"),
 )
 
 LATENT_COLUMNS: tuple[str, ...] = tuple(column.name for column in _LATENT)
-"""Names of the columns about the latent variable z; null for a model without one."""
+"""Names of the columns about the latent variable z; they are null for a model without a latent variable."""
 
 POSTERIOR_COLUMNS: tuple[Column, ...] = (
-    Column("nll_elbo", "float", "rec + kl, the negative ELBO at one sample [nats]; a looser bound than nll_iw", "min"),
+    Column(
+        "nll_elbo", "float", "rec + kl, the negative ELBO from one sample [nats]; a looser bound than nll_iw", "min"
+    ),
     Column("rec", "float", "-log p(x|z) at one posterior sample [nats]", "min"),
     *_LATENT,
 )
 """Columns that `posterior_columns` computes, in addition to the number of examples `n`."""
 
 PAIRED = 512
-"""Number of examples for mi_batch if every pair of them requires the inversion of a flow."""
+"""Number of examples used for mi_batch if every pair of examples requires inverting a flow."""
 
 
 def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Tensor]) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Ten
         mi_groups: Indices of the examples of each group of mi_batch.
 
     Returns:
-        The values by column name. In a model without z, all columns about z are None: they are not measured, not 0.
+        The values by column name. In a model without z, all columns about z are None, because they are not measured.
     """
     rec, kl = float(encoded.rec_N.mean()), float(encoded.kl_ND.sum(1).mean())
     columns = {"n": len(encoded.rec_N), "rec": rec, "nll_elbo": rec + kl}
@@ -91,7 +93,7 @@ def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Ten
 
 
 def _kl_error(model: Vae, encoded: EncodedSplit) -> float:
-    """Return an upper bound of the standard error of the mean KL: 0 in closed form, else from the spread of the KLs."""
+    """Return an upper bound on the standard error of the mean KL: 0 if the KL is exact, else from the spread of KLs."""
     kl_N = encoded.kl_ND.sum(1)
     if len(kl_N) < 2 or model.generative_prior().closed_form(encoded.q):
         return 0.0
@@ -99,7 +101,7 @@ def _kl_error(model: Vae, encoded: EncodedSplit) -> float:
 
 
 def _information(encoded: EncodedSplit, groups: Sequence[Tensor]) -> tuple[Estimate | None, Estimate]:
-    """Return `mi` and `mi_batch`; for a flow only `mi_batch`, over the first groups that hold PAIRED examples."""
+    """Return `mi` and `mi_batch`; for a flow only `mi_batch`, over the first groups, which hold PAIRED examples."""
     q = encoded.q
     if isinstance(q, Gaussian):
         noise = encoded.noise_NZ

@@ -24,16 +24,16 @@ STEP = 0.1
 """Step of the first grid, in standard deviations of the prior."""
 
 HALF_WIDTHS = {1: 20.0, 2: 5.0}
-"""Half-width of the first grid by number of latent dimensions, in standard deviations of the prior."""
+"""Half-width of the first grid for each number of latent dimensions, in standard deviations of the prior."""
 
 EDGE_WEIGHT = 1e-8
 """Largest posterior mass that is allowed within one step of the boundary."""
 
 WIDER, WIDENINGS = 1.5, 8
-"""Factor by which a grid is widened, and the largest number of times."""
+"""Factor by which a grid is widened, and the largest number of times that it is widened."""
 
 FINER, REFINEMENTS = 2, 12
-"""Factor by which a step is divided, and the largest number of times."""
+"""Factor by which a step is divided, and the largest number of times that it is divided."""
 
 SUPPORT_WEIGHT = 1e-18
 """Rows and columns of the grid with less posterior mass are left out of a finer grid."""
@@ -42,7 +42,7 @@ MOST_POINTS = 2**20
 """Largest number of points of a refined grid."""
 
 SMALLEST_SD = 1e-6
-"""Means with a smaller standard deviation are equal up to rounding, so they have no correlation."""
+"""Means with a smaller standard deviation are equal up to rounding errors, so no correlation is computed."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,15 @@ class _Integral:
         return [weight.sum(dims) if dims else weight for dims in others]
 
     def cut_off(self) -> bool:
-        """Return whether posterior mass is at the boundary, so that some may be outside."""
+        """Return whether posterior mass is at the boundary of the grid, so that more mass may lie outside."""
         return any(float(weight[:2].sum() + weight[-2:].sum()) >= EDGE_WEIGHT for weight in self.marginals())
 
     def too_coarse(self) -> Tensor:
         """Return which dimensions [Z] need a finer step.
 
-        A dimension needs one if its standard deviation, conditional on the other dimension, is below two steps. It also
-        needs one if a single point of the axis has more than a fifth of the mass, which detects a narrow mode among
-        several.
+        A dimension needs a finer step if its standard deviation, conditional on the other dimension, is below two
+        steps, or if a single point of its axis has more than a fifth of the mass. The second condition detects a narrow
+        mode among several modes.
         """
         covariance = self.covariance_ZZ
         variance = covariance.diagonal()
@@ -139,7 +139,7 @@ class _Integral:
         return (variance < (2 * self.grid.step_Z).square()) | peaked
 
     def finer(self, coarse_Z: Tensor) -> _Grid:
-        """Return a grid over the points with posterior mass, with finer steps in the dimensions `coarse_Z`."""
+        """Return a grid over the points that have posterior mass, with finer steps in the dimensions `coarse_Z`."""
         low, high = [], []
         for weight in self.marginals():
             support = (weight > SUPPORT_WEIGHT).nonzero()
@@ -206,10 +206,10 @@ def moments_by_grid(
     p(z) is the generative prior. The weights are float64.
 
     Source: He et al. 2019, Appendix A. Their grid for a scalar z is [-20, 20] with steps of 0.01. The grid here starts
-    with steps of 0.1, on [-20, 20] or [-5, 5]^2, in standard deviations of the prior. It is adapted to each example. It
-    is widened while at least 1e-8 of the posterior is within one step of the boundary. Its steps are halved while the
-    posterior is narrower than two steps. For a Gaussian posterior with standard deviation s, a Riemann sum with step h
-    has an error of about exp(-2 (pi s / h)^2), so that at s = 2 h only rounding errors remain.
+    with steps of 0.1, on [-20, 20] or [-5, 5]^2, in standard deviations of the prior, and is adapted to each example.
+    It is widened while at least 1e-8 of the posterior is within one step of the boundary. Its steps are halved while
+    the posterior is narrower than two steps. For a Gaussian posterior with standard deviation s, a Riemann sum with
+    step h has an error of about exp(-2 (pi s / h)^2), so that at s = 2 h only rounding errors remain.
 
     Args:
         model: A model in eval mode.
@@ -273,7 +273,8 @@ def _contained(integrate: Callable[[_Grid], _Integral], grid: _Grid) -> _Integra
 def _refined(integrate: Callable[[_Grid], _Integral], integral: _Integral) -> _Integral:
     """Return the integral over a grid whose steps are small enough for the posterior.
 
-    Refinement stops after a factor of 4,096, when means are accurate to the last step, or before a million points.
+    Refinement stops when the steps have been divided by 4,096, at which point the means are accurate to within a step,
+    or before the grid exceeds a million points.
     """
     for _ in range(REFINEMENTS):
         coarse_Z = integral.too_coarse()
@@ -327,8 +328,8 @@ def moments_by_importance(
 class MeanSpace:
     """Summary of the points (mean of p(z|x), mean of q(z|x)) of many examples.
 
-    It distinguishes points along the horizontal axis, along the diagonal and at the origin. With several latent
-    dimensions, variances and covariances are averaged over the dimensions.
+    The summary distinguishes points along the horizontal axis, along the diagonal and at the origin. With several
+    latent dimensions, variances and covariances are averaged over the dimensions.
 
     Args:
         p_sd: Standard deviation of the means of p, in standard deviations of the prior.

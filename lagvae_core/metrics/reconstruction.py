@@ -42,10 +42,10 @@ def bleu(originals: Sequence[Sentence], repeated: Sequence[Sentence], order: int
 
     BLEU is the brevity penalty times the geometric mean of the clipped precisions of n-grams up to length `order`
     (Papineni et al. 2002). There is one reference per sentence and no smoothing: the result is 0 if no n-gram of some
-    length matches. Words are compared by their ids as they are, so two different unknown words are equal. The signature
-    of sacrebleu is `nrefs:1|case:mixed|eff:no|tok:none|smooth:none`, which is also the definition of multi-bleu.perl.
+    length matches. Words are compared by their ids, so that two different unknown words count as equal. The signature
+    of sacrebleu is `nrefs:1|case:mixed|eff:no|tok:none|smooth:none`, which is also how multi-bleu.perl computes BLEU.
     """
-    from sacrebleu.metrics.bleu import BLEU  # takes half a second to import
+    from sacrebleu.metrics.bleu import BLEU  # imported here because the import takes half a second
 
     metric = BLEU(tokenize="none", smooth_method="none", max_ngram_order=order, force=True)
     return float(metric.corpus_score(_as_text(repeated), [_as_text(originals)]).score)

@@ -21,9 +21,9 @@ __all__ = ["BagFeatures", "BagHead", "word_counts"]
 def word_counts(batch: Batch, vocabulary: int) -> Tensor:
     """Return the number of occurrences of each word in the encoder's input, [B, W].
 
-    `<unk>` counts as a word because it replaces one.
+    `<unk>` counts as a word because it replaces a word.
     """
-    assert isinstance(batch, TokenBatch), "bags of words need a token batch"
+    assert isinstance(batch, TokenBatch), "a bag of words needs a token batch"
     tokens_BL = batch.read.tokens_BL
     counts = torch.zeros(len(tokens_BL), vocabulary, device=tokens_BL.device)
     return counts.scatter_add_(1, tokens_BL, counts.new_ones(tokens_BL.shape))[:, UNK:]
@@ -32,7 +32,7 @@ def word_counts(batch: Batch, vocabulary: int) -> Tensor:
 class BagFeatures(Features):
     """Linear layer on the relative word frequencies of the encoder's input, [B, size].
 
-    It is computed as the mean of one weight row per word, plus a bias.
+    The output is computed as the mean of the weight rows of the words, plus a bias.
     """
 
     def __init__(self, size: int, vocabulary: int) -> None:
@@ -49,7 +49,7 @@ class BagFeatures(Features):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, batch: Batch) -> Tensor:
-        assert isinstance(batch, TokenBatch), "bags of words need a token batch"
+        assert isinstance(batch, TokenBatch), "a bag of words needs a token batch"
         tokens_BL = batch.read.tokens_BL
         words_BL = tokens_BL.masked_fill(tokens_BL < UNK, PAD)
         return functional.embedding_bag(words_BL, self.weight, mode="mean", padding_idx=PAD) + self.bias
@@ -71,7 +71,7 @@ class BagHead(nn.Module):
         return self.layers(z_BSZ)  # type: ignore[no-any-return]
 
     def multinomial(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """Return -sum_t log softmax(logits)[x_t] over the words x_t of each sentence, order ignored, [B, S] [nats]."""
+        """Return -sum_t log softmax(logits)[x_t] over the words x_t of each sentence in any order, [B, S] [nats]."""
         counts_BW = word_counts(batch, self._vocabulary)
         log_p_BSW: Tensor = self(z_BSZ).log_softmax(2)
         return -(counts_BW[:, None] * log_p_BSW).sum(2)

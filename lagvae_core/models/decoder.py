@@ -36,7 +36,7 @@ Past = Literal["seen", "unknown", "absent"]
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     """Return `x` under inverted dropout, or `x` itself if `generator` is None (evaluation).
 
-    The mask is drawn as 31-bit integers, which costs a third of Bernoulli draws.
+    The mask is drawn as 31-bit integers, which takes a third of the time of Bernoulli draws.
     """
     if generator is None or rate == 0.0:
         return x
@@ -88,7 +88,8 @@ class DecoderOptions:
     Args:
         input_dropout: Dropout on the input embeddings.
         past: What the decoder reads at each position. `seen`: the previous token; `unknown`: `<unk>` in place of every
-            token; `absent`: one learned vector. The last two are part of the model and hold in evaluation too.
+            token; `absent`: one learned vector. `unknown` and `absent` are part of the model and apply in evaluation
+            too.
         skip: Skip connections of z; None for none.
     """
 
@@ -129,7 +130,7 @@ class Decoder(nn.Module, ABC):
         self._stream = stream
 
     def bind(self, encoder: nn.Module) -> None:
-        """Attach the encoder, for decoders that read more than z from it. Called once when the model is built."""
+        """Attach the encoder, for decoders that read more than z from it; called once, when the model is built."""
 
     @abstractmethod
     def forward(self, history: Any, targets: Any, z_BSZ: Tensor) -> Tensor:

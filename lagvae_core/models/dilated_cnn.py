@@ -42,7 +42,8 @@ class CausalConvolution(nn.Module):
 class ResidualBlock(nn.Module):
     """Residual block x + dropout(W relu(convolution(relu(V x + v))) + w).
 
-    With `skip`, z also enters V: `concat`, V [x; z]; `add`, V (x + U z). The residual connection carries x alone.
+    With `skip`, z also enters V: for `concat` as V [x; z], for `add` as V (x + U z). The residual connection carries x
+    alone.
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int, rate: float, skip: Skip | None, latent: int) -> None:
@@ -72,7 +73,7 @@ class DilatedCnn(TokenDecoder):
     all other layers by PyTorch's default.
 
     Args:
-        config: Sizes and dropout rates of the model that it is the decoder of.
+        config: Sizes and dropout rates of the model to which the decoder belongs.
         vocabulary: Number of tokens.
         stream: Random generator of dropout.
         options: Modifications requested by strategies.

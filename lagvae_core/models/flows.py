@@ -20,10 +20,10 @@ from lagvae_core.models.gaussian import Draw, Gaussian, Proposal
 __all__ = ["Autoregressive", "Flow", "FlowProposal", "Gated", "Made", "Standardising"]
 
 GATE_BIAS = 2.0
-"""Added to the gate's input, so that gates are nearly open at initialisation: sigmoid(2) = 0.88."""
+"""Constant added to the gate's input, so that gates are nearly open at initialisation: sigmoid(2) = 0.88."""
 
 MAX_LOG_SCALE = 3.0
-"""Bound of log s in one standardising step: s is between e^-3 and e^3, so that no learning rate makes it overflow."""
+"""Bound on |log s| in a standardising step: s is between e^-3 and e^3, so that no learning rate makes s overflow."""
 
 
 class Masked(nn.Linear):
@@ -113,7 +113,7 @@ class Gated(Autoregressive):
 class Standardising(Autoregressive):
     """Standardising step: y = (x - m) / s with log s bounded to (-3, 3).
 
-    At initialisation it is exactly the identity, bit for bit.
+    At initialisation the step is the identity, bit for bit.
     """
 
     def __init__(self, order: Sequence[int], hidden: int, context: int = 0) -> None:
@@ -130,7 +130,7 @@ class Standardising(Autoregressive):
 class Flow(nn.Module):
     """Composition of autoregressive steps that alternate between ascending and descending order of dependence.
 
-    Dimensions are not permuted. Inputs on a different device or of a different precision than the flow's parameters
+    Dimensions are not permuted. Inputs whose device or precision differs from that of the flow's parameters
     are converted, and the results are converted back.
 
     Args:
@@ -186,7 +186,7 @@ class Flow(nn.Module):
 class FlowProposal(Proposal):
     """q(z|x) as a diagonal Gaussian transformed by a flow; the flow's context is the Gaussian's mean and log-variance.
 
-    The density is cheap at the proposal's own samples; at any other z it requires the inverse of the flow.
+    The density is cheap at the proposal's own samples; at any other z it requires inverting the flow.
     """
 
     source: Gaussian
@@ -208,7 +208,7 @@ class FlowProposal(Proposal):
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
         source_BSZ, log_scale = self.flow.inverse(z_BSZ, self._context_B1C)
         log_q = self.source.log_prob(source_BSZ) - log_scale.sum(-1)
-        return log_q.masked_fill(log_q.isnan(), -math.inf)  # the inverse overflows at remote z
+        return log_q.masked_fill(log_q.isnan(), -math.inf)  # the inverse overflows at z far from the mean
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlowProposal:
         return FlowProposal(self.source.map(change), self.flow)

@@ -54,7 +54,7 @@ class _Layer(nn.Module):
         return gate(vertical), h + self.leave(gate(horizontal))
 
     def enter(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None, shift_z: int) -> tuple[Tensor, Tensor]:
-        """Apply the first layer, which excludes the pixel itself; maps of z include it unless `shift_z` is 1."""
+        """Apply the first layer, which excludes the pixel itself; maps of z include the pixel unless `shift_z` is 1."""
         pixels, reach = pixels_BHW[:, None], self.reach
         samples = 1 if z_maps_RCHW is None else len(z_maps_RCHW) // len(pixels)
         stacks = []
@@ -70,19 +70,19 @@ class _Layer(nn.Module):
 
 
 class GatedPixelCnn(PixelDecoder):
-    """Gated PixelCNN with a vertical stack (rows above) and a horizontal stack (same row); the head reads the latter.
+    """Gated PixelCNN with stacks for the rows above (vertical) and the same row (horizontal, read by the head).
 
     Source: van den Oord et al. 2016, connected as in the published code of Kim et al. 2018. The vertical stack of a
-    layer ends one row above its input. Its output before the gate enters the horizontal stack. All layers except the
-    first are residual. He et al. 2019, Appendix B.3, describe their decoder as such a network, with batch
-    normalisation and ELU before the head (`normalised`). Layers have PyTorch's default initialisation.
+    layer ends one row above its input. The output of the vertical stack before its gate enters the horizontal stack.
+    All layers except the first are residual. He et al. 2019, Appendix B.3, describe their decoder as such a network,
+    with batch normalisation and ELU before the head (`normalised`). Layers have PyTorch's default initialisation.
 
     The maps of z are additional input channels. With `masked_z`, as in the code of Kim et al., they are shifted like
     the image, so that the first pixel does not depend on z. Otherwise they are not shifted, because z is known before
     the first pixel.
 
-    Departure from the code of Kim et al.: probabilities there are clamped to [1e-5, 1 - 1e-5]; here the likelihood is
-    computed from the logits.
+    Departure from the code of Kim et al.: their code clamps probabilities to [1e-5, 1 - 1e-5]; this code computes the
+    likelihood from the logits.
 
     Args:
         domain: Image size.

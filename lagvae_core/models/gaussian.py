@@ -19,7 +19,7 @@ __all__ = ["Draw", "Gaussian", "Inference", "NormalPrior", "Prior", "Proposal", 
 LOG_2PI = math.log(2.0 * math.pi)
 
 ROWS, COLUMNS = 1024, 4096
-"""Samples and components in one block of `log_mixture`."""
+"""Number of samples and number of components in one block of `log_mixture`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Inference:
     Args:
         q: Density that is sampled and that all default metrics use.
         kl_posterior: Density in the KL term of the training objective. It is `q` itself whenever the objective is a
-            bound on log p(x), and differs only in Scale-VAE.
+            bound on log p(x); it differs from `q` only in Scale-VAE.
     """
 
     q: Proposal
@@ -153,7 +153,7 @@ def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None
     """Return log sum_m w_m N(z_i; component m), [N] [nats], differentiable in every argument.
 
     The computation uses matrix products in blocks of 1024 x 4096, so that without gradients memory does not grow with
-    N or M. It is in float64 throughout, because float32 values can be off by 0.1 at standard deviations of 0.01.
+    N or M. All of it is in float64, because with standard deviations of 0.01 float32 results can be off by 0.1.
 
     Args:
         z_NZ: Points.
@@ -179,10 +179,10 @@ def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None
 
 
 class Prior(nn.Module, ABC):
-    """p(z). KL(q || p) is in closed form or a Monte Carlo estimate at given samples."""
+    """The prior p(z). KL(q || p) is computed in closed form or as a Monte Carlo estimate at given samples."""
 
     def bind(self, encoder: nn.Module, posterior: nn.Module) -> None:
-        """Attach the inference network, for priors that depend on it. Called once when the model is built."""
+        """Attach the inference network, for priors that depend on it; called once, when the model is built."""
 
     @abstractmethod
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class Prior(nn.Module, ABC):
         return False
 
     def kl(self, q: Proposal, draw: Draw) -> Tensor:
-        """Return KL(q || p) [nats]: [B, Z] if it splits over dimensions, otherwise [B, 1].
+        """Return KL(q || p) [nats]: [B, Z] if it is a sum over dimensions, otherwise [B, 1].
 
         It is a Monte Carlo estimate at `draw` unless `closed_form(q)`.
         """

@@ -32,25 +32,27 @@ class GruAttentionModel(TokenModel):
 
     Source: the blog post "Posterior collapse and the strong generator problem". Sizes and attention are those of its
     code. At each step the decoder scores the features that are present by v . tanh(W [h_(t-1); feature]). It reads the
-    embedded previous character, the weighted mean c_t of the features, and z, and predicts from [h_t; c_t]. Its initial
-    state is tanh(U z + b).
+    embedded previous character, the weighted mean c_t of the features, and z. It predicts the character from
+    [h_t; c_t]. Its initial state is tanh(U z + b).
 
-    Departures from that code, and options that reproduce it:
+    Departures from the code of the post, and options that reproduce the behaviour of that code:
 
-    - Mean and log-variance are linear. In that code both pass a ReLU, so that means are not negative and variances are
-      at least 1. It also uses the mean in place of a sample, and exp(logvar) as the standard deviation.
-    - That code also attends to the zero rows of absent features; here they have no weight.
+    - Mean and log-variance are linear. In that code both pass through a ReLU, so that means are not negative and
+      variances are at least 1. That code also uses the mean in place of a sample, and exp(logvar) as the standard
+      deviation.
+    - That code also attends to the zero rows of absent features. In this code absent features have no weight.
     - The post calls the decoder bidirectional. A decoder that generates from left to right cannot be bidirectional, and
       the decoder in the code is not.
     - `start: encoder`, as in that code, replaces the initial state tanh(U z + b) by the last state of the encoder. This
       path bypasses z and is for ablations only. The measured density is then p(target|source, features), and z can be
       unused at any accuracy. Do not compare `nll_iw` with that of `start: z`.
     - `feed: self`, as in that code, replaces the true previous character in training by the decoder's own prediction
-      (argmax, without gradient). Characters that a strategy drops stay dropped. Validation and evaluation read the true
-      past, as a likelihood requires. Dropout of whole embeddings then draws a new mask at each step.
+      (argmax, without gradient). Characters that a strategy drops stay dropped. In validation and evaluation the
+      decoder reads the true past, as a likelihood requires. Dropout of whole embeddings then draws a new mask at each
+      step.
     - Layers have PyTorch's default initialisation: GRUs from U(-1, 1) / sqrt(hidden), other weights and biases from
-      U(-1, 1) / sqrt(inputs), embeddings from N(0, 1). By default there is no dropout; `dropout_out` applies to h_t
-      alone.
+      U(-1, 1) / sqrt(inputs), embeddings from N(0, 1). By default there is no dropout; `dropout_out` applies only
+      to h_t.
     """
 
     data_kinds: ClassVar[frozenset[str]] = frozenset({"reinflection"})
@@ -72,7 +74,7 @@ class GruAttentionModel(TokenModel):
     dropout_out: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's outputs")] = 0.0
     start: Annotated[
         Literal["z", "encoder"],
-        Field(description="source of the decoder's initial state; encoder: a path that bypasses z"),
+        Field(description="source of the decoder's initial state: z, or the encoder's last state, which bypasses z"),
     ] = "z"
     feed: Annotated[
         Literal["teacher", "self"],
@@ -103,7 +105,7 @@ class GruAttentionModel(TokenModel):
 class GruEncoder(TokenEncoder):
     """Bidirectional GRU encoder: mean and log-variance from the last states of both directions, without dropout.
 
-    It reads `<s>` source `</s>`.
+    Its input is the source enclosed in `<s>` and `</s>`.
 
     Args:
         config: Sizes.
@@ -129,7 +131,7 @@ class GruEncoder(TokenEncoder):
         return self._last(self.embedding(words.tokens_BL.T), words.lengths_B)
 
     def read(self, words_LBE: Tensor) -> Gaussian:
-        assert self.features is None, "additional features need the words, not their embeddings"
+        assert self.features is None, "additional features can be computed only from words, not from embeddings"
         return self._latent(self._last(words_LBE, None), None)
 
     def _last(self, words_LBE: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -173,9 +175,9 @@ class GruDecoderState(DecoderState):
 class GruAttentionDecoder(TokenDecoder):
     """Decoder p(target|z, features) of `GruAttentionModel`.
 
-    The output layer reads [h_t; c_t; 1]; its last column is the bias. With `options.skip`, z also enters the output
-    layer: `concat`, [h_t; c_t; 1; z]; `add`, [h_t; c_t] + U z. There is no hidden layer in between, so `everywhere`
-    changes nothing.
+    The output layer reads [h_t; c_t; 1]; its weights for the 1 are the bias. With `options.skip`, z also enters the
+    output layer, whose input is then [h_t; c_t; 1; z] for `concat`, or contains [h_t; c_t] + U z for `add`. There is no
+    hidden layer between the GRU and the output layer, so `everywhere` changes nothing.
     """
 
     def __init__(
@@ -218,7 +220,7 @@ class GruAttentionDecoder(TokenDecoder):
         return self._read_out(state, torch.stack(hidden), torch.stack(weights), self.active_stream())
 
     def _features_from_predictions(self, state: GruDecoderState, history: History) -> Tensor:
-        """Return `features` when each step reads the argmax of the previous step; `<unk>` and blanks stay."""
+        """Return `features` where each step reads the argmax of the previous step; `<unk>` and blanks are kept."""
         batch, samples = state.hidden_BSH.shape[:2]
         tokens_BS = history.tokens_BT[:, :1].expand(batch, samples)
         hidden, weights = [], []
@@ -277,7 +279,7 @@ class GruAttentionDecoder(TokenDecoder):
         return logits_BSV
 
     def _input_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gates' input weights of the character, of the features and of z."""
+        """Return the input weights of the gates for the character, for the features and for z."""
         config = self._config
         sizes = [config.embedding, config.tag_embedding, config.latent_dim]
         weight_GE, weight_GA, weight_GZ = torch.split(self.cell.weight_ih, sizes, 1)

@@ -38,7 +38,7 @@ DECODERS: dict[str, Callable[..., PixelDecoder]] = {
 }
 
 SMALL_MAPS = 32
-"""Decoders with fewer maps than this are faster on one core than on several."""
+"""Decoders with fewer maps than this are faster on one core than on several cores."""
 
 
 def _odd(kernel: int) -> int:
@@ -57,7 +57,7 @@ class ResNetPixelCnn(ModelConfig):
     Table 2. `gated13` follows the text of their Appendix B.3. `gated12_kim` is the decoder of Kim et al. 2018.
 
     `size` selects the number of layers and maps. `full` is the published size. `reduced`, with four layers of 16 maps
-    and a quarter of the encoder, is meant for CPUs; its numbers are not comparable with published ones. `kernels`,
+    and a quarter of the encoder, is meant for CPUs; its results are not comparable with published results. `kernels`,
     `maps`, `encoder_maps` and `encoder_hidden` override single values of the size.
 
     Convolutions of the encoder and of `v2` are initialised from N(0, 2 / (height * width * output channels)), linear
@@ -82,7 +82,7 @@ class ResNetPixelCnn(ModelConfig):
         Field(ge=2, le=4096, description="number of maps of the decoder's layers; null: determined by size"),
     ] = None
     z_maps: Annotated[
-        int, Field(ge=1, le=4096, description="number of maps of the image's size that the decoder makes of z")
+        int, Field(ge=1, le=4096, description="number of image-sized feature maps into which the decoder turns z")
     ] = 4
     encoder_maps: Annotated[
         int | None,
@@ -104,7 +104,7 @@ class ResNetPixelCnn(ModelConfig):
         return self.kernels or kernels, self.maps or maps
 
     def encoder(self, domain: ImageDomain, features: Features | None) -> ResNetEncoder:
-        assert features is None, "additional features exist only for token models"
+        assert features is None, "the encoder of images takes no additional features"
         maps, hidden = ENCODERS[self.size]
         return ResNetEncoder(domain, self.latent_dim, self.encoder_maps or maps, self.encoder_hidden or hidden)
 

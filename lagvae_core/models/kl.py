@@ -1,7 +1,7 @@
 """Divergences between the posteriors of a batch, and between their mixture and the prior.
 
 Gradients of sums over pairs are written out by hand: an autograd graph of about forty small operations takes a tenth
-of the training step of a small model, and the hand-written gradients take half of that.
+of the time of a training step of a small model, and the hand-written gradients take half as long as that graph.
 
 Shape suffixes: B examples of the batch, N samples, Z latent dimensions.
 """
@@ -23,7 +23,7 @@ from lagvae_core.models.gaussian import LOG_2PI, Gaussian
 __all__ = ["Kernel", "inverse_multiquadratic", "log_aggregate", "mmd", "mutual_divergence", "radial"]
 
 Kernel = Callable[[Tensor], Tensor]
-"""Map from squared distances to similarities: 1 at distance 0, decreasing."""
+"""Function from squared distances to similarities, which are 1 at distance 0 and decrease with the distance."""
 
 
 class _WithGradients(torch.autograd.Function):
@@ -108,8 +108,8 @@ def inverse_multiquadratic(scale: float) -> Kernel:
 def mmd(one_NZ: Tensor, other_NZ: Tensor, kernel: Kernel) -> Tensor:
     """Return an estimate of the squared maximum mean discrepancy of two distributions, a scalar.
 
-    The estimate is unbiased: its mean is 0 if the distributions are equal, so it can be negative. Both need the same
-    number of samples, at least 2.
+    The estimate is unbiased: its mean is 0 if the distributions are equal, so it can be negative. Both distributions
+    must have the same number of samples, at least 2.
     """
     both = torch.cat((one_NZ, other_NZ))
     square = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").square()

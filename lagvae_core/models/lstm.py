@@ -25,7 +25,8 @@ class LstmModel(TokenModel):
     """One-layer LSTM encoder and decoder.
 
     Encoder, decoder and output layer share no weights. All parameters are initialised from U(-init_range, init_range),
-    including both LSTM biases, with no forget-gate offset; embeddings from U(-init_embedding, init_embedding).
+    including both LSTM biases, without a forget-gate offset. Embeddings are initialised from
+    U(-init_embedding, init_embedding).
     """
 
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
@@ -59,7 +60,9 @@ def start_between(module: nn.Module, weights: tuple[float, float], embeddings: t
 
 
 class LstmEncoder(TokenEncoder):
-    """LSTM encoder: mean and log-variance from the hidden state after `<s>` x `</s>`, without dropout.
+    """LSTM encoder: mean and log-variance from the last hidden state, without dropout.
+
+    The input is the sentence enclosed in `<s>` and `</s>`.
 
     Args:
         config: Sizes and initialisation.
@@ -110,9 +113,10 @@ class _State(DecoderState):
 class LstmDecoder(TokenDecoder):
     """LSTM decoder of p(x|z). z is concatenated to every input embedding and sets the initial state.
 
-    The initial state is c0 = W z, h0 = tanh(c0). With `options.skip`, z also enters the output layer: `concat`, logits
-    = W [h; z]; `add`, logits = W (h + U z). There is no layer between the LSTM and the output layer, so `everywhere`
-    changes nothing. With `latent_dim` 0 the decoder is a language model: z is empty and the initial state is 0.
+    The initial state is c0 = W z, h0 = tanh(c0). With `options.skip`, z also enters the output layer: logits = W [h; z]
+    for `concat`, and logits = W (h + U z) for `add`. There is no layer between the LSTM and the output layer, so
+    `everywhere` changes nothing. With `latent_dim` 0 the decoder is a language model: z is empty and the initial state
+    is 0.
     """
 
     def __init__(self, config: LstmModel, vocabulary: int, stream: torch.Generator, options: DecoderOptions) -> None:

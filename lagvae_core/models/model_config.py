@@ -24,7 +24,7 @@ class Features(nn.Module):
 
 
 class TokenEncoder(nn.Module, ABC):
-    """Encoder of token sequences, split into embedding and the map from embedded sentences to q(z|x)."""
+    """Encoder of token sequences that consists of an embedding and a map from embedded sentences to q(z|x)."""
 
     embedding: nn.Embedding
 
@@ -62,7 +62,7 @@ class ModelConfig(FrozenConfig, ABC):
         """
 
     def warnings(self) -> Iterator[str]:
-        """Yield warnings about valid configurations with unexpected consequences."""
+        """Yield a warning for each setting that is valid but has unexpected consequences."""
         yield from ()
 
     @property
@@ -73,11 +73,11 @@ class ModelConfig(FrozenConfig, ABC):
     @property
     @abstractmethod
     def small(self) -> bool:
-        """Whether training is faster on one core than on several."""
+        """Whether training is faster on one core than on several cores."""
 
 
 SMALL_HIDDEN = 256
-"""Recurrent models with fewer hidden units than this are faster on one core than on several."""
+"""Recurrent models with fewer hidden units than this are faster on one core than on several cores."""
 
 
 class TokenModel(ModelConfig):

@@ -23,12 +23,12 @@ CPU_VALUES, GPU_VALUES = 2**22, 2**27
 class Skips(nn.Module):
     """Skip connections: maps of z are projected and added to a layer's input.
 
-    They lead to the output layer and, if `skip.everywhere`, to every block.
+    These connections lead to the output layer and, with `skip.everywhere`, to every block.
     """
 
     def __init__(self, skip: Skip | None, z_maps: int, maps: int, blocks: int) -> None:
         super().__init__()
-        assert skip is None or skip.kind == "add", "skip connections of pixel decoders must be of kind add"
+        assert skip is None or skip.kind == "add", "the skip connections of a pixel decoder must be of kind add"
         self.blocks = blocks
         numbers = [] if skip is None else [*range(blocks), blocks] if skip.everywhere else [blocks]
         self.paths = nn.ModuleDict({str(number): nn.Conv2d(z_maps, maps, 1, bias=False) for number in numbers})
@@ -88,7 +88,7 @@ class PixelDecoder(Decoder):
         """Return -log p(x|z), summed over pixels, [B, S] [nats].
 
         In eval mode without gradients, examples and samples are processed in chunks, so that memory does not grow with
-        B or S. In train mode batch normalisation needs all of them in one pass.
+        B or S. In train mode batch normalisation needs all examples and samples in one pass.
         """
         if self.training or torch.is_grad_enabled():
             return self._nll(history, targets, z_BSZ)
@@ -121,8 +121,8 @@ class PixelDecoder(Decoder):
 
         Args:
             z_NZ: One z per image.
-            draws_NHW: Thresholds: a pixel is 1 if its probability is above its threshold. Uniform draws on [0, 1) give
-                samples. None is a threshold of 0.5 for every pixel.
+            draws_NHW: Thresholds: a pixel is 1 if its probability is above its threshold. If they are uniform draws on
+                [0, 1), the images are samples. None sets every threshold to 0.5.
         """
         assert not self.training, "the model must be in eval mode"
         z_maps_NCHW = self.maps_of(z_NZ)

@@ -32,7 +32,7 @@ def causal_mask(kernel: int, *, include_centre: bool) -> Tensor:
 class _Entry(nn.Conv2d):
     """First layer: from the image [B, H, W] and the maps of z [R, C, H, W] to hidden maps [R, maps, H, W].
 
-    It is causal in the image. It is not masked in the maps of z, because z is known before the first pixel.
+    The layer is causal in the image. It is not masked in the maps of z, because z is known before the first pixel.
     """
 
     mask_kk: Tensor
@@ -94,9 +94,9 @@ class ResidualPixelCnn(PixelDecoder):
 
     Departures from that code:
 
-    - The likelihood there is log(p + 1e-12); here it is computed from the logits.
-    - Masked weights there are set to 0 after each step but still receive a gradient, which counts in gradient
-      clipping. Here their gradient is 0.
+    - That code computes the log-likelihood as log(p + 1e-12); this code computes it from the logits.
+    - In that code masked weights are set to 0 after each step but still receive a gradient, which counts in gradient
+      clipping. In this code the gradient of masked weights is 0.
 
     In train mode, batch normalisation leaks some information about later pixels into each pixel. In eval mode there is
     no leak.

@@ -15,7 +15,7 @@ from torch.nn import functional
 __all__ = ["fused", "token_nll", "twice_differentiable"]
 
 BLOCK_ROWS = 512
-"""Rows of logits computed at a time on a CPU: enough for a fast matrix product, few enough to fit the cache."""
+"""Number of rows of logits computed at a time on a CPU: enough for a fast matrix product, but within the cache."""
 
 
 _TWICE = ContextVar("twice", default=False)
@@ -98,7 +98,7 @@ def _streamed_nll(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Te
 
 
 def _logits_are_bounded(hidden_NH: Tensor, weight_VH: Tensor) -> bool:
-    """Return whether all logits are in [-60, 60] by Cauchy-Schwarz, so that no maximum has to be subtracted."""
+    """Return whether all logits are in [-60, 60] by Cauchy-Schwarz; if so, no maximum has to be subtracted."""
     if not len(hidden_NH):
         return False
     return bool(hidden_NH.norm(dim=1).max() * weight_VH.norm(dim=1).max() < 60.0)

@@ -1,4 +1,4 @@
-"""LSTM whose input is a word and a vector that is constant over time; faster while its weights are frozen.
+"""LSTM whose input is a word and a vector that is constant over time; it is faster while its weights are frozen.
 
 Shape suffixes: T tokens, R sequences, E embedding, Z latent dimensions, H hidden units, G = 4 H gates in PyTorch's
 order.
@@ -17,8 +17,8 @@ from lagvae_core.models.projection import fused
 __all__ = ["lstm_with_constant_input"]
 
 LEAST_WEIGHTS = 2**18
-"""Number of recurrent weights from which the loop below is faster than oneDNN on a CPU; below it, call overhead
-dominates."""
+"""Number of recurrent weights from which the loop below is faster than oneDNN on a CPU; with fewer weights, call
+overhead dominates."""
 
 
 def lstm_with_constant_input(
@@ -58,7 +58,7 @@ def _is_frozen(lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor) -> bool:
 class _Recurrence(torch.autograd.Function):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with the gates i, f, g, o of `gates_TGR` + W h_{t-1}.
 
-    Sequences are the last dimension, because the matrix products of a step are fastest that way. Overwrites
+    Sequences are the last dimension, because this makes the matrix products of a step fastest. Overwrites
     `gates_TGR`.
     """
 

@@ -67,8 +67,8 @@ class ResNetEncoder(nn.Module):
 
     Source: second version of the published code of He et al. 2019. The blocks shrink images of 28 x 28 to 4 x 4; for
     other sizes the kernel of the last convolution is adapted. Batch normalisation follows every convolution: q(z|x)
-    depends on the batch in train mode and on x alone in eval mode. As in that code, inner encoder steps update the
-    running averages too.
+    depends on the batch in train mode and on x alone in eval mode. As in that code, inner encoder steps also update the
+    running averages.
 
     Args:
         domain: Image size.

@@ -1,4 +1,7 @@
-"""The VAE module: encoder, posterior, prior and decoder."""
+"""The VAE module: encoder, posterior, prior and decoder.
+
+An outer update is one optimiser step on the main objective, as opposed to inner encoder steps.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ __all__ = ["Posterior", "Vae", "frozen"]
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context manager in which no gradient is computed for `parameters`."""
+    """Context manager within which no gradient is computed for `parameters`."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -41,25 +44,25 @@ class Posterior(nn.Module):
         return prior
 
     def start(self, encoder: nn.Module) -> None:
-        """Initialise the encoder differently, if the posterior needs it. Called once when the model is built."""
+        """Change the encoder's initialisation if the posterior needs that; called once, when the model is built."""
 
     def accepts(self, batch_size: int) -> bool:
         """Return whether training can use a batch of this size; batch statistics need more than one example."""
         return True
 
     def before_step(self, weight: float) -> None:
-        """Prepare an outer update with KL weight `weight`. Called once before each outer update."""
+        """Prepare an outer update with KL weight `weight`; called once before each outer update."""
 
     def after_step(self) -> None:
-        """Finish an outer update. Called once after each outer update."""
+        """Finish an outer update; called once after each outer update."""
 
     def after_epoch(self) -> None:
-        """Finish an epoch. Called once after its last update, before validation."""
+        """Finish an epoch; called once after its last outer update, before validation."""
 
     def progress(self) -> dict[str, Any]:
         """Return the state of schedules, which is not rolled back when the best weights are restored.
 
-        Everything that is rolled back is a parameter or a buffer instead.
+        State that must be rolled back is kept in parameters or buffers instead.
         """
         return {}
 
@@ -72,7 +75,7 @@ class Vae(nn.Module):
     """Variational autoencoder: p(x|z) p(z) and q(z|x).
 
     Parameters form two groups with one optimiser each. The encoder group is the inference network: encoder and
-    posterior. The decoder group is the generative model, prior and decoder, and the auxiliary networks.
+    posterior. The decoder group consists of the generative model (prior and decoder) and the auxiliary networks.
 
     Args:
         encoder: Map from a batch to a Gaussian.

@@ -40,13 +40,13 @@ class Findings:
 
 
 class Study(FrozenConfig, ABC):
-    """A measurement of a trained model on request. The fields are its options, the docstring is its documentation.
+    """A measurement of a trained model on request. Its fields are the options, and its docstring is the documentation.
 
     A subclass sets `kind` to a literal default.
 
     Attributes:
-        columns: Columns of the numbers that the study measures.
-        tables: A sentence about the rows of each table, by name of the table.
+        columns: Columns of the values that the study measures.
+        tables: A sentence that describes the rows of each table, by name of the table.
         data_kinds: Kinds of data that the study supports.
     """
 
@@ -56,7 +56,7 @@ class Study(FrozenConfig, ABC):
     kind: Any
 
     def unsupported_data(self, config: TrialConfig) -> Iterator[ValidationIssue]:
-        """Yield an issue if the study does not support the kind of data. Unlike `issues`, this needs no loaded data."""
+        """Yield an issue if the study does not support the kind of data. Unlike `issues`, it does not need the data."""
         if config.data.kind not in self.data_kinds:
             hint = f"It measures models of {' and '.join(sorted(self.data_kinds))} data."
             yield ValidationIssue(self.name(), f"does not support {config.data.kind} data", hint)

@@ -26,8 +26,9 @@ class Drawings(Study):
 
     A sample decodes z from the prior that the model is sampled from. A reconstruction decodes the posterior mean of one
     of the first `examples` images of the measured split. A swapped reconstruction decodes the posterior mean of the
-    next image. If it is as close to the image as the reconstruction, z carries no information about the image, however
-    good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2 between the means of an image and the next.
+    next image. If a swapped reconstruction is as close to the image as the reconstruction, z carries no information
+    about the image, however good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2 between the means of an
+    image and the next.
 
     With `bernoulli`, each pixel is drawn with its probability. All kinds of drawings and all steps use the same random
     draws, so that every difference comes from z. With `threshold`, a pixel is set if its probability exceeds 1/2; many
@@ -39,22 +40,23 @@ class Drawings(Study):
         Column(
             "drawing_error_swapped",
             "float",
-            "drawing_error with the z of a different image; z is unused if both errors are close",
+            "drawing_error with the z of a different image; z is unused if the two errors are close",
         ),
     )
     tables: ClassVar = {
         "drawings": "one row per drawing: its kind `what` (image, reconstruction, swapped, sample, interpolation), the "
-        "number `example` in the split or of the sample, the position `a` between this image and the next, and its "
+        "index `example` in the split or among the samples, the position `a` between this image and the next, and its "
         "`pixels`, 0 or 1, in rows of length `width`"
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"images"})
 
     kind: Literal["drawings"] = "drawings"
-    examples: int = Field(16, ge=2, le=10_000, description="number of reconstructed images, and of samples")
+    examples: int = Field(16, ge=2, le=10_000, description="number of reconstructed images, and number of samples")
     paths: int = Field(4, ge=1, le=1_000, description="number of interpolations, at most one less than images")
     steps: int = Field(5, ge=1, le=100, description="number of equal steps from one image to the next")
     pixels: Literal["bernoulli", "threshold"] = Field(
-        "bernoulli", description="rule for pixels: drawn with their probability, or set if it exceeds 1/2"
+        "bernoulli",
+        description="how pixels are chosen: drawn with their probability, or set if their probability exceeds 1/2",
     )
     seed: int = Field(0, ge=0, description="seed of the random draws")
 
@@ -87,7 +89,7 @@ class Drawings(Study):
 
     def _draw(self, trained: TrainedModel, z_NZ: Tensor) -> Tensor:
         decoder = trained.model.decoder
-        assert isinstance(decoder, PixelDecoder), "this study needs a decoder of pixels"
+        assert isinstance(decoder, PixelDecoder), "this study needs a model of images"
         draws_NHW = None
         if self.pixels == "bernoulli":
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "drawings"))

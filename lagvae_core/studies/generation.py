@@ -24,17 +24,18 @@ __all__ = ["Generation"]
 class Generation(Study):
     """Measurements of sentences that are sampled from the model's generative prior and decoder, word by word.
 
-    Source: Song et al. 2024, Table 5. The paper leaves some choices open, which are made here: 10,000 sentences of at
-    most 100 tokens (use 200 for Yahoo); n-grams are counted by occurrence, over words without `<s>` and `</s>`, and are
-    known if they occur in the training sentences. Do not compare Dist-n and perplexity with the printed numbers: the
-    paper's Dist-2 and Dist-3 are below its Dist-1, which is impossible under the usual definition, and the paper does
-    not name the language model of its perplexity.
+    Source: Song et al. 2024, Table 5. The paper leaves some choices open. By default, this study generates 10,000
+    sentences of at most 100 tokens (use 200 for Yahoo). It counts all occurrences of n-grams of words without `<s>` and
+    `</s>`; an n-gram is known if it occurs in the training sentences. Do not compare Dist-n and perplexity with the
+    printed
+    numbers: the paper's Dist-2 and Dist-3 are below its Dist-1, which is impossible under the usual definition, and the
+    paper does not name the language model of its perplexity.
 
     The language model of `generation_ppl` is an `lstm_lm` trial with the recipe of this kind of data. It is trained for
-    at most `judge_epochs` epochs on the training sentences and stored in the cache, one for all models of the same
-    data. A model that repeats one good sentence has a low perplexity. `reverse` measures the opposite direction: the
-    perplexity of the measured split under a language model of the generated sentences, which is low only if they cover
-    the language. This study can also measure an `lstm_lm`, the baseline for the sentences of a VAE.
+    at most `judge_epochs` epochs on the training sentences and stored in the cache, where all models of the same data
+    share it. A model that repeats one good sentence has a low perplexity. `reverse` measures the opposite direction:
+    the perplexity of the measured split under a language model of the generated sentences, which is low only if they
+    cover the language. This study can also measure an `lstm_lm`, the baseline for the sentences of a VAE.
     """
 
     columns: ClassVar = (
@@ -46,10 +47,14 @@ class Generation(Study):
         ),
         Column("generation_entropy", "float", "entropy of the distribution of generated words [nats]"),
         *(
-            Column(f"dist_{n}", "float", f"number of different {n}-grams over that of all generated {n}-grams")
+            Column(
+                f"dist_{n}",
+                "float",
+                f"number of distinct generated {n}-grams divided by the number of all generated {n}-grams",
+            )
             for n in range(1, 4)
         ),
-        Column("generation_length", "float", "mean number of words of a generated sentence"),
+        Column("generation_length", "float", "mean number of words per generated sentence"),
         Column("generation_ended", "float", "share of generated sentences that ended before max_length"),
     )
     tables: ClassVar = {
@@ -63,13 +68,13 @@ class Generation(Study):
     temperature: float = Field(1.0, gt=0, description="divisor of the logits; 1 samples from the model")
     judge_epochs: int = Field(20, ge=1, description="largest number of epochs of the language model")
     judge_hidden: int | None = Field(
-        None, ge=1, description="recurrent units of the language model; null for those of the recipe"
+        None, ge=1, description="recurrent units of the language model; null for the number in the recipe"
     )
     judge_embedding: int | None = Field(
-        None, ge=1, description="embedding size of the language model; null for that of the recipe"
+        None, ge=1, description="embedding size of the language model; null for the size in the recipe"
     )
     reverse: bool = Field(False, description="also train a language model on the generated sentences")
-    seed: int = Field(0, ge=0, description="seed of the draws of z and of words")
+    seed: int = Field(0, ge=0, description="seed of the random draws of z and of words")
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         generator, dataset = SentenceGenerator.of(trained), sentence_data(trained)
@@ -108,7 +113,7 @@ class Generation(Study):
         dataset = with_training_text(sentence_data(trained), generated)
         reference = self._reference.on(config, dataset, trained.device, _epochs("reverse reference model", progress))
         measured = trained.split
-        assert isinstance(measured, TokenSplit), "this study needs sentences"
+        assert isinstance(measured, TokenSplit), "this study needs a model of sentences"
         return perplexity(reference, measured)
 
 

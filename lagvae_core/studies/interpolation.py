@@ -23,13 +23,13 @@ __all__ = ["Interpolation"]
 class Interpolation(Study):
     """Sentences decoded greedily along the straight line between two examples, z_a = (1 - a) z_1 + a z_2.
 
-    Source: Bowman et al. 2016, section 4 (from memory); the steps a = 0, 0.2, ..., 1 are those of DU-VAE (Shen et al.
-    2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are drawn from the measured
-    split, without using an example twice. The study has no columns: the sentences are meant to be read.
+    Source: Bowman et al. 2016, section 4 (from memory); the steps a = 0, 0.2, ..., 1 are the steps in DU-VAE (Shen et
+    al. 2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are drawn from the
+    measured split, without using an example twice. The study has no columns: the sentences are meant to be read.
     """
 
     tables: ClassVar = {
-        "sentences": "one row per step: the `pair`, its examples `first` and `second` in the split, `a` and the `text`"
+        "sentences": "one row per step: the `pair`, the indices `first` and `second` of its examples, `a` and `text`"
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
@@ -47,7 +47,7 @@ class Interpolation(Study):
         limits = (len(getattr(dataset, config.evaluation.split)), config.evaluation.limit)
         examples = min(limit for limit in limits if limit is not None)
         if examples < 2:
-            message = f"needs two examples, and the split has {examples}"
+            message = f"needs at least two examples, but the split has {examples}"
             yield ValidationIssue(self.name(), message)
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:

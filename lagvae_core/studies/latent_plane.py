@@ -23,32 +23,37 @@ __all__ = ["LatentPlane", "scatter_ratio"]
 class LatentPlane(Study):
     """The two latent dimensions with the most varied posterior means, by label, and the effect of batches on a mean.
 
-    Source: the latent space under three ways to partition the data into batches (`data.partition`), Song et al. 2024,
-    as far as it can be seen from their slides. `plane_scatter` is the scatter of the centres of the labels over the
-    scatter within labels, over all dimensions. `plane_context_sd` is the standard deviation of an example's mean in
-    train mode over `contexts` random batches of the trial's batch size, root mean square over examples and dimensions.
-    It is 0 for a strategy without batch statistics, for every partition. As in training, a batch holds sentences of the
-    same length. It is not measured for images.
+    Source: Song et al. 2024 show the latent space under three ways to partition the data into batches
+    (`data.partition`); this study follows their slides, as far as they show the method. `plane_scatter` is the scatter
+    of the centres of the labels divided by the scatter within labels, over all dimensions. `plane_context_sd` is the
+    standard deviation of an example's mean in train mode over `contexts` random batches of the trial's batch size, as
+    the root mean square over examples and dimensions. It is 0 for a strategy without batch statistics, for every
+    partition. As in training, a batch holds sentences of the same length. `plane_context_sd` is not measured for
+    images.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column(
             "plane_scatter",
             "float",
-            "scatter of means between labels over the scatter within them; null without labels",
+            "scatter of means between labels divided by the scatter within labels; null without labels",
             "max",
         ),
-        Column("plane_context_sd", "float", "standard deviation of a mean over batches in train mode; null for images"),
+        Column(
+            "plane_context_sd",
+            "float",
+            "standard deviation of an example's mean over batches in train mode; null for images",
+        ),
     )
     tables: ClassVar = {
-        "means": "one row per example: its number in the split, the means `x` and `y` of the two dimensions that vary "
+        "means": "one row per example: its index in the split, the means `x` and `y` of the two dimensions that vary "
         "most, and its label or null"
     }
 
     kind: Literal["latent_plane"] = "latent_plane"
     examples: int = Field(2_000, ge=2, description="largest number of examples of the measured split")
     followed: int = Field(200, ge=1, description="number of examples for plane_context_sd")
-    contexts: int = Field(50, ge=2, le=10_000, description="number of random batches for each of these examples")
+    contexts: int = Field(50, ge=2, le=10_000, description="number of random batches per example for plane_context_sd")
     seed: int = Field(0, ge=0, description="seed of the random batches")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
@@ -90,7 +95,7 @@ class LatentPlane(Study):
         finally:
             model.load_state_dict(weights)
             model.eval()
-        # An example is missing in a context in which its batch is too small for the statistics of a strategy.
+        # An example has no mean in a context in which its batch is too small for the statistics of a strategy.
         variance_FZ = _variance(torch.stack(means))
         known = variance_FZ[~variance_FZ.isnan()]
         return float(known.mean().sqrt()) if len(known) else None
@@ -104,10 +109,10 @@ def _variance(mean_CFZ: Tensor) -> Tensor:
 
 
 def scatter_ratio(mean_NZ: Tensor, labels: tuple[str, ...]) -> float | None:
-    """Return the scatter between groups over the scatter within groups.
+    """Return the scatter between groups divided by the scatter within groups.
 
-    It is the sum over groups of n |centre of the group - mean|^2, divided by the sum over examples of |x - centre of
-    its group|^2. None if all examples of each group coincide.
+    The ratio is the sum over groups of n |centre of the group - mean|^2, divided by the sum over examples of |x -
+    centre of its group|^2. The result is None if all examples of each group coincide.
 
     Args:
         mean_NZ: Posterior means of the examples.

@@ -19,7 +19,7 @@ from lagvae_core.training.callbacks import TrainingState, evaluation_mode
 __all__ = ["PosteriorMeanRecorder", "Rows", "Snapshots"]
 
 STEP, HALF_WIDTH = 0.25, 7.0
-"""First grid of each posterior. It is coarser and smaller than that of the study, to save time, and is then adapted."""
+"""First grid of each posterior. To save time it is coarser and smaller than the grid of the study; it is adapted."""
 
 Rows = list[dict[str, Any]]
 """Rows of a table."""
@@ -28,28 +28,34 @@ Rows = list[dict[str, Any]]
 class PosteriorMeanRecorder(FrozenConfig):
     """The means of p(z|x) and q(z|x) of validation examples while a model trains.
 
-    Source: He et al. 2019, figures 2, 3 and 6, with the intervals of their published code. A snapshot holds the first
-    `examples` of the validation split. It is taken before the first update, every `every` outer updates in the first
-    epoch, and after each epoch. The trajectory holds example number `followed` after every optimiser step of `updates`
-    outer updates, starting with update `updates_from`, including the inner steps of aggressive training.
+    Source: He et al. 2019, figures 2, 3 and 6, with the intervals of their published code. A snapshot holds the
+    means of the first `examples` of the validation split. It is taken before the first update, every `every` outer
+    updates in the first epoch, and after each epoch. An outer update is one optimiser step on the main objective,
+    together with the inner encoder steps before it. The trajectory holds the means of the example with index `followed`
+    after every optimiser step of `updates` outer updates, starting with update `updates_from`, including the inner
+    encoder steps of aggressive training.
     """
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[int, Field(ge=2, description="number of examples, the first of the validation split")] = 500
-    every: Annotated[int, Field(ge=1, description="outer updates between snapshots in the first epoch")] = 200
-    followed: Annotated[int, Field(ge=0, description="number of the example of the trajectory, from 0")] = 0
-    updates: Annotated[int, Field(ge=0, description="outer updates of the trajectory; 0 records none")] = 50
-    updates_from: Annotated[int, Field(ge=0, description="outer updates before the trajectory begins")] = 0
-    panels: Annotated[tuple[int, ...], Field(description="outer updates to draw; empty chooses four")] = ()
+    examples: Annotated[
+        int, Field(ge=2, description="number of examples; they are the first of the validation split")
+    ] = 500
+    every: Annotated[int, Field(ge=1, description="number of outer updates between snapshots in the first epoch")] = 200
+    followed: Annotated[int, Field(ge=0, description="index of the example of the trajectory, from 0")] = 0
+    updates: Annotated[
+        int, Field(ge=0, description="number of outer updates in the trajectory; 0 for no trajectory")
+    ] = 50
+    updates_from: Annotated[int, Field(ge=0, description="number of outer updates before the trajectory begins")] = 0
+    panels: Annotated[tuple[int, ...], Field(description="outer updates to draw; if empty, four are chosen")] = ()
 
 
 class Snapshots:
     """A training callback that passes on rows of posterior means as they are computed.
 
-    After an interruption, rows of an event are computed again; they replace the earlier rows of the same `step`.
+    After an interruption, the rows of some events are computed again; they replace the earlier rows of the same `step`.
 
     Args:
-        config: What is recorded.
+        config: Which means are recorded, and when.
         snapshot: Called with the rows of each snapshot.
         trajectory: Called with the rows of the trajectory at the end of each outer update.
     """
@@ -100,7 +106,7 @@ class Snapshots:
         return next(example for example in examples if int(example.index_B) == number)
 
     def _snapshot_rows(self, state: TrainingState) -> Rows:
-        """Return one row per example; `kl` and `mi` are those of all examples, the same in each row."""
+        """Return one row per example; `kl` and `mi` are computed over all examples and are the same in each row."""
         split = state.dataset.valid.limit(self._config.examples)
         seed = state.config.evaluation.seed
         with evaluation_mode(state.model):

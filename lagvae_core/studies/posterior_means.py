@@ -29,37 +29,46 @@ class PosteriorMeans(Study):
     """The means of p(z|x) and of q(z|x) for the first `examples` of the measured split, in eval mode.
 
     Source: He et al. 2019, sections 2.3 and 3 and Appendix A. In a model that ignores z, every mean of p(z|x) equals
-    that of the prior (`model_collapse`). In an inference network that lags behind, all means of q(z|x) coincide
+    the mean of the prior (`model_collapse`). In an inference network that lags behind, all means of q(z|x) coincide
     (`inference_collapse`).
 
-    Departures: the first examples of the split, not a random choice. With one or two latent dimensions, a grid that
-    adapts to each posterior. With more, for which the paper has no method, importance sampling with `samples` draws
-    from q. The paper gives no threshold for either collapse; 0.1 is ours.
+    Departures from the paper: the examples are the first of the split, not a random choice. With one or two latent
+    dimensions, the means of p(z|x) are computed on a grid that adapts to each posterior. With more dimensions, for
+    which the paper has no method, they are computed by importance sampling with `samples` draws from q. The paper gives
+    no threshold for either collapse; this study uses 0.1.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("p_mean_sd", "float", "standard deviation over examples of the means of p(z|x), in units of the prior"),
         Column("q_mean_sd", "float", "standard deviation over examples of the means of q(z|x), in units of the prior"),
-        Column("p_q_correlation", "float", "correlation of the means of p(z|x) and q(z|x); null if one does not vary"),
-        Column("p_q_slope", "float", "regression slope of the means of q(z|x) on those of p(z|x); 1 on the diagonal"),
+        Column("p_q_correlation", "float", "correlation of the means of p(z|x) and q(z|x); null if either do not vary"),
+        Column("p_q_slope", "float", "slope of the regression of q(z|x) means on p(z|x) means; 1 if they agree"),
         Column("model_collapse", "int", f"1 if p_mean_sd is below {COLLAPSED_SD}, else 0"),
         Column("inference_collapse", "int", f"1 if q_mean_sd is below {COLLAPSED_SD}, else 0"),
         Column("nll_grid", "float", "-log p(x) of these examples on the grid [nats]; null with importance sampling"),
-        Column("kl_agg_direct", "float", "KL(q(z) || p(z)) over the whole split, at samples of q(z) [nats]", "min"),
         Column(
-            "kl_agg_noise", "float", "kl_agg_direct - kl_agg, the difference of two estimates of the same number [nats]"
+            "kl_agg_direct",
+            "float",
+            "KL(q(z) || p(z)) on the whole split, estimated from samples of q(z) [nats]",
+            "min",
+        ),
+        Column(
+            "kl_agg_noise",
+            "float",
+            "kl_agg_direct - kl_agg, the difference between two estimates of KL(q(z) || p(z)) [nats]",
         ),
     )
 
     tables: ClassVar[dict[str, str]] = {
-        "means": "one row per example: its number in the split; `p_mean` and `p_sd` of p(z|x) and `q_mean` of q(z|x), "
+        "means": "one row per example: its index in the split; `p_mean` and `p_sd` of p(z|x) and `q_mean` of q(z|x), "
         "lists over the latent dimensions; the effective sample size `ess` (null for a grid); and `log_px` in nats"
     }
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[int, Field(ge=1, description="number of examples, the first of the split")] = 500
+    examples: Annotated[int, Field(ge=1, description="number of examples; they are the first of the split")] = 500
     samples: Annotated[
-        int, Field(ge=2, description="importance samples per example, for more than two latent dimensions")
+        int,
+        Field(ge=2, description="number of importance samples per example, used with more than two latent dimensions"),
     ] = 500
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
@@ -105,7 +114,7 @@ def _table(moments: PosteriorMoments, q_mean_NZ: Tensor) -> dict[str, list[Any]]
 
 
 def _aggregate(trained: TrainedModel) -> dict[str, float | None]:
-    """Return KL(q(z) || p(z)) and its difference from kl - mi at the same samples; None for a flow."""
+    """Return KL(q(z) || p(z)) and its difference from kl - mi at the same samples; both are None for a flow."""
     encoded, prior = trained.encoded, trained.model.generative_prior()
     if not isinstance(encoded.q, Gaussian):
         return {"kl_agg_direct": None, "kl_agg_noise": None}

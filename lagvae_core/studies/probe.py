@@ -45,7 +45,7 @@ class _Representation:
     test: Features
 
     def probe_inputs(self, labelled: NDArray[np.int64]) -> tuple[Features, Features, Features]:
-        """Return the features of the labelled examples, of valid and of test, standardised by the labelled ones."""
+        """Return the features of labelled, valid and test examples, standardised with the labelled examples."""
         train = self.train[labelled]
         if not self.standardised:
             return train, self.valid, self.test
@@ -62,34 +62,41 @@ class Probe(Study):
     split.
 
     A probe rescales its features, so that it reaches some accuracy even with a collapsed encoder. Therefore the means
-    are probed twice: standardised by the labelled examples (`means`), and as they are (`raw_means`), where the penalty
-    acts on a small scale. There are three baselines: the share of the largest class of the training split, the same
-    encoder before training (standardised), and for text the word counts (as they are). Training has gained nothing if
-    the accuracy is close to that of the untrained encoder.
+    are probed twice: standardised with the mean and standard deviation of the labelled examples (`means`), and without
+    standardisation (`raw_means`), so that the penalty suppresses features of small scale. There are three baselines:
+    the share of the largest class of the training split, the standardised means of the same encoder before training,
+    and for text the word counts, not standardised. Training has gained nothing if the accuracy is close to that of the
+    untrained encoder.
 
-    Source: He et al. 2019 and Song et al. 2024, who train a linear layer by SGD with a decaying learning rate. Here a
-    penalised logistic regression is solved to its optimum, which needs no learning rate. The numbers of labels are
-    those of Song et al. 2024.
+    Source: He et al. 2019 and Song et al. 2024, who train a linear layer by SGD with a decaying learning rate. In
+    this study a penalised logistic regression is solved to its optimum, which needs no learning rate. The label counts
+    are those of Song et al. 2024.
 
-    If there are fewer training examples than labels, all of them are used. A model without z has the baselines only.
+    If there are fewer training examples than a label count, all training examples are used. For a model without z, only
+    the baselines are measured.
     """
 
     columns: ClassVar = (
         Column(
             "probe_accuracy",
             "float",
-            "test accuracy on standardised means with the most labels, mean over draws",
+            "test accuracy on standardised means with the largest number of labels, averaged over draws",
             "max",
         ),
-        Column("probe_accuracy_sd", "float", "standard deviation of probe_accuracy over draws; null for one draw"),
+        Column(
+            "probe_accuracy_sd", "float", "standard deviation of probe_accuracy over draws; null if there is one draw"
+        ),
         Column("probe_accuracy_raw", "float", "probe_accuracy on means that are not standardised", "max"),
         Column("probe_majority", "float", "test accuracy of predicting the largest class of the training split"),
         Column("probe_random", "float", "probe_accuracy of the encoder before training"),
         Column("probe_bow", "float", "test accuracy on word counts; null for data without words"),
         Column(
-            "probe_mixture", "float", "test accuracy of a Gaussian mixture without labels; null unless requested", "max"
+            "probe_mixture",
+            "float",
+            "test accuracy of a Gaussian mixture fitted without labels; null unless requested",
+            "max",
         ),
-        Column("probe_labels", "int", "number of labelled examples for these accuracies"),
+        Column("probe_labels", "int", "number of labelled examples with which these accuracies are measured"),
         Column("probe_classes", "int", "number of classes in the training split"),
     )
     tables: ClassVar = {
@@ -104,9 +111,11 @@ class Probe(Study):
         (100, 500, 1_000, 2_000, 10_000), min_length=1, description="numbers of labelled training examples"
     )
     draws: int = Field(5, ge=1, le=1_000, description="number of draws of the labelled examples")
-    balanced: bool = Field(False, description="draw equally many examples of each class, as long as there are any")
+    balanced: bool = Field(False, description="draw equally many examples of each class while the class has any left")
     inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.01, 0.1, 1.0, 10.0, 100.0), min_length=1, description="candidates for C of the logistic regression"
+        (0.01, 0.1, 1.0, 10.0, 100.0),
+        min_length=1,
+        description="candidates for the inverse penalty C of the logistic regression",
     )
     mixture: bool = Field(False, description="also fit a Gaussian mixture without labels")
     seed: int = Field(0, ge=0, description="seed of the draws")
@@ -145,7 +154,7 @@ class Probe(Study):
                 yield {"labels": size, "draw": draw, **asdict(fit)}
 
     def _values(self, rows: Sequence[Mapping[str, Any]], truth: _Truth) -> dict[str, Any]:
-        """Return the columns; accuracies are those with the most labels."""
+        """Return the columns; accuracies are measured with the largest number of labels."""
         most = subset_sizes(self.labels, len(truth.train))[-1]
 
         def accuracies(features: str) -> list[float]:
@@ -186,7 +195,7 @@ class Probe(Study):
 
 @dataclass(frozen=True)
 class _Truth:
-    """The labels of each split as numbers below `classes`, the number of labels in all splits together."""
+    """The labels of each split as integers below `classes`, the number of distinct labels in all splits together."""
 
     classes: int
     train: NDArray[np.int64]
@@ -235,7 +244,7 @@ def _report_total(phase: str, before: int, total: int, progress: StudyProgress, 
 
 
 def _bag_of_words(split: Split, vocabulary: int) -> Any:
-    """Return the count of each word in each example, a sparse matrix [N, W]."""
+    """Return the count of each word in each example as a sparse matrix [N, W]."""
     from scipy.sparse import csr_matrix, vstack
 
     batches = split.batches(_ENCODE_BATCH)

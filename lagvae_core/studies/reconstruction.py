@@ -24,8 +24,8 @@ __all__ = ["Reconstruction"]
 SCORES = {"exact": exact_match, "token_accuracy": token_accuracy, "edit_rate": edit_rate, "bleu": bleu}
 MEANING: dict[str, tuple[str, Literal["min", "max"]]] = {
     "exact": ("share of sentences that are reproduced word for word", "max"),
-    "token_accuracy": ("share of words that are reproduced at their position", "max"),
-    "edit_rate": ("mean edit distance in words over the length of the original", "min"),
+    "token_accuracy": ("share of words that are reproduced at the same position", "max"),
+    "edit_rate": ("mean word-level edit distance divided by the length of the original", "min"),
     "bleu": ("corpus BLEU-4 in percent", "max"),
 }
 FROM = {"mean": "the posterior mean", "sample": "a posterior sample"}
@@ -35,9 +35,9 @@ class Reconstruction(Study):
     """Reconstructions of the first examples of the measured split: greedy, sampled and by beam search.
 
     z is E_q[z|x], or the sample of q(z|x) that the evaluation draws; He et al. 2019 use a sample. The beam search ranks
-    by log p(x|z) without length normalisation, as their code does. A decoder that ignores z writes one likely sentence
-    for all examples, with a token accuracy above 0. The columns are those of greedy decoding; table `scores` has all
-    six combinations.
+    sentences by log p(x|z) without length normalisation, as the code of He et al. does. A decoder that ignores z writes
+    one likely sentence for all examples, with a token accuracy above 0. The columns are the scores of greedy decoding.
+    Table `scores` has all six combinations of z and decoding method.
     """
 
     columns: ClassVar = tuple(
@@ -47,16 +47,18 @@ class Reconstruction(Study):
     )
     tables: ClassVar = {
         "scores": "one row for each z and `decoding`: the four scores and the share of sentences that ended",
-        "sentences": "one row per example: its number, the original, and a column for each z and decoding",
+        "sentences": "one row per example: its index in the split, the original, and a column for each z and decoding",
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["reconstruction"] = "reconstruction"
-    examples: int = Field(1_000, ge=1, description="largest number of examples, the first of the measured split")
+    examples: int = Field(
+        1_000, ge=1, description="largest number of examples; they are the first of the measured split"
+    )
     max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
     beam: int = Field(5, ge=1, le=1_000, description="width of the beam search")
-    length_normalised: bool = Field(False, description="rank the beam by log p over length")
-    seed: int = Field(0, ge=0, description="seed of the sampled words")
+    length_normalised: bool = Field(False, description="rank the beam by log p(x|z) divided by the length")
+    seed: int = Field(0, ge=0, description="seed of the random draws of words")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         yield from needs_z(self, config)
@@ -101,7 +103,7 @@ def _sentences(split: Split) -> list[list[int]]:
     """Return the word IDs of each example, in order."""
     words: dict[int, list[int]] = {}
     for batch in split.batches(ENCODE_BATCH):
-        assert isinstance(batch, TokenBatch), "this study needs sentences"
+        assert isinstance(batch, TokenBatch), "this study needs a model of sentences"
         for number, tokens in zip(batch.index_B.tolist(), batch.targets_BT.tolist(), strict=True):
             words[number] = [token for token in tokens if token >= UNK]
     return [words[number] for number in range(len(split))]

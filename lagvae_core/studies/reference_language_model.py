@@ -30,12 +30,12 @@ EpochProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ReferenceLanguageModel:
-    """An `lstm_lm` trial with the recipe of its kind of data: one reference for all models of the same data.
+    """An `lstm_lm` trial with the recipe of its kind of data; all models of the same data share one reference.
 
     Args:
         epochs: Largest number of epochs.
-        hidden: Recurrent units; None for those of the recipe.
-        embedding: Size of the embeddings; None for that of the recipe.
+        hidden: Number of recurrent units; None for the number in the recipe.
+        embedding: Size of the embeddings; None for the size in the recipe.
         seed: Seed of the trial.
     """
 
@@ -45,7 +45,7 @@ class ReferenceLanguageModel:
     seed: int = 0
 
     def config(self, scored: TrialConfig) -> TrialConfig:
-        """Return the configuration of the reference for a model with the configuration `scored`."""
+        """Return the configuration of the reference that scores a model with the configuration `scored`."""
         sizes = {"hidden": self.hidden, "embedding": self.embedding}
         return parse_trial(
             {
@@ -58,7 +58,7 @@ class ReferenceLanguageModel:
         )
 
     def of(self, trained: TrainedModel, progress: EpochProgress = lambda epoch, epochs: None) -> TrainedModel:
-        """Return the reference for `trained`, on the same data; see `on`."""
+        """Return the reference for `trained`, trained on the same data; see `on`."""
         assert isinstance(trained.dataset, TokenDataset), "a reference language model needs sentences"
         return self.on(trained.config, trained.dataset, trained.device, progress)
 
@@ -93,7 +93,7 @@ def _report_epoch(place: Progress, epochs: int, progress: EpochProgress) -> None
 
 
 def _cached(name: str, config: TrialConfig, dataset: TokenDataset, device: torch.device) -> TrainedModel | None:
-    """Return the cached model called `name`; None if there is none or it cannot be used."""
+    """Return the cached model called `name`; None if it is missing or cannot be used."""
     try:
         content = FileCheckpoint(cache_folder() / name).load()
         return None if content is None else restore(content, config, dataset, device)

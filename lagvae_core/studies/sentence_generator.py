@@ -16,8 +16,8 @@ __all__ = ["SentenceGenerator", "sentence_data"]
 
 
 def sentence_data(trained: TrainedModel) -> TokenDataset:
-    """Return the data of a model of sentences."""
-    assert isinstance(trained.dataset, TokenDataset), "this study needs sentences"
+    """Return the data set of a model of sentences."""
+    assert isinstance(trained.dataset, TokenDataset), "this study needs a model of sentences"
     return trained.dataset
 
 
@@ -31,7 +31,7 @@ class SentenceGenerator:
     @classmethod
     def of(cls, trained: TrainedModel) -> SentenceGenerator:
         """Return the generator of a model of sentences."""
-        assert isinstance(trained.model.decoder, TokenDecoder), "this study needs a decoder of words"
+        assert isinstance(trained.model.decoder, TokenDecoder), "this study needs a model that decodes words"
         return cls(trained.model.decoder, sentence_data(trained).vocabulary)
 
     def generate(
@@ -46,7 +46,7 @@ class SentenceGenerator:
         Args:
             decoding: How words are chosen.
             z_NZ: Latent codes, on any device and in any precision.
-            index_N: Numbers that determine the random draws of each sentence.
+            index_N: Indices of the sentences, which determine their random draws.
             progress: Called with the number of sentences that are done.
         """
         return decode_all(decoding, self.decoder, z_NZ.to(self.decoder.output.weight), index_N, progress=progress)

@@ -43,13 +43,13 @@ class TrainedModel:
 
     @property
     def split(self) -> Split:
-        """The split that the configuration measures, cut to its `limit`."""
+        """The split that the configuration measures, limited to its first `limit` examples."""
         evaluation = self.config.evaluation
         split: Split = getattr(self.dataset, evaluation.split)
         return split if evaluation.limit is None else split.limit(evaluation.limit)
 
     def encode(self, split: Split) -> EncodedSplit:
-        """Return q(z|x), one sample and its reconstruction for every example, with the proposal of the evaluation."""
+        """Return q(z|x), one sample and its reconstruction for every example, with the q(z|x) of the evaluation."""
         seed = self.config.evaluation.seed
         batches = on_device(split, ENCODE_BATCH, self.device)
         return encode_split(self.model, batches, seed, infer=self.components.refine(self.model, seed))
@@ -63,7 +63,7 @@ class TrainedModel:
             progress: Called with the number of examples that are done.
 
         Returns:
-            float64 [N, Z] on the CPU in the order of the split, by the proposal of the evaluation.
+            float64 [N, Z] on the CPU, in the order of the split. q(z|x) is that of the evaluation.
         """
         seed = self.config.evaluation.seed
         infer = self.components.refine(self.model, seed)
@@ -76,7 +76,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def from_prior(self, examples: int, seed: int, purpose: str) -> Tensor:
-        """Return draws of z from the prior that the model is sampled from.
+        """Return draws of z from the prior from which the model is sampled.
 
         Args:
             examples: Number of draws N.
@@ -84,7 +84,7 @@ class TrainedModel:
             purpose: Name of the draws; different purposes get independent draws.
 
         Returns:
-            [N, Z]. A row does not depend on N.
+            The draws [N, Z]. A row does not depend on N.
         """
         (example,) = on_device(self.split.limit(1), 1, self.device)
         latent = self.model.infer(example).q.size[1]
@@ -115,13 +115,13 @@ def configuration_of(content: bytes) -> TrialConfig:
     """Return the configuration of the trial that stored these weights with `Trial.best_weights`.
 
     Raises:
-        CheckpointError: The content is damaged, or is not a model that this version has stored.
+        CheckpointError: The content is damaged, or does not hold a model that this version of lagvae can load.
     """
     state = _decode(content, None)
     try:
         return TrialConfig.model_validate_json(state.get("config", ""))
     except ValueError:
-        message = "The stored model has no configuration that is valid in this version of lagvae."
+        message = "The configuration of the stored model is missing or not valid in this version of lagvae."
         raise CheckpointError(f"{message} {TRAIN_AGAIN}") from None
 
 

@@ -31,26 +31,27 @@ class Tsne(Study):
 
     Source: van der Maaten and Hinton 2008, by the Barnes-Hut approximation of scikit-learn, initialised with the two
     principal components. Trustworthiness is defined by Venna and Kaski 2001. It decreases for each neighbour on the map
-    that is not a neighbour among the means, by its rank there. The objective of t-SNE is not recorded, since only the
-    approximation is computed. Distances between clusters and sizes of clusters have no meaning, and the noise of a
-    collapsed encoder gives a map too: also read `au` and `mi`. A model without z has no map.
+    that is not a neighbour among the means, by an amount that grows with the rank of the point among the neighbours by
+    means. The objective of t-SNE is not recorded, since only an approximation of it is computed. Distances between
+    clusters and sizes of clusters have no meaning, and even the noise of a collapsed encoder gives a map, so look at
+    `au` and `mi` too. A model without z has no map.
     """
 
     columns: ClassVar = (
         Column(
             "tsne_trust",
             "float",
-            "trustworthiness of the map; 1 if the 5 nearest on the map are nearest among the means",
+            "trustworthiness of the map; 1 if the 5 nearest neighbours on the map are also nearest by their means",
             "max",
         ),
         Column("tsne_examples", "int", "number of examples on the map"),
     )
-    tables: ClassVar = {"map": "one row per example: its number in the split, coordinates `x` and `y`, label or null"}
+    tables: ClassVar = {"map": "one row per example: its index in the split, coordinates `x` and `y`, label or null"}
 
     kind: Literal["tsne"] = "tsne"
     examples: int = Field(2_000, ge=4, le=10_000, description="largest number of examples on the map")
     perplexity: float = Field(
-        30.0, ge=1, description="effective number of neighbours, less than the number of examples"
+        30.0, ge=1, description="effective number of neighbours; must be less than the number of examples"
     )
     seed: int = Field(0, ge=0, description="seed of the layout")
 
@@ -59,7 +60,9 @@ class Tsne(Study):
         examples = min(limit for limit in limits if limit is not None)
         if self.perplexity >= examples:
             message = f"must be less than {examples}, the number of examples on the map"
-            yield ValidationIssue("tsne.perplexity", message, "A tenth of them is a common choice.", self.perplexity)
+            yield ValidationIssue(
+                "tsne.perplexity", message, "A common choice is a tenth of the examples.", self.perplexity
+            )
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         split = trained.split.limit(self.examples)
@@ -95,7 +98,7 @@ def _trust(means_NZ: NDArray[np.float64], place_N2: NDArray[np.float64]) -> floa
 
 
 def _start(means_NZ: NDArray[np.float64], seed: int) -> NDArray[np.float32]:
-    """Return the two principal components on a small scale, [N, 2]; noise in place of one without variance."""
+    """Return the two principal components on a small scale, [N, 2]; noise replaces a component without variance."""
     centred_NZ = means_NZ - means_NZ.mean(0)
     left, scale, _ = np.linalg.svd(centred_NZ, full_matrices=False)
     start_N2 = np.random.default_rng(seed).standard_normal((len(means_NZ), 2)) * START_SD

@@ -22,13 +22,13 @@ class Uncertainty(Study):
     """Mean and variance of the default columns of one model over several evaluation seeds.
 
     Source: He et al. 2019, Appendix D, who measure with 10 seeds and print variances, not standard deviations, in
-    parentheses. The first seed is that of the configuration, and the others follow it, so that the first row of the
-    table repeats the row of the run. Variances are unbiased, with denominator `seeds` - 1.
+    parentheses. The first seed is that of the configuration, and the others are the next integers, so that the first
+    row of the table repeats the metrics of the run. Variances are unbiased, with denominator `seeds` - 1.
 
     Expected values: `au`, and the `kl` of Gaussian posteriors in closed form, use no random draws and have variance 0.
-    The variance of `nll_iw` is about nll_iw_mc_se^2; `nll_iw_eval_predicted` is the mean of that over seeds. The
-    variance of `nll_elbo` is 1/N times the mean over the N examples of Var_z(log p(x|z)). The variance over training
-    runs is a different matter: to measure it, train with several seeds.
+    The variance of `nll_iw` is about nll_iw_mc_se^2; `nll_iw_eval_predicted` is the mean of this square over seeds. The
+    variance of `nll_elbo` is 1/N times the mean over the N examples of Var_z(log p(x|z)). To measure the variance over
+    training runs instead, train with several seeds.
     """
 
     columns: ClassVar = (
@@ -40,12 +40,12 @@ class Uncertainty(Study):
             "variance of nll_iw as predicted by the importance weights: the mean of nll_iw_mc_se^2",
         ),
     )
-    tables: ClassVar = {"seeds": "one row per evaluation seed: the six columns and `nll_iw_mc_se`"}
+    tables: ClassVar = {"seeds": "one row per evaluation seed: the six measured columns and `nll_iw_mc_se`"}
 
     kind: Literal["uncertainty"] = "uncertainty"
     seeds: int = Field(10, ge=2, le=10_000, description="number of evaluation seeds")
     iw_samples: int | None = Field(
-        None, ge=1, description="importance samples per example; null for those of the configuration"
+        None, ge=1, description="number of importance samples per example; null for the number in the configuration"
     )
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:

@@ -25,7 +25,7 @@ def build_components(
 
     Args:
         config: Configuration of the trial.
-        domain: What the model must know of the data.
+        domain: Sizes of the data on which the model depends.
         train_batches: Training batches of the first epoch, on the device, in stored order.
         streams: Random streams of the trial.
 
@@ -48,7 +48,7 @@ def build_components(
         message = f"too small for the batch statistics of {stack}"
         hint = (
             "Text is batched by sentence length, so a batch may hold only a few sentences; use more data, or lower the "
-            "smallest batch of the strategy."
+            "smallest batch size that the strategy requires."
         )
         raise DataError([ValidationIssue("the largest training batch", message, hint, largest)])
     metrics = data_specific_metrics(config.data.kind)
@@ -56,7 +56,7 @@ def build_components(
 
 
 def build_model(config: TrialConfig, domain: Domain, components: TrainingComponents, streams: Streams) -> Vae:
-    """Return the model of `config` with the slots of `components` filled in, initialised from the trial's seed."""
+    """Return the model of `config` with the strategies' components built in, initialised from the trial's seed."""
     with streams.initialising():
         encoder = components.encoder(config.model, domain, components.features)
         decoder = build_decoder(config, domain, components, streams)
@@ -69,5 +69,5 @@ def build_model(config: TrialConfig, domain: Domain, components: TrainingCompone
 
 
 def build_decoder(config: TrialConfig, domain: Domain, components: TrainingComponents, streams: Streams) -> Decoder:
-    """Return a decoder of `config` with the slots of `components` filled in."""
+    """Return a decoder of `config` with the components of the strategies built in."""
     return components.decoder(config.model, domain, streams["dropout"], components.options(config.model))

@@ -20,24 +20,25 @@ __all__ = ["TrainingCallback", "TrainingEvent", "TrainingState", "evaluation_mod
 TrainingEvent = Literal["start", "step", "update", "epoch"]
 """When a callback is called.
 
-`start`: before the first update. `step`: after an optimiser step; an outer update can have many. `update`: after an
-outer update. `epoch`: after the validation of an epoch, before a decay of its learning rate.
+`start`: before the first update. `step`: after any optimiser step. `update`: after an outer update, which is one
+optimiser step on the main objective together with the inner encoder steps before it. `epoch`: after the validation of
+an epoch, before the learning rate decays.
 """
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a callback sees of a trial at an event.
+    """The state of a trial that a callback receives at an event.
 
     The model is the one in training: read it inside `evaluation_mode`. A trial that resumes from a checkpoint repeats
-    the events since that checkpoint, on a CPU bit for bit, and omits none.
+    the events since that checkpoint, on a CPU bit for bit, and omits no event.
 
     Attributes:
         event: The event.
         epoch: Number of the current or just validated epoch, from 1; 0 at the start.
-        step: Outer updates that have ended.
-        encoder_steps: Optimiser steps of the encoder so far.
-        decoder_steps: Optimiser steps of the decoder so far.
+        step: Number of outer updates that have ended.
+        encoder_steps: Number of optimiser steps of the encoder so far.
+        decoder_steps: Number of optimiser steps of the decoder so far.
     """
 
     event: TrainingEvent
@@ -61,7 +62,7 @@ TrainingCallback = Callable[[TrainingState], None]
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Context manager. Puts the model in eval mode without gradients, and restores the mode of every module at the end.
 
-    Evaluation draws its noise from `example_noise`, so that the random streams of the training do not advance.
+    Evaluation draws its noise from `example_noise`, so that the random streams of training do not advance.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()

@@ -1,4 +1,4 @@
-"""Checkpoints: the complete state of a trial in one file, written atomically and read without running code from it."""
+"""Checkpoints: the complete state of a trial in one file, written atomically; reading it executes no code from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CheckpointStore(Protocol):
         """Return the stored content; None if there is none."""
 
     def save(self, content: bytes) -> None:
-        """Replace the content, as a whole or not at all."""
+        """Replace the whole content atomically."""
 
 
 class FileCheckpoint:
@@ -49,7 +49,7 @@ class FileCheckpoint:
 def encode(state: dict[str, Any]) -> bytes:
     """Return `state` (tensors and plain values) as bytes: a SHA-256 digest, then the format of `torch.save`.
 
-    The digest is there because the format of `torch.save` has no checksum of its own.
+    The digest is needed because the format of `torch.save` has no checksum.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
@@ -69,10 +69,10 @@ def decode(
 
     Args:
         content: The bytes that `encode` returned.
-        identity: Run ID of the trial that the state must belong to; None accepts any trial.
-        what: Noun for `content` in messages.
-        hint: Advice in the message about content that cannot be read.
-        mismatch_hint: Advice in the message about content of a different trial.
+        identity: Run ID of the trial to which the state must belong; None accepts any trial.
+        what: Name of `content` in messages.
+        hint: Advice in the message if the content cannot be read.
+        mismatch_hint: Advice in the message if the content belongs to a different trial.
 
     Raises:
         CheckpointError: The content is damaged, has a different format, or belongs to a different trial.
@@ -85,7 +85,7 @@ def decode(
         raise CheckpointError(f"The {what} is damaged ({error}). {hint}") from None
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"The {what} has format {state.get('format')}, expected {FORMAT}. {hint}")
+        raise CheckpointError(f"The {what} has format {state.get('format')}, but must have format {FORMAT}. {hint}")
     if identity is not None and state.get("identity") != identity:
         owner = state.get("identity")
         raise CheckpointError(f"The {what} belongs to trial {owner}, not to {identity}. {mismatch_hint}")
@@ -102,12 +102,12 @@ def has_weights_of(model_store: CheckpointStore, run_id: str) -> bool:
 
 
 class CheckpointManager:
-    """Saves the state of a trial at intervals, and its record at the end.
+    """Manager that saves the state of a trial at intervals, and its record at the end.
 
     Args:
-        state: Returns the current state of the trial.
-        store: Where the checkpoint is saved; None saves nothing.
-        seconds: Least time between two saves of `save_if_due` [s].
+        state: Function that returns the current state of the trial.
+        store: Where the checkpoint is saved; if None, nothing is saved.
+        seconds: Shortest time between two saves by `save_if_due` [s].
     """
 
     def __init__(self, state: Callable[[], dict[str, Any]], store: CheckpointStore | None, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Rules for the divergence of a trial. In a warm-up with a small KL weight, a KL of hundreds of nats is legitimate."""
+"""Criteria for the divergence of a trial. In a warm-up with a small KL weight, a KL of hundreds of nats is normal."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def check_finite(losses_S: Tensor, first_step: int) -> None:
 
     Args:
         losses_S: Losses of S consecutive outer updates.
-        first_step: Number of outer updates before them.
+        first_step: Number of outer updates before these losses.
 
     Raises:
-        Diverged: A loss is not finite; the message names the first such update, counted from 1.
+        Diverged: A loss is not finite; the message gives the number of the first such update, from 1.
     """
     bad = torch.nonzero(~torch.isfinite(losses_S))
     if len(bad):
@@ -36,12 +36,12 @@ def check_finite(losses_S: Tensor, first_step: int) -> None:
 class DivergenceRule:
     """Decides after each validation whether the trial has diverged.
 
-    It has diverged if a validation number is not finite. It has also diverged if, in two consecutive epochs with a KL
-    weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice that of
-    the first epoch. A large KL at a smaller weight is what warm-ups and autoencoders are for.
+    The trial has diverged if a validation value is not finite. It has also diverged if, in two consecutive epochs with
+    a KL weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice that
+    of the first epoch. At a smaller weight a large KL is intended, as in warm-ups and autoencoders.
 
     KL and loss are those of the training objective at weight 1. A KL that a strategy leaves out of its objective, as
-    Scale-VAE does, may grow.
+    Scale-VAE does, is allowed to grow.
     """
 
     kl_explode: float
@@ -60,10 +60,12 @@ class DivergenceRule:
             evaluated_kl: KL of the evaluated model [nats]. It must be finite; no limit applies to it.
 
         Raises:
-            Diverged: One of the rules applies.
+            Diverged: One of the criteria is met.
         """
         if not all(map(math.isfinite, (kl, loss, evaluated_kl))):
-            raise Diverged(f"validation gives kl {kl} (evaluated: {evaluated_kl}) and loss {loss} after epoch {epoch}")
+            raise Diverged(
+                f"the validation KL is {kl} (evaluated: {evaluated_kl}) and the loss {loss} after epoch {epoch}"
+            )
         if self.first_loss is None:
             self.first_loss = loss
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0
@@ -77,7 +79,7 @@ class DivergenceRule:
             )
 
     def state_dict(self) -> dict[str, float | int | None]:
-        """Return the counts and the first loss for a checkpoint."""
+        """Return the counts and the loss of the first epoch, for a checkpoint."""
         return {"first_loss": self.first_loss, "exploded": self.exploded, "doubled": self.doubled}
 
     def load_state_dict(self, state: dict[str, float | int | None]) -> None:

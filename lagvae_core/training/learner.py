@@ -24,11 +24,11 @@ class Learner:
     """A model, its training components, its training batches and one optimiser each for encoder and decoder.
 
     Attributes:
-        components: The components that define the current loss. They differ from those of the trial in a pretraining.
+        components: The components that define the current loss. During pretraining they differ from those of the trial.
         batches: The training batches of the current epoch, in stored order.
         learning_rate: Current learning rate of the decoder.
-        encoder_steps: Optimiser steps of the encoder so far.
-        decoder_steps: Optimiser steps of the decoder so far.
+        encoder_steps: Number of optimiser steps of the encoder so far.
+        decoder_steps: Number of optimiser steps of the decoder so far.
         after_step: Called after every optimiser step.
     """
 
@@ -59,7 +59,7 @@ class Learner:
         self._decoder_optimiser = self._optimiser(self._decoder, self.learning_rate)
 
     def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        group = [{"params": parameters}]  # a group may be empty, a list may not: a language model has no encoder
+        group = [{"params": parameters}]  # an optimiser rejects an empty list, and a language model has no encoder
         if self.training.optimiser == "sgd":
             return torch.optim.SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
         return torch.optim.Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
@@ -106,15 +106,15 @@ class Learner:
         """Clip the stored gradients to `training.clip_norm`, step the chosen optimisers and clear all gradients.
 
         Args:
-            encoder: Step the encoder.
-            decoder: Step the decoder.
-            clip_scope: `all` clips the joint norm of encoder and decoder, even if only one of them steps;
+            encoder: Whether the encoder's optimiser steps.
+            decoder: Whether the decoder's optimiser steps.
+            clip_scope: `all` clips the joint norm of encoder and decoder, even if only one optimiser steps;
                 `per_module` clips the norm of each separately. Defaults to `training.clip_scope`.
         """
         scope = clip_scope or self.training.clip_scope
         groups = [self._encoder + self._decoder] if scope == "all" else [self._encoder, self._decoder]
         for group in groups:
-            clip_grad_norm_(group, self.training.clip_norm, foreach=True)  # does not synchronise with the device
+            clip_grad_norm_(group, self.training.clip_norm, foreach=True)  # avoids a synchronisation with the device
         if encoder:
             self._encoder_optimiser.step()
             self.encoder_steps += bool(self._encoder)
@@ -130,7 +130,8 @@ class Learner:
         """Context in which only the encoder is trained.
 
         Args:
-            decoder_gradients: Compute gradients of the decoder all the same. They count towards the clipped norm.
+            decoder_gradients: Whether gradients of the decoder are computed nevertheless; they count towards the
+                clipped norm.
         """
         with nullcontext() if decoder_gradients else frozen(self._decoder):
             yield
@@ -148,7 +149,7 @@ class Learner:
                 return self.observed(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return learning rate, step counts and the state of both optimisers."""
+        """Return the learning rate, the step counts and the state of both optimisers."""
         return {
             "learning_rate": self.learning_rate,
             "encoder_steps": self.encoder_steps,

@@ -11,17 +11,17 @@ __all__ = ["DecayRule"]
 
 @dataclass
 class DecayRule:
-    """The decay rule of the published code of He et al. 2019.
+    """Decay of the learning rate as in the published code of He et al. 2019.
 
-    An epoch is bad if its loss exceeds the reference. An epoch that is not bad sets the reference to its loss and the
-    count of bad epochs to 0. The learning rate decays at the `patience`-th consecutive bad epoch, but not before epoch
-    `min_epoch` (from 0); bad epochs before that one count. A decay sets the count to 0.
+    An epoch is bad if its validation loss exceeds the reference loss. An epoch that is not bad sets the reference to
+    its loss and the count of bad epochs to 0. The learning rate decays at the `patience`-th consecutive bad epoch, but
+    not before epoch `min_epoch` (from 0); bad epochs before `min_epoch` also count. A decay sets the count to 0.
 
     What a decay does to the reference depends on `against`. With `last` (text), it sets the reference to the loss of
     its epoch, which is *worse* than the old reference. With `best` (images), the reference stays the lowest loss so
     far.
 
-    Training stops in place of decay number `max_decays`.
+    When decay number `max_decays` is due, training stops instead.
     """
 
     patience: int
@@ -47,7 +47,7 @@ class DecayRule:
         return "stop" if self.decays >= self.max_decays else "decay"
 
     def state_dict(self) -> dict[str, float | int]:
-        """Return reference and counts for a checkpoint."""
+        """Return the reference loss and the counts, for a checkpoint."""
         return {"reference": self.reference, "bad_epochs": self.bad_epochs, "decays": self.decays}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:

@@ -21,7 +21,7 @@ from lagvae_core.training.record import EpochRecord
 __all__ = ["TrainingMeans", "Validation", "best_epoch_columns"]
 
 AT_BEST_EPOCH = ("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
-"""Columns of the best epoch that are repeated among the metrics."""
+"""Columns whose values at the best epoch are repeated among the metrics."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainingMeans:
 
     @classmethod
     def of(cls, history: Sequence[Tensor]) -> TrainingMeans:
-        """Weight each update, a tensor [loss, rec, kl, batch size], by its batch size."""
+        """Return the means of updates, each a tensor [loss, rec, kl, batch size], weighted by batch size."""
         terms = torch.stack(list(history)).double().cpu()
         size = terms[:, 3]
         mean = (terms[:, :3] * size[:, None]).sum(0) / size.sum()
@@ -42,11 +42,11 @@ class TrainingMeans:
 
 
 class Validation:
-    """The validation split on the device of the model, and its columns of the curve.
+    """The validation split on the device of the model, and the columns of the curve that it determines.
 
     Attributes:
         batches: The examples in batches for encoding.
-        groups: Numbers of the examples in each group of `mi_batch`.
+        groups: Indices of the examples in each group of `mi_batch`.
     """
 
     def __init__(self, config: TrialConfig, dataset: Dataset, device: torch.device) -> None:
@@ -74,5 +74,5 @@ class Validation:
 
 
 def best_epoch_columns(best: EpochRecord, epochs: int) -> dict[str, Any]:
-    """Return the metric columns about the epoch whose weights are measured."""
+    """Return the metric columns that describe the epoch whose weights are measured."""
     return {"best_epoch": best.epoch, "epochs": epochs} | {name: best[name] for name in AT_BEST_EPOCH}

@@ -16,17 +16,17 @@ from lagvae_core.training.trial import Trial
 __all__ = ["estimate_peak_memory"]
 
 UPDATES = 2
-"""Number of training batches. The first update creates the state of the optimisers, the second is like all others."""
+"""Number of training batches. The first update creates the optimiser state; the second is like all later ones."""
 
 EXAMPLES = 256
-"""Examples measured per split. Peak memory of a measurement depends on their length, not on their number."""
+"""Number of examples measured per split. Peak memory depends on the length of the examples, not on their number."""
 
 
 def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.device) -> int:
-    """Return the most memory [bytes] that a trial reserves on `device`; on a CPU, the resident set of the process.
+    """Return the peak memory [bytes] that a trial reserves on `device`; on a CPU, the resident set of the process.
 
     All training batches are on the device, as in a trial, and the largest two are trained on. This is an estimate: a
-    later epoch may have larger batches, and after hours of use an allocator has gaps.
+    later epoch may have larger batches, and after hours of use the memory of an allocator is fragmented.
 
     Args:
         config: Configuration of the trial.
@@ -40,7 +40,7 @@ def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.de
     trial = Trial(
         config.model_copy(update={"data": data}), replace(source, valid=short["valid"], test=short["test"]), device
     )
-    all_batches = trial.train_batches  # keeps them on the device
+    all_batches = trial.train_batches  # keeps the batches on the device
     trial.learner.batches = sorted(all_batches, key=lambda batch: batch.units)[-UPDATES:]
     trial.dataset = replace(source, **short)
     try:

@@ -1,4 +1,4 @@
-"""Records of a trial: one per epoch and one at the end, plain data that converts to JSON and back."""
+"""Records of a trial: one per epoch and one at the end. They are plain data that converts to JSON and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRIC_COLUMNS: tuple[Column, ...] = (
     Column(
         "valid_loss",
         "float",
-        "rec + kl_train on the validation split at best_epoch, the loss that selects it [nats]",
+        "rec + kl_train on the validation split at best_epoch, the loss by which best_epoch is selected [nats]",
     ),
     Column("valid_nll_elbo", "float", "rec + kl on the validation split at best_epoch [nats]", "min"),
     Column("valid_kl", "float", "kl on the validation split at best_epoch [nats]", "max"),
@@ -30,7 +30,7 @@ METRIC_COLUMNS: tuple[Column, ...] = (
 
 CURVE_COLUMNS: tuple[Column, ...] = (
     Column("epoch", "int", "number of the epoch, from 1"),
-    Column("step", "int", "outer updates so far"),
+    Column("step", "int", "number of outer updates so far, not counting inner encoder steps"),
     Column("train_loss", "float", "mean training objective of the epoch [nats]"),
     Column("train_rec", "float", "mean reconstruction term of the epoch, with dropout [nats]"),
     Column("train_kl", "float", "mean KL in the training objective over the epoch, at weight 1 [nats]"),
@@ -43,9 +43,9 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("valid_mi_batch", "float", "mi_batch on the validation split [nats]"),
     Column("valid_kl_agg", "float", "kl_agg on the validation split [nats]"),
     Column("valid_au", "int", "au on the validation split"),
-    Column("encoder_steps", "int", "optimiser steps of the encoder so far"),
-    Column("decoder_steps", "int", "optimiser steps of the decoder so far"),
-    Column("skipped_batches", "int", "batches of the epoch that were too small for the statistics of a strategy"),
+    Column("encoder_steps", "int", "number of optimiser steps of the encoder so far"),
+    Column("decoder_steps", "int", "number of optimiser steps of the decoder so far"),
+    Column("skipped_batches", "int", "batches of the epoch that were too small for a strategy's batch statistics"),
     Column("seconds", "float", "wall time since the start of the trial, without interruptions [s]"),
 )
 """Columns of the record of an epoch."""
@@ -73,8 +73,8 @@ class Progress:
     Attributes:
         phase: `train`, or a phase of the evaluation.
         epoch: Number of the epoch, from 1.
-        done: Batches (training) or examples (evaluation) that are done.
-        total: Batches or examples of the phase.
+        done: Number of batches (training) or examples (evaluation) that are done.
+        total: Number of all batches or examples of the phase.
     """
 
     phase: str
@@ -93,10 +93,10 @@ class TrialRecord:
         config_id: Identity of configuration and data without the seed.
         data_fingerprint: Hash of the data.
         status: finished, stopped_early, diverged, out_of_memory or failed.
-        stop_reason: A sentence about the end of the trial.
+        stop_reason: A sentence that says why the trial ended.
         metrics: Values of `METRIC_COLUMNS` and of the columns of the strategies; empty unless finished.
         curve: One record per epoch.
-        cost: Seconds by phase, optimiser steps and peak memory.
+        cost: Time by phase [s], number of optimiser steps and peak memory.
         data: Statistics of the loaded data.
         warnings: Warnings about the configuration.
         error_class: Class of the exception that ended the trial.

@@ -13,7 +13,7 @@ __all__ = ["BestWeights"]
 
 @dataclass
 class BestWeights:
-    """The weights of the epoch with the lowest validation loss; of several such epochs, the first.
+    """The weights of the epoch with the lowest validation loss; if several epochs share it, those of the first.
 
     Attributes:
         epoch: Number of that epoch, from 1; 0 before the first.
@@ -36,7 +36,7 @@ class BestWeights:
         model.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch, loss and weights for a checkpoint."""
+        """Return the epoch, its loss and its weights, for a checkpoint."""
         return {"epoch": self.epoch, "valid_loss": self.valid_loss, "model": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

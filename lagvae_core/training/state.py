@@ -29,20 +29,21 @@ __all__ = ["TrialState"]
 class TrialState:
     """The objects of one trial and its position in the training.
 
-    A trial has one or two stages: the trial proper, and before it a pretraining if a strategy asks for one. Each stage
-    starts with new optimisers, the initial learning rate, and new rules for decay, divergence and best weights.
+    A trial has one or two stages: a pretraining, if a strategy asks for one, and then the trial proper. Each stage
+    starts with new optimisers and the initial learning rate, and restarts learning-rate decay, divergence checks and
+    the selection of the best weights.
 
     Attributes:
         components: Training components of the trial proper; `learner.components` are those of the current stage.
         epoch: Number of the current epoch, from 0, counted over both stages.
-        position: Training batches of the current epoch that are done.
-        step: Outer updates so far.
-        first_step: Outer updates before the current stage; the schedules count from it.
-        skipped: Batches of the current epoch that were too small for the components.
+        position: Number of training batches of the current epoch that are done.
+        step: Number of outer updates so far (optimiser steps on the main objective, as opposed to inner encoder steps).
+        first_step: Number of outer updates before the current stage; schedules count from the start of the stage.
+        skipped: Number of batches of the current epoch that were too small for the components.
         order: Indices of `train_batches` in the order of the current epoch.
         history: One tensor [loss, rec, kl, batch size] for each outer update of the current epoch.
         curve: One record for each epoch that has ended.
-        stop_reason: Why training has ended; "" before that.
+        stop_reason: Why training has ended; "" while it continues.
     """
 
     first_step: int
@@ -74,13 +75,13 @@ class TrialState:
         return self.learner.batches
 
     def partition(self, epoch: int) -> list[Batch]:
-        """Return the training batches of `epoch` (from 0); they depend on configuration, data and seed only."""
+        """Return the training batches of `epoch` (from 0); they depend only on configuration, data and seed."""
         source: DataSource = self.config.data
         batches = source.train_batches(self.dataset.train, self.config.training.batch_size, self.config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
 
     def begin_stage(self) -> None:
-        """Begin the stage of the current epoch with new optimisers and rules. The weights stay as they are."""
+        """Begin a stage at the current epoch, with new optimisers and criteria. The weights do not change."""
         training = self.config.training
         self.first_step = self.step
         self.learner.components = self.components.pretraining.in_force(self.components, self.epoch)
@@ -96,7 +97,7 @@ class TrialState:
         self.best = BestWeights()
 
     def end_pretraining(self) -> None:
-        """Begin the trial proper with a newly initialised decoder and the posterior's schedules at their start."""
+        """Begin the trial proper with a newly initialised decoder and with the posterior's schedules reset."""
         with self.streams.initialising("second decoder"):
             decoder = build_decoder(self.config, self.dataset.domain, self.components, self.streams)
             self.components.initialise(decoder, "decoder")
@@ -110,7 +111,7 @@ class TrialState:
         return checkpoints.encode({"identity": self.run_id, "config": config, "model": self.best.weights})
 
     def record(self, status: str, reason: str, metrics: dict[str, Any] | None = None) -> TrialRecord:
-        """Return the record of this trial as it stands."""
+        """Return the record of this trial in its current state."""
         return TrialRecord(
             config=self.config,
             run_id=self.run_id,
@@ -133,7 +134,7 @@ class TrialState:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything on which the rest of the trial and its record depend, for a checkpoint."""
+        """Return, for a checkpoint, everything on which the rest of the trial and its record depend."""
         return {
             "identity": self.run_id,
             "model": self.model.state_dict(),

@@ -1,4 +1,8 @@
-"""`train(config)`, and the only training loop: from a configuration to a record, resumable at every outer update."""
+"""The function `train`, which turns a configuration into a record, and the only training loop.
+
+Training can be resumed at every outer update (one optimiser step on the main objective, as opposed to inner encoder
+steps).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from lagvae_core.training.state import TrialState
 __all__ = ["Report", "Trial", "train"]
 
 Report = Callable[[EpochRecord], str | None]
-"""Called with the record of each epoch; the answer "stop" ends the training."""
+"""Called with the record of each epoch; training ends if it returns "stop"."""
 
 
 def train(
@@ -52,15 +56,16 @@ def train(
         model_store: Where the best weights of a finished trial are stored, before its record is saved. A trial with a
             finished record but without weights in this store is trained again from scratch.
         device: Device of the model and of the training batches.
-        dataset: Result of `config.data.load()`; it is loaded if missing.
+        dataset: Result of `config.data.load()`; if None, the data set is loaded.
         callback: Called at every `TrainingEvent`; it cannot affect results. It is called before the state after the
             event is saved, so that a resumed trial may repeat events but never omits one.
 
     Returns:
-        The record, with status finished, stopped_early or diverged. Every other end is an exception.
+        The record, with status finished, stopped_early or diverged. In every other case an exception is
+        raised.
 
     Raises:
-        CheckpointError: `checkpoint` holds damaged content, or that of a different trial.
+        CheckpointError: `checkpoint` holds damaged content, or the content of a different trial.
         UserError: The data cannot be loaded, or no batch of them can be trained on.
 
     Example:
@@ -125,10 +130,10 @@ class Trial(TrialState):
         Args:
             report: Called with the record of each epoch.
             progress: Called after each outer update.
-            checkpoint_manager: Saves the state after each update and epoch; None saves nothing.
+            checkpoint_manager: Saves the state after each update and epoch; if None, nothing is saved.
 
         Returns:
-            The reason of an early stop; "" at the end of the schedule.
+            The reason for an early stop; "" at the end of the schedule.
 
         Raises:
             Diverged: Training diverged.
@@ -150,7 +155,7 @@ class Trial(TrialState):
         return ""
 
     def updates(self) -> Iterator[Progress]:
-        """Train for the rest of the current epoch, one outer update per item.
+        """Train for the rest of the current epoch; each item of the iterator is one outer update.
 
         The iterator can be abandoned after any item; a new one, also of a trial that has loaded this trial's state,
         continues with the next update.
@@ -220,7 +225,7 @@ class Trial(TrialState):
         """Measure the validation split and return the record of the current epoch.
 
         Raises:
-            Diverged: A divergence rule applies.
+            Diverged: A divergence criterion is met.
         """
         self.stopwatch.start()
         components = self.learner.components
@@ -250,7 +255,7 @@ class Trial(TrialState):
         )
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Act on the validation: keep the best weights, inform the update, decay the learning rate, stop."""
+        """Process the validation result: keep the best weights, inform the update, decay the rate or stop training."""
         self.curve.append(record)
         self.epoch += 1
         self.position = 0

@@ -42,4 +42,4 @@ def test_a_model_without_z_and_a_split_of_one_example_are_refused():
     assert str(without_z) == (
         "interpolation: needs a model with a latent variable, and lstm_lm has none. Measure a different model."
     )
-    assert str(too_few) == "interpolation: needs two examples, and the split has 1."
+    assert str(too_few) == "interpolation: needs at least two examples, but the split has 1."

@@ -145,7 +145,8 @@ def test_a_checkpoint_with_a_different_format_is_refused(monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
     content = encode(STATE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=f"format {checkpoints.FORMAT + 1}, expected {checkpoints.FORMAT}"):
+    message = f"format {checkpoints.FORMAT + 1}, but must have format {checkpoints.FORMAT}"
+    with pytest.raises(CheckpointError, match=message):
         decode(content, "abc-0")
 
 
@@ -155,7 +156,7 @@ def test_a_torch_file_that_is_no_checkpoint_is_refused(state, monkeypatch):
     monkeypatch.setattr(checkpoints.torch, "save", lambda _, buffer: saved(state, buffer))
     content = encode(STATE)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format None, expected 1"):
+    with pytest.raises(CheckpointError, match="format None, but must have format 1"):
         decode(content, "abc-0")
 
 
