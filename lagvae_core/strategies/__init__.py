@@ -1,4 +1,4 @@
-"""All strategies, one per file. The catalogue, the search and the table find the strategies of this folder."""
+"""All strategies, one per file. A strategy in this folder is found by the catalogue, the search and the table."""
 
 from __future__ import annotations
 

@@ -14,23 +14,23 @@ __all__ = ["AePretrain"]
 
 
 class AePretrain(Strategy):
-    """Encoder and decoder are first trained as an autoencoder; then the decoder is reset and the trial proper begins.
+    """Encoder and decoder are first trained as an autoencoder; then the decoder is reset and the main training begins.
 
-    Source: Li et al. 2019, following their published code. For `epochs` epochs the loss is the reconstruction alone,
-    from a sample of q, independent of the rest of the stack; `training.epochs` further epochs follow with the stacked
-    strategies. The trial proper keeps the encoder and the parameters of the posterior. The decoder gets new random
-    weights, different from its first ones; optimisers, learning rate, its decay and all schedules start from scratch.
-    `epochs` 0 is the plain VAE. The strategy is meant to be stacked: the paper combines it with free_bits (`mode`
-    dim_sample, 8 nats in total) and kl_linear_epoch (0 to 1 in 10 epochs).
+    Source: Li et al. 2019, following their published code. For `epochs` epochs the loss is the reconstruction loss of a
+    sample of q alone, whatever the other strategies of the stack are. The main training of `training.epochs` epochs
+    follows, with the stacked strategies. It keeps the encoder and the parameters of the posterior. The decoder gets new
+    random weights, different from its initial weights; optimisers, learning rate, learning-rate decay and all schedules
+    start from scratch. `epochs` 0 is the plain VAE. The strategy is meant to be combined with others: the paper
+    combines it with free_bits (`mode` dim_sample, 8 nats in total) and kl_linear_epoch (0 to 1 in 10 epochs).
 
-    Departures.
+    Departures from the paper:
 
     - The paper trains the autoencoder as long as any other model, with decays of the learning rate, and keeps the
-      encoder with the best validation reconstruction. Here the learning rate is constant, the encoder of the last epoch
-      is kept, and the default of 5 epochs is short.
-    - Dropout, dropped words and the learning rate of the encoder are the same in both stages.
-    - Epochs, updates and seconds count both stages: with 5 epochs of pretraining, the first epoch of the trial proper
-      is the sixth of the curve, and `best_epoch` is at least 6.
+      encoder with the best validation reconstruction. In this implementation the learning rate is constant, the encoder
+      of the last epoch is kept, and the default is a short pretraining of 5 epochs.
+    - Dropout, dropped words and the learning rate of the encoder are the same in pretraining and main training.
+    - Counts of epochs, updates and seconds include pretraining: with 5 epochs of pretraining, the first epoch of the
+      main training is epoch 6 of the curve, and `best_epoch` is at least 6.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"pretraining"})

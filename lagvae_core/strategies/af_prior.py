@@ -24,17 +24,17 @@ class AfPrior(Strategy):
 
     Each of the `blocks` maps z to e, e_d = (z_d - m_d) / s_d, where m_d and s_d are functions of the dimensions before
     d. The blocks alternate between the forward and the reverse order of the dimensions. log p(z) is the sum over d of
-    log N(e_d; 0, 1) minus the log s_d of all blocks. A density costs one pass per block, a sample of z costs one pass
-    per dimension. The posterior remains a diagonal Gaussian, and the KL is estimated by Monte Carlo:
-    log q(z|x) - log p(z) at the sample that is decoded, and at 100 samples in evaluation. It is not a sum over
-    dimensions. In one dimension the flow is a learned affine map, and the prior is a Gaussian.
+    log N(e_d; 0, 1) minus the log s_d of all blocks. Computing a density takes one pass per block; drawing z takes one
+    pass per dimension. The posterior remains a diagonal Gaussian, and the KL is estimated by Monte Carlo: log q(z|x) -
+    log p(z) at the decoded sample in training, and at 100 samples in evaluation. It is not a sum over dimensions. In
+    one dimension the flow is a learned affine map, and the prior is a Gaussian.
 
-    Departures. The paper also restricts how much of its past the decoder sees; that is not part of this strategy, and
-    the paper's form for images needs an image decoder. The default number of blocks comes from the published code of
-    Ma et al. 2019. That code has pairs of passes where we have single passes, one hidden layer with direct connections
-    under weight normalisation, and unbounded scales; here there are two hidden layers, and the prior starts as exactly
-    N(0, I). log s is bounded to (-3, 3), and the outputs of the networks are divided by the square root of their width,
-    because otherwise a learning rate of 1.0 overshoots.
+    Departures. The paper also restricts how much of the past the decoder sees; this restriction is not part of the
+    strategy, and its form for images needs a special image decoder. The default number of blocks comes from the
+    published code of Ma et al. 2019. Each block of their code is a pair of passes, has one hidden layer with direct
+    connections under weight normalisation, and has unbounded scales. In this implementation a block is a single pass
+    with two hidden layers, and the prior starts as exactly N(0, I). log s is bounded to (-3, 3), and the outputs of the
+    networks are divided by the square root of their width, because otherwise a learning rate of 1.0 overshoots.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -60,10 +60,10 @@ class AfPrior(Strategy):
             yield Incompatibility(
                 "E15",
                 f"af_prior and {other.kind} are equivalent parameterisations of one model along the encoder's path; "
-                "choose one",
+                "choose one of them",
             )
         if self.blocks == 0 and self.hidden is not None:
-            yield Incompatibility("E18", "af_prior.hidden is an unused option with blocks = 0; leave it out")
+            yield Incompatibility("E18", "af_prior.hidden has no effect with blocks = 0; leave it out")
 
 
 class FlowPrior(Prior):

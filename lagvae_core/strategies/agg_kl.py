@@ -17,21 +17,21 @@ __all__ = ["AggKl", "AggregateKl"]
 
 
 class AggKl(KlExchange):
-    """The loss contains the KL of the aggregate posterior q(z), the mean of all q(z|x), instead of the KL of each.
+    """The loss contains the KL of the aggregate posterior q(z), the mean of all q(z|x), instead of their mean KL.
 
     Source: Hoffman & Johnson 2016, ELBO surgery, with the weights of Zhao et al. 2017.
 
-    The mean KL of the posteriors is I(x; z) + KL(q(z) || p(z)). The loss is mean(rec) + (1 - alpha) * w * KL +
-    (alpha + scale - 1) * D, with D an estimate of KL(q(z) || p(z)). At `alpha` 1 and `scale` 1, the defaults, it is
-    rec + D: the bound without the cost of the information. At `alpha` 0, D is an additional cost on top of the bound
-    and does not counteract collapse.
+    The mean KL of the posteriors is I(x; z) + KL(q(z) || p(z)). The loss is mean(rec) + (1 - alpha) * w * KL + (alpha +
+    scale - 1) * D, with D an estimate of KL(q(z) || p(z)). At `alpha` 1 and `scale` 1, the defaults, the loss is rec +
+    D, the negative ELBO without its term I(x; z). At `alpha` 0, D is added to the negative ELBO and does not counteract
+    collapse.
 
     D is the mean over the batch of log((1/B) sum_j q(z_i|x_j)) - log p(z_i), with one sample z_i of each posterior. All
-    densities are those whose KL is in the objective. The mixture contains the posterior that z_i was drawn from, so D
-    is too high by I(x; z) minus the information that a batch of B can show, which is at most ln B. Hence at most ln B
-    nats of information are free, and the rest costs as much as in the plain VAE: a larger batch is a different
-    objective. In batches of one sentence length, which `batching: constant_length` makes of a text, D is the KL of one
-    length.
+    posteriors are those whose KL is in the objective. The mixture contains the posterior that z_i was drawn from, so D
+    overestimates KL(q(z) || p(z)) by I(x; z) minus the information that a batch of B examples can show, which is at
+    most ln B. Hence at most ln B nats of information are free, and further nats cost as much as in the plain VAE: the
+    objective depends on the batch size. With `batching: constant_length` a batch of text holds sentences of one length,
+    and D is the KL of the aggregate posterior of this length.
     """
 
     paper: ClassVar[str] = (
@@ -42,9 +42,9 @@ class AggKl(KlExchange):
     alpha: Annotated[
         float, Field(le=1, description="share of the mean KL that is left out of the loss"), Tunable(0.0, 1.0)
     ] = 1.0
-    scale: Annotated[float, Field(ge=0, description="weight of q(z) as a whole (lambda)"), Tunable(1, 10, log=True)] = (
-        1.0
-    )
+    scale: Annotated[
+        float, Field(ge=0, description="total weight of the divergence of q(z) (lambda)"), Tunable(1, 10, log=True)
+    ] = 1.0
 
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight)
@@ -54,8 +54,8 @@ class AggKl(KlExchange):
         for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E14",
-                f"agg_kl needs q(z|x) at the samples of other examples, which under {other.kind} costs an inversion "
-                "for each pair; remove one of the two",
+                f"agg_kl needs q(z|x) at the samples of other examples, which under {other.kind} requires inverting "
+                f"the flow for each pair of examples; remove agg_kl or {other.kind}",
             )
 
 

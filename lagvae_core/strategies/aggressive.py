@@ -1,4 +1,7 @@
-"""Aggressive training of a lagging inference network."""
+"""Aggressive training of a lagging inference network.
+
+An outer update is one optimiser step on the main objective, as opposed to the inner steps that train the encoder alone.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,25 @@ __all__ = ["Aggressive"]
 
 
 class Aggressive(Strategy):
-    """The encoder takes many steps before each decoder step, until inference has caught up; then the plain VAE follows.
+    """The encoder takes many steps before each decoder step, until inference has caught up; then it is a plain VAE.
 
-    Source: He et al. 2019, Algorithm 1, with the constants of their published code where the paper gives none.
+    Source: He et al. 2019, Algorithm 1, with constants of the published code where the paper gives none.
 
     - `budget` is `converge` or a number of encoder steps (Appendix E: 10, 30, 50, 70); 0 is the plain VAE.
     - `converge` compares the mean loss per unit (word or image) of consecutive windows of `check` steps and stops at
-      the first increase, or after `max_inner` - 1 steps. The paper compares over 10 iterations, the code over 15
-      (text) and 10 (images); null uses the numbers of the code.
-    - In the aggressive phase, the outer step updates the decoder only. The first inner step uses the outer batch, every
-      later one a batch drawn uniformly from the stored ones, which favours sentences in small length buckets.
-    - The phase ends permanently by a rule on the mutual information of the validation set (`mi_batch`) after an epoch.
-      `mi_stop` `text`: the first value below the previous epoch's (0 before the first epoch) minus `mi_tol`; `image`:
-      the fifth epoch below the best value so far; `paper`: the first epoch that does not rise. Near collapse the
-      estimate is noise around 0, so the `text` rule can end the phase after one epoch by chance; `mi_tol` 0.01 prevents
-      that.
+      the first increase, or after `max_inner` - 1 steps. The windows have 10 steps in the paper, and in the code 15
+      (text) or 10 (images); `check` null uses the values of the code.
+    - In the aggressive phase, the outer update changes the decoder only. The first inner step uses the batch of the
+      outer update; every later inner step uses a batch drawn uniformly from all stored batches, which favours sentences
+      in small length buckets.
+    - The aggressive phase ends permanently when the mutual information of the validation set (`mi_batch`) meets the
+      criterion `mi_stop` after an epoch. `text`: the value is below the value of the previous epoch (0 before the first
+      epoch) minus `mi_tol`. `image`: the value has been below the best value so far in five epochs. `paper`: the value
+      does not rise. Near collapse the estimate is noise around 0, so with `text` the phase can end after one epoch by
+      chance; `mi_tol` 0.01 prevents this.
     - `clip_scope` applies to the inner steps. `all` clips by the joint norm of encoder and decoder, as the code does,
-      which needs the decoder's gradient; `per_module` clips by the encoder's norm alone and costs about half.
+      which needs the decoder's gradient; `per_module` clips by the norm of the encoder's gradient alone and costs about
+      half as much.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"update"})
@@ -54,7 +59,7 @@ class Aggressive(Strategy):
     ] = None
     max_inner: Annotated[int, Field(ge=2, description="upper limit of the inner steps of `converge`, exclusive")] = 100
     mi_stop: Annotated[
-        Literal["auto", "text", "image", "paper"], Field(description="rule that ends the aggressive phase")
+        Literal["auto", "text", "image", "paper"], Field(description="criterion that ends the aggressive phase")
     ] = "auto"
     mi_tol: Annotated[float, Field(ge=0, description="tolerated decrease of the mutual information [nats]")] = 0.0
     clip_scope: Annotated[
@@ -80,7 +85,7 @@ class Aggressive(Strategy):
 
 
 class AggressiveUpdate(Update):
-    """The inner loop and the rule that ends it; once `active` is false, it stays false."""
+    """The inner loop and the criterion that ends it; once `active` is false, it stays false."""
 
     def __init__(self, config: Aggressive, words: bool) -> None:
         self._config = config

@@ -1,6 +1,6 @@
 """The base class of strategies, the traits, the contexts that strategies may inspect, and the codes of rejections.
 
-An outer update is one optimiser step on the main objective, as opposed to an inner step, which trains the encoder alone.
+An outer update is one optimiser step on the main objective, as opposed to the inner steps that train the encoder alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "E11": "The strategy has no effect, because nothing in the decoder is random.",
         "E12": "The batch size is smaller than the statistics of the strategy require.",
         "E13": "The combination is untested.",
-        "E14": "The strategy evaluates Gaussian posteriors at the samples of other examples, but the posteriors are flows.",
+        "E14": "The strategy evaluates Gaussian posteriors at samples of other examples, but the posteriors are flows.",
         "E15": "Both strategies are parameterisations of the same model.",
         "E16": "The refinement steps are defined for a weighted ELBO, which the other strategy replaces.",
         "E17": "The weight of a divergence is negative.",
@@ -67,7 +67,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "W2": "The multiplier of the objective is updated in outer steps only, not in inner encoder steps.",
         "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
         "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
-        "W5": "A term of the loss is not part of the refinement steps; it only enters the loss at the refined posterior.",
+        "W5": "A term of the loss is not part of the refinement steps; it only counts at the refined posterior.",
         "W6": "Several strategies add a penalty, and no published weights balance them.",
     }
 )
@@ -234,7 +234,7 @@ def needs_batch_statistics(
 
 
 def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
-    """Reject fields that are not at their defaults but have no effect in the case `where`, such as "in mode code" (E18)."""
+    """Reject fields that are changed from their defaults but have no effect `where`, such as "in mode code" (E18)."""
     for name in names:
         if getattr(strategy, name) != type(strategy).model_fields[name].default:
             yield Incompatibility("E18", f"{strategy.kind}.{name} has no effect {where}; leave it out")
@@ -383,7 +383,7 @@ class _ScheduledWeight(KlWeight):
 
 
 class LanguageModel(Strategy):
-    """The decoder is trained without an encoder. The latent space has no dimensions, and all columns about z are null."""
+    """The decoder is trained alone. The latent space has no dimensions, and all columns about z are null."""
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.NO_LATENT_VARIABLE, Trait.WORKS_WITHOUT_Z})
@@ -414,7 +414,7 @@ class KlExchange(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.REGULARISES_BATCH})
 
     alpha: Annotated[float, Field(le=1, description="share of the KL that is left out of the loss")] = 0.0
-    scale: Annotated[float, Field(ge=0, description="total weight of KL(q(z) || p(z)), or of D in its place (lambda)")] = 1.0
+    scale: Annotated[float, Field(ge=0, description="total weight of the divergence of q(z) (lambda)")] = 1.0
 
     @abstractmethod
     def penalty(self, weight: float) -> Penalty:

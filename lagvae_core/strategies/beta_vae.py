@@ -37,7 +37,7 @@ class BetaVae(Strategy):
         yield from super().incompatibilities(context)
         for other in context.filling("kl_weight"):
             hint = f"remove beta_vae and set {other.kind}.w_end = {self.beta}"
-            yield Incompatibility("E02", f"beta_vae and {other.kind} would multiply two KL weights; {hint}")
+            yield Incompatibility("E02", f"beta_vae and {other.kind} would both multiply the KL; {hint}")
 
 
 class _WeightedKl(Objective):

@@ -30,19 +30,20 @@ class BnVae(Strategy):
 
     Source: Zhu et al. 2020, section 3, with the constants of their published code.
 
-    Each dimension becomes gamma * (mu - E[mu]) / sqrt(Var[mu] + epsilon) + beta; the log-variance is unchanged. In
-    training the mean KL of a batch is at least half the sum over dimensions of
-    gamma^2 * Var / (Var + epsilon) + beta^2. Evaluation uses running averages, so that q(z|x) depends on x alone, and
-    there the bound holds only approximately. A KL above zero does not prove that z is used: at gamma 0 and a fixed beta
-    the KL is positive and the mutual information is 0.
+    Each dimension of mu becomes gamma * (mu - E[mu]) / sqrt(Var[mu] + epsilon) + beta; the log-variance is unchanged.
+    In training the mean KL of a batch is at least half the sum over dimensions of gamma^2 * Var / (Var + epsilon) +
+    beta^2. Evaluation uses running averages, so that q(z|x) depends on x alone, and then the bound holds only
+    approximately. A KL above zero does not prove that z is used: at gamma 0 and a fixed beta the KL is positive and the
+    mutual information is 0.
 
     - The encoder is initialised by the defaults of torch, embeddings included, as in the published code;
-      `model.init_range` and `model.init_embedding` then apply to the decoder only. With U(-0.01, 0.01) the standard
-      deviation of the means would be far below sqrt(epsilon) and the output a tenth of gamma; with a smaller epsilon,
-      the gradient through the normalisation would be a thousand times the gradient of the plain VAE.
+      `model.init_range` and `model.init_embedding` then apply to the decoder only. With initial weights from U(-0.01,
+      0.01), the standard deviation of the means would be far below sqrt(epsilon), and the normalised means would have a
+      standard deviation of a tenth of gamma; with a smaller epsilon, the gradient through the normalisation would be a
+      thousand times the gradient of the plain VAE.
     - The running averages start as plain means over the first batches, because the influence of torch's initial mean 0
       and variance 1 outlasts a short run.
-    - `gamma` 0 sets the standard deviation to 0; in the published code it switches the normalisation off.
+    - `gamma` 0 sets the standard deviation to 0; in the published code `gamma` 0 switches the normalisation off.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior"})
@@ -57,7 +58,7 @@ class BnVae(Strategy):
     learn_beta: Annotated[bool, Field(description="whether the centre of each dimension is learned")] = True
     epsilon: Annotated[float, Field(gt=0, description="constant added to the variance of the batch")] = 1e-5
     momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
-    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is trained on")] = 2
+    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is used for training")] = 2
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"posterior": BnPosterior(self, context.latent_dim)}
@@ -68,7 +69,7 @@ class BnVae(Strategy):
             yield Incompatibility(
                 "E03",
                 f"bn_vae already fixes the standard deviation of the means that {other.kind} would set: the factor "
-                f"of {other.kind} would be constant; remove one of the two",
+                f"of {other.kind} would be constant; remove bn_vae or {other.kind}",
             )
         yield from needs_batch_statistics("bn_vae", "min_batch", self.min_batch, context)
 

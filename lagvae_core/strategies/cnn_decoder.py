@@ -29,22 +29,22 @@ SIZES: dict[str, tuple[int, ...]] = {
 
 
 class CnnDecoder(Strategy):
-    """The decoder is a stack of dilated causal convolutions. It sees only the last words and needs z for the rest.
+    """The decoder, a stack of dilated causal convolutions, sees only the last few words and needs z for earlier ones.
 
-    Source: Yang et al. 2017. Sizes and layers are quoted from memory; the paper was not read again.
+    Source: Yang et al. 2017. Sizes and layers are quoted from memory; they were not checked against the paper.
 
     x = 1x1([embedding; z]) at each position, then for each dilation x + 1x1(relu(convolution(relu(1x1(x))))), then
     dropout and the output layer. The decoder sees the last 1 + (kernel - 1) * sum(dilations) words: `scnn` 15, `mcnn`
-    63, `lcnn` 125, `vlcnn` 187. It sees a shorter sentence as a whole, and then nothing requires z. With `size` null,
-    `dilations` can be chosen freely; `kernel` 1 sees one word.
+    63, `lcnn` 125, `vlcnn` 187. If a sentence is shorter, the decoder sees all of it and does not need z. With `size`
+    null, `dilations` can be chosen freely; with `kernel` 1 the decoder sees one word.
 
-    - The number of channels between and within the blocks is `channels`, by default `model.hidden`; the paper's number
-      is 512, from memory.
+    - The number of channels between and within the blocks is `channels`, by default `model.hidden`; the paper has 512
+      (from memory).
     - `dropout` applies to the output of a block before the sum, not to the sum, because dropout of 0.5 on the sum
-      leaves nothing of the input after 5 to 15 blocks: with it, `mcnn` hardly learned and `vlcnn` diverged.
-      `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.
-    - The layers are initialised by the defaults of torch, embeddings by `model.init_embedding`. With `model.init_range`
-      the blocks would add almost nothing for a long time.
+      leaves nothing of the input after 5 to 15 blocks: with dropout on the sum, `mcnn` hardly learned and `vlcnn`
+      diverged. `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.
+    - The layers are initialised by the defaults of torch, embeddings by `model.init_embedding`. With initial weights in
+      `model.init_range`, the blocks would contribute almost nothing for a long time.
     - z enters at the first layer; `skip_vae` adds it to every block and to the output layer.
     """
 
@@ -64,7 +64,7 @@ class CnnDecoder(Strategy):
     kind: Literal["cnn_decoder"] = "cnn_decoder"
     size: Annotated[
         Literal["scnn", "mcnn", "lcnn", "vlcnn"] | None,
-        Field(description="published size of the decoder; null: given by `dilations`"),
+        Field(description="published size of the decoder; null: `dilations` sets the size"),
         Tunable(choices=tuple(SIZES)),
     ] = "mcnn"
     dilations: Annotated[
@@ -107,7 +107,7 @@ class CnnDecoder(Strategy):
         if self.size is not None and self.dilations is not None:
             yield Incompatibility(
                 "E18",
-                f"cnn_decoder.size = {self.size} is an unused option with cnn_decoder.dilations; set size to null or "
+                f"cnn_decoder.size = {self.size} has no effect with cnn_decoder.dilations; set size to null or "
                 "leave dilations out",
             )
         if self.size is None and self.dilations is None:

@@ -1,4 +1,4 @@
-"""A posterior with a guaranteed minimum of the KL, by its own form or by the form of the prior."""
+"""A guaranteed minimum of the KL, enforced by the form of the posterior or by the form of the prior."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ LEAST_SQUARE = 1e-8
 
 
 class DeltaVae(Strategy):
-    """Every posterior has a minimum KL from the prior, independent of the encoder.
+    """Every posterior has a guaranteed minimum KL from the prior, whatever the encoder outputs.
 
-    Source: Razavi et al. 2019, equation 4 for independent dimensions, and their autoregressive prior.
+    Source: Razavi et al. 2019, equation 4 (for `independent`) and the autoregressive prior (for `ar1`).
 
     `independent`: every dimension has a KL of at least `delta` from N(0, I). The second output s of the encoder sets
     sigma = l + (u - l) * sigmoid(s), where l^2 < 1 < u^2 are the variances at which a centred Gaussian has a KL of
     exactly `delta`. The first output a sets mu = sqrt(2 delta + 1 + ln sigma^2 - sigma^2 + max(0, a) + 1e-6). The KL is
-    then delta + max(0, a) / 2 + 5e-7 for every sigma. Below a = 0 no gradient reaches a, and mu depends on sigma alone.
+    then delta + max(0, a) / 2 + 5e-7 for every sigma. For a < 0 no gradient reaches a, and mu depends on sigma alone.
     Means are never negative, so the aggregate posterior differs from the prior (`kl_agg`). A KL of delta in each
     dimension does not show that z is used (see `mi`).
 
-    `ar1`: z is a sequence of `steps` latents of k = latent_dim / steps dimensions each, with the prior
-    z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the unchanged Gaussian of
-    the encoder. No product of independent Gaussians equals that prior, so its KL is at least the committed rate
-    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; per dimension it is the expected KL of z_t
+    `ar1`: z is a sequence of `steps` latents of k = latent_dim / steps dimensions each, with the prior z_1 ~ N(0, I),
+    z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the unchanged Gaussian of the encoder. No
+    product of independent Gaussians equals this prior, so the KL of the posterior is at least the committed rate
+    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; each dimension contributes the expected KL of z_t
     given the previous step. With a = 0 this is the plain VAE, bit for bit.
 
     - mu is the square root of the sum, as in public code; without the root the KL would fall below its minimum.
-    - The public code bounds the sigmoid to at least 0.02, which removes the gradient below; here it has no bound.
-    - The sum is bounded to at least 1e-8, against rounding where sigma is near l or u.
-    - The default of 0.1 comes from the comparison of Song et al. 2024; the public code has 0.15.
-    - In the paper's sequence models the decoder reads z_t at step t; here it reads the whole vector at every step. All
-      k dimensions share one correlation. The defaults of `correlation` and `steps` are ours.
+    - The public code bounds the sigmoid to at least 0.02, which removes the gradient below this value; in this
+      implementation the sigmoid is not bounded.
+    - The sum under the root is at least 1e-8, because rounding could make it negative where sigma is near l or u.
+    - The default `delta` of 0.1 comes from the comparison of Song et al. 2024; the public code uses 0.15.
+    - In the paper's sequence models the decoder reads z_t at step t; in this implementation it reads the whole vector
+      at every step. All k dimensions share one correlation. The defaults of `correlation` and `steps` are choices of
+      this implementation.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "prior"})
@@ -84,7 +86,7 @@ class DeltaVae(Strategy):
                 yield Incompatibility(
                     "E06",
                     f"delta_vae guarantees a minimum KL for its own prior, which {other.kind} would replace; remove "
-                    "one of the two",
+                    f"delta_vae or {other.kind}",
                 )
 
     def _ar1_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
@@ -92,7 +94,7 @@ class DeltaVae(Strategy):
         if size % (self.steps or size) or size < 2:
             yield Incompatibility(
                 "E-RANGE",
-                f"delta_vae.steps must be 2 or more and divide model.latent_dim, but is {self.steps or size} at "
+                f"delta_vae.steps must be at least 2 and divide model.latent_dim, but it is {self.steps or size} at "
                 f"model.latent_dim = {size}",
             )
 
@@ -102,18 +104,19 @@ class DeltaVae(Strategy):
                 yield Incompatibility(
                     "E06",
                     f"{other.kind} with {other.free_kl:g} free nats has no effect, because delta_vae guarantees a KL "
-                    f"of delta = {self.delta:g} in every dimension; exceed delta or remove {other.kind}",
+                    f"of delta = {self.delta:g} in every dimension; raise the free nats above delta or remove "
+                    f"{other.kind}",
                 )
             if other.has(Trait.NORMALISES_MEANS) or other.has(Trait.SCALES_MEANS):
                 yield Incompatibility(
                     "E03",
                     f"delta_vae and {other.kind} both change the means, which voids the KL that delta_vae guarantees; "
-                    "remove one of the two",
+                    f"remove delta_vae or {other.kind}",
                 )
 
 
 class DeltaPosterior(Posterior):
-    """N(mu, sigma^2) with a KL of at least delta in each dimension; stateless."""
+    """The posterior N(mu, sigma^2), with a KL of at least delta in each dimension; it has no state."""
 
     def __init__(self, delta: float) -> None:
         super().__init__()
@@ -142,7 +145,7 @@ class Ar1Prior(Prior):
         return variance
 
     def _before(self, x: Tensor) -> Tensor:
-        """Return x of the previous step; 0 for the first step."""
+        """Return the values of x at the previous step; they are 0 for the first step."""
         return functional.pad(x, (x.shape[-1] // self._steps, 0))[..., : x.shape[-1]]
 
     def log_prob(self, z_BSZ: Tensor) -> Tensor:
@@ -172,7 +175,7 @@ class Ar1Prior(Prior):
 
 
 def committed_rate(steps: int, dimensions: int, correlation: float) -> float:
-    """Return the minimum KL of independent Gaussians from Ar1Prior with `steps` (2 or more) latents of `dimensions`."""
+    """Return the minimum KL of independent Gaussians from an Ar1Prior of 2 or more `steps` of `dimensions` each."""
     square = correlation**2
     return 0.5 * dimensions * ((steps - 2) * math.log1p(square) - math.log1p(-square))
 
@@ -180,9 +183,9 @@ def committed_rate(steps: int, dimensions: int, correlation: float) -> float:
 def committed_stds(delta: float) -> tuple[float, float]:
     """Return the two sigma at which KL(N(0, sigma^2) || N(0, 1)) = delta, the smaller first.
 
-    They are exact up to rounding for any delta > 0. The method is Newton's on the convex e^y - 1 - y = 2 delta, where
-    y = ln sigma^2. It starts outside of each root, where it converges monotonically. With expm1 for e^y - 1, no digits
-    are lost if delta is small and the roots are close to each other.
+    They are exact up to rounding for any delta > 0. Newton's method solves the convex equation e^y - 1 - y = 2 delta,
+    where y = ln sigma^2. For each root it starts farther from 0 than the root, where it converges monotonically.
+    Because expm1 computes e^y - 1, no digits are lost if delta is small and the roots are close to each other.
     """
     roots = []
     for y in (-(2.0 * delta + 1.0), math.log(4.0 * delta + 2.0)):

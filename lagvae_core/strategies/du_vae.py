@@ -1,4 +1,4 @@
-"""Means normalised to a shared standard deviation, and dropout of variances above a floor."""
+"""Posterior means normalised over the batch, and variances with dropout and a floor."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ FULL_WEIGHT = 1.0 - 1e-9
 
 
 class DuVae(Strategy):
-    """The means are normalised over the batch to standard deviations of root mean square `gamma`; variances drop out.
+    """Means are normalised to standard deviations with root mean square `gamma`; variances are dropped at random.
 
     Source: Shen et al. 2021, with the constants of their published code.
 
     Means are normalised as in bn_vae, with a learned standard deviation for each dimension. Every forward pass rescales
-    these to a root mean square of `gamma`. A variance exp(logvar) is set to 0 with probability `dropout`, with one draw
-    for each example and dimension, and divided by 1 - dropout otherwise. Then the floor delta_rate / (2 pi e) is added,
-    which at `delta_rate` 1 keeps the entropy of every dimension at 0 or more. Evaluation uses running averages and the
-    floor, without dropout. The encoder is initialised by the defaults of torch, for the reason given in bn_vae.
+    these standard deviations to a root mean square of `gamma`. A variance exp(logvar) is set to 0 with probability
+    `dropout`, drawn separately for each example and dimension, and is otherwise divided by 1 - dropout. Then the floor
+    delta_rate / (2 pi e) is added, which at `delta_rate` 1 keeps the entropy of every dimension at 0 or more.
+    Evaluation uses running averages and the floor, but no dropout. The encoder is initialised by the defaults of torch,
+    for the reason given in bn_vae.
 
-    - Floor and dropout begin with the first update of KL weight 1, as in the code (`regularise_from` `full_weight`),
-      or at the first update (`start`). Once begun they stay; the code would switch them off again under a cyclical
-      weight. The floor is part of q(z|x) and hence of the model weights: the weights of an earlier epoch are measured
-      without it.
-    - The code also rescales the stored standard deviations in evaluation; here evaluation rescales a copy and stores
-      nothing.
-    - Batches below `min_batch` are skipped, as in the code, which removes short length buckets from training.
+    - Floor and dropout begin with the first update at which the KL weight is 1, as in the code (`regularise_from`
+      `full_weight`), or at the first update (`start`). Once begun, they stay on; the code would switch them off again
+      under a cyclical weight. The floor is part of q(z|x) and is stored with the model weights: weights from an epoch
+      before the floor began are measured without it.
+    - The code also rescales the stored standard deviations in evaluation; in this implementation evaluation rescales a
+      copy and stores nothing.
+    - Batches below `min_batch` are skipped, as in the code; this removes small length buckets from training.
     - The running averages start as plain means (see bn_vae). A `gamma` of 0, which selects another encoder in the code,
       is not allowed; use the plain VAE instead.
     """
@@ -62,14 +63,16 @@ class DuVae(Strategy):
         float, Field(gt=0, description="root mean square of the standard deviations of the means"), Tunable(0.4, 0.8)
     ] = 0.5
     learn_gamma: Annotated[bool, Field(description="whether each dimension learns its own standard deviation")] = True
-    dropout: Annotated[float, Field(ge=0, lt=1, description="share of dropped variances"), Tunable(0.1, 0.3)] = 0.2
-    delta_rate: Annotated[float, Field(ge=0, description="floor of the variance, multiplied by 2 pi e")] = 1.0
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="probability that a variance is dropped"), Tunable(0.1, 0.3)
+    ] = 0.2
+    delta_rate: Annotated[float, Field(ge=0, description="2 pi e times the floor of the variance")] = 1.0
     regularise_from: Annotated[
-        Literal["full_weight", "start"], Field(description="first update with floor and dropout of the variance")
+        Literal["full_weight", "start"], Field(description="when floor and dropout of the variance begin")
     ] = "full_weight"
     epsilon: Annotated[float, Field(gt=0, description="constant added to the variance of the batch")] = 1e-5
     momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
-    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is trained on")] = 16
+    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is used for training")] = 16
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         masks = context.streams["variance_dropout"]
@@ -80,20 +83,20 @@ class DuVae(Strategy):
         for other in context.with_trait(Trait.NORMALISES_MEANS):
             if other.kind != self.kind:
                 yield Incompatibility(
-                    "E03", f"{other.kind} and du_vae both normalise the means over the batch; remove one of the two"
+                    "E03", f"{other.kind} and du_vae both normalise the means over the batch; remove one of them"
                 )
         for other in context.with_trait(Trait.SCALES_MEANS):
             yield Incompatibility(
                 "E03",
                 f"du_vae already fixes the standard deviations of the means that {other.kind} would set: its factors "
-                "would undo the learned standard deviations; remove one of the two",
+                "would undo the learned standard deviations; remove one of them",
             )
         yield from needs_batch_statistics("du_vae", "min_batch", self.min_batch, context)
         if self.dropout > 0 and self.delta_rate == 0:
             yield Incompatibility(
                 "E-RANGE",
                 f"du_vae.delta_rate must be greater than 0 at dropout = {self.dropout}, because otherwise a dropped "
-                "variance is 0 and its KL infinite; raise delta_rate or set dropout to 0",
+                "variance is 0 and its KL is infinite; raise delta_rate or set dropout to 0",
             )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
@@ -110,8 +113,9 @@ class DuVae(Strategy):
 class DuPosterior(Posterior):
     """N(gamma_d * normalised mu + beta, dropped variance + floor).
 
-    The logarithm of the floor is a buffer, -inf before the floor begins, so that the weights of an epoch contain their
-    floor. Whether the floor has begun is training progress: restoring earlier weights does not undo it.
+    The logarithm of the floor is a buffer, which is -inf before the floor begins, so that the model weights of an epoch
+    include the floor of that epoch. Whether the floor has begun is training progress: restoring earlier weights does
+    not reset it.
     """
 
     gamma: Tensor

@@ -19,11 +19,13 @@ class EmbeddingDropout(Strategy):
 
     Source: the blog post "Posterior collapse and the strong generator problem", section 4.1, which found no benefit;
     Gal & Ghahramani 2016 for whole rows. The remaining values are divided by 1 - rate, so that the mean is unchanged;
-    evaluation drops nothing. `scope` is the unit of a draw. `unit`: each unit of each input token. `row`: each word of
-    the vocabulary, once per pass of the decoder, so that a dropped word is missing at all its positions in the batch.
+    evaluation drops nothing. `scope` says what is dropped. `unit`: each unit of the embedding of each input token is
+    dropped independently. `row`: words of the vocabulary are dropped, drawn once per pass of the decoder, so that a
+    dropped word is missing at all its positions in the batch.
 
-    The base recipe (He et al. 2019) already has dropout of scope `unit` at a rate of 0.5. Hence this strategy replaces
-    `model.dropout_in` and is not added to it: with the same rate and scope `unit` it is the plain VAE.
+    The base recipe (He et al. 2019) already has dropout of scope `unit` at a rate of 0.5. Hence the dropout of this
+    strategy replaces `model.dropout_in` instead of being added to it: with the same rate and scope `unit`, training
+    equals that of the plain VAE.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"input_dropout"})
@@ -33,9 +35,11 @@ class EmbeddingDropout(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["embedding_dropout"] = "embedding_dropout"
-    rate: Annotated[float, Field(ge=0, lt=1, description="share of dropped units or rows"), Tunable(0.1, 0.8)] = 0.5
+    rate: Annotated[
+        float, Field(ge=0, lt=1, description="probability that a unit or row is dropped"), Tunable(0.1, 0.8)
+    ] = 0.5
     scope: Annotated[
-        Literal["unit", "row"], Field(description="unit of a draw: a unit of an embedding, or a whole row")
+        Literal["unit", "row"], Field(description="what is dropped: single units of embeddings, or whole rows (words)")
     ] = "unit"
 
     @property

@@ -27,30 +27,31 @@ BOUND = 88.0
 """Largest -3 log sigma^2 that mode `code` rewards."""
 
 HIGHEST = 40.0
-"""Largest -log sigma^2 in J; keeps its exponential finite in float32."""
+"""Largest -log sigma^2 in J; this bound keeps the exponential finite in float32."""
 
 
 class Fisher(Strategy):
-    """A penalty that requires a level of the Fisher information of q(z|x), and thus small posterior variances.
+    """A penalty that pushes the Fisher information of q(z|x) up to a `level`, and thus posterior variances down.
 
     Source: Zheng et al. 2019, Understanding VAEs in Fisher-Shannon Plane (the Fisher auto-encoder).
 
     J is the mean over batch and dimensions of 1 / sigma^2 + 1 / (2 sigma^4), the Fisher information of a Gaussian about
     its mean and its variance; it is 1.5 at sigma 1. The loss increases by `weight` times
 
-    - `floor`: max(0, log level - log J), the shortfall alone;
+    - `floor`: max(0, log level - log J), a penalty only below the level;
     - `target`: |log J - log level|, a penalty on both sides of the level;
     - `code`: the mean over batch and dimensions of -max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88), independent of
       the level.
 
     The penalty acts on the variances alone. A posterior with a small variance and a constant mean has a large KL and no
-    information about x: read `mi`.
+    information about x; `mi` shows whether this is the case.
 
-    - The paper bounds the absolute difference between J and its level. The logarithms are ours, because the gradients
-      of 1 / sigma^4 have no bound. `floor` is ours, because more information than required is no collapse.
-    - `code` is the loss that the published fully connected model trains, with weight 1 whatever its options are. The
-      bound of 88 is not in that model; without it the reward would have no limit.
-    - The defaults 0.1 and 5 are those of the options of that code.
+    - The paper bounds the absolute difference between J and its level. This implementation uses logarithms, because the
+      gradients of 1 / sigma^4 are unbounded. It also adds `floor`, because more information than required is not a
+      collapse.
+    - `code` is the penalty of the published fully connected model, where its weight is 1 whatever the options of the
+      code are. The bound of 88 is not in the published code; without the bound the reward would be unlimited.
+    - The defaults 0.1 and 5 are the defaults of the options of the published code.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
@@ -74,7 +75,7 @@ class Fisher(Strategy):
 
 
 class FisherInformation(Penalty):
-    """weight * shortfall(log sigma^2), of the posteriors whose KL is in the objective."""
+    """weight * shortfall(log sigma^2), where the posteriors are those whose KL is in the objective."""
 
     def __init__(self, config: Fisher) -> None:
         super().__init__()
@@ -98,5 +99,5 @@ def fisher_information(logvar_BZ: Tensor) -> Tensor:
 
 
 def _published(logvar_BZ: Tensor) -> Tensor:
-    """-mean(max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88))."""
+    """Return -mean(max(0, 1 - sigma^2) / 3 * min(-3 log sigma^2, 88))."""
     return (logvar_BZ.expm1().clamp(max=0.0) * (-logvar_BZ).clamp(max=BOUND / 3.0)).mean()

@@ -21,20 +21,22 @@ class FraternalDropout(Strategy):
     """Each z is decoded twice under independent dropout, and a penalty reduces the difference between the two passes.
 
     Source: Zolna et al. 2018, section 2, and their published code. Petit & Corro 2021 propose it against posterior
-    collapse; we have not read their details. With d the difference between the two passes, the loss is
+    collapse; the details of their version were not consulted. With d the difference between the two passes, the loss is
 
         mean(0.5 * (rec_1 + rec_2) + w * KL) + weight * T * mean(d^2),
 
-    mean(d^2) over all elements of a batch of sentences of T predicted words. `target`: d is the difference between the
-    logits, as in the paper, or between the features that the output layer reads (`hidden`). With `double_target` false
-    the reconstruction is rec_1 alone. `same_word_mask`: if another strategy drops words, both passes read
-    the same dropped words. Evaluation makes one pass without dropout. The cost is a second pass of the decoder; weight
-    0 without `double_target` is the plain VAE.
+    where T is the number of predicted words of a sentence and mean(d^2) is over all elements of the batch. `target`: d
+    is the difference between the logits, as in the paper, or between the features that the output layer reads
+    (`hidden`). With `double_target` false the reconstruction loss is rec_1 alone. `same_word_mask`: if another strategy
+    drops words, both passes read the same dropped words. Evaluation makes one pass without dropout. Training requires a
+    second pass of the decoder; with weight 0 and without `double_target` it is the plain VAE.
 
-    - In the paper rec is a mean over words, here it is a sum; the factor T preserves the paper's ratio of the two
-      terms. Without `scale_by_length` the factor is left out, and the penalty weighs T times less.
+    - In the paper rec is a mean over words, in this implementation it is a sum; the factor T preserves the ratio of the
+      two terms in the paper. Without `scale_by_length` the factor is left out, and the penalty is smaller by a factor
+      of T.
     - The output layer is linear and has no bias, so the mean square of the difference between logits is a quadratic
-      form in the difference between features. It is computed in that form, without the logits of either pass.
+      form in the difference between features. The penalty is computed from this quadratic form, without computing the
+      logits of either pass.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decode"})
@@ -48,7 +50,9 @@ class FraternalDropout(Strategy):
     target: Annotated[Literal["logits", "hidden"], Field(description="outputs whose difference is penalised")] = (
         "logits"
     )
-    double_target: Annotated[bool, Field(description="whether both passes reconstruct, or the first alone")] = True
+    double_target: Annotated[
+        bool, Field(description="whether the reconstruction loss uses both passes or only the first")
+    ] = True
     same_word_mask: Annotated[bool, Field(description="whether both passes drop the same words")] = False
     scale_by_length: Annotated[
         bool, Field(description="whether the penalty is multiplied by the number of predicted words")
@@ -78,7 +82,7 @@ class FraternalDropout(Strategy):
 
 
 def _dropout_rates(context: ConfigContext) -> Iterator[float]:
-    """Yield the rates of all dropout in the decoder; a strategy that sets a rate replaces the model's."""
+    """Yield all dropout rates of the decoder; the rate of a strategy replaces that of the model."""
     rates = {"dropout_in": context.token_model.dropout_in, "dropout_out": context.token_model.dropout_out}
     for strategy in context.strategies:
         rates |= strategy.dropout_rates
@@ -86,7 +90,7 @@ def _dropout_rates(context: ConfigContext) -> Iterator[float]:
 
 
 class FraternalReconstruction(ReconstructionLoss):
-    """Mean reconstruction of the two passes, and their weighted mean square difference."""
+    """The mean reconstruction loss of the two passes, and the weighted mean square of their difference."""
 
     def __init__(self, config: FraternalDropout) -> None:
         self._config = config
@@ -94,7 +98,7 @@ class FraternalReconstruction(ReconstructionLoss):
     def __call__(self, trainer: Trainer, batch: Batch, z_BSZ: Tensor) -> tuple[Tensor, Tensor | None]:
         config, decoder, targets = self._config, trainer.model.decoder, batch.targets
         assert isinstance(decoder, TokenDecoder), "a decoder of words"
-        assert z_BSZ.shape[1] == 1, "training decodes one sample an example"
+        assert z_BSZ.shape[1] == 1, "training decodes one sample per example"
         history = trainer.history(batch)
         one_TBF = decoder.features(history, z_BSZ)
         rec_B = decoder.nll(one_TBF, targets).mean(1)

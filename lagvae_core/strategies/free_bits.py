@@ -1,4 +1,4 @@
-"""A KL floor: KL below it has no cost."""
+"""A floor for the KL, below which the KL has no cost."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habi
 
 
 class FreeBits(Strategy):
-    """The KL term is max(floor, KL), so the first nats of KL cost nothing; `mode` says which KL is compared.
+    """The KL term is max(floor, KL), so KL below the floor costs nothing; `mode` says which KL is compared.
 
-    Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three, options 2, 1 and 3 of their code);
-    the blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and
-    f nats of `floor` a dimension, the KL term is
+    Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three, options 2, 1 and 3 of their code); the
+    blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and a `floor` of f
+    nats per dimension, the KL term is
 
     - `group_batch`: the sum over groups g of max(f * size of g, batch mean of the KL of g), for `groups` groups of
       equal size; by default each dimension is a group;
@@ -31,14 +31,15 @@ class FreeBits(Strategy):
     - `total_batch`: max(f * Z, batch mean of the KL);
     - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` under another name,
 
-    all times the KL weight. Below the floor the gradient of the KL is exactly 0, also for a learned prior. Modes that
-    compare dimensions tend to fill each dimension up to the floor (active units by construction).
+    all times the KL weight. Below the floor the gradient of the KL is exactly 0, also for a learned prior. In modes
+    that compare single dimensions, each dimension tends to reach the floor, so all units are active by construction.
 
-    Departures. The papers give a total or nats a group; here `floor` counts nats a *dimension* in every mode, so that
-    one range fits all: the totals of Li et al., 2 to 9 nats at 32 dimensions, are 0.06 to 0.28. For a KL below the
-    floor, the code of Li et al. has 0 in the loss and ours has the floor: the gradient is the same, the loss differs.
-    The blog's `habits` averages the reconstruction over words and the KL over dimensions, an implicit KL weight of
-    words / Z; ours is in nats an example, because nothing else here is weighted by length.
+    Departures. The papers state the floor in total or per group; in this implementation `floor` is in nats per
+    *dimension* in every mode, so that one range of values suits all modes: the totals of Li et al., 2 to 9 nats at 32
+    dimensions, are 0.06 to 0.28. For a KL below the floor, the loss contains 0 in the code of Li et al., and the floor
+    in this implementation: the gradient is the same, the loss differs. The `habits` of the blog post averages the
+    reconstruction loss over words and the KL over dimensions, which is an implicit KL weight of words / Z; in this
+    implementation both are in nats per example, as in all other strategies, which do not weight by length.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -46,7 +47,7 @@ class FreeBits(Strategy):
 
     kind: Literal["free_bits"] = "free_bits"
     mode: Annotated[Mode, Field(description="KL that is compared with the floor")] = "group_batch"
-    floor: Annotated[float, Field(ge=0, description="free KL a latent dimension [nats]"), Tunable(0.05, 0.5)] = 0.1
+    floor: Annotated[float, Field(ge=0, description="free KL per latent dimension [nats]"), Tunable(0.05, 0.5)] = 0.1
     groups: Annotated[
         int | None, Field(ge=1, description="number of groups of `group_batch`; null: one per dimension")
     ] = None

@@ -14,19 +14,21 @@ __all__ = ["Historyless"]
 
 
 class Historyless(Strategy):
-    """The decoder never reads the words before the one that it predicts: only z can explain what they have in common.
+    """The decoder never reads previous words, so only z can explain what the words of a sentence have in common.
 
     Source: Semeniuta et al. 2017; the blog post "Posterior collapse and the strong generator problem".
 
-    p(x|z) = prod_t p(x_t | z, t) over the words and the final `</s>`: given z the words are independent, and the LSTM
-    only counts positions. `variant` selects what the decoder reads instead of words: `unk`, the embedding of `<unk>` at
-    every step including the first; `notoken`, one learned vector, in a decoder without word embeddings.
-    `model.dropout_in` applies to both as it does to embeddings. Both define the same family of distributions.
+    p(x|z) = prod_t p(x_t | z, t) over the words and the final `</s>`: given z the words are independent, and the only
+    task of the LSTM is to count positions. `variant` selects what the decoder reads instead of words: `unk`, the
+    embedding of `<unk>` at every step including the first; `notoken`, one learned vector, in a decoder without word
+    embeddings. `model.dropout_in` applies to both inputs as it does to embeddings. Both variants define the same family
+    of distributions.
 
-    It is not a corruption of the training input but part of the model: evaluation and sampling use the same decoder as
-    training, so p(x|z) is a proper density. That z is the only source of information does not mean that training finds
-    it: while inference lags, as it does from the small start of `model.init_range` under SGD, z stays as empty as with
-    the plain decoder. Expect a far worse `nll_iw` wherever z has too few dimensions to replace the past.
+    Unlike a corruption of the training input, this is part of the model: evaluation and sampling use the same decoder
+    as training, so p(x|z) is a proper density. Although z is the only source of information, training does not
+    necessarily learn to use z: while inference lags, as it does under SGD from the small initial weights of
+    `model.init_range`, z carries as little information as with the plain decoder. Expect a far worse `nll_iw` wherever
+    z has too few dimensions to replace the past.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"past"})
@@ -49,7 +51,7 @@ class Historyless(Strategy):
             if "corrupt" in other.slots:
                 yield Incompatibility(
                     "E09",
-                    f"the decoder of historyless reads no words that {other.kind} could drop; remove one of the two",
+                    f"the decoder of historyless reads no words that {other.kind} could drop; remove one of them",
                 )
             elif other.has(Trait.BOUNDED_RECEPTIVE_FIELD):
                 yield Incompatibility(

@@ -1,4 +1,4 @@
-"""A posterior that an inverse autoregressive flow transforms from a Gaussian."""
+"""A Gaussian posterior transformed by an inverse autoregressive flow."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ __all__ = ["IafPosterior", "InverseFlow"]
 
 
 class IafPosterior(Strategy):
-    """The posterior is a diagonal Gaussian that an inverse autoregressive flow transforms.
+    """The posterior is a diagonal Gaussian transformed by an inverse autoregressive flow.
 
-    Source: Kingma et al. 2016, section 4 and equations 11 to 14; constants of the published code of Shen et al. 2021.
+    Source: Kingma et al. 2016, section 4 and equations 11 to 14. The constants are from the code of Shen et al. 2021.
 
     z = flow(mean + sigma * eps), `depth` steps of z' = g z + (1 - g) m, where g = sigmoid(s + 2), and m and s at
     dimension d are functions of the dimensions before d and of a context; successive steps read the dimensions in
-    opposite orders. log q(z|x) is the log-density of the Gaussian minus the sum of log g; it is cheap only at the
-    flow's own samples. The KL is estimated by Monte Carlo, in training at the one decoded sample and in evaluation at
-    100; its terms by dimension add up to it, but each may be negative. `depth` 0 is the plain VAE with that KL. The
-    parameters of the flow are trained with the encoder.
+    opposite orders. log q(z|x) is the log-density of the Gaussian minus the sum of log g; it is cheap to compute only
+    at samples that the flow itself drew. The KL is estimated by Monte Carlo, in training at the one decoded sample and
+    in evaluation at 100; the terms of the dimensions sum to the KL, but each may be negative. `depth` 0 is the plain
+    VAE with a KL estimated in this way. The parameters of the flow are trained with the encoder.
 
-    E[z|x] is a mean over 100 samples; `au` is corrected for its sampling error. `mi_batch` needs q(z|x_j) at samples of
-    other examples, which inverts the flow one dimension at a time, and uses 512 examples. `mi`, over all pairs, is not
-    measured; the mutual information of the Gaussian before the flow would be a different quantity.
+    E[z|x] is a mean over 100 samples; `au` is corrected for the sampling error of this mean. `mi_batch` needs q(z|x_j)
+    at samples of other examples, which requires inverting the flow one dimension at a time, and is therefore computed
+    on 512 examples. `mi`, which is computed over all pairs of examples, is not measured; the mutual information of the
+    Gaussian before the flow would be a different quantity.
 
-    Departures. The context is the encoder's mean and log-variance; the code has additional encoder outputs for it.
-    sigma is exp(logvar / 2), as in every other posterior here; the code has a softplus. In the code each step reverses
-    the dimensions themselves, which mixes the terms by dimension that free bits compare; here dimension d stays
-    dimension d. In the code the context does not reach the first dimension. The code's hidden layers have 60 units a
-    latent dimension, here 16 by default, and the outputs of the networks are divided by the square root of that width
-    (see af_prior).
+    Departures. The context is the encoder's mean and log-variance; the code has additional encoder outputs for the
+    context. sigma is exp(logvar / 2), as in all other posteriors of this package; the code uses a softplus. In the code
+    each step reverses the dimensions themselves, which mixes the KL terms of the dimensions that free bits compare; in
+    this implementation dimension d stays dimension d. In the code the context does not reach the first dimension. The
+    hidden layers have 60 units per latent dimension in the code and by default 16 in this implementation, where the
+    outputs of the networks are also divided by the square root of that width (see af_prior).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
@@ -53,7 +54,9 @@ class IafPosterior(Strategy):
 
     kind: Literal["iaf_posterior"] = "iaf_posterior"
     depth: Annotated[int, Field(ge=0, description="number of steps of the flow"), Tunable(1, 4)] = 2
-    width: Annotated[int | None, Field(ge=1, description="units of a hidden layer; null: 16 a latent dimension")] = None
+    width: Annotated[int | None, Field(ge=1, description="units of a hidden layer; null: 16 per latent dimension")] = (
+        None
+    )
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         size = context.latent_dim

@@ -26,22 +26,23 @@ class InfoMmd(KlExchange):
     Source: Zhao et al. 2017, InfoVAE.
 
     The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w. `alpha` 1 is a
-    Wasserstein autoencoder, `alpha` 0 and `scale` 1 the plain VAE, `alpha` 1 - beta and `scale` beta beta_vae. At the
-    default `alpha` 0, D is added to the full KL. With Z latent dimensions, d a distance in the latent space and
-    C = 2 * Z * bandwidth^2, D is
+    Wasserstein autoencoder, `alpha` 0 and `scale` 1 is the plain VAE, and `alpha` 1 - beta with `scale` beta is
+    beta_vae. At the default `alpha` 0, D is added to the full KL. With Z latent dimensions, d a distance in the latent
+    space and C = 2 * Z * bandwidth^2, D is
 
     - `mmd`: mmd_scale times the unbiased squared discrepancy between one sample of each posterior and as many samples
-      of the prior, drawn again at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
-      be negative. Its size depends on data and kernel, and so does a `scale` that has an effect;
-    - `kl`: the KL of agg_kl.
+      of the prior, drawn anew at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
+      be negative. Its size depends on data and kernel, so the `scale` must be chosen accordingly;
+    - `kl`: the estimate of KL(q(z) || p(z)) that agg_kl uses.
 
     Samples and posteriors are those whose KL is in the objective.
 
     - alpha + scale < 1 is rejected (E17), because it would reward the divergence. Public code has such defaults.
-    - There is one bandwidth; code of Wasserstein autoencoders also sums kernels of several.
-    - Pelsmaeker & Aziz 2019 have `mmd_scale` 10,000; here it is 1, because `scale` already is a weight.
-    - Batches must be samples of the data. With `batching: constant_length` a batch holds sentences of one length, and
-      the penalty compares each length separately with the prior.
+    - The kernel has one bandwidth; published code of Wasserstein autoencoders also sums kernels of several bandwidths.
+    - Pelsmaeker & Aziz 2019 use an `mmd_scale` of 10,000; the default in this implementation is 1, because `scale`
+      already is a weight.
+    - The penalty assumes that each batch is a random sample of the data. With `batching: constant_length` a batch holds
+      sentences of one length, and the penalty compares each length separately with the prior.
     """
 
     paper: ClassVar[str] = "Zhao et al. 2017, InfoVAE: Information Maximizing Variational Autoencoders"
@@ -52,7 +53,7 @@ class InfoMmd(KlExchange):
     ] = 0.0
     scale: Annotated[
         float,
-        Field(ge=0, description="weight of q(z) as a whole (lambda)"),
+        Field(ge=0, description="total weight of the divergence of q(z) (lambda)"),
         Tunable(1, 1e3, log=True),
     ] = 10.0
     divergence: Annotated[Literal["mmd", "kl"], Field(description="divergence of q(z) from the prior")] = "mmd"
@@ -74,7 +75,7 @@ class InfoMmd(KlExchange):
             yield Incompatibility(
                 "E14",
                 f"info_mmd with divergence = kl mixes Gaussian posteriors, but those of {other.kind} are flows; set "
-                "info_mmd.divergence = mmd or remove one of the two",
+                f"info_mmd.divergence = mmd, or remove info_mmd or {other.kind}",
             )
 
 

@@ -19,9 +19,10 @@ class KlExp(KlSchedule):
     Source: annealing is from Bowman et al. 2016. The blog post "Posterior collapse and the strong generator problem"
     mentions an exponential shape along with the linear one.
 
-    Departure. No formula for it is published, so this one is ours: with a = min(1, t / warm_up) at update t (from 0),
-    the share is (exp(curvature * a) - 1) / (exp(curvature) - 1). A positive `curvature` starts slowly, a negative one
-    ends slowly, and 0, the limit, is `kl_linear_iter`. `warm_up` 0 is full weight from the first update.
+    Departure. No formula is published; this implementation defines one: with a = min(1, t / warm_up) at update t (from
+    0), the share is (exp(curvature * a) - 1) / (exp(curvature) - 1). With a positive `curvature` the weight rises
+    slowly at first, with a negative one slowly at the end; `curvature` 0 is the limit, `kl_linear_iter`. With `warm_up`
+    0 the weight is `w_end` from the first update.
     """
 
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space; the shape is ours"

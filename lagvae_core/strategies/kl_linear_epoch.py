@@ -17,15 +17,15 @@ __all__ = ["KlLinearEpoch"]
 class KlLinearEpoch(Strategy):
     """The weight of the KL term grows linearly from `w_start` to `w_end` over `warm_up` epochs and then stays there.
 
-    Source: Bowman et al. 2016; as used by Kim et al. 2018 and He et al. 2019 (0.1 to 1 in 10 epochs).
+    Source: Bowman et al. 2016. Kim et al. 2018 and He et al. 2019 use it with 0.1 to 1 in 10 epochs.
 
     Update t (from 0) has weight min(w_end, w_start + (t + 1) * rate), with N batches per epoch. `rate_mode` selects the
     rate: `exact`, the default, is (w_end - w_start) / (warm_up * N). `kim` is w_end / (warm_up * N), as in the code of
-    Kim et al.; from 0.1 it reaches full weight after 0.9 * warm_up epochs. `warm_up` 0 is full weight from the first
-    update.
+    Kim et al.; from 0.1 it reaches full weight after 0.9 * warm_up epochs. With `warm_up` 0 the weight is `w_end` from
+    the first update.
 
     Departure. The public code of He et al. divides by the number of examples over the batch size. For length-bucketed
-    batches this is a little smaller than N, so their weight reaches its end a little earlier.
+    batches this is a little smaller than N, so in their code the weight reaches `w_end` a little earlier.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})

@@ -18,8 +18,8 @@ class KlLinearIter(KlSchedule):
     Source: He et al. 2019, Appendix E: from 0 to 1 in 30,000, 50,000, 100,000 or 120,000 updates, for text and images.
 
     Update t (from 0) has share min(1, t / warm_up), so the first update has weight `w_start` itself. Only outer updates
-    count, not the inner ones of `aggressive`. A training with fewer updates never reaches `w_end`. `warm_up` 0 is full
-    weight from the first update.
+    (steps on the main objective) count, not the inner encoder steps of `aggressive`. With fewer updates than `warm_up`,
+    the weight never reaches `w_end`. With `warm_up` 0 the weight is `w_end` from the first update.
 
     Departure. With a `w_end` other than 1 the slope is (w_end - w_start) / warm_up, not 1 / warm_up, so that `warm_up`
     keeps its meaning.

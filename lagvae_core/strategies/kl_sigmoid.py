@@ -14,13 +14,13 @@ __all__ = ["KlSigmoid"]
 
 
 class KlSigmoid(KlSchedule):
-    """The weight of the KL term follows a sigmoid of the updates, with half the rise at update `midpoint`.
+    """The weight of the KL term follows a sigmoid of the updates, which reaches half the rise at update `midpoint`.
 
-    Source: Bowman et al. 2016, section 3.1. They draw such a curve and give no constants; 0.0025 and 2,500 are common
-    in public code.
+    Source: Bowman et al. 2016, section 3.1. The paper shows such a curve without its constants; 0.0025 and 2,500 are
+    common in public code.
 
     Update t (from 0) has share 1 / (1 + exp(-slope * (t - midpoint))). With the defaults the weight starts slightly
-    above `w_start` (at 0.002 of the rise). It approaches `w_end` as closely as the precision allows.
+    above `w_start` (at 0.002 of the rise). It approaches `w_end` as closely as floating-point precision allows.
     """
 
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"

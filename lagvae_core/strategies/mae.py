@@ -24,22 +24,22 @@ __all__ = ["Mae", "MutualDivergence"]
 
 
 class Mae(Strategy):
-    """The loss rewards posteriors that differ within the batch, and penalises unequal differences between the pairs.
+    """The loss rewards posteriors that differ within the batch, and penalises differences that vary between pairs.
 
     Source: Ma et al. 2019, MAE: Mutual Posterior-Divergence Regularization for Variational Autoencoders.
 
     With D_ij,d the KL of posterior i to posterior j in dimension d, m_d its mean over all ordered pairs i != j of the
     batch, and s the standard deviation (unbiased) over these pairs of the sum of D_ij over dimensions, the loss
     increases by diversity * sum_d softplus(-m_d) + smoothness * s. The first term is between 0 and diversity * ln 2 for
-    each dimension, so it can start the use of z but cannot force it. The posteriors are those whose KL is in the
-    objective; for a flow these are the Gaussians that it transforms.
+    each dimension, so it can encourage the use of z but cannot force it. The posteriors are those whose KL is in the
+    objective; for a flow posterior these are the Gaussians that the flow transforms.
 
-    - The published code has diversity * softplus(-m_d / diversity); here m_d is not divided, so that `diversity` is
-      only a weight. At the default of 1 both are the same.
-    - The code also averages the weights over updates and has an autoregressive flow as its prior. Neither is part of
-      this strategy.
-    - Two examples give only two pairs, too few to measure spread: with `smoothness` above 0, batches below 3 are
-      skipped.
+    - The published code has diversity * softplus(-m_d / diversity); in this implementation m_d is not divided, so that
+      `diversity` is only a weight. At the default of 1 both formulas are the same.
+    - The code also averages the model weights over updates and uses an autoregressive flow as the prior. Neither is
+      part of this strategy.
+    - Two examples give only two pairs, too few to measure the spread: with `smoothness` above 0, batches of fewer than
+      3 examples are skipped.
     - With `batching: constant_length` a batch holds sentences of one length, and only these are compared.
     """
 
@@ -62,7 +62,7 @@ class Mae(Strategy):
 
     @property
     def _least_batch(self) -> int:
-        """The smallest batch size that gives the statistics; 0 if none are needed."""
+        """The smallest batch size for which the statistics are defined; 0 if no statistics are needed."""
         return 3 if self.smoothness > 0 else 2 if self.diversity > 0 else 0
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:

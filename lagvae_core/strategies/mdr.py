@@ -28,14 +28,15 @@ class Mdr(Strategy):
     """Minimum desired rate: a multiplier m >= 0 grows while the KL is below `rate`, and the KL weight is 1 - m.
 
     Source: Pelsmaeker & Aziz 2019. The model minimises mean(rec + KL) + m * (rate - KL), with KL the batch mean of the
-    sum over dimensions. m takes one ascent step after each outer update; m above 1 rewards KL. Evaluation does not use
-    m. `parametrisation`: m is the absolute value (as published) or the softplus of the learned number. The absolute
-    value has no slope at 0, so a `multiplier_start` of 0 stays 0, which is the plain VAE.
+    sum over dimensions. m takes one ascent step after each outer update; an m above 1 rewards KL. Evaluation does not
+    use m. `parametrisation` selects whether m is the absolute value (as published) or the softplus of a learned number.
+    The absolute value has no slope at 0, so a `multiplier_start` of 0 stays 0, which is the plain VAE.
 
-    Departures from the published code. There the optimiser of the model also steps the multiplier, because the filter
-    that should exclude it names another parameter; here only its own RMSprop does. There the multiplier's gradient is
-    part of the clipped norm; here it is not. There the KL in the constraint is multiplied by the annealing weight; here
-    it is unscaled, and annealing is rejected (E01).
+    Departures. In the published code the optimiser of the model also updates the multiplier, because the filter that
+    should exclude the multiplier names another parameter; in this implementation only the RMSprop of the multiplier
+    updates it. In the published code the gradient of the multiplier is part of the norm for clipping; in this
+    implementation it is not. In the published code the KL in the constraint is multiplied by the annealing weight; in
+    this implementation it is not, and annealing is rejected (E01).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -57,7 +58,7 @@ class Mdr(Strategy):
         for other in context.with_trait(Trait.FIXED_KL_WEIGHT):
             yield Incompatibility(
                 "E01",
-                f"mdr already sets the effective KL weight, and {other.kind} would change it; remove one of the two",
+                f"mdr already sets the effective KL weight, and {other.kind} would change it; remove one of them",
             )
         if self.parametrisation == "softplus" and self.multiplier_start == 0:
             yield Incompatibility(
@@ -67,11 +68,14 @@ class Mdr(Strategy):
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
         yield from super().warnings(context)
         for other in context.with_trait(Trait.INNER_LOOP):
-            yield ConfigWarning("W2", f"The multiplier of mdr is updated in the outer steps of {other.kind} only.")
+            yield ConfigWarning(
+                "W2",
+                f"The multiplier of mdr is updated in the outer steps of {other.kind} only, not in its inner steps.",
+            )
 
 
 class MinimumRate(Objective):
-    """The Lagrangian. The multiplier and its RMSprop stay on the device of the KL, so no update waits for them."""
+    """The Lagrangian. The multiplier and its RMSprop stay on the device of the KL, which avoids synchronisation."""
 
     def __init__(self, config: Mdr) -> None:
         self._config = config

@@ -20,12 +20,12 @@ class MogPrior(Strategy):
 
     Source: Kamoi & Fukutomi 2018, the multimodal prior.
 
-    p(z) = sum_c w_c N(z; m_c, diag(v_c)), the mixture of vamp_prior with free components instead of posteriors. The KL
-    is estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100
+    p(z) = sum_c w_c N(z; m_c, diag(v_c)), a mixture as in vamp_prior, but of free components instead of posteriors. The
+    KL is estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100
     samples; it does not split over dimensions. The components are trained with the decoder.
 
-    The defaults are ours. Initial means are drawn from N(0, init_spread^2), initial variances are 1 and initial weights
-    equal; one component with `init_spread` 0 starts as N(0, I).
+    The defaults are choices of this implementation. Initial means are drawn from N(0, init_spread^2), initial variances
+    are 1 and initial weights are equal; one component with `init_spread` 0 starts as N(0, I).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})

@@ -30,27 +30,28 @@ class MultitaskBow(Strategy):
     """An additional head predicts from z which words are in the sentence.
 
     Source: Kamoi & Fukutomi 2018, as the blog post "Posterior collapse and the strong generator problem" describes it.
-    We do not know the paper's exact loss; what follows is our reading.
+    The paper's exact loss is not known to us; this implementation follows the description in the post.
 
-    A head, one hidden layer on the decoded sample of z, gives a logit for each word, and the loss increases by `weight`
-    times the batch mean of
+    A head with one hidden layer maps the decoded sample of z to a logit for each word, and the loss increases by
+    `weight` times the batch mean of
 
-    - `multinomial`: -sum_t log softmax(logits)[x_t], as if the words were drawn from one bag;
-    - `bernoulli`: the cross-entropy of the presence of each word of the vocabulary.
+    - `multinomial`: -sum_t log softmax(logits)[x_t], as if the words were drawn independently from one distribution;
+    - `bernoulli`: the binary cross-entropy of the presence of each word, summed over the vocabulary.
 
     The sentence is the input of the encoder; in reinflection, where words are characters, it is the source form. Words
     are all tokens except `<pad>`, `<s>` and `</s>`; `<unk>` counts, because it stands for a word of the sentence. With
     `bow_input`, the output of a linear layer on the bag is appended to the last state of the encoder, before the
-    projection to mean and log-variance. The head is trained with the decoder and is no part of the measured model; only
-    `bow_nll` measures it.
+    projection to mean and log-variance. The head is trained with the decoder and is not part of the measured model;
+    only `bow_nll` measures the head.
 
-    - `multinomial` has the size of the reconstruction, so a `weight` of 1 roughly doubles the incentive to encode the
-      sentence in z. KL and `mi` rise by what the bag needs, whether or not the decoder uses it.
-    - The bag that the encoder reads holds the share of each word among the words of the sentence. With counts, which
-      unlike the encoder's last state have no bound, the base recipe with its learning rate of 1 diverges.
-    - By default the layer on the bag is as large as a word embedding, because it is a mean of one vector per word, and
-      the hidden layer of the head is as large as z.
-    - `bow_input` changes the encoder: the plain VAE is `weight` 0 without it.
+    - `multinomial` is about as large as the reconstruction loss, so a `weight` of 1 roughly doubles the incentive to
+      encode the sentence in z. KL and `mi` rise by the information that the head uses, whether or not the decoder uses
+      it.
+    - The bag that the encoder reads contains the share of each word among the words of the sentence. With counts, which
+      are unbounded, unlike the last state of the encoder, the base recipe with its learning rate of 1 diverges.
+    - By default the layer on the bag is as large as a word embedding, because its output is the mean of one vector per
+      word, and the hidden layer of the head is as large as z.
+    - `bow_input` changes the encoder: `weight` 0 is the plain VAE only without `bow_input`.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"features", "penalties", "extra_metrics"})
@@ -93,7 +94,7 @@ class MultitaskBow(Strategy):
 
 
 class BagTask(Penalty):
-    """weight * the mean loss of the head."""
+    """The penalty weight * (mean loss of the head)."""
 
     def __init__(self, config: MultitaskBow, head: BagHead) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class BagTask(Penalty):
 
 
 class _BagMetrics(ExtraMetrics):
-    """`bow_nll` at the one encoded sample; null if no head is trained."""
+    """`bow_nll` at the single encoded sample of each example; null if no head is trained."""
 
     def __init__(self, task: BagTask | None) -> None:
         self._task = task

@@ -26,7 +26,7 @@ from lagvae_core.strategies.slots import Side
 __all__ = ["OffsetInit"]
 
 MAX_INITIAL_LOGVAR = 10.0
-"""Initial log-variance above which a warning is given; it is a KL of 11,000 nats in its dimension."""
+"""Initial log-variance above which a warning is given; at this value the KL of a dimension is 11,000 nats."""
 
 
 class OffsetInit(Strategy):
@@ -34,13 +34,14 @@ class OffsetInit(Strategy):
 
     Source: He et al. 2019, Appendix G: weights from U(low, high) and embeddings from U(embedding_low, embedding_high)
     instead of intervals around 0. From this start the basic VAE returns to the origin and collapses; with aggressive
-    training it does not. `scope` `all` applies to encoder and decoder, `encoder` to the encoder alone; parameters that
-    other strategies add to the model keep their start. With the intervals of the model, -init_range to init_range and
-    the corresponding one for the embeddings, it is the plain VAE.
+    training it does not. `scope` `all` initialises encoder and decoder in this way, `encoder` the encoder alone;
+    parameters that other strategies add to the model keep their own initial values. With the intervals of the plain
+    model, -init_range to init_range and the corresponding interval for the embeddings, it is the plain VAE.
 
-    - The paper's intervals are U(0.04, 0.06) and U(0, 0.2) as we remember them; the defaults are these.
+    - The defaults are the paper's intervals, U(0.04, 0.06) and U(0, 0.2), as recalled from memory.
     - On images every parameter counts as a weight, including those of batch normalisation.
-    - Log-variances start as large as the means. The paper has 50 hidden units; with many more, narrow the intervals.
+    - Log-variances start as large as the means. The paper has 50 hidden units; with many more units, choose narrower
+      intervals.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"initialise"})
@@ -48,17 +49,17 @@ class OffsetInit(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["offset_init"] = "offset_init"
-    low: Annotated[float, Field(description="lower end of the initial weights")] = 0.04
-    high: Annotated[float, Field(description="upper end of the initial weights"), Tunable(0.05, 0.1)] = 0.06
-    embedding_low: Annotated[float, Field(description="lower end of the initial embeddings")] = 0.0
-    embedding_high: Annotated[float, Field(description="upper end of the initial embeddings")] = 0.2
-    scope: Annotated[Literal["encoder", "all"], Field(description="modules that start in these intervals")] = "all"
+    low: Annotated[float, Field(description="lower bound of the initial weights")] = 0.04
+    high: Annotated[float, Field(description="upper bound of the initial weights"), Tunable(0.05, 0.1)] = 0.06
+    embedding_low: Annotated[float, Field(description="lower bound of the initial embeddings")] = 0.0
+    embedding_high: Annotated[float, Field(description="upper bound of the initial embeddings")] = 0.2
+    scope: Annotated[Literal["encoder", "all"], Field(description="modules that are initialised in this way")] = "all"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"initialise": self.initialise}
 
     def initialise(self, module: nn.Module, side: Side) -> None:
-        """Initialise `module` again with the draws of the model's own start: layer defaults first, then uniform."""
+        """Initialise `module` again, drawing as the model's own initialisation does: layer defaults, then uniform."""
         if side == "encoder" or self.scope == "all":
             start_by_default(module)
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))

@@ -1,7 +1,7 @@
 """Gradient steps on the posterior of each example, and the ways to differentiate training through them, for `sa_vae`.
 
 lambda [2, B, Z] contains the means and log-variances of the posteriors of B examples; lambda_0 is the encoder's output,
-lambda_k the value after k steps, and g the gradient of a step.
+lambda_k is lambda after k steps, and g is the gradient that a step uses.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Steps(Interface):
 class Descent:
     """Momentum steps on lambda [2, B, Z] with clipped gradients.
 
-    A gradient is the gradient of an example's loss divided by `reference_batch`. Its norm is computed separately for
-    means and log-variances, and is the norm for a batch of `reference_batch` such examples.
+    The gradient of each example's loss is divided by `reference_batch`. The norms for clipping are computed separately
+    for means and log-variances, and are scaled to a batch of `reference_batch` such examples.
 
     Args:
         config: The fields that define the steps.
         examples: Number of examples in the batch.
-        alone: Whether the norm is computed for each example, as if the reference batch consisted of copies of it;
-            otherwise it is computed for the whole batch.
+        alone: Whether the norm is computed for each example, as if the reference batch consisted of copies of this
+            example; otherwise the norm is computed for the whole batch.
     """
 
     def __init__(self, config: Steps, examples: int, *, alone: bool) -> None:
@@ -86,7 +86,7 @@ class Descent:
         return gradient * self.factor(gradient) if self._config.clip else gradient
 
     def clipped_backward(self, gradient: Tensor, outer: Tensor) -> Tensor:
-        """Return the product of `outer` with the derivative of `clipped` at `gradient`; the derivative is symmetric."""
+        """Return the derivative of `clipped` at `gradient`, which is symmetric, times the vector `outer`."""
         if not self._config.clip:
             return outer
         factor = self.factor(gradient)
@@ -97,14 +97,14 @@ class Descent:
     def clipped_to_backward_clip(self, outer: Tensor) -> Tensor:
         """Return `outer`, a gradient of the loss at some lambda_k, with a norm of at most `backward_clip`.
 
-        Steps that overshoot multiply this gradient from step to step, and an update with the product destroys the
-        model.
+        If steps overshoot, this gradient grows from step to step in the backward pass, and an update with the resulting
+        gradient destroys the model.
         """
         limit = self._config.backward_clip
         return outer * _clip_factor(limit, self.joint_norm(outer)) if limit else outer
 
     def velocity(self, last: Tensor, gradient: Tensor) -> Tensor:
-        """Return the velocity of the next step from the velocity of the last one."""
+        """Return the velocity of the next step, given the velocity `last` of the previous step."""
         return self._config.momentum * last - self.clipped(gradient)
 
 
@@ -117,9 +117,9 @@ def gradient_of(parameters: Tensor, noise_BZ: Tensor, kl_factor: Tensor | float,
 
     Args:
         parameters: lambda [2, B, Z].
-        noise_BZ: Noise that gives z.
+        noise_BZ: Standard normal noise of the sample z.
         kl_factor: Weight of the KL.
-        z_gradient: Gradient of rec with respect to z.
+        z_gradient: Function that returns the gradient of rec with respect to z.
     """
     mean, logvar = parameters
     offset_BZ = (0.5 * logvar).exp() * noise_BZ
@@ -128,7 +128,7 @@ def gradient_of(parameters: Tensor, noise_BZ: Tensor, kl_factor: Tensor | float,
 
 
 def gaussian_of(parameters: Tensor) -> Gaussian:
-    """Return the posterior with parameters lambda."""
+    """Return the Gaussian posteriors with means and log-variances `parameters`, a lambda."""
     return Gaussian(parameters[0], parameters[1])
 
 
@@ -170,10 +170,10 @@ class SviGradient(ABC):
 
     @abstractmethod
     def backward(self) -> Loss:
-        """Return the loss at the refined posterior; add its gradients to the gradients of the parameters."""
+        """Return the loss at the refined posterior, and add its gradients to those of the model's parameters."""
 
     def rec(self, k: int, z_BZ: Tensor) -> Tensor:
-        """Return rec [B] of step k. Its first pass draws the masks; later ones reuse them and draw nothing."""
+        """Return rec [B] of step k. The first pass of step k draws dropout masks; later passes reuse the masks."""
         state = self._dropout.get_state()
         again = k < len(self._states)
         if again:
@@ -186,7 +186,7 @@ class SviGradient(ABC):
         return rec_B
 
     def gradient(self, k: int, parameters: Tensor, differentiate: Differentiate) -> Tensor:
-        """Return the unclipped g of step k at lambda."""
+        """Return the unclipped g of step k at `parameters`, a lambda."""
 
         def rec_gradient_at(z_BZ: Tensor) -> Tensor:
             z_BZ.requires_grad_()
@@ -204,7 +204,7 @@ class SviGradient(ABC):
         return self.trainer.loss_at(self.batch, Inference.plain(gaussian_of(refined)), self.weight)
 
     def final(self, refined: Tensor) -> tuple[Loss, Tensor]:
-        """Return the loss at lambda_K and its gradient there, scaled like g; add the decoder's gradients."""
+        """Return the loss and its gradient at lambda_K, scaled like g, and add the gradients of the decoder."""
         leaf = refined.requires_grad_()
         loss = self.loss(leaf)
         loss.total.backward()  # type: ignore[no-untyped-call]
@@ -212,7 +212,7 @@ class SviGradient(ABC):
         return loss, leaf.grad * (self.batch.size / self.config.reference_batch)
 
     def add_encoder_gradients(self, outer: Tensor) -> None:
-        """Add the encoder's gradients, from the gradient of the loss at lambda_0, scaled like g."""
+        """Backpropagate `outer`, the gradient of the loss at lambda_0 scaled like g, to the encoder's gradients."""
         torch.autograd.backward([self.start], [outer * (self.config.reference_batch / self.batch.size)])
 
 
@@ -226,10 +226,10 @@ def _with_graph(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
 
 
 class DetachedGradient(SviGradient):
-    """VAE+SVI: no gradient through the steps.
+    """VAE+SVI: training does not differentiate through the steps.
 
-    The decoder is trained at the refined posterior. The encoder is trained on the loss at its own posterior, or towards
-    the refined one.
+    The decoder is trained at the refined posterior. The encoder is trained on the loss at its own posterior, or on the
+    KL from its own posterior to the refined posterior.
     """
 
     def backward(self) -> Loss:
@@ -250,7 +250,7 @@ class DetachedGradient(SviGradient):
 
 
 class ExactGradient(SviGradient):
-    """Full gradient through the steps, by differentiating twice."""
+    """Training differentiates through the steps exactly, with second derivatives."""
 
     def backward(self) -> Loss:
         scale = self.batch.size / self.config.reference_batch
@@ -267,7 +267,7 @@ class ExactGradient(SviGradient):
 
 
 class FiniteDifferenceGradient(SviGradient):
-    """Full gradient through the steps, with Hessian-vector products approximated by finite differences.
+    """Training differentiates through the steps, with Hessian-vector products approximated by finite differences.
 
     With r = `difference_step`, step k contributes -(grad(lambda_k + r d) - grad(lambda_k)) / r to the decoder's
     gradient, where grad(lambda) is the decoder's gradient of the step's loss at lambda. Both terms are added to the
@@ -295,7 +295,7 @@ class FiniteDifferenceGradient(SviGradient):
         return loss
 
     def _adding_to_decoder(self, factor: float) -> Differentiate:
-        """Differentiate, and add `factor` times the decoder's gradient of the batch mean to the decoder's gradients."""
+        """Return a function that differentiates rec and adds `factor` * d mean(rec) / dw to each weight's gradient."""
         scale = factor / self.batch.size
 
         def differentiate(rec_B: Tensor, z_BZ: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ class PublishedGradient(SviGradient):
         return loss
 
     def _product(self, k: int, parameters: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """Return the difference quotient of g along `direction`; subtract the decoder's from its gradients."""
+        """Return the difference quotient of g along `direction`; subtract that of the decoder from its gradients."""
         r, limit = self.config.difference_step, self.config.clip
         weights = list(self.trainer.model.decoder.parameters())
         at_lambda, at_shifted = (_WeightGradients(weights, self.batch.size) for _ in range(2))
@@ -348,7 +348,7 @@ class PublishedGradient(SviGradient):
 
 
 class _WeightGradients:
-    """Differentiate with respect to z, and store the gradients of the batch mean at `weights` in `gradients`."""
+    """Differentiate rec with respect to z, and store the gradients of its batch mean for `weights` in `gradients`."""
 
     def __init__(self, weights: list[nn.Parameter], examples: int) -> None:
         self._weights, self._examples = weights, examples

@@ -38,44 +38,50 @@ __all__ = ["SaVae"]
 class SaVae(Strategy):
     """Gradient steps (`refinement_steps`) refine the encoder's posterior, and training differentiates through them.
 
-    Source: Kim et al. 2018, section 3; He et al. 2019 compare with 10 steps.
+    Source: Kim et al. 2018, section 3; He et al. 2019 compare their method with SA-VAE with 10 steps.
 
-    With lambda_0 = (mean, log-variance) from the encoder, step k descends the loss L_k of fresh noise and dropout,
+    lambda_0 = (mean, log-variance) comes from the encoder. Step k is a gradient step on the loss L_k, computed with
+    fresh noise and new dropout masks:
 
         g = d L_k(lambda_k) / d lambda, clipped;  v = momentum * v - g;  lambda_{k+1} = lambda_k + rate * v,
 
-    and the model is trained on the objective at the last lambda: decoder and encoder by its gradient through all steps.
-    Validation and measurement refine each example separately in eval mode, with weight 1 and noise that belongs to the
-    example; `nll_iw_init` and `kl_init` measure the encoder without refinement.
+    and the model is trained on the objective at the last lambda; the gradient for decoder and encoder includes the
+    effect of all steps. Validation and measurement refine each example separately in eval mode, with weight 1 and noise
+    that belongs to the example; `nll_iw_init` and `kl_init` measure the encoder without refinement.
 
-    `backward` selects how training differentiates the steps:
+    `backward` selects how training differentiates through the steps:
 
     - `finite_diff`, as published: a product of the Hessian of L_k with a vector d is the difference of two gradients,
       at lambda_k and lambda_k + difference_step * d, over `difference_step`, with the same noise and masks;
-    - `autograd`: exactly, by differentiating twice; keeps all passes in memory and uses no fused kernels;
-    - `none`: not at all. The decoder is trained at the refined posterior, the encoder on the loss at its own posterior
-      (the paper's VAE+SVI);
-    - `none_kl`: the same, but the encoder is trained on KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the code).
+    - `autograd`: the exact second derivatives; this keeps all passes in memory and uses no fused kernels;
+    - `none`: training does not differentiate through the steps. The decoder is trained at the refined posterior, and
+      the encoder on the loss at its own posterior (the paper's VAE+SVI);
+    - `none_kl`: as `none`, but the encoder is trained on KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the
+      published code).
 
-    Departures from the published code, with the reason.
+    Departures from the published code ("the code"), with the reasons:
 
-    - There the gradient is that of the batch mean, so the steps of an example grow as its batch gets smaller, and
-      clipping couples the examples. Here an example's own gradient is divided by `reference_batch`, and the clipped
-      norm is that of `reference_batch` examples like these: in training like the whole batch, in measurement like the
-      single example. At batches of 32 the training steps equal those of the code.
-    - There each step seeds the global generator with one of 3435 seeds. Here the noise has its own stream, and the
-      state of the dropout stream is restored for the perturbed pass.
-    - There validation refines with the annealed weight; here with 1, the weight of all measurement.
-    - `finite_diff_clip` `consistent` differences unclipped gradients and passes the clipped steps by their own
-      derivative. The code (`reference`) subtracts the unclipped gradient from the clipped gradient of the perturbed
-      pass and clips the result again; where that clips, it is no derivative of anything.
-    - As in the code, the gradient of the loss at each lambda_k is clipped on its way back (`backward_clip`; the code
-      uses the number of `clip`). Without this, steps that overshoot multiply it from step to step: on the synthetic set
-      all three runs with ten steps met a gradient norm of several thousands and diverged.
-    - `difference_step` is 1e-5 there. A direction d has the size of a refinement step, so in float32 a tenth of that
-      difference is rounding. At 0.003, rounding and curvature contribute equally, and the relative error of the
-      gradient is 1e-3.
-    - The additional loss terms of multitask_bow and fraternal_dropout count in the final step only (W5).
+    - The code uses the gradient of the batch mean, so the steps of an example grow as its batch gets smaller, and
+      clipping couples the examples. In this implementation the gradient of each example is divided by
+      `reference_batch`, and the norm for clipping is scaled to `reference_batch` examples: in training, examples like
+      those of the batch; in measurement, copies of the single example. With a batch size of 32 the training steps equal
+      those of the code.
+    - In the code each step seeds the global generator with one of 3435 seeds. In this implementation the noise has its
+      own random stream, and the state of the dropout stream is restored for the perturbed pass.
+    - In the code the refinement in validation uses the annealed KL weight; in this implementation it uses weight 1, as
+      all measurements do.
+    - With `finite_diff_clip` `consistent`, the differences are taken between unclipped gradients, and the derivative of
+      the clipping is computed exactly. The code (`reference`) subtracts the unclipped gradient from the clipped
+      gradient of the perturbed pass and clips the result again; if clipping takes effect, the result is not the
+      derivative of any function.
+    - As in the code, the gradient of the loss at each lambda_k is clipped in the backward pass (`backward_clip`; the
+      code uses the value of `clip`). Without this clipping, if steps overshoot, the gradient grows from step to step:
+      on the synthetic data all three runs with ten steps reached a gradient norm of several thousands and diverged.
+    - `difference_step` is 1e-5 in the code. A direction d has the size of a refinement step, so in float32 a tenth of
+      the difference at 1e-5 is rounding error. At 0.003, rounding and curvature contribute equally to the error, and
+      the relative error of the gradient is 1e-3.
+    - The additional loss terms of multitask_bow and fraternal_dropout are not part of the refinement steps; they only
+      count at the refined posterior (W5).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"update", "refine", "extra_metrics"})
@@ -103,19 +109,17 @@ class SaVae(Strategy):
     backward_clip: Annotated[
         float, Field(ge=0, description="largest norm of the loss gradient at each lambda_k; 0 disables clipping")
     ] = 5.0
-    reference_batch: Annotated[
-        int, Field(ge=1, description="number of examples over which the steps take the mean loss")
-    ] = 32
+    reference_batch: Annotated[int, Field(ge=1, description="batch size for whose mean loss the steps are scaled")] = 32
     backward: Annotated[
         Literal["finite_diff", "autograd", "none", "none_kl"],
-        Field(description="derivative of the steps in training"),
+        Field(description="how training differentiates through the steps"),
     ] = "finite_diff"
     difference_step: Annotated[
-        float, Field(gt=0, le=1, description="length of a finite difference [refinement steps]")
+        float, Field(gt=0, le=1, description="length of a finite difference, in units of a refinement step")
     ] = 0.003
     finite_diff_clip: Annotated[
         Literal["consistent", "reference"],
-        Field(description="clipping of finite differences: by their derivative, or as in the code"),
+        Field(description="clipping of finite differences: by the derivative of clipping, or as in the code"),
     ] = "consistent"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -128,21 +132,21 @@ class SaVae(Strategy):
                 message = (
                     f"{other.kind} regularises a batch of posteriors, but sa_vae refines each posterior separately"
                 )
-                yield Incompatibility("E04", f"{message}; remove one of the two")
+                yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif "posterior" in other.slots:
-                message = f"the refinement steps of sa_vae leave the constrained, scaled or flow family of {other.kind}"
-                yield Incompatibility("E04", f"{message}; remove one of the two")
+                message = f"the refinement steps of sa_vae would leave the family of posteriors of {other.kind}"
+                yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif "prior" in other.slots:
                 message = f"the refinement steps of sa_vae are not defined for the prior of {other.kind}"
-                yield Incompatibility("E04", f"{message}; remove one of the two")
+                yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif other.has(Trait.INNER_LOOP):
                 message = f"sa_vae and {other.kind} are both remedies for the lag of the inference network"
-                yield Incompatibility("E05", f"{message}; choose one")
+                yield Incompatibility("E05", f"{message}; choose one of them")
             elif "objective" in other.slots and not other.has(Trait.FIXED_KL_WEIGHT):
                 message = (
                     f"the refinement steps of sa_vae are defined for the weighted ELBO, which {other.kind} replaces"
                 )
-                yield Incompatibility("E16", f"{message}; remove one of the two, or set the rate with beta_vae")
+                yield Incompatibility("E16", f"{message}; remove one, or control the KL with beta_vae")
         yield from self._unused_options()
 
     def _unused_options(self) -> Iterator[Incompatibility]:
@@ -164,12 +168,13 @@ class SaVae(Strategy):
             if not other.has(Trait.REGULARISES_BATCH):
                 yield ConfigWarning(
                     "W5",
-                    f"{other.kind} counts in the final step of sa_vae only; its refinement steps descend the ELBO.",
+                    f"The loss term of {other.kind} is not part of the refinement steps of sa_vae, which optimise the "
+                    "ELBO; it only counts at the refined posterior.",
                 )
 
 
 class SemiAmortised(Update):
-    """Encode, refine, evaluate the objective at the refined posterior, and step encoder and decoder. Stateless."""
+    """One update: encode, refine, evaluate the objective at the refined posterior, and step encoder and decoder."""
 
     def __init__(self, config: SaVae) -> None:
         self._config = config
@@ -192,7 +197,7 @@ class SemiAmortised(Update):
 
 @dataclass(frozen=True)
 class _Refine:
-    """Refinement of a model in eval mode; the noise depends on seed and example alone."""
+    """Refinement of posteriors with a model in eval mode; the noise depends only on the seed and the example."""
 
     config: SaVae
 
@@ -222,7 +227,7 @@ class _Refine:
 
 
 class _Unrefined(ExtraMetrics):
-    """`nll_iw_init` and `kl_init`: the encoder without refinement."""
+    """`nll_iw_init` and `kl_init`, which measure the encoder without refinement."""
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
         model = measurement.model

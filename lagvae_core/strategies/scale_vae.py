@@ -33,17 +33,20 @@ __all__ = ["ScalePosterior", "ScaleVae"]
 class ScaleVae(Strategy):
     """The decoder reads u = f * mu + sigma * eps, where f scales the means of a batch to standard deviation `des_std`.
 
-    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is the factor of the batch,
-    des_std / std(mu), later the average f_bar of the previous epoch. The KL in the objective is that of the *unscaled*
-    N(mu, sigma^2), so the trained objective is no bound on log p(x); see docs/results.md. The default columns score
-    the generator that the paper samples from: u ~ N(0, f_bar^2), with proposal N(f_bar * mu, sigma^2).
+    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is computed from the batch, des_std
+    / std(mu); in later epochs f is f_bar, the average of f over the previous epoch. The KL in the objective is that of
+    the *unscaled* N(mu, sigma^2), so the training objective is not a bound on log p(x); see docs/results.md. The
+    default columns measure the generator that the paper samples from: u ~ N(0, f_bar^2), with proposal N(f_bar * mu,
+    sigma^2).
 
     Departures. Batches below `min_f_batch` are neither recorded nor scaled by their own f, because small batches
-    dominate the mean of 1 / std (+13 % at 8, infinite at 2); in the first phase they use the mean f recorded so far in
-    the epoch and are skipped while there is none. `f_average` `pooled` replaces the paper's `arithmetic` mean of f by
-    des_std over the pooled standard deviation. `objective` `valid` uses the KL of the scaled posterior to N(0, f^2),
-    which makes the objective a bound. `detach_f` stops the gradient through the standard deviation of the batch (the
-    paper does not stop it). f is recorded in outer steps only.
+    dominate the mean of 1 / std (it is 13 % too high at batch size 8, infinite at 2);
+    in the first `f_epo` epochs these batches use the mean of the f recorded so far in the epoch, and are skipped while
+    none is recorded. `f_average` `pooled`
+    replaces the paper's `arithmetic` mean of f by des_std over the pooled standard deviation. `objective` `valid` uses
+    the KL of the scaled posterior to N(0, f^2), which makes the objective a bound. `detach_f` stops the gradient
+    through the standard deviation of the batch (the paper does not stop it). f is recorded in outer updates (steps on
+    the main objective) only.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
@@ -86,10 +89,14 @@ class ScaleVae(Strategy):
     f_epo: Annotated[
         int, Field(ge=1, description="number of epochs that use the factor of the batch"), Tunable(1, 7)
     ] = 1
-    f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="average that gives f_bar")] = "arithmetic"
+    f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="how f is averaged to f_bar")] = (
+        "arithmetic"
+    )
     min_f_batch: Annotated[int, Field(ge=2, description="smallest batch that is scaled by its own factor")] = 8
-    std_floor: Annotated[float, Field(gt=0, description="smallest standard deviation of a batch")] = 1e-6
-    detach_f: Annotated[bool, Field(description="whether the gradient stops at the factor of the batch")] = False
+    std_floor: Annotated[
+        float, Field(gt=0, description="lower bound of the standard deviation of the means of a batch")
+    ] = 1e-6
+    detach_f: Annotated[bool, Field(description="whether the factor of the batch passes no gradient")] = False
     objective: Annotated[
         Literal["paper", "valid"],
         Field(description="KL in the objective: of the unscaled posterior, or of the scaled one to N(0, f^2)"),
@@ -107,7 +114,7 @@ class ScaleVae(Strategy):
                 yield Incompatibility(
                     "E08",
                     f"the scaled generator of scale_vae is defined only for the prior N(0, I), which {other.kind} "
-                    "replaces; remove one of the two",
+                    f"replaces; remove scale_vae or {other.kind}",
                 )
 
 
@@ -182,7 +189,7 @@ class ScalePosterior(Posterior):
 
 
 class _PaperMetrics(ExtraMetrics):
-    """Columns that repeat the paper's protocol, and valid likelihoods of two related generators."""
+    """Columns computed by the paper's protocol, and valid likelihoods of two related generators."""
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
         unit = NormalPrior()

@@ -15,18 +15,19 @@ __all__ = ["SkipVae"]
 
 
 class SkipVae(Strategy):
-    """z also enters the decoder's output layer, and each layer before it, so that no layer can drop it.
+    """z also enters the decoder's output layer, and each layer before it, so that no layer can discard it.
 
     Source: Dieng et al. 2019, in the form `add` (as recalled); `concat` to the output is the form of DG-VAE's code.
 
     With h_t the input of the output layer W, `path` `concat` gives the logits W [h_t; z], at the cost of Z * V weights;
     `add` gives W (h_t + U z). The paths of z in the plain decoder remain. Dropout applies to h_t alone, never to z.
 
-    - `to` `all` also reaches the layers in between. The LSTM has one layer, and all its steps read z already, so `all`
-      equals `output` there. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
-    - In a decoder of images, projected maps of z are added to the input of a layer; `concat` is rejected there.
-    - `add` has no function around the sum; the LSTM's h_t already is the output of one.
-    - The published code leaves the skip out when it generates text. Here it is part of the model.
+    - `to` `all` also reaches the layers in between. The LSTM has one layer, and all its steps already read z, so for
+      the LSTM `all` equals `output`. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
+    - In a decoder of images, projected maps of z are added to the input of a layer; `concat` is rejected for images.
+    - `add` applies no nonlinearity to the sum, because the h_t of the LSTM already is the output of a nonlinearity.
+    - The published code leaves the skip connection out when it generates text. In this implementation generation
+      includes it.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"skip"})

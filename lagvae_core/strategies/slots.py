@@ -1,6 +1,6 @@
 """The slots of a trial that strategies can fill, and the default component of each slot.
 
-An outer update is one optimiser step on the main objective, as opposed to an inner step, which trains the encoder alone.
+An outer update is one optimiser step on the main objective, as opposed to the inner steps that train the encoder alone.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Forward:
 
 
 class Trainer(Protocol):
-    """The interface through which an `Update` trains the model; `lagvae_core.training.learner.Learner` implements it."""
+    """The interface by which an `Update` trains the model; `lagvae_core.training.learner.Learner` implements it."""
 
     model: Vae
     streams: Streams

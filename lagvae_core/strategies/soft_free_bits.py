@@ -17,15 +17,15 @@ __all__ = ["SoftFreeBits"]
 
 
 class SoftFreeBits(Strategy):
-    """Each update divides the KL weight by `factor` if its KL is below `rate`, and multiplies it if its KL is above.
+    """Each update divides the KL weight by `factor` if the KL is below `rate`, and multiplies it if the KL is above.
 
-    Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" means more than `tolerance` above; in between the
-    weight does not change. It stays in [weight_min, 1]. The KL is the batch mean of the sum over dimensions,
-    unweighted.
+    Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" means above (1 + tolerance) * rate; between this
+    value and `rate` the weight does not change. The weight stays in [weight_min, 1]. The KL is the batch mean of the
+    sum over dimensions, unweighted.
 
-    Departures. `weight_start` 0.1 is from the code of Pelsmaeker & Aziz; 1 would start at the upper bound. Their
-    code derives its factor from the slope of an annealing schedule (11 at its default); ours is the paper's 1.1.
-    `weight_min` is ours: from a weight of 0 no factor leads back.
+    Departures. The default `weight_start` of 0.1 is from the code of Pelsmaeker & Aziz; a value of 1 would be the upper
+    bound. Their code derives its factor from the slope of an annealing schedule (11 at its default); the default in
+    this implementation is the paper's 1.1. `weight_min` is an addition, because no factor can raise a weight of 0.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -35,7 +35,7 @@ class SoftFreeBits(Strategy):
     rate: Annotated[float, Field(gt=0, description="target KL [nats]"), Tunable(1, 20)] = 5.0
     factor: Annotated[float, Field(ge=1, description="factor by which an update changes the weight")] = 1.1
     tolerance: Annotated[
-        float, Field(ge=0, description="relative excess of the KL that leaves the weight unchanged")
+        float, Field(ge=0, description="relative excess of the KL over `rate` up to which the weight is unchanged")
     ] = 0.05
     weight_start: Annotated[float, Field(gt=0, le=1, description="weight at the first update")] = 0.1
     weight_min: Annotated[float, Field(gt=0, le=1, description="lower bound of the weight")] = 1e-4
@@ -49,7 +49,7 @@ class SoftFreeBits(Strategy):
             yield Incompatibility(
                 "E01",
                 f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; remove one of "
-                "the two",
+                "them",
             )
         if self.weight_min > self.weight_start:
             yield Incompatibility(
@@ -60,7 +60,7 @@ class SoftFreeBits(Strategy):
 
 
 class _AdaptiveWeight(Objective):
-    """The weighted ELBO. The weight stays on the device of the KL, so no update waits for it."""
+    """The weighted ELBO. The weight stays on the device of the KL, which avoids synchronisation."""
 
     def __init__(self, config: SoftFreeBits) -> None:
         self._config = config

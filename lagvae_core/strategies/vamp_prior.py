@@ -25,7 +25,7 @@ INIT_MEAN = -0.05
 """Default of `init_mean`."""
 
 DARKEST = 0.02
-"""Grey at which a black pixel of a training image starts; a white pixel starts at 1 minus it."""
+"""Initial grey of a black pixel of a training image; the initial grey of a white pixel is 1 minus this value."""
 
 
 class VampPrior(Strategy):
@@ -34,24 +34,26 @@ class VampPrior(Strategy):
     Source: Tomczak & Welling 2018, with the constants of their published code.
 
     p(z) = (1/C) sum_c q(z | v_c). Each of the C = `components` pseudo-inputs v_c is a sequence of `length` vectors that
-    the encoder reads instead of word embeddings, or an image with greys that are sigmoids of free numbers. The
-    pseudo-inputs are trained with the decoder; the encoder is trained through both sides of the KL. The KL is estimated
-    by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100 samples; it does
-    not split over dimensions. Every update encodes all pseudo-inputs in addition to the batch: many long ones
-    cost more than the batch itself. In evaluation their posteriors are computed once.
+    the encoder reads instead of word embeddings, or an image whose greys are sigmoids of free parameters. The
+    pseudo-inputs are trained with the decoder; the encoder is trained through both densities in the KL. The KL is
+    estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100 samples;
+    it does not split over dimensions. Every update encodes all pseudo-inputs in addition to the batch: many long
+    pseudo-inputs take more time than the batch itself. In evaluation the posteriors of the pseudo-inputs are computed
+    once.
 
     - The prior uses the posterior as evaluation does: with running averages instead of batch statistics, without
       contributing to these statistics, and without dropped variances.
-    - `length` counts vectors, `<s>` and `</s>` included; null is the mean over the training sentences.
+    - `length` is the number of vectors, including `<s>` and `</s>`; null is the mean length of the training sentences.
     - Initial vectors are drawn from N(init_mean, init_std^2). With `init_from_data` they are the encoder's embeddings
-      of the training sentences nearest to `length`, cut or padded with `</s>` to it, plus noise of standard deviation
-      init_std.
-    - Their code clamps images to 0 and 1; from its start below 0 no gradient would ever reach a pixel. Hence the
-      sigmoids here. Their arguments start from N(init_mean, init_std^2) too, or with `init_from_data` from training
-      images with greys clamped to between 0.02 and 0.98. Vectors that an LSTM reads need no bound.
-    - Their code drops constants that cancel between the two densities; here they stay. It bounds log-variances to
-      (-6, 2); here nothing does. It can use several samples of the KL per example; here training draws one sample, for
-      every strategy.
+      of the training sentences whose length is nearest to `length`, cut or padded with `</s>` to this length, plus
+      noise of standard deviation init_std.
+    - The published code clamps images to between 0 and 1; pixels that start below 0 would never receive a gradient.
+      Hence this implementation uses sigmoids. Their arguments are also drawn from N(init_mean, init_std^2), or with
+      `init_from_data` they start from training images with greys clamped to between 0.02 and 0.98. Vectors that an LSTM
+      reads need no bound.
+    - The published code drops constants that cancel between the two densities, bounds log-variances to (-6, 2), and can
+      use several samples of the KL per example. This implementation keeps the constants, does not bound log-variances,
+      and draws one sample in training, as for every strategy.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -87,13 +89,13 @@ class VampPrior(Strategy):
                 yield Incompatibility(
                     "E14",
                     f"vamp_prior mixes Gaussian posteriors, but under {other.kind} the posteriors of the pseudo-inputs "
-                    "would be flows, with densities that cost an inversion at each z; remove one of the two",
+                    "would be flows, whose densities require inverting the flow at each z; remove one of them",
                 )
             if other.has(Trait.ENCODER_READS_BAG):
                 yield Incompatibility(
                     "E-PSEUDO",
                     f"the pseudo-inputs of vamp_prior have no words, but with bow_input = true {other.kind} makes the "
-                    f"encoder read them; set {other.kind}.bow_input = false or remove one of the two",
+                    f"encoder read them; set {other.kind}.bow_input = false or remove one of them",
                 )
         if context.data_kind == "images":
             yield from without_effect(self, "on images", "length")
@@ -102,7 +104,7 @@ class VampPrior(Strategy):
 
 
 class PseudoPrior(Prior):
-    """p(z) = (1/C) sum_c q(z | v_c). It refers to encoder and posterior; their parameters belong to the model.
+    """p(z) = (1/C) sum_c q(z | v_c). It refers to encoder and posterior, whose parameters belong to the model.
 
     A subclass holds the pseudo-inputs v and implements `start` and `encoded`.
     """
@@ -114,7 +116,7 @@ class PseudoPrior(Prior):
 
     @abstractmethod
     def start(self, encoder: nn.Module) -> None:
-        """Initialise pseudo-inputs that need the encoder; called once when the model is built."""
+        """Initialise pseudo-inputs whose start depends on the encoder; called once when the model is built."""
 
     @abstractmethod
     def encoded(self, encoder: nn.Module) -> Gaussian:
@@ -176,7 +178,7 @@ class PseudoSentences(PseudoPrior):
                 self.pseudo_LCE.add_(encoder.embedding(self._sentences_CL.T))
 
     def encoded(self, encoder: nn.Module) -> Gaussian:
-        """Encode in the encoder's current mode: on a GPU an LSTM in eval mode gives no gradient."""
+        """Encode in the current mode of the encoder, because on a GPU an LSTM in eval mode has no backward pass."""
         assert isinstance(encoder, TokenEncoder)
         return encoder.read(self.pseudo_LCE)
 
@@ -204,13 +206,13 @@ class PseudoImages(PseudoPrior):
 
 
 def first_images(count: int, batches: Sequence[ImageBatch]) -> Tensor:
-    """Return `count` images [C, H, W] in the order of `batches`, starting over if there are fewer."""
+    """Return `count` images [C, H, W] in the order of `batches`, starting over if `batches` contain fewer."""
     rows = [row for batch in batches for row in batch.pixels_BHW.cpu()]
     return torch.stack([rows[number % len(rows)] for number in range(count)])
 
 
 def mean_length(batches: Sequence[TokenBatch]) -> int:
-    """Return the mean number of tokens of a sentence, `<s>` and `</s>` included, rounded; 1 without sentences."""
+    """Return the mean number of tokens of a sentence, including `<s>` and `</s>`, rounded; 1 without sentences."""
     sentences = sum(batch.size for batch in batches)
     tokens = sum(batch.units for batch in batches) + sentences
     return max(1, round(tokens / max(1, sentences)))
@@ -219,7 +221,7 @@ def mean_length(batches: Sequence[TokenBatch]) -> int:
 def sentences_near(length: int, count: int, batches: Sequence[TokenBatch]) -> Tensor:
     """Return `count` sentences [C, L], cut or padded with `</s>` to `length`.
 
-    Sentences nearest in length come first, ties in their order; the list starts over if there are fewer.
+    Sentences nearest in length come first, and ties keep their order; the list starts over if it is too short.
     """
     lengths_N = torch.cat([batch.sizes_B for batch in batches])
     first_N = torch.tensor([batch.size for batch in batches]).cumsum(0)

@@ -149,7 +149,7 @@ def test_the_same_word_mask_is_drawn_once():
 def test_more_than_one_sample_fails_an_assertion():
     passes = Passes()
     passes.z = passes.z.expand(-1, 2, -1)
-    with pytest.raises(AssertionError, match="one sample an example"):
+    with pytest.raises(AssertionError, match="one sample per example"):
         passes.actual()
 
 
