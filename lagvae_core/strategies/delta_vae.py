@@ -38,8 +38,8 @@ class DeltaVae(Strategy):
     `ar1`: z is a sequence of `steps` latents of k = latent_dim / steps dimensions each, with the prior z_1 ~ N(0, I),
     z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the unchanged Gaussian of the encoder. No
     product of independent Gaussians equals this prior, so the KL of the posterior is at least the committed rate
-    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; each dimension contributes the expected KL of z_t
-    given the previous step. With a = 0 this is the plain VAE, bit for bit.
+    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; each dimension
+    contributes the expected KL of z_t given the previous step. With a = 0 this is the plain VAE, bit for bit.
 
     - mu is the square root of the sum, as in public code; without the root the KL would fall below its minimum.
     - The public code bounds the sigmoid to at least 0.02, which removes the gradient below this value; in this
