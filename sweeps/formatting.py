@@ -8,7 +8,7 @@ __all__ = ["describe_data", "format_duration", "format_parameters", "format_valu
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table; bars inside cells are escaped."""
+    """Yield the lines of a Markdown table; the character | is escaped inside cells."""
     yield _markdown_row(headings)
     yield "|" + "---|" * len(headings)
     for row in rows:
@@ -27,7 +27,7 @@ def format_value(value: object, digits: int = 4) -> str:
 
 
 def format_parameters(parameters: Mapping[str, object], digits: int = 4) -> str:
-    """Return the searched fields of a configuration without their strategies: `beta=0.5 warm_up=3`."""
+    """Return the searched fields of a configuration without the names of their strategies: `beta=0.5 warm_up=3`."""
     return " ".join(f"{name.partition('.')[2]}={format_value(value, digits)}" for name, value in parameters.items())
 
 

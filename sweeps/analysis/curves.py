@@ -17,13 +17,14 @@ __all__ = ["Curve", "CurvePoint", "curves_of"]
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One epoch of a configuration.
+    """One epoch of a configuration, summarised over its runs.
 
     Args:
         epoch: Number of the epoch, from 1.
-        step: Mean number of outer updates by the end of the epoch.
+        step: Number of outer updates (optimiser steps on the main objective, as opposed to inner encoder steps)
+            completed by the end of the epoch, averaged over the runs.
         runs: Number of runs that trained this epoch.
-        columns: Statistic of each column over these runs; None if none measured it.
+        columns: Statistic of each column over these runs; None if no run measured the column.
     """
 
     epoch: int
@@ -34,13 +35,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One configuration over the course of training.
+    """The training curve of one configuration.
 
     Args:
         arm: Name of the arm.
         config_id: Id of the configuration.
         name: Name in a legend: the arm, and the start of the id if the arm has several curves.
-        runs: Number of runs that trained at least one epoch; some may have ended before the last.
+        runs: Number of runs that trained at least one epoch; some may have ended before the last epoch.
         points: The epochs, in order.
     """
 
@@ -56,7 +57,7 @@ def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list
 
     Args:
         rows: One row per run and epoch. A run counts in all epochs that it trained, even if it failed later.
-        columns: Names of columns of the curves.
+        columns: Names of the columns to include.
 
     Returns:
         The curves, in order of first appearance.

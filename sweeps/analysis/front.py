@@ -20,7 +20,7 @@ class FrontRow(ConfigurationIdentity):
 
     Args:
         mean: Mean of each objective over the finished seeds.
-        se: Standard error of each mean; None if there is one seed.
+        se: Standard error of each mean; None if only one seed finished.
         n: Number of finished seeds.
         member: Whether the configuration is on the front.
     """
@@ -46,7 +46,7 @@ def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Directi
         objectives: Direction of improvement of each objective, by column.
 
     Returns:
-        Every configuration with a replicate, the best in the first objective first.
+        All configurations with at least one replicate, sorted from best to worst in the first objective.
     """
     columns = list(objectives)
     usable = [r for r in rows if r["status"] == "finished" and all(r[c] is not None for c in columns)]

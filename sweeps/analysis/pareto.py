@@ -28,7 +28,7 @@ class Replicates:
     """Means and standard errors over the replicates of M groups.
 
     Args:
-        groups: Names of the groups, in order of first appearance among the rows that count.
+        groups: Names of the groups, in order of first appearance among the rows that are replicates.
         mean_MD: Means.
         se_MD: Standard errors of the means, std(ddof=1) / sqrt(n); NaN if n = 1.
         n_M: Number of rows in each group, at least 1.
@@ -41,10 +41,10 @@ class Replicates:
 
 
 def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
-    """Return mean and standard error of the rows of each group.
+    """Return the mean and the standard error of the rows of each group.
 
-    A row with NaN or infinity in any column is not a replicate. It is left out of all columns, so that the columns of a
-    group are means over the same seeds. A group without a remaining row is left out. The result therefore describes
+    A row with NaN or infinity in any column is not a replicate. It is left out of all columns, so that all means of a
+    group are over the same seeds. A group without any remaining row is left out. The result therefore describes
     only the runs that did not fail: compare `n_M` with the number of seeds.
 
     Args:
@@ -52,7 +52,7 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
         groups_N: Group of each row.
 
     Raises:
-        ValueError: `values_ND` is not a matrix, or `groups_N` has another length.
+        ValueError: `values_ND` is not a matrix, or its number of rows differs from the length of `groups_N`.
     """
     values_ND = _matrix(values_ND, "values")
     if len(groups_N) != len(values_ND):
@@ -73,7 +73,7 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
     """Return which points are on the Pareto front.
 
     A point dominates another if it is at least as good in every column and better in at least one. Equal points are
-    therefore either all on the front or none of them. A point with NaN or infinity is not on the front and dominates
+    therefore either all on the front or all off it. A point with NaN or infinity is not on the front and dominates
     no other point.
 
     Args:
@@ -84,7 +84,7 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
         A mask [M]: true for points that no other point dominates.
 
     Raises:
-        ValueError: `points_MD` is not a matrix, or `directions` is not one "min" or "max" per column.
+        ValueError: `points_MD` is not a matrix, or `directions` does not contain exactly one "min" or "max" per column.
     """
     points_MD = _matrix(points_MD, "points")
     maximise_D = _maximise(directions, points_MD.shape[1])
@@ -94,9 +94,9 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
 
 
 def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:
-    """Return the volume between the front of the points and a reference point, in the product of the units.
+    """Return the volume between the front and a reference point; its unit is the product of the objectives' units.
 
-    Only finite points that are better than the reference in every column contribute; without such a point it is 0.
+    Only finite points that are better than the reference in every column contribute; if there is none, the volume is 0.
 
     Args:
         points_MD: The points.
@@ -104,7 +104,7 @@ def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference
         reference_D: The reference point.
 
     Raises:
-        ValueError: As for `front`, or `reference_D` is not one finite number per column.
+        ValueError: As for `front`, or `reference_D` does not contain exactly one finite number per column.
     """
     points_MD, reference_D = _matrix(points_MD, "points"), np.asarray(reference_D, dtype=np.float64)
     maximise_D = _maximise(directions, points_MD.shape[1])
@@ -118,7 +118,7 @@ def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference
 def front_probability(
     values: Sequence[ArrayLike], directions: Sequence[Direction], draws: int = 1000, seed: int = 0
 ) -> Floats:
-    """Return how often each configuration is on the front if all means are bootstrapped.
+    """Return the share of bootstrap draws in which each configuration is on the front.
 
     A draw resamples the rows of each configuration with replacement, independently of the other configurations; a
     single row is used unchanged. Rows that are not finite are not replicates, and a configuration without replicates is
@@ -127,7 +127,8 @@ def front_probability(
     This is a rough measure with the few seeds that a sweep can afford. The variance of a resampled mean is (n - 1) / n
     of the unbiased estimate (half of it for n = 2, zero for n = 1), so the probabilities tend towards 0 and 1: read 1.0
     as "not contradicted by these seeds". The draws scatter around the observed means and not around the true ones, so a
-    configuration with lucky seeds remains lucky. Seeds that configurations share are not paired.
+    configuration with lucky seeds remains lucky. Configurations are resampled independently even if they used the same
+    seeds.
 
     Args:
         values: For each of M configurations, one array [n_i, D] with one row per seed.

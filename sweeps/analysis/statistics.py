@@ -31,10 +31,10 @@ def mean_and_se(values_ND: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
     """Return the mean over the first axis and its standard error, std(ddof=1) / sqrt(N).
 
     Args:
-        values_ND: N >= 1 values of D columns, or simply N values.
+        values_ND: Array [N, D] with N >= 1 values in each of D columns, or array [N].
 
     Returns:
-        Mean [D] and standard error [D]; the standard error is NaN if N = 1.
+        Mean [D] and standard error [D], or scalars for an array [N]; the standard error is NaN if N = 1.
     """
     values_ND = np.asarray(values_ND, dtype=np.float64)
     n = len(values_ND)
@@ -107,7 +107,7 @@ class Summary(ConfigurationIdentity):
 
     Args:
         ends: Number of runs by status.
-        columns: Statistic of each column over the finished runs that measured it; None if none did.
+        columns: Statistic of each column over the finished runs that measured it; None if no run measured it.
     """
 
     ends: Mapping[str, int]
@@ -119,7 +119,7 @@ class Summary(ConfigurationIdentity):
         return sum(self.ends.values())
 
     def ended(self) -> str:
-        """Return the number of finished runs, then those of other statuses: `2 1 diverged`."""
+        """Return the number of finished runs, followed by the numbers of runs with other statuses: `2 1 diverged`."""
         others = " ".join(f"{count} {status}" for status, count in self.ends.items() if status != "finished")
         return f"{self.ends.get('finished', 0)} {others}".strip()
 

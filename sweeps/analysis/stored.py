@@ -23,30 +23,30 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
     """
     content = folder.read("spec.yaml")
     if content is None:
-        message = "has no stored sweep file (spec.yaml)"
+        message = "must name a sweep with a stored sweep file (spec.yaml)"
         raise ConfigError([ValidationIssue("SWEEP", message, "Run the sweep again.", folder.sweep)])
     try:
         return parse_spec(content.decode(), "spec.yaml")
     except UnicodeDecodeError:
-        raise ConfigError([ValidationIssue("spec.yaml", "not valid UTF-8", "Run the sweep again.")]) from None
+        raise ConfigError([ValidationIssue("spec.yaml", "must be valid UTF-8", "Run the sweep again.")]) from None
 
 
 def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
-    """Return the plan of `spec` over the stored rows, for the data of the latest run."""
+    """Return the plan of `spec`, given the stored rows and the data of the latest run."""
     rows = folder.runs()
     latest = max(rows, key=lambda row: row["started_at"], default=None)
     return Plan(spec, latest["data_fingerprint"] if latest is not None else "", rows)
 
 
 def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:
-    """Return the stored rows that belong to the current plan, without those of earlier versions of the sweep."""
+    """Return the stored rows that belong to the current plan, without rows of earlier versions of the sweep."""
     return list(current_plan(spec, folder).rows.values())
 
 
 def summaries_of(
     folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baseline: str | None
 ) -> list[Summary]:
-    """Summarise the configurations of stored rows (see `summarise`), in the order of the sweep's arms.
+    """Summarise the configurations of stored rows (see `summarise`), in the order of the arms in the sweep file.
 
     Args:
         folder: The folder of the sweep.

@@ -26,7 +26,7 @@ def describe_fields(config: type[FrozenConfig]) -> list[dict[str, Any]]:
 
 
 def describe_docstring(config: type[FrozenConfig]) -> dict[str, str]:
-    """Return the docstring ("description"), and its first paragraph on one line ("summary")."""
+    """Return the class docstring ("description") and its first paragraph as a single line ("summary")."""
     text = inspect.getdoc(config) or ""
     return {"summary": " ".join(text.split("\n\n")[0].split()), "description": text}
 

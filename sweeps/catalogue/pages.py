@@ -47,27 +47,27 @@ A folder can contain rows of earlier versions of its sweep. They differ in `conf
 - All default metrics are computed from one triple: the proposal q(z|x), the prior that the model is sampled from, and
   the decoder p(x|z). Therefore `nll_iw` and `nll_elbo` bound the likelihood of that model, whatever its training
   objective was.
-- Metrics refer to the split `evaluation.split`. The default is the test set, as in the papers. A search that sees test
-  metrics selects configurations on the test set. To search on the validation set instead, set
+- Metrics refer to the split `evaluation.split`. The default is the test set, as in the papers. A search that uses test
+  metrics as objectives selects configurations on the test set. To search on the validation set instead, set
   `objectives: {{valid_nll_elbo: min, valid_au: max}}`.
 - `mi` mixes the posteriors of the whole split and saturates at `mi_cap`. `mi_batch` mixes them within batches, as
-  He et al. 2019 do, and saturates at `mi_batch_cap`. Never compare one with the other.
-- A KL above zero does not prove that the latent space is used. Read it together with `mi` and `au`.
+  He et al. 2019 do, and saturates at `mi_batch_cap`. Never compare `mi` with `mi_batch`.
+- A KL above zero does not prove that the latent space is used. Interpret it together with `mi` and `au`.
 - `au` measures variances in units of the prior's standard deviation. A remedy that only rescales its latent space
   therefore gains no active units.
 - Columns that end in `_paper` or `_batch` follow the protocol of a paper, in addition to the comparable column.
-  `nll_iw_paper` of Scale-VAE takes its samples from one distribution and weights them with the density of another. It
-  is not a likelihood, and it decreases as the scale factor grows, whatever the model. The valid `nll_iw` uses the prior
-  that the paper samples from, u ~ N(0, f_bar^2), and is larger.
+  `nll_iw_paper` of Scale-VAE draws its samples from one distribution and weights them with the density of another. This
+  value is not a likelihood, and it decreases as the scale factor grows, whatever the model. The valid `nll_iw` uses the
+  prior that the paper samples from, u ~ N(0, f_bar^2), and is larger.
 - Runs that were interrupted or that diverged have a row but no metrics. They never count as replicates.
 """
 
 STUDIES_INTRODUCTION = """\
 ## Studies
 
-`lagvae evaluate RUN_ID --what probe,tsne` applies studies to trained models. The models must have been kept: set
+`lagvae evaluate RUN_ID --what probe,tsne` applies studies to trained models. The models must have been kept: either set
 `keep: models` in the sweep file, or run `lagvae run SPEC --keep models`. By default no model is kept, because a model
-can have hundreds of megabytes. The weights of a run are in `<results>/<sweep>/models/<run_id>.pt`.
+can take hundreds of megabytes. The weights of a run are in `<results>/<sweep>/models/<run_id>.pt`.
 
 The findings of a study are stored in two places:
 
@@ -77,7 +77,7 @@ The findings of a study are stored in two places:
 
 If a study is repeated for a run, its new findings replace the old ones. The numeric columns of studies can be used like
 columns of the runs in `lagvae results show SWEEP --columns nll_iw,probe_accuracy` and in
-`lagvae results pareto SWEEP --objectives`. The row of every study starts with these columns:
+`lagvae results pareto SWEEP --objectives`. The row of each study starts with these columns:
 """
 
 

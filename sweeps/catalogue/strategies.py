@@ -19,11 +19,11 @@ __all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "fo
 HEADING = "## The catalogue\n"
 
 OTHER_DATA = "E09"
-"""Code of the incompatibility with a kind of data, model or decoder."""
+"""Error code for a strategy that is incompatible with a kind of data, model or decoder."""
 
 
 def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
-    """Return everything that the catalogue and the documentation show of a strategy, as plain data."""
+    """Return everything that the catalogue and the documentation show about a strategy, as plain data."""
     ranges = {name: _describe_range(tunable) for name, _, tunable in tunables(strategy)}
     return {
         "kind": strategy.name(),
@@ -53,13 +53,13 @@ def format_range(search: Mapping[str, Any] | None) -> str:
 
 
 def conflicts_of(kind: str) -> dict[str, str]:
-    """Return the kinds that cannot be combined with `kind` at default settings, with the reasons."""
+    """Return the kinds of strategies that cannot be combined with `kind` at default settings, with the reasons."""
     return _conflicts()[kind]
 
 
 @functools.cache
 def _conflicts() -> dict[str, dict[str, str]]:
-    """Return the conflicts of all kinds, found by validation of every pair at its defaults."""
+    """Return the conflicts of all kinds, found by validating every pair of strategies at default settings."""
     conflicts: dict[str, dict[str, str]] = {kind: {} for kind in CATALOGUE}
     kinds = list(CATALOGUE)
     for number, one in enumerate(kinds):
@@ -71,9 +71,9 @@ def _conflicts() -> dict[str, dict[str, str]]:
 
 
 def _conflict(one: str, other: str) -> str:
-    """Return why two strategies are invalid together on text and on images; "" if they are valid on one of the two.
+    """Return why two strategies cannot be combined on text or on images; "" if text or images allow the combination.
 
-    The reason is taken from a kind of data that both strategies support, if there is one.
+    The reason given is that for a kind of data that both strategies support, if there is such a kind.
     """
     issues_by_data = [_stack_issues([one, other], data) for data in ("text", "images")]
     if not all(issues_by_data):
@@ -91,12 +91,12 @@ def _stack_issues(stack: list[str], data: str) -> Sequence[ValidationIssue]:
 
 
 def _reason(issue: ValidationIssue) -> str:
-    assert issue.code, f"an invalid stack without a code: {issue}"
+    assert issue.code, f"an issue of an invalid stack must have a code: {issue}"
     return f"{issue.code}, {(issue.message if issue.code == 'E-SLOT' else issue.hint).rstrip('.')}"
 
 
 def grouped_conflicts(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the kinds that share a reason, joined, and the reason, in which "the other" stands for each of them."""
+    """Yield the names of the kinds that share a reason, and the reason, in which "the other" replaces their names."""
     kinds_by_reason: dict[str, list[str]] = {}
     for kind, reason in conflicts.items():
         kinds_by_reason.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)
@@ -105,7 +105,7 @@ def grouped_conflicts(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]
 
 
 def catalogue_page() -> str:
-    """Return the catalogue of docs/strategies.md: its heading, and one section per strategy."""
+    """Return the catalogue part of docs/strategies.md: the heading, and one section per strategy."""
     return "\n".join([HEADING, *(_section(describe_strategy(strategy)) for strategy in CATALOGUE.values())])
 
 

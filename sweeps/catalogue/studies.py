@@ -22,7 +22,7 @@ COLUMN_TYPES = {
 
 
 def describe_study(study: type[Study]) -> dict[str, Any]:
-    """Return everything that the catalogue and the documentation show of a study, as plain data."""
+    """Return everything that the catalogue and the documentation show about a study, as plain data."""
     return {
         "kind": study.name(),
         **describe_docstring(study),

@@ -32,8 +32,8 @@ __all__ = ["app", "main"]
 class Commands(TyperGroup):
     """The top-level command group. It turns expected errors into a message and an exit code.
 
-    A LagvaeError ends the command with its message and its `exit_code`. If the reader of stdout closes the pipe early,
-    as `head` does, the command ends with 0.
+    A LagvaeError ends the command with the error's message and `exit_code`. If the reader of stdout closes the pipe
+    early, as `head` does, the command exits with code 0.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
@@ -65,7 +65,7 @@ def _ignore_closed_stdout() -> Iterator[None]:
 
 app = typer.Typer(
     cls=Commands,
-    help="Compare remedies for posterior collapse: likelihood against use of the latent space.",
+    help="Compare remedies for posterior collapse by likelihood and by use of the latent space.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,7 +81,7 @@ Results = Annotated[
     typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the results."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Running Ray cluster: `auto` or HOST:PORT. By default, use this machine.")
+    str | None, typer.Option(help="Address of a Ray cluster: `auto` or HOST:PORT. Default: this machine.")
 ]
 Keep = Annotated[
     str | None,
@@ -98,13 +98,13 @@ def trial(
     sets: Sets = None,
     from_run: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run, with the number of threads that it had."),
+        typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run with the number of threads that it used."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of CPU threads. By default 1 for a small model, otherwise all cores."),
+        typer.Option(min=1, help="Number of CPU threads. By default, 1 for a small model and all cores otherwise."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     checkpoint: Annotated[
@@ -152,7 +152,7 @@ def plan(
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Show which runs are missing and what they cost, without changing anything."""
+    """Show which runs are missing and how long they will take, without changing anything."""
     from sweeps.cli.results import print_plan
 
     print_plan(spec, parse_sets(sets), results, as_json=as_json)
@@ -210,11 +210,11 @@ def results_show(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     columns: Annotated[str | None, typer.Option(help="Columns of the table, separated by commas: 'nll_iw,mi'.")] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="ARM", help="Show training times relative to the mean of this arm.")
+        str | None, typer.Option(metavar="ARM", help="Show training times relative to the mean time of this arm.")
     ] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """Show one line per configuration: number of runs by status, and mean and standard error of their metrics."""
+    """Show one line per configuration: the number of runs by status, and the mean and standard error of each metric."""
     from sweeps.cli.results import print_runs
 
     folder = find_sweep(results, sweep)
@@ -275,7 +275,7 @@ def results_curves(
     x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="Unit of the x axis of the figure.")] = "epoch",
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """Show KL, mutual information or other columns over training: mean and standard error over seeds."""
+    """Show how KL, mutual information or other columns change in training: mean and standard error over seeds."""
     from sweeps.cli.results import print_curves
 
     folder = find_sweep(results, sweep)
@@ -324,15 +324,17 @@ def evaluate(
             metavar="FILE", help="Weights written by `lagvae trial --keep`. Without RUN_ID, no row is stored."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help="Current path of the data, if they moved.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Current path of the data, if it has changed.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. By default the number that the run had.")
+        int | None, typer.Option(min=1, help="Number of CPU threads. By default, the number that the run used.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw the findings of studies that have a figure.")
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw figures, for the studies that have one.")
     ] = None,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train runs again whose models were not kept.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Retrain the runs whose models were not kept.")] = False,
     as_json: Json = False,
 ) -> None:
     """Apply studies to trained models and store their findings next to the runs. `lagvae studies` lists the studies."""
@@ -369,7 +371,7 @@ def studies(
 
 
 def output_format(*, as_json: bool, markdown: bool) -> OutputFormat:
-    """Return the format that the options --json and --markdown select; --json takes precedence."""
+    """Return the format selected by the options --json and --markdown; --json takes precedence."""
     return "json" if as_json else "markdown" if markdown else "table"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster_app"]
 
-cluster_app = typer.Typer(help="Start a Ray cluster, and check one.", no_args_is_help=True)
+cluster_app = typer.Typer(help="Start or check a Ray cluster.", no_args_is_help=True)
 cluster_app.command()(check)
 
 
@@ -98,11 +98,11 @@ def _default(field: FieldInfo) -> str:
 
 @cluster_app.command()
 def wait(
-    address: Annotated[str, typer.Argument(help="Ray cluster: `auto` or HOST:PORT.")],
+    address: Annotated[str, typer.Argument(help="Address of the Ray cluster: `auto` or HOST:PORT.")],
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes to wait for.")] = 1,
     seconds: Annotated[float, typer.Option(min=0, help="Maximum time to wait [s].")] = 600.0,
 ) -> None:
-    """Wait until a cluster answers and all its nodes have joined."""
+    """Wait until a cluster responds and enough nodes have joined."""
     from cluster.nodes import wait_for_nodes
 
     joined = wait_for_nodes(address, nodes, seconds)

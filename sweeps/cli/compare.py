@@ -23,12 +23,12 @@ DIFFERENCES = "Differences in data, model and protocol"
 def print_comparison(
     folder: ResultsFolder, paper: str, dataset: str | None, output_format: OutputFormat, *, everything: bool
 ) -> None:
-    """Print the configurations of a sweep next to the published rows, and the differences between the two.
+    """Print the configurations of a sweep next to the published rows, and list how data, model and protocol differ.
 
     Args:
         folder: The results of the sweep.
         paper: Name of the paper.
-        dataset: A data set of the paper; None infers it from the data of the sweep.
+        dataset: A data set of the paper; if None, it is inferred from the data of the sweep.
         output_format: "table", "markdown" or "json".
         everything: Include published rows that match no arm, and quantities that lagvae does not measure.
 
@@ -49,7 +49,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _heading(comparison: Comparison, section: Section) -> str:
-    """Return the name of the table, and the quantities that have an unusual meaning in this section."""
+    """Return the name of the table, and the quantities whose meaning in this section differs from the usual one."""
     if not section.table:
         return "Arms that match no published row"
     usual = comparison.paper.metrics
@@ -64,7 +64,8 @@ def _compared_with(metric: Metric) -> str:
 def _table(section: Section) -> TextTable:
     """Return the table of a section without columns that are not needed.
 
-    `parameters` and `remarks` are needed if a row has some, `config_id` if an arm has several configurations.
+    The columns `parameters` and `remarks` are needed if they have an entry in some row, `config_id` if an arm has
+    several configurations.
     """
     headings = ["arm", "runs", "published as"]
     for name, metric in section.metrics:
@@ -105,7 +106,7 @@ def _detail_cells(row: ComparisonRow) -> list[str]:
 
 
 def _meanings(comparison: Comparison) -> Iterator[str]:
-    """Yield each published quantity with its meaning; an unusual meaning names the models that it applies to."""
+    """Yield each published quantity with its meaning. For an unusual meaning, add the models that it applies to."""
     models_of: dict[str, dict[str, None]] = {}
     for section in comparison.sections:
         for name, metric in section.metrics if section.table else ():
@@ -118,7 +119,7 @@ def _meanings(comparison: Comparison) -> Iterator[str]:
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     paper = comparison.paper
-    yield f"Here: mean ± standard error of the mean over finished runs. Published: {paper.spread}."
+    yield f"This sweep: mean ± standard error of the mean over finished runs. Published: {paper.spread}."
     for table in dict.fromkeys(section.table for section in comparison.sections):
         if table in paper.tables:
             yield f"{table}: {paper.tables[table]}"
@@ -128,11 +129,11 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 def _differences(comparison: Comparison) -> list[str]:
     texts = [difference.text() for difference in comparison.differences]
-    return texts or ["None that the stored rows show."]
+    return texts or ["The stored rows show no differences."]
 
 
 def _lists_below(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """Yield title and items of each list below the tables."""
+    """Yield the title and the items of each list that is printed below the tables."""
     if meanings := list(_meanings(comparison)):
         yield "The published numbers", meanings
     yield "Notes", list(_notes(comparison))
@@ -176,7 +177,7 @@ def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
 
 
 def _print_table(console: Console, table: TextTable) -> None:
-    """Print a table without truncation: folded cells on a narrow terminal, one line per row in a pipe."""
+    """Print a table without truncation: cells are wrapped on a narrow terminal, and a pipe gets one line per row."""
     if console.is_terminal:
         console.print(table.rich(no_wrap=False))
     else:

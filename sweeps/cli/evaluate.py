@@ -91,7 +91,7 @@ def _with_data_path(target: EvaluationTarget, data: str | None) -> EvaluationTar
         return target
     values = target.config.model_dump(mode="json")
     if "path" not in values["data"]:
-        message = f"not allowed with {values['data']['kind']} data, which have no path"
+        message = f"must not be given for {values['data']['kind']} data, which have no path"
         raise ConfigError([ValidationIssue("--data", message, value=data)])
     values["data"]["path"] = data
     return replace(target, config=TrialConfig.model_validate(values))
@@ -107,7 +107,7 @@ def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]
         raise ConfigError(issues)
     for target in targets:
         dataset = _load_dataset(target.config)
-        hint = "The files have changed since then. Give the path of the original files with --data."
+        hint = "The files have changed since the run. Give the path of the original files with --data."
         if target.row is not None and (issue := changed_data(target.row, dataset.fingerprint, hint)):
             issues.append(issue)
         else:
@@ -117,7 +117,7 @@ def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]
 
 
 def _load_dataset(config: TrialConfig) -> Dataset:
-    """Return the data of `config`, which all its runs share."""
+    """Return the data of `config`, loaded once for all targets that use the same data."""
     from sweeps.execution.datasets import load_trial_data
 
     dataset: Dataset = load_trial_data(config.data.model_dump_json())
@@ -167,7 +167,7 @@ def _results(
 
 @contextmanager
 def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
-    """Context manager. Sets the threads of torch and of scikit-learn: as requested, or as the run had."""
+    """Context manager. Sets the threads of torch and scikit-learn as requested, or as in the stored run."""
     from threadpoolctl import threadpool_limits
 
     from lagvae_core.runtime import use_threads
@@ -180,7 +180,7 @@ def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
 
 
 def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
-    """Restore the model from its weights. With `retrain`, train it again if they are missing or damaged."""
+    """Restore the model from its weights. With `retrain`, train the model again if they are missing or damaged."""
     dataset = _load_dataset(target.config)
     content = target.weights.load()
     try:
@@ -190,20 +190,20 @@ def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line
         if not retrain:
             raise CheckpointError(f"{target.place}: {error}") from None
         line.print(f"{target.place}: {error}")
-    assert retrain, "without --retrain, a missing model is an error of find_targets"
+    assert retrain, "without --retrain, find_targets must reject a run without a stored model"
     _retrain(target, dataset, device, line)
     content = target.weights.load()
-    assert content is not None, "a finished trial stores its model"
+    assert content is not None, "a finished trial must have stored its model"
     return restore(content, target.config, dataset, device)
 
 
 def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
-    """Train a stored run again, keep its model, and print whether its metrics are equal to the stored ones."""
+    """Train a stored run again, keep its model, and print whether its metrics equal the stored ones."""
     from lagvae_core import train
 
     assert target.row is not None
     with TrialProgress(target.config) as progress:
-        line.print(f"run {target.row['run_id']}: training it again")
+        line.print(f"run {target.row['run_id']}: training the model again")
         record = train(
             target.config,
             report=progress.on_epoch,
@@ -213,8 +213,8 @@ def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, l
             dataset=dataset,
         )
     if record.status != "finished":
-        message = f"finished when it was stored, but not when it was trained again ({record.stop_reason})"
-        hint = "Train it on the device that the run used."
+        message = f"the original run finished, but training it again did not finish ({record.stop_reason})"
+        hint = "Use the device that the original run used."
         raise ConfigError([ValidationIssue(target.row["run_id"], message, hint, record.status)])
     report_equality(record, target.row)
 

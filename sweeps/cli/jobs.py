@@ -22,7 +22,7 @@ jobs_app = typer.Typer()
 
 Head = Annotated[
     str,
-    typer.Option("--address", metavar="URL", help="Dashboard of the cluster: http://127.0.0.1:8265 or https://HOST."),
+    typer.Option("--address", metavar="URL", help="URL of the dashboard: http://127.0.0.1:8265 or https://HOST."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow sending the token over plain HTTP to another machine.")
@@ -35,7 +35,9 @@ SharedResults = Annotated[
 ]
 SelectedResults = Annotated[
     str | None,
-    typer.Option("--results", metavar="URI", help="Results folder or URI, if the sweep was submitted with several."),
+    typer.Option(
+        "--results", metavar="URI", help="Results folder or URI; needed if the sweep was submitted with several."
+    ),
 ]
 
 
@@ -52,7 +54,7 @@ def submit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the missing runs of a sweep on a cluster. This machine can be switched off meanwhile."""
+    """Run the missing runs of a sweep on a cluster. The sweep continues if this machine is switched off."""
     from cluster.jobs import Cluster, JobError
     from sweeps.cli.terminal import print_json
     from sweeps.execution.cluster_paths import check_results, data_path
@@ -76,7 +78,7 @@ def submit(
         report = preflight(cluster, results_uri, [data] if data else [])
         _print_nodes(report, sys.stderr)
         if not report["ok"]:
-            raise JobError("nothing was submitted, because nodes have problems. --no-check submits nevertheless.")
+            raise JobError("nothing was submitted, because some nodes have problems. Use --no-check to submit anyway.")
         check_report_fits(loaded, report)
     if submission is None:
         submission = submit_job(cluster, loaded, results_uri, retry=retry)
@@ -85,9 +87,9 @@ def submit(
         return
     if submission.new:
         megabytes = submission.size_bytes / 1e6
-        print(f"{loaded.name} is submitted as {submission.submission_id}; {megabytes:.2f} MB were uploaded.")
+        print(f"{loaded.name} was submitted as {submission.submission_id}; {megabytes:.2f} MB were uploaded.")
     else:
-        print(f"{loaded.name} is running already as {submission.submission_id}; nothing was submitted.")
+        print(f"{loaded.name} is already running as {submission.submission_id}; nothing was submitted.")
     print(f"To follow its output: lagvae logs {loaded.name} -f --address {address}{' --insecure' if insecure else ''}")
 
 
@@ -124,7 +126,7 @@ def logs(
 ) -> None:
     """Print the output of a submitted sweep.
 
-    With -f, the exit code is that of the job. Ctrl-C stops the output, not the job.
+    With -f, the command exits with the exit code of the job. Ctrl-C stops the output, not the job.
     """
     from cluster.jobs import JobError
 
@@ -152,14 +154,14 @@ def stop(sweep: Sweep, address: Head, results: SelectedResults = None, insecure:
     cluster, attempt = _last_attempt(sweep, address, results, insecure)
     job = attempt.job
     if not job.active:
-        print(f"{sweep} has ended already: {job.status}.")
+        print(f"{sweep} has already ended: {job.status}.")
         return
     cluster.stop(job.submission_id)
     job = cluster.wait(job.submission_id, STOP_SECONDS + 10)
     if job.active:
-        print(f"lagvae: {sweep} has not stopped in time. See `lagvae logs {sweep}`.", file=sys.stderr)
+        print(f"lagvae: {sweep} did not stop in time. See `lagvae logs {sweep}`.", file=sys.stderr)
         raise typer.Exit(1)
-    print(f"{sweep} is stopped. Submit it again to resume it.")
+    print(f"{sweep} was stopped. Submit it again to resume it.")
 
 
 @jobs_app.command("list")
@@ -214,7 +216,7 @@ def check(
 
 
 def _last_attempt(sweep: str, address: str, results: str | None, insecure: bool) -> tuple[Cluster, Attempt]:
-    """Return the cluster at `address` and the last attempt of a sweep there."""
+    """Return the cluster at `address` and the last attempt of the sweep on that cluster."""
     from cluster.jobs import Cluster
     from sweeps.execution.attempts import find_attempt
     from sweeps.execution.cluster_paths import check_results

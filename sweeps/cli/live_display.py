@@ -60,7 +60,7 @@ class Display(Monitor):
     def on_lease_wait(self, host: str, seconds: float) -> None:
         self._print(
             f"a driver on {host} holds the lease of this sweep; "
-            f"waiting up to {format_duration(seconds)} to see whether it is still alive"
+            f"waiting up to {format_duration(seconds)} to see whether that driver is still alive"
         )
 
     def on_memory_estimation(self, arms: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ class Display(Monitor):
         if largest.error:
             reason = f"the memory of {largest.arm} is unknown ({largest.error})"
         else:
-            reason = f"{largest.arm} takes {largest.peak_bytes / 2**30:.1f} of {largest.device_bytes / 2**30:.1f} GiB"
+            reason = f"{largest.arm} uses {largest.peak_bytes / 2**30:.1f} of {largest.device_bytes / 2**30:.1f} GiB"
         self._print(f"gpus: auto, {sharing}: {reason}")
 
     def on_training_started(self, concurrent: int, cpus: int, gpus: float) -> None:

@@ -42,7 +42,7 @@ RUN_FIGURE_COLUMNS = ("nll_iw", "kl", "mi", "au")
 """Default columns of the figure of `lagvae results show`."""
 
 CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
-"""Default columns of `lagvae results curves`: those of figure 5 of He et al. 2019."""
+"""Default columns of `lagvae results curves`: the columns shown in figure 5 of He et al. 2019."""
 
 
 # --- lagvae plan ----------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
     for warning in spec.warnings:
         console.print(f"warning, {warning}", soft_wrap=True)
     if seconds is None:
-        console.print("the cost is unknown, because no run has finished yet")
+        console.print("the duration is unknown, because no run has finished yet")
     if plan.others:
         console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and are kept")
 
@@ -121,7 +121,7 @@ def parse_objectives(text: str) -> dict[str, Direction]:
     """Parse objectives such as `nll_iw:min,mi:max` into directions by column.
 
     Raises:
-        ConfigError: With every issue about `--objectives`.
+        ConfigError: Lists all issues about `--objectives`.
     """
     objectives: dict[str, Direction] = {}
     issues: list[ValidationIssue] = []
@@ -148,7 +148,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
 
     Args:
         folder: The results of the sweep.
-        objectives: Directions by column; None for those of the sweep.
+        objectives: Directions by column; None for the objectives of the sweep.
         as_json: Print a list of JSON objects in place of a table.
     """
     spec = stored_spec(folder)
@@ -161,7 +161,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
         return
     console = console_of_stdout()
     if not members:
-        console.print("no run has finished with these objectives measured")
+        console.print("no finished run has a value of every objective")
         return
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
@@ -170,7 +170,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     compared = {row.arm for row in rows}
     missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
     if missing:
-        console.print(f"not compared, because an objective is not measured: {', '.join(missing)}")
+        console.print(f"arms that do not measure every objective are not compared: {', '.join(missing)}")
 
 
 def _front_table(members: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
@@ -204,7 +204,7 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
     if len(axes) != 2:
-        hint = "Choose two with --objectives."
+        hint = "Choose two objectives with --objectives."
         raise ConfigError([ValidationIssue("--png", "a figure needs exactly two objectives", hint, list(axes))])
     (y, y_direction), (x, x_direction) = axes.items()
     points = [
@@ -212,7 +212,9 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
         for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
     ]
     if not points:
-        raise ConfigError([ValidationIssue("SWEEP", "has no finished runs to draw", "Run it first.", folder.sweep)])
+        raise ConfigError(
+            [ValidationIssue("SWEEP", "must name a sweep with finished runs", "Run it first.", folder.sweep)]
+        )
     order = [arm.name for arm in spec.arms]
     points.sort(key=lambda point: order.index(point.arm))
     with figure_errors(path):
@@ -236,7 +238,7 @@ def print_runs(
         folder: The results of the sweep.
         output_format: "table", "markdown", or "json" for all stored rows.
         columns: Columns of the runs or of studies; None for the default ones.
-        baseline: An arm; adds a column with the training time relative to the mean of this arm.
+        baseline: Name of an arm. If given, a column is added: training time relative to the mean of this arm.
         png: File for a figure with one row per configuration and one panel per column; None for no figure.
 
     Raises:
@@ -348,7 +350,7 @@ def _unknown_curves(columns: Sequence[str]) -> list[ValidationIssue]:
     if not unknown:
         return []
     hint = f"{did_you_mean(unknown[0], known)} Known: {', '.join(known)}.".strip()
-    return [ValidationIssue("--columns", "must be columns of the curves", hint, ", ".join(unknown))]
+    return [ValidationIssue("--columns", "must name columns of the curves", hint, ", ".join(unknown))]
 
 
 def _invalid_x(x: str) -> list[ValidationIssue]:
@@ -359,7 +361,7 @@ def _unknown_arms(sweep: str, arms: Sequence[str], trained: Sequence[str]) -> li
     unknown = [arm for arm in arms if arm not in trained]
     if not unknown:
         return []
-    message = f"must be arms of {sweep} that have trained"
+    message = f"must name arms of {sweep} with at least one trained epoch"
     return [ValidationIssue("--arms", message, f"Stored: {', '.join(trained)}.", ", ".join(unknown))]
 
 

@@ -16,7 +16,7 @@ __all__ = ["RunProgress", "SweepProgress", "TimeLeft"]
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run in training: its current epoch, its maximum number of epochs (0 while it starts), and its start time."""
+    """A run in training: its current epoch, its maximum number of epochs (0 before it starts), and its start time."""
 
     run: Run
     epoch: int = 0
@@ -26,14 +26,14 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Estimated time until the sweep ends; `rough` if some arm with missing runs has no finished run yet."""
+    """Estimated time until the sweep ends; `rough` is true if an arm with missing runs has no finished run yet."""
 
     seconds: float
     rough: bool
 
 
 class SweepProgress:
-    """The state of a sweep that a display shows, updated by the events of the driver.
+    """The state of a sweep as shown on a display. The events of the driver update it.
 
     Args:
         arms: The arms of the plan, with their counts at the start.
@@ -83,7 +83,7 @@ class SweepProgress:
         self.add_row(row)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
-        """Include a row in the best configurations and the durations; rows that did not finish are ignored."""
+        """Update the best configurations and the mean durations with a row; runs that did not finish are ignored."""
         if row["status"] != "finished" or not self.objectives:
             return
         arm = row["arm"]

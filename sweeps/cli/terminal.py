@@ -44,12 +44,12 @@ class _StdoutConsole(Console):
 
 
 def console_of_stdout() -> Console:
-    """Return a console on stdout that does not interpret markup, and that is 200 wide if stdout is not a terminal."""
+    """Return a console on stdout without markup that is 200 characters wide if stdout is not a terminal."""
     return _StdoutConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as one line of JSON; NaN and infinity are errors."""
+    """Print `value` as one line of JSON; NaN and infinity raise an error."""
     print(json.dumps(value, allow_nan=False))
 
 
@@ -68,7 +68,7 @@ def rich_table(*headings: str, right: Collection[str] = (), no_wrap: bool = Fals
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table at its full width, even on a narrower terminal, because truncated numbers are useless."""
+    """Print a table at its full width, even on a narrower terminal, because a truncated number would be useless."""
     width = console.width
     console.width = max(width, Measurement.get(console, console.options.update(max_width=10**6), table).maximum)
     console.print(table)
@@ -98,7 +98,7 @@ class TextTable:
 
 @contextmanager
 def figure_errors(path: Path) -> Iterator[None]:
-    """Context manager. Turns an error of drawing or writing a figure into a ConfigError about the option `--png`."""
+    """Context manager. Turns an error in drawing or writing a figure into a ConfigError about the option `--png`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def figure_errors(path: Path) -> Iterator[None]:
 
 
 class ProgressLine:
-    """Context manager that shows progress on stderr: a bar on a terminal, otherwise a line from time to time."""
+    """Context manager that shows progress on stderr: a bar on a terminal, and otherwise an occasional line."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)

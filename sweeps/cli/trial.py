@@ -58,7 +58,7 @@ def run_trial(request: TrialRequest) -> int:
     config = _checked_config(request, stored)
     dataset = config.data.load()
     if stored is not None and not request.sets and request.arm is None:
-        hint = "The files have changed since then."
+        hint = "The files have changed since the run."
         if issue := changed_data(stored, dataset.fingerprint, hint):
             raise ConfigError([issue])
     stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
@@ -92,7 +92,7 @@ def _stored_run(results: str, run_id: str) -> dict[str, Any]:
 
 
 def _checked_config(request: TrialRequest, stored: Row | None) -> TrialConfig:
-    """Return the configuration, or raise a ConfigError with every issue of configuration and options."""
+    """Return the configuration, or raise a ConfigError that lists all issues of the configuration and the options."""
     issues = _option_issues(request)
     try:
         config = _read_config(request.config, request.arm, request.sets, stored)
@@ -106,7 +106,7 @@ def _checked_config(request: TrialRequest, stored: Row | None) -> TrialConfig:
 
 
 def _output_files(request: TrialRequest) -> dict[str, Path]:
-    """Return the files to write, by option."""
+    """Return the files to write, keyed by the option that names them."""
     files = {"--checkpoint": request.checkpoint, "--keep": request.keep}
     return {option: file for option, file in files.items() if file is not None}
 
@@ -128,14 +128,14 @@ def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
 
 
 def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
-    """Create the folders of the files to write, and return an issue for each one that cannot be written to."""
+    """Create the folders of the files to write, and return an issue for each folder that is not writable."""
     issues = []
     for option, file in _output_files(request).items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             check_writable(file.parent, f".{file.name}.probe")
         except OSError as error:
-            message = f"cannot write in its folder ({error.strerror})"
+            message = f"cannot write to the folder of this file ({error.strerror})"
             issues.append(ValidationIssue(option, message, "Choose another folder.", str(file)))
     return issues
 
@@ -147,7 +147,7 @@ def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], s
 
     if config is not None and stored is not None:
         message = "cannot be combined with --from"
-        raise ConfigError([ValidationIssue("CONFIG.yaml", message, "Give only one of the two.", config)])
+        raise ConfigError([ValidationIssue("CONFIG.yaml", message, "Give either CONFIG.yaml or --from.", config)])
     source = config or ""
     values: dict[str, Any] = {}
     if config is not None:
@@ -168,10 +168,10 @@ def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], s
 
 
 def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | None:
-    """Return an issue if the data have another fingerprint than the data of a stored run."""
+    """Return an issue if the fingerprint of the data differs from that of the data of a stored run."""
     if fingerprint == stored["data_fingerprint"]:
         return None
-    message = f"not the data that run {stored['run_id']} was trained on (fingerprint {stored['data_fingerprint'][:12]})"
+    message = f"must be the training data of run {stored['run_id']} (fingerprint {stored['data_fingerprint'][:12]})"
     return ValidationIssue("data", message, hint, fingerprint[:12])
 
 
@@ -182,7 +182,7 @@ def _posterior_mean_writer(watch: str | None, out: Path | None, run_id: str) -> 
     if watch is None or out is None:
         missing, given = ("--watch", "--out") if watch is None else ("--out", "--watch")
         hint = "For example: --watch posterior_means --out FOLDER."
-        raise ConfigError([ValidationIssue(missing, f"required with {given}", hint)])
+        raise ConfigError([ValidationIssue(missing, f"must be given together with {given}", hint)])
     from sweeps.cli.watch import PosteriorMeanWriter, parse_watch
 
     return PosteriorMeanWriter(parse_watch(watch), out, run_id)
@@ -209,7 +209,7 @@ def _train(
     device = choose_device(request.device or default_device)
     threads = request.threads or (stored["threads"] if stored is not None else default_threads(config))
     use_threads(threads)
-    memory = ", freed memory is kept by the process" if keep_freed_memory() else ""
+    memory = ", the process keeps freed memory for reuse" if keep_freed_memory() else ""
     with TrialProgress(config) as progress:
         progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")
         progress.print(describe_data(dataset.report))
@@ -244,9 +244,9 @@ def report_equality(record: TrialRecord, stored: Row) -> None:
     metrics = record.to_json()["metrics"]
     different = [name for name, value in metrics.items() if name in stored and stored[name] != value]
     if different:
-        print(f"differs from the stored run in {', '.join(different)}", file=sys.stderr)
+        print(f"the repeated run differs from the stored run in {', '.join(different)}", file=sys.stderr)
     else:
-        print("all metrics are equal to those of the stored run, bit for bit", file=sys.stderr)
+        print("all metrics equal those of the stored run bit for bit", file=sys.stderr)
 
 
 class TrialProgress(ProgressLine):

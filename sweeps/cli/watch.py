@@ -1,4 +1,4 @@
-"""`lagvae trial --watch`: write the snapshots of a training into a folder, and draw them at the end."""
+"""`lagvae trial --watch`: write snapshots of the model during training into a folder, and draw them at the end."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 """One row per snapshot and example.
 
-`step` counts outer updates. Lists have one value per latent dimension. `kl` and `mi` are those of the whole snapshot
-[nats].
+`step` is the number of outer updates (optimiser steps on the main objective, as opposed to inner encoder steps). Lists
+have one value per latent dimension. `kl` and `mi` refer to the whole snapshot [nats].
 """
 
 TRAJECTORY_SCHEMA = pa.schema(
@@ -61,14 +61,14 @@ def parse_watch(text: str) -> PosteriorMeanRecorder:
     """Parse `posterior_means`, optionally with fields in the syntax of `--arm`.
 
     Raises:
-        ConfigError: With every issue about `--watch`.
+        ConfigError: Lists all issues about `--watch`.
     """
     from sweeps.spec.arm_syntax import parse_arm_text
 
     items = parse_arm_text(text)
     kind = PosteriorMeanRecorder.model_fields["kind"].default
     if len(items) != 1 or items[0]["kind"] != kind:
-        message = f"must be {kind}, which is the only watcher"
+        message = f"must be {kind}, the only watcher available"
         raise ConfigError([ValidationIssue("--watch", message, f"For example: {EXAMPLE}.", text)])
     try:
         return PosteriorMeanRecorder.model_validate(items[0])
@@ -80,13 +80,13 @@ class PosteriorMeanWriter:
     """A training callback that writes the posterior means of one run, and draws them.
 
     It writes `posterior_means.parquet` (snapshots) and `posterior_means_way.parquet` (the trajectory of one example).
-    Both files are replaced atomically at each snapshot, so that they are valid whenever the run is killed. A run that
+    Both files are replaced atomically at each snapshot, so that they stay valid even if the run is killed. A run that
     resumes from its checkpoint extends the files.
 
     Args:
-        config: What to record.
+        config: Configuration of the recorder.
         folder: Folder of the files; created if missing.
-        run_id: The run.
+        run_id: Id of the run.
 
     Raises:
         ConfigError: The folder cannot be written to, or contains files of a different run or format.
@@ -118,11 +118,11 @@ class PosteriorMeanWriter:
         except (pa.ArrowException, OSError):
             table = None
         if table is None or not table.schema.equals(schema):
-            message = "contains a file that this version of lagvae has not written"
+            message = "this file was not written by this version of lagvae"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(file))])
         rows: Rows = table.to_pylist()
         if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
-            message = f"contains files of another run ({', '.join(others)}), not of run {self._run_id}"
+            message = f"the folder contains files of another run ({', '.join(others)}), not of run {self._run_id}"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(self._folder))])
         return rows
 
@@ -140,7 +140,7 @@ class PosteriorMeanWriter:
         write_atomically(self._folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
 
     def draw(self, title: str) -> list[Path]:
-        """Draw everything that is stored and return the files."""
+        """Draw all stored snapshots and trajectories, and return the files of the figures."""
         from sweeps.plots.posterior_means import TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
 
         files = []
@@ -160,7 +160,7 @@ class PosteriorMeanWriter:
 
 
 def _merged(stored: Rows, rows: Rows) -> Rows:
-    """Return both in the order of their steps; `rows` replace the stored rows of the same steps."""
+    """Merge stored and new rows in the order of their steps; a step in `rows` replaces the stored rows of that step."""
     steps = {row["step"] for row in rows}
     return sorted([row for row in stored if row["step"] not in steps] + rows, key=lambda row: row["step"])
 

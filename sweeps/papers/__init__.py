@@ -2,18 +2,18 @@
 
 `numbers.csv` holds every number of the result tables of He et al. 2019 (`he2019`, Tables 1 to 10) and of the slides of
 Song et al. 2024 (`song2024`, Tables 1 to 5), one number per line. A script extracted them from the texts, and they were
-checked against the tables. Cells that show a dash have no line. The column `condition` describes what a number refers
-to if that is not a setting of the model: the labelled examples of a classifier, or evaluation seeds.
+checked against the tables. A cell that shows a dash has no line. The column `condition` states a condition of a number
+that is not a setting of the model: the number of labelled examples of a classifier, or the evaluation seeds.
 
-- The extracted text lacked some names and values of beta; they are restored from context. Tables 5 to 10 of he2019 are
-  numbered by their order. "Ours" in he2019 is aggressive training.
-- Parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds. They have lines of their own, except
-  where the extracted text lacks them.
-- "Previous reports" under NLL in Table 1 of he2019 are -ELBO, as Table 5 shows. Table 8 gives Yahoo a -ELBO of 329.54,
-  which is the value of Table 7, next to an IW of 328.85 at KL 0.00: probably a misprint.
-- `Scale-VAE*` of song2024 means "no KL annealing"; every other `*` there marks a quoted row. It quotes the MI of SA-VAE
-  on Yahoo as 3.7, whereas he2019 prints 2.7. The caption of its Table 3 names Yahoo and Yelp, but the table has Yahoo
-  only.
+- The extracted text lacked some model names and values of beta; they are restored from context. Tables 5 to 10 of
+  he2019 are numbered by their order. "Ours" in he2019 is aggressive training.
+- Parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds. Each variance has its own line,
+  except where the extracted text lacks it.
+- "Previous reports" under NLL in Table 1 of he2019 are -ELBO, as Table 5 shows. Table 8 gives a -ELBO of 329.54 for
+  Yahoo, next to an IW of 328.85 and a KL of 0.00. The -ELBO is probably a misprint, because it is the value of Table 7.
+- `Scale-VAE*` of song2024 means "no KL annealing"; every other `*` in song2024 marks a quoted row. song2024 quotes the
+  MI of SA-VAE on Yahoo as 3.7, whereas he2019 prints 2.7. The caption of its Table 3 names Yahoo and Yelp, but the
+  table contains only Yahoo.
 
 Each YAML file of this folder describes one paper as a `Paper`.
 """
@@ -53,14 +53,14 @@ MI_COLUMNS: dict[str, frozenset[str]] = {
     "split": frozenset({"mi", "mi_q"}),
     "unknown": frozenset(),
 }
-"""The columns that a published MI may be compared with, by what its aggregate posterior mixes over.
+"""The columns that a published MI may be compared with, keyed by the examples over which its aggregate posterior mixes.
 
 An MI within batches and an MI over a split are different quantities and are never compared.
 """
 
 
 class Metric(FrozenConfig):
-    """A published quantity: its meaning, and the columns of our table to compare it with, the closest one first."""
+    """A published quantity: its meaning, and the columns of a sweep to compare it with, the closest one first."""
 
     columns: tuple[str, ...] = ()
     mixture: Literal["batch", "split", "unknown"] | None = None
@@ -86,7 +86,7 @@ class MetricOverride(FrozenConfig):
 class PublishedSetup(FrozenConfig):
     """Values of a trial's configuration by dotted key, grouped by source: the paper, its published code, or inference.
 
-    Three keys are not keys of the configuration: `seeds` (runs per configuration), `test_examples` (number of examples
+    Three keys do not occur in a configuration: `seeds` (runs per configuration), `test_examples` (number of examples
     of the measured split) and `tokens_per_example` (predicted tokens per example of that split).
     """
 
@@ -95,13 +95,13 @@ class PublishedSetup(FrozenConfig):
     inferred: dict[str, Any] = Field(default_factory=dict)
 
     def values(self) -> dict[str, tuple[Any, str]]:
-        """Return value and source ("paper", "code" or "inferred") by key."""
+        """Return the value and its source ("paper", "code" or "inferred") for each key."""
         sources = {"paper": self.paper, "code": self.code, "inferred": self.inferred}
         return {key: (value, source) for source, values in sources.items() for key, value in values.items()}
 
 
 class PublishedDataset(FrozenConfig):
-    """A data set of a paper: its published names, words that identify it in a path, and the set-up used on it."""
+    """A data set of a paper: its published names, words that identify it in a path, and the set-up used for it."""
 
     published: tuple[str, ...] = ()
     words: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -146,12 +146,12 @@ class Paper(FrozenConfig):
         return self.metrics[name]
 
     def model_of(self, row: PublishedRow) -> PublishedModel | None:
-        """Return the stack behind `row`, or None if no strategy implements it."""
+        """Return the published model of `row` as a stack, or None if no strategy implements it."""
         matching = (m for m in self.models if (m.model, m.hyperparameters) == (row.model, row.hyperparameters))
         return next(matching, None)
 
     def setup_of(self, dataset: str) -> dict[str, tuple[Any, str]]:
-        """Return value and source by key; values of the data set override those of the paper."""
+        """Return the value and its source for each key; values of the data set override values of the whole paper."""
         return self.setup.values() | self.datasets[dataset].setup.values()
 
     def rows(self, dataset: str) -> list[PublishedRow]:
@@ -162,7 +162,7 @@ class Paper(FrozenConfig):
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published mean, its spread (None if the paper gives none), and both as printed."""
+    """A published mean, its spread (None if the paper gives no spread), and the text that the paper prints."""
 
     mean: float
     std: float | None
@@ -171,7 +171,7 @@ class PublishedNumber:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table on one data set; numbers by name of the metric."""
+    """One row of a published table for one data set, with its numbers keyed by metric."""
 
     table: str
     dataset: str
@@ -210,7 +210,7 @@ def find_paper(name: str) -> Paper:
     """Return the paper with this name.
 
     Raises:
-        ConfigError: No such paper ships with lagvae; the message lists those that do.
+        ConfigError: No such paper ships with lagvae; the message lists the available papers.
     """
     known = paper_names()
     if name not in known:

@@ -1,4 +1,4 @@
-"""Comparison of a sweep with the tables of a paper: matched arms and rows, quantity by quantity, and differences."""
+"""Comparison of a sweep with the tables of a paper: matched arms and rows, their quantities, and the differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Stored = Mapping[tuple[str, str], StoredConfiguration]
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A stored configuration and a published row; one of the two may be missing."""
+    """A stored configuration and the published row that it matches; either may be None."""
 
     summary: Summary | None
     published: PublishedRow | None
@@ -113,7 +113,7 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
     Args:
         folder: The results of the sweep.
         paper: The paper.
-        dataset: A data set of the paper; None infers it from the data of the sweep.
+        dataset: A data set of the paper; if None, it is inferred from the data of the sweep.
         everything: Include published rows that match no arm, and published quantities that lagvae does not measure.
             Arms that match no published row are always included.
 
@@ -122,7 +122,9 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
     """
     rows = folder.runs()
     if not rows:
-        raise ConfigError([ValidationIssue("SWEEP", "has no runs to compare", "Run it first.", folder.sweep)])
+        raise ConfigError(
+            [ValidationIssue("SWEEP", "must name a sweep with stored runs", "Run it first.", folder.sweep)]
+        )
     stored = configurations(rows)
     dataset = published_dataset_of(paper, list(stored.values()), dataset)
     metrics = _measured_metrics(paper)
@@ -140,7 +142,7 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
 
 
 def _measured_metrics(paper: Paper) -> Metrics:
-    """Return the quantities of the paper that lagvae measures, each set of columns under the first of its names."""
+    """Return the quantities that lagvae measures. Of several quantities with the same columns, keep the first."""
     first_name: dict[tuple[str, ...], tuple[str, Metric]] = {}
     for name, metric in paper.metrics.items():
         if metric.columns:
@@ -151,7 +153,7 @@ def _measured_metrics(paper: Paper) -> Metrics:
 def _sections(
     paper: Paper, dataset: str, summaries: Sequence[Summary], stored: Stored, everything: bool
 ) -> Iterator[Section]:
-    """Yield the tables of the paper on `dataset`, each split into the rows whose numbers have the same meaning."""
+    """Yield the tables of the paper on `dataset`, each split into sections whose numbers have the same meaning."""
     tables: dict[tuple[str, str], list[PublishedRow]] = {}
     for row in paper.rows(dataset):
         tables.setdefault((row.table, row.dataset), []).append(row)
@@ -172,7 +174,7 @@ def _sections(
 def _matched_rows(
     paper: Paper, rows: Sequence[PublishedRow], summaries: Sequence[Summary], stored: Stored
 ) -> Iterator[tuple[PublishedRow, list[ComparisonRow]]]:
-    """Yield each row of a table with the configurations that match it, both in their order."""
+    """Yield each row of a table with each configuration that matches it, in the order of the table and of the sweep."""
     matched: list[tuple[Summary, Match]] = []
     for summary in summaries:
         stack = stored[summary.arm, summary.config_id].stack

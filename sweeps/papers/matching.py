@@ -16,12 +16,12 @@ __all__ = ["FieldDifference", "Match", "matches"]
 Stack = Sequence[Mapping[str, Any]]
 
 WORD_DISTANCE = 1e6
-"""Distance between a number and a word, or between two words; larger than that of any two numbers of a paper."""
+"""Distance between a number and a word, or between two words; larger than that of any two published numbers."""
 
 
 @dataclass(frozen=True)
 class FieldDifference:
-    """A field of a strategy with the value `here` in an arm and `there` in the paper, or a strategy that the arm lacks.
+    """A strategy that the arm lacks, or a field with the value `here` in the arm and `there` in the paper.
 
     `source` says where the difference comes from: `published`, a value that the paper states; `default`, the default
     of a field that the paper does not state; `probable`, a whole strategy that the published model probably uses.
@@ -40,7 +40,7 @@ class FieldDifference:
 
 @dataclass(frozen=True)
 class Match:
-    """A published row that an arm can be compared with, and the differences between the two."""
+    """A published row that an arm can be compared with, and the differences between the arm and the row."""
 
     row: PublishedRow
     model: PublishedModel
@@ -61,7 +61,8 @@ def matches(stack: Stack, paper: Paper, rows: Sequence[PublishedRow]) -> list[Ma
         rows: Rows of the table.
 
     Returns:
-        Among the rows whose models have the same kinds, those with the nearest fields. Exact matches have distance 0.
+        Of the rows whose models have the same kinds of strategies, those whose fields are nearest. The distance of an
+        exact match is 0.
     """
     candidates = []
     for row in rows:
@@ -93,7 +94,7 @@ def _differences(stack: Stack, model: PublishedModel) -> Iterator[FieldDifferenc
 
 
 def _distance(match: Match) -> float:
-    """Return the sum of the distances of the stated fields that differ."""
+    """Return the sum of the distances over the stated fields whose values differ."""
     return sum(_field_distance(d.here, d.there) for d in match.differences if d.source == "published")
 
 

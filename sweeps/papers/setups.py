@@ -16,10 +16,10 @@ from sweeps.papers import Paper
 
 __all__ = ["SetupDifference", "StoredConfiguration", "configurations", "published_dataset_of", "setup_differences"]
 
-SOURCES = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper, as inferred"}
+SOURCES = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper (inferred)"}
 
 TOLERANCE = 0.01
-"""Relative tolerance of tokens_per_example, which papers print rounded."""
+"""Relative tolerance for tokens_per_example, because papers print a rounded value."""
 
 SECTIONS = ("data", "test_examples", "tokens_per_example", "model", "training", "evaluation", "seeds")
 """Order in which the sections of a set-up are reported."""
@@ -34,11 +34,11 @@ class StoredConfiguration:
 
     @property
     def stack(self) -> Sequence[Mapping[str, Any]] | None:
-        """The strategies with all fields; None if the row stores no configuration."""
+        """The strategies with all their fields; None if the row stores no configuration."""
         return self.config.get("strategies")
 
     def values(self, key: str) -> set[Any]:
-        """Return the values of a key of a `PublishedSetup`; empty if the key does not apply."""
+        """Return the values of a key of a `PublishedSetup`; the set is empty if the key does not apply."""
         if key == "seeds":
             return {len(self.finished)} if self.finished else set()
         if key == "test_examples":
@@ -63,7 +63,7 @@ class SetupDifference:
 
     def text(self) -> str:
         share = f" in {self.count} of {self.total} configurations" if self.count < self.total else ""
-        return f"{self.key}: {_value_text(self.here)} here{share}, {_value_text(self.there)} {SOURCES[self.origin]}"
+        return f"{self.key}: {_value_text(self.here)} stored{share}, {_value_text(self.there)} {SOURCES[self.origin]}"
 
 
 def _value_text(value: object) -> str:
@@ -113,7 +113,7 @@ def published_dataset_of(paper: Paper, stored: Sequence[StoredConfiguration], re
         requested: Name of a data set of the paper.
 
     Raises:
-        ConfigError: The paper has no data set `requested`, or the data match no data set or more than one.
+        ConfigError: The paper has no data set `requested`, or the data match either no data set or several.
     """
     known = list(paper.datasets)
     if requested is not None:
@@ -134,7 +134,7 @@ def _describe_data(configuration: StoredConfiguration) -> str:
 
 
 def _matching_dataset(paper: Paper, description: str) -> str | None:
-    """Return the data set with the longest of its words in the description, or None if no word occurs in it."""
+    """Return the data set whose word in the description is longest, or None if the description has no such word."""
     candidates = [
         (len(word), name)
         for name, dataset in paper.datasets.items()

@@ -19,15 +19,15 @@ __all__ = ["arms_figure"]
 ROW_HEIGHT = 0.135
 HEADER_HEIGHT = 0.75
 SHORT_LABELS = {"nll_iw": "NLL [nats]", "mi": "MI [nats]"}
-"""Axis labels that are too long for a panel, shortened."""
+"""Shorter versions of axis labels that are too long for a panel."""
 LOGARITHMIC = frozenset({TIME})
 
 
 def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = "") -> None:
-    """Draw mean and standard error of each of `columns` in its own panel, with one row per summary.
+    """Draw the mean and standard error of each column in its own panel, with one row per summary.
 
     A dotted line marks the value of the first row, which is usually the baseline. Values far above the rest are
-    written as numbers at the right edge. For the files, see `save_figure`.
+    written as numbers at the right edge. `save_figure` describes the files that are written.
 
     Raises:
         ValueError: There is no summary, or matplotlib cannot write files with the extension of `path`.
@@ -57,7 +57,7 @@ def _row_label(summary: Summary, summaries: Sequence[Summary]) -> str:
 
 
 def _outliers(means: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return a mask [M] of the values that would compress the scale of all others.
+    """Return a mask [M] of the values that would compress the scale for all other values.
 
     An outlier exceeds the ninth decile by more than five times the distance between minimum and ninth decile.
     """

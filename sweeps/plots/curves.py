@@ -1,4 +1,4 @@
-"""Columns of the training curves: one panel per column, one line with an error band per configuration."""
+"""Figure of training curves: one panel per column, and in it one line with an error band per configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANELS_PER_ROW = 3
 PANEL_HEIGHT = 1.75
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 130
-"""Characters of legend text, including handles, that fit into the width of the figure."""
+"""Number of characters of legend text, including handles, that fit into the width of the figure."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 
@@ -29,15 +29,15 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 def curves_figure(
     curves: Sequence[Curve], columns: Sequence[str], path: Path | str, *, x: str = "epoch", title: str = ""
 ) -> None:
-    """Draw the mean of each of `columns` against `x`, with a band of one standard error on each side.
+    """Draw the mean of each column against `x`, with a band of one standard error on each side.
 
-    A line becomes pale at the point where some of its runs have ended. For the files, see `save_figure`.
+    A line becomes pale where some of its runs have ended. `save_figure` describes the files that are written.
 
     Args:
         curves: At least one curve.
         columns: Names of columns of the curves, one panel each.
         path: File to write.
-        x: "epoch" or "step" (outer updates).
+        x: "epoch", or "step" (outer updates: optimiser steps on the main objective, without inner encoder steps).
         title: Title of the figure; "" for none.
 
     Raises:

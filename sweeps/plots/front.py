@@ -20,14 +20,14 @@ from sweeps.plots.style import COLOURS, COUNTS, MARKERS, WIDTH, axis_label, save
 __all__ = ["FrontPoint", "front_figure", "outliers", "staircase"]
 
 Directions = tuple[Direction, Direction]
-"""Direction of improvement of the x axis and of the y axis."""
+"""Directions of improvement of the x axis and of the y axis."""
 
 PLOT_HEIGHT = 2.55
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
-"""Characters of legend text, including handles, that fit into the width of the figure."""
+"""Number of characters of legend text, including handles, that fit into the width of the figure."""
 DODGE = 0.05
-"""Horizontal offset between arms that share an integer on the axis of a count."""
+"""Horizontal offset between arms that have the same integer on an x axis that shows a count."""
 MAX_DODGES = 6
 """Number of different offsets; further arms reuse them, so that no point comes near the next integer."""
 
@@ -42,14 +42,14 @@ ARROWS: dict[Directions, str] = {
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One configuration in the plane of two objectives; every pair has x before y."""
+    """One configuration in the plane of two objectives. Each pair holds the value for x, then the value for y."""
 
     arm: str
     config_id: str
     mean: tuple[float, float]
-    """Mean over the seeds; finite."""
+    """Mean over the seeds; must be finite."""
     se: tuple[float | None, float | None]
-    """Standard error of the mean; None or NaN (a single seed) draws no bar."""
+    """Standard error of the mean. If it is None or NaN (a single seed), no error bar is drawn."""
     n: int
     """Number of seeds."""
     member: bool
@@ -70,13 +70,13 @@ def front_figure(
     """Draw the Pareto front of column `y` against column `x`.
 
     Members of the front are filled and joined by the staircase that bounds the dominated region; other configurations
-    are drawn lighter. Bars extend one standard error to each side. Arms get colours and markers in the order in which
-    they first appear in `points`.
+    are drawn lighter. Error bars extend one standard error to each side. Arms get colours and markers in the order in
+    which they first appear in `points`.
 
-    If x is a count, several arms can share an integer. Points that are not members are then shifted by multiples of
-    `DODGE`, so that they do not hide each other, and always to the worse side, so that no point appears to lie beyond
-    the front. Configurations far worse in y than the rest (see `outliers`) are drawn as triangles at the edge, and the
-    caption gives their values. For the files, see `save_figure`.
+    If x is a count, several arms can share an integer. Points off the front are then shifted by multiples of
+    `DODGE`, so that they do not hide each other. The shift is always to the worse side, so that no point appears
+    to lie beyond the front. Configurations far worse in y than the rest (see `outliers`) are drawn as triangles at the
+    edge, and the caption gives their values. `save_figure` describes the files that are written.
 
     Args:
         points: At least one configuration.
@@ -104,15 +104,16 @@ def staircase(
 ) -> NDArray[np.float64]:
     """Return the vertices of the boundary of the region that points dominate, from the worst x to the best.
 
-    A point dominates everything that is not better in either coordinate. Between two neighbours on the front, the
-    boundary therefore turns at the worse x and the worse y of the two. Dominated, equal and non-finite points add no
-    vertex.
+    A point dominates everything that is not better than the point in either coordinate. Between two neighbours on the
+    front, the boundary therefore turns at the worse x and the worse y of the two neighbours. Dominated, duplicate
+    and non-finite points add no vertex.
 
     Args:
         xs: Coordinates [M].
         ys: Coordinates [M].
         directions: Direction of improvement of x and of y.
-        worst: A corner; the boundary is extended from the outermost points to the two axis-parallel lines through it.
+        worst: A corner of the plot. The boundary is extended from the outermost points to the two axis-parallel lines
+            through this corner.
 
     Returns:
         Vertices [K, 2].
@@ -130,7 +131,7 @@ def staircase(
 
 
 def outliers(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
-    """Return a mask [M] of the values so much worse than the rest that showing them would compress the y axis.
+    """Return a mask [M] of the values so much worse than the rest that showing these values would compress the y axis.
 
     An outlier lies beyond the worse quartile by more than three times the interquartile range. A value on the better
     side is never an outlier.
@@ -155,7 +156,7 @@ def _arm_styles(points: Sequence[FrontPoint]) -> dict[str, _ArmStyle]:
 
 
 def _dodged(points: Sequence[FrontPoint], direction: Direction) -> list[float]:
-    """Return the x at which each point is drawn on the axis of a count."""
+    """Return the x coordinate at which each point is drawn if x is a count."""
     step = -DODGE if direction == "max" else DODGE
     arms_at: dict[float, dict[str, int]] = {}
     xs = []
@@ -209,7 +210,7 @@ def _draw_point(axes: Axes, point: FrontPoint, x: float, style: _ArmStyle) -> No
 
 
 def _draw_label(axes: Axes, point: FrontPoint, directions: Directions) -> None:
-    """Write the label on the better side of the point, where the front leaves space."""
+    """Write the label on the better side of the point, where the front leaves room for text."""
     if point.label:
         right, up = directions[0] == "max", directions[1] == "max"
         axes.annotate(
@@ -238,7 +239,7 @@ def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions)
 
 
 def _draw_outlier(axes: Axes, x: float, style: _ArmStyle, direction: Direction) -> None:
-    """Draw a triangle at the worse end of the y axis that points towards a configuration beyond it."""
+    """Draw a triangle at the worse end of the y axis, pointing towards a configuration beyond that end."""
     low, high = axes.get_ylim()
     y, marker = (high, "^") if direction == "min" else (low, "v")
     axes.plot(x, y, color=style.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
@@ -287,7 +288,7 @@ def _draw_legend(figure: Figure, caption: str, styles: dict[str, _ArmStyle], leg
 
 
 def _caption(points: Sequence[FrontPoint], outlying: NDArray[np.bool_]) -> str:
-    """Return what markers and bars mean, the number of seeds, and the range of the outliers."""
+    """Return a caption: the meaning of markers and error bars, the number of seeds, and the range of the outliers."""
     fewest, most = min(point.n for point in points), max(point.n for point in points)
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     spread = f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds" if most > 1 else "one seed each"

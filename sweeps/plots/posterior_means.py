@@ -25,7 +25,7 @@ TRAJECTORY_SIZE = (WIDTH, 2.8)
 TRAJECTORY_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.0, 0.85, 256)))
 """The colour map `plasma` without its yellow end, which is hard to see on white."""
 MIN_LIMIT = 0.5
-"""Smallest limit of the axes on each side of 0, so that points close to the origin look close to it."""
+"""Smallest limit of the axes on each side of 0, so that points close to the origin also look close to it."""
 REFERENCE_LINE: dict[str, Any] = {"color": "0.6", "linewidth": 0.6, "zorder": 1}
 MIN_PANELS_PER_ROW = 4
 P_LABEL, Q_LABEL = "mean of p(z|x)", "mean of q(z|x)"
@@ -43,7 +43,10 @@ class ScatterPanel:
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """The means of p(z|x) and q(z|x) of one example after an optimiser step within the outer update `update`."""
+    """The means of p(z|x) and q(z|x) of one example after an optimiser step.
+
+    The outer update `update` (a step on the main objective, with its inner encoder steps) contains this optimiser step.
+    """
 
     update: int
     p: float
@@ -51,12 +54,12 @@ class TrajectoryPoint:
 
 
 def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[int]:
-    """Return which of the stored `steps` to draw.
+    """Return the stored steps to draw.
 
     Args:
         steps: Stored steps, in any order.
-        requested: Steps to draw; for each of them, the nearest stored step is taken. By default: the first step, the
-            first step after 0, the step halfway from there to the last on a logarithmic scale, and the last step.
+        requested: Steps to draw; for each of these, the nearest stored step is taken. By default: the first step, the
+            first step after 0, the last step, and the step halfway between these two on a logarithmic scale.
 
     Returns:
         The chosen steps in ascending order, without duplicates.
@@ -73,8 +76,8 @@ def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[in
 def scatter_figure(rows: Sequence[Sequence[ScatterPanel]], path: Path | str, *, title: str = "") -> None:
     """Draw rows of panels: the mean of q(z|x) against the mean of p(z|x), with one scale for all axes.
 
-    On the dashed diagonal, the inference network agrees with the model; on the horizontal line, it ignores x. For the
-    files, see `save_figure`.
+    On the dashed diagonal, the inference network agrees with the model; on the horizontal line, the inference network
+    ignores x. `save_figure` describes the files that are written.
 
     Raises:
         ValueError: There is no panel, or matplotlib cannot write files with the extension of `path`.
@@ -127,8 +130,9 @@ def _draw_scatter(axes: Axes, panel: ScatterPanel, limit: float) -> None:
 def trajectory_figure(trajectory: Sequence[TrajectoryPoint], path: Path | str, *, title: str = "") -> None:
     """Draw the trajectory of one example: a line through all points, and a dot after each outer update.
 
-    Colour shows the outer update. A circle marks the start and a square the end. Steps of the encoder alone are
-    vertical, because they do not change p(z|x), the model's own posterior. For the files, see `save_figure`.
+    Colour shows the outer update. A circle marks the start and a square the end. Steps that update only the
+    encoder are vertical, because they do not change p(z|x), the model's own posterior. `save_figure` describes the
+    files that are written.
 
     Raises:
         ValueError: There is no point, or matplotlib cannot write files with the extension of `path`.

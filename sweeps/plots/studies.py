@@ -16,7 +16,7 @@ __all__ = ["STUDY_PLOTS", "draw_study"]
 
 HEIGHT = 2.9
 MAX_LEGEND_LABELS = 12
-"""If there are more labels, colours cannot tell them apart, and all points get the same colour."""
+"""Maximum number of labels that get different colours. If there are more, all points get the same colour."""
 DRAWINGS_PER_ROW = 10
 FRAME = 0.75
 """Grey level of the frame around a drawing."""
@@ -41,7 +41,7 @@ def draw_study(kind: str, findings: Findings, path: Path, *, title: str = "") ->
         title: Title of the figure; "" for none.
 
     Returns:
-        False if this kind of study has no figure, or if these findings have no tables. Nothing is written then.
+        True if a figure was written; False if this kind of study has no figure or the findings have no tables.
 
     Raises:
         ValueError: matplotlib cannot write files with the extension of `path`.
@@ -95,7 +95,7 @@ def _plot_probe(axes: Axes, tables: dict[str, Table]) -> None:
 
 
 def _plot_tsne(axes: Axes, tables: dict[str, Table]) -> None:
-    """Plot the map with one colour per label; its axes have no meaning and no ticks."""
+    """Plot the t-SNE map with one colour per label. The axes have no ticks, because they have no meaning."""
     _scatter(axes, tables["map"])
     axes.set_xticks([])
     axes.set_yticks([])
@@ -124,7 +124,7 @@ def _scatter(axes: Axes, table: Table) -> None:
 
 
 def _plot_drawings(axes: Axes, tables: dict[str, Table]) -> None:
-    """Plot one row per kind of drawing, below the images that the drawings belong to, and one row per interpolation."""
+    """Plot the original images, below them one row per kind of drawing, and one row per interpolation."""
     table = tables["drawings"]
     kinds, example = np.array(table["what"]), np.array(table["example"])
     images = np.array(table["pixels"]).reshape(len(kinds), -1, table["width"][0])
@@ -149,7 +149,7 @@ def _plot_drawings(axes: Axes, tables: dict[str, Table]) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure = axes.get_figure(root=True)
-    assert figure is not None, "the axes belong to a figure"
+    assert figure is not None, "the axes must belong to a figure"
     figure.set_size_inches(WIDTH, WIDTH * (0.08 + 0.75 * height / width))
 
 

@@ -32,13 +32,13 @@ AXIS_LABELS = {
 """Axis labels by column; a column that is not listed is its own label."""
 
 COUNTS = frozenset({"au"})
-"""Columns that hold counts: their axes have ticks at integers only."""
+"""Columns that hold counts. Their axes have ticks only at integers."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colour-blind-safe palette of Okabe and Ito, without its yellow, which is hard to see on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-"""One marker more than there are colours, so that pairs of colour and marker repeat only after 56 arms."""
+"""Markers of the arms. There is one more marker than there are colours, so that pairs repeat only after 56 arms."""
 
 WIDTH = 3.35
 """Width of one column of a two-column paper [inches]."""
@@ -77,7 +77,7 @@ def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
 
 
 def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
-    """Draw a figure in the common style and write it without any change of matplotlib's global state.
+    """Draw a figure in the common style and write it without changing matplotlib's global state.
 
     A PNG is always written. If `path` has another extension, that format is written as well: `front.pdf` gives
     `front.pdf` and `front.png`. The folder must exist.

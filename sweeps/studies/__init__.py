@@ -1,1 +1,1 @@
-"""Additional studies of stored runs: parsing their names, finding the models, storing and reading the findings."""
+"""Studies of trained models: parsing the requested studies, finding the models, storing and reading the findings."""

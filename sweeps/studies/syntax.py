@@ -23,12 +23,12 @@ EXAMPLE = "probe:draws=3,tsne"
 def parse_studies(text: str) -> list[Study]:
     """Parse studies with their fields, such as `probe,generation:sentences=1000,seed=1`.
 
-    A comma separates fields if the word after it is followed by `=`, and studies otherwise.
+    A comma separates two fields if the word after the comma is followed by `=`; otherwise, it separates two studies.
 
     Raises:
         ConfigError: The syntax is wrong, a study or field is unknown or invalid, or a study occurs twice.
     """
-    # Studies may also be joined with `+`; put one for every comma that separates studies.
+    # Studies may also be joined with `+`; replace every comma that separates studies by `+`.
     joined = re.sub(rf",(?=\s*[A-Za-z_]\w*\s*(?:[:,+]|$)){OUTSIDE_BRACKETS}", "+", text)
     items = parse_items(joined, "--what", EXAMPLE)
     if not items:
@@ -43,14 +43,14 @@ def parse_studies(text: str) -> list[Study]:
     kinds = [study.name() for study in studies]
     repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if repeated:
-        message = "must name each study once, because one result of each is stored per run"
-        hint = "Evaluate a second time with other fields; that replaces the first result."
+        message = "must name each study only once, because a run stores one result per study"
+        hint = "To change its fields, run `lagvae evaluate` again; the new result replaces the first."
         raise ConfigError([ValidationIssue("--what", message, hint, ", ".join(repeated))])
     return list(studies)
 
 
 def _about_option(issue: ValidationIssue, items: Sequence[Mapping[str, Any]]) -> ValidationIssue:
-    """Return `issue` about the option: `--what tsne.draws` in place of `what[1].draws`."""
+    """Return `issue` with the location as an option of the command: `--what tsne.draws` in place of `what[1].draws`."""
     match = re.match(r"what\[(\d+)\](.*)", issue.where)
     if match is None or match[2] == ".kind":
         return replace(issue, where="--what")

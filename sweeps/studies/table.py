@@ -1,7 +1,7 @@
 """The stored findings of studies.
 
-`evaluations/<study>/<run_id>.parquet` holds one row of typed columns, `evaluations/<study>/<table>/<run_id>.parquet`
-the rows of one of the study's tables.
+`evaluations/<study>/<run_id>.parquet` holds one row of typed columns. `evaluations/<study>/<table>/<run_id>.parquet`
+holds the rows of one of the study's tables.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ EVALUATION_COLUMNS = (
     ("study", "str", "kind of the study"),
     ("settings", "str", "all fields of the study, as JSON"),
     ("seconds", "float", "wall time of the study [s]"),
-    ("device", "str", "device of the measurement"),
+    ("device", "str", "device that the study ran on"),
     ("evaluated_at", "time", "end of the measurement, UTC"),
-    ("lagvae_version", "str", "version of lagvae that measured"),
-    ("git_commit", "str", "commit of the code that measured, if it ran from a checkout"),
+    ("lagvae_version", "str", "version of lagvae that ran the study"),
+    ("git_commit", "str", "commit of the code that ran the study, if the code ran from a checkout"),
     ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
 )
 """Name, type and meaning of the columns that precede the columns of the study in the row of any study."""
@@ -67,7 +67,7 @@ def study_of(column: str) -> type[Study] | None:
 
 
 def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationIssue]:
-    """Return an issue about `option` if any of `columns` is not a numeric column of the runs or of a study."""
+    """Return issues about `option` if any of `columns` is not a numeric column of the runs or of a study."""
     known = [*OBJECTIVE_COLUMNS, *_STUDY_OF_COLUMN]
     unknown = [name for name in columns if name not in known]
     if not unknown:
@@ -80,20 +80,20 @@ def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationI
 def write_evaluation(
     folder: ResultsFolder, run: Mapping[str, Any], study: Study, findings: Findings, *, seconds: float, device: str
 ) -> list[str]:
-    """Write the findings of a study about a run; they replace its earlier findings.
+    """Write the findings of a study of a run. They replace earlier findings of the same study of the run.
 
-    The row is written last, so that a row is always accompanied by the tables of the same measurement.
+    The row is written last, so that the tables of the same measurement always exist when a row exists.
 
     Args:
         folder: The folder of the sweep.
         run: The row of the run.
         study: The study.
-        findings: What it measured.
+        findings: What the study measured.
         seconds: Wall time of the study [s].
         device: Device of the measurement.
 
     Returns:
-        The names of the files within the folder, the row first.
+        The names of the files within the folder; the first name is that of the file with the row.
     """
     kind, run_id = study.name(), run["run_id"]
     row_name = f"evaluations/{kind}/{run_id}.parquet"
@@ -137,7 +137,7 @@ def checked_values(study: Study, findings: Findings) -> dict[str, Any]:
 def with_evaluations(
     folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]
 ) -> list[Mapping[str, Any]]:
-    """Return copies of the runs' `rows` with the columns of studies among `columns` added; null if not measured."""
+    """Return copies of the runs' `rows` with the requested columns of studies added; unmeasured values are null."""
     extended = [dict(row) for row in rows]
     columns_of_study: dict[str, list[str]] = {}
     for name in columns:
@@ -153,11 +153,11 @@ def with_evaluations(
 
 
 def several_settings(folder: ResultsFolder, columns: Iterable[str]) -> list[str]:
-    """Return a warning for each study behind `columns` that measured some runs with different fields than others."""
+    """Return a warning for each study behind `columns` whose fields were not the same for all runs."""
     kinds = dict.fromkeys(study.name() for name in columns if (study := study_of(name)) is not None)
     stored = {kind: {row["settings"] for row in _stored(folder, kind)} for kind in kinds}
     return [
-        f"{kind} was measured in {len(settings)} ways, which are not comparable: {'; '.join(sorted(settings))}"
+        f"{kind} was measured with {len(settings)} settings, which are not comparable: {'; '.join(sorted(settings))}"
         for kind, settings in stored.items()
         if len(settings) > 1
     ]

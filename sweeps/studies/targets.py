@@ -20,7 +20,7 @@ from sweeps.storage.table import ResultsFolder, stored_sweeps
 __all__ = ["RUN_ID", "EvaluationTarget", "find_targets"]
 
 RUN_ID = re.compile(r"[0-9a-f]{12}-[0-9]{1,16}")
-HOW_TO_KEEP = "Train it again with `lagvae evaluate --retrain`; a sweep stores its models under `keep: models`."
+HOW_TO_KEEP = "Train the model again with `lagvae evaluate --retrain`. A sweep with `keep: models` stores its models."
 HOW_TO_LIST = "`lagvae results show SWEEP` lists the configurations; a run id is CONFIG_ID-SEED."
 
 
@@ -68,14 +68,14 @@ def find_targets(
 ) -> list[EvaluationTarget]:
     """Return the models that the command line selects.
 
-    There are three ways to select: run ids, a sweep (all its finished runs), or a file of weights alone.
+    Models can be selected by run ids, by a sweep (all its finished runs), or by a file of weights alone.
 
     Args:
         run_ids: Ids of stored runs.
         results: Path or URI of the results.
         sweep: Name of a sweep. With `run_ids`, only this sweep is searched.
-        arm: Name of an arm of `sweep`, to which the selection is limited.
-        model: File of weights; with one selected run, used in place of its stored weights.
+        arm: Name of an arm of `sweep`. If given, only runs of this arm are selected.
+        model: File of weights. If exactly one run is selected, the file replaces the stored weights of that run.
         retrain: Also select runs without stored weights.
 
     Raises:
@@ -85,14 +85,14 @@ def find_targets(
     """
     if model is not None and retrain:
         message = "cannot be combined with --model"
-        raise ConfigError([ValidationIssue("--retrain", message, "Leave out one of the two.")])
+        raise ConfigError([ValidationIssue("--retrain", message, "Leave out --retrain or --model.")])
     if run_ids:
         return _targets_of_runs(run_ids, results, sweep, arm, model, retrain)
     if sweep is not None:
         return _targets_of_sweep(results, sweep, arm, model, retrain)
     if model is not None:
         return [_target_of_file(model)]
-    raise ConfigError([ValidationIssue("RUN_ID", "no model selected", "Name runs, a --sweep, or a --model file.")])
+    raise ConfigError([ValidationIssue("RUN_ID", "no model is selected", "Give run ids, --sweep or --model.")])
 
 
 def _targets_of_runs(
@@ -100,7 +100,7 @@ def _targets_of_runs(
 ) -> list[EvaluationTarget]:
     runs = _named_runs(run_ids, results, sweep)
     if arm is not None:
-        hint = "It selects among the runs of a --sweep."
+        hint = "--arm selects among the runs of a sweep that is given with --sweep."
         raise ConfigError([ValidationIssue("--arm", "cannot be combined with RUN_ID", hint, arm)])
     targets, unreadable = _targets_of(runs, model, retrain)
     if unreadable:
@@ -111,7 +111,7 @@ def _targets_of_runs(
 def _targets_of_sweep(
     results: str, sweep: str, arm: str | None, model: Path | None, retrain: bool
 ) -> list[EvaluationTarget]:
-    """Return the finished runs of a sweep. Runs of another version of lagvae are skipped if others are left."""
+    """Return the finished runs of a sweep. Runs of another version of lagvae are skipped if other runs remain."""
     targets, unreadable = _targets_of(_finished_runs(results, sweep, arm), model, retrain)
     if not targets:
         raise ConfigError(unreadable)
@@ -139,7 +139,7 @@ def _targets_of(
         ConfigError: A run has not finished or has no stored weights.
     """
     if model is not None and len(runs) > 1:
-        message, hint = "must contain the weights of one run", "Name one RUN_ID."
+        message, hint = "must be given with exactly one run, because the file holds one model", "Give one RUN_ID."
         raise ConfigError([ValidationIssue("--model", message, hint, str(model))])
     issues: list[ValidationIssue] = []
     unreadable: list[ValidationIssue] = []
@@ -157,8 +157,8 @@ def _targets_of(
             try:
                 config = parse_trial(json.loads(run.row["config"]))
             except ConfigError as error:
-                message = f"must be a run of this version of lagvae; its configuration has {error.issues[0]}"
-                hint = "Choose other runs, or use the version of lagvae that trained it."
+                message = f"this version of lagvae cannot read the run's configuration: {error.issues[0]}"
+                hint = "Choose other runs, or use the version of lagvae that trained this run."
                 unreadable.append(ValidationIssue("RUN_ID", message.rstrip("."), hint, run.run_id))
                 continue
             place = str(model or f"{run.folder.results}/{run.folder.sweep}/{model_name(run.run_id)}")
@@ -193,14 +193,14 @@ def _named_runs(run_ids: Sequence[str], results: str, sweep: str | None) -> list
     where = f"sweep {sweep} in {results}" if sweep is not None else results
     for run_id in run_ids:
         if run_id not in runs and run_id not in malformed:
-            issues.append(ValidationIssue("RUN_ID", f"no such run in {where}", HOW_TO_LIST, run_id))
+            issues.append(ValidationIssue("RUN_ID", f"no such run is stored in {where}", HOW_TO_LIST, run_id))
     if issues:
         raise ConfigError(issues)
     return [runs[run_id] for run_id in dict.fromkeys(run_ids)]
 
 
 def _finished_runs(results: str, sweep: str, arm: str | None) -> list[_StoredRun]:
-    """Return the finished runs of a sweep, or of one of its arms."""
+    """Return the finished runs of a sweep, or only those of one arm."""
     folder = ResultsFolder(results, sweep)
     rows = folder.runs()
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -209,5 +209,5 @@ def _finished_runs(results: str, sweep: str, arm: str | None) -> list[_StoredRun
         raise ConfigError([ValidationIssue("--arm", message, hint, arm)])
     finished = [row for row in rows if row["status"] == "finished" and arm in (None, row["arm"])]
     if not finished:
-        raise ConfigError([ValidationIssue("--sweep", "has no finished runs", "Run it first.", sweep)])
+        raise ConfigError([ValidationIssue("--sweep", "must name a sweep with finished runs", "Run it first.", sweep)])
     return [_StoredRun(folder, row) for row in finished]
