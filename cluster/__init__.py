@@ -1,1 +1,1 @@
-"""Where sweeps run: Ray connections, jobs and launch files. Contains nothing about VAEs."""
+"""Running sweeps on clusters: Ray connections, jobs and launch files. No module of this package is specific to VAEs."""

@@ -1,7 +1,7 @@
 """Access to a cluster: its address, its token, and the checks made before the token is sent.
 
 A Ray cluster runs any code for anyone who can reach its dashboard. Therefore a token is always required, it is sent
-over plain HTTP only within this machine, and a cluster that answers without a token is refused.
+over plain HTTP only within this machine, and a cluster that accepts requests without a token is not used.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class DenialReason(StrEnum):
 
 
 class AccessDenied(LagvaeError):
-    """A cluster is unreachable, unsafe, or refuses the token.
+    """A cluster is unreachable, is unsafe, or rejects the token.
 
     Args:
-        reason: Reason, for programs.
-        message: Explanation for users, with a hint.
+        reason: The reason in a form that programs can compare.
+        message: Explanation for users, including a hint.
     """
 
     def __init__(self, reason: DenialReason, message: str) -> None:
@@ -65,7 +65,7 @@ class AccessDenied(LagvaeError):
 
 @dataclass(frozen=True)
 class Token:
-    """A secret that is never printed, not even in a traceback. `source` is the file or variable that it comes from."""
+    """A token, which is never printed, not even in a traceback. `source` is the file or variable that contains it."""
 
     source: str
     secret: str = field(repr=False)
@@ -79,7 +79,7 @@ class Token:
         return text.replace(self.secret, "[token]")
 
     def masked(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Mask a text that arrives in `pieces`; the secret may be split across two of them."""
+        """Mask the secret in a text that arrives in `pieces`, even if the secret is split across pieces."""
         pending = ""
         for piece in pieces:
             pending = self.mask(pending + piece)
@@ -98,7 +98,7 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
     Files take precedence because every child process sees the environment.
 
     Raises:
-        AccessDenied: There is no token, it is empty, or other users can read its file.
+        AccessDenied: There is no token, the token is malformed, or other users can read its file.
     """
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(os.path.expanduser(named)) if named else Path.home() / ".ray" / "auth_token"
@@ -108,8 +108,8 @@ def find_token(environment: Mapping[str, str] = os.environ) -> Token:
         return Token("RAY_AUTH_TOKEN", _one_word(environment["RAY_AUTH_TOKEN"], "RAY_AUTH_TOKEN"))
     raise AccessDenied(
         DenialReason.NO_TOKEN,
-        f"No token found: RAY_AUTH_TOKEN_PATH is not set and {path} does not exist. Copy the cluster's token there and "
-        "make it readable only by you with chmod 600.",
+        f"No token found: RAY_AUTH_TOKEN_PATH is not set and {path} does not exist. Copy the cluster's token to "
+        "this file, and run chmod 600 on it so that only you can read it.",
     )
 
 
@@ -124,18 +124,18 @@ def _secret_of(path: Path) -> str:
         raise AccessDenied(
             DenialReason.EXPOSED_TOKEN,
             f"The token file {path} must be readable only by you, but its mode is {mode & 0o777:o}. Run chmod 600 "
-            f"{path}, and consider replacing the token: others may have read it.",
+            f"{path}, and consider replacing the token, because other users may have read it.",
         )
     return _one_word(secret, f"the token file {path}")
 
 
 def _one_word(text: str, source: str) -> str:
-    # Anything else is not a valid HTTP header, and the HTTP library would print it in its error message.
+    # Any other text is not a valid HTTP header, and the error message of the HTTP library would show it.
     secret = text.strip()
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise AccessDenied(
             DenialReason.MALFORMED_TOKEN,
-            f"{source[0].upper()}{source[1:]} does not contain exactly one word of ASCII text. Copy the token again.",
+            f"{source[0].upper()}{source[1:]} must contain exactly one word of ASCII text. Copy the token again.",
         )
     return secret
 
@@ -155,10 +155,10 @@ class Endpoint:
             insecure: Allow plain HTTP to another machine.
 
         Raises:
-            AccessDenied: It is not such a URL, contains a password, or would send the token unencrypted to another
-                machine although `insecure` is false.
+            AccessDenied: `address` is not such a URL or contains a password, or the token would be sent unencrypted to
+                another machine although `insecure` is false.
         """
-        message = "--address must be http://HOST:PORT or https://HOST of the cluster's dashboard"
+        message = "--address must be the URL of the cluster's dashboard, http://HOST:PORT or https://HOST"
         try:
             parts = urllib.parse.urlsplit(address)
             port = parts.port
@@ -175,14 +175,14 @@ class Endpoint:
             raise AccessDenied(
                 DenialReason.INSECURE,
                 f"Plain HTTP would send the token unencrypted to {parts.hostname}. {TUNNEL}, or use https://, or add "
-                "--insecure if nobody else has access to the network.",
+                "--insecure if nobody else has access to the network between the two machines.",
             )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return cls(f"{parts.scheme}://{host}" + (f":{port}" if port is not None else ""))
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is this machine, by name or address."""
+    """Return whether `host` is a name or address of this machine's loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -190,16 +190,16 @@ def is_loopback(host: str) -> bool:
 
 
 def probe(endpoint: Endpoint, token: Token) -> None:
-    """Request the version of the cluster twice, without and with the token.
+    """Check that the cluster requires a token and accepts `token`, by requesting its version without and with it.
 
     Raises:
-        AccessDenied: Nothing answers, the cluster answers without the token, or it refuses the token.
+        AccessDenied: Nothing answers, or the cluster accepts requests without a token, or it rejects `token`.
     """
     if (status := _status(endpoint, {})) == HTTPStatus.OK:
         raise AccessDenied(
             DenialReason.NO_AUTHENTICATION,
-            f"The cluster at {endpoint.url} answers without a token, so anyone can run code on it. Start it with "
-            "RAY_AUTH_MODE=token in its environment.",
+            f"The cluster at {endpoint.url} accepts requests without a token, so anyone can run code on it. Start it "
+            "with RAY_AUTH_MODE=token in its environment.",
         )
     if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise AccessDenied(
@@ -211,11 +211,12 @@ def probe(endpoint: Endpoint, token: Token) -> None:
 
 
 def denied(url: str, status: int, source: str) -> AccessDenied:
-    """Return an exception that explains HTTP `status` in response to the token from `source`."""
+    """Return an exception that explains the HTTP `status` with which the cluster rejected the token from `source`."""
     if status == HTTPStatus.FORBIDDEN:
         return AccessDenied(
             DenialReason.WRONG_TOKEN,
-            f"The cluster at {url} refuses the token from {source}: it belongs to another cluster. Copy the right one.",
+            f"The cluster at {url} rejects the token from {source}, which belongs to another cluster. Copy the "
+            "token of this cluster.",
         )
     if status == HTTPStatus.UNAUTHORIZED:
         return AccessDenied(
@@ -224,19 +225,20 @@ def denied(url: str, status: int, source: str) -> AccessDenied:
         )
     return AccessDenied(
         DenialReason.UNEXPECTED_STATUS,
-        f"The cluster at {url} answers the token from {source} with HTTP status {status}. See its dashboard's log.",
+        f"The cluster at {url} answers a request with the token from {source} with HTTP status {status}. See the log "
+        "of its dashboard.",
     )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, so that the token is never sent to another server."""
+    """Follows no redirects, so that the token is never sent to another server."""
 
     def redirect_request(self, *arguments: object, **options: object) -> None:
         return None
 
 
 def _status(endpoint: Endpoint, headers: dict[str, str]) -> int:
-    # Ignore proxies of the environment: the token is only for the cluster.
+    # Ignore the proxies that the environment configures, because only the cluster may receive the token.
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
     request = urllib.request.Request(f"{endpoint.url}/api/version", headers=headers)
     try:
@@ -255,7 +257,7 @@ def _status(endpoint: Endpoint, headers: dict[str, str]) -> int:
             raise AccessDenied(
                 DenialReason.UNTRUSTED_CERTIFICATE,
                 f"This machine does not trust the certificate of {endpoint.url} ({reason}). Set SSL_CERT_FILE and "
-                "REQUESTS_CA_BUNDLE to the certificate file of its authority.",
+                "REQUESTS_CA_BUNDLE to the file with the certificate of the authority that issued it.",
             ) from None
         message = f"No cluster answers at {endpoint.url} ({reason}). Check that the tunnel is open."
         raise AccessDenied(DenialReason.NO_ANSWER, message) from None

@@ -1,4 +1,4 @@
-"""Start an embedded Ray or join a cluster, with authentication and without log output."""
+"""Connecting to Ray: either an embedded Ray on this machine or a running cluster, with authentication."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["ConnectionFailed", "check_address", "connect"]
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Size of the object store of an embedded Ray. It is small because trials exchange only small records."""
+"""Size of the object store of an embedded Ray. It is small because runs exchange only small records."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,12 +30,12 @@ QUIET = {
 
 
 CONNECT_SECONDS = 5.0
-"""Timeout for the port of a cluster [s]. Ray itself would retry a closed port for minutes."""
+"""Timeout for connecting to the port of a cluster [s]. Ray itself would retry a closed port for minutes."""
 
 EMPTY_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""The HTTP/2 frame that both ends send first: length, type 4, flags and stream."""
+"""An empty HTTP/2 SETTINGS frame (type 4), which client and server both send first."""
 
-HINT = "Start one with `ray start --head`, or omit --address to run on this machine."
+HINT = "Start a cluster with `ray start --head`, or omit --address to run on this machine."
 
 
 class ConnectionFailed(LagvaeError):
@@ -44,16 +44,16 @@ class ConnectionFailed(LagvaeError):
 
 @contextmanager
 def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
-    """Connect to Ray for the length of a `with` block; an embedded Ray is shut down at its end.
+    """Context manager. Connects to Ray for the duration of the block, and shuts an embedded Ray down afterwards.
 
     Args:
         address: Running cluster to join: `auto` or HOST:PORT. Its token comes from RAY_AUTH_TOKEN_PATH or
             ~/.ray/auth_token. None starts an embedded Ray on this machine, with a new token that only this user
-            can read, and without dashboard, usage statistics or logs on the terminal.
+            can read. It has no dashboard, collects no usage statistics and prints no logs.
         cpus: Number of cores of the embedded Ray; all by default.
 
     Yields:
-        The module `ray`, connected.
+        The module `ray`, which is connected.
 
     Raises:
         ConnectionFailed: No cluster answers at `address`.
@@ -67,7 +67,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        # Both would take precedence over the values set here.
+        # Both variables would take precedence over the token file and over the embedded Ray.
         environment |= {"RAY_AUTH_TOKEN": None, "RAY_ADDRESS": None}
     elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
         environment["RAY_AUTH_MODE"] = "token"
@@ -113,7 +113,7 @@ def check_address(address: str) -> None:
 
 
 def _speaks_http2(line: socket.socket) -> bool:
-    """Return whether the other end is a gRPC server. Ray itself would retry any other server for minutes."""
+    """Return whether the server speaks HTTP/2, as gRPC requires. Ray would retry any other server for minutes."""
     line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EMPTY_SETTINGS)
     with line.makefile("rb") as answer:
         frame = answer.read(len(EMPTY_SETTINGS))

@@ -1,4 +1,4 @@
-"""The job package: one file and the Python packages of a job, copied so that nothing else is uploaded."""
+"""The job package: copies of the file and the Python packages of a job, so that nothing else is uploaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["LIMIT_BYTES", "JobPackage", "PackageTooLarge", "folder_of", "packed"]
 
 LIMIT_BYTES = 5 * 10**6
-"""Upper limit of a job package. Code is far smaller; data and results must not be sent through the head node."""
+"""Maximum size of a job package. Code is far smaller, and data or results must not be sent through the head node."""
 
 EXCLUDED = ("__pycache__", "*.py[co]", ".*")
 
@@ -26,7 +26,7 @@ class PackageTooLarge(LagvaeError):
 
 @dataclass(frozen=True)
 class JobPackage:
-    """A folder with only the file of the job, the folders of its packages, and their total size."""
+    """A working directory that contains only the file of the job, the folders of its packages, and their total size."""
 
     working_dir: Path
     packages: tuple[Path, ...]
@@ -34,7 +34,7 @@ class JobPackage:
 
 
 def folder_of(package: str) -> Path:
-    """Return the folder of a package that can be imported here."""
+    """Return the folder of a Python package that this process can import."""
     spec = find_spec(package)
     assert spec is not None, package
     assert spec.origin is not None, package
@@ -43,15 +43,15 @@ def folder_of(package: str) -> Path:
 
 @contextmanager
 def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[JobPackage]:
-    """Build a job package in a temporary folder, for the length of a `with` block.
+    """Context manager. Builds a job package in a temporary folder, which is removed after the block.
 
     Args:
         name: Name of the job's file.
-        content: Text of that file.
+        content: Text of the job's file.
         packages: Names of the Python packages to include.
 
     Raises:
-        PackageTooLarge: It is larger than `LIMIT_BYTES`.
+        PackageTooLarge: The job package is larger than `LIMIT_BYTES`.
     """
     with tempfile.TemporaryDirectory(prefix="lagvae-job-") as temporary:
         folder = Path(temporary)

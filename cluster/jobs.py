@@ -1,7 +1,7 @@
-"""Submit, list, follow and stop jobs of a cluster through the Ray Jobs API of its dashboard.
+"""Submitting, listing, following and stopping jobs of a cluster through the Ray Jobs API of its dashboard.
 
-The token is sent only in one header of the requests to the cluster: not along a redirect, not to a proxy, and not into
-the job.
+The token is sent only to the cluster, in one header of each request. It is never sent to a proxy or to the target of a
+redirect, and it is not passed to the job.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ACTIVE = ("PENDING", "RUNNING")
 """States of a job that has not ended. The final states are SUCCEEDED, FAILED and STOPPED."""
 
 STOP_SECONDS = 120
-"""Time that a stopped driver has to save its runs before it is killed [s]."""
+"""Time between a request to stop a job and its forced end [s]. In this time, the driver saves its runs."""
 
 
 class JobError(LagvaeError):
-    """The cluster did not fulfil a job request. The message gives the reason."""
+    """The cluster did not carry out a request about a job. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Job:
 
     @classmethod
     def of(cls, details: Any, token: Token) -> Job:
-        """Convert Ray's `details`. Their message may contain the end of the log, so the token is masked in it."""
+        """Convert Ray's `details` of a job. Their message may quote the job's log, so the token is masked in it."""
         return cls(
             str(details.submission_id),
             str(getattr(details.status, "value", details.status)),
@@ -72,7 +72,7 @@ def _time(milliseconds: int | None) -> datetime.datetime | None:
 
 
 class Cluster:
-    """A cluster that requires a token and accepts ours."""
+    """A connection to a cluster that requires a token and accepts the user's token."""
 
     def __init__(self, endpoint: Endpoint, token: Token, client: Any) -> None:
         self.endpoint, self._token, self._client = endpoint, token, client
@@ -86,8 +86,8 @@ class Cluster:
             insecure: Allow plain HTTP to another machine, which sends the token unencrypted.
 
         Raises:
-            AccessDenied: There is no token, the address is malformed or would send the token unencrypted, nothing
-                answers, the cluster answers without a token, or it refuses ours.
+            AccessDenied: There is no token; the address is malformed, or the token would be sent to it unencrypted;
+                nothing answers; or the cluster accepts requests without a token, or rejects the user's token.
         """
         endpoint, token = Endpoint.of(address, insecure=insecure), find_token()
         probe(endpoint, token)
@@ -102,7 +102,9 @@ class Cluster:
         metadata: Mapping[str, str],
         environment: Mapping[str, str],
     ) -> bool:
-        """Start a job on the head node. It requests no cores or GPUs. When stopped, it receives SIGINT and time to end.
+        """Start a job on the head node, without reserving cores or GPUs.
+
+        A job that is stopped receives SIGINT, and is killed if it has not ended after `STOP_SECONDS`.
 
         Args:
             submission_id: Identifier of the job.
@@ -112,13 +114,13 @@ class Cluster:
             environment: Environment variables of the job.
 
         Returns:
-            False if a job with this id already exists.
+            True; or False if a job with this id already exists.
         """
         stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         try:
             with _translated(self.endpoint, self._token):
                 self._client.submit_job(
-                    # `exec` leaves one process: an intermediate shell would also receive the interrupt.
+                    # `exec` replaces the shell, which would otherwise receive the interrupt as well.
                     entrypoint=f"exec {shlex.join(entrypoint)}",
                     submission_id=submission_id,
                     runtime_env={
@@ -164,7 +166,7 @@ class Cluster:
 
         async def end() -> None:
             await pieces.aclose()
-            # aiohttp closes its connection in the next iteration of the event loop.
+            # aiohttp closes the connection in the next iteration of the event loop, so wait for one iteration.
             await asyncio.sleep(0)
 
         with asyncio.Runner() as runner, _translated(self.endpoint, self._token):
@@ -175,12 +177,12 @@ class Cluster:
                 runner.run(end())
 
     def stop(self, submission_id: str) -> bool:
-        """Request that the job stops, without waiting for it. Returns False if it had already ended."""
+        """Request that the job stop, without waiting for its end. Return False if the job had already ended."""
         with _translated(self.endpoint, self._token):
             return bool(self._client.stop_job(submission_id))
 
     def wait(self, submission_id: str, seconds: float, pause: float = 0.3) -> Job:
-        """Wait until the job has ended, at most `seconds`, and return it in its current state."""
+        """Wait until the job has ended, but at most `seconds`, and return its current state."""
         deadline = time.monotonic() + seconds
         while (job := self.job(submission_id)).active and time.monotonic() < deadline:
             time.sleep(pause)
@@ -188,10 +190,10 @@ class Cluster:
 
 
 async def _tail(url: str, token: Token) -> AsyncGenerator[str, None]:
-    """Yield the messages of a websocket.
+    """Yield the text messages of a websocket.
 
-    Ray's own client would follow a redirect. The socket is not pinged, because Ray's dashboard does not answer a ping
-    while the job prints nothing.
+    Ray's own client is not used, because it would follow a redirect and send the token to its target. No pings are
+    sent, because Ray's dashboard does not answer a ping while the job prints nothing.
     """
     import aiohttp
 
@@ -220,7 +222,8 @@ def _client_class() -> type[Any]:
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            # By default requests follows redirects, uses proxies of the environment and prefers ~/.netrc.
+            # By default, the library `requests` follows redirects, uses the proxies configured in the environment, and
+            # replaces the token by credentials from ~/.netrc.
             direct = {"proxies": {"http": None, "https": None, "all": None}, "auth": lambda request: request}
             return super()._do_request(method, endpoint, allow_redirects=False, timeout=SECONDS, **direct, **options)
 
@@ -229,7 +232,10 @@ def _client_class() -> type[Any]:
 
 @contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """Remove variables that would take precedence over an explicit address, for the length of a block."""
+    """Context manager. Removes environment variables for the duration of the block.
+
+    It is used for variables that would take precedence over an explicit address.
+    """
     removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -239,7 +245,7 @@ def _without(*names: str) -> Iterator[None]:
 
 @contextmanager
 def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
-    """Convert exceptions of Ray, requests and aiohttp into ours, with one sentence each."""
+    """Context manager. Converts exceptions of Ray, requests and aiohttp into `AccessDenied` or `JobError`."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -253,9 +259,9 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
         raise denied(endpoint.url, error.status, token.source) from None
     except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         reason = type(error).__name__
-        message = f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Jobs keep running."
+        message = f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Its jobs keep running."
         raise AccessDenied(DenialReason.NO_ANSWER, message) from None
     except (RuntimeError, ValueError) as error:
-        # The last line of a server-side traceback is the reason.
+        # If the message contains a traceback of the server, its last line gives the reason.
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
         raise JobError(token.mask(f"The cluster at {endpoint.url} reports: {lines[-1]}")[:600] + ".") from None

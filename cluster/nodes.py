@@ -1,4 +1,4 @@
-"""Wait until all nodes of a cluster have joined."""
+"""Waiting until all nodes of a cluster have joined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def wait_for_nodes(address: str, nodes: int, seconds: float) -> int:
         Number of nodes that are alive.
 
     Raises:
-        ConnectionFailed: After `seconds` no cluster answers there, or nodes are missing.
+        ConnectionFailed: After `seconds`, no cluster answers at `address`, or nodes are still missing.
     """
     deadline = time.monotonic() + seconds
     while True:

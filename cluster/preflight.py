@@ -1,7 +1,8 @@
-"""Check of every node of a cluster before a sweep starts. Runs there as `python -m cluster.preflight FILE`.
+"""Check of every node of a cluster before a sweep starts, run on the cluster as `python -m cluster.preflight FILE`.
 
 Each node that is alive reports its versions, GPUs and free disk space, computes the fingerprint of the data, and writes
-a file to the results folder that every other node must see. Afterwards only the results folder itself remains.
+a temporary file to the results folder, which every other node must be able to see. Afterwards the temporary files are
+removed, but not the results folder itself.
 """
 
 from __future__ import annotations
@@ -42,22 +43,25 @@ NODE_SECONDS = 120.0
 """Timeout of a node, including the start of Python and reading the data [s]."""
 
 APPEAR_SECONDS = 5.0
-"""Time within which a file of another node must be visible [s]. Network file systems cache missing files."""
+"""Time within which a node must see a file that another node wrote [s].
+
+Network file systems may report for a short time that a new file does not exist.
+"""
 
 WHOLE_BYTES = 16 * 2**20
-"""Up to this size a data file is hashed completely; of a larger file only its start and its end."""
+"""Maximum size of a data file that is hashed completely. Of a larger file, only the start and the end are hashed."""
 
 FREE_BYTES = 2**30
-"""Minimum free space for results."""
+"""Minimum free space for results, in bytes."""
 
 
 @dataclass(frozen=True)
 class PreflightRequest:
-    """What the nodes are checked for.
+    """The requirements that the nodes are checked against.
 
     Args:
         probe: Name of the temporary folder inside the results folder.
-        results: Folder or URI of the results; None checks no results.
+        results: Folder or URI of the results; with None, results are not checked.
         data: Paths of the data.
         versions: Versions of Python and packages on the client.
         requirements: Requirement lines such as "torch>=2.8,<2.14".
@@ -77,7 +81,7 @@ NodeInfo = Mapping[str, Any]
 
 
 def examine(request: PreflightRequest) -> Report:
-    """Report on this node, and write its file to the results folder."""
+    """Return a report on this node, and write its temporary file to the results folder."""
     names = {_name_of(line) for line in request.requirements} | {"ray"}
     return {
         "host": socket.gethostname(),
@@ -103,7 +107,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> Iterator[dict[str, Any]]:
-    """Yield name and memory of each GPU that the driver of this node reports."""
+    """Yield the name and memory of each GPU that the NVIDIA driver of this node reports."""
     if not (tool := shutil.which("nvidia-smi")):
         return
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
@@ -118,7 +122,7 @@ def _gpus() -> Iterator[dict[str, Any]]:
 
 
 def _free(results: str | None) -> int | None:
-    """Return the free space of the results folder, or without one of the temporary folder; None for an object store."""
+    """Return the free space for results (for temporary files if `results` is None); None for an object store."""
     if results is not None and "://" in results and not results.startswith("file://"):
         return None
     folder = Path((results or os.environ.get("TMPDIR", "/tmp")).removeprefix("file://"))
@@ -128,9 +132,9 @@ def _free(results: str | None) -> int | None:
 
 
 def data_fingerprint(path: str) -> str | None:
-    """Return the SHA-256 of names, sizes and content of the files at `path`; None if there is no readable file.
+    """Return the SHA-256 of the names, sizes and content of the files at `path`; None if no file is readable.
 
-    Of a file above 16 MiB, only the first and last 8 MiB are read.
+    Of a file larger than 16 MiB, only the first and last 8 MiB are read.
     """
     root, digest = Path(os.path.expanduser(path)), hashlib.sha256()
     try:
@@ -162,7 +166,7 @@ def _node() -> str:
 
 
 def _write(request: PreflightRequest) -> str | None:
-    """Write a temporary file, rename it and read it back. Returns the reason if that fails, else None."""
+    """Write a temporary file, rename it and read it back. Return the reason if one of these steps fails, else None."""
     if request.results is None:
         return None
     try:
@@ -174,7 +178,7 @@ def _write(request: PreflightRequest) -> str | None:
         system.move(f"{folder}/{_node()}.part", f"{folder}/{_node()}")
         with system.open_input_stream(f"{folder}/{_node()}") as stream:
             if stream.read() != content:
-                return "a file that was written there has different content when read back"
+                return "a file has different content when it is read back"
     except (OSError, ValueError) as error:
         return _sentence(error)
     return None
@@ -201,7 +205,7 @@ def _is_visible(request: PreflightRequest, node: str) -> bool:
 
 
 def clean_up(request: PreflightRequest) -> None:
-    """Remove the temporary folder."""
+    """Remove the temporary folder from the results folder."""
     assert request.results is not None
     try:
         system, root = _filesystem(request.results)
@@ -219,7 +223,7 @@ def problems_of(report: Report, request: PreflightRequest, others: Sequence[Repo
 
     Args:
         report: Report of the node.
-        request: What the nodes are checked for.
+        request: The requirements that the nodes are checked against.
         others: Reports of all nodes, including this one.
     """
     return [
@@ -244,7 +248,7 @@ def _version_problems(versions: Mapping[str, str | None], request: PreflightRequ
         requirement, hint = Requirement(line), f"Run: pip install '{line}'"
         installed = versions[requirement.name]
         if installed is None:
-            yield ValidationIssue(requirement.name, "not installed", hint)
+            yield ValidationIssue(requirement.name, "must be installed", hint)
         elif not requirement.specifier.contains(installed, prereleases=True):
             yield ValidationIssue(requirement.name, f"must be {requirement.specifier}", hint, installed)
 
@@ -256,7 +260,9 @@ def _minor(python: str | None) -> str:
 def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[ValidationIssue]:
     for path, fingerprint in report["data"].items():
         if fingerprint is None:
-            yield ValidationIssue(path, "no readable data file", "Mount or copy the data there.")
+            yield ValidationIssue(
+                path, "must contain at least one readable data file", "Mount the data at this path, or copy them to it."
+            )
             continue
         fingerprints = [other["data"][path] for other in others if other["data"][path] is not None]
         most_common = max(sorted(set(fingerprints)), key=fingerprints.count)
@@ -268,27 +274,27 @@ def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[Validat
 def _results_problems(report: Report, request: PreflightRequest, others: Sequence[Report]) -> Iterator[ValidationIssue]:
     where = request.results or "temporary folder"
     if report["write_error"]:
-        message = f"results cannot be written ({report['write_error']})"
+        message = f"must be writable ({report['write_error']})"
         yield ValidationIssue(where, message, "Check permissions and mounts.")
     elif report.get("missing"):
         addresses = {other["node_id"]: other["address"] for other in others}
         hidden = ", ".join(addresses.get(node, node[:8]) for node in report["missing"])
         yield ValidationIssue(
             where,
-            f"files written by {hidden} are not visible here, so the folder is not shared",
-            "Mount shared storage there, or use a URI such as s3://BUCKET/results.",
+            f"must be shared by all nodes, but this node does not see the files written by {hidden}",
+            "Mount shared storage at this path, or use a URI such as s3://BUCKET/results.",
         )
     if report["free_bytes"] is not None and report["free_bytes"] < FREE_BYTES:
         free = f"{report['free_bytes'] / 2**20:.0f} MiB"
-        yield ValidationIssue(where, "at least 1 GiB must be free", "Free some space.", free)
+        yield ValidationIssue(where, "must have at least 1 GiB of free space", "Free some space.", free)
 
 
 def notes_of(report: Report, request: PreflightRequest) -> list[str]:
-    """Return remarks that do not prevent a sweep."""
+    """Return remarks about the node that do not prevent it from running the sweep."""
     notes = []
     client, node = request.versions.get("torch"), report["versions"].get("torch")
     if client and node and client.partition("+")[0] != node.partition("+")[0]:
-        notes.append(f"torch is {node} here and {client} on the client: numbers may differ in their last digits.")
+        notes.append(f"torch is {node} here and {client} on the client, so results may differ in their last digits.")
     registered = report["resources"].get("GPU", 0)
     if registered < len(report["gpus"]):
         notes.append(f"The node has {len(report['gpus'])} GPUs, but only {registered:g} are registered with Ray.")
@@ -319,7 +325,7 @@ def check(ray: Any, request: PreflightRequest) -> list[Report]:
 
 def _report(node: NodeInfo, answer: Any) -> Report:
     if isinstance(answer, str):
-        hint = "See the log of its raylet. Hashing many data files takes long; --no-check skips it."
+        hint = "See the log of its raylet. Hashing many data files takes long; --no-check skips the check."
         return _facts(node) | {"problems": [ValidationIssue(node["NodeManagerAddress"], f"the node {answer}", hint)]}
     facts: Report = _facts(node) | answer
     return facts
@@ -333,7 +339,7 @@ def _facts(node: NodeInfo) -> Report:
 
 
 def _ask(ray: Any, nodes: Sequence[NodeInfo], function: Any, *arguments: Any) -> list[tuple[NodeInfo, Any]]:
-    """Run `function` on each node. Returns nodes with results, or with text that explains why there is none."""
+    """Run `function` on each node. Return pairs of a node and its result, or a text that explains why it has none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(function)
@@ -354,7 +360,7 @@ def _ask(ray: Any, nodes: Sequence[NodeInfo], function: Any, *arguments: Any) ->
 
 
 def main(path: str) -> int:
-    """Check all nodes for what the file at `path` requests, and print their reports. Return the exit code."""
+    """Check all nodes against the request in the file at `path`, print their reports, and return the exit code."""
     from cluster.connection import ConnectionFailed, connect
 
     request = PreflightRequest(**json.loads(Path(path).read_text(encoding="utf-8")))
@@ -369,7 +375,7 @@ def main(path: str) -> int:
 
 
 def to_json(reports: Sequence[Report]) -> dict[str, Any]:
-    """Return the reports of `check` as JSON, with problems as text, and `ok`: whether there is no problem."""
+    """Return the reports of `check` as JSON, with problems as text. `ok` is true if no node has a problem."""
     nodes = [report | {"problems": [str(problem) for problem in report["problems"]]} for report in reports]
     return {"nodes": nodes, "ok": not any(report["problems"] for report in reports)}
 
@@ -380,7 +386,7 @@ def request_text(request: PreflightRequest) -> str:
 
 
 if __name__ == "__main__":
-    # Imported by name, so that workers import the module instead of unpickling a copy.
+    # Import this module by name, so that Ray's workers import it too, instead of unpickling functions of `__main__`.
     from cluster import preflight
 
     sys.exit(preflight.main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Launch files for KubeRay, Slurm, `ray up` and Docker: pure functions from a frozen config to text."""
+"""The kinds of launch files, and a function that renders any of them from the fields of its config."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def render(target: str, values: Mapping[str, Any]) -> str:
 
     Raises:
         KeyError: There is no such target.
-        pydantic.ValidationError: `values` are invalid; contains every error.
+        pydantic.ValidationError: `values` are invalid. The exception contains every error.
     """
     kind = TARGETS[target]
     return kind.text(kind.config.model_validate(dict(values)))

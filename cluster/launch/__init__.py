@@ -1,1 +1,1 @@
-"""Launch files: for each kind of cluster one frozen config and one pure function from it to text."""
+"""Launch files. Each kind has a frozen config, and a pure function that turns the config into the text of the file."""

@@ -1,4 +1,4 @@
-"""The container image of every node: a fixed version of Ray, torch, lagvae, and an unprivileged user."""
+"""The Dockerfile of the image that every node runs, with a fixed version of Ray, torch, lagvae and a non-root user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class DockerImage(Launch):
     ] = None
     torch: Annotated[Package, Field(description="torch requirement for pip, such as torch or torch==VERSION")] = "torch"
     torch_index: Annotated[
-        ShellSafe | None, Field(description="package index for torch; by default that of pip, with CUDA")
+        ShellSafe | None,
+        Field(description="package index for torch; by default the index of pip, whose torch includes CUDA"),
     ] = None
 
     @field_validator("wheel")
@@ -51,7 +52,7 @@ class DockerImage(Launch):
 
 
 def dockerfile(image: DockerImage) -> str:
-    """Return the text of the Dockerfile. Commands are in list form, so no shell interprets them."""
+    """Return the text of the Dockerfile. All commands are written as JSON lists, so no shell interprets them."""
     index = [] if image.torch_index is None else ["--index-url", image.torch_index]
     return fill(
         "Dockerfile",

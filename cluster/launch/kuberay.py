@@ -1,6 +1,6 @@
 """Manifests for KubeRay: a volume claim for the results, a RayCluster, and a RayJob that runs the sweep.
 
-The fields are those of ray.io/v1 in KubeRay 1.6. KubeRay inserts a job's entrypoint unquoted into a shell command
+The manifests use the API ray.io/v1 of KubeRay 1.6. KubeRay inserts a job's entrypoint unquoted into a shell command
 line, so every value in it is `ShellSafe`.
 """
 
@@ -40,29 +40,35 @@ class KubeRayLaunch(Launch):
     usage: ClassVar[str] = "kubectl apply -f FILE"
 
     image: Annotated[ImageName, Field(description="container image of every node, built from the rendered Dockerfile")]
-    spec: Annotated[ShellSafe, Field(description="sweep: the name of a shipped sweep, or a file inside /results")]
+    spec: Annotated[ShellSafe, Field(description="name of a shipped sweep, or path of a sweep file inside /results")]
     overrides: Annotated[
-        Words, Field(description="overrides of the sweep file, KEY=VALUE each, as for `lagvae run --set`")
+        Words, Field(description="overrides of the sweep file, each as KEY=VALUE, like `lagvae run --set`")
     ] = ()
     name: Annotated[DnsLabel, Field(description="name of the cluster and the job")] = "lagvae"
-    namespace: Annotated[DnsLabel, Field(description="existing namespace")] = "default"
+    namespace: Annotated[DnsLabel, Field(description="Kubernetes namespace, which must exist")] = "default"
     lifetime: Annotated[
         Literal["standing", "job"],
-        Field(description="lifetime of the cluster: standing (it stays and runs more sweeps) or job (this sweep only)"),
+        Field(
+            description="lifetime of the cluster: standing (remains for further sweeps) or job (ends with this sweep)"
+        ),
     ] = "standing"
     retries: Annotated[
         int,
         Field(
             ge=0,
             le=100,
-            description="number of new clusters after a lost cluster or failed runs, if lifetime is job; each resumes",
+            description="if lifetime is job: how often a new cluster resumes the sweep after a loss or failed runs",
         ),
     ] = 3
     min_workers: Annotated[int, Field(ge=0, le=10_000, description="minimum number of workers")] = 0
     max_workers: Annotated[int, Field(ge=1, le=10_000, description="maximum number of workers")] = 4
     concurrent: Annotated[
         int | None,
-        Field(ge=1, le=100_000, description="maximum number of concurrent runs; by default one per GPU of max_workers"),
+        Field(
+            ge=1,
+            le=100_000,
+            description="maximum number of concurrent runs; by default one per GPU of max_workers workers",
+        ),
     ] = None
     idle_seconds: Annotated[
         int, Field(ge=10, le=86_400, description="idle time after which a worker is removed [s]")
@@ -76,10 +82,10 @@ class KubeRayLaunch(Launch):
     object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
     storage: Annotated[Bytes, Field(description="size of the volume claim for the results")] = "50Gi"
     storage_class: Annotated[
-        DnsLabel | None, Field(description="storage class of the claim; must support ReadWriteMany")
+        DnsLabel | None, Field(description="storage class of the volume claim; must support ReadWriteMany")
     ] = None
     token_secret: Annotated[
-        DnsLabel | None, Field(description="Secret with the key auth_token; by default the operator creates one")
+        DnsLabel | None, Field(description="Secret with the key auth_token; by default the operator creates a Secret")
     ] = None
 
     @field_validator("max_workers")
@@ -123,12 +129,12 @@ def _claim(launch: KubeRayLaunch) -> dict[str, Any]:
 
 
 def _job(launch: KubeRayLaunch) -> dict[str, Any]:
-    # `auto` does not count workers that do not exist yet, and the cluster grows only if more is requested.
+    # `auto` would count only workers that already exist, and the cluster grows only if more runs are started.
     concurrent = launch.concurrent or launch.max_workers * max(1, launch.worker_gpus)
     sets = [f"--set={item}" for item in (f"resources.concurrent={concurrent}", *launch.overrides)]
     entrypoint = " ".join(["lagvae", "run", "--address=auto", f"--results={RESULTS}", *sets, "--", launch.spec])
     if launch.lifetime == "standing":
-        # KubeRay supports no retries here. Applying the job again resumes the sweep.
+        # KubeRay does not support retries of a job with a clusterSelector. Applying the job again resumes the sweep.
         where: dict[str, Any] = {"clusterSelector": {"ray.io/cluster": launch.name}}
     else:
         where = {
@@ -141,7 +147,7 @@ def _job(launch: KubeRayLaunch) -> dict[str, Any]:
     pod = {**_pod(submitter), "restartPolicy": "Never"}
     return {
         "submissionMode": "K8sJobMode",
-        # An entrypoint without resources runs on the head and occupies no GPU.
+        # An entrypoint that requests no resources runs on the head and occupies no GPU.
         "entrypoint": entrypoint,
         **where,
         "submitterPodTemplate": {"spec": pod},
@@ -231,6 +237,6 @@ def _confined() -> dict[str, Any]:
 
 
 def _resources(cpus: str, memory: str, gpus: int) -> dict[str, Any]:
-    """Return requests equal to limits, so that no pod is evicted because another one uses more than it requested."""
+    """Return requests equal to the limits, so that no pod is evicted because another pod exceeds its request."""
     amounts = {"cpu": cpus, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     return {"requests": dict(amounts), "limits": dict(amounts)}

@@ -27,7 +27,7 @@ from cluster.launch.validators import (
 __all__ = ["AwsLaunch", "RayUpLaunch", "SshLaunch", "ray_up_config"]
 
 TOKEN = "~/.lagvae/ray_token"
-"""Path of the token on every node. ~/.ray/auth_token may belong to another cluster."""
+"""Path of the token on every node. It is not ~/.ray/auth_token, which may belong to another cluster."""
 
 VENV = "~/.lagvae/venv"
 
@@ -35,7 +35,7 @@ PORT = 6379
 
 
 class RayUpLaunch(Launch):
-    """Fields of both kinds of `ray up` files."""
+    """Fields that both kinds of `ray up` files share."""
 
     usage: ClassVar[str] = "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE, then ray down FILE"
 
@@ -45,20 +45,22 @@ class RayUpLaunch(Launch):
         "~/.lagvae/ray_token"
     )
     package: Annotated[
-        Package | None, Field(description="package that pip installs, if your package index has lagvae")
+        Package | None, Field(description="package that pip installs, if your package index contains lagvae")
     ] = None
     wheel: Annotated[Wheel | None, Field(description="local wheel of lagvae, built with `pip wheel --no-deps .`")] = (
         None
     )
     python: Annotated[Name, Field(description="Python interpreter on every machine, 3.11 or later")] = "python3"
-    torch_index: Annotated[FreeText | None, Field(description="package index for torch; by default that of pip")] = None
+    torch_index: Annotated[
+        FreeText | None, Field(description="package index for torch; by default the index of pip")
+    ] = None
     object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
 
     @field_validator("wheel")
     @classmethod
     def _one_source(cls, wheel: str | None, info: ValidationInfo) -> str | None:
         if "package" in info.data and (info.data["package"] is None) == (wheel is None):
-            raise ValueError("must be set if `package` is not, and omitted if it is")
+            raise ValueError("must be set if `package` is not set, and omitted if `package` is set")
         return wheel
 
 
@@ -66,9 +68,9 @@ class SshLaunch(RayUpLaunch):
     """Existing machines that are reachable by SSH."""
 
     summary: ClassVar[str] = "A `ray up` file for machines behind SSH."
-    # `ray down` would only find a `ray` on the PATH of a non-interactive shell.
+    # `ray down` would run the `ray` on the PATH of a non-interactive shell, which does not contain the one in VENV.
     usage: ClassVar[str] = (
-        "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE; to end it, "
+        "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE; to end the cluster, "
         f"ray exec FILE '{VENV}/bin/ray stop'"
     )
 
@@ -86,7 +88,10 @@ class AwsLaunch(RayUpLaunch):
     summary: ClassVar[str] = "A `ray up` file for Amazon EC2 with spot GPU workers."
 
     security_group: Annotated[
-        SecurityGroup, Field(description="id of a security group that admits its own members, and only you to port 22")
+        SecurityGroup,
+        Field(
+            description="id of a security group that admits all traffic between its members, and only you to port 22"
+        ),
     ]
     region: Annotated[Name, Field(description="AWS region")] = "us-east-1"
     head_type: Annotated[Name, Field(description="instance type of the head, which runs no trials")] = "m6i.large"
@@ -101,12 +106,12 @@ class AwsLaunch(RayUpLaunch):
     ] = 5
     disk_gib: Annotated[int, Field(ge=50, le=16_384, description="disk size of each machine [GiB]")] = 150
     image: Annotated[
-        Name | None, Field(description="machine image with the NVIDIA driver; by default chosen by Ray")
+        Name | None, Field(description="machine image with the NVIDIA driver; by default Ray chooses the image")
     ] = None
     head_profile: Annotated[
         Name | None,
         Field(
-            description="IAM instance profile of the head, to start workers and access results; by default that of Ray"
+            description="IAM instance profile of the head, to start workers and access results; by default Ray's own"
         ),
     ] = None
     worker_profile: Annotated[
@@ -120,7 +125,7 @@ class AwsLaunch(RayUpLaunch):
 
 
 def ray_up_config(launch: SshLaunch | AwsLaunch) -> str:
-    """Return the YAML text. Values are YAML data; inside commands they are quoted."""
+    """Return the YAML text of the config file. Values inside shell commands are quoted."""
     machines = _ssh(launch) if isinstance(launch, SshLaunch) else _aws(launch)
     target = "ray-up" if isinstance(launch, SshLaunch) else "ray-up-aws"
     mounts = {TOKEN: launch.token_file}
@@ -146,14 +151,14 @@ def ray_up_config(launch: SshLaunch | AwsLaunch) -> str:
 
 
 def _remote_wheel(wheel: str) -> str:
-    """Return the remote path. The file name stays, because pip reads name and version of a wheel from it."""
+    """Return the path of the wheel on every node. Its file name is kept, because pip reads name and version from it."""
     return f"~/.lagvae/{wheel.rpartition('/')[2]}"
 
 
 def _setup(launch: RayUpLaunch) -> list[str]:
     pip = f"{VENV}/bin/python -m pip install --quiet"
     if launch.wheel is not None:
-        what = _remote_wheel(launch.wheel)  # validated to need no quoting
+        what = _remote_wheel(launch.wheel)  # needs no quoting, because its type `Wheel` allows no special characters
     else:
         what = shlex.quote(launch.package or "")
     commands = [f"test -x {VENV}/bin/python || {shlex.quote(launch.python)} -m venv {VENV}"]
@@ -165,7 +170,7 @@ def _setup(launch: RayUpLaunch) -> list[str]:
 
 
 def _start(launch: RayUpLaunch, options: str) -> list[str]:
-    # Jobs start `python`, which must be the interpreter of Ray.
+    # Jobs call `python`, which must be the interpreter that Ray runs in.
     path = f'export PATH="$HOME{VENV[1:]}/bin:$PATH"'
     environment = f'{path} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME{TOKEN[1:]}" RAY_USAGE_STATS_ENABLED=0'
     if isinstance(launch, SshLaunch):
@@ -221,7 +226,7 @@ def _machine(launch: AwsLaunch, kind: str, profile: str | None) -> dict[str, Any
     disk = {"VolumeSize": launch.disk_gib, "VolumeType": "gp3", "Encrypted": True}
     machine: dict[str, Any] = {
         "InstanceType": kind,
-        # A security group created by Ray opens port 22 to the world, whatever rules are added to it.
+        # Without this field, Ray would create a security group that opens port 22 to the world.
         "SecurityGroupIds": [launch.security_group],
         "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": disk}],
         # The instance metadata service, which provides credentials, must require a session token.

@@ -15,7 +15,7 @@ __all__ = ["SlurmLaunch", "slurm_script"]
 
 
 RAY_ENDS_SECONDS = 60
-"""Time for Ray to shut down, and for the job to be requeued, after the sweep has ended [s]."""
+"""Time for Ray to shut down, and to requeue the job, after the sweep has ended [s]."""
 
 
 class SlurmLaunch(Launch):
@@ -25,18 +25,18 @@ class SlurmLaunch(Launch):
     usage: ClassVar[str] = "sbatch FILE"
 
     spec: Annotated[
-        SharedPath, Field(description="sweep: a file visible on every node, or the name of a shipped sweep")
+        SharedPath, Field(description="path of a sweep file that every node can read, or name of a shipped sweep")
     ]
     results: Annotated[SharedPath, Field(description="folder or URI of the results, the same on every node")]
     overrides: Annotated[
         tuple[FreeText, ...],
-        Field(description="overrides of the sweep file, KEY=VALUE each, as for `lagvae run --set`"),
+        Field(description="overrides of the sweep file, each as KEY=VALUE, like `lagvae run --set`"),
     ] = ()
     job_name: Annotated[Name, Field(description="name of the job")] = "lagvae"
     nodes: Annotated[int, Field(ge=1, le=10_000, description="number of nodes")] = 2
     cpus: Annotated[int, Field(ge=1, le=4096, description="cores per node")] = 8
     gpus: Annotated[int, Field(ge=0, le=64, description="GPUs per node")] = 1
-    gpu_type: Annotated[Name | None, Field(description="Slurm name of the GPU type; by default any")] = None
+    gpu_type: Annotated[Name | None, Field(description="name of the GPU type in Slurm; by default any type")] = None
     memory: Annotated[Bytes, Field(description="memory per node")] = "32Gi"
     hours: Annotated[float, Field(gt=0, le=8760, description="time limit of each start of the job [h]")] = 24.0
     restarts: Annotated[
@@ -48,21 +48,23 @@ class SlurmLaunch(Launch):
         Field(
             ge=10,
             le=3600,
-            description="time for the sweep to save its runs before the time limit [s]; Ray gets another minute",
+            description="time for the sweep to save its runs before the time limit [s]; Ray has one more minute",
         ),
     ] = 60
     patience: Annotated[int, Field(ge=10, le=7200, description="time within which every node must have joined [s]")] = (
         600
     )
-    partition: Annotated[Name | None, Field(description="Slurm partition; by default that of Slurm")] = None
-    account: Annotated[Name | None, Field(description="Slurm account; by default that of Slurm")] = None
-    qos: Annotated[Name | None, Field(description="Slurm quality of service; by default that of Slurm")] = None
-    constraint: Annotated[Name | None, Field(description="required node feature")] = None
+    partition: Annotated[Name | None, Field(description="Slurm partition; by default the default partition")] = None
+    account: Annotated[Name | None, Field(description="Slurm account; by default the default account")] = None
+    qos: Annotated[Name | None, Field(description="Slurm quality of service; by default the default one")] = None
+    constraint: Annotated[Name | None, Field(description="feature that the nodes must have")] = None
     modules: Annotated[tuple[SharedPath, ...], Field(description="environment modules to load first")] = ()
     venv: Annotated[SharedPath | None, Field(description="virtual environment with lagvae, visible on every node")] = (
         None
     )
-    interface: Annotated[Name | None, Field(description="network interface of every node; by default the first")] = None
+    interface: Annotated[
+        Name | None, Field(description="network interface of every node; by default the first one")
+    ] = None
     local_folder: Annotated[LocalPath, Field(description="local folder of each node for temporary files")] = "/tmp"
     object_store: Annotated[Bytes, Field(description="size of Ray's object store on each node")] = "512Mi"
 
@@ -71,12 +73,14 @@ class SlurmLaunch(Launch):
     def _leaves_time(cls, grace: int, info: ValidationInfo) -> int:
         hours = info.data.get("hours", inf)
         if grace + RAY_ENDS_SECONDS >= hours * 3600:
-            raise ValueError(f"must leave time for the sweep within {hours:g} hours, after one minute for Ray")
+            raise ValueError(
+                f"must leave time for the sweep: grace and one minute for Ray must be less than {hours:g} hours"
+            )
         return grace
 
 
 def slurm_script(launch: SlurmLaunch) -> str:
-    """Return the script. Values in its directives are validated to need no quoting; all others are quoted."""
+    """Return the text of the script. Values in its directives have types that need no quotes; others are quoted."""
     return fill(
         "slurm.sh",
         DIRECTIVES="\n".join(f"#SBATCH --{option}" for option in _directives(launch)),

@@ -1,7 +1,8 @@
 """Base class and validated types of the fields of launch files.
 
-A value that becomes part of a shell script, of `#SBATCH` lines or of a command line assembled by others either has a
-type that needs no quoting (`ShellSafe`, `Name`), or is `FreeText` and quoted by the module that writes it.
+Some values become part of a shell script, of an `#SBATCH` line, or of a command line that another program assembles.
+Such a value either has a type that needs no quoting (`ShellSafe`, `Name`), or is `FreeText`, which the module that
+writes the file quotes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ HEADER = "Written by `lagvae cluster render {target}`. It contains no secret."
 
 
 class Launch(BaseModel):
-    """Config of one launch file: frozen; refuses unknown keys, NaN and infinity."""
+    """Config of one launch file. It is immutable, and it rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -53,11 +54,11 @@ class Launch(BaseModel):
     """Description of the file, in one sentence."""
 
     usage: ClassVar[str]
-    """Commands that use the file."""
+    """Commands with which the file is used."""
 
 
 def fill(template: str, **holes: str) -> str:
-    """Return `templates/TEMPLATE` with each @HOLE@ replaced, in one pass: inserted text is not searched for holes."""
+    """Return `templates/TEMPLATE` with each placeholder @HOLE@ replaced. Inserted text is not searched for holes."""
     text = files("cluster").joinpath("templates", template).read_text(encoding="utf-8")
     parts = re.split(r"@([A-Z]+)@", text)
     assert sorted(parts[1::2]) == sorted(holes), f"{template} has the holes {parts[1::2]}"
@@ -65,7 +66,7 @@ def fill(template: str, **holes: str) -> str:
 
 
 def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
-    """Return a validator for text that `pattern` matches completely, of at most `longest` characters."""
+    """Return a validator that accepts text of at most `longest` characters that `pattern` matches completely."""
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
@@ -77,7 +78,7 @@ def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
 
 
 def _checked(holds: Callable[[str], object], message: str) -> AfterValidator:
-    """Return a validator for text for which `holds` is true; a ValueError counts as false."""
+    """Return a validator that accepts text for which `holds` returns a true value and raises no ValueError."""
 
     def check(text: str) -> str:
         try:
@@ -92,7 +93,7 @@ def _checked(holds: Callable[[str], object], message: str) -> AfterValidator:
 
 
 WORD = r"[A-Za-z0-9_./:@%+=,][A-Za-z0-9_./:@%+=,-]*"
-"""Text without special meaning for any shell, and not mistaken for an option by any program."""
+"""Text that no shell interprets, and that no program mistakes for an option."""
 
 FreeText = Annotated[
     str,
@@ -104,18 +105,18 @@ FreeText = Annotated[
 """Free text. The code that writes it to a file must quote it."""
 
 Path = Annotated[FreeText, _checked(lambda text: not text.startswith("-"), "must not begin with a dash")]
-"""A file, folder or URI. A leading dash is refused, because it would be mistaken for an option."""
+"""A file, folder or URI. A leading dash is rejected, because programs would mistake the path for an option."""
 
 SharedPath = Annotated[
-    Path, _checked(lambda text: not text.startswith("~"), "must be an expanded path, not begin with ~")
+    Path, _checked(lambda text: not text.startswith("~"), "must be a full path that does not begin with ~")
 ]
 """A path that will be quoted, so that no shell expands ~."""
 
 ShellSafe = Annotated[
     str,
-    _matching(WORD, "must consist of letters, digits and _./:@%+=,- and not begin with a dash", 1024),
+    _matching(WORD, "must consist of letters, digits and _./:@%+=,- and must not begin with a dash", 1024),
 ]
-"""Text that becomes part of a command line assembled by other programs, which may not quote it."""
+"""Text that needs no quoting in a command line, for programs that assemble command lines without quoting."""
 
 Words = tuple[ShellSafe, ...]
 
@@ -151,7 +152,10 @@ DnsLabel = Annotated[
         40,
     ),
 ]
-"""KubeRay appends suffixes to names: of the 63 characters of a label, 47 are left for a job and 53 for a cluster."""
+"""A name in Kubernetes, which may have at most 63 characters.
+
+KubeRay appends suffixes, which leave 47 characters for the name of a job and 53 for the name of a cluster.
+"""
 
 ImageName = Annotated[
     str,
@@ -178,18 +182,18 @@ Host = Annotated[str, _checked(_is_host, "must be a host name or an IP address")
 _QUANTITY = re.compile(r"([1-9][0-9]{0,6})(Mi|Gi|Ti)")
 _BYTES = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
-Bytes = Annotated[str, _checked(_QUANTITY.fullmatch, "must be an amount such as 512Mi, 16Gi or 2Ti")]
+Bytes = Annotated[str, _checked(_QUANTITY.fullmatch, "must be an amount of memory such as 512Mi, 16Gi or 2Ti")]
 
 
 def quantity(text: str) -> int:
-    """Convert an amount such as "512Mi" to a number of bytes."""
+    """Convert an amount of memory such as "512Mi" to bytes."""
     match = _QUANTITY.fullmatch(text)
     assert match, text
     return int(match[1]) * _BYTES[match[2]]
 
 
 def at_least(value: int, bound: int, name: str) -> int:
-    """Return `value`; ValueError if it is less than `bound`, the value of the field `name`."""
+    """Return `value`, or raise ValueError if it is less than `bound`, the value of the field `name`."""
     if value < bound:
         raise ValueError(f"must be at least {name} ({bound})")
     return value

@@ -1,8 +1,8 @@
-"""The jobs of a cluster that ran or run a sweep.
+"""Jobs of a cluster that run a sweep, or have run one.
 
-A sweep with one results folder has a *lineage* of jobs, of which one runs at a time. They are called
-`lagvae-SWEEP-HASH-ATTEMPT`: HASH identifies the URI of the results, ATTEMPT counts from 1. Each attempt continues from
-the table that the previous one left, however that ended.
+All jobs for one sweep and one results folder form a *lineage*. At most one job of a lineage runs at a time. Each job is
+one attempt and is called `lagvae-SWEEP-HASH-ATTEMPT`, where HASH identifies the URI of the results, and ATTEMPT counts
+from 1. Each attempt continues from the table that the previous attempt left, even if that attempt was killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def results(self) -> str:
-        """URI of the results; "" if the job does not name it."""
+        """Path or URI of the results; "" if the metadata of the job do not contain it."""
         return self.job.metadata.get("results", "")
 
     @property
@@ -88,22 +88,28 @@ def find_attempt(cluster: Cluster, sweep: str, results: str | None) -> Attempt:
     Args:
         cluster: The cluster.
         sweep: Name of the sweep.
-        results: URI of its results. May be None if the sweep has only one results folder, or runs in only one.
+        results: Path or URI of its results. May be None if all jobs of the sweep have the same results folder, or if
+            exactly one of its lineages has a running job.
 
     Raises:
-        ConfigError: The sweep was never submitted, or it has several results folders.
+        ConfigError: The sweep was never submitted, or `results` is None and the sweep has several results folders.
     """
     every = attempts(cluster)
     of_sweep = [a for a in every if a.sweep == sweep and (results is None or a.lineage == lineage_of(sweep, results))]
     if not of_sweep:
         known = ", ".join(sorted({attempt.sweep for attempt in every}))
-        hint = f"Submitted there: {known}." if known else "No sweep was submitted there; see `lagvae submit`."
-        raise ConfigError([ValidationIssue("SWEEP", "was not submitted to the cluster", hint, sweep)])
+        hint = f"Submitted sweeps: {known}." if known else "No sweep has been submitted yet; see `lagvae submit`."
+        raise ConfigError(
+            [ValidationIssue("SWEEP", "must name a sweep that was submitted to the cluster", hint, sweep)]
+        )
     latest = {attempt.lineage: attempt for attempt in sorted(of_sweep, key=lambda a: a.number)}
     running = [attempt for attempt in latest.values() if attempt.job.active]
     if len(latest) > 1 and len(running) != 1:
         folders = ", ".join(sorted(attempt.results for attempt in latest.values()))
-        message, hint = "was submitted with several results folders", f"Choose one of {folders} with --results."
+        message, hint = (
+            "must have a single results folder, or --results must be given",
+            f"Choose --results from {folders}.",
+        )
         raise ConfigError([ValidationIssue("SWEEP", message, hint, sweep)])
     return running[0] if len(running) == 1 else next(iter(latest.values()))
 

@@ -1,4 +1,4 @@
-"""Checks of the paths and URIs that are sent to a cluster: they must mean the same on every node."""
+"""Checks of paths and URIs that are sent to a cluster, where each must refer to the same files on every node."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_CHARACTERS = 1000
 """Maximum length of a path or URI of results."""
 
 OPEN_OPTIONS = {"region", "scheme", "endpoint_override", "allow_bucket_creation"}
-"""Options in the URI of an object store that contain no secret."""
+"""Options that are allowed in the URI of an object store, because they contain no secret."""
 
 
 def check_results(results: str | None) -> str:
-    """Return `results` in its normal form; a folder has a single one, by which its jobs are found.
+    """Return `results` in normal form: all spellings of a path have the same form, by which its jobs are found.
 
     Raises:
-        ConfigError: It is neither an absolute path nor a usable URI, or it contains a key or password.
+        ConfigError: `results` is neither an absolute path nor a usable URI, or it contains a key or password.
     """
     location = results or ""
     if location.startswith("file:///"):
@@ -50,8 +50,8 @@ def _check_no_secrets(uri: str) -> None:
     except ValueError:
         secret = True
     if secret:
-        message = "must not contain keys or passwords, because every user of the cluster sees it"
-        hint = "Give the nodes access by a role or by environment variables."
+        message = "must not contain keys or passwords, because every user of the cluster can see the URI"
+        hint = "Give the nodes access through a role or through environment variables."
         raise ConfigError([ValidationIssue("--results", message, hint, f"{uri.partition('://')[0]}://...")])
 
 
@@ -70,7 +70,7 @@ def data_path(spec: SweepSpec) -> str | None:
 
 
 def check_paths(paths: Sequence[str], key: str = "--data") -> Sequence[str]:
-    """Return `paths`, the values of the option or field `key`.
+    """Return `paths`, after checking that all of them are absolute. `key` is the option or field that contains them.
 
     Raises:
         ConfigError: A path is relative.

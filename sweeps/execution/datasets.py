@@ -19,7 +19,7 @@ def load_data(spec: SweepSpec) -> Dataset:
     """Return the data that all trials of the sweep share.
 
     Raises:
-        DataError: The data are missing or invalid. The issues name the keys of the sweep file (`trial.data.path`).
+        DataError: The data are missing or invalid. Its issues name keys of the sweep file, such as `trial.data.path`.
     """
     try:
         return spec.defaults.data.load()
@@ -32,13 +32,16 @@ def load_data(spec: SweepSpec) -> Dataset:
 
 
 def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:
-    """Return the plan of `spec`, given the rows that `folder` holds."""
+    """Return the plan of the sweep `spec`, given the rows stored in `folder`."""
     return Plan(spec, fingerprint, folder.runs() if folder.exists() else [], retry=retry)
 
 
 @functools.lru_cache(maxsize=2)
 def load_trial_data(data_json: str) -> Any:
-    """Return the data that a data section describes, given as JSON. A worker that is reused loads them only once."""
+    """Return the data of a trial; `data_json` is the `data` section of its configuration, as JSON.
+
+    The data are cached, so that a worker process that trains several runs loads them only once.
+    """
     from pydantic import TypeAdapter
 
     from lagvae_core.data import DataConfig

@@ -1,4 +1,4 @@
-"""The driver of a sweep: plans the missing runs, trains them through Ray Tune and records them in the table."""
+"""The driver of a sweep: it plans the missing runs, trains them with Ray Tune and records them in the table."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ LOST_RETRIES = 3
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a driver ended.
+    """The outcome of a driver.
 
     Args:
         statuses: Number of the sweep's rows by status, including rows that were stored before.
-        stop_reason: Why the sweep was stopped early, a sentence; "" if it was not.
-        interrupted: The driver was interrupted by SIGINT or SIGTERM.
+        stop_reason: Sentence that explains why the sweep was stopped early; "" if it was not.
+        interrupted: Whether the driver was interrupted by SIGINT or SIGTERM.
     """
 
     statuses: Mapping[str, int]
@@ -62,24 +62,24 @@ class SweepOutcome:
 def run_sweep(
     spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, address: str | None = None, *, retry: bool = False
 ) -> SweepOutcome:
-    """Run everything that is missing of a sweep.
+    """Train the missing runs of a sweep.
 
-    Runs that have ended are never changed or repeated. Runs that an earlier driver left `running` or `interrupted`
-    resume from their checkpoints.
+    Runs that have ended are not repeated (see `Plan.has_ended`). Runs that an earlier driver left `running` or
+    `interrupted` resume from their checkpoints.
 
     Args:
         spec: The sweep.
-        folder: Where its table is.
+        folder: Folder with the table of the sweep.
         monitor: Receives the events of the sweep.
-        address: A running Ray cluster, `auto` or HOST:PORT. None starts Ray on this machine.
-        retry: Run failed and out-of-memory runs again.
+        address: Address of a running Ray cluster, `auto` or HOST:PORT. None starts Ray on this machine.
+        retry: Whether failed and out-of-memory runs run again.
 
     Raises:
         ConfigError: No node can hold a run, or the folder cannot be written.
         DataError: The data are missing or invalid.
         ConnectionFailed: No cluster answers at `address`.
         LeaseHeldError: Another driver is running the sweep.
-        StoreError: The results could not be written during the sweep.
+        StoreError: The results could not be read or written during the sweep.
     """
     data = load_data(spec)
     if address is None:
@@ -120,7 +120,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
             on_run_ended=scheduler.on_run_ended,
         )
         _train_runs(scheduler, recorder, spec.resources, nodes, concurrent)
-    # After SIGINT, Tune returns as if all runs had ended. If runs are left and nothing failed, it was interrupted.
+    # After SIGINT, Tune returns as if all runs had ended. If runs are left and there was no error, it was interrupted.
     interrupted = not scheduler.exhausted and recorder.error is None
     recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
     if recorder.error is not None:
@@ -130,12 +130,12 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
 
 
 def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
-    """Store the sweep file; from now on the table is that of this version of the sweep."""
+    """Store the sweep file, so that the folder shows which version of the sweep its table belongs to."""
     folder.write("spec.yaml", plan.spec.source.encode())
 
 
 def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor: Monitor) -> SweepSpec:
-    """Return the sweep with `gpus: auto` replaced by the share of a GPU that fits every arm with missing runs."""
+    """Return the sweep with `gpus: auto` replaced by the share of a GPU that each run needs."""
     from sweeps.execution.gpu_sharing import estimate_memory, gpu_share_for
 
     spec = plan.spec
@@ -143,7 +143,9 @@ def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor
         return spec
     estimates = []
     if any(node.gpus >= 1 for node in nodes):
-        concurrent_runs(spec.resources.with_gpus(1.0), nodes)  # an estimate would wait forever for a node that fits
+        concurrent_runs(
+            spec.resources.with_gpus(1.0), nodes
+        )  # raises an error if no node fits; an estimate would wait forever
         arms = [arm.arm for arm in plan.arms() if arm.missing]
         monitor.on_memory_estimation(arms)
         estimates = estimate_memory(ray, spec, arms)
@@ -164,7 +166,7 @@ def _train_runs(
     from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, placement_for
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # Tune insists on storing snapshots of its state, which are never read.
+    # Tune always stores snapshots of its state, although they are never read here.
     scratch = Path(tempfile.mkdtemp(prefix="lagvae-tune-"))
     try:
         tuner = tune.Tuner(
@@ -195,9 +197,10 @@ def _train_runs(
 
 @contextlib.contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
-    """Handle SIGTERM, which schedulers send, like SIGINT. Ray would exit at once and leave rows with status `running`.
+    """Context manager. Handles SIGTERM, which cluster schedulers such as Slurm send, like SIGINT.
 
-    Python sets signal handlers in the main thread only; in other threads this does nothing.
+    Ray's own handler would exit at once and leave rows with status `running`. Python can set signal handlers only in
+    the main thread, so in other threads this context manager has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -211,9 +214,9 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Discard standard output and error: Tune prints tables and hints even at verbosity 0.
+    """Context manager. Discards standard output and error, because Tune prints tables and hints even at verbosity 0.
 
-    The monitor is not affected, because it holds the original streams.
+    The monitor can still print, because it keeps references to the original streams.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -8,17 +8,17 @@ from typing import Any
 __all__ = ["OUT_OF_MEMORY_TEXTS", "TRACEBACK_CHARACTERS", "describe_failure", "is_out_of_memory"]
 
 TRACEBACK_CHARACTERS = 4000
-"""Length of the stored end of a traceback."""
+"""Maximum length of a stored traceback; a longer traceback loses its beginning."""
 
 REASON_CHARACTERS = 500
-"""Length of the stored start of an exception's message."""
+"""Maximum length of a stored exception message; a longer message loses its end."""
 
 OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""Texts of RuntimeErrors by which PyTorch reports a lack of memory without its own OutOfMemoryError.
+"""Texts in the message of a RuntimeError that report a lack of memory where PyTorch raises no OutOfMemoryError.
 
-Read from PyTorch 2.13. In this order: its CPU allocator; the CUDA runtime, outside of PyTorch's own allocator; CUDA
-libraries such as cuBLAS and cuDNN (`CUBLAS_STATUS_ALLOC_FAILED`). These are the only texts of other projects that
-`sweeps` matches.
+The texts are those of PyTorch 2.13. In this order, they come from its CPU allocator; from the CUDA runtime, outside of
+PyTorch's own allocator; and from CUDA libraries such as cuBLAS and cuDNN (`CUBLAS_STATUS_ALLOC_FAILED`). `sweeps`
+matches no other texts of third-party projects.
 """
 
 
@@ -30,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
-    """Return the columns of a row that describe `error`, the exception that ended its run."""
+    """Return the columns that describe `error`, the exception that ended a run."""
     return {
         "status": "out_of_memory" if is_out_of_memory(error) else "failed",
         "stop_reason": f"{type(error).__name__}: {' '.join(str(error).split())[:REASON_CHARACTERS]}",

@@ -1,4 +1,4 @@
-"""`gpus: auto`: the number of runs that share a GPU, from the estimated peak memory of one run of each arm."""
+"""For `gpus: auto`, the number of runs that share a GPU, computed from the estimated peak memory of each arm."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sweeps.spec.sweep import SweepSpec
 __all__ = ["MARGIN", "MemoryEstimate", "estimate_memory", "gpu_share_for", "largest_estimate"]
 
 MARGIN = 1.25
-"""Factor on the estimated memory. It covers other values of the searched fields, other batches, and fragmentation."""
+"""Factor on the estimated memory. It allows for larger values of searched fields, larger batches, and fragmentation."""
 
 MAX_RUNS_PER_GPU = 16
-"""With more processes on one GPU, the time that they wait for each other exceeds the gain."""
+"""Maximum number of runs on one GPU. More processes would lose more time waiting for each other than they gain."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MemoryEstimate:
         arm: Name of the arm.
         peak_bytes: Peak memory of the run on the GPU.
         device_bytes: Total memory of that GPU.
-        error: Why there is no estimate; "" if there is one.
+        error: Reason why there is no estimate; "" if there is an estimate.
     """
 
     arm: str
@@ -44,12 +44,12 @@ class MemoryEstimate:
 
 
 def largest_estimate(estimates: Sequence[MemoryEstimate]) -> MemoryEstimate:
-    """Return the estimate of which the fewest runs fit on a GPU; the first one if there are several."""
+    """Return the estimate with the fewest runs per GPU; the first one if several have equally few."""
     return min(estimates, key=lambda estimate: estimate.runs)
 
 
 def gpu_share_for(estimates: Sequence[MemoryEstimate]) -> float:
-    """Return the share of a GPU that is enough for every arm: 1/n, where n runs of the largest arm fit on a GPU."""
+    """Return the share of a GPU that is enough for every arm: 1/n, where n is the smallest number of runs per GPU."""
     return 1 / largest_estimate(estimates).runs
 
 
@@ -83,13 +83,13 @@ def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
         config = TrialConfig.model_validate(config_values)
         peak = estimate_peak_memory(config, load_trial_data(config.data.model_dump_json()), device)
     except Exception as error:
-        # The run itself will report the failure in full; here it only means that there is no estimate.
+        # If a run fails in the same way, its row will contain the full error; here it only prevents an estimate.
         return {"peak_bytes": 0, "device_bytes": total, "error": describe_failure(error)["stop_reason"]}
     return {"peak_bytes": peak, "device_bytes": total}
 
 
 def _result(ray: Any, reference: Any) -> Mapping[str, Any]:
-    """Wait for an estimate; a lost process yields an estimate with an error."""
+    """Wait for an estimate and return its fields. If its process was lost, the fields contain an error."""
     try:
         result: Mapping[str, Any] = ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -1,7 +1,7 @@
 """Submitting a sweep to a cluster as a job.
 
-The job runs the same driver as `lagvae run`, which continues from the table. Ray accepts a job name only once, so of
-two users who submit a sweep at the same time, one learns that it is already running.
+The job runs the same driver as `lagvae run`, which continues from the table. Ray accepts each job name only once, so if
+two users submit a sweep at the same time, only one job starts, and the other user is told that the sweep is running.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE = "sweep.yaml"
 """Name of the sweep file in the job package."""
 
 TRIES = 5
-"""Number of submissions, each under the next free name, in case other users take a name first."""
+"""Number of attempts to submit a job, each with the next free name, in case another user takes the name first."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,20 @@ def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submission 
     if last is None or not last.job.active:
         return None
     if last.job.metadata.get("spec") != spec.hash:
-        message = f"differs from the version of the sweep that is running as {last.job.submission_id}"
+        message = f"must be the version of the sweep that is already running as job {last.job.submission_id}"
         hint = f"Stop that job with `lagvae stop {spec.name}`, or give this sweep another name."
         raise ConfigError([ValidationIssue("SPEC", message, hint, f"{spec.name} (hash {spec.hash})")])
     return Submission(last.job.submission_id, last.number, new=False, size_bytes=0)
 
 
 def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = False) -> Submission:
-    """Run a sweep on a cluster, unless it is already running there.
+    """Submit a sweep to a cluster, unless it is already running on this cluster with the same results.
 
     Args:
         cluster: The cluster.
         spec: The sweep.
         results: Path or URI of the results, as `check_results` returns it.
-        retry: Run failed and out-of-memory runs again.
+        retry: Whether failed and out-of-memory runs run again.
 
     Raises:
         ConfigError: Another version of the sweep is running with the same results.
@@ -105,8 +105,10 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
             number = 1 if last is None else last.number + 1
             if cluster.submit(f"{lineage}-{number}", command, package, metadata, environment):
                 return Submission(f"{lineage}-{number}", number, new=True, size_bytes=package.size_bytes)
-            # Another user took this name in the meantime.
-    raise JobError(f"The sweep was not submitted: other users took the names of {TRIES} attempts. Submit it again.")
+            # Another user has taken this name in the meantime.
+    raise JobError(
+        f"The sweep was not submitted: other users took all {TRIES} job names that were tried. Submit it again."
+    )
 
 
 def code_origin() -> dict[str, Any]:

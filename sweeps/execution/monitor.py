@@ -1,4 +1,4 @@
-"""The events of a running sweep, and a monitor that ignores them."""
+"""The events of a running sweep, and a monitor that ignores all events."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Monitor", "SilentMonitor"]
 class Monitor(Protocol):
     """Receives the events of one driver. All methods are called in the driver's thread.
 
-    The live display of the terminal is one implementation, `SilentMonitor` another.
+    Implementations are the live display of the terminal, and `SilentMonitor`.
     """
 
     def on_sweep_started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
         """The sweep starts. `report` describes the data (see `Dataset.report`)."""
 
     def on_lease_wait(self, host: str, seconds: float) -> None:
-        """A driver on `host` holds the lease of the sweep; this driver observes it for at most `seconds`."""
+        """A driver on `host` has the lease of the sweep; this driver watches the lease for at most `seconds`."""
 
     def on_memory_estimation(self, arms: Sequence[str]) -> None:
-        """The peak memory of `arms` is being estimated, each on a whole GPU."""
+        """The estimation of peak memory starts: one run of each of `arms`, on a whole GPU."""
 
     def on_memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
         """The estimation has ended; `estimates` is empty if there is no GPU."""
@@ -42,10 +42,10 @@ class Monitor(Protocol):
         """`run` has ended; `row` is its final row."""
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
-        """The driver is done. `statuses`: number of rows by status. `stop_reason`: "" unless it stopped early."""
+        """The driver ends. `statuses` counts rows by status; `stop_reason` is "" unless the sweep stopped early."""
 
     def close(self) -> None:
-        """No event follows. May be called more than once."""
+        """No more events follow. This method may be called more than once."""
 
 
 class SilentMonitor(Monitor):

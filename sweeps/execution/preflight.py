@@ -1,4 +1,4 @@
-"""Checking the nodes of a cluster before a sweep is submitted, by a job of its own."""
+"""Checking the nodes of a cluster before a sweep is submitted. The check is a separate job."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CHECK_SECONDS = 420.0
 
 
 def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dict[str, Any]:
-    """Check all nodes of a cluster: versions, results, data, GPUs and disks.
+    """Check versions, results, data, GPUs and disks on all nodes of a cluster.
 
-    The job remains in the cluster's list, because Ray lists a job as failed that is deleted too early.
+    The job is not deleted afterwards, because Ray reports a job that is deleted too early as failed.
 
     Args:
         cluster: The cluster.
@@ -32,8 +32,8 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
         data: Paths that every node must be able to read.
 
     Returns:
-        The report of `cluster.preflight`: `nodes`, each with `problems` and `notes`, and `ok`, true if there is no
-        problem.
+        The report of `cluster.preflight`: `nodes` lists all nodes, each with its `problems` and `notes`; `ok` is true
+        if no node has a problem.
 
     Raises:
         JobError: The check itself failed.
@@ -62,14 +62,14 @@ def check_report_fits(spec: SweepSpec, report: Mapping[str, Any]) -> None:
     """Check that a node in the report of `preflight` can hold a run, or that the cluster may add one.
 
     Raises:
-        ConfigError: No node can.
+        ConfigError: No node can hold a run, and the cluster cannot add one.
     """
     nodes = [NodeCapacity(int(node["resources"]["CPU"]), node["resources"]["GPU"]) for node in report["nodes"]]
     check_fits(spec.resources, nodes, grows=True)
 
 
 def requirements() -> tuple[str, ...]:
-    """Return the packages that the nodes must have installed: lagvae's requirements without those of its extras."""
+    """Return the packages that must be installed on the nodes: lagvae's requirements, without optional extras."""
     try:
         lines = requires("lagvae") or []
     except PackageNotFoundError:
@@ -83,5 +83,5 @@ def _no_answer_message(job: Job, log: str) -> str:
     state = f"did not end within {CHECK_SECONDS:g} s" if job.active else "failed"
     return (
         f"The check of the cluster {state} ({reason}). Make sure that `python` on the head node is the interpreter "
-        "that Ray runs in; the log of the dashboard has details."
+        "that Ray runs in. The job log in the Ray dashboard has details."
     )

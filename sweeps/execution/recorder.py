@@ -20,20 +20,20 @@ __all__ = ["RunRecorder"]
 
 
 class RunRecorder:
-    """Writes the rows of a sweep: with status `running` when a run starts, with its final status when it ends.
+    """Writes one row per run: with status `running` when the run starts, and with its final status when it ends.
 
     There is one recorder per driver. All methods are called in the driver's thread.
 
     Args:
         spec: The sweep.
-        folder: Where the rows are written.
-        monitor: Informed when a run starts, progresses and ends.
+        folder: Folder in which the rows are written.
+        monitor: Notified when a run starts, progresses and ends.
         fingerprint: Fingerprint of the data.
         origin: Provenance of the code, as columns of a row.
-        on_run_ended: Called with each run that ended and its final row, before the monitor is informed.
+        on_run_ended: Called with each run that ended and its final row, before the monitor is notified.
 
     Attributes:
-        error: The first exception that was captured; it ends the sweep. None so far otherwise.
+        error: The first exception that was captured, which ends the sweep; None if there was no exception so far.
         statuses: Latest status of every run that was recorded, by run id.
     """
 
@@ -60,18 +60,18 @@ class RunRecorder:
 
     @contextlib.contextmanager
     def capture_errors(self) -> Iterator[None]:
-        """Context manager. Catches an exception and stores it in `error` if it is the first; it ends the sweep."""
+        """Context manager. Catches an exception. The first exception is stored in `error` and ends the sweep."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
     def on_run_scheduled(self, run: Run) -> None:
-        """`run` was handed to Ray Tune, which starts it some time later."""
+        """`run` was passed to Ray Tune, which starts it some time later."""
         self._scheduled[run.run_id] = run
 
     def on_run_started(self, run_id: str) -> None:
-        """The process of the run starts; it starts again if an earlier process was lost."""
+        """The process of the run starts: for the first time, or again because its earlier process was lost."""
         if run_id in self._running:
             self._record_restart(run_id)
             return
@@ -82,7 +82,7 @@ class RunRecorder:
         self._monitor.on_run_started(run)
 
     def on_run_progress(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run reports its progress. Its first report also names the host and device, which the row then shows."""
+        """The run reports its progress. Host and device are written to the row when a report first names them."""
         run, row = self._running[run_id]
         location = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in location.items()):
@@ -92,7 +92,7 @@ class RunRecorder:
             self._monitor.on_run_progress(run, int(report["epoch"]), int(report["epochs"]))
 
     def on_run_ended(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run ended. Its last report holds its record or its failure."""
+        """The run ended. Its last report contains its record or its failure."""
         if "record" in report:
             record = json.loads(report["record"])
             values = {name: record[name] for name in ("status", "stop_reason")}
@@ -104,7 +104,7 @@ class RunRecorder:
             self.on_run_failed(run_id, "its worker ended without a record", "")
 
     def on_run_failed(self, run_id: str, reason: str, error_text: str) -> None:
-        """The run produced no result: its process was lost more often than it is restarted."""
+        """The run ended without a result, because its process was lost more often than Tune restarts it."""
         values = {
             "status": "failed",
             "stop_reason": reason,
@@ -114,7 +114,7 @@ class RunRecorder:
         self._record_end(run_id, values, [])
 
     def close(self, reason: str) -> None:
-        """Record the runs that have not ended as interrupted, because of `reason`. They keep their checkpoints."""
+        """Record all runs that have not ended as interrupted, with `reason`. Their checkpoints are kept."""
         with self.capture_errors():
             for _, row in self._running.values():
                 self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
@@ -174,7 +174,7 @@ _TUNABLE_COLUMNS = dict(tunable_columns())
 
 
 def _strategy_columns(run: Run) -> dict[str, Any]:
-    """Return the tunable fields of the run's strategies, by column."""
+    """Return the columns for the tunable fields of the run's strategies, with their values."""
     values = {}
     for strategy in run.config.strategies:
         for name, column_type in _TUNABLE_COLUMNS.items():

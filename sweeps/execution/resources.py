@@ -1,4 +1,4 @@
-"""How many runs the nodes of a cluster hold at a time, and the resources that a run occupies."""
+"""How many runs the nodes of a cluster can hold at a time, and the resources that each run occupies."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NodeCapacity:
-    """The cores and GPUs that a node offers to runs."""
+    """The numbers of cores and GPUs that a node has for runs."""
 
     cpus: int
     gpus: float
 
     def fits(self, resources: ResourceSpec) -> int:
-        """Return how many runs the node holds at a time. A run that needs a fraction of a GPU stays on one GPU."""
+        """Return how many runs fit on the node at a time. A fraction of a GPU is never split between two GPUs."""
         by_cpus = self.cpus // resources.cpus
         gpus = resources.gpu_share
         if not gpus:
             return by_cpus
-        # Rounding may leave the quotient of two floats slightly below a whole number.
+        # Without 1e-9, rounding errors could leave a quotient slightly below the whole number that it should be.
         by_gpus = int(self.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(self.gpus / gpus + 1e-9)
         return min(by_cpus, by_gpus)
 
@@ -48,7 +48,7 @@ def local_capacity() -> NodeCapacity:
 
 
 def cluster_nodes(ray: Any) -> list[NodeCapacity]:
-    """Return the living nodes of the cluster that `ray` is connected to."""
+    """Return the capacity of each node that is alive in the cluster that `ray` is connected to."""
     resources: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [NodeCapacity(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in resources]
 
@@ -59,11 +59,11 @@ def concurrent_runs(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, g
     Args:
         resources: The resources of one run, and `concurrent`, the limit.
         nodes: The nodes that exist now.
-        grows: The cluster may add nodes. Its final size is unknown, so a number in `concurrent` is taken for it: runs
-            that do not fit yet make the cluster grow.
+        grows: Whether the cluster may add nodes. Its final size is unknown, so a number in `concurrent` is returned as
+            it is: runs that do not fit yet make the cluster grow.
 
     Raises:
-        ConfigError: No node holds a single run.
+        ConfigError: No node can hold a run.
     """
     if grows and resources.concurrent != "auto":
         return resources.concurrent
@@ -74,10 +74,10 @@ def concurrent_runs(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, g
 
 
 def check_fits(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> None:
-    """Check that a run fits on a node. With `gpus: auto` only the cores count, because the share is not known yet.
+    """Check that a run fits on a node. With `gpus: auto` only cores are checked, since the GPU share is not known yet.
 
     Raises:
-        ConfigError: No node holds a run, and none may be added.
+        ConfigError: No node can hold a run, and the cluster cannot add one.
     """
     concurrent_runs(resources.with_gpus(0) if resources.gpus == "auto" else resources, nodes, grows=grows)
 
@@ -99,18 +99,25 @@ def _too_large(resources: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bo
     if issues:
         return issues
     both = f"{resources.cpus} cores and {resources.gpu_share:g} GPUs"
-    return [ValidationIssue("resources", "no node has as many cores and GPUs together", hint, both)]
+    return [
+        ValidationIssue(
+            "resources", "must fit on one node, but no node has so many cores and GPUs together", hint, both
+        )
+    ]
 
 
 def shared_resources(resources: ResourceSpec) -> dict[str, float]:
-    """Return what a run occupies of a node, as resources of Ray."""
+    """Return the resources, in Ray's terms, that a run occupies on a node that it may share with other runs."""
     if resources.gpu_share:
         return {"CPU": resources.cpus, "GPU": resources.gpu_share}
     return {"CPU": resources.cpus}
 
 
 def exclusive_resources(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> dict[str, float]:
-    """Return what a run occupies that must not share: whole GPUs, or without GPUs all cores of the largest node."""
+    """Return the resources, in Ray's terms, of a run that must not share its GPUs or, without GPUs, its node.
+
+    These are whole GPUs, or without GPUs as many cores as the largest node has.
+    """
     if resources.gpu_share:
         return {"CPU": resources.cpus, "GPU": math.ceil(resources.gpu_share)}
     return {"CPU": max([resources.cpus, *(node.cpus for node in nodes)])}

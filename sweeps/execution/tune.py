@@ -27,7 +27,7 @@ NEVER_RESTORED = "a snapshot of Ray Tune is never restored; the sweep resumes fr
 
 
 class _StatelessMixin:
-    """Excludes an object's state from the snapshots that Tune pickles."""
+    """Keeps an object's state out of the snapshots that Tune pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -37,7 +37,7 @@ class _StatelessMixin:
 
 
 class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
-    """Supplies Tune with the scheduler's next run. The scheduler learns results through the recorder, not from Tune."""
+    """Gives Tune the next run of the scheduler. The scheduler receives results from the recorder, not from Tune."""
 
     def __init__(self, scheduler: RunScheduler, recorder: RunRecorder) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint:
 class RecorderCallback(_StatelessMixin, Callback):  # type: ignore[misc]
     """Forwards Tune's events to the recorder.
 
-    Tune treats an exception in a callback as a failure of the trial and repeats the trial. Here the recorder captures
-    the exception, and the sweep ends.
+    If a callback raised an exception, Tune would treat it as a failure of the trial and repeat the trial. Therefore the
+    recorder captures the exception, and the sweep ends.
     """
 
     def __init__(self, recorder: RunRecorder) -> None:
@@ -126,7 +126,7 @@ class StopOnRecorderError(_StatelessMixin, Stopper):  # type: ignore[misc]
 
 
 def placement_for(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> Callable[[dict[str, Any]], Any]:
-    """Return the function from which Tune gets the resources of a trial, given the trial's config."""
+    """Return the function with which Tune determines the resources of a trial from the trial's config."""
 
     def placement(trial_config: dict[str, Any]) -> Any:
         if trial_config["run"]["alone"]:

@@ -14,10 +14,10 @@ __all__ = ["train_run"]
 def train_run(trial_config: dict[str, Any]) -> None:
     """Train the run in `trial_config["run"]` (see `tune.worker_config`) and report to Ray Tune.
 
-    There is one report per epoch; the last report holds the record or the failure.
+    There is one report after each epoch. The last report contains the record of the run, or its failure.
 
-    An exception in training is reported and not raised, because it would occur again. Ray Tune retries only what was
-    lost: a node, a process, or the connection to the results.
+    An exception in training is reported and not raised, because it would occur again. So Ray Tune retries a run only if
+    its node, its process, or the connection to the results was lost.
 
     Raises:
         StoreError: The results cannot be reached.
@@ -44,8 +44,10 @@ def train_run(trial_config: dict[str, Any]) -> None:
         config = TrialConfig.model_validate(run["config"])
         dataset = load_trial_data(config.data.model_dump_json())
         if dataset.fingerprint != run["data_fingerprint"]:
-            message = f"have changed since the sweep started (fingerprint {run['data_fingerprint'][:12]})"
-            hint = "Run the sweep again to plan it on the present data."
+            message = (
+                f"must not change after the sweep starts (fingerprint at the start: {run['data_fingerprint'][:12]})"
+            )
+            hint = "Run the sweep again to plan it with the new data."
             raise DataError([ValidationIssue("the data", message, hint, dataset.fingerprint[:12])])
         record = train(
             config,

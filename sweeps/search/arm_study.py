@@ -22,14 +22,17 @@ __all__ = ["RESAMPLES", "ArmStudy"]
 
 
 RESAMPLES = 32
-"""Suggestions to draw before the first unused point of a finite space replaces a repeated one."""
+"""Maximum number of suggestions to draw for a configuration if all of them are already used or invalid.
+
+After them, the first unused point of the space is taken if the space is finite.
+"""
 
 
 class ArmStudy:
-    """The Optuna study of one arm, in memory. Its search space is the arm's, so it is never conditional.
+    """The Optuna study of one arm, in memory. All its trials have the same parameters, the dimensions of the arm.
 
-    The seed of suggestion i depends on the search seed, the arm and i only. So a resumed search does not repeat itself,
-    and it does not depend on when it was interrupted, except through the results that it has.
+    The seed of suggestion i depends only on the search seed, the arm and i. Therefore a resumed search does not repeat
+    earlier suggestions, and the time of an interruption matters only through the results available by then.
 
     Each configuration is one Optuna trial. Its state is COMPLETE, with the mean over the finished seeds as values, if
     at least one finished seed has finite objectives; PRUNED if all its runs were stopped early; otherwise FAIL.
@@ -50,7 +53,7 @@ class ArmStudy:
         self._numbers: dict[int, int] = {}
 
     def enqueue(self, configuration: Configuration) -> None:
-        """Add a configuration that is already chosen as a running trial, whose values follow by `tell`."""
+        """Add an already chosen configuration to the study as a running trial; `tell` sets its values later."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(configuration.parameters),
@@ -64,8 +67,8 @@ class ArmStudy:
 
         Args:
             index: Number of the configuration in its arm.
-            plan: Plan of the sweep, which makes configurations of parameters.
-            used_ids: `config_id`s that must not be chosen again.
+            plan: Plan of the sweep, which turns parameters into configurations.
+            used_ids: The `config_id` of every configuration that must not be chosen again.
 
         Returns:
             The configuration, or None if the arm's space has no unused point.
@@ -87,7 +90,7 @@ class ArmStudy:
         return None
 
     def tell(self, index: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Give the study the result of configuration `index`, all of whose runs ended with `rows`."""
+        """Report the result of configuration `index` to the study. All its runs have ended; `rows` are their rows."""
         number = self._numbers[index]
         values = [[row[column] for column in self._spec.objectives] for row in rows if row["status"] == "finished"]
         finite = [v for v in values if all(x is not None and math.isfinite(x) for x in v)]
@@ -103,17 +106,17 @@ class ArmStudy:
         return copy.deepcopy(self._trials()[self._numbers[index]])
 
     def _trials(self) -> list[FrozenTrial]:
-        # `study.trials` copies every trial deeply.
+        # `study.trials` would make a deep copy of every trial.
         return self.study.get_trials(deepcopy=False)
 
     def _unused(
         self, plan: Plan, index: int, parameters: dict[str, Value], used_ids: Collection[str]
     ) -> Configuration | None:
-        """Return the configuration at a point; None if it is used already or invalid."""
+        """Return the configuration at the point `parameters`; None if it is already used or invalid."""
         try:
             configuration = plan.configuration(self.arm, index, parameters)
         except ConfigError:
-            # Validation of the sweep checks a continuous space at its corners only.
+            # The sweep file was validated only at the corners of a continuous space, so a point inside may be invalid.
             return None
         return None if configuration.config_id in used_ids else configuration
 
@@ -123,7 +126,7 @@ class ArmStudy:
 
     def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
         search = self._spec.search
-        # A sampler that has converged suggests its best point again and again; random sampling finds a different one.
+        # A sampler that has converged suggests its best point repeatedly; random sampling finds other points.
         sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
         self.study.sampler = make_sampler(sampler, derive_seed(search.seed, self.arm.name, index, attempt))
         trial = self.study.ask(self._distributions)

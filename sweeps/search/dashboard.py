@@ -18,7 +18,7 @@ __all__ = ["serve", "studies_of"]
 
 
 def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage) -> list[str]:
-    """Rebuild the search of every arm from the stored rows and copy it into `storage`.
+    """Rebuild the Optuna study of every arm from the stored rows and copy it into `storage`.
 
     Returns:
         The names of the studies, in the order of the arms.
@@ -47,7 +47,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
 
 
 def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
-    """Show the sweep in optuna-dashboard until interrupted, from a temporary copy of its search.
+    """Serve optuna-dashboard with a temporary copy of the sweep's Optuna studies, until interrupted.
 
     Raises:
         ConfigError: optuna-dashboard is not installed.
@@ -56,7 +56,7 @@ def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
         from optuna_dashboard import run_server
     except ModuleNotFoundError:
         hint = "Run: pip install 'lagvae[dashboard]'"
-        raise ConfigError([ValidationIssue("optuna-dashboard", "not installed", hint)]) from None
+        raise ConfigError([ValidationIssue("optuna-dashboard", "must be installed", hint)]) from None
     with tempfile.TemporaryDirectory(prefix="lagvae-dashboard-") as folder:
         path = Path(folder) / "sweep.log"
         backend = JournalFileBackend(str(path))

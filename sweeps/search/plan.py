@@ -17,7 +17,7 @@ __all__ = ["ArmPlan", "Configuration", "Plan", "Run", "Value"]
 
 @dataclass(frozen=True)
 class Run:
-    """One training to do: a configuration under one seed.
+    """One run to train: a configuration with one seed.
 
     Args:
         arm: Name of the arm.
@@ -26,8 +26,8 @@ class Run:
         config: The full configuration, seed included.
         config_id: Identity of the configuration, shared by its seeds.
         seed: Seed of the run.
-        stored: Row of the earlier attempt; None if this is the first.
-        alone: Whether the run must have its node to itself, after an attempt that was out of memory.
+        stored: Row of the earlier attempt; None if this is the first attempt.
+        alone: Whether no other run may share its node or GPU, because an earlier attempt was out of memory.
     """
 
     arm: str
@@ -69,7 +69,7 @@ class Configuration:
     config_id: str
 
     def run_id(self, seed: int) -> str:
-        """Return the `run_id` of this configuration under `seed`."""
+        """Return the `run_id` of this configuration with `seed`."""
         return format_run_id(self.config_id, seed)
 
 
@@ -81,9 +81,9 @@ class ArmPlan:
         arm: Name of the arm.
         configurations: Number of its configurations.
         runs: Number of its runs.
-        ended: Runs that have ended.
-        resumed: Runs that were started, but have not ended.
-        mean_seconds: Mean duration of its finished runs [s]; None if there are none.
+        ended: Number of runs that have ended.
+        resumed: Number of runs that were started, but have not ended.
+        mean_seconds: Mean duration of its finished runs [s]; None if no run has finished.
     """
 
     arm: str
@@ -100,11 +100,11 @@ class ArmPlan:
 
 
 class Plan:
-    """The stored rows of a sweep, and the runs that they leave to do.
+    """The stored rows of a sweep, and the runs that are still missing.
 
-    A row belongs to the current sweep file if its arm and its seed exist, the number of its configuration is within the
-    budget, its parameters are within the ranges, and its `config_id` is that of the resulting configuration. All other
-    rows stay in the table and are ignored here.
+    A row belongs to the current sweep file if the file contains its arm and seed, the number of its configuration is
+    within the budget, its parameters are within the ranges, and its `config_id` equals that of the configuration with
+    these parameters. All other rows stay in the table and are ignored by the plan.
 
     Args:
         spec: The sweep.
@@ -115,7 +115,7 @@ class Plan:
     Attributes:
         configurations: The configurations of the rows that belong to the sweep, by arm and number.
         rows: The rows that belong to the sweep, by `run_id`.
-        others: The other rows.
+        others: The rows that do not belong to the sweep.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Plan:
                 self.others.append(row)
 
     def configuration(self, arm: Arm, index: int, parameters: Mapping[str, Value]) -> Configuration:
-        """Return configuration number `index` of `arm` at the point `parameters`.
+        """Return configuration number `index` of `arm`, with the searched fields set to `parameters`.
 
         Raises:
             ConfigError: No valid trial has these parameters.
@@ -152,9 +152,9 @@ class Plan:
         return Configuration(arm.name, index, parameters, *self._configs[key])
 
     def order(self) -> Iterator[tuple[Arm, int]]:
-        """Yield arm and number of every configuration: number 0 of each arm, then number 1, and so on.
+        """Yield the arm and the number of every configuration: number 0 of each arm, then number 1, and so on.
 
-        So a sweep that is interrupted has covered its arms evenly.
+        In this order, an interrupted sweep has covered its arms evenly.
         """
         counts = {arm.name: self.spec.configurations(arm) for arm in self.spec.arms}
         for index in range(max(counts.values(), default=0)):
@@ -163,10 +163,10 @@ class Plan:
                     yield arm, index
 
     def has_ended(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the run of `row` is not to run again.
+        """Return whether the run of `row` has ended, so that it must not run again.
 
-        A run that is out of memory for the first time runs once more, alone. With `retry`, runs that failed or were out
-        of memory run again.
+        A run that is out of memory for the first time runs once more, alone. If the plan was made with `retry`, runs
+        that failed or were out of memory run again.
         """
         if row["status"] == "out_of_memory":
             ran_alone = any(entry["status"] == "out_of_memory" for entry in json.loads(row["history"] or "[]"))
@@ -218,7 +218,7 @@ class Plan:
         return sum(arm.missing for arm in self.arms())
 
     def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
-        """Return the configuration that `row` belongs to; None if that is not one of the current sweep file."""
+        """Return the configuration that `row` belongs to; None if it does not belong to the sweep file."""
         index = row["configuration"]
         if arm is None or index is None or index >= self.spec.configurations(arm):
             return None
@@ -236,7 +236,7 @@ class Plan:
         return configuration if configuration.config_id == row["config_id"] == first.config_id else None
 
     def _count(self, arm: Arm) -> int:
-        """Return how many configurations `arm` will have. A point that a different arm has is not run twice."""
+        """Return how many configurations `arm` will have. Points that another arm already covers are not run twice."""
         count, size = self.spec.configurations(arm), arm.size()
         if size is None or not arm.dimensions:
             return count

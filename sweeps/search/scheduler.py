@@ -15,24 +15,25 @@ __all__ = ["RunScheduler"]
 
 
 IDENTICAL_FAILURES_TO_ABORT = 3
-"""Circuit breaker: abort the sweep if its first 3 runs fail with the same error.
+"""Number of first runs whose failure with the same error aborts the sweep.
 
-The failures must come from at least two arms, if at least two arms have runs to do.
+If at least two arms have missing runs, the failed runs must belong to at least two arms.
 """
 
 
 class RunScheduler:
-    """Hands out the runs of a plan, one configuration of each arm in turn, and records how they end.
+    """Chooses the next run of a plan, taking one configuration of each arm in turn, and passes results to the studies.
 
     Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
-    configuration. A run that is out of memory for the first time runs once more after all others, alone on its node.
+    configuration. A run that is out of memory for the first time runs once more after all others, without sharing its
+    node or GPU.
 
     Args:
-        plan: What is missing of the sweep.
+        plan: Plan of the sweep, with its missing runs.
 
     Attributes:
         plan: The plan, which the scheduler never changes.
-        stop_reason: Why the scheduler hands out no more runs, a sentence; "" unless all first runs failed alike.
+        stop_reason: Sentence that explains why the sweep was aborted; "" if it was not.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -48,7 +49,7 @@ class RunScheduler:
         self._first_failures: list[tuple[str, str, str]] | None = []
         self._arms_to_run = sum(arm.missing > 0 for arm in plan.arms())
         self._used_ids = {configuration.config_id for configuration in plan.configurations.values()}
-        # A fixed arm has a single point, which no searched arm may use first.
+        # An arm without searched fields has a single configuration, so no other arm may use this configuration first.
         for arm in plan.spec.arms:
             if not arm.dimensions:
                 self._used_ids.add(plan.configuration(arm, 0, {}).config_id)
@@ -59,7 +60,7 @@ class RunScheduler:
     def next_run(self) -> Run | None:
         """Return the next run to start, or None if none can start now.
 
-        Once this returned None and `exhausted` is true, no later call returns a run.
+        If it returns None and `exhausted` is true, no later call returns a run.
         """
         if not self.fill_queue():
             return None
@@ -68,7 +69,7 @@ class RunScheduler:
         return run
 
     def fill_queue(self) -> bool:
-        """Choose configurations until a run is queued; this may sample new ones from the studies.
+        """Choose configurations until a run is queued; new configurations may be sampled from the studies.
 
         Returns:
             Whether `next_run` has a run to return.
@@ -90,7 +91,7 @@ class RunScheduler:
         return bool(self.stop_reason) or not (self._order or self._queue or self._alone or self._running)
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        """Record that `run` ended with `row`. A run that is out of memory for the first time is queued again."""
+        """Record that `run` ended with the final row `row`. Queue it again after its first lack of memory."""
         self._running.discard(run.run_id)
         if row["status"] == "out_of_memory" and not run.alone:
             self._alone.append(replace(run, stored=row, alone=True))
@@ -100,7 +101,7 @@ class RunScheduler:
         self._tell_if_complete(run.arm, run.configuration)
 
     def _queue_runs(self, arm: Arm, index: int) -> None:
-        """Queue the missing runs of configuration `index` of `arm`; none if the arm's space has no unused point."""
+        """Queue the missing runs of configuration `index` of `arm`, if the arm's space still has an unused point."""
         configuration = self._configurations.get((arm.name, index)) or self._choose(arm, index)
         if configuration is None:
             return
@@ -122,7 +123,7 @@ class RunScheduler:
         return configuration
 
     def _register(self, configuration: Configuration) -> None:
-        """Start to collect the ended rows of a configuration, beginning with the stored ones."""
+        """Start collecting the rows of ended runs of a configuration, beginning with the stored rows."""
         key = configuration.arm, configuration.index
         self._configurations[key] = configuration
         self._ended_rows[key] = self.plan.ended_rows(configuration)

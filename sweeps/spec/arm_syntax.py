@@ -1,4 +1,4 @@
-"""Configuration on the command line: arms as `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
+"""Parsing of configuration on the command line: arms as `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ OUTSIDE_BRACKETS = r"(?![^\[\]]*\])"
 
 
 def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
-    """Parse `kind:field=value,field=value+kind`.
+    """Parse text of the form `kind:field=value,field=value+kind`.
 
     Args:
-        text: The text; values are YAML.
-        option: Name of the command-line option, for messages.
-        example: A valid text, for messages.
+        text: The text to parse; each value in it is YAML.
+        option: Name of the command-line option, used in error messages.
+        example: A valid text, quoted in error messages.
 
     Returns:
-        One mapping per kind: its `kind` and its fields.
+        One mapping per strategy, with its `kind` and its fields.
 
     Raises:
         ConfigError: A field has no value, or its value is not valid YAML; the error lists every problem.
     """
     items: list[dict[str, Any]] = []
     issues: list[ValidationIssue] = []
-    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # not the sign of 1e+3
+    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # the + in 1e+3 does not separate strategies
         kind, _, fields = part.strip().partition(":")
         if not kind and not fields:
             continue
@@ -52,7 +52,7 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
 
 
 def parse_arm_text(text: str) -> list[dict[str, Any]]:
-    """Parse the stack of an arm, such as `aggressive:budget=30+kl_linear_epoch`; `vae` is the empty stack."""
+    """Parse the strategies of an arm, such as `aggressive:budget=30+kl_linear_epoch`; `vae` means no strategies."""
     return [item for item in parse_items(text, "--arm", "aggressive:budget=30") if item != {"kind": "vae"}]
 
 
@@ -63,7 +63,7 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
         items: The options as `KEY=VALUE`, where KEY is dotted and VALUE is YAML.
 
     Returns:
-        Dotted keys to values.
+        Mapping from each dotted key to its value.
 
     Raises:
         ConfigError: An option is not KEY=VALUE, or its value is not valid YAML; the error lists every problem.
@@ -78,7 +78,7 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
         try:
             values[key] = load_yaml(text)
         except ValueError:
-            issues.append(ValidationIssue(f"--set {key}", "not valid YAML", "Quote the value if it is text.", text))
+            issues.append(ValidationIssue(f"--set {key}", "must be valid YAML", "Quote the value if it is text.", text))
     if issues:
         raise ConfigError(issues)
     return values

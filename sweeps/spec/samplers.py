@@ -1,4 +1,4 @@
-"""Optuna samplers by name. A sampler is one entry of `SAMPLERS`."""
+"""Optuna samplers by name. To add a sampler, add one entry to `SAMPLERS`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ SAMPLERS: Mapping[str, str] = {
     "nsga2": "NSGAIISampler",
     "gp": "GPSampler",
 }
-"""Values of `search.sampler`, and the class in `optuna.samplers`. `ArmStudy` enumerates a grid and asks no sampler."""
+"""Maps each value of `search.sampler` to a class in `optuna.samplers`.
+
+The class for `grid` is never asked for a suggestion, because `ArmStudy` enumerates the grid itself.
+"""
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Return the Optuna sampler called `name`, seeded for one suggestion."""
+    """Return the Optuna sampler called `name`, seeded for a single suggestion."""
     import optuna
 
     sampler: Callable[..., BaseSampler] = getattr(optuna.samplers, SAMPLERS[name])

@@ -1,4 +1,4 @@
-"""Sections of a sweep file: search and resources."""
+"""The sections `search` and `resources` of a sweep file."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ Direction = Literal["min", "max"]
 
 
 Keep = Literal["nothing", "models"]
-"""Models are kept on request only: a sweep of 170 runs at the size of Yahoo's models, 215 MB each, takes 36 GB."""
+"""Files to keep of each finished run.
+
+Trained models are kept only on request, because they are large: a model for Yahoo takes 215 MB, so a sweep of 170 such
+runs takes 36 GB.
+"""
 
 
 class SearchSpec(FrozenConfig):
-    """Search of each arm; every arm has the same budget."""
+    """Settings of the search. Every arm is searched with the same budget of configurations."""
 
     sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of choices")] = "tpe"
     configurations: Annotated[
-        int | None, Field(ge=1, le=10**6, description="number of configurations per arm; not for the grid sampler")
+        int | None,
+        Field(ge=1, le=10**6, description="number of configurations per arm; must be omitted for the grid sampler"),
     ] = None
     seeds: Annotated[
         Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
-        Field(description="replicates of each configuration: their number, or a list of their seeds"),
+        Field(description="seeds of each configuration: their count, or a list of the seeds"),
     ] = 3
     seed: Annotated[int, Field(ge=0, description="seed of the search")] = 0
 
@@ -47,21 +52,23 @@ class SearchSpec(FrozenConfig):
 class ResourceSpec(FrozenConfig):
     """Resources of each run."""
 
-    cpus: Annotated[int, Field(ge=1, description="CPU cores per run, and so its threads")] = 1
+    cpus: Annotated[int, Field(ge=1, description="CPU cores per run, which is also the number of its threads")] = 1
     gpus: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0)],
-        Field(description="GPUs per run; a fraction shares a GPU; auto: as many runs per GPU as fit its memory"),
+        Field(
+            description="GPUs per run; a fraction lets runs share a GPU; auto: as many runs per GPU as fit its memory"
+        ),
     ] = 0
     concurrent: Annotated[
-        Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="largest number of runs at a time")
+        Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="maximum number of concurrent runs")
     ] = "auto"
 
     @property
     def gpu_share(self) -> float:
-        """`gpus` as a number; `auto` must have been replaced by `with_gpus` before."""
-        assert self.gpus != "auto", "gpus: auto was not replaced by a number"
+        """`gpus` as a number. If `gpus` is `auto`, replace it first, using `with_gpus`."""
+        assert self.gpus != "auto", "gpus: auto must be replaced by a number before it is used"
         return self.gpus
 
     def with_gpus(self, gpus: float) -> ResourceSpec:
-        """Return a copy with this number of GPUs."""
+        """Return a copy of these resources with `gpus` GPUs per run."""
         return self.model_copy(update={"gpus": gpus})

@@ -1,4 +1,4 @@
-"""Search spaces: an arm of a sweep is a stack of strategies, some of whose fields are searched."""
+"""Search spaces. An arm of a sweep is a stack of strategies; some fields of these strategies are searched."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Dimension:
 
     Args:
         name: Name of the field, `kind.field`.
-        tunable: Range of the search, from the sweep file or from the strategy.
+        tunable: Range of the search, taken from the sweep file, or else from the strategy.
         integral: Whether the range contains whole numbers only.
     """
 
@@ -50,7 +50,7 @@ class Dimension:
         return distributions.FloatDistribution(float(low), float(high), log=self.tunable.log)
 
     def probes(self) -> tuple[Value, ...]:
-        """Return values that show together whether the whole range is valid: every choice, or both ends."""
+        """Return values to validate in place of the whole range: every choice, or both ends."""
         if self.tunable.choices:
             return self.tunable.choices
         low, high = self._bounds()
@@ -85,7 +85,7 @@ class Arm:
 
     Args:
         name: Name of the arm.
-        stack: One mapping per strategy: its `kind` and its fixed fields.
+        stack: One mapping per strategy, with its `kind` and its fixed fields.
         dimensions: The searched fields of all strategies.
     """
 
@@ -94,8 +94,10 @@ class Arm:
     dimensions: tuple[Dimension, ...]
 
     def strategies(self, parameters: Mapping[str, Value]) -> list[dict[str, Any]]:
-        """Return the stack with `parameters` (`kind.field` to value) filled in."""
-        assert set(parameters) == {d.name for d in self.dimensions}, "an arm needs a value for each dimension"
+        """Return the stack with the searched fields set to `parameters`, which maps each `kind.field` to a value."""
+        assert set(parameters) == {d.name for d in self.dimensions}, (
+            "`parameters` must have one value for each dimension of the arm, and no other values"
+        )
         filled = [dict(item) for item in self.stack]
         for name, value in parameters.items():
             kind, field = name.split(".", 1)
@@ -111,23 +113,23 @@ class Arm:
     def point(self, number: int) -> dict[str, Value]:
         """Return point `number` of a finite space. The order is fixed; the last dimension changes fastest."""
         axes = self._axes()
-        assert axes is not None, "a continuous space has no numbered points"
+        assert axes is not None, "the points of a continuous space cannot be numbered"
         values: dict[str, Value] = {}
         for dimension, axis in zip(reversed(self.dimensions), reversed(axes), strict=True):
             number, position = divmod(number, len(axis))
             values[dimension.name] = axis[position]
-        assert number == 0, "the number exceeds the size of the space"
+        assert number == 0, "the number of the point must be less than the size of the space"
         return {dimension.name: values[dimension.name] for dimension in self.dimensions}
 
     def probe(self) -> dict[str, Value]:
-        """Return one point of the space, to check the stack as a whole."""
+        """Return one point of the space, with which the stack as a whole can be validated."""
         return {dimension.name: dimension.probes()[0] for dimension in self.dimensions}
 
     def probes(self) -> list[dict[str, Value]]:
-        """Return points that show whether the space is valid: every combination of ends and choices.
+        """Return the points at which to validate the space: every combination of ends and choices.
 
-        If there are more than `MAX_PROBES` combinations, each end and each choice occurs once, with the first value of
-        all other dimensions.
+        If there are more than `MAX_PROBES` combinations, each end and each choice is combined only with the first value
+        of every other dimension.
         """
         names, values = [d.name for d in self.dimensions], [d.probes() for d in self.dimensions]
         if math.prod(map(len, values)) <= MAX_PROBES:
@@ -136,7 +138,7 @@ class Arm:
         return [first, *(first | {d.name: value} for d in self.dimensions for value in d.probes()[1:])]
 
     def _axes(self) -> list[Sequence[Value]] | None:
-        """Return the values of each dimension; None if one of them is continuous."""
+        """Return the values of each dimension; None if a dimension is continuous."""
         axes = [values for dimension in self.dimensions if (values := dimension.values()) is not None]
         return axes if len(axes) == len(self.dimensions) else None
 
@@ -144,17 +146,18 @@ class Arm:
 def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | None:
     """Parse one arm of a sweep file.
 
-    An item of the arm is the kind of a strategy, or a mapping with `kind` and fields. A field is fixed to a value, or
-    searched over `{low:, high:}` (optionally with `log:`) or `{choices:}`. A tunable field that the mapping does not
-    name is searched over the strategy's own range.
+    Each item of the arm is either the kind of a strategy, or a mapping with the key `kind` and any fields of the
+    strategy. A field is either fixed to a value, or searched over a range `{low:, high:}` (optionally with `log:`) or
+    over `{choices:}`. A tunable field that is missing from the mapping is searched over the range that the strategy
+    declares.
 
     Args:
         name: Name of the arm.
         items: The arm as the sweep file gives it.
-        issues: The list that receives every problem of the arm.
+        issues: List to which every problem of the arm is appended.
 
     Returns:
-        The arm, or None if it has any problem.
+        The arm, or None if there is any problem.
     """
     key = f"arms.{name}"
     if not isinstance(items, list | tuple):
@@ -175,10 +178,12 @@ def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | Non
 
 
 def _parse_kind(where: str, item: Any, issues: list[ValidationIssue]) -> type[Strategy] | None:
-    """Return the strategy that an item of an arm names; None, with an issue, if it names none."""
+    """Return the strategy that an item of an arm names. If it names none, append an issue and return None."""
     known = f"Known kinds: {', '.join(CATALOGUE)}."
     if not isinstance(item, Mapping) or "kind" not in item:
-        issues.append(ValidationIssue(where, "must be the kind of a strategy, or a mapping with `kind`", known, item))
+        issues.append(
+            ValidationIssue(where, "must be the kind of a strategy, or a mapping with the key `kind`", known, item)
+        )
         return None
     kind = item["kind"]
     strategy = CATALOGUE.get(str(kind))
@@ -192,7 +197,7 @@ def _parse_kind(where: str, item: Any, issues: list[ValidationIssue]) -> type[St
 def _parse_fields(
     where: str, strategy: type[Strategy], item: Mapping[str, Any], issues: list[ValidationIssue]
 ) -> tuple[dict[str, Any], list[Dimension]]:
-    """Return the fixed fields of one item of an arm, and its searched fields."""
+    """Return the fixed fields and the searched fields of one item of an arm."""
     kind = strategy.name()
     integral = {field: is_integral(info.annotation) for field, info in strategy.model_fields.items()}
     fixed: dict[str, Any] = {"kind": kind}
@@ -216,7 +221,7 @@ def _parse_fields(
 
 
 def _parse_range(where: str, value: Mapping[str, Any], integral: bool, issues: list[ValidationIssue]) -> Tunable | None:
-    """Return the range of a searched field; None, with an issue, if it is invalid."""
+    """Return the range of a searched field. If the range is invalid, append an issue and return None."""
     keys = set(value)
     if keys == {"choices"}:
         return _parse_choices(f"{where}.choices", value["choices"], issues)
@@ -237,20 +242,22 @@ def _parse_choices(where: str, choices: Any, issues: list[ValidationIssue]) -> T
     if plain and choices and len(set(choices)) == len(choices):
         return Tunable(choices=tuple(choices))
     hint = "For example {choices: [1, 2, 4]}."
-    issues.append(ValidationIssue(where, "must be a list of distinct numbers or words", hint, choices))
+    issues.append(
+        ValidationIssue(where, "must be a non-empty list of numbers or words without duplicates", hint, choices)
+    )
     return None
 
 
 def _problem_of_bounds(low: Any, high: Any, log: Any, integral: bool) -> tuple[str, str] | None:
-    """Return message and hint of the first problem of a range `{low:, high:, log:}`; None if it is valid."""
+    """Return the message and the hint for the first problem of `{low:, high:, log:}`; None if the range is valid."""
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if not numbers or not isinstance(log, bool):
         hint = "For example {low: 0.1, high: 1.0, log: true}."
-        return "must have numbers as low and high, and true or false as log", hint
+        return "low and high must be numbers, and log must be true or false", hint
     if integral and not all(isinstance(end, int) or end.is_integer() for end in (low, high)):
-        return "must have whole numbers as low and high", "Round them."
+        return "low and high must be whole numbers", "Round them."
     if not low < high:
-        return "must satisfy low < high", "Swap low and high, or give a fixed value."
+        return "must satisfy low < high", "Swap low and high, or replace the range by a fixed value."
     if log and low <= 0:
         return "must satisfy low > 0 on a logarithmic scale", "Increase low, or remove log."
     return None

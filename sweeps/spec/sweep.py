@@ -32,20 +32,22 @@ DEFAULT_CONFIGURATIONS = 8
 
 
 class _SweepFile(FrozenConfig):
-    """The top level of a sweep file, whose trial and arms are validated separately."""
+    """The top level of a sweep file. The contents of `trial` and `arms` are validated separately."""
 
     name: Annotated[str, Field(description="name of the sweep and of its results folder")]
-    trial: Annotated[dict[str, Any], Field(description="defaults of every trial")] = Field(default_factory=dict)
-    arms: Annotated[dict[str, Any], Field(description="names of arms, each with its stack of strategies")]
-    objectives: Annotated[dict[str, Direction], Field(description="columns of the table, each with min or max")] = (
-        Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
+    trial: Annotated[dict[str, Any], Field(description="default configuration of all trials")] = Field(
+        default_factory=dict
     )
-    search: Annotated[SearchSpec, Field(description="search of each arm")] = SearchSpec()
-    stopping: Annotated[Literal["none"], Field(description="rule that stops runs early")] = "none"
+    arms: Annotated[dict[str, Any], Field(description="arms by name, each a stack of strategies")]
+    objectives: Annotated[
+        dict[str, Direction], Field(description="columns of the table to optimise, each with min or max")
+    ] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
+    search: Annotated[SearchSpec, Field(description="settings of the search")] = SearchSpec()
+    stopping: Annotated[Literal["none"], Field(description="method for stopping runs early")] = "none"
     resources: Annotated[ResourceSpec, Field(description="resources of each run")] = ResourceSpec()
     keep: Annotated[
         Keep,
-        Field(description="files to keep of each finished run besides its results; `lagvae evaluate` uses its models"),
+        Field(description="files to keep of each finished run besides its results; `lagvae evaluate` needs its model"),
     ] = "nothing"
 
 
@@ -55,14 +57,14 @@ class SweepSpec:
 
     Args:
         name: Name of the sweep.
-        trial: Defaults of every trial, as the file gives them; a relative `data.path` is made absolute.
-        defaults: The same as a full configuration, without strategies.
+        trial: Defaults of all trials as written in the file, except that a relative `data.path` is made absolute.
+        defaults: The same defaults as a full configuration, without strategies.
         arms: The arms.
-        objectives: Columns of the table, each with "min" or "max".
-        search: Search of each arm.
+        objectives: Columns of the table to optimise, each with "min" or "max".
+        search: Settings of the search.
         resources: Resources of each run.
         keep: Files to keep of each finished run.
-        warnings: Warnings of valid but questionable configurations, each once, with the arms that it concerns.
+        warnings: Warnings about valid but questionable configurations. Each warning occurs once and names its arms.
         source: Text of the sweep file, overrides included.
     """
 
@@ -81,8 +83,8 @@ class SweepSpec:
     def hash(self) -> str:
         """12 hexadecimal digits that identify the content of the sweep, stored in the column `spec_hash`.
 
-        Comments, layout and written-out defaults of the trial do not change the hash. Rows written by version 0.1.0
-        have the hash of the text instead; no code compares the hashes of different rows.
+        Comments, layout and explicitly written defaults of the trial do not change the hash. Rows written by version
+        0.1.0 contain the hash of the text instead; no code compares the hashes of different rows.
         """
         content = {
             "name": self.name,
@@ -104,7 +106,7 @@ class SweepSpec:
         return parse_trial({**self.trial, "strategies": arm.strategies(parameters), "seed": seed})
 
     def configurations(self, arm: Arm) -> int:
-        """Return the number of configurations of `arm`: the budget, or the size of its space if that is smaller."""
+        """Return the number of configurations of `arm`: the budget or, if it is smaller, the size of the space."""
         size = arm.size()
         if self.search.sampler == "grid":
             assert size is not None
@@ -157,10 +159,10 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
     Args:
         text: The text.
-        source: Name of the file, for messages.
+        source: Name of the file, used in error messages.
 
     Raises:
-        ConfigError: The text is not valid YAML, with line and column, or not a mapping.
+        ConfigError: The text is not valid YAML (the message gives line and column), or is not a mapping.
     """
     try:
         values = load_yaml(text)
@@ -177,7 +179,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
 
     Args:
         text: The text.
-        source: Name of the file, for messages.
+        source: Name of the file, used in error messages.
         overrides: Dotted keys and the values that replace those of the file.
 
     Raises:
@@ -197,7 +199,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         check_search(file.search, arms, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
     if issues:
-        # Values may be lists or mappings, so issues have no hash; issues of the same text are duplicates.
+        # An issue is not hashable, because its value may be a list or a mapping, so duplicates are found by their text.
         raise ConfigError(list({str(issue): issue for issue in issues}.values()), source)
     assert file is not None
     assert validated is not None
@@ -220,7 +222,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
 
 
 def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -> _SweepFile | None:
-    """Return the top level of the sweep file; None, with issues, if it is invalid."""
+    """Return the top level of the sweep file. If it is invalid, append issues and return None."""
     file: _SweepFile | None = None
     try:
         file = _SweepFile.model_validate(values)
@@ -228,19 +230,19 @@ def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -
         issues += map(_with_hint_at_trial, issues_of(error, _SweepFile))
     name = values.get("name")
     if isinstance(name, str) and not NAME.fullmatch(name):
-        message = "must be 1 to 100 letters, digits, dots, dashes, plus signs or underscores, first a letter or digit"
-        issues.append(ValidationIssue("name", message, "It is also the name of the results folder.", name))
+        message = "must be 1 to 100 letters, digits and . - + _ characters, beginning with a letter or digit"
+        issues.append(ValidationIssue("name", message, "The results folder has the same name.", name))
     return file
 
 
 def _with_hint_at_trial(issue: ValidationIssue) -> ValidationIssue:
-    """Add a hint to the issue of an unknown top-level key that is a key of trials."""
+    """Add a hint to the issue if its unknown top-level key is a key of trials."""
     is_trial_key = issue.where not in _SweepFile.model_fields and issue.where in TrialConfig.model_fields
     return replace(issue, hint=f"Did you mean trial.{issue.where}?") if is_trial_key else issue
 
 
 def _with_absolute_data_path(trial: Any) -> dict[str, Any]:
-    """Resolve a relative `data.path` against the working directory, since workers run in a different one."""
+    """Resolve a relative `data.path` against the working directory, since workers run in different directories."""
     if not isinstance(trial, Mapping):
         return {}
     data = trial.get("data")

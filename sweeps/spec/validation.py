@@ -26,8 +26,8 @@ def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
     parsed: list[Arm] = []
     for name, items in arms.items():
         if not _is_arm_name(name):
-            message = "must name each arm by one line of at most 100 printable characters"
-            issues.append(ValidationIssue("arms", message, 'Quote what YAML takes for a number: "1": [].', name))
+            message = "must have names of one line, with 1 to 100 printable characters and no blanks at the ends"
+            issues.append(ValidationIssue("arms", message, 'Quote a name that YAML reads as a number: "1": [].', name))
             continue
         arm = parse_arm(name, items, issues)
         if arm is not None:
@@ -44,15 +44,15 @@ def _is_arm_name(name: Any) -> bool:
 def validate_trials(
     trial: Mapping[str, Any], arms: Sequence[Arm], objectives: Mapping[str, Direction], issues: list[ValidationIssue]
 ) -> tuple[TrialConfig, list[str]] | None:
-    """Validate the trials of every arm at each end of each range.
+    """Validate the trials of every arm at its probes, that is, at its choices and the ends of its ranges.
 
     Returns:
-        The trial defaults without strategies, and the warnings of all trials; None if the defaults are invalid.
+        The trial defaults without strategies, and the warnings about all trials; None if the defaults are invalid.
     """
     reserved = {"strategies": "List strategies under arms.", "seed": "List seeds under search.seeds."}
     for key, hint in reserved.items():
         if key in trial:
-            issues.append(ValidationIssue(f"trial.{key}", "must be left out", hint, trial[key]))
+            issues.append(ValidationIssue(f"trial.{key}", "must be omitted", hint, trial[key]))
     trial = {key: value for key, value in trial.items() if key not in reserved}
     defaults: TrialConfig | None = None
     default_issues: tuple[ValidationIssue, ...] = ()
@@ -72,7 +72,7 @@ def validate_trials(
             identity = (configs[0].config_id(""), *map(repr, arm.dimensions))
             same = arms_by_identity.setdefault(identity, arm.name)
             if same != arm.name:
-                message = f"must differ from every other arm, and is the same as arms.{same}"
+                message = f"must differ from every other arm, but is identical to arms.{same}"
                 issues.append(ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack)))
     if defaults is None:
         return None
@@ -82,9 +82,9 @@ def validate_trials(
 def _valid_configs(
     arm: Arm, trial: Mapping[str, Any], reported: set[str], issues: list[ValidationIssue]
 ) -> list[TrialConfig]:
-    """Return the valid configurations of an arm at its probes, and append the issues of the others.
+    """Return the valid configurations of an arm at its probes, and append the issues of the invalid ones.
 
-    Issues of the trial defaults, given as text in `reported`, are not repeated.
+    Issues whose text is in `reported`, because the trial defaults have them too, are not repeated.
     """
     arm_issues: dict[str, ValidationIssue] = {}
     configs: list[TrialConfig] = []
@@ -98,10 +98,10 @@ def _valid_configs(
                     arm_issues.setdefault(str(issue), _issue_of_arm(issue, arm, point))
             continue
         configs.append(config)
-        # Values that are written differently may be one configuration: 1, 1.0 and "1".
+        # Values that are written differently, such as 1, 1.0 and "1", may give the same configuration.
         same = points.setdefault(config.config_id(""), point)
         if same is not point:
-            message = f"must have distinct points, and {_format_point(same)} is the same as {_format_point(point)}"
+            message = f"must not have equal configurations at {_format_point(same)} and at {_format_point(point)}"
             arm_issues.setdefault(
                 message, ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack))
             )
@@ -114,18 +114,18 @@ def _format_point(point: Mapping[str, Value]) -> str:
 
 
 def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> ValidationIssue:
-    """Turn an issue of a trial into one of the arm that has this trial at `point`."""
+    """Turn an issue of the trial at `point` of `arm` into an issue of the arm."""
     if issue.where.startswith("strategies"):
         where = issue.where.replace("strategies", f"arms.{arm.name}", 1)
     else:
         where = f"trial.{issue.where}"
     if len(point) < 2:
         return replace(issue, where=where)
-    return replace(issue, where=where, hint=f"{issue.hint} This happens at {_format_point(point)}.".lstrip())
+    return replace(issue, where=where, hint=f"{issue.hint} The problem occurs at {_format_point(point)}.".lstrip())
 
 
 def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Direction]) -> Iterator[str]:
-    """Yield a warning for each strategy that leaves an objective null, since neither search nor front has its runs."""
+    """Yield a warning for each strategy that leaves an objective null: search and Pareto front then ignore its runs."""
     for strategy in config.strategies:
         null = [name for name in objectives if name in strategy.unmeasured]
         if null:
@@ -136,26 +136,30 @@ def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Directi
 
 
 def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[ValidationIssue]) -> None:
-    """Append the issues of seeds, and of a grid over ranges that are not lists of choices."""
+    """Append the issues of the seeds, and of a grid sampler that would have to enumerate a continuous range."""
     seeds = search.run_seeds
     if not seeds or len(set(seeds)) != len(seeds):
-        issues.append(ValidationIssue("search.seeds", "must be distinct, at least one", "For example 3.", list(seeds)))
+        issues.append(
+            ValidationIssue(
+                "search.seeds", "must contain at least one seed and no duplicates", "For example 3.", list(seeds)
+            )
+        )
     if search.sampler != "grid":
         return
     if search.configurations is not None:
-        message, hint = "must be left out for the grid sampler", "A grid runs every combination of choices."
+        message, hint = "must be omitted for the grid sampler", "A grid runs every combination of choices."
         issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
     for arm in arms:
         for dimension in arm.dimensions:
             if dimension.values() is None:
-                message = "must be a list of choices for the grid sampler"
+                message = "must be a finite set of values for the grid sampler"
                 value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
                 where = f"arms.{arm.name}: {dimension.name}"
                 issues.append(ValidationIssue(where, message, "Write {choices: [...]}.", value))
 
 
 def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> None:
-    """Append the issues of objectives that are not numeric columns, or that do not exist for the kind of data."""
+    """Append the issues of objectives that are not numeric columns, or that are not measured for the kind of data."""
     if not isinstance(objectives, Mapping):
         return
     data = trial.get("data")
@@ -168,5 +172,5 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
             hint = did_you_mean(column, OBJECTIVE_COLUMNS, 3) or f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
             issues.append(ValidationIssue(where, "must be a numeric column of the table", hint, column))
         elif column in unavailable_columns(kind):
-            message = f"must be a column that exists for {kind} data"
+            message = f"must be a column that is measured for {kind} data"
             issues.append(ValidationIssue(where, message, "For example nll_iw.", column))

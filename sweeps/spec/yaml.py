@@ -1,4 +1,4 @@
-"""YAML as people write it: 1e-3 is a number, a duplicate key is an error, and edits keep comments."""
+"""Loading and editing of YAML: 1e-3 is read as a number, a duplicate key is an error, and edits keep comments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["edit_yaml", "load_yaml", "set_dotted"]
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1 that also takes 1e-3 for a number and rejects duplicate keys."""
+    """Loader of YAML 1.1 that also reads 1e-3 as a number and rejects duplicate keys."""
 
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -45,14 +45,14 @@ def load_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML raises ValueError for a date such as 2020-13-45
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("the nesting is too deep") from None
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the dotted `key` to `value`, creating mappings on the way."""
+    """Set the dotted `key` to `value`, creating the mappings that are missing."""
     *path, last = key.split(".")
     for part in path:
         inner = values.get(part)
@@ -62,15 +62,15 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def edit_yaml(text: str, overrides: Mapping[str, Any]) -> str:
-    """Return a YAML mapping with the dotted keys of `overrides` set; comments and order stay.
+    """Return the text of a YAML mapping with the dotted keys of `overrides` set, keeping comments and order.
 
     Args:
-        text: A mapping that `load_yaml` accepts.
+        text: Text of a mapping that `load_yaml` accepts.
         overrides: Dotted keys and their values.
 
     Returns:
-        A text that `load_yaml` reads as the mapping of `text`, changed by `set_dotted`. Comments are lost where no edit
-        in place can give that mapping: for example where a change inside an anchor would also change its aliases.
+        A text that `load_yaml` reads as the mapping of `text`, changed by `set_dotted`. All comments are lost if no
+        edit in place gives this mapping, for example if a change inside an anchor would also change its aliases.
     """
     expected = {str(key): value for key, value in load_yaml(text).items()}
     for key, value in overrides.items():

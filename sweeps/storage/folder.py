@@ -26,13 +26,13 @@ from sweeps.storage.mounts import is_local_filesystem
 __all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
 
 PATIENCE_SECONDS = 120.0
-"""How long a running sweep retries access to a store that fails, while the network is repaired or space is freed."""
+"""How long a running sweep retries a failed access to the results, so that the network or disk can be repaired [s]."""
 
 READERS = 16
-"""Number of files that are read at the same time."""
+"""Number of files that are read concurrently."""
 
 READ_AHEAD = 256
-"""Largest number of files in memory that the caller has not consumed yet."""
+"""Maximum number of files that are held in memory before the caller consumes them."""
 
 LOCAL = pyarrow.fs.LocalFileSystem()
 
@@ -41,21 +41,23 @@ T = TypeVar("T")
 
 @functools.lru_cache(maxsize=8)
 def _open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Return the file system of a URI and the path in it. Requests the region of a bucket if the URI does not give it.
+    """Return the file system of a URI, and the path in this file system.
+
+    If the URI names an S3 bucket without its region, the region is looked up over the network.
 
     Raises:
         ConfigError: The URI is not usable.
-        OSError: The store does not answer.
+        OSError: The object store does not answer.
     """
     try:
         filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError([ValidationIssue("--results", f"not a usable URI ({error})", value=uri)]) from None
+        raise ConfigError([ValidationIssue("--results", f"must be a usable URI ({error})", value=uri)]) from None
     return filesystem, root
 
 
 def check_uri(uri: str) -> None:
-    """Check that a URI is usable, whether or not its store answers from this machine.
+    """Check that a URI is usable. Whether this machine can reach its object store is not checked.
 
     Raises:
         ConfigError: The URI is not usable.
@@ -68,14 +70,14 @@ def check_uri(uri: str) -> None:
 class SweepFolder:
     """`<results>/<sweep>` with runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/ and evaluations/.
 
-    A file on a local file system is written under a temporary name, flushed and renamed. An object store replaces whole
-    objects by itself.
+    On a file system, each file is written under a temporary name, flushed and renamed, so that no reader sees a part of
+    it. An object store always replaces an object as a whole.
 
     Args:
         results: A local path, or a URI that pyarrow knows (file://, s3://, gs://).
         sweep: Name of the sweep.
-        patience: How long a failing access is retried before it raises a StoreError [s].
-        guard: Called before each write and removal; it prevents them by raising an exception.
+        patience: How long a failed access is retried before a StoreError is raised [s].
+        guard: Called before each write and removal; may raise an exception to prevent it.
     """
 
     results: str
@@ -91,7 +93,7 @@ class SweepFolder:
 
     @property
     def root(self) -> str:
-        """`results` in a form that worker processes with a different working directory can use."""
+        """`results` with an absolute path, so that worker processes with a different working directory can use it."""
         return self.results if "://" in self.results else _absolute(self.results)
 
     def prepare(self) -> None:
@@ -104,7 +106,7 @@ class SweepFolder:
             self.prove_writable(part)
 
     def prove_writable(self, part: str) -> None:
-        """Create the subfolder `part` and write a file in it.
+        """Create the subfolder `part`, and prove that it is writable by writing a temporary file in it.
 
         Raises:
             ConfigError: The subfolder is not writable.
@@ -115,11 +117,11 @@ class SweepFolder:
             self._write(f"{part}/.probe", b"")
             filesystem.delete_file(f"{root}/{part}/.probe")
         except OSError as error:
-            message, hint = f"not writable ({_reason(error)})", "Choose a different folder with --results."
+            message, hint = f"must be writable ({_reason(error)})", "Choose a different folder with --results."
             raise ConfigError([ValidationIssue("--results", message, hint, self.results)]) from None
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace the file `name` as a whole, and create its folder.
+        """Replace the file `name` as a whole, creating its folder if necessary.
 
         Raises:
             StoreError: The file cannot be written.
@@ -137,7 +139,7 @@ class SweepFolder:
     def read_each(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
         """Yield each of `names` with its content, in order; None for a file that does not exist.
 
-        Several files are read at the same time, since each one costs a round trip to the store.
+        Several files are read concurrently, since reading each file takes a round trip to the results.
 
         Raises:
             StoreError: A file cannot be read.
@@ -150,7 +152,7 @@ class SweepFolder:
                     try:
                         content = future.result()
                     except OSError:
-                        content = self.read(name)  # with retries, in this thread, which Ctrl-C interrupts
+                        content = self.read(name)  # with retries, in this thread so that Ctrl-C interrupts them
                     yield name, content
 
     def holds(self, name: str) -> bool:
@@ -180,7 +182,7 @@ class SweepFolder:
         return self._retry("the folder cannot be listed", list_folders)
 
     def files(self, part: str) -> list[str]:
-        """Return the names of the files in the subfolder `part`, sorted; none if the subfolder does not exist."""
+        """Return the names of the files in the subfolder `part`, sorted; an empty list if there is no such folder."""
 
         def list_files() -> list[str]:
             filesystem, root = self._filesystem()
@@ -194,14 +196,14 @@ class SweepFolder:
     def locked(self, on_waiting: WaitingCallback = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
         """Context manager. During the block this process is the only driver of the sweep.
 
-        A file lock protects the folder. A lease replaces the lock where the file system has none (an object store,
-        Lustre without `-o flock`), and supplements it where the disk is not local to this machine.
+        On a local disk, a file lock protects the folder. A network file system needs a lease in addition to the lock.
+        On an object store, or on a file system without locks (Lustre without `-o flock`), only the lease protects it.
 
         Args:
-            on_waiting: Called before the lease of another driver is watched.
+            on_waiting: Called before this driver watches the lease of another driver.
 
         Yields:
-            A guard, which raises LeaseHeldError once another driver took over the lease.
+            A guard function, which raises LeaseHeldError if another driver has taken over the lease.
 
         Raises:
             LeaseHeldError: Another driver runs the sweep.
@@ -215,7 +217,7 @@ class SweepFolder:
                     leased(replace(self, patience=0.0), alone_here=locked, on_waiting=on_waiting)
                 )
             if folder is not None:
-                # Temporary files that a killed process had not renamed yet.
+                # Remove temporary files that a killed process had not renamed yet.
                 for leftover in folder.glob("**/.*.tmp"):
                     leftover.unlink(missing_ok=True)
 
@@ -227,7 +229,7 @@ class SweepFolder:
 
     @staticmethod
     def _lock(stack: contextlib.ExitStack, file: Path) -> bool:
-        """Lock `file` until `stack` closes; return False if the file system has no locks."""
+        """Lock `file` until `stack` closes; return False if the file system does not support locks."""
         lock = stack.enter_context(file.open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,7 +278,7 @@ class SweepFolder:
         return self._retry(f"the status of {name} cannot be read", get_type)
 
     def _retry(self, failure: str, act: Callable[[], T]) -> T:
-        """Call `act` until it succeeds, for at most `patience` seconds; then raise a StoreError about `failure`."""
+        """Call `act` until it succeeds. After `patience` seconds raise a StoreError, which reports `failure`."""
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:
             try:
@@ -293,7 +295,7 @@ class SweepFolder:
 
 @dataclass(frozen=True)
 class FolderFile:
-    """One file of a sweep's folder, as a store of checkpoints or models.
+    """One file of a sweep's folder, with the interface through which training loads and saves checkpoints and models.
 
     Args:
         folder: The folder.
@@ -323,7 +325,7 @@ def model_name(run_id: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path. Expands `~` too, since the shell leaves it in `--results=~/x`."""
+    """Return the absolute path. Also expands `~`, because the shell does not expand it in `--results=~/x`."""
     return os.path.abspath(os.path.expanduser(path))
 
 

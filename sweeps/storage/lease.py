@@ -1,10 +1,13 @@
-"""The lease on a sweep folder: an object that the driver renews, where file locks do not reach every machine.
+"""The lease on a sweep folder: a small file that the driver keeps rewriting, used where file locks are not reliable.
 
-No clocks are compared between machines. A driver that finds a lease watches whether it changes. If it changes, its
-owner is alive; if not, the owner was killed. A store without conditional writes cannot exclude that two drivers that
-start at the same moment both see no lease. So each driver reads the lease again after a pause, and the one that did not
-write last gives up. A driver that cannot reach the store for so long that another one takes over the lease detects this
-at its next renewal.
+The clocks of different machines are never compared. A driver that finds a lease of another driver watches whether it
+changes. If the lease changes, the other driver is alive; if not, the other driver was killed.
+
+If a store has no conditional writes, two drivers that start at the same moment may both find no lease and both write
+one. Therefore each driver reads the lease again after a pause, and the driver whose lease was overwritten gives up.
+
+A driver that cannot reach the store for a long time may lose its lease to another driver. It detects the loss at its
+next renewal.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ LEASE = ".driver.lease"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 WaitingCallback = Callable[[str, float], None]
-"""Called with the host of the lease that is being watched, and the longest time that this takes [s]."""
+"""Called with the host of the driver whose lease is being watched, and the maximum time of the watch [s]."""
 
 
 class Store(Protocol):
@@ -49,14 +52,14 @@ class LeaseHeldError(LagvaeError):
 
     Args:
         host: Host of the other driver; "" if it is unknown.
-        lost: Whether the other driver took over the lease of this one.
+        lost: Whether the other driver took over the lease of this driver.
     """
 
     def __init__(self, host: str = "", *, lost: bool = False) -> None:
         self.host = host
         driver = f"Another driver on {host}" if host else "Another driver"
         if lost:
-            text = f"{driver} took over the sweep, because this one could not reach the results for too long."
+            text = f"{driver} took over the sweep, because this driver could not reach the results for too long."
         else:
             text = f"{driver} is running the sweep. Wait until it ends, or stop it."
         super().__init__(text)
@@ -69,7 +72,8 @@ class LeaseTiming:
     Args:
         renewal: Time between two renewals [s].
         patience: Time after which a lease without a renewal counts as abandoned [s].
-        election_delay: Pause in which drivers that start at the same moment overwrite each other's lease [s].
+        election_delay: Pause after a driver writes its lease, before it reads the lease again: if several drivers start
+            at the same moment, the last one to write keeps the lease [s].
     """
 
     renewal: float = 15.0
@@ -98,14 +102,14 @@ class Lease:
     _verified_at: float = 0.0
 
     def write(self, renewals: int) -> None:
-        """Write the lease into the store; `renewals` counts its renewals."""
+        """Write the lease into the store; `renewals` is the number of renewals so far."""
         content = {"owner": self.owner, "host": socket.gethostname(), "machine": machine_id(), "renewals": renewals}
         self.store.write(LEASE, json.dumps(content).encode())
 
     def verify(self) -> bool:
         """Read the lease and return whether this process still holds it.
 
-        If there is no lease, another driver took it over and has ended.
+        If there is no lease, another driver must have taken it over, ended and removed it.
         """
         content = self.store.read(LEASE)
         if _field(content, "owner") != self.owner:
@@ -114,19 +118,19 @@ class Lease:
         return not self.taken_by
 
     def lost(self) -> bool:
-        """Return whether another driver took over the lease; reads it if the last renewals did not happen.
+        """Return whether another driver took over the lease. Reads the lease again if recent renewals did not happen.
 
         Raises:
             OSError: The store cannot be read.
         """
-        # Only the wall clock continues while a machine sleeps.
+        # The wall clock is used because a monotonic clock stops while the machine sleeps.
         if not self.taken_by and not 0 <= time.time() - self._verified_at < 2 * self.timing.renewal:
             self.verify()
         return bool(self.taken_by)
 
 
 def machine_id() -> str:
-    """Return an identity of this host that changes when it is restarted."""
+    """Return an identifier of this host that changes when the host is restarted."""
     return f"{socket.gethostname()} {BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
 
 
@@ -143,9 +147,9 @@ def leased(
     Args:
         store: The store that contains the lease.
         timing: Times of the lease; `LEASE_TIMING` by default.
-        alone_here: Whether no other process of this machine drives the sweep. A lease of this machine then belongs to a
-            killed process and is taken over at once.
-        on_waiting: Called before a lease of another driver is watched.
+        alone_here: Whether the file lock proves that no other process of this machine drives the sweep. Then a
+            lease of this machine was left by a killed process and is taken over at once.
+        on_waiting: Called before this driver watches the lease of another driver.
 
     Raises:
         LeaseHeldError: Another driver holds the lease.
@@ -164,7 +168,7 @@ def leased(
     finally:
         ended.set()
         renewing.join()
-        # A lease that is left behind only delays the next driver, and an error here would hide that of the block.
+        # A lease that is left behind only delays the next driver, and an error here would hide an error of the block.
         with contextlib.suppress(OSError):
             if lease.verify():
                 store.remove(LEASE)
@@ -173,7 +177,7 @@ def leased(
 def _wait_until_free(
     store: Store, timing: LeaseTiming, ended: threading.Event, alone_here: bool, on_waiting: WaitingCallback
 ) -> None:
-    """Return when there is no lease, or one that nobody renews."""
+    """Wait until there is no lease, or until the lease has not been renewed for `timing.patience`."""
     first = store.read(LEASE)
     if first is None or (alone_here and _field(first, "machine") == machine_id()):
         return
@@ -198,7 +202,7 @@ def _renew(lease: Lease, timing: LeaseTiming, ended: threading.Event) -> None:
                 return
             lease.write(renewals)
         except OSError:
-            # One renewal may fail; the next one may reach the store again.
+            # The store may be reachable again at the next renewal.
             continue
 
 

@@ -1,4 +1,4 @@
-"""Detection of local file systems from Linux's list of mounts."""
+"""Detection of local file systems, based on the list of mounts in Linux."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 LOCAL_FILESYSTEMS = frozenset(
     ("btrfs", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "overlay", "tmpfs", "vfat", "xfs", "zfs")
 )
-"""File systems that only one machine accesses."""
+"""Types of file systems whose disk is accessed by one machine only."""
 
 
 def is_local_filesystem(folder: Path, mounts: Path = MOUNTS) -> bool:
@@ -30,7 +30,7 @@ def is_local_filesystem(folder: Path, mounts: Path = MOUNTS) -> bool:
 
 
 def _filesystem_of(folder: Path, lines: list[str]) -> str:
-    """Return the type of the deepest mount that contains `folder`; of several mounts at one path, the last."""
+    """Return the type of the deepest mount that contains `folder`; the last one of several at the same path."""
     filesystem, depth = "", -1
     for line in lines:
         # ID PARENT DEVICE ROOT PATH OPTIONS [TAG...] - TYPE SOURCE OPTIONS, with blanks as octal escapes

@@ -20,10 +20,10 @@ def now() -> datetime.datetime:
 
 
 def provenance() -> dict[str, Any]:
-    """Return the provenance columns of this process.
+    """Return the provenance columns that describe this process.
 
-    The environment variable LAGVAE_ORIGIN (JSON) overrides them in a submitted job, which cannot see the checkout that
-    its code comes from.
+    In a submitted job, columns in the environment variable LAGVAE_ORIGIN (JSON) take precedence, because the job has no
+    access to the checkout that its code comes from.
     """
     origin: dict[str, Any] = json.loads(os.environ.get("LAGVAE_ORIGIN", "{}"))
     return {**_local_provenance(), **origin}
@@ -52,7 +52,7 @@ def _local_provenance() -> Mapping[str, Any]:
                 columns["git_commit"] = commit.stdout.strip()
                 columns["git_dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"lagvae: the git commit is not recorded ({error}).", file=sys.stderr)
+        print(f"lagvae: the git commit cannot be determined, so it is not recorded ({error}).", file=sys.stderr)
     return columns
 
 

@@ -1,4 +1,4 @@
-"""The columns of the table: names, types and meanings, declared once."""
+"""The columns of the table, with their names, types and descriptions."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ENDED = ("finished", "stopped_early", "diverged", "out_of_memory", "failed")
 """Final values of `status`. Runs that are `running` or `interrupted` are resumed."""
 
 RUN_KEYS = ("sweep", "arm", "run_id", "config_id", "seed")
-"""Columns that identify a run in the tables of its details, such as curves."""
+"""Columns that identify a run in tables with several rows per run, such as the curves."""
 
 _TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats": pa.list_(pa.float64())}
 
 
 def metric_columns() -> tuple[Column, ...]:
-    """Return the default columns, then those of each kind of data, then those of each strategy."""
+    """Return the columns of metrics: the general ones, then those of each kind of data and of each strategy."""
     return (
         *METRIC_COLUMNS,
         *data_specific_columns(),
@@ -108,7 +108,7 @@ def fields_of(entries: Iterable[tuple[str, str]]) -> list[pa.Field]:
 
 
 def is_integral(annotation: Any) -> bool:
-    """Return whether a field of this type takes whole numbers only, apart from words and None."""
+    """Return whether the only numbers that a field of this type accepts are whole numbers."""
     return set(_number_types(annotation)) == {int}
 
 
@@ -123,7 +123,7 @@ def _number_types(annotation: Any) -> Iterator[type]:
 
 
 def tunable_columns() -> Iterator[tuple[str, str]]:
-    """Yield `kind.field` and type in the table (float, int or str) of every tunable field of the catalogue."""
+    """Yield the column name `kind.field` and its type (float, int or str) for every tunable field of any strategy."""
     for kind, strategy in CATALOGUE.items():
         for field, annotation, tunable in tunables(strategy):
             if any(isinstance(choice, str) for choice in tunable.choices):

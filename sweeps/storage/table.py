@@ -1,4 +1,4 @@
-"""The Parquet table: one typed row per run, and one per run and epoch. Only the driver writes it, in whole files."""
+"""The Parquet tables: one row per run in runs/, and one row per epoch of each run in curves/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeps.storage.schema import CURVES_SCHEMA, RUN_KEYS, RUNS_SCHEMA
 __all__ = ["ResultsFolder", "stored_sweeps"]
 
 REQUIRED = ("arm", "run_id", "seed")
-"""Columns that are never null, in every table that has them."""
+"""Columns that are never null in any table that contains them."""
 
 
 class ResultsFolder(SweepFolder):
@@ -35,7 +35,7 @@ class ResultsFolder(SweepFolder):
 
         Args:
             run: Row of the run.
-            epochs: One mapping per epoch: the columns of the curve.
+            epochs: One mapping per epoch, with the columns of the curve.
         """
         keys = {name: run[name] for name in RUN_KEYS}
         rows = [keys | epoch for epoch in epochs]
@@ -44,8 +44,8 @@ class ResultsFolder(SweepFolder):
     def write_table(self, name: str, table: pa.Table) -> None:
         """Replace the Parquet file `name` as a whole."""
         buffer = pa.BufferOutputStream()
-        # A file has one row, or a few. Dictionaries and statistics of its columns would be a third of it and useless,
-        # and the setup of a stronger compression for each column takes as long as the rest of reading.
+        # Each file has only a few rows. Dictionaries and statistics of its columns would be useless and take a third of
+        # the file, and setting up a stronger compression for each column would double the time to read the file.
         pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
         self.write(name, buffer.getvalue().to_pybytes())
 
@@ -64,7 +64,7 @@ class ResultsFolder(SweepFolder):
         Columns that a file lacks are null, and its other columns are dropped. A damaged file is skipped with a warning.
 
         Raises:
-            StoreError: A file cannot be read. It is not skipped, since a caller would repeat its run.
+            StoreError: A file cannot be accessed. It is not skipped, because the driver would then repeat its run.
         """
         rows: list[dict[str, Any]] = []
         names = [name for name in self.files(part) if name.endswith(".parquet") and not name.startswith(f"{part}/.")]
@@ -73,22 +73,22 @@ class ResultsFolder(SweepFolder):
                 continue
             path = f"{self.root}/{self.sweep}/{name}"
             try:
-                # The files are small, so starting threads would take as long as reading.
+                # The files are so small that starting threads would take as long as reading.
                 table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
-                warnings.warn(f"{path} is skipped: it is not readable as Parquet ({error}).", stacklevel=2)
+                warnings.warn(f"{path} is skipped because it is not a readable Parquet file ({error}).", stacklevel=2)
                 continue
             empty = dict.fromkeys(schema.names)
             rows_of_file = [empty | {k: _finite(v) for k, v in row.items() if k in empty} for row in table.to_pylist()]
             if any(row[column] is None for row in rows_of_file for column in REQUIRED if column in empty):
-                warnings.warn(f"{path} is skipped: it is not a table of lagvae.", stacklevel=2)
+                warnings.warn(f"{path} is skipped because it is not a table written by lagvae.", stacklevel=2)
                 continue
             rows += rows_of_file
         return rows
 
 
 def stored_sweeps(results: str) -> list[str]:
-    """Return the names of the sweeps that have a table in `results`, a path or URI."""
+    """Return the names of the sweeps that have a table in `results`, which is a path or URI."""
     return [name for name in ResultsFolder(results, "").folders() if ResultsFolder(results, name).exists()]
 
 

@@ -244,7 +244,7 @@ class TestVersions:
         [unsuitable] = problems({"x": "2.0"}, "x>=1,<2")
         assert str(unsuitable) == "x: must be <2,>=1, got '2.0'. Run: pip install 'x>=1,<2'"
         [absent] = problems({"x": None}, "x>=1")
-        assert str(absent) == "x: not installed. Run: pip install 'x>=1'"
+        assert str(absent) == "x: must be installed. Run: pip install 'x>=1'"
 
     def test_all_problems_are_reported_together(self):
         versions = {"python": "3.9.0", "ray": "1.0", "x": "1", "y": None}

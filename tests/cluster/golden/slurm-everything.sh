@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2016,SC2329 # values are literal; the functions of the nodes are called by name
+# shellcheck disable=SC2016,SC2329 # quoted values must not be expanded; some functions are called indirectly
 #SBATCH --job-name=lagvae
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,13 +16,13 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --output=%x-%j.log
 #
-# One sweep on a new Ray cluster within one allocation.
+# Runs one sweep on a new Ray cluster within one Slurm allocation.
 # Written by `lagvae cluster render slurm`. It contains no secret.
-#   sbatch FILE                submits it; `scancel JOB` ends it, and so does its time limit
-#   sbatch FILE again          resumes the sweep: `lagvae run` never repeats a stored run
+#   sbatch FILE          submits the job; `scancel JOB` ends it
+#   sbatch FILE again    resumes the sweep, because `lagvae run` never repeats a run that has ended
 set -euo pipefail
 
-# The values of `--set`, quoted. The script below this block is always the same.
+# The values of this job, quoted. The functions below are the same in every script.
 spec=quickstart
 results=/shared/results
 interface=ib0
@@ -38,7 +38,7 @@ overrides=(--set=training.epochs=3 '--set=name='"'"'it'"'"''"'"'s'"'"'')
 
 # --- on every node: run Ray until standard input ends -----------------------------------------------------------------
 
-ipv4_address() { # INTERFACE: print the IPv4 address of this node on INTERFACE, or its first one
+ipv4_address() { # INTERFACE: print the IPv4 address of this node on INTERFACE, or its first address
     local address
     if [[ -n $1 ]]; then
         address=$(ip -4 -o address show dev "$1" | awk '{ split($4, part, "/"); print part[1]; exit }')
@@ -70,7 +70,7 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     trap 'end_node' EXIT
     trap 'exit 0' TERM
     trap '' INT
-    # The token arrives on standard input, so it is in no argument, environment variable or shared folder.
+    # The token arrives on standard input, so no argument, environment variable or shared folder contains it.
     (umask 077; head -n 1 > "$folder/token")
     unset RAY_AUTH_TOKEN RAY_ADDRESS
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
@@ -125,7 +125,7 @@ stop_everything() {
     rm -rf -- "$private"
 }
 
-# Run a command until it ends and set $code. Interrupt it near the time limit, or if Ray has ended.
+# Run a command until it ends, and set $code to its exit code. Interrupt it near the time limit, or if Ray has ended.
 supervise() {
     "$@" 9>&- &
     driver=$!
@@ -146,7 +146,7 @@ supervise() {
 trap stop_everything EXIT
 trap 'interrupt_driver "the time limit is near"' USR1
 trap 'interrupt_driver "it received a signal"' TERM INT
-set -m # a background process in its own process group can still be interrupted
+set -m # gives each background process its own process group, so that it does not ignore SIGINT
 
 set +u # modules and virtual environments may use unset variables
 module load cuda/12.4
@@ -155,7 +155,8 @@ module load python
 . '/shared/my env/bin/activate'
 set -u
 
-# Below the ephemeral ports of Linux. Jobs on one node collide only if their ids differ by a multiple of 6000.
+# The port is below the ephemeral ports of Linux. Two jobs on one node collide only if their ids differ by a multiple
+# of 6000.
 port=$((20000 + 2 * (SLURM_JOB_ID % 6000)))
 head_address=$(ipv4_address "$interface")
 address=$head_address:$port

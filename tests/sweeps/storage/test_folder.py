@@ -222,8 +222,8 @@ class TestLock:
             with pytest.raises(LeaseHeldError) as caught:
                 guard()
             assert str(caught.value) == (
-                "Another driver on elsewhere took over the sweep, because this one could not reach the results for too "
-                "long."
+                "Another driver on elsewhere took over the sweep, because this driver could not reach the results for "
+                "too long."
             )
 
     def test_the_lock_is_released_at_the_end_of_the_block(self, folder):
