@@ -1,4 +1,4 @@
-"""Declarations of measured columns: name, type, meaning and direction. The table, the docs and the help use them."""
+"""Declarations of measured columns, which the table, the docs and the help use: name, type, meaning and direction."""
 
 from __future__ import annotations
 

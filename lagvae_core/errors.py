@@ -4,12 +4,12 @@ LagvaeError
 ├── UserError (ValueError)          invalid input; carries all issues at once
 │   ├── ConfigError                 in a configuration, a sweep file or the command line
 │   └── DataError                   in a data file
-├── CheckpointError (ValueError)    a damaged checkpoint, or one of a different trial
+├── CheckpointError (ValueError)    a damaged checkpoint, or one that belongs to a different trial
 ├── StoreError (OSError)            results that cannot be reached, read or written; exit code 1
-├── Diverged (ArithmeticError)      non-finite values in training, or a divergence rule that fired
+├── Diverged (ArithmeticError)      training diverged: non-finite values, or a criterion of divergence was met
 ├── LeaseHeldError                  another driver runs the sweep (sweeps.storage.lease)
 ├── ConnectionFailed                no Ray cluster at an address (cluster.connection)
-├── AccessDenied                    a cluster that needs or refuses a token (cluster.access)
+├── AccessDenied                    a cluster that requires a token, or rejects the given one (cluster.access)
 ├── JobError                        a job request that the cluster did not fulfil (cluster.jobs)
 └── PackageTooLarge                 a job package over its size limit (cluster.job_package)
 
@@ -51,7 +51,7 @@ MISSING: Final = _Missing()
 """Value of an issue that has no offending value to show."""
 
 MAX_VALUE_CHARACTERS = 200
-"""Longest representation of a value in a message; longer ones are cut."""
+"""Largest number of characters of a value in a message; longer representations are truncated."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ValidationIssue:
         message: The problem, without a full stop: "must be less than 1".
         hint: A whole sentence on how to fix it; "" if there is nothing to add.
         value: The offending value; `MISSING` if there is none.
-        code: Code of the violated rule, such as "E12"; docs/messages.md lists the rules.
+        code: Code of the violated validation rule, such as "E12"; docs/messages.md lists all codes.
     """
 
     where: str
@@ -124,7 +124,7 @@ def did_you_mean(word: object, known: Iterable[str], count: int = 1) -> str:
 
     Args:
         word: The word that the user wrote.
-        known: The words that are valid there.
+        known: The words that are valid in its place.
         count: Largest number of suggestions, joined by "or".
 
     Returns:
@@ -151,10 +151,10 @@ class CheckpointError(LagvaeError, ValueError):
 
 
 class StoreError(LagvaeError, OSError):
-    """Results cannot be reached, read or written. The message gives the reason and a way out."""
+    """Results cannot be reached, read or written. The message gives the reason and what to do about it."""
 
     exit_code = 1
 
 
 class Diverged(LagvaeError, ArithmeticError):
-    """Training diverged. The message names the rule and the outer update."""
+    """Training diverged. The message says which value was out of range, and after which update or epoch."""

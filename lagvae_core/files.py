@@ -14,11 +14,12 @@ __all__ = ["check_writable", "create_folder_atomically", "write_atomically", "wr
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file `path` by `content` as a whole.
+    """Atomically replace the content of the file `path` with `content`.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk and takes the name `path`. A reader
-    therefore sees the old content or the new content, even if a process or the machine stops at any point. Of several
-    writers at once, on any machines, the last one wins.
+    The content is written to a temporary file in the same folder and flushed to the disk; then the temporary file is
+    renamed to `path`. A reader therefore sees either the old content or the new content, even if a process or the
+    machine stops at any point. If several processes, on one or several machines, write the file at the same time, the
+    last one to finish wins.
 
     Raises:
         OSError: The file cannot be written. The old content, if any, is unchanged.
@@ -43,11 +44,11 @@ def write_synced(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def create_folder_atomically(folder: Path) -> Iterator[Path]:
-    """Context manager that fills a temporary folder, which takes the name `folder` at the end of the block.
+    """Context manager that yields a temporary folder and renames it to `folder` at the end of the block.
 
-    The block should write its files with `write_synced`. Of several writers at once the first one wins, and the
-    temporary folders of the others are removed, as is the folder of a block that raises. `folder` itself is never
-    changed if it exists and is not empty.
+    The block should write its files with `write_synced`. If several processes create the folder at the same time, the
+    first one to finish wins, and the temporary folders of the others are removed. If the block raises, its temporary
+    folder is removed as well. `folder` itself is never changed if it exists and is not empty.
 
     Raises:
         OSError: The folder cannot be written.
@@ -71,7 +72,7 @@ def check_writable(folder: Path, probe: str = ".probe") -> None:
 
     Args:
         folder: A folder that exists.
-        probe: Name of the file, so that callers can avoid a collision.
+        probe: Name of the file to create. Callers can choose it to avoid a collision with other files.
 
     Raises:
         OSError: The folder does not exist, or this process may not write in it.
@@ -82,5 +83,5 @@ def check_writable(folder: Path, probe: str = ".probe") -> None:
 
 
 def _temporary_path(path: Path) -> Path:
-    """A new name in the same folder; it does not contain the old name, which may be as long as names can be."""
+    """Return a new name in the same folder. It is short, since the old name may have the maximum length already."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")

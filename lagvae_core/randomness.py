@@ -1,4 +1,4 @@
-"""Named, independent random streams. Switching one consumer on or off never shifts the draws of another."""
+"""Named, independent random streams. Switching one consumer on or off never changes another's draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Streams", "derive_seed", "example_noise"]
 
 HOST_STREAMS = frozenset({"data_order", "inner_batches"})
-"""Streams on the CPU: they decide which batch the host takes next, and drawing must not wait for the device."""
+"""Streams on the CPU. They determine which batch the host takes next, so a draw must not wait for the device."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -25,7 +25,7 @@ class Streams:
     """One `torch.Generator` per consumer, seeded from the trial's seed and the consumer's name.
 
     The names in use are `data_order`, `posterior`, `dropout`, `corruption`, `inner_batches`, `auxiliary`,
-    `variance_dropout`, `svi` and `observation`. The initialisation of parameters draws inside `initialising()`.
+    `variance_dropout`, `svi` and `observation`. Parameters are initialised inside `initialising()`.
     Evaluation draws come from `example_noise` and belong to no stream.
 
     Args:
@@ -52,7 +52,7 @@ class Streams:
         The state of the generator is restored at the end of the block.
 
         Args:
-            what: Name of what is initialised; empty for the model itself.
+            what: Name of the component that is initialised; empty for the model itself.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initialise", *what))
@@ -79,7 +79,7 @@ def example_noise(seed: int, column: str, index: Tensor, samples: int, size: int
     Args:
         seed: Seed of the evaluation.
         column: Purpose of the draws.
-        index: int64 [B], the numbers of the examples in their split.
+        index: int64 [B], the indices of the examples in their split.
         samples: Draws per example.
         size: Dimensions per draw.
 

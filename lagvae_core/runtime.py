@@ -1,4 +1,4 @@
-"""Use of the machine by this process: threads, memory allocator and device. Nothing here defines a result."""
+"""How this process uses the machine: threads, memory allocator and device. No result is defined by these settings."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use `threads` cores. More threads than the process has cores slow a small model by a factor of 100."""
+    """Let torch use `threads` threads. With more threads than cores, training a small model takes 100 times as long."""
     torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> bool:
     """Keep the memory of freed tensors in the process instead of returning it to the kernel.
 
-    By default glibc returns large blocks at once, and the page faults on taking them again cost 10 to 50 % of a step.
+    By default glibc returns large blocks to the kernel at once. The page faults that occur when the memory is used
+    again take 10 to 50 % of the time of a training step.
 
     Returns:
-        Whether the C library supports it.
+        Whether the C library supports this.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -50,7 +51,7 @@ def choose_device(name: str) -> torch.device:
     """Return the torch device called `name`; "auto" is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: The name is not a device, or no CUDA device is visible.
+        ConfigError: `name` is not the name of a device, or it names a CUDA device and none is visible.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,7 +66,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak memory in use: of the device's allocator on CUDA, otherwise of the process (resident set)."""
+    """Return the peak memory in use: allocated on a CUDA device, otherwise the resident set of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -79,7 +80,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_reserved_bytes(device: torch.device) -> int:
-    """Return the peak memory unavailable to others: reserved by the allocator on CUDA, otherwise the resident set."""
+    """Return the peak memory that other processes could not use: reserved on a CUDA device, otherwise resident."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return peak_memory_bytes(device)

@@ -21,7 +21,8 @@ class FrozenConfig(BaseModel):
 class Tunable:
     """The default search range of a field, as plain data.
 
-    A search uses it unless the user names a range. It has either `low` and `high` (both included) or `choices`.
+    A search uses this range unless the user specifies another. It has either `low` and `high` (both
+    included) or `choices`.
 
     Args:
         low: Smallest value.
@@ -69,22 +70,22 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(FrozenConfig):
-    """The base training recipe, into which every remedy plugs.
+    """The base training recipe, to which the remedies are added.
 
-    Source: He et al. 2019, Appendix B, as the authors' published text code implements it. The optimiser is SGD for text
-    and Adam for images.
+    Source: He et al. 2019, Appendix B, as implemented in the authors' published code for text. The optimiser is SGD for
+    text and Adam for images.
 
-    The validation loss decides on decays of the learning rate and selects the best weights. It is rec + kl, with KL
+    The validation loss determines when the learning rate decays and which weights are the best. It is rec + kl, with KL
     weight 1 and one sample of z, whatever KL weight training uses. An epoch is *bad* if its validation loss exceeds a
-    reference (`decay_reference`):
+    reference, which `decay_reference` selects:
 
     - `best` (images): the lowest loss so far.
     - `last` (text): the loss of the most recent epoch that was not bad or that ended in a decay.
 
     After `decay_patience` bad epochs in succession the learning rate is multiplied by `decay_factor`, but never before
-    epoch `decay_min_epoch`. That epoch is 15 for text as in the code, since the paper states none, and 0 for images and
-    the synthetic data. A decay restores the best weights and resets the state of the optimisers. Training stops at
-    decay number `max_decays` or after `epochs` epochs.
+    epoch `decay_min_epoch`. That epoch is 15 for text as in the published code, since the paper states none, and 0 for
+    images and the synthetic data. A decay restores the best weights and resets the state of the optimisers. Training
+    stops when the number of decays reaches `max_decays`, or after `epochs` epochs.
     """
 
     optimiser: Annotated[
@@ -108,9 +109,9 @@ class TrainingConfig(FrozenConfig):
     decay_min_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) that may end in a decay")] = 15
     decay_reference: Annotated[
         Literal["last", "best"],
-        Field(description="loss that marks an epoch as bad if exceeded: the last good one, or the best so far"),
+        Field(description="validation loss above which an epoch is bad: the last good one, or the best so far"),
     ] = "last"
-    max_decays: Annotated[int, Field(ge=1, description="number of the decay at which training stops")] = 5
+    max_decays: Annotated[int, Field(ge=1, description="number of learning rate decays at which training stops")] = 5
     reload_best_on_decay: Annotated[bool, Field(description="whether a decay restores the best weights")] = True
     kl_explode: Annotated[
         float,
@@ -122,7 +123,7 @@ class TrainingConfig(FrozenConfig):
 
 
 class EvaluationConfig(FrozenConfig):
-    """Measurement of the trained model."""
+    """Settings for the measurement of the trained model."""
 
     split: Annotated[Literal["test", "valid"], Field(description="split on which the table's metrics are measured")] = (
         "test"

@@ -41,9 +41,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"mi_batch_size": 50},
     },
 }
-"""Defaults by kind of data and section; they replace the defaults of the fields.
+"""Default values by kind of data and section; they override the defaults that the fields declare.
 
 The values for synthetic data, text and images are from He et al. 2019, Appendices B.1 to B.3, as implemented in their
-code. For reinflection, sizes, batch size and clipping are from the code of the blog post "Posterior collapse and the
-strong generator problem"; Adam replaces its Adadelta, and the decay of the learning rate is our addition.
+code. For reinflection, the model sizes, batch size and gradient clipping are from the code of the blog post "Posterior
+collapse and the strong generator problem". That code uses Adadelta and no decay of the learning rate; the values here
+use Adam and a decay.
 """

@@ -45,7 +45,7 @@ class TrialConfig(FrozenConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_recipe(cls, values: Any) -> Any:
-        """Fill in the defaults of the kind of data."""
+        """Fill in the defaults for the kind of data."""
         if not isinstance(values, Mapping):
             return values
         data = values.get("data", {})
@@ -86,7 +86,7 @@ class TrialConfig(FrozenConfig):
 
     @property
     def context(self) -> ConfigContext:
-        """The parts of the configuration that a strategy may inspect to check its combination with others."""
+        """The parts of the configuration that a strategy may inspect to check its combination with other strategies."""
         data: DataSource = self.data
         return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, data.batching)
 
@@ -111,10 +111,11 @@ class TrialConfig(FrozenConfig):
         for one, other in itertools.combinations(self.strategies, 2):
             if one.kind == other.kind:
                 message = f"{one.kind} is listed twice"
-                yield ValidationIssue("strategies", message, "Remove one of the two.", stack, "E-SLOT")
+                yield ValidationIssue("strategies", message, f"Remove one {one.kind}.", stack, "E-SLOT")
             elif slots := " and ".join(sorted((one.slots & other.slots) - TrainingComponents.SHARED)):
                 message = f"{one.kind} and {other.kind} both fill {slots}"
-                yield ValidationIssue("strategies", message, "Remove one of the two.", stack, "E-SLOT")
+                hint = f"Remove {one.kind} or {other.kind}."
+                yield ValidationIssue("strategies", message, hint, stack, "E-SLOT")
 
     def warnings(self) -> tuple[ConfigWarning, ...]:
         """Return the warnings of the model and the strategies about this valid configuration, without repetitions."""
@@ -153,7 +154,7 @@ def parse_trial(values: Mapping[str, Any], source: str = "") -> TrialConfig:
 
     Args:
         values: The configuration as plain data, such as the content of a YAML file.
-        source: File or command that the values come from, for messages.
+        source: File or command that the values come from, named in error messages.
 
     Raises:
         ConfigError: The configuration is invalid. The error carries all issues at once.

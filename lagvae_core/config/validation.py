@@ -32,7 +32,7 @@ def issues_of(error: ValidationError, root: type[BaseModel]) -> list[ValidationI
         root: The model that was validated.
 
     Returns:
-        One issue per wrong value. If a value fits no member of a union, its issue names every member.
+        One issue per wrong value. If a value fits no member of a union, its issue says what each member requires.
     """
     issues: list[ValidationIssue] = []
     for detail in error.errors():
@@ -80,10 +80,10 @@ MESSAGES: dict[str, str] = {
     "too_short": "must be a list of at least {min_length} values",
     "too_long": "must be a list of at most {max_length} values",
     "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping with the key kind",
+    "model_attributes_type": "must be a mapping that contains the key kind",
     "dict_type": "must be a mapping of keys to values",
     "literal_error": "must be {expected}",
-    "missing": "required, but missing",
+    "missing": "is required but missing",
     "invalid_key": "must be text",
 }
 """Messages by pydantic's type of error. The messages of other types are taken from pydantic."""
@@ -126,7 +126,7 @@ def _explanation(path: Path, field: FieldInfo | None) -> str:
 
 
 def _default(path: Path, field: FieldInfo) -> str:
-    """Return the default of a field; by kind of data if it depends on that; "" if there is none."""
+    """Return the default of a field, for each kind of data if the default depends on it; "" without a default."""
     if len(path) == 2:
         section, key = path
         recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}

@@ -1,7 +1,7 @@
 """Interface of a kind of data: its source, data set, splits, batches, and the domain that a model is built for.
 
-Texts, images and inflected words have their own classes for each of these. Training and measurement use only what this
-module declares.
+Texts, images and inflected words have their own implementations of these interfaces. Training and measurement use only
+what this module declares.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ batch. Each kind of data defines its groups."""
 
 
 Batching = Literal["constant_length", "padded"]
-"""Whether all sentences of a training batch have one length, or are padded to the longest."""
+"""Whether all sentences of a training batch have the same length, or are padded to the longest sentence."""
 
 
 class DataSource(Protocol):
@@ -41,7 +41,7 @@ class DataSource(Protocol):
 
     @property
     def batching(self) -> Batching | None:
-        """How examples of different lengths share a batch; None if this kind of data leaves no choice."""
+        """How examples of different lengths are put in batches; None if this kind of data offers no choice."""
 
     def load(self) -> Dataset:
         """Read or generate the data.
@@ -59,7 +59,7 @@ class DataSource(Protocol):
             train: Training split of the data set that `load` returned.
             batch_size: Largest number of examples in a batch.
             seed: Seed of the trial.
-            epoch: Number of the epoch, from 0.
+            epoch: Index of the epoch, counted from 0.
         """
 
 
@@ -67,7 +67,7 @@ class Batch(ABC):
     """B examples.
 
     Attributes:
-        index_B: int64, always on the CPU, the numbers of the examples in their split.
+        index_B: int64, always on the CPU, the indices of the examples in their split.
     """
 
     index_B: Tensor
@@ -87,7 +87,7 @@ class Batch(ABC):
     def history(self) -> Any:
         """What the decoder may see in addition to z: for each predicted unit only its past.
 
-        The slot `corrupt` of a strategy changes it.
+        A strategy can change the history through its slot `corrupt`.
         """
 
     @property
@@ -105,9 +105,9 @@ class Batch(ABC):
         """Return the batch on `device`."""
 
     def observed(self, generator: torch.Generator) -> Self:
-        """Return what training sees of the batch in one use.
+        """Return the batch as training sees it in one use.
 
-        If an observation is a random draw, this is a new draw from `generator`; otherwise it is the batch itself.
+        If training observes random draws, the result is a new draw from `generator`; otherwise it is the batch itself.
         """
         return self
 
@@ -135,11 +135,11 @@ class Split(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int) -> Sequence[Batch]:
-        """Return every example once, in the batches that measurement uses: on the CPU, of at most `batch_size`."""
+        """Return every example once, in the batches that measurement uses: on the CPU, at most `batch_size` long."""
 
 
 class Domain(ABC):
-    """What a model must know about the data that it is built for: sizes, no examples.
+    """What a model must know about the data that it is built for. It contains sizes, but no examples.
 
     Attributes:
         words: Whether the predicted units are words or characters (True) or pixels (False).
@@ -162,8 +162,8 @@ class Dataset(ABC):
     """Three splits of one domain.
 
     Attributes:
-        fingerprint: SHA-256 (hex) of everything that is learned and measured. Two data sets have the same fingerprint
-            if and only if these contents are equal.
+        fingerprint: SHA-256 (hex) of all content that training or measurement uses. Two data sets have the same
+            fingerprint if and only if this content is equal.
         report: Facts about the data that are shown to the user.
         truth: Latent variables of generated data by split and name; None for other data.
     """

@@ -1,8 +1,8 @@
 """Cache of arrays on disk. Data are prepared once, and the processes of a machine share the memory of the arrays.
 
-An entry is a folder of .npy files with a table of contents that holds their digests. It is written as a whole: of many
-processes that start at the same time, each finds a complete entry or none. An entry never changes. The whole cache may
-be deleted at any time.
+An entry is a folder of .npy files with a table of contents that holds their digests. It is written atomically: even if
+many processes start at the same time, each of them finds either a complete entry or no entry. An entry never changes.
+The whole cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 def read_entry(name: str) -> Entry | None:
     """Return the entry called `name`, or None if there is none.
 
-    The arrays are mapped from the disk and read-only. A damaged entry is reported in the log and deleted.
+    The arrays are memory-mapped files and read-only. A damaged entry is reported in the log and deleted.
     """
     try:
         folder = cache_folder() / name
@@ -88,7 +88,7 @@ def _digest(array: NDArray[Any]) -> str:
 
 
 def discard_entry(name: str, reason: str) -> None:
-    """Report an unusable entry in the log and delete it. Processes that have its arrays mapped keep them."""
+    """Report an unusable entry in the log and delete it. Processes that have mapped its arrays can still use them."""
     _log.warning("the cached data %s cannot be used and are prepared again: %s", name, reason)
     with suppress(OSError):
         discarded = tempfile.mkdtemp(dir=cache_folder(), suffix=".tmp")
@@ -98,9 +98,9 @@ def discard_entry(name: str, reason: str) -> None:
 
 
 def write_entry(name: str, entry: Entry) -> None:
-    """Write `entry` under `name`. A failure is reported in the log and is not an error.
+    """Write `entry` under `name`. A failure is reported in the log and raises no error.
 
-    Of several writers at once the first one wins; they write the same data.
+    If several processes write the entry at the same time, the first one wins; all of them write the same data.
     """
     try:
         with create_folder_atomically(cache_folder() / name) as folder:

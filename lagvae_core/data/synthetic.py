@@ -37,8 +37,8 @@ MEANS = np.array([(-2.0, -2.0), (2.0, 2.0), (-2.0, 2.0), (2.0, -2.0)])
 """Means [4, Z] of the mixture components; each component has unit covariance and weight 1/4."""
 
 _LATENT = MEANS.shape[1]
-_BLOCK = 250  # lines drawn from one random generator; part of the identity of the data
-_FORMAT = 1  # raised whenever the same fields come to mean other lines
+_BLOCK = 250  # number of lines drawn from one random generator; another number would change the data
+_FORMAT = 1  # increased whenever a code change makes the same fields produce different lines
 
 
 class SyntheticData(FrozenConfig):
@@ -46,17 +46,17 @@ class SyntheticData(FrozenConfig):
 
     Source: He et al. 2019, "Lagging Inference Networks and Posterior Collapse in Variational Autoencoders",
     Appendix B.1, as in the authors' published generator. Where paper and generator differ, this class follows the
-    generator: the paper feeds z only to the output and the start state and calls the maps affine; the generator feeds
-    z to the LSTM's input as well and has no biases except the two of the LSTM.
+    generator. In the paper, z enters only the output and the start state, through affine maps. In the generator, z is
+    also an input of the LSTM, and the only biases are the two of the LSTM.
 
         c ~ U{0..3},  z ~ N(MEANS[c], I),  cell = start z,  hidden = tanh(cell),  x_1 ~ U{0..V-1}
         hidden, cell = LSTM([embed(x_t); z], hidden, cell),  x_t+1 ~ softmax(out_h hidden + out_z z)
 
     The words are "0" to "V-1", and the vocabulary contains all of them. The label of a line is its mixture component.
-    Each split is the beginning of an endless stream of its own: a larger `examples` only adds lines at the end.
+    The lines of each split are the first of its own endless stream: a larger `examples` only adds lines at the end.
 
     `partition` applies to the training lines only. Lines are drawn independently, so their stored order is already
-    random: `fixed_random` cuts them in that order. `fixed_by_group` fills each batch from one component of the
+    random: `fixed_random` cuts batches in that order. `fixed_by_group` fills each batch from one component of the
     mixture, and `resplit_random` shuffles all lines before each epoch.
     """
 
@@ -64,7 +64,7 @@ class SyntheticData(FrozenConfig):
 
     kind: Literal["synthetic"] = "synthetic"
     examples: int = Field(16_000, ge=1, description="number of generated training lines")
-    heldout: int = Field(2_000, ge=1, description="number of lines in each of valid and test")
+    heldout: int = Field(2_000, ge=1, description="number of lines in the validation split and in the test split")
     vocabulary: int = Field(1_000, ge=2, le=50_000, description="number of words, special words not counted")
     length: int = Field(10, ge=1, le=1_000, description="number of words in every line")
     hidden: int = Field(100, ge=1, le=10_000, description="hidden units of the generating LSTM")
@@ -113,7 +113,7 @@ class Weights:
 
     embedding_VE: NDArray[np.float64]
     input_GI: NDArray[np.float64]
-    """Weights on the LSTM's input of size I = E + Z: the word embedding, then z."""
+    """Weights of the LSTM's input, which consists of the word embedding and z and has the size I = E + Z."""
     recurrent_GH: NDArray[np.float64]
     input_bias_G: NDArray[np.float64]
     recurrent_bias_G: NDArray[np.float64]
@@ -144,7 +144,7 @@ def weights(config: SyntheticData) -> Weights:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread: with many trials starting at once, waiting for threads makes generation ten times slower."""
+    """Use one thread. If many trials start at once, waiting for threads makes generation ten times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -196,7 +196,7 @@ def _draw_block(
 
 
 def _project(x_NI: NDArray[np.float64], weight_OI: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return x W', computed by torch, because numpy offers no control of its threads (see `_one_thread`)."""
+    """Return x W', computed by torch, because numpy offers no control over its threads (see `_one_thread`)."""
     product: NDArray[np.float64] = (torch.from_numpy(x_NI) @ torch.from_numpy(weight_OI).T).numpy()
     return product
 

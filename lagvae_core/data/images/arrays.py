@@ -28,7 +28,7 @@ BITS_PER_DIM = Column(
 )
 
 WHITE = 255
-"""Grey level of a white pixel, which has the value 1, in an array of bytes."""
+"""Grey level of a white pixel in an array of bytes; it represents the pixel value 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class ImageBatch(Batch):
 
     Attributes:
         levels_BHW: uint8 from 0 to 255, or float32 from 0 to 1.
-        index_B: int64, always on the CPU, the numbers of the examples in their split.
+        index_B: int64, always on the CPU, the indices of the examples in their split.
         drawn: Whether training sees each pixel as a new Bernoulli draw with its grey level as the mean.
     """
 
@@ -81,9 +81,9 @@ class ImageBatch(Batch):
 
 
 def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.uint8]:
-    """Binarise every image once: each pixel is 1 with its grey level as the probability.
+    """Binarise every image once: the grey level of a pixel is the probability that it is 1.
 
-    The draws of an image depend only on `seed`, on the name of its split and on its number.
+    The draws of an image depend only on `seed`, on the name of its split and on its index in the split.
 
     Returns:
         uint8 [N, ceil(H * W / 8)]: for each image its rows one after the other, eight pixels per byte.
@@ -142,11 +142,11 @@ class ImageSplit(Split):
         return ImageBatch(torch.from_numpy(bits * np.uint8(WHITE)), torch.from_numpy(index))
 
     def grey(self, index: NDArray[np.int64]) -> ImageBatch:
-        """Return the grey images `index`, of which training sees a new draw at each use."""
+        """Return the grey images `index`, whose pixels are drawn anew at each use in training."""
         return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
 
     def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
-        """Return the numbers of the examples, in one array or in one array per label.
+        """Return the indices of all examples, in one array or in one array per label.
 
         Args:
             by_label: Whether to return one array per label.
@@ -162,7 +162,7 @@ class ImageSplit(Split):
 
 
 def cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Cut `order` into arrays of `size` numbers; the last array may be smaller."""
+    """Cut `order` into arrays of `size` indices; the last array may be smaller."""
     assert size > 0, "a batch holds at least one example"
     return [order[first : first + size] for first in range(0, len(order), size)]
 

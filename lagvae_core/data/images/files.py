@@ -84,7 +84,7 @@ class _Issues:
 
 def _read_npz(path: Path, issues: _Issues) -> _Arrays:
     if not zipfile.is_zipfile(path):
-        issues.add(None, "not a complete .npz file", "Save the images with numpy.savez_compressed.")
+        issues.add(None, "must be a complete .npz file", "Save the images with numpy.savez_compressed.")
         return {}
     arrays: _Arrays = {}
     try:
@@ -94,38 +94,38 @@ def _read_npz(path: Path, issues: _Issues) -> _Arrays:
                 if name.removesuffix("_labels") in SPLITS:
                     _read_array(archive, name, arrays, issues)
     except _READ_ERRORS as error:
-        issues.add(None, f"not a complete .npz file ({error})", "Save the images with numpy.savez_compressed.")
+        issues.add(None, f"must be a complete .npz file ({error})", "Save the images with numpy.savez_compressed.")
         return {}
     _check_names(names, issues)
     return arrays
 
 
 def _read_array(archive: Mapping[str, NDArray[Any]], name: str, arrays: _Arrays, issues: _Issues) -> None:
-    """Read one array. An array of Python objects, such as numpy makes of ragged lists, is not read."""
+    """Read one array. An array of Python objects, which numpy creates from ragged lists, is rejected."""
     try:
         arrays[name] = archive[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
-        hint = "An array of Python objects, which numpy makes of ragged lists, is never read."
-        issues.add(name, "must be an array of numbers of one shape", hint)
+        hint = "It contains Python objects, which are never read; numpy creates such arrays from ragged lists."
+        issues.add(name, "must be a rectangular array of numbers", hint)
 
 
 def _read_torch(path: Path, issues: _Issues) -> _Arrays:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about old formats; errors are reported below
+        with warnings.catch_warnings(action="ignore"):  # torch warns about old formats; errors are reported below
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        issues.add(None, "must contain only tensors", "Other objects are never read. Save the tensors alone.")
+        issues.add(None, "must contain only tensors", "Other objects are never read. Save only the tensors.")
         return {}
     except _READ_ERRORS as error:
-        issues.add(None, f"not a complete torch file ({error})", "Save the tensors again with torch.save.")
+        issues.add(None, f"must be a complete torch file ({error})", "Save the tensors again with torch.save.")
         return {}
     if isinstance(content, list | tuple) and len(content) == len(SPLITS):
         content = dict(zip(SPLITS, content, strict=True))
     if not isinstance(content, dict):
         hint = f"The file contains a {type(content).__name__}; save [train, valid, test]."
-        issues.add(None, "must contain three tensors, as a list or by name", hint)
+        issues.add(None, "must contain three tensors, in a list or a dictionary", hint)
         return {}
     _check_names(content, issues)
     arrays: _Arrays = {}
@@ -160,7 +160,7 @@ def _levels(split: str, array: NDArray[Any], issues: _Issues) -> Levels | None:
         issues.add(split, "must have the shape N x 1 x H x W or N x H x W", hint)
         return None
     if shape[0] == 0:
-        issues.add(split, "must contain at least one image", "Move images there from another split.")
+        issues.add(split, "must contain at least one image", "Move images from another split to this one.")
         return None
     array = array.reshape(shape[0], *shape[-2:])
     if array.dtype == np.bool_:
@@ -172,12 +172,12 @@ def _from_floats(split: str, array: NDArray[Any], issues: _Issues) -> Levels | N
     finite_N = np.isfinite(array).all((1, 2))
     if not finite_N.all():
         count, first = int((~finite_N).sum()), int(np.argmin(finite_N))
-        hint = f"{count} images are not, first image {first} (counted from 0)."
+        hint = f"Pixels of {count} images are not finite, first in image {first} (counted from 0)."
         issues.add(split, "every pixel must be finite", hint)
         return None
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 1:
-        hint = f"It contains {low:g} to {high:g}; divide by the largest grey level."
+        hint = f"Its values range from {low:g} to {high:g}; divide by the largest grey level."
         issues.add(split, "must contain floats from 0 to 1", hint)
         return None
     levels = np.rint(array * float(WHITE)).astype(np.uint8)
@@ -194,7 +194,7 @@ def _check_sizes(levels: Mapping[str, Levels], issues: _Issues) -> None:
 
 
 def _check_greys(levels: Mapping[str, Levels], issues: _Issues) -> None:
-    """Reject a file whose bytes are all 0 or 1: black and white is meant, but they are black and nearly black."""
+    """Reject a file whose bytes are all 0 or 1: as grey levels, they mean black and nearly black instead of white."""
     if len(levels) == len(SPLITS) and all(grey.dtype == np.uint8 and grey.max() == 1 for grey in levels.values()):
         hint = "All bytes are 0 or 1; save black and white images as booleans."
         issues.add(None, "must contain bytes from 0 to 255", hint)
@@ -209,7 +209,7 @@ def _labels(arrays: _Arrays, issues: _Issues) -> dict[str, tuple[str, ...]] | No
     for split, name in zip(SPLITS, names, strict=True):
         array, images = arrays.get(name), arrays.get(split)
         if array is None:
-            hint = "Another split has labels. Add the array, or remove the other labels."
+            hint = "Another split has labels. Add this array, or remove the labels of all splits."
             issues.add(name, "the array is missing", hint)
         elif array.dtype.kind not in "iuUSb" or array.ndim != 1:
             hint = f"It has the type {array.dtype} and the shape {list(array.shape)}."
@@ -231,5 +231,5 @@ def _check_classes(labels: Mapping[str, tuple[str, ...]], issues: _Issues) -> No
         unknown = sorted(set(labels[split]) - trained)
         if unknown:
             listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            hint = f"Other labels are {listed}."
+            hint = f"It also contains {listed}."
             issues.add(f"{split}_labels", "must contain only labels that train_labels contains", hint)

@@ -18,18 +18,18 @@ __all__ = ["ImageData"]
 
 
 class ImageData(FrozenConfig):
-    """Grey images or black and white images, which the model sees as black and white images.
+    """Grey or black and white images. The model always sees black and white images.
 
     The file is an .npz file with the arrays `train`, `valid` and `test`, each [N, 1, H, W] or [N, H, W], of bytes from
     0 to 255, of booleans, or of floats from 0 to 1. It may also be a .pt or .pth file of torch with three such tensors,
-    as a list in this order or by name. Labels are in the arrays `train_labels`, `valid_labels` and `test_labels`, one
-    per image. Nothing in a file is ever unpickled into an object.
+    in a list in this order or in a dictionary. Labels are in the arrays `train_labels`, `valid_labels` and
+    `test_labels`, one per image. Python objects in a file are never unpickled.
 
     A grey level is the probability that its pixel is 1. With `dynamic` binarisation, training sees a new draw of an
     image at every use, including the uses in inner loops. With `fixed` binarisation, and in every measurement, each
-    image is drawn once, from `binarisation_seed`, its split and its number. NLLs are comparable only between equal
-    draws: the report contains the SHA-256 of the draws. Floats that are all multiples of 1/255 are stored as bytes,
-    others as float32.
+    image is drawn once; the draw depends only on `binarisation_seed`, the split and the index of the image. NLLs are
+    comparable only if the draws are equal, which the SHA-256 of the draws in the report shows. Floats are stored as
+    bytes if all of them are multiples of 1/255, otherwise as float32.
 
     `partition` applies to the training images only: `resplit_random` shuffles them before each epoch, `fixed_random`
     once, and `fixed_by_group` fills each batch from one label.
@@ -55,7 +55,7 @@ class ImageData(FrozenConfig):
         images = read_images(Path(self.path).expanduser())
         if self.partition == "fixed_by_group" and images.labels is None:
             message = "must be fixed_random or resplit_random for images without labels"
-            hint = "Choose one of these, or add the arrays of labels to the file."
+            hint = "To use fixed_by_group, add the arrays of labels to the file."
             raise DataError([ValidationIssue("data.partition", message, hint, self.partition)])
         splits = []
         for name in SPLITS:

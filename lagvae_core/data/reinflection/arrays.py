@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 ABSENT = -1
-"""Placeholder for a feature in examples with fewer features than the example that has most."""
+"""Padding of the feature indices of an example that has fewer features than another."""
 
 POOL = 8
 """Number of shuffled batches whose examples are sorted by length together, so that little padding is needed."""
@@ -74,7 +74,7 @@ class InflectionHistory(History):
     A decoder that must get the source through z alone does not use `source`.
 
     Attributes:
-        tags_BK: int64, the numbers of the features that apply, followed by ABSENT.
+        tags_BK: int64, the indices of the features that apply, padded with ABSENT.
         source: The source forms.
     """
 
@@ -100,8 +100,8 @@ class InflectionBatch(TokenBatch):
 
     Attributes:
         source: The source forms.
-        tags_BK: int64, as in `InflectionHistory`. An example has few of the features of a data set, so their numbers
-            are stored instead of one bit per feature.
+        tags_BK: int64, as in `InflectionHistory`. An example has few of the features of a data set, so the indices
+            of its features are stored instead of one bit per feature.
     """
 
     source: TokenBatch
@@ -135,7 +135,7 @@ class InflectionSplit(Split):
     Attributes:
         sources: The source forms as sentences of characters.
         targets: The target forms as sentences of characters.
-        tags_NK: int64, the numbers of the features of each example, followed by ABSENT.
+        tags_NK: int64, the indices of the features of each example, padded with ABSENT.
     """
 
     sources: TokenSplit
@@ -145,7 +145,9 @@ class InflectionSplit(Split):
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        assert len(self.sources) == len(self.targets) == len(self.tags_NK), "a source, a target and features each"
+        assert len(self.sources) == len(self.targets) == len(self.tags_NK), (
+            "each example has a source, a target, features"
+        )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -162,14 +164,14 @@ class InflectionSplit(Split):
         """Return every example once, in padded batches of `batch_size`; the last batch may be smaller.
 
         Examples are sorted by the length of the target, and equal lengths keep their order. With a seed, the examples
-        are shuffled first and sorted within pools of 8 batches each, so the batches differ between seeds and their
-        number does not.
+        are shuffled first and sorted within pools of 8 batches each, so different seeds give different batches, but
+        the same number of batches.
 
         Args:
             batch_size: Largest number of examples in a batch.
             seed: Seed of the shuffle; None for the order of the split.
-            by_length: Whether the targets of a batch have one length, which makes more batches small. Not to be
-                combined with a seed.
+            by_length: Whether all targets of a batch have the same length, which makes more batches small. It cannot
+                be combined with a seed.
         """
         assert batch_size > 0, "a batch holds at least one example"
         assert seed is None or not by_length, "batches of one length are not shuffled"
@@ -218,7 +220,7 @@ class InflectionDataset(Dataset):
     Attributes:
         fingerprint: SHA-256 (hex) of forms, features and characters.
         report: Facts for the user: the report of a `TokenDataset` about the target forms as sentences of characters,
-            `features` (number of features), and what the source of the data adds.
+            `features` (number of features), and entries that the source of the data adds.
     """
 
     train: InflectionSplit
@@ -248,7 +250,7 @@ class InflectionDataset(Dataset):
         Args:
             splits: The splits `train`, `valid` and `test`.
             characters: Characters of all splits.
-            features: Names of the features, in the order of their numbers.
+            features: Names of the features, in the order of their indices.
             notes: Additional entries of the report.
         """
         train, valid, test = (splits[name] for name in ("train", "valid", "test"))

@@ -44,19 +44,19 @@ class ReinflectionData(FrozenConfig):
     """Pairs of forms of a word, where the model produces one form from the other: SIGMORPHON 2016, tasks 1, 2 and 3.
 
     The data are the files `<language>-task<task>-train`, `-dev` (the validation split) and `-test` of one folder. They
-    are UTF-8 with one example per line and columns separated by tabs. Task 1: lemma, features, form. Task 2: features
-    of the source, source, features of the target, target. Task 3: source, features of the target, target. The source
-    of task 1 is the lemma. The features of the sources in task 2 must have the right syntax but are not used, since no
-    model here has an input for them.
+    are UTF-8 with one example per line and columns separated by tabs. The columns of task 1 are lemma, features and
+    form. The columns of task 2 are features of the source, source, features of the target, and target. The columns of
+    task 3 are source, features of the target, and target. The source of task 1 is the lemma. The features of the
+    sources in task 2 must have the right syntax but are not used, since no model of this package has an input for them.
 
-    Forms are normalised to Unicode's NFC and split into code points. The characters are those of the training forms in
-    use, sources and targets. Every other character becomes `<unk>`, which no training form contains, so a target with
-    such a character is never inflected correctly. Features are written `key=value` and separated by commas; a set such
-    as `aspect={IPFV/PROG}` is one feature. The features are those of the whole training file, whatever `limit` is. A
-    validation or test file with another feature is an error.
+    Forms are normalised to Unicode's NFC and split into code points. The vocabulary consists of the characters of the
+    training forms used, both sources and targets. Every other character becomes `<unk>`, which no training form
+    contains, so a target with such a character is never inflected correctly. Features are
+    written `key=value` and separated by commas; a set such as `aspect={IPFV/PROG}` is one feature. The features are
+    those of the whole training file, whatever `limit` is. A validation or test file with any other feature is an error.
 
-    Batches are padded and hold examples of similar lengths. `resplit_random` draws them before each epoch and
-    `fixed_random` once. `fixed_by_group` fills each batch with targets of one length, in the order of the file.
+    Batches are padded and hold examples of similar lengths. `resplit_random` draws the batches before each
+    epoch, `fixed_random` once. `fixed_by_group` fills each batch with targets of one length, in the order of the file.
     """
 
     batching: ClassVar[Batching | None] = None
@@ -72,12 +72,12 @@ class ReinflectionData(FrozenConfig):
         """Read and encode the files.
 
         Returns:
-            The data set. Its report contains `<split>_dropped_empty` in addition [lines].
+            The data set. Its report also contains the counts `<split>_dropped_empty` [lines].
 
         Raises:
             DataError: The folder or a file is missing or unreadable; a file is not UTF-8 or has no example; or a line
-                has a wrong number of columns, an empty form, something that is not a feature, or a feature that the
-                training file lacks. The error carries the issues of all files.
+                has a wrong number of columns, an empty form, a malformed feature, or a feature that the training file
+                lacks. The error carries the issues of all files.
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
@@ -113,7 +113,7 @@ class ReinflectionData(FrozenConfig):
             present = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
             content = textwrap.shorten(", ".join(present), 200) or "no file of the shared task"
             hint = f"The folder contains {content}."
-            issues.append(ValidationIssue("data.path", f"no file {path.name}", hint, str(folder)))
+            issues.append(ValidationIssue("data.path", f"must contain the file {path.name}", hint, str(folder)))
             return file
         lines = _lines(path, issues)
         if lines is None:
@@ -131,7 +131,7 @@ class ReinflectionData(FrozenConfig):
                 wrong_lines.append(issue)
         issues += _first_issues(path, wrong_lines)
         if not file.rows and not wrong_lines:
-            issues.append(ValidationIssue(str(path), "the file has no example"))
+            issues.append(ValidationIssue(str(path), "must contain at least one example"))
         return file
 
     def _parse(self, line: str, number: int) -> _Row:
@@ -182,7 +182,7 @@ def _lines(path: Path, issues: list[ValidationIssue]) -> list[str] | None:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         where = f"{path}, line {line}, byte offset {error.start}"
-        issues.append(ValidationIssue(where, "not UTF-8 text", "Convert the file, for example with iconv."))
+        issues.append(ValidationIssue(where, "must be UTF-8 text", "Convert the file, for example with iconv."))
         return None
     except OSError as error:
         issues += unreadable(path, error).issues
@@ -201,10 +201,10 @@ def _unknown_features(file: _DataFile, features: Sequence[str]) -> Iterator[Vali
 
 
 def _first_issues(path: Path, issues: Iterable[ValidationIssue]) -> list[ValidationIssue]:
-    """Return the first few issues, and one that says how many more lines are wrong."""
+    """Return the first few issues, and one that says how many more lines are invalid."""
     issues = list(issues)
     more = len(issues) - MAX_ISSUES
-    return issues[:MAX_ISSUES] + ([ValidationIssue(str(path), f"{more:,} more lines are wrong")] if more > 0 else [])
+    return issues[:MAX_ISSUES] + ([ValidationIssue(str(path), f"{more:,} more lines are invalid")] if more > 0 else [])
 
 
 def _encode(rows: Sequence[_Row], characters: Characters, features: Sequence[str]) -> InflectionSplit:

@@ -23,7 +23,7 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True)
 class CorpusRules:
-    """Rules for the conversion of sentences and words.
+    """Options for the conversion of sentences and words.
 
     Args:
         labelled: Whether each sentence has a label.
@@ -43,9 +43,9 @@ class CorpusRules:
 
 
 class _WordNumbers(dict[str, int]):
-    """Numbers of words in the order of first appearance.
+    """Word numbers, assigned in the order of first appearance.
 
-    All special words have the number of `<unk>`: a text that contains `</s>` must not end its sentence with it.
+    All special words have the number of `<unk>`, since a literal `</s>` in a text must not end its sentence.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _WordNumbers(dict[str, int]):
 class _FileContent:
     """Content of one file.
 
-    `classes` numbers the labels of all sentences that have words, including the sentences beyond `limit`.
+    `classes` maps each label to an index. It covers all sentences with words, including those beyond `limit`.
     """
 
     tokens: array[int] = field(default_factory=lambda: array("i"))
@@ -98,20 +98,20 @@ def read_corpus(
 ) -> Entry:
     """Read the files of all splits.
 
-    The vocabulary contains the words of the training sentences in use. Apart from the arrays, memory holds only one
-    number per word type.
+    The vocabulary contains the words of the training sentences in use. In addition to the arrays, memory holds
+    only one integer per word type.
 
     Args:
         files: File of each split.
-        rules: Rules for sentences and words.
-        known_issues: Issues that were found before, to be reported together with those of the files.
+        rules: Options for sentences and words.
+        known_issues: Issues that were found earlier, which are reported together with the issues of the files.
 
     Returns:
-        Arrays of the tokens, offsets and labels of each split and of the vocabulary; facts about dropped sentences
-        and the names of the labels. `token_dataset` turns them into a data set.
+        Arrays of the tokens, offsets and labels of each split and of the vocabulary; the counts of dropped
+        sentences and the names of the labels. `token_dataset` turns them into a data set.
 
     Raises:
-        DataError: A file is wrong, or there are known issues.
+        DataError: A file is invalid, or there are known issues.
     """
     numbers = _WordNumbers()
     issues = list(known_issues)
@@ -135,27 +135,27 @@ def _content_issues(file: SentenceFile, content: _FileContent) -> list[Validatio
         more = f"{others:,} more {file.unit}s of the file have no label. " if others else ""
         hint = f"{more}Add the labels, or set data.labels=no to read the whole {file.unit} as text."
         position, text = content.first_unlabelled
-        message = "no label and tab before the sentence" if file.unit == "line" else "no label"
+        message = "must begin with a label and a tab" if file.unit == "line" else "must have a label"
         return [ValidationIssue(f"{file.path}, {file.unit} {position}", message, hint, text)]
     if not content.labels:
         units = f"{file.unit}s"
         hint = f"Dropped: {content.empty} empty {units}, {content.long} {units} of more than max_length words."
-        return [ValidationIssue(str(file.path), "no sentence is left", hint)]
+        return [ValidationIssue(str(file.path), "no sentence of the file is left", hint)]
     return []
 
 
 def _class_issues(files: Mapping[str, SentenceFile], contents: Mapping[str, _FileContent]) -> list[ValidationIssue]:
     """Check that all splits have the same classes.
 
-    The classes are those of the whole training file, so `limit` does not make other files necessary.
+    The classes are those of the whole training file, so the same files are valid for every `limit`.
     """
     issues: list[ValidationIssue] = []
     trained = set(contents["train"].classes)
     for split in ("valid", "test"):
         present = set(contents[split].classes)
         for names, message in (
-            (trained - present, "no sentence with these labels of the training file: {}"),
-            (present - trained, "sentences with labels that the training file lacks: {}"),
+            (trained - present, "must contain all labels of the training file; missing: {}"),
+            (present - trained, "must contain only labels of the training file; unknown: {}"),
         ):
             if names:
                 listed = textwrap.shorten(", ".join(sorted(names)), 120)
@@ -186,7 +186,7 @@ def _arrays(contents: Mapping[str, _FileContent], numbers: _WordNumbers, rules: 
 
 
 def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
-    """Count each word number, in blocks, because numpy converts its argument to 64-bit numbers."""
+    """Count each word number, in blocks, because numpy.bincount converts its argument to 64-bit integers."""
     counts = np.zeros(words, dtype=np.int64)
     for start in range(0, len(tokens), _BLOCK):
         counts += np.bincount(tokens[start : start + _BLOCK], minlength=words)

@@ -19,7 +19,7 @@ Replacement = Literal["unk", "zero"]
 
 
 def conceal(history: History, dropped_BT: Tensor, replacement: Replacement) -> History:
-    """Return `history` without the words at which `dropped_BT` (bool) is true."""
+    """Return `history` without the words for which `dropped_BT` (bool) is true."""
     if replacement == "unk":
         return replace(history, tokens_BT=history.tokens_BT.masked_fill(dropped_BT, UNK))
     blank_BT = dropped_BT if history.blank_BT is None else dropped_BT | history.blank_BT

@@ -1,4 +1,4 @@
-"""The files of a text: which file belongs to a split, and its sentences, which are read one at a time."""
+"""Finding the text file of each split, and reading its sentences one at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SentenceFile(ABC):
 
     Attributes:
         path: Location of the file.
-        unit: Name of the place of one sentence: "line" or "row".
+        unit: "line" or "row", whichever contains one sentence.
     """
 
     path: Path
@@ -79,17 +79,17 @@ def find_split_file(folder: Path, split: str) -> Path:
     if len(present) == 1:
         return folder / present[0]
     if present:
-        message = f"several files for {split}: {' and '.join(present)}"
-        raise DataError([ValidationIssue("data.path", message, "Move all but one of them away.", str(folder))])
+        message = f"must contain only one file for {split}, not {' and '.join(present)}"
+        raise DataError([ValidationIssue("data.path", message, "Move all but one of these files away.", str(folder))])
     content = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     stems = " or ".join(f"{stem}.txt" for stem in SPLITS[split])
-    message = f"no file {stems} (or .txt.gz, or .parquet)"
+    message = f"must contain a file {stems} (or .txt.gz, or .parquet)"
     hint = f"The folder contains {textwrap.shorten(content, 200)}."
     raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the error for a file that the operating system does not let us read."""
+    """Return the error for a file whose reading failed with `error`."""
     return DataError([ValidationIssue(str(path), f"the file cannot be read ({error.strerror or error})")])
 
 
@@ -127,10 +127,10 @@ class TextFile(SentenceFile):
                     except UnicodeDecodeError as error:
                         where = f"{self.path}, line {number}, byte offset {start + error.start}"
                         hint = "Convert the file, for example with iconv."
-                        raise DataError([ValidationIssue(where, "not UTF-8 text", hint)]) from None
+                        raise DataError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
                     start += len(raw)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            message = f"incomplete or damaged gzip file ({error})"
+            message = f"the gzip file is incomplete or damaged ({error})"
             hint = "Copy the file again and check it with gzip -t."
             where = f"{self.path}, after line {number}"
             raise DataError([ValidationIssue(where, message, hint)]) from None

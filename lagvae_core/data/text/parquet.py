@@ -73,7 +73,7 @@ class ParquetFile(SentenceFile):
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> DataError:
-        message = f"incomplete or damaged Parquet file ({' '.join(str(error).split())[:200]})"
+        message = f"the Parquet file is incomplete or damaged ({' '.join(str(error).split())[:200]})"
         return DataError([ValidationIssue(str(self.path), message, "Write the file again.")])
 
     def _check(self, schema: Any, labelled: bool) -> None:
@@ -94,10 +94,10 @@ class ParquetFile(SentenceFile):
         for key, (name, is_right, content) in required.items():
             if name not in schema.names:
                 hint = f"The columns are {', '.join(schema.names) or 'none'}."
-                issues.append(ValidationIssue(key, f"no such column in {self.path}", hint, name))
+                issues.append(ValidationIssue(key, f"must name a column of {self.path}", hint, name))
             elif not is_right(schema.field(name).type):
-                message = f"must be a column of {content} in {self.path}"
-                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert it."
+                message = f"must name a column of {content} in {self.path}"
+                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert this one."
                 issues.append(ValidationIssue(key, message, hint, name))
         if issues:
             raise DataError(issues)

@@ -24,51 +24,51 @@ from lagvae_core.settings import FrozenConfig
 
 __all__ = ["TextData"]
 
-_FORMAT = 1  # raised whenever the same files and fields come to mean other arrays or another fingerprint
+_FORMAT = 1  # increased when a code change makes the same files and fields give other arrays or another fingerprint
 
 
 def _yes_or_no(value: object) -> object:
-    """Undo YAML 1.1, which reads an unquoted `yes` and `no` as true and false."""
+    """Convert true and false back to `yes` and `no`, which YAML 1.1 reads as booleans unless they are quoted."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 class TextData(FrozenConfig):
     """Sentences from the files of one folder, with words separated by white space.
 
-    A split is one file: a .txt file in UTF-8 with one sentence per line, the same compressed with gzip (.txt.gz), or a
-    .parquet file with a column of texts. The validation file may also be called dev or val. Two files for one split
+    A split is one file: a .txt file in UTF-8 with one sentence per line, such a file compressed with gzip (.txt.gz), or
+    a .parquet file with a column of texts. The validation file may also be called dev or val. Two files for one split
     are an error. A line may begin with a label and a tab; only the first tab separates. In Parquet files the labels
     are a column of strings or integers. Training, validation and test must have the same set of labels.
 
-    The vocabulary consists of the words of the training sentences in use, in the order of first appearance. `min_freq`
+    The vocabulary consists of the words of the training sentences used, in the order of first appearance. `min_freq`
     and `max_vocabulary` reduce it; of equally frequent words, `max_vocabulary` keeps those that appear first. Every
     other word becomes `<unk>`. If neither field removes a word, no training sentence contains `<unk>` and its
     probability is untrained: interpret the NLL together with the `oov_rate`. A literal `<unk>` in the text is the
     special word; a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
 
-    `partition` applies to the training sentences only. Measurement never pads and gives the same numbers for all
+    `partition` applies to the training sentences only. Measurement never pads, and its results are the same for all
     values of `partition` and `batching`.
 
     - `batching: constant_length` is the published protocol. The sentences of a batch have one length, so nothing is
       padded. `fixed_by_group`, whose groups are the lengths, takes the sentences in the order of the file.
       `fixed_random` shuffles them once, and `resplit_random` before each epoch. The last batch of each length is
       small; since losses are means over a batch, its sentences have more weight.
-    - `batching: padded` fills all batches but one with sentences of similar lengths, padded to the longest.
-      `fixed_random` draws the batches once, and `resplit_random` (here the default) before each epoch.
-      `fixed_by_group` is an error, since sentences of one length need no padding.
+    - `batching: padded` makes batches of sentences of similar lengths, padded to the longest sentence. All batches but
+      one are full. `fixed_random` draws the batches once. `resplit_random`, the default for padded batches, draws them
+      before each epoch. `fixed_by_group` is an error, since sentences of one length need no padding.
 
-    Files are read as a stream and cached as 32-bit numbers, from which all processes of a machine map the same memory.
-    In addition, loading takes 8 bytes per sentence for labels. Filling the cache also takes 8 bytes per word and a
-    dictionary of all word types: 127 MiB for 1,000,000 sentences of 10 words, against 87 MiB from the cache, most of
-    it shared (benchmarks/memory.py).
+    Files are read as a stream and cached as 32-bit word ids. All processes of a machine map the cache and share its
+    memory. In addition, loading takes 8 bytes per sentence for labels. Filling the cache also takes 8 bytes per word
+    and a dictionary of all word types. For 1,000,000 sentences of 10 words, filling the cache takes 127 MiB, and
+    loading from the cache takes 87 MiB, most of it shared (benchmarks/memory.py).
     """
 
     kind: Literal["text"] = "text"
     path: str = Field(min_length=1, description="folder with train, valid and test as .txt, .txt.gz or .parquet")
     labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_yes_or_no)] = Field(
         "auto",
-        description="presence of labels (label<TAB>text in text files); auto: all sentences have a label if one has; "
-        "drop: labels are present and ignored",
+        description="whether sentences have labels (label<TAB>text in text files); auto: all must have one "
+        "if any has one; drop: labels are present but ignored",
     )
     text_column: str = Field("text", min_length=1, description="column of the sentences in Parquet files")
     label_column: str = Field("label", min_length=1, description="column of the labels in Parquet files")
@@ -99,23 +99,23 @@ class TextData(FrozenConfig):
     def _check_partition(self) -> TextData:
         if self.batching == "padded" and self.partition == "fixed_by_group":
             message = "must be fixed_random or resplit_random if data.batching is padded"
-            hint = "A group is one sentence length, which needs no padding: alternatively use constant_length."
+            hint = "fixed_by_group needs no padding. To use it, set data.batching=constant_length."
             raise ConfigError([ValidationIssue("data.partition", message, hint, self.partition)])
         return self
 
     def load(self) -> TokenDataset:
         """Read and encode the files, or take them from the cache.
 
-        A cache entry is identified by the content of the files and all fields that matter. Without a usable cache
-        folder the files are read each time.
+        A cache entry is identified by the content of the files and by all fields that affect the result. Without a
+        usable cache folder, the files are read each time.
 
         Returns:
-            The data set. Its report contains `<split>_dropped_empty` and `<split>_dropped_long` in addition [lines].
+            The data set. Its report also has the counts `<split>_dropped_empty` and `<split>_dropped_long` [lines].
 
         Raises:
             DataError: The folder or a file is missing, damaged or ambiguous; a file is not UTF-8, lacks a column or
-                has no sentence left; a required label is missing; or the labels of validation or test are not those
-                of training. The error carries the issues of all files.
+                has no sentence left; a required label is missing; or validation or test has a different set of
+                labels than training. The error carries the issues of all files.
         """
         files, issues = self._files()
         name = self._entry_name(files)
@@ -139,7 +139,7 @@ class TextData(FrozenConfig):
         return train.batches(batch_size, seed=shuffle)
 
     def _files(self) -> tuple[dict[str, SentenceFile], list[ValidationIssue]]:
-        """Return the file of each split, in the order of SPLITS, and the issues of the splits without one."""
+        """Return the file of each split, in the order of SPLITS, and the issues of the splits without a file."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             hint = f"The absolute path is {folder.absolute()}."

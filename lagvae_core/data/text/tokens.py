@@ -86,7 +86,7 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # A literal `</s>` in a text must not end its sentence: of the special words only `<unk>` may be written out.
+        # A literal `</s>` in a text must not end its sentence, so `<unk>` is the only special word that is looked up.
         return {word: number for number, word in enumerate(self.words) if number >= UNK}
 
     def number(self, word: str) -> int:
@@ -103,7 +103,7 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of the words in their order; a checkpoint is valid only for this hash."""
+        """SHA-256 (hex) of the words in their order. A checkpoint is valid only for a vocabulary with the same hash."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
 
@@ -112,7 +112,7 @@ class History:
     """The past that the decoder may see.
 
     Attributes:
-        tokens_BT: int64, ids of the tokens that are read one step before each target.
+        tokens_BT: int64, for each target the id of the token before it.
         blank_BT: bool, true where the decoder reads a vector of zeros instead of the token's embedding; None if it
             reads every token.
     """
@@ -121,7 +121,7 @@ class History:
     blank_BT: Tensor | None = None
 
     def unread(self) -> Self:
-        """Return the history before the first token is read."""
+        """Return the empty history, before the first token is read."""
         return replace(self, tokens_BT=self.tokens_BT[:, :0], blank_BT=None)
 
     def then(self, tokens_B: Tensor) -> Self:
@@ -130,7 +130,7 @@ class History:
         return replace(self, tokens_BT=torch.cat([self.tokens_BT, tokens_B[:, None]], 1))
 
     def select(self, index: Tensor) -> Self:
-        """Return the rows `index`, in that order. Every field, also of a subclass, must have a row per example."""
+        """Return the rows `index`, in that order. Every field, also in subclasses, must have one row per example."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return replace(self, **{name: rows[index] for name, rows in values.items() if rows is not None})
 
@@ -141,7 +141,7 @@ class Ragged:
 
     Attributes:
         tokens_BT: int64, ids of the targets, including padding.
-        kept_N: int64, positions of the N targets that are predicted, in the T * B positions ordered by step.
+        kept_N: int64, indices of the N targets that are not padding, among the T * B targets ordered by step.
     """
 
     tokens_BT: Tensor
@@ -154,7 +154,7 @@ class TokenBatch(Batch):
 
     Attributes:
         tokens_BL: int64, ids; each sentence starts with `<s>` and ends with `</s>`.
-        index_B: int64, always on the CPU, the numbers of the examples in their split.
+        index_B: int64, always on the CPU, the indices of the examples in their split.
         lengths_B: int64, always on the CPU, the number of tokens of each sentence; None if nothing is padded.
     """
 
@@ -164,7 +164,7 @@ class TokenBatch(Batch):
 
     @property
     def sizes_B(self) -> Tensor:
-        """Number of tokens of each sentence, int64, on the CPU, also if nothing is padded."""
+        """Number of tokens of each sentence, int64, on the CPU, even if nothing is padded."""
         return torch.full((self.size,), self.tokens_BL.shape[1]) if self.lengths_B is None else self.lengths_B
 
     @cached_property
@@ -189,7 +189,7 @@ class TokenBatch(Batch):
 
     @cached_property
     def targets(self) -> Tensor | Ragged:
-        """`targets_BT`; for padded sentences together with the positions that count."""
+        """`targets_BT`; for padded sentences, together with the positions that are not padding."""
         if self.lengths_B is None:
             return self.targets_BT
         steps_T1 = torch.arange(self.targets_BT.shape[1])[:, None]
@@ -259,14 +259,15 @@ class TokenSplit(Split):
         return TokenSplit(self.tokens[: offsets[-1]], offsets, self.labels and self.labels[:n])
 
     def batches(self, batch_size: int, *, by_label: bool = False, seed: int | None = None) -> list[TokenBatch]:
-        """Return every sentence once, in batches of one length.
+        """Return every sentence once, in batches of sentences of equal length.
 
-        Sentences are sorted by length (and label) and cut at every change and at `batch_size`, so the last batch of a
-        length may be small. The number of batches does not depend on the seed, and equal arguments give equal batches.
+        Sentences are sorted by length (and label). A new batch starts wherever the length (or label) changes and after
+        `batch_size` sentences, so the last batch of a length may be small. The number of batches does not depend on
+        the seed, and equal arguments give equal batches.
 
         Args:
             batch_size: Largest number of sentences in a batch.
-            by_label: Whether a batch holds sentences of one label as well.
+            by_label: Whether all sentences of a batch must have the same label as well.
             seed: Seed that shuffles sentences of equal length and label; None for the order of the split.
         """
         assert batch_size > 0, "a batch holds at least one sentence"
@@ -281,7 +282,7 @@ class TokenSplit(Split):
         return batches
 
     def _groups(self, by_label: bool) -> NDArray[np.int64]:
-        """Return a number per sentence. Sentences with equal numbers may share a batch; shorter ones come first."""
+        """Return a sort key per sentence: sentences with equal keys may share a batch, shorter sentences come first."""
         if not by_label:
             return self.lengths
         assert self.labels is not None, "sentences without labels cannot be grouped by label"
@@ -321,7 +322,7 @@ class TokenDataset(Dataset):
         report: Facts for the user. For each split: `<split>_examples`, `<split>_predicted_tokens`,
             `<split>_length_min`, `<split>_length_mean`, `<split>_length_max` (words, without `<s>` and `</s>`) and
             `<split>_oov_rate` (the share of words that became `<unk>`). For all splits: `vocabulary` (number of ids,
-            including special words), `labels` (the labels that occur), and what the source of the data adds.
+            including special words), `labels` (the labels that occur), and entries that the source of the data adds.
         truth: Latent variables of generated data by split and name, such as `train_z` [N, Z]; None for other data.
     """
 

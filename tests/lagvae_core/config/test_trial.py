@@ -319,7 +319,7 @@ def test_all_issues_are_reported_at_once():
         ),
         (
             {"data": {"kind": "text"}},
-            "data.path: required, but missing. (Folder with train, valid and test as .txt, .txt.gz or .parquet.)",
+            "data.path: is required but missing. (Folder with train, valid and test as .txt, .txt.gz or .parquet.)",
         ),
         (
             {"data": {"kind": "sythetic"}},
@@ -437,7 +437,7 @@ def test_a_slot_may_be_filled_only_once():
     (issue,) = stack_issues("beta_vae", "free_bits")
     assert str(issue) == (
         "strategies: beta_vae and free_bits both fill objective [E-SLOT], got 'beta_vae+free_bits'. "
-        "Remove one of the two."
+        "Remove beta_vae or free_bits."
     )
 
 

@@ -91,7 +91,7 @@ RAGGED = np.array([np.zeros((2, 2)), np.zeros((3, 3))], dtype=object)
 TWO_IMAGES = np.ones((2, 4, 3))
 BAD = {
     "missing": ({"valid": None}, "", "valid"),
-    "objects": ({"train": RAGGED}, "train", "shape"),
+    "objects": ({"train": RAGGED}, "train", "rectangular"),
     "integers": ({"test": grey().astype(np.int64)}, "test", "int64"),
     "complex": ({"test": grey().astype(np.complex64)}, "test", "complex64"),
     "flat": ({"train": grey().reshape(5, 12)}, "train", "[5, 12]"),
@@ -99,13 +99,21 @@ BAD = {
     "no pixels": ({"train": grey(5, 0)}, "train", "[5, 1, 0, 3]"),
     "empty": ({"valid": grey(0)}, "valid", "at least one image"),
     "other size": ({"test": grey(4, 5, 5)}, "test", "5 x 5"),
-    "nan": ({"valid": np.where([[[0]], [[1]]], np.nan, TWO_IMAGES)}, "valid", "1 images are not, first image 1 "),
-    "infinity": ({"valid": np.full((2, 4, 3), -np.inf)}, "valid", "2 images are not, first image 0 "),
+    "nan": (
+        {"valid": np.where([[[0]], [[1]]], np.nan, TWO_IMAGES)},
+        "valid",
+        "Pixels of 1 images are not finite, first in image 1 ",
+    ),
+    "infinity": (
+        {"valid": np.full((2, 4, 3), -np.inf)},
+        "valid",
+        "Pixels of 2 images are not finite, first in image 0 ",
+    ),
     "to 255": ({"train": 255.0 * TWO_IMAGES}, "train", "255 to 255"),
     "negative": ({"train": -0.5 * TWO_IMAGES}, "train", "-0.5 to -0.5"),
     "short labels": (labels([1] * 6, [1] * 3, [1] * 4), "train_labels", "6 labels for 7 images"),
     "float labels": (labels([0.5] * 7, [1] * 3, [1] * 4), "train_labels", "float64"),
-    "unknown labels": (labels([1] * 7, [1, 2, 1], [1] * 4), "valid_labels", "are 2."),
+    "unknown labels": (labels([1] * 7, [1, 2, 1], [1] * 4), "valid_labels", "contains 2."),
 }
 """Changes of the arrays, the array that the issue is about ("" for the file), and a fact in the message or hint."""
 
