@@ -18,7 +18,7 @@
 #
 # Runs one sweep on a new Ray cluster within one Slurm allocation.
 # Written by `lagvae cluster render slurm`. It contains no secret.
-#   sbatch FILE          submits the job; `scancel JOB` ends it
+#   sbatch FILE          submits the job; `scancel JOB` or its time limit ends it
 #   sbatch FILE again    resumes the sweep, because `lagvae run` never repeats a run that has ended
 set -euo pipefail
 
