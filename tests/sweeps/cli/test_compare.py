@@ -235,13 +235,13 @@ class TestSetup:
         stored = [StoredConfiguration(**one), StoredConfiguration(**two)]
         differences = setup_differences(find_paper("he2019"), "yahoo", stored)
         assert [d.text() for d in differences] == [
-            "training.optimiser: adam here in 1 of 2 configurations, sgd in the paper"
+            "training.optimiser: adam stored in 1 of 2 configurations, sgd in the paper"
         ]
 
     def test_none_is_a_value(self, tmp_path):
         one = StoredConfiguration({"data": {"limit": 20000}, "evaluation": {"limit": None}}, [])
         (difference,) = setup_differences(find_paper("he2019"), "yelp", [one])
-        assert difference.text() == "data.limit: 20000 here, none in the paper"
+        assert difference.text() == "data.limit: 20000 stored, none in the paper"
 
     def test_the_length_of_texts_is_compared_with_the_tolerance_of_printed_numbers(self):
         def lengths(tokens):
@@ -313,7 +313,7 @@ class TestCommand:
         assert heads in lines
         (first,) = (line for line in lines if line.startswith("lagging 2 Ours 10.50 ± 0.50 328.2 (0.2)"))
         assert first.startswith("lagging 2 Ours 10.50 ± 0.50 328.2 (0.2) 30.50 ± 0.50 5.6 (0.2) 60.50 ± 0.50 3.0 (0.0)")
-        assert "- model.hidden: 8 here, 1024 in the paper" in lines
+        assert "- model.hidden: 8 stored, 1024 in the paper" in lines
         assert "- NLL, compared with nll_iw: importance-weighted, 500 samples" in lines
 
     def test_markdown(self, compare, tmp_path):
@@ -323,7 +323,7 @@ class TestCommand:
         (line,) = (line for line in ended.stdout.splitlines() if "10.50 ± 0.50 | 357.9 (0.1) | 30.50" in line)
         assert line.startswith("| beta | 2 | beta-VAE (beta=0.6) |")
         assert line.endswith("| beta_vae.beta 0.55, published 0.6 |")
-        assert "- seeds: 2 here, 5 in the paper" in ended.stdout
+        assert "- seeds: 2 stored, 5 in the paper" in ended.stdout
 
     def test_json(self, compare, tmp_path):
         stored(tmp_path, answer=lambda run: numbers(run) | {"kl": None})
@@ -339,7 +339,7 @@ class TestCommand:
         assert ended.returncode == 0
         assert "data set synthetic" in ended.stdout
         assert "Table" not in ended.stdout.replace("Tables", "")
-        assert "data.examples: 64 here, 16000 in the paper" in ended.stdout
+        assert "data.examples: 64 stored, 16000 in the paper" in ended.stdout
         assert find_paper("he2019").datasets["synthetic"].notes[0] in ended.stdout
 
     def test_parameters_distinguish_the_configurations_of_an_arm(self, compare, tmp_path):
