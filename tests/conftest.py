@@ -1,6 +1,7 @@
 """Fixtures and settings for all tests."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ def quiet_machine(tmp_path_factory):
         yield
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Run tests that share fixtures in one process, so that each is set up only once, and machines one after another.
 
     Such groups start first, and single tests fill the other processes. Tests marked `nodes` mostly wait, so they are
@@ -37,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if group := "nodes" if item.get_closest_marker("nodes") else groups.get(min(shared_fixtures(item), default="")):
             item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    yield  # a wrapper runs before the hook that reads the groups
 
 
 def shared_fixtures(item: pytest.Item) -> list[str]:

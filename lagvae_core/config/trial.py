@@ -18,7 +18,8 @@ from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from lagvae_core.strategies import AnyStrategy
-from lagvae_core.strategies.base import ConfigContext, ConfigWarning
+from lagvae_core.strategies.base import ConfigContext
+from lagvae_core.strategies.rules import ConfigWarning
 from lagvae_core.strategies.slots import TrainingComponents
 
 __all__ = ["TrialConfig", "format_run_id", "parse_trial"]

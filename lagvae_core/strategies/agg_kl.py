@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lagvae_core.models.kl import log_aggregate
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, Trait
+from lagvae_core.strategies.base import ConfigContext, KlExchange
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["AggKl", "AggregateKl"]

@@ -8,9 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -22,98 +20,20 @@ from lagvae_core.models.model_config import ModelConfig, TokenModel
 from lagvae_core.models.without_z import NoEncoder, decoder_without_z
 from lagvae_core.randomness import Streams
 from lagvae_core.settings import FrozenConfig, TrainingConfig
+from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import KlWeight, Penalty, TrainingComponents
 
 __all__ = [
-    "CODES",
     "BuildContext",
     "ConfigContext",
-    "ConfigWarning",
-    "Incompatibility",
     "KlExchange",
     "KlSchedule",
     "LanguageModel",
     "Strategy",
-    "Trait",
     "assemble",
     "needs_batch_statistics",
     "without_effect",
 ]
-
-CODES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "E-SLOT": "Two strategies fill the same exclusive slot, or one strategy is listed twice.",
-        "E-RANGE": "Values that are valid one by one contradict each other.",
-        "E-PSEUDO": "The encoder reads an input that the pseudo-inputs of the prior do not have.",
-        "E01": "One strategy adapts the effective KL weight, and another strategy fixes it.",
-        "E02": "A schedule and a constant factor would both multiply the KL.",
-        "E03": "Two strategies set the spread of the posterior means.",
-        "E04": "The refinement steps are not defined for the other strategy's posterior, prior or penalty.",
-        "E05": "Both strategies are remedies for the lag of the inference network.",
-        "E06": "The minimum KL of the posterior is not guaranteed under another prior, or makes free bits ineffective.",
-        "E07": "The free-bits mode compares a KL that the other strategy does not provide.",
-        "E08": "The scaled generator is defined for the prior N(0, I) only.",
-        "E09": "The strategy has no meaning for this kind of data, model or decoder.",
-        "E10": "The strategy acts on the latent variable, but the model has none.",
-        "E11": "The strategy has no effect, because nothing in the decoder is random.",
-        "E12": "The batch size is smaller than the statistics of the strategy require.",
-        "E13": "The combination is untested.",
-        "E14": "The strategy evaluates Gaussian posteriors at samples of other examples, but the posteriors are flows.",
-        "E15": "Both strategies are parameterisations of the same model.",
-        "E16": "The refinement steps are defined for a weighted ELBO, which the other strategy replaces.",
-        "E17": "The weight of a divergence is negative.",
-        "E18": "An option is set that has no effect in this configuration.",
-        "W1": "Two strategies change how fast the encoder learns, so their effects cannot be separated.",
-        "W2": "The multiplier of the objective is updated in outer steps only, not in inner encoder steps.",
-        "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
-        "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
-        "W5": "A term of the loss is not part of the refinement steps; it only counts at the refined posterior.",
-        "W6": "Several strategies add a penalty, and no published weights balance them.",
-    }
-)
-"""Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md explains them."""
-
-
-class Trait(StrEnum):
-    """A property of a strategy by which other strategies reject it, warn about it or adapt to it.
-
-    Compatibility rules use traits and slots, never the names of strategies, so they also cover third-party strategies.
-    """
-
-    TEXT_ONLY = "text_only"
-    """It concerns the words of a text and has no meaning for images."""
-    IMAGES_ONLY = "images_only"
-    """It concerns pixels and has no meaning for words."""
-    REPLACES_LSTM_DECODER = "replaces_lstm_decoder"
-    """It builds its own decoder from the fields of `model.kind = lstm`, and is undefined for other models."""
-    NO_LATENT_VARIABLE = "no_latent_variable"
-    """Its model has no latent variable."""
-    WORKS_WITHOUT_Z = "works_without_z"
-    """It does not act on z, so it also applies to a model without a latent variable."""
-    BATCH_STATISTICS = "batch_statistics"
-    """It uses statistics over the examples of a training batch, so it matters how examples are grouped into batches."""
-    REGULARISES_BATCH = "regularises_batch"
-    """It penalises the posteriors of a batch jointly, which is undefined if each posterior is refined separately."""
-    NORMALISES_MEANS = "normalises_means"
-    """It normalises the posterior means over the batch and fixes their spread."""
-    SCALES_MEANS = "scales_means"
-    """It multiplies the posterior means by a factor that fixes their spread."""
-    FLOW_POSTERIOR = "flow_posterior"
-    """q(z|x) is a flow, not a Gaussian: its density at the sample of another example requires inverting the flow."""
-    KL_NOT_BY_DIMENSION = "kl_not_by_dimension"
-    """The KL is not a sum over latent dimensions."""
-    KL_SAMPLED = "kl_sampled"
-    """The KL of an example is estimated from one sample and may be negative."""
-    FIXED_KL_WEIGHT = "fixed_kl_weight"
-    """It multiplies the KL by a weight that does not depend on the KL, so the loss remains a weighted ELBO."""
-    INNER_LOOP = "inner_loop"
-    """It trains the encoder alone for many inner steps before each outer update."""
-    UNTESTED_WITH_INNER_LOOP = "untested_with_inner_loop"
-    """It learns or records something in outer updates only, and has not been tested with an inner loop."""
-    BOUNDED_RECEPTIVE_FIELD = "bounded_receptive_field"
-    """Its decoder reads a bounded number of previous words."""
-    ENCODER_READS_BAG = "encoder_reads_bag"
-    """Its encoder also reads the bag of words of the example."""
 
 
 @dataclass(frozen=True)
@@ -182,35 +102,6 @@ class BuildContext:
         """The size of the vocabulary, for strategies that concern words."""
         assert isinstance(self.domain, TextDomain), "a domain of words"
         return self.domain.vocabulary
-
-
-@dataclass(frozen=True)
-class Incompatibility:
-    """The reason why a strategy cannot be used in a configuration.
-
-    Args:
-        code: Code of the rule, a key of `CODES`.
-        message: A clause that names the strategies and says how to resolve the problem, without a full stop.
-    """
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class ConfigWarning:
-    """Advice on a valid configuration, shown and stored as "W1: message".
-
-    Args:
-        code: Code of the rule, a key of `CODES`; None for advice without a code.
-        message: A whole sentence.
-    """
-
-    code: str | None
-    message: str
-
-    def __str__(self) -> str:
-        return self.message if self.code is None else f"{self.code}: {self.message}"
 
 
 def needs_batch_statistics(

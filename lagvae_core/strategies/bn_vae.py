@@ -13,14 +13,8 @@ from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    Incompatibility,
-    Strategy,
-    Trait,
-    needs_batch_statistics,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
+from lagvae_core.strategies.rules import Incompatibility, Trait
 
 __all__ = ["BnPosterior", "BnVae"]
 

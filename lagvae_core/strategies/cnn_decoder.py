@@ -13,7 +13,8 @@ from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.dilated_cnn import DilatedCnn
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import Incompatibility, Trait
 
 __all__ = ["SIZES", "CnnDecoder"]
 

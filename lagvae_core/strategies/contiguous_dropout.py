@@ -12,7 +12,8 @@ from torch import Tensor
 from lagvae_core.data import UNK, History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import Incompatibility, Trait
 
 __all__ = ["ContiguousDropout"]
 

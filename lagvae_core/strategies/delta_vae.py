@@ -14,7 +14,8 @@ from torch.nn import functional
 from lagvae_core.models.gaussian import LOG_2PI, Draw, Gaussian, Inference, NormalPrior, Prior, Proposal
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait, without_effect
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
+from lagvae_core.strategies.rules import Incompatibility, Trait
 
 __all__ = ["Ar1Prior", "DeltaPosterior", "DeltaVae", "committed_rate", "committed_stds"]
 

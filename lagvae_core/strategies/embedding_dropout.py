@@ -9,7 +9,8 @@ from pydantic import Field
 
 from lagvae_core.models.decoder import RowDropout, UnitDropout
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import ConfigWarning, Trait
 
 __all__ = ["EmbeddingDropout"]
 

@@ -11,14 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    Incompatibility,
-    Strategy,
-    Trait,
-    without_effect,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Fisher", "FisherInformation", "fisher_information"]

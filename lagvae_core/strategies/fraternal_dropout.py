@@ -11,7 +11,8 @@ from torch import Tensor
 from lagvae_core.data import Batch
 from lagvae_core.models.decoder import TokenDecoder, predicting
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import ReconstructionLoss, Trainer
 
 __all__ = ["FraternalDropout", "FraternalReconstruction"]

@@ -13,7 +13,8 @@ from lagvae_core.models.flows import Flow, FlowProposal, Gated
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["IafPosterior", "InverseFlow"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from lagvae_core.models.kl import inverse_multiquadratic, mmd, radial
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.agg_kl import AggregateKl
-from lagvae_core.strategies.base import ConfigContext, Incompatibility, KlExchange, Trait, without_effect
+from lagvae_core.strategies.base import ConfigContext, KlExchange, without_effect
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Discrepancy", "InfoMmd"]

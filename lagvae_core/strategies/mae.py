@@ -10,14 +10,8 @@ from torch import Tensor
 
 from lagvae_core.models.kl import mutual_divergence
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    Incompatibility,
-    Strategy,
-    Trait,
-    needs_batch_statistics,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import Forward, Penalty
 
 __all__ = ["Mae", "MutualDivergence"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import Objective
 
 __all__ = ["Mdr"]

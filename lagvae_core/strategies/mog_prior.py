@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, Strategy
+from lagvae_core.strategies.rules import Trait
 
 __all__ = ["MixturePrior", "MogPrior"]
 

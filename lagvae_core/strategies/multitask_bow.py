@@ -13,14 +13,8 @@ from lagvae_core.columns import Column
 from lagvae_core.data import Batch
 from lagvae_core.models.bag import BagFeatures, BagHead
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    Incompatibility,
-    Strategy,
-    Trait,
-    without_effect,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Forward, Measurement, Penalty
 
 __all__ = ["BagTask", "MultitaskBow"]

@@ -12,15 +12,8 @@ from lagvae_core.models.lstm import start_between
 from lagvae_core.models.model_config import TokenModel
 from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    ConfigWarning,
-    Incompatibility,
-    Strategy,
-    Trait,
-    without_effect,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
+from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import Side
 
 __all__ = ["OffsetInit"]

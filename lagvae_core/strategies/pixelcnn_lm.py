@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lagvae_core.strategies.base import LanguageModel, Trait
+from lagvae_core.strategies.base import LanguageModel
+from lagvae_core.strategies.rules import Trait
 
 __all__ = ["PixelCnnLm"]
 

@@ -17,7 +17,7 @@ from lagvae_core.models.gaussian import Inference
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import example_noise
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Incompatibility, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
 from lagvae_core.strategies.refinement import (
     Descent,
     DetachedGradient,
@@ -30,6 +30,7 @@ from lagvae_core.strategies.refinement import (
     rec_gradient,
     refined_from,
 )
+from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Loss, Measurement, Trainer, Update
 
 __all__ = ["SaVae"]

@@ -17,14 +17,8 @@ from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import (
-    BuildContext,
-    ConfigContext,
-    Incompatibility,
-    Strategy,
-    Trait,
-    needs_batch_statistics,
-)
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
+from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["ScalePosterior", "ScaleVae"]

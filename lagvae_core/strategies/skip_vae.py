@@ -9,7 +9,8 @@ from pydantic import Field
 
 from lagvae_core.models.decoder import Skip
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import Incompatibility
 
 __all__ = ["SkipVae"]
 

@@ -17,7 +17,8 @@ from lagvae_core.models.model_config import TokenEncoder
 from lagvae_core.models.resnet import ResNetEncoder, running_statistics
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, Incompatibility, Strategy, Trait, without_effect
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
+from lagvae_core.strategies.rules import Incompatibility, Trait
 
 __all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
 

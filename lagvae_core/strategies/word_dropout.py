@@ -11,7 +11,8 @@ from pydantic import Field
 from lagvae_core.data import History
 from lagvae_core.data.text.corruption import Replacement, conceal
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import BuildContext, ConfigContext, ConfigWarning, Strategy, Trait
+from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
+from lagvae_core.strategies.rules import ConfigWarning, Trait
 
 __all__ = ["WordDropout"]
 

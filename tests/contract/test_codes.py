@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import lagvae_core
-from lagvae_core.strategies.base import CODES, ConfigWarning
+from lagvae_core.strategies.rules import CODES, ConfigWarning
 
 CODE = re.compile(r"E\d\d|E-[A-Z]+|W\d")
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"

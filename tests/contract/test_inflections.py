@@ -13,7 +13,7 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.data_specific_metrics import data_specific_columns
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Trait
+from lagvae_core.strategies.rules import Trait
 from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.formatting import describe_data
 from sweeps.storage.schema import RUNS_SCHEMA, metric_columns

@@ -10,7 +10,7 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.models.image_vae import DECODERS
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Trait
+from lagvae_core.strategies.rules import Trait
 from lagvae_core.training.record import METRIC_COLUMNS
 
 TEXT_STRATEGIES = sorted(kind for kind, strategy in CATALOGUE.items() if Trait.TEXT_ONLY in strategy.traits)

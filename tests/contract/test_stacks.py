@@ -14,7 +14,8 @@ from lagvae_core.config.trial import parse_trial
 from lagvae_core.errors import ConfigError
 from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import ConfigContext, Strategy, Trait
+from lagvae_core.strategies.base import ConfigContext, Strategy
+from lagvae_core.strategies.rules import Trait
 from lagvae_core.strategies.slots import TrainingComponents
 
 TEXT = {"kind": "text", "path": "no/such/folder"}

@@ -21,14 +21,15 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
-from lagvae_core.strategies.base import CODES, BuildContext, Trait
+from lagvae_core.strategies.base import BuildContext
+from lagvae_core.strategies.rules import CODES, Trait
 from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.spec.space import Dimension
 from sweeps.storage.schema import is_integral
 
-NO_STRATEGY = {"base", "refinement", "slots"}
+NO_STRATEGY = {"base", "refinement", "rules", "slots"}
 """Modules of the folder without a strategy of their own."""
 
 FILES = sorted({module.name for module in pkgutil.iter_modules(strategies.__path__)} - NO_STRATEGY)

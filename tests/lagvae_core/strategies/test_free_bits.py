@@ -3,8 +3,9 @@ import torch
 from helpers import assert_equals_plain_vae, rejects, tiny, trial_of
 
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import BuildContext, Trait
+from lagvae_core.strategies.base import BuildContext
 from lagvae_core.strategies.free_bits import FreeBits
+from lagvae_core.strategies.rules import Trait
 
 MODES = ["group_batch", "dim_sample", "total_sample", "total_batch", "habits"]
 EXAMPLES, DIMENSIONS = 5, 6

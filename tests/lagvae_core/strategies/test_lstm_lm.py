@@ -16,8 +16,8 @@ from lagvae_core.models.lstm import LstmDecoder, LstmModel
 from lagvae_core.models.without_z import decoder_without_z
 from lagvae_core.settings import EvaluationConfig
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Trait
 from lagvae_core.strategies.lstm_lm import LstmLm
+from lagvae_core.strategies.rules import Trait
 from lagvae_core.training.record import TrialRecord
 
 EVALUATION = EvaluationConfig(iw_samples=20)

@@ -3,7 +3,7 @@ import torch
 from helpers import TINY_MODEL, assert_equals_plain_vae, rejects, run, tiny, trial_of
 
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import Trait
+from lagvae_core.strategies.rules import Trait
 
 RECIPE = {"hidden": 50, "embedding": 50, "init_range": 0.01, "init_embedding": 0.1}
 

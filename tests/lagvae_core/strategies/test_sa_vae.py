@@ -10,7 +10,8 @@ from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.metrics.likelihood import importance_weighted, proposal_weight
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.strategies import CATALOGUE, refinement, sa_vae
-from lagvae_core.strategies.base import BuildContext, Trait
+from lagvae_core.strategies.base import BuildContext
+from lagvae_core.strategies.rules import Trait
 from lagvae_core.strategies.sa_vae import SaVae
 from lagvae_core.strategies.slots import Penalty
 
