@@ -1,4 +1,4 @@
-"""The base class of strategies, the traits, the contexts that strategies may inspect, and the codes of rejections.
+"""The base class of strategies, and the contexts that strategies may inspect.
 
 An outer update is one optimiser step on the main objective, as opposed to the inner steps that train the encoder alone.
 """
