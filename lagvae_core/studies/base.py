@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lagvae_core.columns import Column
+from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ValidationIssue
@@ -52,7 +53,7 @@ class Study(FrozenConfig, ABC):
 
     columns: ClassVar[tuple[Column, ...]] = ()
     tables: ClassVar[Mapping[str, str]] = {}
-    data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text", "images", "reinflection"})
+    data_kinds: ClassVar[frozenset[str]] = frozenset(RECIPES)
     kind: Any
 
     def unsupported_data(self, config: TrialConfig) -> Iterator[ValidationIssue]:
