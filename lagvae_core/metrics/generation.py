@@ -83,8 +83,8 @@ def distinct(generated: Sentences, n: int) -> float | None:
     """Return Dist-n: the number of distinct n-grams divided by the number of n-grams.
 
     The value decreases with the amount of text, so only texts of equal length are comparable. Source: Li et al. 2016
-    (from memory). Song et al. 2024 print values for n = 2 and 3 that are below those for n = 1, which is impossible
-    under this definition.
+    (recalled, not checked against the paper). Song et al. 2024 print values for n = 2 and 3 that are below those for
+    n = 1, which is impossible under this definition.
 
     Returns:
         The ratio, or None if no sentence has n words.

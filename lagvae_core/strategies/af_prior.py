@@ -60,8 +60,8 @@ class AfPrior(Strategy):
         for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E15",
-                f"af_prior and {other.kind} are equivalent parameterisations of one model along the encoder's path; "
-                "choose one of them",
+                f"af_prior and {other.kind} are two parameterisations of the same model on the encoder side "
+                "(Chen et al. 2017); choose one of them",
             )
         if self.blocks == 0 and self.hidden is not None:
             yield Incompatibility("E18", "af_prior.hidden has no effect with blocks = 0; leave it out")

@@ -204,7 +204,7 @@ class Strategy(FrozenConfig, ABC):
         if "penalties" in self.slots and len(penalising) > 1:
             # Each of these strategies yields the same text, so that the warning is shown once.
             yield ConfigWarning(
-                "W6", f"{' and '.join(penalising)} each add a penalty to the loss; no published weights balance them."
+                "W6", f"{' and '.join(penalising)} each add a penalty, and no paper gives weights for this combination."
             )
         if self.has(Trait.BATCH_STATISTICS):
             yield from _grouped_batches(self.kind, context)

@@ -62,8 +62,8 @@ class BnVae(Strategy):
         for other in context.with_trait(Trait.SCALES_MEANS):
             yield Incompatibility(
                 "E03",
-                f"bn_vae already fixes the standard deviation of the means that {other.kind} would set: the factor "
-                f"of {other.kind} would be constant; remove bn_vae or {other.kind}",
+                f"bn_vae already fixes the standard deviation of the posterior means, which {other.kind} would also "
+                f"set: the scale factor of {other.kind} would be constant; remove bn_vae or {other.kind}",
             )
         yield from needs_batch_statistics("bn_vae", "min_batch", self.min_batch, context)
 

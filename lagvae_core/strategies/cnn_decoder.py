@@ -40,7 +40,7 @@ class CnnDecoder(Strategy):
     null, `dilations` can be chosen freely; with `kernel` 1 the decoder sees one word.
 
     - The number of channels between and within the blocks is `channels`, by default `model.hidden`; the paper has 512
-      (from memory).
+      (recalled, not checked against the paper).
     - `dropout` applies to the output of a block before the sum, not to the sum, because dropout of 0.5 on the sum
       leaves nothing of the input after 5 to 15 blocks: with dropout on the sum, `mcnn` hardly learned and `vlcnn`
       diverged. `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.

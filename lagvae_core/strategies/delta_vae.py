@@ -133,7 +133,10 @@ class DeltaPosterior(Posterior):
 
 
 class Ar1Prior(Prior):
-    """z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I): dimension d follows dimension d - k; each marginal is N(0, 1)."""
+    """z_1 ~ N(0, I), z_t ~ N(a z_(t-1), (1 - a^2) I); each marginal is N(0, 1).
+
+    Each z_t is a block of k = Z / steps dimensions, so dimension d depends on dimension d - k.
+    """
 
     def __init__(self, steps: int, correlation: float) -> None:
         super().__init__()

@@ -14,13 +14,14 @@ __all__ = ["KlSigmoid"]
 
 
 class KlSigmoid(KlSchedule):
-    """The weight of the KL term follows a sigmoid of the updates, which reaches half the rise at update `midpoint`.
+    """The KL weight follows a sigmoid in the update number and is halfway up at update `midpoint`.
 
     Source: Bowman et al. 2016, section 3.1. The paper shows such a curve without its constants; 0.0025 and 2,500 are
     common in public code.
 
-    Update t (from 0) has share 1 / (1 + exp(-slope * (t - midpoint))). With the defaults the weight starts slightly
-    above `w_start` (at 0.002 of the rise). It approaches `w_end` as closely as floating-point precision allows.
+    At update t (counted from 0), the weight has covered the fraction 1 / (1 + exp(-slope * (t - midpoint))) of the rise
+    from `w_start` to `w_end`. With the defaults it starts slightly above `w_start` (at 0.002 of the rise). It approaches
+    `w_end` as closely as floating-point precision allows.
     """
 
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"

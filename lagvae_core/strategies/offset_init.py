@@ -80,6 +80,7 @@ class OffsetInit(Strategy):
         for other in context.with_trait(Trait.NORMALISES_MEANS):
             yield ConfigWarning(
                 None,
-                f"offset_init replaces the initial weights that {other.kind} gives the encoder: posterior means that "
-                "start nearly equal are divided by the square root of epsilon, not by their standard deviation.",
+                f"offset_init replaces the initial encoder weights of {other.kind}: posterior means then start nearly "
+                f"equal, with a variance far below {other.kind}.epsilon, so the normalisation cannot spread them to "
+                "the intended standard deviation at the start.",
             )

@@ -39,7 +39,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
         "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
         "W5": "A term of the loss is not part of the refinement steps; it only counts at the refined posterior.",
-        "W6": "Several strategies add a penalty, and no published weights balance them.",
+        "W6": "Several strategies add a penalty, and no paper gives weights for this combination.",
     }
 )
 """Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md explains them."""

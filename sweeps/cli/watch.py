@@ -166,7 +166,7 @@ def _merged(stored: Rows, rows: Rows) -> Rows:
 
 
 def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> Any:
-    """Return the panel of a snapshot along dimension `d`."""
+    """Return the panel that shows dimension `d` of a snapshot."""
     from sweeps.plots.posterior_means import ScatterPanel
 
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))

@@ -59,7 +59,7 @@ def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[in
     Args:
         steps: Stored steps, in any order.
         requested: Steps to draw; for each of these, the nearest stored step is taken. By default: the first step, the
-            first step after 0, the last step, and the step halfway between these two on a logarithmic scale.
+            first step after 0, the last step, and the step nearest to the geometric mean of the latter two.
 
     Returns:
         The chosen steps in ascending order, without duplicates.

@@ -21,13 +21,13 @@ class Run:
 
     Args:
         arm: Name of the arm.
-        configuration: Number of the configuration in its arm.
-        parameters: Values of the searched fields, `kind.field` to value.
+        configuration: Index of the configuration within its arm.
+        parameters: Values of the searched fields, keyed by `kind.field`.
         config: The full configuration, seed included.
         config_id: Identity of the configuration, shared by its seeds.
         seed: Seed of the run.
         stored: Row of the earlier attempt; None if this is the first attempt.
-        alone: Whether no other run may share its node or GPU, because an earlier attempt was out of memory.
+        alone: Whether no other run may share its node or GPU, because an earlier attempt ran out of memory.
     """
 
     arm: str
@@ -57,7 +57,7 @@ class Configuration:
     Args:
         arm: Name of the arm.
         index: Number of the point in its arm, in the order in which the points were chosen.
-        parameters: Values of the searched fields, `kind.field` to value.
+        parameters: Values of the searched fields, keyed by `kind.field`.
         config: The full configuration with seed 0.
         config_id: Identity of the configuration, shared by its seeds.
     """
@@ -102,7 +102,7 @@ class ArmPlan:
 class Plan:
     """The stored rows of a sweep, and the runs that are still missing.
 
-    A row belongs to the current sweep file if the file contains its arm and seed, the number of its configuration is
+    A row belongs to the current sweep file if the file contains its arm and seed, the index of its configuration is
     within the budget, its parameters are within the ranges, and its `config_id` equals that of the configuration with
     these parameters. All other rows stay in the table and are ignored by the plan.
 
@@ -110,7 +110,7 @@ class Plan:
         spec: The sweep.
         fingerprint: Fingerprint of the data, a part of every `config_id`.
         rows: The stored rows, in the order of the table.
-        retry: Whether runs that failed or were out of memory run again.
+        retry: Whether runs that failed or ran out of memory are repeated.
 
     Attributes:
         configurations: The configurations of the rows that belong to the sweep, by arm and number.
@@ -165,8 +165,8 @@ class Plan:
     def has_ended(self, row: Mapping[str, Any]) -> bool:
         """Return whether the run of `row` has ended, so that it must not run again.
 
-        A run that is out of memory for the first time runs once more, alone. If the plan was made with `retry`, runs
-        that failed or were out of memory run again.
+        A run that ran out of memory for the first time is repeated once, alone. If the plan was made with `retry`,
+        runs that failed or ran out of memory are repeated.
         """
         if row["status"] == "out_of_memory":
             ran_alone = any(entry["status"] == "out_of_memory" for entry in json.loads(row["history"] or "[]"))

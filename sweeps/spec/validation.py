@@ -33,7 +33,7 @@ def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
         if arm is not None:
             parsed.append(arm)
     if not arms:
-        issues.append(ValidationIssue("arms", "must name at least one arm", "For example  vae: []", {}))
+        issues.append(ValidationIssue("arms", "must name at least one arm", "Write, for example, {vae: []}.", {}))
     return parsed
 
 
@@ -165,7 +165,9 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
     data = trial.get("data")
     kind = str(data.get("kind", "synthetic")) if isinstance(data, Mapping) else "synthetic"
     if not objectives:
-        issues.append(ValidationIssue("objectives", "must name at least one column", "For example  nll_iw: min", {}))
+        issues.append(
+            ValidationIssue("objectives", "must name at least one column", "Write, for example, {nll_iw: min}.", {})
+        )
     for column in map(str, objectives):
         where = f"objectives.{column}"
         if column not in OBJECTIVE_COLUMNS:
