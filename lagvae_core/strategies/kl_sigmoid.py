@@ -20,8 +20,8 @@ class KlSigmoid(KlSchedule):
     common in public code.
 
     At update t (counted from 0), the weight has covered the fraction 1 / (1 + exp(-slope * (t - midpoint))) of the rise
-    from `w_start` to `w_end`. With the defaults it starts slightly above `w_start` (at 0.002 of the rise). It approaches
-    `w_end` as closely as floating-point precision allows.
+    from `w_start` to `w_end`. With the defaults it starts slightly above `w_start` (at 0.002 of the rise). It
+    approaches `w_end` as closely as floating-point precision allows.
     """
 
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
