@@ -464,7 +464,7 @@ class TestResults:
         folder.write("spec.yaml", (tmp_path / sweep_file).read_bytes())
         ended = call("results", "pareto", "tiny")
         assert ended.returncode == 0
-        assert "no run has finished" in ended.stdout
+        assert "no finished run" in ended.stdout
         assert json.loads(call("results", "pareto", "tiny", "--json").stdout) == []
         assert call("results", "show", "tiny").returncode == 0
         assert json.loads(call("results", "show", "tiny", "--json").stdout) == []
