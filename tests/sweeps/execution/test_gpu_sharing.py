@@ -87,7 +87,7 @@ def test_a_sweep_shares_its_gpu_by_the_estimates_of_the_arms_with_missing_runs(t
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(resources={"gpus": "auto"}, search=search)))
     ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=RAY_WITH_A_GPU + FIXED_ESTIMATES)
     assert ended.returncode == 0, ended.stderr
-    assert "2 runs share a GPU: beta takes 2.0 of 8.0 GiB" in ended.stderr
+    assert "2 runs share a GPU: beta uses 2.0 of 8.0 GiB" in ended.stderr
     assert "2 runs at a time on" in ended.stderr
     assert "share 0.5" in ended.stdout
     rows = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
@@ -95,7 +95,7 @@ def test_a_sweep_shares_its_gpu_by_the_estimates_of_the_arms_with_missing_runs(t
     arms = sweep()["arms"] | {"free_bits": ["free_bits"]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sweep(resources={"gpus": "auto"}, search=search, arms=arms)))
     ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=RAY_WITH_A_GPU + FIXED_ESTIMATES)
-    assert "2 runs share a GPU: free_bits takes 2.0 of 8.0 GiB" in ended.stderr, "beta has no missing run"
+    assert "2 runs share a GPU: free_bits uses 2.0 of 8.0 GiB" in ended.stderr, "beta has no missing run"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_sweep_shares_its_gpu_by_the_estimates_of_the_arms_with_missing_runs(t
         ([], "gpus: auto, no GPU found: runs use the CPU"),
         (
             [MemoryEstimate("vae", 60 * GIB, 80 * GIB)],
-            "gpus: auto, each run has a GPU to itself: vae takes 60.0 of 80.0 GiB",
+            "gpus: auto, each run has a GPU to itself: vae uses 60.0 of 80.0 GiB",
         ),
         (
             [MemoryEstimate("vae", 0, 0, "E: x")],
