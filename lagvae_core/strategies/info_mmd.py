@@ -32,7 +32,7 @@ class InfoMmd(KlExchange):
     space and C = 2 * Z * bandwidth^2, D is
 
     - `mmd`: mmd_scale times the unbiased squared discrepancy between one sample of each posterior and as many samples
-      of the prior, drawn anew at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
+      of the prior, drawn again at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
       be negative. Its size depends on data and kernel, so the `scale` must be chosen accordingly;
     - `kl`: the estimate of KL(q(z) || p(z)) that agg_kl uses.
 

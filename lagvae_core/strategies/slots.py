@@ -109,7 +109,7 @@ class Trainer(Protocol):
         """Return the factor that multiplies an example's KL at KL weight `weight`, for objectives linear in the KL."""
 
     def history(self, batch: Batch) -> Any:
-        """Return the previous words or pixels that the decoder reads in one pass, corrupted anew at each call."""
+        """Return the previous words or pixels that the decoder reads in one pass, corrupted again at each call."""
 
     def noise(self, q: Proposal) -> Tensor:
         """Draw standard normal noise [B, 1, Z] for one posterior sample per example."""

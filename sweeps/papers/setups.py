@@ -134,7 +134,7 @@ def _describe_data(configuration: StoredConfiguration) -> str:
 
 
 def _matching_dataset(paper: Paper, description: str) -> str | None:
-    """Return the data set whose word in the description is longest, or None if the description has no such word."""
+    """Return the data set with the longest matching word in the description, or None if no word matches."""
     candidates = [
         (len(word), name)
         for name, dataset in paper.datasets.items()

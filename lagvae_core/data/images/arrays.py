@@ -142,7 +142,7 @@ class ImageSplit(Split):
         return ImageBatch(torch.from_numpy(bits * np.uint8(WHITE)), torch.from_numpy(index))
 
     def grey(self, index: NDArray[np.int64]) -> ImageBatch:
-        """Return the grey images `index`, whose pixels are drawn anew at each use in training."""
+        """Return the grey images `index`, whose pixels are drawn again at each use in training."""
         return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
 
     def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
