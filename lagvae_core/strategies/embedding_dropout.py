@@ -1,4 +1,4 @@
-"""A different dropout on the decoder's embeddings."""
+"""Dropout on the decoder's input embeddings that replaces `model.dropout_in`."""
 
 from __future__ import annotations
 

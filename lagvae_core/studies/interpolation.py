@@ -23,10 +23,10 @@ __all__ = ["Interpolation"]
 class Interpolation(Study):
     """Sentences decoded greedily along the straight line between two examples, z_a = (1 - a) z_1 + a z_2.
 
-    Source: Bowman et al. 2016, section 4 (recalled, not checked); the steps a = 0, 0.2, ..., 1 are the steps in DU-
-    VAE (Shen et al. 2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are
-    drawn from the measured split, without using an example twice. The study has no columns: the sentences are meant
-    to be read."""
+    Source: Bowman et al. 2016, section 4 (recalled, not checked); the steps a = 0, 0.2, ..., 1 are those of DU-VAE
+    (Shen et al. 2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are drawn
+    from the measured split, without using an example twice. The study has no columns: the sentences are meant to be
+    read."""
 
     tables: ClassVar = {
         "sentences": "one row per step: the `pair`, the indices `first` and `second` of its examples, `a` and `text`"
