@@ -1,4 +1,4 @@
-"""All strategies, one per file. A strategy in this folder is found by the catalogue, the search and the table."""
+"""All strategies, one per file. A strategy class in this folder is added to `CATALOGUE` automatically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CATALOGUE: dict[str, type[Strategy]] = {
     if isinstance(value, type) and issubclass(value, Strategy) and value.__module__ == module.__name__
     if "kind" in vars(value).get("__annotations__", {}) and value is not Strategy
 }
-"""The classes of all strategies by `kind`, in the order of their files."""
+"""All strategy classes by `kind`, in the order of their file names."""
 
 if TYPE_CHECKING:
     AnyStrategy = Strategy

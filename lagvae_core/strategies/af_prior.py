@@ -1,4 +1,4 @@
-"""A prior learned by an autoregressive flow."""
+"""A learned prior, defined by an autoregressive flow."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ class AfPrior(Strategy):
 
     Source: Chen et al. 2017, Variational Lossy Autoencoder.
 
-    Each of the `blocks` maps z to e, e_d = (z_d - m_d) / s_d, where m_d and s_d are functions of the dimensions before
-    d. The blocks alternate between the forward and the reverse order of the dimensions. log p(z) is the sum over d of
-    log N(e_d; 0, 1) minus the log s_d of all blocks. Computing a density takes one pass per block; drawing z takes one
-    pass per dimension. The posterior remains a diagonal Gaussian, and the KL is estimated by Monte Carlo: log q(z|x) -
-    log p(z) at the decoded sample in training, and at 100 samples in evaluation. It is not a sum over dimensions. In
-    one dimension the flow is a learned affine map, and the prior is a Gaussian.
+    Each of the `blocks` maps z to e with e_d = (z_d - m_d) / s_d, where m_d and s_d are functions of the dimensions
+    before d. The blocks alternate between the forward and the reverse order of the dimensions. log p(z) is the sum over
+    d of log N(e_d; 0, 1), with e the output of the last block, minus the sum of log s_d over all blocks. Computing a
+    density takes one pass per block; drawing z takes one pass per block and dimension. The posterior remains a diagonal
+    Gaussian, and the KL is estimated by Monte Carlo: log q(z|x) - log p(z) at the decoded sample in training, and at
+    100 samples in evaluation. This KL is not a sum over dimensions. With a single dimension the flow is a learned
+    affine map, and the prior is a Gaussian.
 
-    Departures. The paper also restricts how much of the past the decoder sees; this restriction is not part of the
-    strategy, and its form for images needs a special image decoder. The default number of blocks comes from the
-    published code of Ma et al. 2019. Each block of their code is a pair of passes, has one hidden layer with direct
-    connections under weight normalisation, and has unbounded scales. In this implementation a block is a single pass
-    with two hidden layers, and the prior starts as exactly N(0, I). log s is bounded to (-3, 3), and the outputs of the
-    networks are divided by the square root of their width, because otherwise a learning rate of 1.0 overshoots.
+    Departures. The paper also restricts how many of the previous words or pixels the decoder sees. This strategy does
+    not include the restriction, which for images would need a special decoder. The default number of blocks comes from
+    the published code of Ma et al. 2019. A block in their code is a pair of passes, with one hidden layer, direct
+    connections, weight normalisation and unbounded scales. In this implementation a block is a single pass with two
+    hidden layers, and the initial prior is exactly N(0, I). log s is bounded to (-3, 3), and the outputs of the
+    networks are divided by the square root of `hidden`, because otherwise a learning rate of 1.0 overshoots.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
@@ -46,7 +47,9 @@ class AfPrior(Strategy):
     unmeasured: ClassVar[frozenset[str]] = frozenset({"kl_by_dimension"})
 
     kind: Literal["af_prior"] = "af_prior"
-    blocks: Annotated[int, Field(ge=0, description="passes of the flow; 0 is N(0, I)"), Tunable(1, 6)] = 4
+    blocks: Annotated[
+        int, Field(ge=0, description="number of blocks of the flow; 0: the prior is N(0, I)"), Tunable(1, 6)
+    ] = 4
     hidden: Annotated[
         int | None, Field(ge=1, description="units of each hidden layer of the flow; null: 16 per latent dimension")
     ] = None
@@ -60,8 +63,7 @@ class AfPrior(Strategy):
         for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E15",
-                f"af_prior and {other.kind} are two parameterisations of the same model on the encoder side "
-                "(Chen et al. 2017); choose one of them",
+                f"af_prior is equivalent to {other.kind} along the encoder path (Chen et al. 2017); choose one of them",
             )
         if self.blocks == 0 and self.hidden is not None:
             yield Incompatibility("E18", "af_prior.hidden has no effect with blocks = 0; leave it out")

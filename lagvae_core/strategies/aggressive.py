@@ -24,25 +24,26 @@ __all__ = ["Aggressive"]
 
 
 class Aggressive(Strategy):
-    """The encoder takes many steps before each decoder step, until inference has caught up; then it is a plain VAE.
+    """The encoder takes many steps before each decoder step until inference has caught up; then plain training follows.
 
-    Source: He et al. 2019, Algorithm 1, with constants of the published code where the paper gives none.
+    Source: He et al. 2019, Algorithm 1, with constants from the published code where the paper gives none.
 
     - `budget` is `converge` or a number of encoder steps (Appendix E: 10, 30, 50, 70); 0 is the plain VAE.
     - `converge` compares the mean loss per unit (word or image) of consecutive windows of `check` steps and stops at
-      the first increase, or after `max_inner` - 1 steps. The windows have 10 steps in the paper, and in the code 15
-      (text) or 10 (images); `check` null uses the values of the code.
+      the first increase, or after `max_inner` - 1 steps. A window has 10 steps in the paper; in the code it has 15
+      steps for text and 10 for images, which are the defaults of `check`.
     - In the aggressive phase, the outer update changes the decoder only. The first inner step uses the batch of the
-      outer update; every later inner step uses a batch drawn uniformly from all stored batches, which favours sentences
-      in small length buckets.
+      outer update; every later inner step uses a batch drawn uniformly from all stored batches, so examples in small
+      batches are drawn more often.
     - The aggressive phase ends permanently when the mutual information of the validation set (`mi_batch`) meets the
-      criterion `mi_stop` after an epoch. `text`: the value is below the value of the previous epoch (0 before the first
-      epoch) minus `mi_tol`. `image`: the value has been below the best value so far in five epochs. `paper`: the value
-      does not rise. Near collapse the estimate is noise around 0, so with `text` the phase can end after one epoch by
-      chance; `mi_tol` 0.01 prevents this.
-    - `clip_scope` applies to the inner steps. `all` clips by the joint norm of encoder and decoder, as the code does,
-      which needs the decoder's gradient; `per_module` clips by the norm of the encoder's gradient alone and costs about
-      half as much.
+      criterion `mi_stop` after an epoch. `text`: the value is below the value of the previous epoch minus `mi_tol`.
+      `image`: in five epochs the value has been below the best value so far minus `mi_tol`. `paper`: the value is not
+      above the value of the previous epoch minus `mi_tol`. Before the first epoch both reference values are 0. `auto`
+      is `text` for text and `image` for images. Near collapse the estimate is noise around 0, so with `text` the phase
+      can end after one epoch by chance; `mi_tol` 0.01 prevents this.
+    - `clip_scope` applies to the inner steps. `all` clips by the joint gradient norm of encoder and decoder, as in the
+      code, and therefore also computes the decoder's gradient; `per_module` clips by the norm of the encoder's gradient
+      alone and costs about half as much.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"update"})
@@ -56,18 +57,20 @@ class Aggressive(Strategy):
         Tunable(choices=(10, 30, 50, 70, "converge")),
     ] = "converge"
     check: Annotated[
-        int | None, Field(ge=1, description="inner steps per window of the convergence test; null: 15, on images 10")
+        int | None,
+        Field(ge=1, description="inner steps per window of the convergence test; null: 15 for text, 10 for images"),
     ] = None
-    max_inner: Annotated[int, Field(ge=2, description="upper limit of the inner steps of `converge`, exclusive")] = 100
+    max_inner: Annotated[int, Field(ge=2, description="exclusive upper bound on the inner steps of `converge`")] = 100
     mi_stop: Annotated[
         Literal["auto", "text", "image", "paper"], Field(description="criterion that ends the aggressive phase")
     ] = "auto"
-    mi_tol: Annotated[float, Field(ge=0, description="tolerated decrease of the mutual information [nats]")] = 0.0
+    mi_tol: Annotated[float, Field(ge=0, description="tolerated decrease in the mutual information [nats]")] = 0.0
     clip_scope: Annotated[
-        Literal["all", "per_module"], Field(description="parameters in the norm that clips an inner step")
+        Literal["all", "per_module"],
+        Field(description="parameters whose joint gradient norm is clipped in an inner step"),
     ] = "all"
     allow_untested: Annotated[
-        bool, Field(description="whether stacks that are untested with an inner loop are allowed")
+        bool, Field(description="whether combinations that are untested with an inner loop are allowed")
     ] = False
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -80,13 +83,13 @@ class Aggressive(Strategy):
         for other in context.with_trait(Trait.UNTESTED_WITH_INNER_LOOP):
             yield Incompatibility(
                 "E13",
-                f"aggressive and {other.kind}, which learns or records something in outer steps only, are an untested "
-                "combination; set aggressive.allow_untested = true to run it",
+                f"aggressive has not been tested with {other.kind}, which learns or records something in outer updates "
+                "only; set aggressive.allow_untested = true to run this combination anyway",
             )
 
 
 class AggressiveUpdate(Update):
-    """The inner loop and the criterion that ends it; once `active` is false, it stays false."""
+    """The inner loop and the criterion that ends the aggressive phase; once `active` is false, it stays false."""
 
     def __init__(self, config: Aggressive, words: bool) -> None:
         self._config = config

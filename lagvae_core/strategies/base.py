@@ -1,4 +1,4 @@
-"""The base class of strategies, and the contexts that strategies may inspect.
+"""The base class of all strategies, and the contexts that are passed to them.
 
 An outer update is one optimiser step on the main objective, as opposed to the inner steps that train the encoder alone.
 """
@@ -44,7 +44,7 @@ class ConfigContext:
         strategies: All strategies of the stack.
         training: The training configuration.
         model: The model configuration.
-        data_kind: `kind` of the data.
+        data_kind: Value of `data.kind`.
         partition: How the examples are assigned to batches.
         batching: How sentences are grouped into batches; None for data without this option.
     """
@@ -58,8 +58,8 @@ class ConfigContext:
 
     @property
     def token_model(self) -> TokenModel:
-        """The model, for strategies that concern words."""
-        assert isinstance(self.model, TokenModel), "a model of words"
+        """The model configuration, for strategies that act on words."""
+        assert isinstance(self.model, TokenModel), "the model must be a model of words"
         return self.model
 
     def with_trait(self, trait: Trait) -> Iterator[Strategy]:
@@ -73,13 +73,13 @@ class ConfigContext:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The trial that contains a strategy, at the time when the components are built.
+    """The trial that contains a strategy, at the time its components are built.
 
     Args:
         latent_dim: Number of dimensions of z.
         batches_per_epoch: Number of outer updates in one epoch.
         streams: Random streams of the trial. Each component that draws random numbers uses its own stream.
-        domain: The kind of data: words, with the size of the vocabulary, or images.
+        domain: What the data consist of: words (with the size of the vocabulary) or images.
         model: The model configuration.
         train_batches: The batches of the first epoch, on the trial's device, in their stored order.
     """
@@ -93,14 +93,14 @@ class BuildContext:
 
     @property
     def token_model(self) -> TokenModel:
-        """The model, for strategies that concern words."""
-        assert isinstance(self.model, TokenModel), "a model of words"
+        """The model configuration, for strategies that act on words."""
+        assert isinstance(self.model, TokenModel), "the model must be a model of words"
         return self.model
 
     @property
     def vocabulary(self) -> int:
-        """The size of the vocabulary, for strategies that concern words."""
-        assert isinstance(self.domain, TextDomain), "a domain of words"
+        """The size of the vocabulary, for strategies that act on words."""
+        assert isinstance(self.domain, TextDomain), "the data must be words"
         return self.domain.vocabulary
 
 
@@ -112,20 +112,20 @@ def needs_batch_statistics(
     Args:
         kind: Kind of the strategy.
         field: The field of the strategy that sets `least`, if any.
-        least: The smallest batch size for which the statistics are defined.
+        least: The smallest batch size that the strategy accepts.
         context: The configuration that contains the strategy.
     """
     if context.training.batch_size < least:
-        required, alternative = (f"{field} = {least}", f" or lower {kind}.{field}") if field else (f"{least}", "")
+        source, alternative = (f" ({kind}.{field})", f" or lower {kind}.{field}") if field else ("", "")
         yield Incompatibility(
             "E12",
-            f"{kind} uses the statistics of batches of at least {required} examples, but training.batch_size is "
-            f"{context.training.batch_size}; raise it{alternative}",
+            f"{kind} needs batches of at least {least} examples{source} for its batch statistics, but "
+            f"training.batch_size is {context.training.batch_size}; raise training.batch_size{alternative}",
         )
 
 
 def without_effect(strategy: Strategy, where: str, *names: str) -> Iterator[Incompatibility]:
-    """Reject fields that are changed from their defaults but have no effect `where`, such as "in mode code" (E18)."""
+    """Reject fields that differ from their defaults but have no effect `where`, for example "in mode code" (E18)."""
     for name in names:
         if getattr(strategy, name) != type(strategy).model_fields[name].default:
             yield Incompatibility("E18", f"{strategy.kind}.{name} has no effect {where}; leave it out")
@@ -140,7 +140,7 @@ class Strategy(FrozenConfig, ABC):
     - `paper`: its source in one line;
     - `traits`: properties by which other strategies reject it, warn about it or adapt to it;
     - `columns`: columns that only this strategy adds to the table;
-    - `unmeasured`: default columns that are null under it, because the value is undefined or too expensive to compute.
+    - `unmeasured`: default columns that are null with it, because the value is undefined or too expensive to compute.
 
     An override of `incompatibilities` or `warnings` must yield from `super()` first, because the base class checks the
     rules that depend on slots and traits alone.
@@ -170,7 +170,7 @@ class Strategy(FrozenConfig, ABC):
 
     @property
     def dropout_rates(self) -> Mapping[str, float]:
-        """Dropout rates of the decoder that replace those of the model, by the name of the model's field."""
+        """Dropout rates of the decoder that replace those of the model, keyed by the model's field names."""
         return {}
 
     def has(self, trait: Trait) -> bool:
@@ -179,23 +179,23 @@ class Strategy(FrozenConfig, ABC):
 
     @abstractmethod
     def build(self, context: BuildContext) -> dict[str, Any]:
-        """Return a new object for each slot in `slots` and for no other, keyed by field names of TrainingComponents."""
+        """Return a new component for each slot in `slots` and for no other slot, keyed by the name of the slot."""
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         """Yield the reasons why this strategy cannot be used in `context`, a complete configuration."""
         if self.has(Trait.TEXT_ONLY) and context.data_kind == "images":
             yield Incompatibility(
-                "E09", f"{self.kind} concerns the words of a text and has no meaning for images; remove it"
+                "E09", f"{self.kind} applies to text only, but data.kind is {context.data_kind}; remove {self.kind}"
             )
         if self.has(Trait.IMAGES_ONLY) and context.data_kind != "images":
             yield Incompatibility(
-                "E09", f"{self.kind} concerns the pixels of images and has no meaning for words; remove it"
+                "E09", f"{self.kind} applies to images only, but data.kind is {context.data_kind}; remove {self.kind}"
             )
         if self.has(Trait.REPLACES_LSTM_DECODER) and not isinstance(context.model, LstmModel):
             yield Incompatibility(
                 "E09",
                 f"{self.kind} replaces the decoder of model.kind = lstm and does not support the inputs of the "
-                f"{context.model.kind} decoder; remove it",
+                f"{context.model.kind} decoder; remove {self.kind}",
             )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
@@ -204,7 +204,9 @@ class Strategy(FrozenConfig, ABC):
         if "penalties" in self.slots and len(penalising) > 1:
             # Each of these strategies yields the same text, so that the warning is shown once.
             yield ConfigWarning(
-                "W6", f"{' and '.join(penalising)} each add a penalty, and no paper gives weights for this combination."
+                "W6",
+                f"{' and '.join(penalising)} each add a penalty, and no paper gives weights for this combination; tune "
+                "the weights together.",
             )
         if self.has(Trait.BATCH_STATISTICS):
             yield from _grouped_batches(self.kind, context)
@@ -218,15 +220,15 @@ class Strategy(FrozenConfig, ABC):
 def _grouped_batches(kind: str, context: ConfigContext) -> Iterator[ConfigWarning]:
     """Warn about batch statistics if all examples of a batch belong to one group (W4)."""
     if context.batching == "constant_length":
-        group, hint = "sentence length", "data.batching = padded mixes the lengths"
+        content, differing, hint = "sentences of one length", "lengths", "set data.batching = padded to mix lengths"
     elif context.partition == "fixed_by_group":
-        group, hint = "group", "data.partition = fixed_random mixes the groups"
+        content, differing, hint = "examples of one group", "groups", "set data.partition = fixed_random to mix groups"
     else:
         return
     yield ConfigWarning(
         "W4",
-        f"{kind} uses the statistics of batches that each contain a single {group}, so training does not regularise "
-        f"the differences between {group}s, although evaluation includes them; {hint}.",
+        f"{kind} uses batch statistics, but each batch contains only {content}, so training does not regularise the "
+        f"differences between {differing}, although evaluation includes them; {hint}.",
     )
 
 
@@ -258,7 +260,7 @@ class KlSchedule(Strategy):
         if self.w_start > self.w_end:
             yield Incompatibility(
                 "E-RANGE",
-                f"{self.kind}.w_start must be at most {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
+                f"{self.kind}.w_start must not exceed {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
                 "w_start or raise w_end",
             )
 
@@ -274,7 +276,7 @@ class _ScheduledWeight(KlWeight):
 
 
 class LanguageModel(Strategy):
-    """The decoder is trained alone. The latent space has no dimensions, and all columns about z are null."""
+    """The decoder is trained alone, without z. The latent space has 0 dimensions, and all columns about z are null."""
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.NO_LATENT_VARIABLE, Trait.WORKS_WITHOUT_Z})
@@ -295,7 +297,7 @@ class LanguageModel(Strategy):
 
 
 class KlExchange(Strategy):
-    """A part of the KL is replaced by a divergence D of the aggregate posterior q(z) from the prior.
+    """Part of the KL is replaced by a divergence D of the aggregate posterior q(z) from the prior.
 
     The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w (Zhao et al. 2017). At
     `alpha` 0 and `scale` 1 this is the plain VAE, and nothing is computed or drawn for D.
@@ -304,8 +306,10 @@ class KlExchange(Strategy):
     slots: ClassVar[frozenset[str]] = frozenset({"kl_share", "penalties"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.REGULARISES_BATCH})
 
-    alpha: Annotated[float, Field(le=1, description="share of the KL that is left out of the loss")] = 0.0
-    scale: Annotated[float, Field(ge=0, description="total weight of the divergence of q(z) (lambda)")] = 1.0
+    alpha: Annotated[float, Field(le=1, description="fraction of the KL that is left out of the loss")] = 0.0
+    scale: Annotated[
+        float, Field(ge=0, description="total weight (lambda) of the divergence of q(z) from the prior")
+    ] = 1.0
 
     @abstractmethod
     def penalty(self, weight: float) -> Penalty:
@@ -317,7 +321,7 @@ class KlExchange(Strategy):
         return round(self.alpha + self.scale - 1.0, 12)
 
     def has(self, trait: Trait) -> bool:
-        """Return whether it has `trait`; batch statistics are needed only if the weight of D is positive."""
+        """Return whether the strategy has `trait`; it needs batch statistics only if the weight of D is positive."""
         return super().has(trait) and (trait is not Trait.BATCH_STATISTICS or self.divergence_weight > 0)
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -329,8 +333,8 @@ class KlExchange(Strategy):
         if self.divergence_weight < 0:
             yield Incompatibility(
                 "E17",
-                f"{self.kind} would reward the divergence from the prior: alpha + scale must be at least 1, but it is "
-                f"{self.alpha} + {self.scale}; raise {self.kind}.scale",
+                f"{self.kind} would reward divergence from the prior, because alpha + scale = {self.alpha} + "
+                f"{self.scale} is less than 1; raise {self.kind}.scale",
             )
         if self.has(Trait.BATCH_STATISTICS):
             yield from needs_batch_statistics(self.kind, None, 2, context)
@@ -341,7 +345,8 @@ class KlExchange(Strategy):
             if self.alpha == 1:
                 yield ConfigWarning(
                     None,
-                    f"{self.kind}: at alpha = 1 the loss contains no KL, so the weight of {other.kind} has no effect.",
+                    f"{self.kind}: with alpha = 1 the loss contains no KL, so {other.kind} has no effect; remove "
+                    f"{other.kind} or lower {self.kind}.alpha.",
                 )
 
 
@@ -351,7 +356,7 @@ def assemble(strategies: tuple[Strategy, ...], context: BuildContext) -> Trainin
     for strategy in strategies:
         components = strategy.build(context)
         assert set(components) == strategy.slots, (
-            f"{strategy.kind} fills {sorted(components)}, declares {strategy.slots}"
+            f"{strategy.kind} fills {sorted(components)}, but declares {strategy.slots}"
         )
         for slot, value in components.items():
             if slot in TrainingComponents.SHARED:

@@ -17,11 +17,12 @@ __all__ = ["BetaVae"]
 
 
 class BetaVae(Strategy):
-    """The KL term is multiplied by `beta`. Below 1, z carries more information and matches the prior less closely.
+    """The KL term is multiplied by `beta`.
 
-    Source: Higgins et al. 2017; He et al. 2019 use 0.2, 0.4, 0.6 and 0.8 against collapse. Evaluation always uses
-    weight 1, so the measured bounds are comparable. At a low beta the batch-wise MI estimate saturates at the logarithm
-    of the batch size, and the aggregate posterior departs from the prior (`kl_agg`).
+    Source: Higgins et al. 2017. With `beta` below 1, z carries more information and matches the prior less closely. He
+    et al. 2019 use 0.2, 0.4, 0.6 and 0.8 to prevent collapse. Evaluation always uses weight 1, so the measured bounds
+    are comparable. At low `beta` the batch-wise MI estimate saturates at the logarithm of the batch size, and the
+    aggregate posterior departs from the prior (`kl_agg`).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -29,7 +30,7 @@ class BetaVae(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
 
     kind: Literal["beta_vae"] = "beta_vae"
-    beta: Annotated[float, Field(ge=0, description="factor of the KL term"), Tunable(0.1, 1.0)] = 0.4
+    beta: Annotated[float, Field(ge=0, description="factor that multiplies the KL term"), Tunable(0.1, 1.0)] = 0.4
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"objective": _WeightedKl(self.beta)}

@@ -20,23 +20,23 @@ __all__ = ["BnPosterior", "BnVae"]
 
 
 class BnVae(Strategy):
-    """The means of a batch are normalised to standard deviation `gamma` around a learned centre; the KL cannot vanish.
+    """Posterior means are normalised over the batch to standard deviation `gamma`, so that the KL cannot vanish.
 
     Source: Zhu et al. 2020, section 3, with the constants of their published code.
 
     Each dimension of mu becomes gamma * (mu - E[mu]) / sqrt(Var[mu] + epsilon) + beta; the log-variance is unchanged.
     In training the mean KL of a batch is at least half the sum over dimensions of gamma^2 * Var / (Var + epsilon) +
-    beta^2. Evaluation uses running averages, so that q(z|x) depends on x alone, and then the bound holds only
-    approximately. A KL above zero does not prove that z is used: at gamma 0 and a fixed beta the KL is positive and the
-    mutual information is 0.
+    beta^2. Evaluation uses running averages, which make q(z|x) depend on x alone; the bound then holds only
+    approximately. A KL above zero does not prove that z is used: with `gamma` 0 and a fixed, nonzero `beta` the KL is
+    positive and the mutual information is 0.
 
-    - The encoder is initialised by the defaults of torch, embeddings included, as in the published code;
-      `model.init_range` and `model.init_embedding` then apply to the decoder only. With initial weights from U(-0.01,
-      0.01), the standard deviation of the means would be far below sqrt(epsilon), and the normalised means would have a
-      standard deviation of a tenth of gamma; with a smaller epsilon, the gradient through the normalisation would be a
-      thousand times the gradient of the plain VAE.
-    - The running averages start as plain means over the first batches, because the influence of torch's initial mean 0
-      and variance 1 outlasts a short run.
+    - The encoder, including its embeddings, is initialised with PyTorch's defaults, as in the published code;
+      `model.init_range` and `model.init_embedding` apply to the decoder only. With initial weights from U(-0.01, 0.01),
+      the standard deviation of the means would be far below sqrt(epsilon), and the normalised means would have a
+      standard deviation of only a tenth of gamma; with a smaller epsilon, the gradient through the normalisation would
+      be a thousand times the gradient of the plain VAE.
+    - The running averages start as plain means over the first batches. PyTorch's initial values, mean 0 and variance 1,
+      would still influence them at the end of a short run.
     - `gamma` 0 sets the standard deviation to 0; in the published code `gamma` 0 switches the normalisation off.
     """
 
@@ -51,8 +51,10 @@ class BnVae(Strategy):
     beta: Annotated[float, Field(description="initial centre of the normalised means")] = 0.0
     learn_beta: Annotated[bool, Field(description="whether the centre of each dimension is learned")] = True
     epsilon: Annotated[float, Field(gt=0, description="constant added to the variance of the batch")] = 1e-5
-    momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
-    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is used for training")] = 2
+    momentum: Annotated[float, Field(gt=0, le=1, description="weight of each new batch in the running averages")] = 0.1
+    min_batch: Annotated[
+        int, Field(ge=2, description="smallest batch that is used for training; smaller ones are skipped")
+    ] = 2
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"posterior": BnPosterior(self, context.latent_dim)}
@@ -62,8 +64,8 @@ class BnVae(Strategy):
         for other in context.with_trait(Trait.SCALES_MEANS):
             yield Incompatibility(
                 "E03",
-                f"bn_vae already fixes the standard deviation of the posterior means, which {other.kind} would also "
-                f"set: the scale factor of {other.kind} would be constant; remove bn_vae or {other.kind}",
+                "bn_vae already fixes the standard deviation of the posterior means, so the scale factor of "
+                f"{other.kind} would be constant; remove bn_vae or {other.kind}",
             )
         yield from needs_batch_statistics("bn_vae", "min_batch", self.min_batch, context)
 

@@ -30,23 +30,24 @@ SIZES: dict[str, tuple[int, ...]] = {
 
 
 class CnnDecoder(Strategy):
-    """The decoder, a stack of dilated causal convolutions, sees only the last few words and needs z for earlier ones.
+    """The decoder, a stack of dilated causal convolutions, sees only recent words and needs z for earlier ones.
 
     Source: Yang et al. 2017. Sizes and layers are quoted from memory; they were not checked against the paper.
 
-    x = 1x1([embedding; z]) at each position, then for each dilation x + 1x1(relu(convolution(relu(1x1(x))))), then
-    dropout and the output layer. The decoder sees the last 1 + (kernel - 1) * sum(dilations) words: `scnn` 15, `mcnn`
-    63, `lcnn` 125, `vlcnn` 187. If a sentence is shorter, the decoder sees all of it and does not need z. With `size`
-    null, `dilations` can be chosen freely; with `kernel` 1 the decoder sees one word.
+    At each position x starts as conv1x1([embedding; z]). Each dilation adds a residual block: x becomes x +
+    conv1x1(relu(convolution(relu(conv1x1(x))))). Dropout and the output layer follow. The number of words that the
+    decoder sees is 1 + (kernel - 1) * sum(dilations): `scnn` 15, `mcnn` 63, `lcnn` 125, `vlcnn` 187. If a sentence is
+    shorter, the decoder sees all previous words and does not need z. With `size` null, `dilations` can be chosen
+    freely; with `kernel` 1 the decoder sees only the last word.
 
     - The number of channels between and within the blocks is `channels`, by default `model.hidden`; the paper has 512
       (recalled, not checked against the paper).
-    - `dropout` applies to the output of a block before the sum, not to the sum, because dropout of 0.5 on the sum
-      leaves nothing of the input after 5 to 15 blocks: with dropout on the sum, `mcnn` hardly learned and `vlcnn`
-      diverged. `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.
-    - The layers are initialised by the defaults of torch, embeddings by `model.init_embedding`. With initial weights in
-      `model.init_range`, the blocks would contribute almost nothing for a long time.
-    - z enters at the first layer; `skip_vae` adds it to every block and to the output layer.
+    - `dropout` applies to the output of a block before it is added to x, not to the sum. Dropout of 0.5 on the sum
+      leaves almost nothing of the input after 5 to 15 blocks; with it, `mcnn` hardly learned and `vlcnn` diverged.
+      `model.dropout_in` applies to the embeddings, `model.dropout_out` to the input of the output layer.
+    - The layers are initialised with PyTorch's defaults, and the embeddings with `model.init_embedding`. With initial
+      weights from `model.init_range`, the blocks would contribute almost nothing for a long time.
+    - z enters at the first layer; with `skip_vae` it can also enter every block and the output layer.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decoder"})
@@ -108,10 +109,10 @@ class CnnDecoder(Strategy):
         if self.size is not None and self.dilations is not None:
             yield Incompatibility(
                 "E18",
-                f"cnn_decoder.size = {self.size} has no effect with cnn_decoder.dilations; set size to null or "
-                "leave dilations out",
+                f"cnn_decoder.size = {self.size} has no effect with cnn_decoder.dilations; set cnn_decoder.size = null "
+                "or leave cnn_decoder.dilations out",
             )
         if self.size is None and self.dilations is None:
             yield Incompatibility(
-                "E-RANGE", "cnn_decoder needs either size or dilations, but both are null; set one of them"
+                "E-RANGE", "cnn_decoder needs either size or dilations, but both are null; set one of these fields"
             )

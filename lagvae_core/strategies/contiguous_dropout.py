@@ -23,16 +23,16 @@ class ContiguousDropout(Strategy):
 
     Source: the blog post "Posterior collapse and the strong generator problem", section 4.2. At each word of each
     sentence a run starts with probability `rate`. Its length has a Poisson distribution with mean `mean_length` and can
-    be 0; it ends at the end of the sentence at the latest, and runs can overlap. A word is dropped if it is in any run;
-    far from the start of a sentence, the share of dropped words is about 1 - exp(-rate * mean_length). With `starts`,
-    exactly that number of runs start in each sentence, each at a word drawn uniformly, and `rate` has no effect.
-    `replace` is the same as in word_dropout; `<s>`, the targets and the encoder's input never change, and evaluation
-    drops nothing.
+    be 0. No run extends beyond the end of its sentence, and runs can overlap. A word is dropped if it is in any run;
+    far from the start of a sentence, the fraction of dropped words is about 1 - exp(-rate * mean_length). If `starts`
+    is set, exactly that number of runs start in each sentence, each at a word drawn uniformly, and `rate` has no
+    effect. `replace` has the same meaning as in word_dropout; `<s>`, the targets and the encoder's input never change,
+    and evaluation drops nothing.
 
     - The post gives no rate; the default is a choice of this implementation. The mean length of 3.5 comes from the
       post's code.
-    - The code of the post has `starts` 2 and draws starts and lengths once for the whole batch; in this implementation
-      they are drawn for each sentence.
+    - The post's code uses `starts` 2 and draws starts and lengths once for the whole batch; in this implementation they
+      are drawn for each sentence.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"corrupt"})
@@ -47,7 +47,7 @@ class ContiguousDropout(Strategy):
     ] = 0.1
     mean_length: Annotated[float, Field(ge=0, description="mean length of a run [words]"), Tunable(1.0, 8.0)] = 3.5
     starts: Annotated[
-        int | None, Field(ge=1, description="number of runs in each sentence; null: random, given by `rate`")
+        int | None, Field(ge=1, description="number of runs in each sentence; null: random, determined by `rate`")
     ] = None
     replace: Annotated[Replacement, Field(description="replacement of a dropped word")] = "unk"
 
@@ -64,7 +64,7 @@ class ContiguousDropout(Strategy):
         return conceal(history, position_T < end_of_run_BT, self.replace)
 
     def _ends(self, tokens_BT: Tensor, position_T: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the end (exclusive) of the longest run that starts at each position [B, T]; none starts at 0."""
+        """Return the exclusive end of the longest run that starts at each position [B, T]; no run starts at 0."""
         (batch, steps), device = tokens_BT.shape, position_T.device
         if self.starts is not None:
             words_B1 = (tokens_BT >= UNK).sum(1, keepdim=True)
@@ -87,6 +87,6 @@ class ContiguousDropout(Strategy):
         if self.starts is not None and self.rate != default:
             yield Incompatibility(
                 "E18",
-                f"contiguous_dropout.rate = {self.rate} has no effect with starts = {self.starts}; leave rate "
-                f"at its default {default} or leave starts out",
+                f"contiguous_dropout.rate = {self.rate} has no effect with contiguous_dropout.starts = {self.starts}; "
+                "leave out either rate or starts",
             )

@@ -1,4 +1,4 @@
-"""A guaranteed minimum of the KL, enforced by the form of the posterior or by the form of the prior."""
+"""A guaranteed minimum KL, enforced by the form of the posterior or of the prior."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class DeltaVae(Strategy):
     Source: Razavi et al. 2019, equation 4 (for `independent`) and the autoregressive prior (for `ar1`).
 
     `independent`: every dimension has a KL of at least `delta` from N(0, I). The second output s of the encoder sets
-    sigma = l + (u - l) * sigmoid(s), where l^2 < 1 < u^2 are the variances at which a centred Gaussian has a KL of
+    sigma = l + (u - l) * sigmoid(s), where l^2 < 1 < u^2 are the variances at which a Gaussian with mean 0 has a KL of
     exactly `delta`. The first output a sets mu = sqrt(2 delta + 1 + ln sigma^2 - sigma^2 + max(0, a) + 1e-6). The KL is
     then delta + max(0, a) / 2 + 5e-7 for every sigma. For a < 0 no gradient reaches a, and mu depends on sigma alone.
-    Means are never negative, so the aggregate posterior differs from the prior (`kl_agg`). A KL of delta in each
-    dimension does not show that z is used (see `mi`).
+    Posterior means are never negative, so the aggregate posterior differs from the prior (`kl_agg`). A KL of delta in
+    each dimension does not show that z is used (see `mi`).
 
     `ar1`: z is a sequence of `steps` latents of k = latent_dim / steps dimensions each, with the prior z_1 ~ N(0, I),
     z_t ~ N(a z_(t-1), (1 - a^2) I), where a = `correlation`. The posterior is the unchanged Gaussian of the encoder. No
-    product of independent Gaussians equals this prior, so the KL of the posterior is at least the committed rate
-    k/2 ((steps - 2) ln(1 + a^2) - ln(1 - a^2)). The KL has a closed form; each dimension
-    contributes the expected KL of z_t given the previous step. With a = 0 this is the plain VAE, bit for bit.
+    product of independent Gaussians equals this prior, so the KL of the posterior is always at least k/2 ((steps - 2)
+    ln(1 + a^2) - ln(1 - a^2)), the committed rate. The KL has a closed form; the term of a dimension is its expected KL
+    given the previous step. With a = 0 this is the plain VAE, bit for bit.
 
-    - mu is the square root of the sum, as in public code; without the root the KL would fall below its minimum.
-    - The public code bounds the sigmoid to at least 0.02, which removes the gradient below this value; in this
-      implementation the sigmoid is not bounded.
+    - mu is the square root of the sum, as in public code; without the root the KL could fall below its minimum.
+    - The public code clamps the sigmoid to at least 0.02, which removes the gradient below this value; in this
+      implementation the sigmoid is not clamped.
     - The sum under the root is at least 1e-8, because rounding could make it negative where sigma is near l or u.
     - The default `delta` of 0.1 comes from the comparison of Song et al. 2024; the public code uses 0.15.
-    - In the paper's sequence models the decoder reads z_t at step t; in this implementation it reads the whole vector
-      at every step. All k dimensions share one correlation. The defaults of `correlation` and `steps` are choices of
+    - In the paper's sequence models the decoder reads z_t at step t; in this implementation it reads all of z at every
+      step. All k dimensions of z_t have the same correlation. The defaults of `correlation` and `steps` are choices of
       this implementation.
     """
 
@@ -57,7 +57,8 @@ class DeltaVae(Strategy):
 
     kind: Literal["delta_vae"] = "delta_vae"
     prior: Annotated[
-        Literal["independent", "ar1"], Field(description="prior that guarantees the minimum of the KL")
+        Literal["independent", "ar1"],
+        Field(description="prior with a guaranteed minimum KL: N(0, I), or a first-order autoregression"),
     ] = "independent"
     delta: Annotated[
         float,
@@ -65,7 +66,7 @@ class DeltaVae(Strategy):
         Tunable(0.05, 0.25),
     ] = DELTA
     steps: Annotated[
-        int | None, Field(ge=2, description="number of latents in sequence, for `ar1`; null: one per dimension")
+        int | None, Field(ge=2, description="number of latents in the sequence, for `ar1`; null: one per dimension")
     ] = None
     correlation: Annotated[float, Field(ge=0, lt=1, description="correlation of successive latents, for `ar1`")] = (
         CORRELATION
@@ -95,8 +96,8 @@ class DeltaVae(Strategy):
         if size % (self.steps or size) or size < 2:
             yield Incompatibility(
                 "E-RANGE",
-                f"delta_vae.steps must be at least 2 and divide model.latent_dim, but it is {self.steps or size} at "
-                f"model.latent_dim = {size}",
+                f"delta_vae.steps must be at least 2 and divide model.latent_dim, but is {self.steps or size} with "
+                f"model.latent_dim = {size}; change delta_vae.steps or model.latent_dim",
             )
 
     def _independent_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
@@ -104,15 +105,15 @@ class DeltaVae(Strategy):
             if other.free_kl is not None and other.free_kl <= self.delta:
                 yield Incompatibility(
                     "E06",
-                    f"{other.kind} with {other.free_kl:g} free nats has no effect, because delta_vae guarantees a KL "
-                    f"of delta = {self.delta:g} in every dimension; raise the free nats above delta or remove "
-                    f"{other.kind}",
+                    f"{other.kind} has no effect, because its {other.free_kl:g} free nats per dimension do not exceed "
+                    f"delta_vae.delta = {self.delta:g}, the guaranteed KL of every dimension; raise the free nats or "
+                    f"remove {other.kind}",
                 )
             if other.has(Trait.NORMALISES_MEANS) or other.has(Trait.SCALES_MEANS):
                 yield Incompatibility(
                     "E03",
-                    f"delta_vae and {other.kind} both change the means, which voids the KL that delta_vae guarantees; "
-                    f"remove delta_vae or {other.kind}",
+                    f"delta_vae and {other.kind} both change the posterior means, so delta_vae can no longer guarantee "
+                    f"a minimum KL; remove delta_vae or {other.kind}",
                 )
 
 
@@ -179,17 +180,17 @@ class Ar1Prior(Prior):
 
 
 def committed_rate(steps: int, dimensions: int, correlation: float) -> float:
-    """Return the minimum KL of independent Gaussians from an Ar1Prior of 2 or more `steps` of `dimensions` each."""
+    """Return the minimum KL of independent Gaussians to an Ar1Prior of `steps` >= 2 latents with `dimensions` each."""
     square = correlation**2
     return 0.5 * dimensions * ((steps - 2) * math.log1p(square) - math.log1p(-square))
 
 
 def committed_stds(delta: float) -> tuple[float, float]:
-    """Return the two sigma at which KL(N(0, sigma^2) || N(0, 1)) = delta, the smaller first.
+    """Return the two values of sigma with KL(N(0, sigma^2) || N(0, 1)) = delta, the smaller first.
 
-    They are exact up to rounding for any delta > 0. Newton's method solves the convex equation e^y - 1 - y = 2 delta,
-    where y = ln sigma^2. For each root it starts farther from 0 than the root, where it converges monotonically.
-    Because expm1 computes e^y - 1, no digits are lost if delta is small and the roots are close to each other.
+    They are exact up to rounding for any delta > 0. Newton's method solves e^y - 1 - y = 2 delta for y = ln sigma^2.
+    The left side is convex, and the iteration for each root starts farther from 0 than the root, so it converges
+    monotonically. Because expm1 computes e^y - 1, no digits are lost if delta is small and the roots are close.
     """
     roots = []
     for y in (-(2.0 * delta + 1.0), math.log(4.0 * delta + 2.0)):

@@ -23,7 +23,7 @@ FULL_WEIGHT = 1.0 - 1e-9
 
 
 class DuVae(Strategy):
-    """Means are normalised to standard deviations with root mean square `gamma`; variances are dropped at random.
+    """Means are normalised to standard deviations with a root mean square of `gamma`; variances are dropped at random.
 
     Source: Shen et al. 2021, with the constants of their published code.
 
@@ -31,16 +31,16 @@ class DuVae(Strategy):
     these standard deviations to a root mean square of `gamma`. A variance exp(logvar) is set to 0 with probability
     `dropout`, drawn separately for each example and dimension, and is otherwise divided by 1 - dropout. Then the floor
     delta_rate / (2 pi e) is added, which at `delta_rate` 1 keeps the entropy of every dimension at 0 or more.
-    Evaluation uses running averages and the floor, but no dropout. The encoder is initialised by the defaults of torch,
+    Evaluation uses running averages and the floor, but no dropout. The encoder is initialised with PyTorch's defaults,
     for the reason given in bn_vae.
 
     - Floor and dropout begin with the first update at which the KL weight is 1, as in the code (`regularise_from`
-      `full_weight`), or at the first update (`start`). Once begun, they stay on; the code would switch them off again
-      under a cyclical weight. The floor is part of q(z|x) and is stored with the model weights: weights from an epoch
-      before the floor began are measured without it.
+      `full_weight`), or with the first update (`start`). Once they have begun, they stay on; the code would switch them
+      off again under a cyclical weight. The floor is part of q(z|x) and is stored with the model weights: weights from
+      an epoch before the floor began are measured without it.
     - The code also rescales the stored standard deviations in evaluation; in this implementation evaluation rescales a
       copy and stores nothing.
-    - Batches below `min_batch` are skipped, as in the code; this removes small length buckets from training.
+    - Batches smaller than `min_batch` are skipped, as in the code; this removes small length buckets from training.
     - The running averages start as plain means (see bn_vae). A `gamma` of 0, which selects another encoder in the code,
       is not allowed; use the plain VAE instead.
     """
@@ -61,11 +61,13 @@ class DuVae(Strategy):
     ] = 0.2
     delta_rate: Annotated[float, Field(ge=0, description="2 pi e times the floor of the variance")] = 1.0
     regularise_from: Annotated[
-        Literal["full_weight", "start"], Field(description="when floor and dropout of the variance begin")
+        Literal["full_weight", "start"], Field(description="when the floor and the dropout of the variances begin")
     ] = "full_weight"
     epsilon: Annotated[float, Field(gt=0, description="constant added to the variance of the batch")] = 1e-5
-    momentum: Annotated[float, Field(gt=0, le=1, description="weight of a batch in the running averages")] = 0.1
-    min_batch: Annotated[int, Field(ge=2, description="smallest batch that is used for training")] = 16
+    momentum: Annotated[float, Field(gt=0, le=1, description="weight of each new batch in the running averages")] = 0.1
+    min_batch: Annotated[
+        int, Field(ge=2, description="smallest batch that is used for training; smaller ones are skipped")
+    ] = 16
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         masks = context.streams["variance_dropout"]
@@ -76,20 +78,22 @@ class DuVae(Strategy):
         for other in context.with_trait(Trait.NORMALISES_MEANS):
             if other.kind != self.kind:
                 yield Incompatibility(
-                    "E03", f"{other.kind} and du_vae both normalise the means over the batch; remove one of them"
+                    "E03",
+                    f"{other.kind} and du_vae both normalise the posterior means over the batch; remove "
+                    f"{other.kind} or du_vae",
                 )
         for other in context.with_trait(Trait.SCALES_MEANS):
             yield Incompatibility(
                 "E03",
-                f"du_vae already fixes the standard deviations of the means that {other.kind} would set: its factors "
-                "would undo the learned standard deviations; remove one of them",
+                "du_vae already sets the standard deviations of the posterior means, which the scale factors of "
+                f"{other.kind} would undo; remove du_vae or {other.kind}",
             )
         yield from needs_batch_statistics("du_vae", "min_batch", self.min_batch, context)
         if self.dropout > 0 and self.delta_rate == 0:
             yield Incompatibility(
                 "E-RANGE",
-                f"du_vae.delta_rate must be greater than 0 at dropout = {self.dropout}, because otherwise a dropped "
-                "variance is 0 and its KL is infinite; raise delta_rate or set dropout to 0",
+                f"du_vae.delta_rate must be greater than 0 with du_vae.dropout = {self.dropout}, because otherwise "
+                "dropped variances are 0 and the KL is infinite; raise du_vae.delta_rate or set du_vae.dropout = 0",
             )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
@@ -98,17 +102,18 @@ class DuVae(Strategy):
             if other.final_kl_weight < FULL_WEIGHT and self.regularise_from == "full_weight":
                 yield ConfigWarning(
                     None,
-                    f"du_vae: the weight of {other.kind} ends at {other.final_kl_weight} and never reaches 1, so floor "
-                    "and dropout of the variances never begin; set du_vae.regularise_from = start to enable them.",
+                    f"du_vae: the KL weight of {other.kind} ends at {other.final_kl_weight} and never reaches 1, so "
+                    "the floor and the dropout of the variances never begin; set du_vae.regularise_from = start to "
+                    "enable them.",
                 )
 
 
 class DuPosterior(Posterior):
     """N(gamma_d * normalised mu + beta, dropped variance + floor).
 
-    The logarithm of the floor is a buffer, which is -inf before the floor begins, so that the model weights of an epoch
-    include the floor of that epoch. Whether the floor has begun is training progress: restoring earlier weights does
-    not reset it.
+    The logarithm of the floor is a buffer, so that the stored model weights of an epoch include the floor of that
+    epoch; it is -inf before the floor begins. Whether the floor has begun is part of the training progress, which is
+    not reset when earlier weights are restored.
     """
 
     gamma: Tensor
@@ -132,7 +137,7 @@ class DuPosterior(Posterior):
         return Inference.plain(Gaussian(mean, self._floored(wide.logvar_BZ)))
 
     def _stds(self) -> Tensor | float:
-        """Return the standard deviation of each dimension. Training also rescales the stored ones against drift."""
+        """Return the standard deviation of each dimension. Training also rescales the stored values against drift."""
         if not self._config.learn_gamma:
             return self._config.gamma
         factor = self._config.gamma / self.gamma.detach().square().mean().sqrt()

@@ -20,13 +20,13 @@ class EmbeddingDropout(Strategy):
 
     Source: the blog post "Posterior collapse and the strong generator problem", section 4.1, which found no benefit;
     Gal & Ghahramani 2016 for whole rows. The remaining values are divided by 1 - rate, so that the mean is unchanged;
-    evaluation drops nothing. `scope` says what is dropped. `unit`: each unit of the embedding of each input token is
-    dropped independently. `row`: words of the vocabulary are dropped, drawn once per pass of the decoder, so that a
-    dropped word is missing at all its positions in the batch.
+    evaluation drops nothing. `scope` selects what is dropped. `unit`: each unit of the embedding of each input token is
+    dropped independently. `row`: whole words of the vocabulary are dropped; they are drawn once per pass of the
+    decoder, so that a dropped word is missing at all its positions in the batch.
 
     The base recipe (He et al. 2019) already has dropout of scope `unit` at a rate of 0.5. Hence the dropout of this
-    strategy replaces `model.dropout_in` instead of being added to it: with the same rate and scope `unit`, training
-    equals that of the plain VAE.
+    strategy replaces `model.dropout_in` instead of being added to it: with the same rate and scope `unit`, training is
+    the same as for the plain VAE.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"input_dropout"})
@@ -59,5 +59,5 @@ class EmbeddingDropout(Strategy):
             yield ConfigWarning(
                 None,
                 f"embedding_dropout drops {self.scope}s at a rate of {self.rate} and replaces model.dropout_in = "
-                f"{replaced}, which has no effect.",
+                f"{replaced}, which has no effect; leave model.dropout_in out.",
             )

@@ -17,9 +17,9 @@ __all__ = ["EncoderLr"]
 class EncoderLr(Strategy):
     """The encoder has `multiplier` times the decoder's learning rate, which reduces the lag of inference.
 
-    Source: He et al. 2019, Appendix F (multipliers 1 to 50; in the paper, 8 and above diverged). A decay of the
-    learning rate halves both rates. A run in which non-finite values occur ends with the status `diverged` and does not
-    count as a failure.
+    Source: He et al. 2019, Appendix F, with multipliers of 1 to 50; in the paper, training diverged at 8 and above. A
+    decay of the learning rate applies to both rates. A run in which non-finite values occur ends with the status
+    `diverged` and does not count as a failure.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder_rate"})
@@ -42,6 +42,6 @@ class EncoderLr(Strategy):
         for other in context.with_trait(Trait.INNER_LOOP):
             yield ConfigWarning(
                 "W1",
-                f"encoder_lr and {other.kind} both change how fast the encoder learns; their effects cannot be "
-                "separated.",
+                f"encoder_lr and {other.kind} both change how fast the encoder learns, so their effects cannot be "
+                "separated; compare them in separate arms.",
             )

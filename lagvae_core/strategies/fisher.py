@@ -41,11 +41,10 @@ class Fisher(Strategy):
     information about x; `mi` shows whether this is the case.
 
     - The paper bounds the absolute difference between J and its level. This implementation uses logarithms, because the
-      gradients of 1 / sigma^4 are unbounded. It also adds `floor`, because more information than required is not a
-      collapse.
-    - `code` is the penalty of the published fully connected model, where its weight is 1 whatever the options of the
-      code are. The bound of 88 is not in the published code; without the bound the reward would be unlimited.
-    - The defaults 0.1 and 5 are the defaults of the options of the published code.
+      gradients of 1 / sigma^4 are unbounded. It also adds `floor`, because exceeding the level is no collapse.
+    - `code` is the penalty of the published fully connected model, where its weight is always 1, regardless of the
+      options of the code. The bound of 88 is not in the published code; without it the reward would be unlimited.
+    - The defaults of `weight` and `level`, 0.1 and 5, are those of the published code.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
@@ -69,7 +68,7 @@ class Fisher(Strategy):
 
 
 class FisherInformation(Penalty):
-    """weight * shortfall(log sigma^2), where the posteriors are those whose KL is in the objective."""
+    """weight * shortfall(log sigma^2) of the posteriors whose KL is in the objective."""
 
     def __init__(self, config: Fisher) -> None:
         super().__init__()

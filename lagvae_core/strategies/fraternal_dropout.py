@@ -1,4 +1,4 @@
-"""Two passes of the decoder under different dropout, with a penalty on their difference."""
+"""Two passes of the decoder with different dropout masks, and a penalty on their difference."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ __all__ = ["FraternalDropout", "FraternalReconstruction"]
 
 
 class FraternalDropout(Strategy):
-    """Each z is decoded twice under independent dropout, and a penalty reduces the difference between the two passes.
+    """Each z is decoded twice with independent dropout, and a penalty reduces the difference between the two passes.
 
-    Source: Zolna et al. 2018, section 2, and their published code. Petit & Corro 2021 propose it against posterior
-    collapse; the details of their version were not consulted. With d the difference between the two passes, the loss is
+    Source: Zolna et al. 2018, section 2, and their published code. Petit & Corro 2021 propose the method against
+    posterior collapse; the details of their version were not consulted. With d the difference between the two passes,
+    the loss is
 
         mean(0.5 * (rec_1 + rec_2) + w * KL) + weight * T * mean(d^2),
 
-    where T is the number of predicted words of a sentence and mean(d^2) is over all elements of the batch. `target`: d
-    is the difference between the logits, as in the paper, or between the features that the output layer reads
-    (`hidden`). With `double_target` false the reconstruction loss is rec_1 alone. `same_word_mask`: if another strategy
-    drops words, both passes read the same dropped words. Evaluation makes one pass without dropout. Training requires a
-    second pass of the decoder; with weight 0 and without `double_target` it is the plain VAE.
+    where T is the mean number of predicted words per sentence and mean(d^2) is the mean over all predicted words and
+    elements of d. `target` selects the outputs that d compares: the logits, as in the paper, or the features that the
+    output layer reads (`hidden`). With `double_target` false the reconstruction loss is rec_1 alone. With
+    `same_word_mask`, if another strategy drops words, both passes drop the same words. Evaluation makes one pass
+    without dropout. With `weight` 0 and `double_target` false this is the plain VAE; otherwise each training step needs
+    a second pass of the decoder.
 
-    - In the paper rec is a mean over words, in this implementation it is a sum; the factor T preserves the ratio of the
-      two terms in the paper. Without `scale_by_length` the factor is left out, and the penalty is smaller by a factor
-      of T.
+    - In the paper rec is a mean over words; in this implementation it is a sum, and the factor T preserves the paper's
+      ratio of the two terms. With `scale_by_length` false this factor is left out.
     - The output layer is linear and has no bias, so the mean square of the difference between logits is a quadratic
-      form in the difference between features. The penalty is computed from this quadratic form, without computing the
-      logits of either pass.
+      form in the difference between features. The penalty is computed from this quadratic form, which does not require
+      the logits.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"decode"})
@@ -46,7 +47,9 @@ class FraternalDropout(Strategy):
 
     kind: Literal["fraternal_dropout"] = "fraternal_dropout"
     weight: Annotated[
-        float, Field(ge=0, description="weight of the difference between the two passes"), Tunable(0.05, 1.0, log=True)
+        float,
+        Field(ge=0, description="weight of the penalty on the difference between the two passes"),
+        Tunable(0.05, 1.0, log=True),
     ] = 0.15
     target: Annotated[Literal["logits", "hidden"], Field(description="outputs whose difference is penalised")] = (
         "logits"
@@ -70,20 +73,20 @@ class FraternalDropout(Strategy):
         if self.same_word_mask and not words_are_dropped:
             yield Incompatibility(
                 "E18",
-                "fraternal_dropout.same_word_mask has no effect if no strategy drops words; leave it out",
+                "fraternal_dropout.same_word_mask has no effect, because no strategy drops words; leave it out",
             )
         word_masks_differ = words_are_dropped and not self.same_word_mask
         if not word_masks_differ and not any(_dropout_rates(context)):
             yield Incompatibility(
                 "E11",
-                "the two passes of fraternal_dropout would be identical and its penalty 0, because the decoder has no "
-                "dropout and the passes do not drop different words; set model.dropout_in or model.dropout_out, or "
-                "remove fraternal_dropout",
+                "fraternal_dropout would have no effect: its two passes would be identical, because the decoder has no "
+                "dropout and both passes read the same words; set model.dropout_in or model.dropout_out, or remove "
+                "fraternal_dropout",
             )
 
 
 def _dropout_rates(context: ConfigContext) -> Iterator[float]:
-    """Yield all dropout rates of the decoder; the rate of a strategy replaces that of the model."""
+    """Yield all dropout rates of the decoder; the rate of a strategy replaces the rate of the model."""
     rates = {"dropout_in": context.token_model.dropout_in, "dropout_out": context.token_model.dropout_out}
     for strategy in context.strategies:
         rates |= strategy.dropout_rates
@@ -116,7 +119,7 @@ class FraternalReconstruction(ReconstructionLoss):
         return rec_B, config.weight * length * self._mean_square(predicting(one_TBF - other_TBF, targets), decoder)
 
     def _mean_square(self, d_NF: Tensor, decoder: TokenDecoder) -> Tensor:
-        """Return mean(d^2), or the mean of (W d)' (W d) = d' (W' W) d over the vocabulary for the logits W d."""
+        """Return mean(d^2); for the logits W d, (W d)' (W d) = d' (W' W) d divided by the size of the vocabulary."""
         if self._config.target == "hidden":
             return d_NF.square().mean()
         weight_VF = decoder.output.weight

@@ -19,10 +19,10 @@ Mode = Literal["group_batch", "dim_sample", "total_sample", "total_batch", "habi
 
 
 class FreeBits(Strategy):
-    """The KL term is max(floor, KL), so KL below the floor costs nothing; `mode` says which KL is compared.
+    """The KL term is max(floor, KL), so a KL below the floor costs nothing; `mode` selects the KL that is compared.
 
-    Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three, options 2, 1 and 3 of their code); the
-    blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and a `floor` of f
+    Source: Kingma et al. 2016 (`group_batch`); Li et al. 2019 (the next three modes, options 2, 1 and 3 of their code);
+    the blog post "Posterior collapse and the strong generator problem" (`habits`). With Z dimensions and a `floor` of f
     nats per dimension, the KL term is
 
     - `group_batch`: the sum over groups g of max(f * size of g, batch mean of the KL of g), for `groups` groups of
@@ -32,15 +32,15 @@ class FreeBits(Strategy):
     - `total_batch`: max(f * Z, batch mean of the KL);
     - `habits`: Z * max(f, mean over batch and dimensions of the KL), which is `total_batch` under another name,
 
-    all times the KL weight. Below the floor the gradient of the KL is exactly 0, also for a learned prior. In modes
-    that compare single dimensions, each dimension tends to reach the floor, so all units are active by construction.
+    each times the KL weight. Below the floor the gradient of the KL term is exactly 0, also for a learned prior. In
+    modes that compare dimensions, each dimension tends to reach the floor, so all units are active by construction.
 
     Departures. The papers state the floor in total or per group; in this implementation `floor` is in nats per
-    *dimension* in every mode, so that one range of values suits all modes: the totals of Li et al., 2 to 9 nats at 32
-    dimensions, are 0.06 to 0.28. For a KL below the floor, the loss contains 0 in the code of Li et al., and the floor
-    in this implementation: the gradient is the same, the loss differs. The `habits` of the blog post averages the
-    reconstruction loss over words and the KL over dimensions, which is an implicit KL weight of words / Z; in this
-    implementation both are in nats per example, as in all other strategies, which do not weight by length.
+    *dimension* in every mode, so that one range of values suits all modes: the totals of Li et al., 2 to 9 nats with 32
+    dimensions, correspond to 0.06 to 0.28. For a KL below the floor, the code of Li et al. adds 0 to the loss and this
+    implementation adds the floor; the gradient is the same. In the blog post, `habits` averages the reconstruction loss
+    over words and the KL over dimensions, which amounts to a KL weight of words / Z; in this implementation both are in
+    nats per example, as in all other strategies.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -70,15 +70,15 @@ class FreeBits(Strategy):
             if by_dimension and whole:
                 yield Incompatibility(
                     "E07",
-                    f"free_bits in mode {self.mode} compares the KL of single dimensions, but under {other.kind} the "
-                    "KL does not split over dimensions; use mode total_batch",
+                    f"free_bits in mode {self.mode} compares the KL of single dimensions, but with {other.kind} the KL "
+                    "is not a sum over dimensions; set free_bits.mode = total_batch",
                 )
             elif by_example and other.has(Trait.KL_SAMPLED):
                 alternative = "total_batch" if whole else "group_batch"
                 yield Incompatibility(
                     "E07",
-                    f"free_bits in mode {self.mode} compares the KL of single examples, but under {other.kind} that KL "
-                    f"is one Monte Carlo sample and can be negative; use mode {alternative}",
+                    f"free_bits in mode {self.mode} compares the KL of single examples, but with {other.kind} this KL "
+                    f"is estimated from one sample and can be negative; set free_bits.mode = {alternative}",
                 )
 
     def _group_issues(self, context: ConfigContext) -> Iterator[Incompatibility]:
@@ -89,12 +89,13 @@ class FreeBits(Strategy):
         elif context.model.latent_dim % self.groups:
             yield Incompatibility(
                 "E-RANGE",
-                f"free_bits.groups must divide model.latent_dim, got {self.groups} and {context.model.latent_dim}",
+                f"free_bits.groups must divide model.latent_dim = {context.model.latent_dim}, but is {self.groups}; "
+                "change free_bits.groups or model.latent_dim",
             )
 
 
 class _FlooredKl(Objective):
-    """max(floor, KL): the KL itself at or above the floor, the constant floor below it; the gradient is exact."""
+    """max(floor, KL): the KL itself at or above the floor, and the constant floor below it; the gradient is exact."""
 
     def __init__(self, config: FreeBits, latent_dim: int) -> None:
         by_dimension = {"group_batch": config.groups or latent_dim, "dim_sample": latent_dim}

@@ -27,9 +27,9 @@ class Historyless(Strategy):
 
     Unlike a corruption of the training input, this is part of the model: evaluation and sampling use the same decoder
     as training, so p(x|z) is a proper density. Although z is the only source of information, training does not
-    necessarily learn to use z: while inference lags, as it does under SGD from the small initial weights of
-    `model.init_range`, z carries as little information as with the plain decoder. Expect a far worse `nll_iw` wherever
-    z has too few dimensions to replace the past.
+    necessarily learn to use z: while inference lags, as it does with SGD and the small initial weights of
+    `model.init_range`, z carries as little information as with the plain decoder. Expect a far worse `nll_iw` if z has
+    too few dimensions to replace the previous words.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"past"})
@@ -52,12 +52,13 @@ class Historyless(Strategy):
             if "corrupt" in other.slots:
                 yield Incompatibility(
                     "E09",
-                    f"the decoder of historyless reads no words that {other.kind} could drop; remove one of them",
+                    f"historyless has a decoder that reads no words, so {other.kind} has no words to drop; remove "
+                    f"historyless or {other.kind}",
                 )
             elif other.has(Trait.BOUNDED_RECEPTIVE_FIELD):
                 yield Incompatibility(
                     "E09",
-                    f"historyless removes the past that the receptive field of {other.kind} covers, and without it "
-                    f"convolutions cannot distinguish the positions of words; remove {other.kind}, or remove "
-                    f"historyless and shorten the receptive field of {other.kind}",
+                    f"historyless removes the previous words that the decoder of {other.kind} reads, and without them "
+                    f"convolutions cannot distinguish positions; remove {other.kind}, or remove historyless and "
+                    f"shorten the receptive field of {other.kind}",
                 )

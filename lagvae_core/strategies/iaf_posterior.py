@@ -25,30 +25,31 @@ class IafPosterior(Strategy):
 
     Source: Kingma et al. 2016, section 4 and equations 11 to 14. The constants are from the code of Shen et al. 2021.
 
-    z = flow(mean + sigma * eps), `depth` steps of z' = g z + (1 - g) m, where g = sigmoid(s + 2), and m and s at
-    dimension d are functions of the dimensions before d and of a context; successive steps read the dimensions in
+    z = flow(mean + sigma * eps). The flow has `depth` steps z' = g z + (1 - g) m with g = sigmoid(s + 2), where m and s
+    at dimension d are functions of the dimensions before d and of a context. Successive steps read the dimensions in
     opposite orders. log q(z|x) is the log-density of the Gaussian minus the sum of log g; it is cheap to compute only
-    at samples that the flow itself drew. The KL is estimated by Monte Carlo, in training at the one decoded sample and
-    in evaluation at 100; the terms of the dimensions sum to the KL, but each may be negative. `depth` 0 is the plain
-    VAE with a KL estimated in this way. The parameters of the flow are trained with the encoder.
+    at samples drawn through the flow itself. The KL is estimated by Monte Carlo, in training at the decoded sample and
+    in evaluation at 100 samples. The KL is the sum of one term per dimension, each of which can be negative. `depth` 0
+    is the plain VAE with a KL estimated in this way. The parameters of the flow are trained with the encoder.
 
-    E[z|x] is a mean over 100 samples; `au` is corrected for the sampling error of this mean. `mi_batch` needs q(z|x_j)
-    at samples of other examples, which requires inverting the flow one dimension at a time, and is therefore computed
-    on 512 examples. `mi`, which is computed over all pairs of examples, is not measured; the mutual information of the
-    Gaussian before the flow would be a different quantity.
+    E[z|x] is estimated by the mean of 100 samples; `au` is corrected for the sampling error of this mean. `mi_batch`
+    needs q(z|x_j) at samples of other examples, which requires inverting the flow one dimension at a time, and is
+    therefore computed on 512 examples. `mi`, which is computed over all pairs of examples, is not measured; the mutual
+    information of the Gaussian before the flow would be a different quantity.
 
     Departures. The context is the encoder's mean and log-variance; the code has additional encoder outputs for the
     context. sigma is exp(logvar / 2), as in all other posteriors of this package; the code uses a softplus. In the code
     each step reverses the dimensions themselves, which mixes the KL terms of the dimensions that free bits compare; in
-    this implementation dimension d stays dimension d. In the code the context does not reach the first dimension. The
-    hidden layers have 60 units per latent dimension in the code and by default 16 in this implementation, where the
-    outputs of the networks are also divided by the square root of that width (see af_prior).
+    this implementation the dimensions keep their positions. In the code the context does not affect the first
+    dimension; in this implementation it does. The hidden layers have 60 units per latent dimension in the code and by
+    default 16 in this implementation, which also divides the outputs of the networks by the square root of the layer
+    width (see af_prior).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
     paper: ClassVar[str] = "Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("au_base", "int", "units whose mean before the flow has variance >= 0.01, as in published code"),
+        Column("au_base", "int", "units whose mean before the flow has variance >= 0.01, as in the published code"),
     )
     unmeasured: ClassVar[frozenset[str]] = frozenset({"mi", "mi_se", "mi_cap", "kl_agg", "valid_mi"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FLOW_POSTERIOR, Trait.KL_SAMPLED})

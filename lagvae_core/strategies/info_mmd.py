@@ -26,43 +26,43 @@ class InfoMmd(KlExchange):
 
     Source: Zhao et al. 2017, InfoVAE.
 
-    The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w. `alpha` 1 is a
-    Wasserstein autoencoder, `alpha` 0 and `scale` 1 is the plain VAE, and `alpha` 1 - beta with `scale` beta is
+    The loss is mean(rec) + (1 - alpha) * w * KL + (alpha + scale - 1) * D, with the KL weight w. `alpha` 1 gives a
+    Wasserstein autoencoder, `alpha` 0 with `scale` 1 gives the plain VAE, and `alpha` 1 - beta with `scale` beta gives
     beta_vae. At the default `alpha` 0, D is added to the full KL. With Z latent dimensions, d a distance in the latent
     space and C = 2 * Z * bandwidth^2, D is
 
-    - `mmd`: mmd_scale times the unbiased squared discrepancy between one sample of each posterior and as many samples
-      of the prior, drawn again at each update, under the kernel exp(-d^2 / C) (`rbf`) or C / (C + d^2) (`imq`). It can
-      be negative. Its size depends on data and kernel, so the `scale` must be chosen accordingly;
+    - `mmd`: `mmd_scale` times an unbiased estimate of the squared discrepancy between one sample of each posterior and
+      as many samples of the prior, drawn again at each update. The kernel is exp(-d^2 / C) (`rbf`) or C / (C + d^2)
+      (`imq`). The estimate can be negative. Its size depends on data and kernel, so choose `scale` accordingly;
     - `kl`: the estimate of KL(q(z) || p(z)) that agg_kl uses.
 
-    Samples and posteriors are those whose KL is in the objective.
+    The posteriors that are used and sampled are those whose KL is in the objective.
 
-    - alpha + scale < 1 is rejected (E17), because it would reward the divergence. Public code has such defaults.
+    - alpha + scale < 1 is rejected (E17), because it rewards divergence from the prior. Public code has such defaults.
     - The kernel has one bandwidth; published code of Wasserstein autoencoders also sums kernels of several bandwidths.
-    - Pelsmaeker & Aziz 2019 use an `mmd_scale` of 10,000; the default in this implementation is 1, because `scale`
-      already is a weight.
-    - The penalty assumes that each batch is a random sample of the data. With `batching: constant_length` a batch holds
-      sentences of one length, and the penalty compares each length separately with the prior.
+    - Pelsmaeker & Aziz 2019 use an `mmd_scale` of 10,000; the default in this implementation is 1, because `scale` is
+      already a weight.
+    - The penalty assumes that each batch is a random sample of the data. With `batching: constant_length` all sentences
+      of a batch have the same length, and the penalty compares each length separately with the prior.
     """
 
     paper: ClassVar[str] = "Zhao et al. 2017, InfoVAE: Information Maximizing Variational Autoencoders"
 
     kind: Literal["info_mmd"] = "info_mmd"
     alpha: Annotated[
-        float, Field(le=1, description="share of the KL that is left out of the loss"), Tunable(0.0, 1.0)
+        float, Field(le=1, description="fraction of the KL that is left out of the loss"), Tunable(0.0, 1.0)
     ] = 0.0
     scale: Annotated[
         float,
-        Field(ge=0, description="total weight of the divergence of q(z) (lambda)"),
+        Field(ge=0, description="total weight (lambda) of the divergence of q(z) from the prior"),
         Tunable(1, 1e3, log=True),
     ] = 10.0
     divergence: Annotated[Literal["mmd", "kl"], Field(description="divergence of q(z) from the prior")] = "mmd"
-    kernel: Annotated[Literal["rbf", "imq"], Field(description="kernel of mmd: radial or inverse multiquadratic")] = (
-        "rbf"
-    )
+    kernel: Annotated[
+        Literal["rbf", "imq"], Field(description="kernel of mmd: radial basis function or inverse multiquadratic")
+    ] = "rbf"
     bandwidth: Annotated[float, Field(gt=0, description="width of the kernel [standard deviations of the prior]")] = 1.0
-    mmd_scale: Annotated[float, Field(gt=0, description="additional factor of the discrepancy")] = 1.0
+    mmd_scale: Annotated[float, Field(gt=0, description="additional factor on the discrepancy")] = 1.0
 
     def penalty(self, weight: float) -> Penalty:
         return AggregateKl(weight) if self.divergence == "kl" else Discrepancy(self, weight)
@@ -75,8 +75,8 @@ class InfoMmd(KlExchange):
         for other in context.with_trait(Trait.FLOW_POSTERIOR):
             yield Incompatibility(
                 "E14",
-                f"info_mmd with divergence = kl mixes Gaussian posteriors, but those of {other.kind} are flows; set "
-                f"info_mmd.divergence = mmd, or remove info_mmd or {other.kind}",
+                f"info_mmd with divergence = kl requires Gaussian posteriors, but the posteriors of {other.kind} are "
+                f"flows; set info_mmd.divergence = mmd, or remove info_mmd or {other.kind}",
             )
 
 

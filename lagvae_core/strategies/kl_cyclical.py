@@ -18,16 +18,16 @@ __all__ = ["KlCyclical"]
 class KlCyclical(KlSchedule):
     """The weight of the KL term rises from `w_start` to `w_end` repeatedly: `cycles` times in `epochs` epochs.
 
-    Source: Fu et al. 2019. A cycle has total / cycles updates, where total = epochs * batches per epoch. At the
-    fraction tau of a cycle the share of the rise is g(tau / ramp) up to tau = `ramp`, and 1 afterwards. After the last
-    cycle it stays at 1. `shape` selects g(a): `linear` a, `sigmoid` 1 / (1 + exp(6 - 12 a)), `cosine` (1 - cos(pi a)) /
-    2.
+    Source: Fu et al. 2019. A cycle has total / cycles updates, with total = epochs * batches per epoch. After a
+    fraction tau of a cycle, the weight has covered the fraction g(tau / ramp) of the rise if tau is at most `ramp`, and
+    all of it otherwise. After the last cycle the weight stays at `w_end`. `shape` selects g(a): `linear` is g(a) = a,
+    `sigmoid` is g(a) = 1 / (1 + exp(6 - 12 a)), and `cosine` is g(a) = (1 - cos(pi a)) / 2.
 
-    Departures. The paper counts updates; in this implementation the length is given in `epochs`, with the default of
-    the authors' language script (4 cycles of 10 epochs), so that one value suits data of any size. That script restarts
-    at 0.1 and reaches 1 after 4.5 of 10 epochs; the default of this implementation restarts at `w_start` 0, as in the
-    paper. The script also restarts the learning rate with each cycle; this is left out, because no slot changes the
-    learning rate inside an epoch.
+    Departures. The paper counts updates; in this implementation the length is given in `epochs`, so that one value
+    suits data of any size. The default, 4 cycles of 10 epochs, is that of the authors' script for language models. That
+    script restarts at 0.1 and reaches 1 after 4.5 of 10 epochs; the default of this implementation restarts at
+    `w_start` 0, as in the paper. The script also restarts the learning rate with each cycle; this is left out, because
+    no slot can change the learning rate within an epoch.
     """
 
     paper: ClassVar[str] = "Fu et al. 2019, Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing"

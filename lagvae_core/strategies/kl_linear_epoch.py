@@ -20,13 +20,13 @@ class KlLinearEpoch(Strategy):
 
     Source: Bowman et al. 2016. Kim et al. 2018 and He et al. 2019 use it with 0.1 to 1 in 10 epochs.
 
-    Update t (from 0) has weight min(w_end, w_start + (t + 1) * rate), with N batches per epoch. `rate_mode` selects the
-    rate: `exact`, the default, is (w_end - w_start) / (warm_up * N). `kim` is w_end / (warm_up * N), as in the code of
-    Kim et al.; from 0.1 it reaches full weight after 0.9 * warm_up epochs. With `warm_up` 0 the weight is `w_end` from
-    the first update.
+    Update t (counted from 0) has weight min(w_end, w_start + (t + 1) * rate), with N batches per epoch. `rate_mode`
+    selects the rate: `exact`, the default, is (w_end - w_start) / (warm_up * N). `kim` is w_end / (warm_up * N), as in
+    the code of Kim et al.; the rise from 0.1 to 1 then takes 0.9 * warm_up epochs. With `warm_up` 0 the weight is
+    `w_end` from the first update.
 
-    Departure. The public code of He et al. divides by the number of examples over the batch size. For length-bucketed
-    batches this is a little smaller than N, so in their code the weight reaches `w_end` a little earlier.
+    Departure. Instead of N, the public code of He et al. uses the number of examples divided by the batch size. For
+    length-bucketed batches this is a little less than N, so their weight reaches `w_end` a little earlier.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
@@ -34,7 +34,7 @@ class KlLinearEpoch(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
 
     kind: Literal["kl_linear_epoch"] = "kl_linear_epoch"
-    warm_up: Annotated[float, Field(ge=0, description="epochs until the final weight"), Tunable(1, 20)] = 10.0
+    warm_up: Annotated[float, Field(ge=0, description="number of epochs until the final weight"), Tunable(1, 20)] = 10.0
     w_start: Annotated[float, Field(ge=0, le=1, description="weight before the first update")] = 0.1
     w_end: Annotated[float, Field(ge=0, description="final weight")] = 1.0
     rate_mode: Annotated[Literal["exact", "kim"], Field(description="formula of the slope")] = "exact"
@@ -51,7 +51,7 @@ class KlLinearEpoch(Strategy):
         if self.w_start > self.w_end:
             yield Incompatibility(
                 "E-RANGE",
-                f"{self.kind}.w_start must be at most {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
+                f"{self.kind}.w_start must not exceed {self.kind}.w_end, but {self.w_start} > {self.w_end}; lower "
                 "w_start or raise w_end",
             )
 

@@ -17,9 +17,10 @@ class KlLinearIter(KlSchedule):
 
     Source: He et al. 2019, Appendix E: from 0 to 1 in 30,000, 50,000, 100,000 or 120,000 updates, for text and images.
 
-    Update t (from 0) has share min(1, t / warm_up), so the first update has weight `w_start` itself. Only outer updates
-    (steps on the main objective) count, not the inner encoder steps of `aggressive`. With fewer updates than `warm_up`,
-    the weight never reaches `w_end`. With `warm_up` 0 the weight is `w_end` from the first update.
+    At update t (counted from 0), the weight has covered the fraction min(1, t / warm_up) of the rise, so the first
+    update has weight `w_start`. Only outer updates (steps on the main objective) count, not the inner encoder steps of
+    `aggressive`. In a run with fewer updates than `warm_up`, the weight never reaches `w_end`. With `warm_up` 0 the
+    weight is `w_end` from the first update.
 
     Departure. With a `w_end` other than 1 the slope is (w_end - w_start) / warm_up, not 1 / warm_up, so that `warm_up`
     keeps its meaning.
@@ -30,7 +31,7 @@ class KlLinearIter(KlSchedule):
     kind: Literal["kl_linear_iter"] = "kl_linear_iter"
     warm_up: Annotated[
         int,
-        Field(ge=0, description="updates until the final weight"),
+        Field(ge=0, description="number of updates until the final weight"),
         Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
     ] = 100_000
 

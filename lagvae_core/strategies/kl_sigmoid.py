@@ -27,9 +27,9 @@ class KlSigmoid(KlSchedule):
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
 
     kind: Literal["kl_sigmoid"] = "kl_sigmoid"
-    slope: Annotated[float, Field(gt=0, description="4 times the slope of the share at the midpoint [1 / update]")] = (
-        0.0025
-    )
+    slope: Annotated[
+        float, Field(gt=0, description="4 times the slope of the sigmoid at its midpoint [1 / update]")
+    ] = 0.0025
     midpoint: Annotated[
         int, Field(ge=0, description="update at which half the rise is reached"), Tunable(1_000, 20_000, log=True)
     ] = 2_500

@@ -22,11 +22,11 @@ class Mae(Strategy):
 
     Source: Ma et al. 2019, MAE: Mutual Posterior-Divergence Regularization for Variational Autoencoders.
 
-    With D_ij,d the KL of posterior i to posterior j in dimension d, m_d its mean over all ordered pairs i != j of the
-    batch, and s the standard deviation (unbiased) over these pairs of the sum of D_ij over dimensions, the loss
-    increases by diversity * sum_d softplus(-m_d) + smoothness * s. The first term is between 0 and diversity * ln 2 for
-    each dimension, so it can encourage the use of z but cannot force it. The posteriors are those whose KL is in the
-    objective; for a flow posterior these are the Gaussians that the flow transforms.
+    Let D_ij,d be KL(q_i || q_j) in dimension d for the posteriors of examples i and j. m_d is the mean of D_ij,d over
+    all ordered pairs i != j of the batch, and s is the unbiased standard deviation of sum_d D_ij,d over these pairs.
+    The loss increases by diversity * sum_d softplus(-m_d) + smoothness * s. For each dimension, the first term is
+    between 0 and diversity * ln 2, so it can encourage the use of z but cannot force it. The posteriors are those whose
+    KL is in the objective; for a flow posterior these are the Gaussians that the flow transforms.
 
     - The published code has diversity * softplus(-m_d / diversity); in this implementation m_d is not divided, so that
       `diversity` is only a weight. At the default of 1 both formulas are the same.
@@ -34,7 +34,7 @@ class Mae(Strategy):
       part of this strategy.
     - Two examples give only two pairs, too few to measure the spread: with `smoothness` above 0, batches of fewer than
       3 examples are skipped.
-    - With `batching: constant_length` a batch holds sentences of one length, and only these are compared.
+    - With `batching: constant_length` each batch holds sentences of one length, so different lengths are not compared.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
@@ -43,11 +43,11 @@ class Mae(Strategy):
 
     kind: Literal["mae"] = "mae"
     diversity: Annotated[
-        float, Field(ge=0, description="weight of the mean divergence between pairs (eta)"), Tunable(0.5, 4)
+        float, Field(ge=0, description="weight (eta) of the mean divergence between pairs"), Tunable(0.5, 4)
     ] = 1.0
     smoothness: Annotated[
         float,
-        Field(ge=0, description="weight of the standard deviation of the divergence over pairs (gamma)"),
+        Field(ge=0, description="weight (gamma) of the standard deviation of the divergence over pairs"),
         Tunable(0.0, 0.5),
     ] = 0.2
 

@@ -19,19 +19,20 @@ from lagvae_core.strategies.slots import Objective
 __all__ = ["Mdr"]
 
 SMOOTHING = 0.99
-"""Decay rate of RMSprop's mean square of gradients."""
+"""Decay rate of RMSprop's running mean of squared gradients."""
 
 EPSILON = 1e-8
-"""Added to the root of the mean square in RMSprop."""
+"""Constant that RMSprop adds to the root of this mean."""
 
 
 class Mdr(Strategy):
     """Minimum desired rate: a multiplier m >= 0 grows while the KL is below `rate`, and the KL weight is 1 - m.
 
     Source: Pelsmaeker & Aziz 2019. The model minimises mean(rec + KL) + m * (rate - KL), with KL the batch mean of the
-    sum over dimensions. m takes one ascent step after each outer update; an m above 1 rewards KL. Evaluation does not
-    use m. `parametrisation` selects whether m is the absolute value (as published) or the softplus of a learned number.
-    The absolute value has no slope at 0, so a `multiplier_start` of 0 stays 0, which is the plain VAE.
+    sum over dimensions. m takes one gradient ascent step after each outer update; if m is above 1, the loss rewards KL.
+    Evaluation does not use m. `parametrisation` selects whether m is the absolute value (as published) or the softplus
+    of a learned number. The gradient of the absolute value at 0 is taken as 0, so with `multiplier_start` 0 the
+    multiplier stays 0, which is the plain VAE.
 
     Departures. In the published code the optimiser of the model also updates the multiplier, because the filter that
     should exclude the multiplier names another parameter; in this implementation only the RMSprop of the multiplier
@@ -44,7 +45,7 @@ class Mdr(Strategy):
     paper: ClassVar[str] = "Pelsmaeker & Aziz 2019, Effective Estimation of Deep Generative Language Models"
 
     kind: Literal["mdr"] = "mdr"
-    rate: Annotated[float, Field(gt=0, description="target minimum of the KL [nats]"), Tunable(1, 20)] = 5.0
+    rate: Annotated[float, Field(gt=0, description="target minimum KL [nats]"), Tunable(1, 20)] = 5.0
     multiplier_start: Annotated[float, Field(ge=0, description="multiplier at the first update")] = 1.01
     multiplier_lr: Annotated[float, Field(gt=0, description="learning rate of the multiplier's RMSprop")] = 1e-3
     parametrisation: Annotated[
@@ -59,11 +60,14 @@ class Mdr(Strategy):
         for other in context.with_trait(Trait.FIXED_KL_WEIGHT):
             yield Incompatibility(
                 "E01",
-                f"mdr already sets the effective KL weight, and {other.kind} would change it; remove one of them",
+                f"mdr already sets the effective KL weight, which {other.kind} would change; remove mdr or "
+                f"{other.kind}",
             )
         if self.parametrisation == "softplus" and self.multiplier_start == 0:
             yield Incompatibility(
-                "E-RANGE", "mdr.multiplier_start must be greater than 0 with parametrisation = softplus, got 0"
+                "E-RANGE",
+                "mdr.multiplier_start must be greater than 0 with parametrisation = softplus, because the softplus "
+                "is never 0; raise multiplier_start or set parametrisation = abs",
             )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
@@ -71,7 +75,7 @@ class Mdr(Strategy):
         for other in context.with_trait(Trait.INNER_LOOP):
             yield ConfigWarning(
                 "W2",
-                f"The multiplier of mdr is updated in the outer steps of {other.kind} only, not in its inner steps.",
+                f"The multiplier of mdr changes in the outer updates of {other.kind} only, not in its inner steps.",
             )
 
 

@@ -21,9 +21,9 @@ class MogPrior(Strategy):
 
     Source: Kamoi & Fukutomi 2018, the multimodal prior.
 
-    p(z) = sum_c w_c N(z; m_c, diag(v_c)), a mixture as in vamp_prior, but of free components instead of posteriors. The
+    p(z) = sum_c w_c N(z; m_c, diag(v_c)). Unlike in vamp_prior, the components are free Gaussians, not posteriors. The
     KL is estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100
-    samples; it does not split over dimensions. The components are trained with the decoder.
+    samples; it is not a sum over dimensions. The components are trained with the decoder.
 
     The defaults are choices of this implementation. Initial means are drawn from N(0, init_spread^2), initial variances
     are 1 and initial weights are equal; one component with `init_spread` 0 starts as N(0, I).

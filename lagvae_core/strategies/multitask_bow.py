@@ -34,18 +34,18 @@ class MultitaskBow(Strategy):
 
     The sentence is the input of the encoder; in reinflection, where words are characters, it is the source form. Words
     are all tokens except `<pad>`, `<s>` and `</s>`; `<unk>` counts, because it stands for a word of the sentence. With
-    `bow_input`, the output of a linear layer on the bag is appended to the last state of the encoder, before the
-    projection to mean and log-variance. The head is trained with the decoder and is not part of the measured model;
-    only `bow_nll` measures the head.
+    `bow_input`, the output of a linear layer on the bag of words is appended to the last state of the encoder, before
+    the projection to mean and log-variance. The head is trained with the decoder and is not part of the measured model;
+    only `bow_nll` uses it.
 
-    - `multinomial` is about as large as the reconstruction loss, so a `weight` of 1 roughly doubles the incentive to
-      encode the sentence in z. KL and `mi` rise by the information that the head uses, whether or not the decoder uses
-      it.
-    - The bag that the encoder reads contains the share of each word among the words of the sentence. With counts, which
-      are unbounded, unlike the last state of the encoder, the base recipe with its learning rate of 1 diverges.
-    - By default the layer on the bag is as large as a word embedding, because its output is the mean of one vector per
-      word, and the hidden layer of the head is as large as z.
-    - `bow_input` changes the encoder: `weight` 0 is the plain VAE only without `bow_input`.
+    - The `multinomial` loss is about as large as the reconstruction loss, so a `weight` of 1 roughly doubles the
+      incentive to encode the sentence in z. KL and `mi` rise by the information that the head uses, whether or not the
+      decoder uses it.
+    - The bag that the encoder reads contains the relative frequency of each word in the sentence. Counts, unlike the
+      last state of the encoder, are unbounded; with counts, training at the base recipe's learning rate of 1 diverges.
+    - By default the output of the layer on the bag is as large as a word embedding, because it is the mean of one
+      vector per word. The hidden layer of the head is by default as large as z.
+    - `bow_input` changes the encoder, so `weight` 0 is the plain VAE only if `bow_input` is false.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"features", "penalties", "extra_metrics"})
@@ -63,9 +63,10 @@ class MultitaskBow(Strategy):
     hidden: Annotated[
         int | None, Field(ge=1, description="hidden units of the head; null: as many as z has dimensions")
     ] = None
-    bow_input: Annotated[bool, Field(description="whether the encoder also reads the bag")] = True
+    bow_input: Annotated[bool, Field(description="whether the encoder also reads the bag of words")] = True
     bow_size: Annotated[
-        int | None, Field(ge=1, description="features of the bag in the encoder; null: the size of a word embedding")
+        int | None,
+        Field(ge=1, description="number of bag-of-words features in the encoder; null: size of a word embedding"),
     ] = None
 
     def has(self, trait: Trait) -> bool:

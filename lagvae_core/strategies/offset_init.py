@@ -23,18 +23,18 @@ MAX_INITIAL_LOGVAR = 10.0
 
 
 class OffsetInit(Strategy):
-    """Parameters start positive, so that every posterior mean starts positive, nearly equal and away from the origin.
+    """All parameters start positive, so that the posterior means start nearly equal and away from the origin.
 
     Source: He et al. 2019, Appendix G: weights from U(low, high) and embeddings from U(embedding_low, embedding_high)
     instead of intervals around 0. From this start the basic VAE returns to the origin and collapses; with aggressive
-    training it does not. `scope` `all` initialises encoder and decoder in this way, `encoder` the encoder alone;
+    training it does not. `scope` `all` initialises encoder and decoder in this way, and `encoder` only the encoder;
     parameters that other strategies add to the model keep their own initial values. With the intervals of the plain
-    model, -init_range to init_range and the corresponding interval for the embeddings, it is the plain VAE.
+    model, -init_range to init_range and the corresponding interval for the embeddings, this is the plain VAE.
 
     - The defaults are the paper's intervals, U(0.04, 0.06) and U(0, 0.2), as recalled from memory.
-    - On images every parameter counts as a weight, including those of batch normalisation.
-    - Log-variances start as large as the means. The paper has 50 hidden units; with many more units, choose narrower
-      intervals.
+    - For images, every parameter is drawn from U(low, high), including those of batch normalisation.
+    - Log-variances start as large as the means, and both grow with the number of hidden units. The paper has 50 units;
+      with many more, choose smaller `low` and `high`.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"initialise"})
@@ -52,7 +52,7 @@ class OffsetInit(Strategy):
         return {"initialise": self.initialise}
 
     def initialise(self, module: nn.Module, side: Side) -> None:
-        """Initialise `module` again, drawing as the model's own initialisation does: layer defaults, then uniform."""
+        """Initialise `module` again with the draws of the model's own initialisation: layer defaults, then uniform."""
         if side == "encoder" or self.scope == "all":
             start_by_default(module)
             start_between(module, (self.low, self.high), (self.embedding_low, self.embedding_high))
@@ -64,7 +64,9 @@ class OffsetInit(Strategy):
         for name, low, high in (("", self.low, self.high), ("embedding_", self.embedding_low, self.embedding_high)):
             if low >= high:
                 yield Incompatibility(
-                    "E-RANGE", f"offset_init.{name}low must be less than offset_init.{name}high, got {low} and {high}"
+                    "E-RANGE",
+                    f"offset_init.{name}low must be less than offset_init.{name}high, but {low} >= {high}; lower "
+                    f"{name}low or raise {name}high",
                 )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
@@ -74,13 +76,13 @@ class OffsetInit(Strategy):
         if start > MAX_INITIAL_LOGVAR:
             yield ConfigWarning(
                 None,
-                f"offset_init: initial log-variances can be near model.hidden * (low + high) / 2 = {start:g}, and "
-                "their KL near the exponential of that; lower offset_init.low and offset_init.high.",
+                f"offset_init: initial log-variances can be near model.hidden * (low + high) / 2 = {start:g}, and the "
+                "initial KL grows exponentially with them; lower offset_init.low and offset_init.high.",
             )
         for other in context.with_trait(Trait.NORMALISES_MEANS):
             yield ConfigWarning(
                 None,
-                f"offset_init replaces the initial encoder weights of {other.kind}: posterior means then start nearly "
-                f"equal, with a variance far below {other.kind}.epsilon, so the normalisation cannot spread them to "
-                "the intended standard deviation at the start.",
+                f"offset_init replaces the initial encoder weights of {other.kind}, so the posterior means start "
+                f"nearly equal, with a variance far below {other.kind}.epsilon, and the normalisation cannot spread "
+                "them to the intended standard deviation at first; remove offset_init unless this is intended.",
             )

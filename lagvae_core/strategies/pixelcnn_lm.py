@@ -11,15 +11,15 @@ __all__ = ["PixelCnnLm"]
 
 
 class PixelCnnLm(LanguageModel):
-    """The decoder alone, without z and encoder: the PixelCNN, a baseline for every VAE of images.
+    """The decoder alone, without z or encoder: the PixelCNN, a baseline for every VAE of images.
 
     Source: He et al. 2019, PixelCNN in Table 2.
 
     The model is the decoder of the plain VAE, without its feature maps of z; optimiser, learning rate and stopping are
     those of the trial. The latent space has 0 dimensions: `rec` = `nll_elbo` = `nll_iw` is the exact -log p(x), `iw_k`
     is 1, and all columns about z (`kl`, `mi`, `au` and so on) are null, not 0. `model.latent_dim` and `model.z_maps`
-    have no effect. The published code contains this model, but that part of the code cannot run; the network follows
-    the class definitions of the published code.
+    have no effect. The network follows the class definitions in the published code, although that part of the code
+    cannot run.
     """
 
     paper: ClassVar[str] = "He et al. 2019, Lagging Inference Networks and Posterior Collapse, Table 2"

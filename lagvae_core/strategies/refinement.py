@@ -1,4 +1,4 @@
-"""Gradient steps on the posterior of each example, and the ways to differentiate training through them, for `sa_vae`.
+"""Gradient steps that refine each posterior in `sa_vae`, and the ways to differentiate through these steps.
 
 lambda [2, B, Z] contains the means and log-variances of the posteriors of B examples; lambda_0 is the encoder's output,
 lambda_k is lambda after k steps, and g is the gradient that a step uses.
@@ -58,13 +58,13 @@ class Descent:
     """Momentum steps on lambda [2, B, Z] with clipped gradients.
 
     The gradient of each example's loss is divided by `reference_batch`. The norms for clipping are computed separately
-    for means and log-variances, and are scaled to a batch of `reference_batch` such examples.
+    for means and log-variances, and are scaled to a batch of `reference_batch` examples.
 
     Args:
         config: The fields that define the steps.
         examples: Number of examples in the batch.
-        alone: Whether the norm is computed for each example, as if the reference batch consisted of copies of this
-            example; otherwise the norm is computed for the whole batch.
+        alone: Whether the norm is computed for each example separately, as if the reference batch consisted of copies
+            of this example; otherwise it is computed for the whole batch.
     """
 
     def __init__(self, config: Steps, examples: int, *, alone: bool) -> None:
@@ -78,7 +78,7 @@ class Descent:
         return self._config.clip / norm.clamp(min=self._config.clip)
 
     def joint_norm(self, gradient: Tensor) -> Tensor:
-        """Return the joint norm of means and log-variances."""
+        """Return the joint norm of the gradients of means and log-variances."""
         return (self._share * gradient.square().sum()).sqrt()
 
     def clipped(self, gradient: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Descent:
         return gradient * self.factor(gradient) if self._config.clip else gradient
 
     def clipped_backward(self, gradient: Tensor, outer: Tensor) -> Tensor:
-        """Return the derivative of `clipped` at `gradient`, which is symmetric, times the vector `outer`."""
+        """Return the derivative of `clipped` at `gradient`, a symmetric matrix, times the vector `outer`."""
         if not self._config.clip:
             return outer
         factor = self.factor(gradient)
@@ -95,7 +95,7 @@ class Descent:
         return factor * torch.where(factor < 1.0, outer - parallel, outer)
 
     def clipped_to_backward_clip(self, outer: Tensor) -> Tensor:
-        """Return `outer`, a gradient of the loss at some lambda_k, with a norm of at most `backward_clip`.
+        """Return `outer`, the gradient of the loss with respect to some lambda_k, clipped to the norm `backward_clip`.
 
         If steps overshoot, this gradient grows from step to step in the backward pass, and an update with the resulting
         gradient destroys the model.
@@ -128,7 +128,7 @@ def gradient_of(parameters: Tensor, noise_BZ: Tensor, kl_factor: Tensor | float,
 
 
 def gaussian_of(parameters: Tensor) -> Gaussian:
-    """Return the Gaussian posteriors with means and log-variances `parameters`, a lambda."""
+    """Return the Gaussian posteriors with the means and log-variances in `parameters`, a lambda."""
     return Gaussian(parameters[0], parameters[1])
 
 
@@ -204,7 +204,7 @@ class SviGradient(ABC):
         return self.trainer.loss_at(self.batch, Inference.plain(gaussian_of(refined)), self.weight)
 
     def final(self, refined: Tensor) -> tuple[Loss, Tensor]:
-        """Return the loss and its gradient at lambda_K, scaled like g, and add the gradients of the decoder."""
+        """Return the loss and its gradient at lambda_K, scaled like g; accumulate the gradients of the decoder."""
         leaf = refined.requires_grad_()
         loss = self.loss(leaf)
         loss.total.backward()  # type: ignore[no-untyped-call]
@@ -212,7 +212,7 @@ class SviGradient(ABC):
         return loss, leaf.grad * (self.batch.size / self.config.reference_batch)
 
     def add_encoder_gradients(self, outer: Tensor) -> None:
-        """Backpropagate `outer`, the gradient of the loss at lambda_0 scaled like g, to the encoder's gradients."""
+        """Backpropagate `outer`, the gradient of the loss at lambda_0 scaled like g, through the encoder."""
         torch.autograd.backward([self.start], [outer * (self.config.reference_batch / self.batch.size)])
 
 
@@ -331,7 +331,7 @@ class PublishedGradient(SviGradient):
         return loss
 
     def _product(self, k: int, parameters: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """Return the difference quotient of g along `direction`; subtract that of the decoder from its gradients."""
+        """Return the difference quotient of g along `direction`; subtract the decoder's quotient from its gradients."""
         r, limit = self.config.difference_step, self.config.clip
         weights = list(self.trainer.model.decoder.parameters())
         at_lambda, at_shifted = (_WeightGradients(weights, self.batch.size) for _ in range(2))
@@ -348,7 +348,7 @@ class PublishedGradient(SviGradient):
 
 
 class _WeightGradients:
-    """Differentiate rec with respect to z, and store the gradients of its batch mean for `weights` in `gradients`."""
+    """Differentiates rec with respect to z, and stores the gradients of its batch mean for `weights` in `gradients`."""
 
     def __init__(self, weights: list[nn.Parameter], examples: int) -> None:
         self._weights, self._examples = weights, examples

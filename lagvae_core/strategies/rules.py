@@ -1,4 +1,4 @@
-"""Rules between strategies: traits that strategies reject, and the codes of incompatibilities and warnings."""
+"""Rules for combining strategies: the traits they refer to, and the codes of incompatibilities and warnings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["CODES", "ConfigWarning", "Incompatibility", "Trait"]
 CODES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "E-SLOT": "Two strategies fill the same exclusive slot, or one strategy is listed twice.",
-        "E-RANGE": "Values that are valid one by one contradict each other.",
+        "E-RANGE": "Values that are valid individually contradict each other.",
         "E-PSEUDO": "The encoder reads an input that the pseudo-inputs of the prior do not have.",
         "E01": "One strategy adapts the effective KL weight, and another strategy fixes it.",
         "E02": "A schedule and a constant factor would both multiply the KL.",
-        "E03": "Two strategies set the spread of the posterior means.",
+        "E03": "Both strategies change the posterior means or their spread.",
         "E04": "The refinement steps are not defined for the other strategy's posterior, prior or penalty.",
         "E05": "Both strategies are remedies for the lag of the inference network.",
-        "E06": "The minimum KL of the posterior is not guaranteed under another prior, or makes free bits ineffective.",
+        "E06": "The guaranteed minimum KL does not hold for another prior, or it makes free bits ineffective.",
         "E07": "The free-bits mode compares a KL that the other strategy does not provide.",
         "E08": "The scaled generator is defined for the prior N(0, I) only.",
-        "E09": "The strategy has no meaning for this kind of data, model or decoder.",
+        "E09": "The strategy does not apply to this kind of data, model or decoder.",
         "E10": "The strategy acts on the latent variable, but the model has none.",
         "E11": "The strategy has no effect, because nothing in the decoder is random.",
         "E12": "The batch size is smaller than the statistics of the strategy require.",
@@ -33,16 +33,16 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "E15": "Both strategies are parameterisations of the same model.",
         "E16": "The refinement steps are defined for a weighted ELBO, which the other strategy replaces.",
         "E17": "The weight of a divergence is negative.",
-        "E18": "An option is set that has no effect in this configuration.",
+        "E18": "An option that is set has no effect in this configuration.",
         "W1": "Two strategies change how fast the encoder learns, so their effects cannot be separated.",
-        "W2": "The multiplier of the objective is updated in outer steps only, not in inner encoder steps.",
+        "W2": "The multiplier of the objective changes in outer updates only, not in inner encoder steps.",
         "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
-        "W4": "The strategy uses statistics of batches that each hold a single group of examples.",
-        "W5": "A term of the loss is not part of the refinement steps; it only counts at the refined posterior.",
+        "W4": "The strategy uses batch statistics, but each batch contains a single group of examples.",
+        "W5": "A term of the loss is not part of the refinement steps; it applies only at the refined posterior.",
         "W6": "Several strategies add a penalty, and no paper gives weights for this combination.",
     }
 )
-"""Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md explains them."""
+"""Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md says what to do."""
 
 
 class Trait(StrEnum):
@@ -52,9 +52,9 @@ class Trait(StrEnum):
     """
 
     TEXT_ONLY = "text_only"
-    """It concerns the words of a text and has no meaning for images."""
+    """It applies to text only, because it acts on words."""
     IMAGES_ONLY = "images_only"
-    """It concerns pixels and has no meaning for words."""
+    """It applies to images only, because it acts on pixels."""
     REPLACES_LSTM_DECODER = "replaces_lstm_decoder"
     """It builds its own decoder from the fields of `model.kind = lstm`, and is undefined for other models."""
     NO_LATENT_VARIABLE = "no_latent_variable"
@@ -106,7 +106,7 @@ class ConfigWarning:
 
     Args:
         code: Code of the rule, a key of `CODES`; None for advice without a code.
-        message: A whole sentence.
+        message: A complete sentence.
     """
 
     code: str | None

@@ -1,4 +1,4 @@
-"""Semi-amortised inference: gradient steps refine each example's posterior, starting from the encoder's."""
+"""Semi-amortised inference: gradient steps refine each example's posterior, starting from the encoder's output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["SaVae"]
 class SaVae(Strategy):
     """Gradient steps (`refinement_steps`) refine the encoder's posterior, and training differentiates through them.
 
-    Source: Kim et al. 2018, section 3; He et al. 2019 compare their method with SA-VAE with 10 steps.
+    Source: Kim et al. 2018, section 3; He et al. 2019 compare their method with SA-VAE at 10 steps.
 
     lambda_0 = (mean, log-variance) comes from the encoder. Step k is a gradient step on the loss L_k, computed with
     fresh noise and new dropout masks:
@@ -47,42 +47,43 @@ class SaVae(Strategy):
         g = d L_k(lambda_k) / d lambda, clipped;  v = momentum * v - g;  lambda_{k+1} = lambda_k + rate * v,
 
     and the model is trained on the objective at the last lambda; the gradient for decoder and encoder includes the
-    effect of all steps. Validation and measurement refine each example separately in eval mode, with weight 1 and noise
-    that belongs to the example; `nll_iw_init` and `kl_init` measure the encoder without refinement.
+    effect of all steps. Validation and measurement refine each example separately in eval mode, with KL weight 1 and
+    noise that depends only on the seed and the example; `nll_iw_init` and `kl_init` measure the encoder alone.
 
     `backward` selects how training differentiates through the steps:
 
-    - `finite_diff`, as published: a product of the Hessian of L_k with a vector d is the difference of two gradients,
-      at lambda_k and lambda_k + difference_step * d, over `difference_step`, with the same noise and masks;
+    - `finite_diff`, as published: the product of the Hessian of L_k and a vector d is approximated by the gradient at
+      lambda_k + difference_step * d minus the gradient at lambda_k, divided by `difference_step`, with the same noise
+      and masks;
     - `autograd`: the exact second derivatives; this keeps all passes in memory and uses no fused kernels;
     - `none`: training does not differentiate through the steps. The decoder is trained at the refined posterior, and
       the encoder on the loss at its own posterior (the paper's VAE+SVI);
-    - `none_kl`: as `none`, but the encoder is trained on KL(encoder's || refined) (VAE+SVI+KL, `train_kl` in the
-      published code).
+    - `none_kl`: as `none`, but the encoder is trained on the KL from its own posterior to the refined posterior
+      (VAE+SVI+KL, `train_kl` in the published code).
 
     Departures from the published code ("the code"), with the reasons:
 
     - The code uses the gradient of the batch mean, so the steps of an example grow as its batch gets smaller, and
       clipping couples the examples. In this implementation the gradient of each example is divided by
       `reference_batch`, and the norm for clipping is scaled to `reference_batch` examples: in training, examples like
-      those of the batch; in measurement, copies of the single example. With a batch size of 32 the training steps equal
-      those of the code.
+      those of the batch; in measurement, copies of the single example. With the default `reference_batch` and a batch
+      size of 32, the training steps equal those of the code.
     - In the code each step seeds the global generator with one of 3435 seeds. In this implementation the noise has its
       own random stream, and the state of the dropout stream is restored for the perturbed pass.
     - In the code the refinement in validation uses the annealed KL weight; in this implementation it uses weight 1, as
       all measurements do.
     - With `finite_diff_clip` `consistent`, the differences are taken between unclipped gradients, and the derivative of
-      the clipping is computed exactly. The code (`reference`) subtracts the unclipped gradient from the clipped
-      gradient of the perturbed pass and clips the result again; if clipping takes effect, the result is not the
-      derivative of any function.
+      the clipping is computed exactly. For the decoder's weights, the code (`reference`) subtracts the unclipped
+      gradient from the clipped gradient of the perturbed pass and clips the result again; if clipping takes effect, the
+      result is not the derivative of any function.
     - As in the code, the gradient of the loss at each lambda_k is clipped in the backward pass (`backward_clip`; the
       code uses the value of `clip`). Without this clipping, if steps overshoot, the gradient grows from step to step:
-      on the synthetic data all three runs with ten steps reached a gradient norm of several thousands and diverged.
+      on the synthetic data all three runs with ten steps reached a gradient norm of several thousand and diverged.
     - `difference_step` is 1e-5 in the code. A direction d has the size of a refinement step, so in float32 a tenth of
       the difference at 1e-5 is rounding error. At 0.003, rounding and curvature contribute equally to the error, and
       the relative error of the gradient is 1e-3.
-    - The additional loss terms of multitask_bow and fraternal_dropout are not part of the refinement steps; they only
-      count at the refined posterior (W5).
+    - The additional loss terms of multitask_bow and fraternal_dropout are not part of the refinement steps; they apply
+      only at the refined posterior (W5).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"update", "refine", "extra_metrics"})
@@ -102,7 +103,7 @@ class SaVae(Strategy):
     ] = 10
     rate: Annotated[
         float,
-        Field(ge=0, description="learning rate of the refinement steps at the reference batch"),
+        Field(ge=0, description="learning rate of the refinement steps, scaled to `reference_batch`"),
         Tunable(0.1, 2, log=True),
     ] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of the refinement steps")] = 0.5
@@ -110,17 +111,21 @@ class SaVae(Strategy):
     backward_clip: Annotated[
         float, Field(ge=0, description="largest norm of the loss gradient at each lambda_k; 0 disables clipping")
     ] = 5.0
-    reference_batch: Annotated[int, Field(ge=1, description="batch size for whose mean loss the steps are scaled")] = 32
+    reference_batch: Annotated[
+        int, Field(ge=1, description="batch size by which the gradient of each example is divided")
+    ] = 32
     backward: Annotated[
         Literal["finite_diff", "autograd", "none", "none_kl"],
         Field(description="how training differentiates through the steps"),
     ] = "finite_diff"
     difference_step: Annotated[
-        float, Field(gt=0, le=1, description="length of a finite difference, in units of a refinement step")
+        float, Field(gt=0, le=1, description="length of a finite difference, relative to a refinement step")
     ] = 0.003
     finite_diff_clip: Annotated[
         Literal["consistent", "reference"],
-        Field(description="clipping of finite differences: by the derivative of clipping, or as in the code"),
+        Field(
+            description="clipping of finite differences: with the derivative of clipping, or as in the published code"
+        ),
     ] = "consistent"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -135,19 +140,18 @@ class SaVae(Strategy):
                 )
                 yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif "posterior" in other.slots:
-                message = f"the refinement steps of sa_vae would leave the family of posteriors of {other.kind}"
+                message = f"sa_vae takes refinement steps that would leave the posterior family of {other.kind}"
                 yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif "prior" in other.slots:
-                message = f"the refinement steps of sa_vae are not defined for the prior of {other.kind}"
+                message = f"sa_vae takes refinement steps that are not defined for the prior of {other.kind}"
                 yield Incompatibility("E04", f"{message}; remove sa_vae or {other.kind}")
             elif other.has(Trait.INNER_LOOP):
                 message = f"sa_vae and {other.kind} are both remedies for the lag of the inference network"
-                yield Incompatibility("E05", f"{message}; choose one of them")
+                yield Incompatibility("E05", f"{message}; remove sa_vae or {other.kind}")
             elif "objective" in other.slots and not other.has(Trait.FIXED_KL_WEIGHT):
-                message = (
-                    f"the refinement steps of sa_vae are defined for the weighted ELBO, which {other.kind} replaces"
-                )
-                yield Incompatibility("E16", f"{message}; remove one, or control the KL with beta_vae")
+                message = f"sa_vae takes refinement steps on the weighted ELBO, which {other.kind} replaces"
+                hint = f"remove sa_vae or {other.kind}, or use beta_vae to control the KL"
+                yield Incompatibility("E16", f"{message}; {hint}")
         yield from self._unused_options()
 
     def _unused_options(self) -> Iterator[Incompatibility]:
@@ -170,7 +174,7 @@ class SaVae(Strategy):
                 yield ConfigWarning(
                     "W5",
                     f"The loss term of {other.kind} is not part of the refinement steps of sa_vae, which optimise the "
-                    "ELBO; it only counts at the refined posterior.",
+                    "ELBO; it applies only at the refined posterior.",
                 )
 
 

@@ -27,20 +27,19 @@ __all__ = ["ScalePosterior", "ScaleVae"]
 class ScaleVae(Strategy):
     """The decoder reads u = f * mu + sigma * eps, where f scales the means of a batch to standard deviation `des_std`.
 
-    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is computed from the batch, des_std
-    / std(mu); in later epochs f is f_bar, the average of f over the previous epoch. The KL in the objective is that of
-    the *unscaled* N(mu, sigma^2), so the training objective is not a bound on log p(x); see docs/results.md. The
-    default columns measure the generator that the paper samples from: u ~ N(0, f_bar^2), with proposal N(f_bar * mu,
-    sigma^2).
+    Source: Song et al. 2024, Scale-VAE, Algorithm 1. In the first `f_epo` epochs f is computed from the batch as
+    des_std / std(mu); in later epochs f is f_bar, the average of the f recorded in the previous epoch. The KL in the
+    objective is that of the *unscaled* N(mu, sigma^2), so the training objective is not a bound on log p(x); see
+    docs/results.md. The default columns measure the generator that the paper samples from: u ~ N(0, f_bar^2), with
+    proposal N(f_bar * mu, sigma^2).
 
-    Departures. Batches below `min_f_batch` are neither recorded nor scaled by their own f, because small batches
-    dominate the mean of 1 / std (it is 13 % too high at batch size 8, infinite at 2);
-    in the first `f_epo` epochs these batches use the mean of the f recorded so far in the epoch, and are skipped while
-    none is recorded. `f_average` `pooled`
-    replaces the paper's `arithmetic` mean of f by des_std over the pooled standard deviation. `objective` `valid` uses
-    the KL of the scaled posterior to N(0, f^2), which makes the objective a bound. `detach_f` stops the gradient
-    through the standard deviation of the batch (the paper does not stop it). f is recorded in outer updates (steps on
-    the main objective) only.
+    Departures. Batches smaller than `min_f_batch` do not use or record an f of their own, because small batches
+    dominate the mean of 1 / std, which is 13 % too high at batch size 8 and infinite at 2. In the first `f_epo` epochs
+    these batches use the average of the f recorded so far in the epoch, and are skipped until one has been recorded.
+    With `f_average` `pooled`, f_bar is des_std divided by the pooled standard deviation instead of the paper's
+    `arithmetic` mean of f. With `objective` `valid`, the KL is that of the scaled posterior to N(0, f^2), which makes
+    the objective a bound. `detach_f` stops the gradient through the standard deviation of the batch (the paper does not
+    stop it). Only outer updates (steps on the main objective) record f.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
@@ -69,7 +68,9 @@ class ScaleVae(Strategy):
         Column("mi_q", "float", "MI under the posterior of kl_train, whole split [nats]; at most kl_train"),
         Column("au_hat", "int", "units whose scaled mean has variance >= 0.01; all units by construction"),
         Column(
-            "std_fmu_split", "floats", "standard deviation of f_bar * mu over the split, by dimension; compare des_std"
+            "std_fmu_split",
+            "floats",
+            "standard deviation of f_bar * mu over the split, by dimension; compare with des_std",
         ),
     )
     traits: ClassVar[frozenset[Trait]] = frozenset(
@@ -81,19 +82,21 @@ class ScaleVae(Strategy):
         float, Field(gt=0, description="target standard deviation of the scaled means"), Tunable(0.3, 1.5)
     ] = 0.7
     f_epo: Annotated[
-        int, Field(ge=1, description="number of epochs that use the factor of the batch"), Tunable(1, 7)
+        int, Field(ge=1, description="number of initial epochs that use the factor of the batch"), Tunable(1, 7)
     ] = 1
     f_average: Annotated[Literal["arithmetic", "pooled"], Field(description="how f is averaged to f_bar")] = (
         "arithmetic"
     )
     min_f_batch: Annotated[int, Field(ge=2, description="smallest batch that is scaled by its own factor")] = 8
     std_floor: Annotated[
-        float, Field(gt=0, description="lower bound of the standard deviation of the means of a batch")
+        float, Field(gt=0, description="lower bound on the standard deviation of the means of a batch")
     ] = 1e-6
-    detach_f: Annotated[bool, Field(description="whether the factor of the batch passes no gradient")] = False
+    detach_f: Annotated[bool, Field(description="whether gradients through the factor of the batch are stopped")] = (
+        False
+    )
     objective: Annotated[
         Literal["paper", "valid"],
-        Field(description="KL in the objective: of the unscaled posterior, or of the scaled one to N(0, f^2)"),
+        Field(description="KL in the objective: of the unscaled posterior, or of the scaled posterior to N(0, f^2)"),
     ] = "paper"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
@@ -107,13 +110,13 @@ class ScaleVae(Strategy):
             if "prior" in other.slots and "posterior" not in other.slots:
                 yield Incompatibility(
                     "E08",
-                    f"the scaled generator of scale_vae is defined only for the prior N(0, I), which {other.kind} "
-                    f"replaces; remove scale_vae or {other.kind}",
+                    f"scale_vae is defined only for the prior N(0, I), which {other.kind} replaces; remove scale_vae "
+                    f"or {other.kind}",
                 )
 
 
 class ScalePosterior(Posterior):
-    """u ~ N(f * mu, sigma^2), with the KL of N(mu, sigma^2). `f_bar` is a buffer: decoder weights depend on it."""
+    """u ~ N(f * mu, sigma^2), with the KL of N(mu, sigma^2). `f_bar` is a buffer, so it is stored with the weights."""
 
     f_bar: Tensor
 

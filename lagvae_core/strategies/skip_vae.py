@@ -16,17 +16,19 @@ __all__ = ["SkipVae"]
 
 
 class SkipVae(Strategy):
-    """z also enters the decoder's output layer, and each layer before it, so that no layer can discard it.
+    """z also enters the decoder's output layer and every layer before it, so that no layer can discard z.
 
-    Source: Dieng et al. 2019, in the form `add` (as recalled); `concat` to the output is the form of DG-VAE's code.
+    Source: Dieng et al. 2019, in the form `add` (recalled from memory); DG-VAE's code uses `concat` at the output.
 
-    With h_t the input of the output layer W, `path` `concat` gives the logits W [h_t; z], at the cost of Z * V weights;
-    `add` gives W (h_t + U z). The paths of z in the plain decoder remain. Dropout applies to h_t alone, never to z.
+    With h_t the input of the output layer W, `path` `concat` gives the logits W [h_t; z], at the cost of Z * V weights
+    for V words; `add` gives W (h_t + U z). The paths of z in the plain decoder remain. Dropout applies to h_t alone,
+    never to z.
 
-    - `to` `all` also reaches the layers in between. The LSTM has one layer, and all its steps already read z, so for
-      the LSTM `all` equals `output`. In `cnn_decoder` each block reads z: [x; z] under `concat`, x + U z under `add`.
+    - With `to` `all`, z also enters the layers before the output layer. The LSTM has one layer, and all its steps
+      already read z, so for the LSTM `all` equals `output`. In `cnn_decoder` each block reads [x; z] with `concat` and
+      x + U z with `add`.
     - In a decoder of images, projected maps of z are added to the input of a layer; `concat` is rejected for images.
-    - `add` applies no nonlinearity to the sum, because the h_t of the LSTM already is the output of a nonlinearity.
+    - `add` applies no nonlinearity to the sum, because the h_t of the LSTM is already the output of a nonlinearity.
     - The published code leaves the skip connection out when it generates text. In this implementation generation
       includes it.
     """
@@ -51,6 +53,4 @@ class SkipVae(Strategy):
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
         if context.data_kind == "images" and self.path == "concat":
-            yield Incompatibility(
-                "E09", "skip_vae.path = concat exists only in decoders of words; on images set skip_vae.path = add"
-            )
+            yield Incompatibility("E09", "skip_vae.path = concat is not available for images; set skip_vae.path = add")

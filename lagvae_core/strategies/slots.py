@@ -63,7 +63,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Forward:
-    """The intermediate results of the computation of a loss, from which penalties are computed.
+    """The intermediate results of computing a loss, from which penalties are computed.
 
     Args:
         batch: The batch.
@@ -93,7 +93,7 @@ class Forward:
 
 
 class Trainer(Protocol):
-    """The interface by which an `Update` trains the model; `lagvae_core.training.learner.Learner` implements it."""
+    """The interface by which an `Update` trains the model, implemented by `lagvae_core.training.learner.Learner`."""
 
     model: Vae
     streams: Streams
@@ -191,9 +191,9 @@ class Penalty(nn.Module, ABC):
 class Pretraining:
     """Epochs that train encoder and decoder as a plain autoencoder, before the main training.
 
-    The learning rate does not decay in these epochs, and the model is never measured with their weights. After the last
-    pretraining epoch, the decoder, the optimisers, the decay of the learning rate and all schedules start from scratch.
-    The inference network keeps its weights.
+    The learning rate does not decay in these epochs, and their weights are never measured. After the last pretraining
+    epoch, the decoder, the optimisers, the decay of the learning rate and all schedules start from scratch. The
+    inference network keeps its weights.
 
     Args:
         epochs: Number of pretraining epochs.
@@ -202,7 +202,7 @@ class Pretraining:
     epochs: int = 0
 
     def in_force(self, components: TrainingComponents, epoch: int) -> TrainingComponents:
-        """Return the components that train in `epoch`, counted from 0.
+        """Return the components that are used in `epoch`, counted from 0.
 
         In pretraining the loss is rec alone, without the objective, penalties, schedule and update procedure of
         `components`. The model and the input of the decoder are the same in all epochs.
@@ -232,7 +232,7 @@ class Measurement:
         batches: The evaluated split.
         encoded: The encoding of the evaluated split.
         encoded_train: Returns the encoding of the training set, computed at the first call.
-        importance_weighted: Returns the bound that `nll_iw` reports, computed with another proposal.
+        importance_weighted: Returns the same bound as `nll_iw`, computed with another proposal.
         seed: Seed of all random draws in evaluation.
     """
 

@@ -21,12 +21,13 @@ class SoftFreeBits(Strategy):
     """Each update divides the KL weight by `factor` if the KL is below `rate`, and multiplies it if the KL is above.
 
     Source: Chen et al. 2017, Variational Lossy Autoencoder. "Above" means above (1 + tolerance) * rate; between this
-    value and `rate` the weight does not change. The weight stays in [weight_min, 1]. The KL is the batch mean of the
-    sum over dimensions, unweighted.
+    value and `rate` the weight does not change. The weight stays in [weight_min, 1]. The KL is the unweighted batch
+    mean of the sum over dimensions.
 
-    Departures. The default `weight_start` of 0.1 is from the code of Pelsmaeker & Aziz; a value of 1 would be the upper
-    bound. Their code derives its factor from the slope of an annealing schedule (11 at its default); the default in
-    this implementation is the paper's 1.1. `weight_min` is an addition, because no factor can raise a weight of 0.
+    Departures. The default `weight_start` of 0.1 is from the code of Pelsmaeker & Aziz; with 1 the weight would start
+    at its upper bound. Their code derives its factor, 11 by default, from the slope of an annealing schedule; the
+    default in this implementation is the paper's 1.1. `weight_min` is an addition, because no factor can raise a weight
+    of 0.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})
@@ -49,14 +50,14 @@ class SoftFreeBits(Strategy):
         for other in context.with_trait(Trait.FIXED_KL_WEIGHT):
             yield Incompatibility(
                 "E01",
-                f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; remove one of "
-                "them",
+                f"soft_free_bits already sets the effective KL weight, which {other.kind} would change; remove "
+                f"soft_free_bits or {other.kind}",
             )
         if self.weight_min > self.weight_start:
             yield Incompatibility(
                 "E-RANGE",
-                f"soft_free_bits.weight_min must be at most soft_free_bits.weight_start, got {self.weight_min} and "
-                f"{self.weight_start}",
+                f"soft_free_bits.weight_min must not exceed soft_free_bits.weight_start, but {self.weight_min} > "
+                f"{self.weight_start}; lower weight_min or raise weight_start",
             )
 
 

@@ -26,32 +26,31 @@ INIT_MEAN = -0.05
 """Default of `init_mean`."""
 
 DARKEST = 0.02
-"""Initial grey of a black pixel of a training image; the initial grey of a white pixel is 1 minus this value."""
+"""Initial grey value of a black pixel of a training image; that of a white pixel is 1 minus this value."""
 
 
 class VampPrior(Strategy):
-    """The prior is the mean of the posteriors of learned pseudo-inputs: sentences of free embeddings, or grey images.
+    """The prior is the mean of the posteriors of learned pseudo-inputs: sequences of embeddings, or grey images.
 
     Source: Tomczak & Welling 2018, with the constants of their published code.
 
     p(z) = (1/C) sum_c q(z | v_c). Each of the C = `components` pseudo-inputs v_c is a sequence of `length` vectors that
-    the encoder reads instead of word embeddings, or an image whose greys are sigmoids of free parameters. The
+    the encoder reads instead of word embeddings, or an image whose grey values are sigmoids of free parameters. The
     pseudo-inputs are trained with the decoder; the encoder is trained through both densities in the KL. The KL is
     estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100 samples;
-    it does not split over dimensions. Every update encodes all pseudo-inputs in addition to the batch: many long
-    pseudo-inputs take more time than the batch itself. In evaluation the posteriors of the pseudo-inputs are computed
-    once.
+    it is not a sum over dimensions. Every update encodes all pseudo-inputs in addition to the batch; many long
+    pseudo-inputs take more time than the batch. Evaluation computes the posteriors of the pseudo-inputs once.
 
     - The prior uses the posterior as evaluation does: with running averages instead of batch statistics, without
       contributing to these statistics, and without dropped variances.
     - `length` is the number of vectors, including `<s>` and `</s>`; null is the mean length of the training sentences.
     - Initial vectors are drawn from N(init_mean, init_std^2). With `init_from_data` they are the encoder's embeddings
-      of the training sentences whose length is nearest to `length`, cut or padded with `</s>` to this length, plus
-      noise of standard deviation init_std.
-    - The published code clamps images to between 0 and 1; pixels that start below 0 would never receive a gradient.
-      Hence this implementation uses sigmoids. Their arguments are also drawn from N(init_mean, init_std^2), or with
-      `init_from_data` they start from training images with greys clamped to between 0.02 and 0.98. Vectors that an LSTM
-      reads need no bound.
+      of the training sentences whose length is nearest to `length`, truncated or padded with `</s>` to this length,
+      plus noise of standard deviation init_std.
+    - The published code clamps the values of images to [0, 1], so pixels that start below 0 would never receive a
+      gradient. Hence this implementation uses sigmoids. Their arguments are also drawn from N(init_mean, init_std^2);
+      with `init_from_data` they are the logits of training images with grey values clamped to [0.02, 0.98], plus noise
+      of standard deviation init_std. Vectors that an LSTM reads need no bound.
     - The published code drops constants that cancel between the two densities, bounds log-variances to (-6, 2), and can
       use several samples of the KL per example. This implementation keeps the constants, does not bound log-variances,
       and draws one sample in training, as for every strategy.
@@ -89,14 +88,15 @@ class VampPrior(Strategy):
             if other.has(Trait.FLOW_POSTERIOR):
                 yield Incompatibility(
                     "E14",
-                    f"vamp_prior mixes Gaussian posteriors, but under {other.kind} the posteriors of the pseudo-inputs "
-                    "would be flows, whose densities require inverting the flow at each z; remove one of them",
+                    f"vamp_prior mixes Gaussian posteriors, but with {other.kind} the posteriors of the pseudo-inputs "
+                    "would be flows, whose densities require inverting the flow at each z; remove vamp_prior or "
+                    f"{other.kind}",
                 )
             if other.has(Trait.ENCODER_READS_BAG):
                 yield Incompatibility(
                     "E-PSEUDO",
-                    f"the pseudo-inputs of vamp_prior have no words, but with bow_input = true {other.kind} makes the "
-                    f"encoder read them; set {other.kind}.bow_input = false or remove one of them",
+                    f"vamp_prior has pseudo-inputs without words, but {other.kind}.bow_input = true requires them; "
+                    f"set {other.kind}.bow_input = false, or remove vamp_prior or {other.kind}",
                 )
         if context.data_kind == "images":
             yield from without_effect(self, "on images", "length")
@@ -105,7 +105,7 @@ class VampPrior(Strategy):
 
 
 class PseudoPrior(Prior):
-    """p(z) = (1/C) sum_c q(z | v_c). It refers to encoder and posterior, whose parameters belong to the model.
+    """p(z) = (1/C) sum_c q(z | v_c). It refers to the encoder and the posterior, whose parameters belong to the model.
 
     A subclass holds the pseudo-inputs v and implements `start` and `encoded`.
     """
@@ -117,7 +117,7 @@ class PseudoPrior(Prior):
 
     @abstractmethod
     def start(self, encoder: nn.Module) -> None:
-        """Initialise pseudo-inputs whose start depends on the encoder; called once when the model is built."""
+        """Initialise pseudo-inputs whose initial values depend on the encoder; called once when the model is built."""
 
     @abstractmethod
     def encoded(self, encoder: nn.Module) -> Gaussian:
@@ -179,7 +179,7 @@ class PseudoSentences(PseudoPrior):
                 self.pseudo_LCE.add_(encoder.embedding(self._sentences_CL.T))
 
     def encoded(self, encoder: nn.Module) -> Gaussian:
-        """Encode in the current mode of the encoder, because on a GPU an LSTM in eval mode has no backward pass."""
+        """Encode in the current mode of the encoder, because cuDNN has no backward pass for an LSTM in eval mode."""
         assert isinstance(encoder, TokenEncoder)
         return encoder.read(self.pseudo_LCE)
 

@@ -18,17 +18,17 @@ __all__ = ["WordDropout"]
 
 
 class WordDropout(Strategy):
-    """In training each word of the decoder input is dropped with probability `rate`, so that the decoder needs z.
+    """In training, each word of the decoder input is dropped with probability `rate`, so that the decoder needs z.
 
     Source: Bowman et al. 2016, section 3.2; Iyyer et al. 2015 drop words of a text in the same way. `replace` selects
-    the input instead of a dropped word: `unk`, the word `<unk>`, as in the paper; `zero`, a vector of zeros. Targets
-    and the encoder's input are never changed, and evaluation drops nothing. On a text of characters this is character
-    dropout (the blog post "Posterior collapse and the strong generator problem").
+    what the decoder reads instead of a dropped word: the word `<unk>`, as in the paper (`unk`), or a vector of zeros
+    (`zero`). Targets and the encoder's input are never changed, and evaluation drops nothing. On text of characters
+    this is character dropout (the blog post "Posterior collapse and the strong generator problem").
 
-    - With `scope` `token` every word of every sentence is drawn separately. In the code of the blog post one draw at
-      each time step applies to the whole batch, replaces the word by zeros, and also happens in testing; `scope` `step`
-      with `replace` `zero` is the same, but in training alone.
-    - `<s>` is kept unless `drop_bos`, because it only marks the start of the sentence.
+    - With `scope` `token` each word of each sentence is drawn separately. In the code of the blog post, one draw per
+      time step applies to the whole batch, dropped words are replaced by zeros, and words are also dropped in testing;
+      `scope` `step` with `replace` `zero` does the same, but only in training.
+    - `<s>` is kept unless `drop_bos` is true, because it only marks the start of the sentence.
     - The default rate is that of the blog post's code.
     """
 
@@ -37,7 +37,7 @@ class WordDropout(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.TEXT_ONLY, Trait.WORKS_WITHOUT_Z})
 
     kind: Literal["word_dropout"] = "word_dropout"
-    rate: Annotated[float, Field(ge=0, le=1, description="share of dropped words"), Tunable(0.1, 0.8)] = 0.4
+    rate: Annotated[float, Field(ge=0, le=1, description="probability that a word is dropped"), Tunable(0.1, 0.8)] = 0.4
     scope: Annotated[
         Literal["token", "step"], Field(description="unit of a draw: each word, or each position for the whole batch")
     ] = "token"
@@ -65,5 +65,5 @@ class WordDropout(Strategy):
             yield ConfigWarning(
                 None,
                 "word_dropout at a rate of 1 hides every word from the decoder in training, but evaluation reads their "
-                "embeddings, which were never trained; historyless leaves the words out of both.",
+                "embeddings, which were never trained; use historyless to leave the words out of both.",
             )

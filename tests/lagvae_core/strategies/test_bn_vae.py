@@ -243,8 +243,8 @@ def test_the_batch_size_must_reach_min_batch():
         parse_trial({"strategies": ["bn_vae"], "training": {"batch_size": 1}})
     assert issues[0].code == "E12"
     assert issues[0].hint == (
-        "bn_vae uses the statistics of batches of at least min_batch = 2 examples, but training.batch_size is 1; raise "
-        "it or lower bn_vae.min_batch."
+        "bn_vae needs batches of at least 2 examples (bn_vae.min_batch) for its batch statistics, but "
+        "training.batch_size is 1; raise training.batch_size or lower bn_vae.min_batch."
     )
     parse_trial({"strategies": ["bn_vae"], "training": {"batch_size": 2}})
     with rejects("strategies[0].min_batch") as issues:

@@ -119,7 +119,8 @@ def test_a_rate_of_the_model_without_effect_gives_a_warning():
 
     (warning,) = warnings(0.2, rate=0.3)
     assert str(warning) == (
-        "embedding_dropout drops units at a rate of 0.3 and replaces model.dropout_in = 0.2, which has no effect."
+        "embedding_dropout drops units at a rate of 0.3 and replaces model.dropout_in = 0.2, which has no effect; "
+        "leave model.dropout_in out."
     )
     (warning,) = warnings(0.2, rate=0.2, scope="row")
     assert warning.code is None
