@@ -1,6 +1,6 @@
 """Interface of a kind of data: its source, data set, splits, batches, and the domain that a model is built for.
 
-Texts, images and inflected words have their own implementations of these interfaces. Training and measurement use only
+Text, images and inflected words have their own implementations of these interfaces. Training and measurement use only
 what this module declares.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor
 __all__ = ["Batch", "Batching", "DataSource", "Dataset", "Domain", "Partition", "Split"]
 
 Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
-"""How the training examples are cut into batches: at random before each epoch, at random once, or with one group per
-batch. Each kind of data defines its groups."""
+"""How the training examples are divided into batches: at random before each epoch, at random once, or so that each
+batch contains a single group. Each kind of data defines its groups."""
 
 
 Batching = Literal["constant_length", "padded"]
@@ -26,7 +26,7 @@ Batching = Literal["constant_length", "padded"]
 
 
 class DataSource(Protocol):
-    """Configuration of a kind of data, from which the data are loaded and cut into training batches.
+    """Configuration of a kind of data. It loads the data and divides them into training batches.
 
     A kind of data is a `FrozenConfig` that satisfies this protocol and is a member of `DataConfig`.
     """
@@ -37,23 +37,24 @@ class DataSource(Protocol):
 
     @property
     def partition(self) -> Partition:
-        """How the training examples are cut into batches."""
+        """How the training examples are divided into batches."""
 
     @property
     def batching(self) -> Batching | None:
-        """How examples of different lengths are put in batches; None if this kind of data offers no choice."""
+        """How examples of different lengths are batched; None if this kind of data offers no choice."""
 
     def load(self) -> Dataset:
         """Read or generate the data.
 
         Raises:
-            DataError: The files are missing, unreadable or not as expected; it carries the issues of all files.
+            DataError: The files are missing, unreadable or not in the expected format. The error carries all issues
+                found in the files.
         """
 
     def train_batches(self, train: Any, batch_size: int, seed: int, epoch: int) -> Sequence[Batch]:
         """Return the training batches of one epoch, on the CPU.
 
-        The result depends on the arguments only, and every epoch has the same number of batches.
+        The result depends only on the configuration and the arguments. Every epoch has the same number of batches.
 
         Args:
             train: Training split of the data set that `load` returned.
@@ -67,7 +68,7 @@ class Batch(ABC):
     """B examples.
 
     Attributes:
-        index_B: int64, always on the CPU, the indices of the examples in their split.
+        index_B: Indices of the examples in their split: int64, always on the CPU.
     """
 
     index_B: Tensor
@@ -80,12 +81,12 @@ class Batch(ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Number of predicted tokens or pixels in all examples together."""
+        """Total number of predicted tokens or pixels."""
 
     @property
     @abstractmethod
     def history(self) -> Any:
-        """What the decoder may see in addition to z: for each predicted unit only its past.
+        """What the decoder may see in addition to z; of the targets, only those before the predicted one.
 
         A strategy can change the history through its slot `corrupt`.
         """
@@ -105,9 +106,10 @@ class Batch(ABC):
         """Return the batch on `device`."""
 
     def observed(self, generator: torch.Generator) -> Self:
-        """Return the batch as training sees it in one use.
+        """Return the batch as training sees it in a single use.
 
-        If training observes random draws, the result is a new draw from `generator`; otherwise it is the batch itself.
+        If training sees random draws of the data, such as binarised images, the result is a new draw from `generator`.
+        Otherwise it is the batch itself.
         """
         return self
 
@@ -135,11 +137,11 @@ class Split(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int) -> Sequence[Batch]:
-        """Return every example once, in the batches that measurement uses: on the CPU, at most `batch_size` long."""
+        """Return every example once, in batches for measurement: on the CPU, with at most `batch_size` examples."""
 
 
 class Domain(ABC):
-    """What a model must know about the data that it is built for. It contains sizes, but no examples.
+    """What a model must know about the data for which it is built. It contains sizes but no examples.
 
     Attributes:
         words: Whether the predicted units are words or characters (True) or pixels (False).
@@ -149,12 +151,12 @@ class Domain(ABC):
 
     @abstractmethod
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
-        """Return the likelihood columns of this kind of data.
+        """Return the likelihood columns of this kind of data, such as the perplexity, by name.
 
         Args:
             nll: Mean negative log-likelihood per example [nats].
             examples: Number of examples.
-            units: Number of predicted units in all examples together.
+            units: Total number of predicted units in these examples.
         """
 
 
@@ -165,7 +167,7 @@ class Dataset(ABC):
         fingerprint: SHA-256 (hex) of all content that training or measurement uses. Two data sets have the same
             fingerprint if and only if this content is equal.
         report: Facts about the data that are shown to the user.
-        truth: Latent variables of generated data by split and name; None for other data.
+        truth: Latent variables of generated data, by split and name; None for other data.
     """
 
     train: Split
@@ -178,4 +180,4 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def domain(self) -> Domain:
-        """Sizes of the data for the construction of a model."""
+        """Sizes of the data, as a model needs them."""

@@ -48,7 +48,7 @@ def cache_folder() -> Path:
     """Return `$LAGVAE_CACHE`, else `$XDG_CACHE_HOME/lagvae`, else `~/.cache/lagvae`.
 
     Raises:
-        RuntimeError: The user has no home folder.
+        RuntimeError: No variable is set and the home folder cannot be determined.
     """
     if folder := os.environ.get("LAGVAE_CACHE"):
         return Path(folder)
@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 def read_entry(name: str) -> Entry | None:
     """Return the entry called `name`, or None if there is none.
 
-    The arrays are memory-mapped files and read-only. A damaged entry is reported in the log and deleted.
+    The arrays are read-only memory-mapped files. A damaged entry is logged and deleted.
     """
     try:
         folder = cache_folder() / name
@@ -88,8 +88,8 @@ def _digest(array: NDArray[Any]) -> str:
 
 
 def discard_entry(name: str, reason: str) -> None:
-    """Report an unusable entry in the log and delete it. Processes that have mapped its arrays can still use them."""
-    _log.warning("the cached data %s cannot be used and are prepared again: %s", name, reason)
+    """Log why an entry is unusable, and delete it. Processes that have mapped its arrays can still use them."""
+    _log.warning("cache entry %s cannot be used, so its data are prepared again: %s", name, reason)
     with suppress(OSError):
         discarded = tempfile.mkdtemp(dir=cache_folder(), suffix=".tmp")
         with suppress(OSError):
@@ -98,7 +98,7 @@ def discard_entry(name: str, reason: str) -> None:
 
 
 def write_entry(name: str, entry: Entry) -> None:
-    """Write `entry` under `name`. A failure is reported in the log and raises no error.
+    """Write `entry` under `name`. A failure is logged and raises no error.
 
     If several processes write the entry at the same time, the first one wins; all of them write the same data.
     """
@@ -111,4 +111,4 @@ def write_entry(name: str, entry: Entry) -> None:
             with write_synced(folder / _CONTENTS) as file:
                 file.write(json.dumps({"arrays": digests, "facts": dict(entry.facts)}).encode())
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        _log.warning("the data %s are not cached: %s", name, error)
+        _log.warning("cannot write cache entry %s: %s", name, error)

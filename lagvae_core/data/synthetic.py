@@ -45,27 +45,27 @@ class SyntheticData(FrozenConfig):
     """Lines drawn from an LSTM with random weights and a two-dimensional mixture prior.
 
     Source: He et al. 2019, "Lagging Inference Networks and Posterior Collapse in Variational Autoencoders",
-    Appendix B.1, as in the authors' published generator. Where paper and generator differ, this class follows the
-    generator. In the paper, z enters only the output and the start state, through affine maps. In the generator, z is
+    Appendix B.1, as implemented in the authors' published generator. Where the two differ, this class follows the
+    generator. In the paper, z enters only the output and the initial state, through affine maps. In the generator, z is
     also an input of the LSTM, and the only biases are the two of the LSTM.
 
         c ~ U{0..3},  z ~ N(MEANS[c], I),  cell = start z,  hidden = tanh(cell),  x_1 ~ U{0..V-1}
         hidden, cell = LSTM([embed(x_t); z], hidden, cell),  x_t+1 ~ softmax(out_h hidden + out_z z)
 
     The words are "0" to "V-1", and the vocabulary contains all of them. The label of a line is its mixture component.
-    The lines of each split are the first of its own endless stream: a larger `examples` only adds lines at the end.
+    Each split takes the first lines of its own endless stream, so a larger `examples` only adds lines at the end.
 
     `partition` applies to the training lines only. Lines are drawn independently, so their stored order is already
-    random: `fixed_random` cuts batches in that order. `fixed_by_group` fills each batch from one component of the
-    mixture, and `resplit_random` shuffles all lines before each epoch.
+    random, and `fixed_random` divides them into batches in that order. `fixed_by_group` fills each batch from one
+    component of the mixture, and `resplit_random` shuffles all lines before each epoch.
     """
 
     batching: ClassVar[Batching | None] = None
 
     kind: Literal["synthetic"] = "synthetic"
     examples: int = Field(16_000, ge=1, description="number of generated training lines")
-    heldout: int = Field(2_000, ge=1, description="number of lines in the validation split and in the test split")
-    vocabulary: int = Field(1_000, ge=2, le=50_000, description="number of words, special words not counted")
+    heldout: int = Field(2_000, ge=1, description="number of lines in each of the validation and test splits")
+    vocabulary: int = Field(1_000, ge=2, le=50_000, description="number of words, special words not included")
     length: int = Field(10, ge=1, le=1_000, description="number of words in every line")
     hidden: int = Field(100, ge=1, le=10_000, description="hidden units of the generating LSTM")
     embedding: int = Field(100, ge=1, le=10_000, description="size of the generator's word embeddings")
@@ -74,7 +74,7 @@ class SyntheticData(FrozenConfig):
     seed: int = Field(
         19950927, ge=0, description="seed of the generator's weights and lines; independent of the trial's seed"
     )
-    limit: int | None = Field(None, ge=1, description="number of leading training lines to use; none for all")
+    limit: int | None = Field(None, ge=1, description="number of leading training lines to use; null: all")
     partition: Partition = Field("fixed_random", description="division of the training lines into batches")
 
     def load(self) -> TokenDataset:
@@ -113,7 +113,7 @@ class Weights:
 
     embedding_VE: NDArray[np.float64]
     input_GI: NDArray[np.float64]
-    """Weights of the LSTM's input, which consists of the word embedding and z and has the size I = E + Z."""
+    """Weights of the LSTM's input, the concatenation of word embedding and z, of size I = E + Z."""
     recurrent_GH: NDArray[np.float64]
     input_bias_G: NDArray[np.float64]
     recurrent_bias_G: NDArray[np.float64]
@@ -144,7 +144,10 @@ def weights(config: SyntheticData) -> Weights:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread. If many trials start at once, waiting for threads makes generation ten times slower."""
+    """Context manager. Limits torch to one thread.
+
+    If many trials start at once, contention between threads makes generation ten times slower.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -220,13 +223,13 @@ def _split(words: NDArray[np.int32], component: NDArray[np.int64]) -> TokenSplit
 
 
 def _entry_name(config: SyntheticData) -> str:
-    """Name of the cache entry. `limit` and `partition` do not change the generated lines."""
+    """Return the name of the cache entry. `limit` and `partition` do not change the generated lines."""
     identity = f"{_FORMAT} {config.model_dump_json(exclude={'limit', 'partition'})}"
     return f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()}"
 
 
 def _read_cache(config: SyntheticData) -> dict[str, NDArray[Any]] | None:
-    """Return the cached lines, or None if there are none of the expected shapes."""
+    """Return the cached arrays, or None if there is no entry with the expected shapes."""
     name = _entry_name(config)
     entry = read_entry(name)
     if entry is None:

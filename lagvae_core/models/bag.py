@@ -1,4 +1,4 @@
-"""Bags of words: encoder features of a bag, and a head that predicts the bag from z.
+"""Bags of words: encoder features computed from a bag, and a head that predicts the bag from z.
 
 Shape suffixes: B sentences, L tokens per sentence, S samples, W words (the vocabulary without `<pad>`, `<s>` and
 `</s>`).
@@ -71,15 +71,15 @@ class BagHead(nn.Module):
         return self.layers(z_BSZ)  # type: ignore[no-any-return]
 
     def multinomial(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """Return -sum_t log softmax(logits)[x_t] over the words x_t of each sentence in any order, [B, S] [nats]."""
+        """Return -sum_t log softmax(logits)[x_t] over all words x_t of each sentence, [B, S] [nats]."""
         counts_BW = word_counts(batch, self._vocabulary)
         log_p_BSW: Tensor = self(z_BSZ).log_softmax(2)
         return -(counts_BW[:, None] * log_p_BSW).sum(2)
 
     def bernoulli(self, batch: Batch, z_BSZ: Tensor) -> Tensor:
-        """Return the negative log-likelihood of the presence or absence of each word, [B, S] [nats].
+        """Return the negative log-likelihood of the set of words that are present, [B, S] [nats].
 
-        Words are independent given z.
+        Given z, words are present independently of each other.
         """
         logits_BSW = self(z_BSZ)
         present_BSW = (word_counts(batch, self._vocabulary) > 0).to(logits_BSW)[:, None].expand_as(logits_BSW)

@@ -157,7 +157,7 @@ class DecoderState(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Prefix(DecoderState):
-    """State that stores every token read so far, from which any decoder can continue."""
+    """State that consists of z and all tokens read so far. Any decoder can continue from it."""
 
     z_RZ: Tensor
     history: History
@@ -169,9 +169,9 @@ class Prefix(DecoderState):
 class TokenDecoder(Decoder):
     """p(x|z) over token sequences: features of each position, followed by one bias-free output layer.
 
-    A subclass defines `output` (a bias-free linear layer from F to V) and `features`. `begin` and `step` give the same
-    distributions token by token. By default they recompute the features of all tokens read so far, which is exact for
-    every decoder and quadratic in T. A subclass with a recurrent state overrides both.
+    A subclass defines `output` (a bias-free linear layer from F to V) and `features`. `begin` and `step` compute the
+    same distributions token by token. By default they recompute the features of all tokens read so far, which is exact
+    for every decoder but quadratic in T. A subclass with a recurrent state overrides both.
     """
 
     output: nn.Linear
@@ -180,15 +180,15 @@ class TokenDecoder(Decoder):
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
         """Return the input of the output layer, [T, R, F].
 
-        Position t depends only on z and on the history up to t. The S samples of an example share their embeddings and
-        therefore the dropout mask on them.
+        Position t depends only on z and on the history up to t. The S samples of an example share the input embeddings
+        and therefore the dropout mask on them.
         """
 
     def forward(self, history: History, targets: Tensor | Ragged, z_BSZ: Tensor) -> Tensor:
         return self.nll(self.features(history, z_BSZ), targets)
 
     def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
-        """Return the state of R sequences before any token is read, `<s>` included.
+        """Return the state of R sequences before any token, including `<s>`, is read.
 
         Args:
             z_RZ: One z per sequence.
@@ -212,7 +212,7 @@ class TokenDecoder(Decoder):
     def nll(self, features_TRF: Tensor, targets: Tensor | Ragged) -> Tensor:
         """Return -log p(targets | features), summed over tokens, [B, S] [nats].
 
-        In padded batches the output layer skips the positions that predict padding.
+        In padded batches, positions that predict padding are skipped.
         """
         if isinstance(targets, Ragged):
             return self._nll_of_ragged(features_TRF, targets)

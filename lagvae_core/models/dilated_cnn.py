@@ -68,9 +68,9 @@ class ResidualBlock(nn.Module):
 class DilatedCnn(TokenDecoder):
     """Decoder p(x|z) with a limited context: [embedding; z], conv1x1, one residual block per dilation, output layer.
 
-    Position t depends on the last 1 + (kernel - 1) * sum(dilations) words. `options.skip` works as in `LstmDecoder`;
-    with `everywhere`, z also enters each block. Embeddings are initialised from U(-init_embedding, init_embedding),
-    all other layers by PyTorch's default.
+    Position t depends on z and on the last 1 + (kernel - 1) * sum(dilations) words. `options.skip` works as in
+    `LstmDecoder`; with `everywhere`, z also enters each block. Embeddings are initialised from
+    U(-init_embedding, init_embedding), all other layers by PyTorch's default.
 
     Args:
         config: Sizes and dropout rates of the model to which the decoder belongs.

@@ -23,7 +23,7 @@ GATE_BIAS = 2.0
 """Constant added to the gate's input, so that gates are nearly open at initialisation: sigmoid(2) = 0.88."""
 
 MAX_LOG_SCALE = 3.0
-"""Bound on |log s| in a standardising step: s is between e^-3 and e^3, so that no learning rate makes s overflow."""
+"""Bound on |log s| in a standardising step: s is between e^-3 and e^3, so it cannot overflow at any learning rate."""
 
 
 class Masked(nn.Linear):
@@ -42,11 +42,11 @@ class Masked(nn.Linear):
 class Made(nn.Module):
     """MADE network: two outputs per dimension that depend only on the previous dimensions in `order` and the context.
 
-    Source: Germain et al. 2015. It has two hidden layers of `hidden` ReLU units. A unit of rank k depends on the first
-    k dimensions; ranks are spread evenly from 0 to Z - 1. Units of rank 0 carry the context to the first dimension, so
-    that with a single dimension the network depends on the context alone. The output is divided by sqrt(hidden), so
-    that an SGD step changes it by about the same amount for any width. Without the division, a learning rate of 1.0
-    overshoots.
+    Source: Germain et al. 2015. The network has two hidden layers of `hidden` ReLU units. A unit of rank k depends on
+    the first k dimensions; ranks are spread evenly from 0 to Z - 1. Units of rank 0 carry the context to the first
+    dimension, so that with a single dimension the network depends on the context alone. The output is divided by
+    sqrt(hidden), so that an SGD step changes it by about the same amount for any width. Without the division, a
+    learning rate of 1.0 overshoots.
 
     Args:
         order: Order of dependence of the dimensions.
@@ -74,7 +74,7 @@ class Made(nn.Module):
 
 
 class Autoregressive(nn.Module, ABC):
-    """y_d = exp(log_scale_d) x_d + shift_d, where both depend only on the dimensions before d in `order`.
+    """y_d = exp(log_scale_d) x_d + shift_d, where scale and shift depend only on the dimensions before d in `order`.
 
     The forward map computes all dimensions at once; the inverse needs one pass per dimension.
     """
@@ -89,12 +89,12 @@ class Autoregressive(nn.Module, ABC):
         """Return `log_scale` and `shift` at x."""
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return y, and log |dy_d / dx_d| of each dimension."""
+        """Return y, and log |dy_d / dx_d| for each dimension d."""
         log_scale, shift = self.affine(x, context)
         return log_scale.exp() * x + shift, log_scale
 
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return x, and log |dy_d / dx_d| at x for each dimension."""
+        """Return x, and log |dy_d / dx_d| at x for each dimension d."""
         log_scale, x_by_dimension = torch.zeros_like(y), list(torch.zeros_like(y).unbind(-1))
         for d in self.order:
             log_scale, shift = self.affine(torch.stack(x_by_dimension, -1), context)
@@ -134,7 +134,7 @@ class Flow(nn.Module):
     are converted, and the results are converted back.
 
     Args:
-        step: Constructor of a step: (order, hidden, context) to module.
+        step: Constructor of a step, called with order, hidden and context.
         steps: Number of steps.
         size: Number of dimensions.
         hidden: Units per hidden layer of each step.
@@ -154,11 +154,11 @@ class Flow(nn.Module):
         self.steps = nn.ModuleList(step(orders[number % 2], hidden, context) for number in range(steps))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return y, and log |det dy/dx| summed over steps but not over dimensions; both have the shape of x."""
+        """Return y, and the term of each dimension in log |det dy/dx|, summed over steps. Both have the shape of x."""
         return self._chain((step.forward for step in self._steps()), x, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x, and log |det dy/dx| at x, summed over steps but not over dimensions.
+        """Return x, and the term of each dimension in log |det dy/dx| at x, summed over steps.
 
         Each step needs as many passes as there are dimensions.
         """
@@ -184,7 +184,7 @@ class Flow(nn.Module):
 
 @dataclass(frozen=True)
 class FlowProposal(Proposal):
-    """q(z|x) as a diagonal Gaussian transformed by a flow; the flow's context is the Gaussian's mean and log-variance.
+    """q(z|x) as a diagonal Gaussian transformed by a flow, whose context is the Gaussian's mean and log-variance.
 
     The density is cheap at the proposal's own samples; at any other z it requires inverting the flow.
     """

@@ -54,7 +54,10 @@ class _Layer(nn.Module):
         return gate(vertical), h + self.leave(gate(horizontal))
 
     def enter(self, pixels_BHW: Tensor, z_maps_RCHW: Tensor | None, shift_z: int) -> tuple[Tensor, Tensor]:
-        """Apply the first layer, which excludes the pixel itself; maps of z include the pixel unless `shift_z` is 1."""
+        """Apply the first layer, which excludes the pixel itself from the image.
+
+        If `shift_z` is 1, it also excludes the maps of z at that pixel.
+        """
         pixels, reach = pixels_BHW[:, None], self.reach
         samples = 1 if z_maps_RCHW is None else len(z_maps_RCHW) // len(pixels)
         stacks = []
@@ -72,8 +75,8 @@ class _Layer(nn.Module):
 class GatedPixelCnn(PixelDecoder):
     """Gated PixelCNN with stacks for the rows above (vertical) and the same row (horizontal, read by the head).
 
-    Source: van den Oord et al. 2016, connected as in the published code of Kim et al. 2018. The vertical stack of a
-    layer ends one row above its input. The output of the vertical stack before its gate enters the horizontal stack.
+    Source: van den Oord et al. 2016, connected as in the published code of Kim et al. 2018. In each layer, the vertical
+    stack reads only rows above the pixel. Its output before the gate enters the horizontal stack.
     All layers except the first are residual. He et al. 2019, Appendix B.3, describe their decoder as such a network,
     with batch normalisation and ELU before the head (`normalised`). Layers have PyTorch's default initialisation.
 

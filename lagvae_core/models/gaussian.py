@@ -19,7 +19,7 @@ __all__ = ["Draw", "Gaussian", "Inference", "NormalPrior", "Prior", "Proposal", 
 LOG_2PI = math.log(2.0 * math.pi)
 
 ROWS, COLUMNS = 1024, 4096
-"""Number of samples and number of components in one block of `log_mixture`."""
+"""Number of samples and number of components per block in `log_mixture`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Draw:
     log_scale_BSZ: Tensor
 
     def log_q(self) -> Tensor:
-        """Return log q(z|x) at the samples by dimension, [B, S, Z] [nats]; the sum over Z is the log-density."""
+        """Return the term of each dimension in log q(z|x) at the samples, [B, S, Z] [nats]; their sum is log q(z|x)."""
         return -0.5 * (self.noise_BSZ.square() + LOG_2PI) - self.log_scale_BSZ
 
 
@@ -59,7 +59,7 @@ class Proposal(ABC):
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return the proposal with `change` applied to every parameter tensor [B, ...], e.g. to convert precision."""
+        """Return the proposal with `change`, such as a cast, applied to every parameter tensor [B, ...]."""
 
     @abstractmethod
     def concatenate(self, others: Sequence[Self]) -> Self:
@@ -152,8 +152,8 @@ class Inference:
 def log_mixture(z_NZ: Tensor, components: Gaussian, log_weights_M: Tensor | None = None) -> Tensor:
     """Return log sum_m w_m N(z_i; component m), [N] [nats], differentiable in every argument.
 
-    The computation uses matrix products in blocks of 1024 x 4096, so that without gradients memory does not grow with
-    N or M. All of it is in float64, because with standard deviations of 0.01 float32 results can be off by 0.1.
+    The computation uses matrix products in blocks of 1024 x 4096. Without gradients, its memory therefore does not grow
+    with N * M. All results are in float64, because with standard deviations of 0.01 float32 can be off by 0.1.
 
     Args:
         z_NZ: Points.
@@ -193,7 +193,7 @@ class Prior(nn.Module, ABC):
         """Return samples z ~ p, [N, Z], made from standard normal noise; additional draws come from `generator`."""
 
     def closed_form(self, q: Proposal) -> bool:
-        """Return whether `kl` is exact for this q, independent of the samples."""
+        """Return whether `kl` is exact for this q and thus independent of the samples."""
         return False
 
     def kl(self, q: Proposal, draw: Draw) -> Tensor:

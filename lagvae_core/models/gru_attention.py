@@ -40,16 +40,15 @@ class GruAttentionModel(TokenModel):
     - Mean and log-variance are linear. In that code both pass through a ReLU, so that means are not negative and
       variances are at least 1. That code also uses the mean in place of a sample, and exp(logvar) as the standard
       deviation.
-    - That code also attends to the zero rows of absent features. In this code absent features have no weight.
+    - That code also attends to the zero rows of absent features. In this code, absent features have weight 0.
     - The post calls the decoder bidirectional. A decoder that generates from left to right cannot be bidirectional, and
       the decoder in the code is not.
     - `start: encoder`, as in that code, replaces the initial state tanh(U z + b) by the last state of the encoder. This
-      path bypasses z and is for ablations only. The measured density is then p(target|source, features), and z can be
-      unused at any accuracy. Do not compare `nll_iw` with that of `start: z`.
+      path bypasses z and is for ablations only. The measured density is then p(target|source, features), and even a
+      high accuracy does not show that z is used. Do not compare `nll_iw` with that of `start: z`.
     - `feed: self`, as in that code, replaces the true previous character in training by the decoder's own prediction
-      (argmax, without gradient). Characters that a strategy drops stay dropped. In validation and evaluation the
-      decoder reads the true past, as a likelihood requires. Dropout of whole embeddings then draws a new mask at each
-      step.
+      (argmax, without gradient). Characters that a strategy drops stay dropped, and dropout of whole embeddings draws a
+      new mask at each step. In validation and evaluation the decoder reads the true past, as a likelihood requires.
     - Layers have PyTorch's default initialisation: GRUs from U(-1, 1) / sqrt(hidden), other weights and biases from
       U(-1, 1) / sqrt(inputs), embeddings from N(0, 1). By default there is no dropout; `dropout_out` applies only
       to h_t.
@@ -78,7 +77,9 @@ class GruAttentionModel(TokenModel):
     ] = "z"
     feed: Annotated[
         Literal["teacher", "self"],
-        Field(description="past that the decoder reads in training: the true one (teacher) or its own predictions"),
+        Field(
+            description="past that the decoder reads in training: the true one (teacher) or its own predictions (self)"
+        ),
     ] = "teacher"
 
     def encoder(self, domain: InflectionDomain, features: Features | None) -> GruEncoder:
@@ -176,8 +177,8 @@ class GruAttentionDecoder(TokenDecoder):
     """Decoder p(target|z, features) of `GruAttentionModel`.
 
     The output layer reads [h_t; c_t; 1]; its weights for the 1 are the bias. With `options.skip`, z also enters the
-    output layer, whose input is then [h_t; c_t; 1; z] for `concat`, or contains [h_t; c_t] + U z for `add`. There is no
-    hidden layer between the GRU and the output layer, so `everywhere` changes nothing.
+    output layer: `concat` extends its input to [h_t; c_t; 1; z], and `add` replaces [h_t; c_t] by [h_t; c_t] + U z.
+    There is no hidden layer between the GRU and the output layer, so `everywhere` changes nothing.
     """
 
     def __init__(
@@ -220,7 +221,10 @@ class GruAttentionDecoder(TokenDecoder):
         return self._read_out(state, torch.stack(hidden), torch.stack(weights), self.active_stream())
 
     def _features_from_predictions(self, state: GruDecoderState, history: History) -> Tensor:
-        """Return `features` where each step reads the argmax of the previous step; `<unk>` and blanks are kept."""
+        """Return `features`, but with the argmax of the previous step as input of each step.
+
+        `<unk>` and blanks in the history are kept.
+        """
         batch, samples = state.hidden_BSH.shape[:2]
         tokens_BS = history.tokens_BT[:, :1].expand(batch, samples)
         hidden, weights = [], []

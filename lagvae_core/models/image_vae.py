@@ -56,9 +56,10 @@ class ResNetPixelCnn(ModelConfig):
     `variant` selects the decoder. `v2` is the decoder of the published code of He et al. 2019, which produced their
     Table 2. `gated13` follows the text of their Appendix B.3. `gated12_kim` is the decoder of Kim et al. 2018.
 
-    `size` selects the number of layers and maps. `full` is the published size. `reduced`, with four layers of 16 maps
-    and a quarter of the encoder, is meant for CPUs; its results are not comparable with published results. `kernels`,
-    `maps`, `encoder_maps` and `encoder_hidden` override single values of the size.
+    `size` selects the number of layers and maps. `full` is the published size. `reduced` is meant for CPUs: the decoder
+    has four layers of 16 maps, and the encoder a quarter of its maps and hidden units. Its results are not comparable
+    with published results. `kernels`, `maps`, `encoder_maps` and `encoder_hidden` override individual values of the
+    size.
 
     Convolutions of the encoder and of `v2` are initialised from N(0, 2 / (height * width * output channels)), linear
     layers from Xavier's uniform distribution, and all other layers by PyTorch's default. There is no dropout.

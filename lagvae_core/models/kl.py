@@ -1,7 +1,7 @@
 """Divergences between the posteriors of a batch, and between their mixture and the prior.
 
-Gradients of sums over pairs are written out by hand: an autograd graph of about forty small operations takes a tenth
-of the time of a training step of a small model, and the hand-written gradients take half as long as that graph.
+Gradients of sums over pairs are written by hand. With autograd, they are about forty small operations, which take a
+tenth of the training step of a small model; written by hand, they take half that time.
 
 Shape suffixes: B examples of the batch, N samples, Z latent dimensions.
 """
@@ -23,7 +23,7 @@ from lagvae_core.models.gaussian import LOG_2PI, Gaussian
 __all__ = ["Kernel", "inverse_multiquadratic", "log_aggregate", "mmd", "mutual_divergence", "radial"]
 
 Kernel = Callable[[Tensor], Tensor]
-"""Function from squared distances to similarities, which are 1 at distance 0 and decrease with the distance."""
+"""Function from squared distances to similarities. The similarity is 1 at distance 0 and decreases with distance."""
 
 
 class _WithGradients(torch.autograd.Function):
@@ -106,10 +106,10 @@ def inverse_multiquadratic(scale: float) -> Kernel:
 
 
 def mmd(one_NZ: Tensor, other_NZ: Tensor, kernel: Kernel) -> Tensor:
-    """Return an estimate of the squared maximum mean discrepancy of two distributions, a scalar.
+    """Return an estimate of the squared maximum mean discrepancy between two distributions, a scalar.
 
-    The estimate is unbiased: its mean is 0 if the distributions are equal, so it can be negative. Both distributions
-    must have the same number of samples, at least 2.
+    The estimate is unbiased: its mean is 0 if the distributions are equal, so it can be negative. Both sets of samples
+    must have the same size, at least 2.
     """
     both = torch.cat((one_NZ, other_NZ))
     square = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -118,7 +118,7 @@ def mmd(one_NZ: Tensor, other_NZ: Tensor, kernel: Kernel) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _pair_weights(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the weight of each ordered pair of the 2n samples: 1 / (n (n - 1)) within a set, -1 / n^2 across."""
+    """Return the weight of each ordered pair of the 2n samples: 1 / (n (n - 1)) within a set, -1 / n^2 across sets."""
     side = torch.ones(2 * n, dtype=dtype, device=device)
     side[n:] = -1.0
     same = 0.5 * (1.0 + side[:, None] * side)

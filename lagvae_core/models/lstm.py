@@ -24,16 +24,16 @@ __all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_un
 class LstmModel(TokenModel):
     """One-layer LSTM encoder and decoder.
 
-    Encoder, decoder and output layer share no weights. All parameters are initialised from U(-init_range, init_range),
-    including both LSTM biases, without a forget-gate offset. Embeddings are initialised from
-    U(-init_embedding, init_embedding).
+    Encoder, decoder and output layer share no weights. Embeddings are initialised from
+    U(-init_embedding, init_embedding). All other parameters, including both LSTM biases, are initialised from
+    U(-init_range, init_range); the forget gate has no bias offset.
     """
 
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["lstm"] = "lstm"
     init_range: Annotated[
-        float, Field(gt=0, description="bound of the uniform initialisation of all weights except embeddings")
+        float, Field(gt=0, description="bound of the uniform initialisation of all parameters except embeddings")
     ] = 0.01
     init_embedding: Annotated[
         float, Field(gt=0, description="bound of the uniform initialisation of the word embeddings")
@@ -47,13 +47,13 @@ class LstmModel(TokenModel):
 
 
 def start_uniformly(module: nn.Module, config: LstmModel) -> None:
-    """Initialise embeddings from U(-init_embedding, init_embedding), all else from U(-init_range, init_range)."""
+    """Initialise embeddings from U(-init_embedding, init_embedding) and the rest from U(-init_range, init_range)."""
     weights, embeddings = config.init_range, config.init_embedding
     start_between(module, (-weights, weights), (-embeddings, embeddings))
 
 
 def start_between(module: nn.Module, weights: tuple[float, float], embeddings: tuple[float, float]) -> None:
-    """Initialise embeddings uniformly within the bounds `embeddings`, all other parameters within `weights`."""
+    """Initialise embeddings uniformly within the bounds `embeddings` and all other parameters within `weights`."""
     for name, parameter in module.named_parameters():
         low, high = embeddings if "embedding" in name else weights
         nn.init.uniform_(parameter, low, high)
@@ -85,7 +85,7 @@ class LstmEncoder(TokenEncoder):
         return self.read(self.embedding(batch.tokens_BL.T), features_BF, batch.last_B)
 
     def read(self, words_LBE: Tensor, features_BF: Tensor | None = None, last_B: Tensor | None = None) -> Gaussian:
-        """Return the same Gaussian from embedded sentences.
+        """Return the encoder's Gaussian for embedded sentences.
 
         Args:
             words_LBE: Embedded sentences.

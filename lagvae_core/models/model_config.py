@@ -1,4 +1,4 @@
-"""Base classes of model configurations: plain data that builds an encoder and a decoder for a domain."""
+"""Base classes of model configurations, which build an encoder and a decoder for a domain."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Features(nn.Module):
 
 
 class TokenEncoder(nn.Module, ABC):
-    """Encoder of token sequences that consists of an embedding and a map from embedded sentences to q(z|x)."""
+    """Encoder of token sequences: an embedding, and a map from embedded sentences to q(z|x)."""
 
     embedding: nn.Embedding
 
     @abstractmethod
     def read(self, words_LBE: Tensor) -> Gaussian:
-        """Return the Gaussian over z, both parameters [B, Z], from embedded sentences of equal length."""
+        """Return the Gaussian over z for embedded sentences of equal length; both parameters are [B, Z]."""
 
 
 class ModelConfig(FrozenConfig, ABC):
-    """Sizes and initialisation of an encoder and a decoder. A subclass gives `kind` a literal default.
+    """Sizes and initialisation of an encoder and a decoder. A subclass declares `kind` as a Literal with a default.
 
     Attributes:
         data_kinds: Kinds of data that the model supports.
@@ -84,7 +84,7 @@ class TokenModel(ModelConfig):
     """Recurrent encoder and decoder of token sequences."""
 
     hidden: Annotated[
-        int, Field(ge=1, le=65536, description="number of recurrent units, in the encoder and in the decoder")
+        int, Field(ge=1, le=65536, description="number of recurrent units in the encoder and in the decoder")
     ] = 1024
     embedding: Annotated[int, Field(ge=1, le=65536, description="size of the word embeddings")] = 512
     dropout_in: Annotated[float, Field(ge=0, lt=1, description="dropout rate of the decoder's input embeddings")] = 0.5

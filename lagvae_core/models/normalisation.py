@@ -11,19 +11,19 @@ __all__ = ["MeanNormalisation", "start_by_default"]
 class MeanNormalisation(nn.Module):
     """Normalisation (mean - E) / sqrt(Var + epsilon) of each dimension, [B, Z].
 
-    In train mode E and Var are those of the batch, in eval mode running averages. As in PyTorch's batch normalisation,
-    the variance used to normalise is biased and the one that enters the running average is unbiased. Unlike in
-    PyTorch, batch number n enters the averages with weight max(momentum, 1 / n). With PyTorch's constant weight, the
-    initial averages (mean 0 and variance 1) still affect the result at the end of short runs, although they are far
-    from the values of an encoder whose means have variance 0.01.
+    In train mode, E and Var are those of the batch; in eval mode, they are running averages. As in PyTorch's batch
+    normalisation, the variance used to normalise is biased and the one that enters the running average is unbiased.
+    Unlike in PyTorch, batch number n enters the averages with weight max(momentum, 1 / n). With PyTorch's constant
+    weight, the initial averages (mean 0 and variance 1) still affect the result at the end of short runs, although they
+    are far from the values of an encoder whose means have variance 0.01.
 
-    Every forward pass in train mode updates the averages, including those of inner encoder steps. A batch of one
+    Every forward pass in train mode updates the averages, including the passes in inner encoder steps. A batch of one
     example gives all zeros and does not update the averages.
 
     Args:
         latent_dim: Number of dimensions.
-        epsilon: Added to the variance.
-        momentum: Smallest weight of a batch in the running averages.
+        epsilon: Constant added to the variance.
+        momentum: Minimum weight of a batch in the running averages.
     """
 
     running_mean: Tensor

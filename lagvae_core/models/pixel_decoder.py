@@ -1,4 +1,4 @@
-"""Base class of pixel decoders: z as feature maps, chunked likelihood, and sampling.
+"""Base class of pixel decoders: z as feature maps, likelihood computed in chunks, and sampling.
 
 Shape suffixes: H rows and W columns of pixels, C maps of z, R = B * S images.
 """
@@ -17,13 +17,13 @@ from lagvae_core.models.decoder import Decoder, DecoderOptions, Skip
 __all__ = ["PixelDecoder", "Skips"]
 
 CPU_VALUES, GPU_VALUES = 2**22, 2**27
-"""Largest number of values in one activation of a chunk, when no gradient is computed."""
+"""Maximum number of values in one activation tensor of a chunk, if no gradient is computed."""
 
 
 class Skips(nn.Module):
-    """Skip connections: maps of z are projected and added to a layer's input.
+    """Skip connections: projections of the maps of z, added to the input of a layer.
 
-    These connections lead to the output layer and, with `skip.everywhere`, to every block.
+    The connections lead to the output layer and, with `skip.everywhere`, to every block.
     """
 
     def __init__(self, skip: Skip | None, z_maps: int, maps: int, blocks: int) -> None:
@@ -87,8 +87,8 @@ class PixelDecoder(Decoder):
     def forward(self, history: Tensor, targets: Tensor, z_BSZ: Tensor) -> Tensor:
         """Return -log p(x|z), summed over pixels, [B, S] [nats].
 
-        In eval mode without gradients, examples and samples are processed in chunks, so that memory does not grow with
-        B or S. In train mode batch normalisation needs all examples and samples in one pass.
+        In eval mode without gradients, examples and samples are processed in chunks, so that the memory for activations
+        does not grow with B or S. In train mode, batch normalisation needs all examples and samples in one pass.
         """
         if self.training or torch.is_grad_enabled():
             return self._nll(history, targets, z_BSZ)

@@ -51,7 +51,7 @@ class _Entry(nn.Conv2d):
 
 
 class _Masked(nn.Conv2d):
-    """Causal convolution over the previous pixels and the pixel itself; all other weights are multiplied by 0."""
+    """Causal convolution over the previous pixels and the pixel itself; weights at later pixels are masked."""
 
     mask_kk: Tensor
 
@@ -85,18 +85,18 @@ class _Block(nn.Module):
 
 
 class ResidualPixelCnn(PixelDecoder):
-    """PixelCNN: a masked convolution of image and z, then one residual block per remaining kernel.
+    """PixelCNN: a convolution over the image (masked) and the maps of z, then one residual block per remaining kernel.
 
     Source: second version of the published code of He et al. 2019. It is not gated and differs from their Appendix
     B.3. The output of layer j passes through an additional block with the kernel of layer j + 1 and is added to the
-    input of layer j + 3. The last of these blocks is added to the final output. Convolutions have no bias; those of
-    the head have PyTorch's default initialisation.
+    input of layer j + 3, or in the case of the last additional block to the final output. Convolutions have no bias;
+    those of the head have PyTorch's default initialisation.
 
     Departures from that code:
 
     - That code computes the log-likelihood as log(p + 1e-12); this code computes it from the logits.
-    - In that code masked weights are set to 0 after each step but still receive a gradient, which counts in gradient
-      clipping. In this code the gradient of masked weights is 0.
+    - In that code, masked weights are set to 0 after each step but still receive a gradient, which counts towards the
+      norm in gradient clipping. In this code, the gradient of masked weights is 0.
 
     In train mode, batch normalisation leaks some information about later pixels into each pixel. In eval mode there is
     no leak.

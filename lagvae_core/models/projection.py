@@ -15,7 +15,7 @@ from torch.nn import functional
 __all__ = ["fused", "token_nll", "twice_differentiable"]
 
 BLOCK_ROWS = 512
-"""Number of rows of logits computed at a time on a CPU: enough for a fast matrix product, but within the cache."""
+"""Number of rows of logits computed at a time on a CPU: enough for a fast product, few enough for the CPU's cache."""
 
 
 _TWICE = ContextVar("twice", default=False)
@@ -23,7 +23,7 @@ _TWICE = ContextVar("twice", default=False)
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Context manager in which models can be differentiated twice.
+    """Context manager within which models can be differentiated twice.
 
     It disables fused kernels, because their gradients are not differentiable.
     """
@@ -46,7 +46,7 @@ def fused() -> bool:
 
 
 class _TokenNll(torch.autograd.Function):
-    """-log softmax at the targets; the exponentials and then the gradient overwrite the logits in place."""
+    """-log softmax at the targets. The exponentials, and later the gradient, overwrite the logits in place."""
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LSTM whose input is a word and a vector that is constant over time; it is faster while its weights are frozen.
+"""LSTM that reads words and a vector that is constant over time. On a CPU, it is faster while its weights are frozen.
 
 Shape suffixes: T tokens, R sequences, E embedding, Z latent dimensions, H hidden units, G = 4 H gates in PyTorch's
 order.
@@ -17,7 +17,7 @@ from lagvae_core.models.projection import fused
 __all__ = ["lstm_with_constant_input"]
 
 LEAST_WEIGHTS = 2**18
-"""Number of recurrent weights from which the loop below is faster than oneDNN on a CPU; with fewer weights, call
+"""Minimum number of recurrent weights at which the loop below is faster than oneDNN on a CPU. With fewer weights, call
 overhead dominates."""
 
 
@@ -58,8 +58,8 @@ def _is_frozen(lstm: nn.LSTM, words_TRE: Tensor, z_RZ: Tensor) -> bool:
 class _Recurrence(torch.autograd.Function):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with the gates i, f, g, o of `gates_TGR` + W h_{t-1}.
 
-    Sequences are the last dimension, because this makes the matrix products of a step fastest. Overwrites
-    `gates_TGR`.
+    Sequences are the last dimension, because this makes the matrix products of a step fastest. The computation
+    overwrites `gates_TGR`.
     """
 
     @staticmethod
@@ -88,8 +88,8 @@ class _Recurrence(torch.autograd.Function):
         gates_TGR, cells, tanh_c, weight_GH = ctx.saved_tensors
         steps, rows = len(gates_TGR), gates_TGR.shape[2]
         i, f, g, o = gates_TGR.view(steps, 4, -1, rows).unbind(1)
-        # Gradient of each gate divided by the gradient of c (for the last gate, of h): slope of the gate times the
-        # factor that it multiplies.
+        # Gradient with respect to the input of each gate, divided by the gradient with respect to c (h for the last
+        # gate): the slope of the gate times the factor that the gate multiplies.
         of_gates = torch.stack([(i - i * i) * g, (f - f * f) * cells[:-1], i - i * g * g, (o - o * o) * tanh_c], 1)
         of_cells = o - o * tanh_c * tanh_c
         weight_HG = weight_GH.T.contiguous()

@@ -18,9 +18,9 @@ BLOCKS = 3
 
 
 def start_normally(module: nn.Module) -> None:
-    """Initialise every convolution in `module` from N(0, 2 / (height * width * output channels)) of its kernel.
+    """Initialise every convolution in `module` from N(0, 2 / (height * width * output channels)).
 
-    Other layers do not change.
+    Height and width are those of the kernel. Other layers are left unchanged.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -30,7 +30,7 @@ def start_normally(module: nn.Module) -> None:
 
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
-    """Context manager in which batch normalisation in `module` uses its running averages and does not update them."""
+    """Context manager within which batch normalisation in `module` uses its running averages without updating them."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
     for layer in layers:
         layer.eval()
@@ -66,9 +66,9 @@ class ResNetEncoder(nn.Module):
     """ResNet encoder: three residual blocks, one convolution over the whole remaining map, and a linear layer.
 
     Source: second version of the published code of He et al. 2019. The blocks shrink images of 28 x 28 to 4 x 4; for
-    other sizes the kernel of the last convolution is adapted. Batch normalisation follows every convolution: q(z|x)
-    depends on the batch in train mode and on x alone in eval mode. As in that code, inner encoder steps also update the
-    running averages.
+    other sizes, the kernel of the last convolution is adapted. Batch normalisation follows every convolution, so q(z|x)
+    depends on the batch in train mode and on x alone in eval mode. As in the published code, inner encoder steps also
+    update the running averages.
 
     Args:
         domain: Image size.
@@ -92,7 +92,7 @@ class ResNetEncoder(nn.Module):
         return self.read(batch.pixels_BHW)
 
     def read(self, pixels_BHW: Tensor) -> Gaussian:
-        """Return the same Gaussian from binary or grey pixels."""
+        """Return the encoder's Gaussian for binary or grey pixels."""
         x = self.blocks(pixels_BHW[:, None].to(self.to_latent.weight))
         mean, logvar = self.to_latent(self.whole(x).flatten(1)).chunk(2, 1)
         return Gaussian(mean, logvar)

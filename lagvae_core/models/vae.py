@@ -44,7 +44,7 @@ class Posterior(nn.Module):
         return prior
 
     def start(self, encoder: nn.Module) -> None:
-        """Change the encoder's initialisation if the posterior needs that; called once, when the model is built."""
+        """Change the encoder's initialisation if the posterior requires it; called once, when the model is built."""
 
     def accepts(self, batch_size: int) -> bool:
         """Return whether training can use a batch of this size; batch statistics need more than one example."""
@@ -62,7 +62,7 @@ class Posterior(nn.Module):
     def progress(self) -> dict[str, Any]:
         """Return the state of schedules, which is not rolled back when the best weights are restored.
 
-        State that must be rolled back is kept in parameters or buffers instead.
+        State that must be rolled back belongs in parameters or buffers.
         """
         return {}
 
@@ -74,7 +74,7 @@ class Posterior(nn.Module):
 class Vae(nn.Module):
     """Variational autoencoder: p(x|z) p(z) and q(z|x).
 
-    Parameters form two groups with one optimiser each. The encoder group is the inference network: encoder and
+    The parameters form two groups with one optimiser each. The encoder group is the inference network: encoder and
     posterior. The decoder group consists of the generative model (prior and decoder) and the auxiliary networks.
 
     Args:
@@ -82,7 +82,7 @@ class Vae(nn.Module):
         decoder: p(x|z).
         posterior: Map from the encoder's Gaussian to q(z|x).
         prior: p(z).
-        auxiliaries: Networks that training uses and evaluation does not.
+        auxiliaries: Networks used in training but not in evaluation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Models without a latent variable: a decoder alone, expressed as a VAE whose z has no dimensions."""
+"""Models without a latent variable: a decoder alone, as a VAE whose z has zero dimensions."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ WHITE = 255
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch(Batch):
-    """Images of one size: black and white, or grey images that are drawn at random at each use.
+    """Images of one size: black and white, or grey and binarised at random at each use.
 
     Attributes:
         levels_BHW: uint8 from 0 to 255, or float32 from 0 to 1.
-        index_B: int64, always on the CPU, the indices of the examples in their split.
-        drawn: Whether training sees each pixel as a new Bernoulli draw with its grey level as the mean.
+        index_B: Indices of the examples in their split: int64, always on the CPU.
+        drawn: Whether training sees each pixel as a new Bernoulli draw whose mean is the grey level.
     """
 
     levels_BHW: Tensor
@@ -83,10 +83,10 @@ class ImageBatch(Batch):
 def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.uint8]:
     """Binarise every image once: the grey level of a pixel is the probability that it is 1.
 
-    The draws of an image depend only on `seed`, on the name of its split and on its index in the split.
+    The draws of an image depend only on `seed`, the name of its split and its index in the split.
 
     Returns:
-        uint8 [N, ceil(H * W / 8)]: for each image its rows one after the other, eight pixels per byte.
+        uint8 [N, ceil(H * W / 8)]: the pixels of each image row by row, eight per byte.
     """
     grey_ND = levels_NHW.reshape(len(levels_NHW), -1)
     full = WHITE if levels_NHW.dtype == np.uint8 else 1
@@ -125,7 +125,7 @@ class ImageSplit(Split):
 
     @property
     def bits_hash(self) -> str:
-        """SHA-256 (hex) of the packed bits; NLLs are comparable if the hashes are equal."""
+        """SHA-256 (hex) of the packed bits. NLLs are comparable only if the hashes are equal."""
         return hashlib.sha256(self.bits.tobytes()).hexdigest()
 
     def limit(self, n: int) -> ImageSplit:
@@ -142,7 +142,7 @@ class ImageSplit(Split):
         return ImageBatch(torch.from_numpy(bits * np.uint8(WHITE)), torch.from_numpy(index))
 
     def grey(self, index: NDArray[np.int64]) -> ImageBatch:
-        """Return the grey images `index`, whose pixels are drawn again at each use in training."""
+        """Return the grey images `index`, which are binarised again at each use in training."""
         return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
 
     def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
@@ -150,7 +150,7 @@ class ImageSplit(Split):
 
         Args:
             by_label: Whether to return one array per label.
-            seed: Seed of a random order; None for the order of the split.
+            seed: Seed for shuffling the indices; None for the order of the split.
         """
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
         if not by_label:
@@ -193,8 +193,8 @@ class ImageDataset(Dataset):
     Attributes:
         fingerprint: SHA-256 (hex) of grey levels, fixed binarisation and labels.
         report: Facts for the user. For each split: `<split>_examples`, `<split>_mean_grey` (from 0 to 1) and
-            `<split>_bits_sha256` (hash of the fixed binarisation). For all splits: `height`, `width` and `labels` (the
-            labels that occur).
+            `<split>_bits_sha256` (hash of the fixed binarisation). For all splits together: `height`, `width` and
+            `labels` (the labels that occur).
     """
 
     train: ImageSplit

@@ -1,4 +1,4 @@
-"""Images in the user's own file, which has one array for each of train, valid and test."""
+"""Images in the user's own file, which has one array for each split."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["ImageData"]
 
 
 class ImageData(FrozenConfig):
-    """Grey or black and white images. The model always sees black and white images.
+    """Images, either grey or black and white. The model always sees black and white images.
 
     The file is an .npz file with the arrays `train`, `valid` and `test`, each [N, 1, H, W] or [N, H, W], of bytes from
-    0 to 255, of booleans, or of floats from 0 to 1. It may also be a .pt or .pth file of torch with three such tensors,
-    in a list in this order or in a dictionary. Labels are in the arrays `train_labels`, `valid_labels` and
-    `test_labels`, one per image. Python objects in a file are never unpickled.
+    0 to 255, of booleans, or of floats from 0 to 1. It may also be a .pt or .pth file written by torch.save, with three
+    such tensors in a list (in this order) or in a dictionary. Labels, if any, are in the arrays `train_labels`,
+    `valid_labels` and `test_labels`, one per image. Python objects in a file are never unpickled.
 
     A grey level is the probability that its pixel is 1. With `dynamic` binarisation, training sees a new draw of an
     image at every use, including the uses in inner loops. With `fixed` binarisation, and in every measurement, each
-    image is drawn once; the draw depends only on `binarisation_seed`, the split and the index of the image. NLLs are
-    comparable only if the draws are equal, which the SHA-256 of the draws in the report shows. Floats are stored as
+    image has one fixed draw, which depends only on `binarisation_seed`, the split and the index of the image. NLLs are
+    comparable only if these draws are equal; to compare them, the report contains their SHA-256. Floats are stored as
     bytes if all of them are multiples of 1/255, otherwise as float32.
 
     `partition` applies to the training images only: `resplit_random` shuffles them before each epoch, `fixed_random`
@@ -39,9 +39,9 @@ class ImageData(FrozenConfig):
 
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1, description=".npz or torch file with the arrays train, valid and test")
-    limit: int | None = Field(None, ge=1, description="number of leading training images to use; none for all")
+    limit: int | None = Field(None, ge=1, description="number of leading training images to use; null: all")
     binarisation: Literal["dynamic", "fixed"] = Field(
-        "dynamic", description="pixels in training: a new random draw at every use (dynamic), or the fixed draw"
+        "dynamic", description="pixels in training: a new random draw at every use (dynamic), or one fixed draw (fixed)"
     )
     binarisation_seed: int = Field(0, ge=0, description="seed of the fixed draws; independent of the trial's seed")
     partition: Partition = Field("resplit_random", description="division of the training images into batches")
@@ -50,12 +50,13 @@ class ImageData(FrozenConfig):
         """Read and check the file.
 
         Raises:
-            DataError: The file is missing, unreadable or not as described. The error carries the issues of all arrays.
+            DataError: The file is missing, unreadable or not in the format described above, or `fixed_by_group` is used
+                without labels. The error carries all issues found in the arrays.
         """
         images = read_images(Path(self.path).expanduser())
         if self.partition == "fixed_by_group" and images.labels is None:
             message = "must be fixed_random or resplit_random for images without labels"
-            hint = "To use fixed_by_group, add the arrays of labels to the file."
+            hint = "To use fixed_by_group, add train_labels, valid_labels and test_labels to the file."
             raise DataError([ValidationIssue("data.partition", message, hint, self.partition)])
         splits = []
         for name in SPLITS:

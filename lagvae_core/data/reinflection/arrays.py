@@ -1,7 +1,7 @@
 """Pairs of word forms as arrays. An example has a source form, the features of the target form, and the target form.
 
-Shape suffixes: B examples of a batch, N examples of a split, L characters of a form including `<s>` and `</s>`, K
-features of an example.
+Shape suffixes: B examples of a batch, N examples of a split, L characters of a form including `<s>` and `</s>`,
+K features of an example.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 ABSENT = -1
-"""Padding of the feature indices of an example that has fewer features than another."""
+"""Value that pads the feature indices of an example with fewer features than others."""
 
 POOL = 8
-"""Number of shuffled batches whose examples are sorted by length together, so that little padding is needed."""
+"""Number of batches in a pool of shuffled examples. Each pool is sorted by length, so that little padding is needed."""
 
 
 class Characters(Vocabulary):
@@ -53,7 +53,10 @@ class Characters(Vocabulary):
 
     @classmethod
     def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Characters:
-        """Return the code points of the words `sentences`, in the order of first appearance."""
+        """Return the vocabulary of all characters in `sentences`, which are words here.
+
+        It has first `SPECIALS`, then the code points in order of first appearance.
+        """
         assert min_freq == 1, "every character of a word is kept"
         return cls((*SPECIALS, *dict.fromkeys("".join(sentences))))
 
@@ -82,7 +85,7 @@ class InflectionHistory(History):
     source: TokenBatch
 
     def select(self, index: Tensor) -> Self:
-        """Return the rows `index`, in that order; an index may be repeated."""
+        """Return the rows `index`, in that order; an index can occur several times."""
         source, on_cpu = self.source, index.cpu()
         lengths_R = None if source.lengths_B is None else source.lengths_B[on_cpu]
         return replace(
@@ -100,8 +103,8 @@ class InflectionBatch(TokenBatch):
 
     Attributes:
         source: The source forms.
-        tags_BK: int64, as in `InflectionHistory`. An example has few of the features of a data set, so the indices
-            of its features are stored instead of one bit per feature.
+        tags_BK: int64, as in `InflectionHistory`. An example has few of the features of the data set, so the indices of
+            its features are stored instead of one bit per feature.
     """
 
     source: TokenBatch
@@ -118,7 +121,7 @@ class InflectionBatch(TokenBatch):
         return InflectionHistory(self.tokens_BL[:, :-1], tags_BK=self.tags_BK, source=self.source)
 
     def to(self, device: torch.device | str) -> InflectionBatch:
-        """Return the batch with its tokens and features on `device`."""
+        """Return the batch with its source forms, target forms and features on `device`."""
         return InflectionBatch(
             self.tokens_BL.to(device),
             self.index_B,
@@ -146,7 +149,7 @@ class InflectionSplit(Split):
 
     def __post_init__(self) -> None:
         assert len(self.sources) == len(self.targets) == len(self.tags_NK), (
-            "each example has a source, a target, features"
+            "each example has a source, a target and features"
         )
 
     def __len__(self) -> int:
@@ -163,15 +166,15 @@ class InflectionSplit(Split):
     def batches(self, batch_size: int, *, seed: int | None = None, by_length: bool = False) -> list[InflectionBatch]:
         """Return every example once, in padded batches of `batch_size`; the last batch may be smaller.
 
-        Examples are sorted by the length of the target, and equal lengths keep their order. With a seed, the examples
-        are shuffled first and sorted within pools of 8 batches each, so different seeds give different batches, but
-        the same number of batches.
+        Examples are sorted by the length of the target; equal lengths keep their order. With a seed, they are shuffled
+        first and sorted only within pools of 8 batches, so different seeds give different batches but the same number
+        of batches.
 
         Args:
             batch_size: Largest number of examples in a batch.
-            seed: Seed of the shuffle; None for the order of the split.
-            by_length: Whether all targets of a batch have the same length, which makes more batches small. It cannot
-                be combined with a seed.
+            seed: Seed for shuffling the examples; None for the order of the split.
+            by_length: Whether all targets of a batch have the same length. Then the last batch of each length may be
+                smaller. It cannot be combined with a seed.
         """
         assert batch_size > 0, "a batch holds at least one example"
         assert seed is None or not by_length, "batches of one length are not shuffled"
@@ -219,8 +222,8 @@ class InflectionDataset(Dataset):
 
     Attributes:
         fingerprint: SHA-256 (hex) of forms, features and characters.
-        report: Facts for the user: the report of a `TokenDataset` about the target forms as sentences of characters,
-            `features` (number of features), and entries that the source of the data adds.
+        report: Facts for the user: the report of a `TokenDataset` of the target forms (sentences of characters),
+            `unit` ("characters"), `features` (number of features), and entries specific to the source.
     """
 
     train: InflectionSplit

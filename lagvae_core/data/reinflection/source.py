@@ -26,7 +26,7 @@ from lagvae_core.settings import FrozenConfig
 __all__ = ["ReinflectionData"]
 
 SUFFIXES = {"train": "train", "valid": "dev", "test": "test"}
-"""End of the file name of each split."""
+"""Ending of the file name of each split."""
 
 COLUMNS: dict[int, tuple[str, ...]] = {
     1: ("source", "features", "target"),
@@ -37,35 +37,36 @@ COLUMNS: dict[int, tuple[str, ...]] = {
 
 FEATURE = re.compile(r"[^\s=,{}]+=(\{[^\s=,{}]+\}|[^\s=,{}]+)")
 MAX_ISSUES = 5
-"""Largest number of wrong lines per file that are reported one by one."""
+"""Maximum number of invalid lines of a file that are reported individually."""
 
 
 class ReinflectionData(FrozenConfig):
-    """Pairs of forms of a word, where the model produces one form from the other: SIGMORPHON 2016, tasks 1, 2 and 3.
+    """Pairs of forms of a word; the model produces one form from the other. SIGMORPHON 2016, tasks 1, 2 and 3.
 
     The data are the files `<language>-task<task>-train`, `-dev` (the validation split) and `-test` of one folder. They
-    are UTF-8 with one example per line and columns separated by tabs. The columns of task 1 are lemma, features and
-    form. The columns of task 2 are features of the source, source, features of the target, and target. The columns of
-    task 3 are source, features of the target, and target. The source of task 1 is the lemma. The features of the
-    sources in task 2 must have the right syntax but are not used, since no model of this package has an input for them.
+    are UTF-8 with one example per line and columns separated by tabs. The columns of task 1 are lemma (the source),
+    features and form (the target). The columns of task 2 are features of the source, source, features of the target,
+    and target. The columns of task 3 are source, features of the target, and target. The features of the sources in
+    task 2 must have the right syntax but are not used, since no model of this package has an input for them.
 
     Forms are normalised to Unicode's NFC and split into code points. The vocabulary consists of the characters of the
     training forms used, both sources and targets. Every other character becomes `<unk>`, which no training form
-    contains, so a target with such a character is never inflected correctly. Features are
-    written `key=value` and separated by commas; a set such as `aspect={IPFV/PROG}` is one feature. The features are
-    those of the whole training file, whatever `limit` is. A validation or test file with any other feature is an error.
+    contains, so the model can never produce a target with such a character. Features are written `key=value` and
+    separated by commas; a set such as `aspect={IPFV/PROG}` is one feature. The set of features is that of the whole
+    training file, regardless of `limit`. A validation or test file with any other feature is an error.
 
-    Batches are padded and hold examples of similar lengths. `resplit_random` draws the batches before each
-    epoch, `fixed_random` once. `fixed_by_group` fills each batch with targets of one length, in the order of the file.
+    Batches are padded and contain examples with targets of similar length. `resplit_random` draws the batches before
+    each epoch, and `fixed_random` draws them once. `fixed_by_group` fills each batch with targets of one length, in the
+    order of the file.
     """
 
     batching: ClassVar[Batching | None] = None
 
     kind: Literal["reinflection"] = "reinflection"
     path: str = Field(min_length=1, description="folder with the files of the shared task")
-    language: str = Field(min_length=1, description="language as at the beginning of the file names, such as turkish")
+    language: str = Field(min_length=1, description="language with which the file names begin, such as turkish")
     task: Literal[1, 2, 3] = Field(3, description="number of the task within the shared task")
-    limit: int | None = Field(None, ge=1, description="number of leading training examples to use; none for all")
+    limit: int | None = Field(None, ge=1, description="number of leading training examples to use; null: all")
     partition: Partition = Field("resplit_random", description="division of the training examples into batches")
 
     def load(self) -> InflectionDataset:
@@ -76,13 +77,13 @@ class ReinflectionData(FrozenConfig):
 
         Raises:
             DataError: The folder or a file is missing or unreadable; a file is not UTF-8 or has no example; or a line
-                has a wrong number of columns, an empty form, a malformed feature, or a feature that the training file
-                lacks. The error carries the issues of all files.
+                has the wrong number of columns, an empty column, a malformed feature, or a feature that the training
+                file lacks. The error carries the issues found in all files, with at most 5 lines of each file.
         """
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            hint = f"The absolute path is {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "no such folder", hint, self.path)])
+            hint = f"Check the path. It resolves to {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "must be an existing folder", hint, self.path)])
         issues: list[ValidationIssue] = []
         files = {split: self._read(folder, suffix, issues) for split, suffix in SUFFIXES.items()}
         features = tuple(dict.fromkeys(name for row in files["train"].rows for name in row.features))
@@ -106,14 +107,15 @@ class ReinflectionData(FrozenConfig):
         return train.batches(batch_size, seed=derive_seed(seed, "partition", shuffle))
 
     def _read(self, folder: Path, suffix: str, issues: list[ValidationIssue]) -> _DataFile:
-        """Read the file of a split; append what is wrong with it to `issues`."""
+        """Read the file of a split and append all problems with it to `issues`."""
         path = folder / f"{self.language}-task{self.task}-{suffix}"
         file = _DataFile(path)
         if not path.is_file():
             present = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
-            content = textwrap.shorten(", ".join(present), 200) or "no file of the shared task"
-            hint = f"The folder contains {content}."
-            issues.append(ValidationIssue("data.path", f"must contain the file {path.name}", hint, str(folder)))
+            content = f"files of {textwrap.shorten(', '.join(present), 200)}" if present else "no file of the task"
+            hint = f"The folder contains {content}. Add the file, or correct data.language or data.task."
+            message = f"must be a folder with the file {path.name}"
+            issues.append(ValidationIssue("data.path", message, hint, str(folder)))
             return file
         lines = _lines(path, issues)
         if lines is None:
@@ -142,17 +144,17 @@ class ReinflectionData(FrozenConfig):
 
     def _issue(self, row: _Row, where: str, line: str) -> ValidationIssue | None:
         columns = COLUMNS[self.task]
-        layout = f"A line of task {self.task} is: {', '.join(columns)}."
+        layout = f"The columns of task {self.task} are: {', '.join(columns)}."
         if len(row.cells) != len(columns):
-            message = f"must have {len(columns)} columns separated by tabs, not {len(row.cells)}"
-            return ValidationIssue(where, message, layout, line)
+            message = f"must have {len(columns)} columns separated by tabs"
+            return ValidationIssue(where, message, f"This line has {len(row.cells)}. {layout}", line)
         for name, cell in zip(columns, row.cells, strict=True):
             if not cell:
-                return ValidationIssue(where, f"the column {name} is empty", layout, line)
+                return ValidationIssue(where, f'must not be empty in the column "{name}"', layout, line)
             wrong = [part for part in cell.split(",") if not FEATURE.fullmatch(part)]
             if name.endswith("features") and wrong:
-                message = f"features must be key=value or key={{value/value}}, not {wrong[0]!r}"
-                return ValidationIssue(where, message, layout, line)
+                message = "must have features of the form key=value or key={value/value}"
+                return ValidationIssue(where, message, f"Correct the feature {wrong[0]!r}. {layout}", line)
         return None
 
 
@@ -182,7 +184,8 @@ def _lines(path: Path, issues: list[ValidationIssue]) -> list[str] | None:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         where = f"{path}, line {line}, byte offset {error.start}"
-        issues.append(ValidationIssue(where, "must be UTF-8 text", "Convert the file, for example with iconv."))
+        hint = "Convert the file to UTF-8, for example with iconv."
+        issues.append(ValidationIssue(where, "must be UTF-8 text", hint))
         return None
     except OSError as error:
         issues += unreadable(path, error).issues
@@ -196,15 +199,16 @@ def _unknown_features(file: _DataFile, features: Sequence[str]) -> Iterator[Vali
             if name not in features:
                 known = f"Known features: {textwrap.shorten(' '.join(features), 200)}."
                 where = f"{file.path}, line {row.number}"
-                message = "the training file does not contain this feature"
+                message = "must have only features that occur in the training file"
                 yield ValidationIssue(where, message, did_you_mean(name, features) or known, name)
 
 
 def _first_issues(path: Path, issues: Iterable[ValidationIssue]) -> list[ValidationIssue]:
-    """Return the first few issues, and one that says how many more lines are invalid."""
+    """Return the first issues, and one with the number of further invalid lines if there are any."""
     issues = list(issues)
     more = len(issues) - MAX_ISSUES
-    return issues[:MAX_ISSUES] + ([ValidationIssue(str(path), f"{more:,} more lines are invalid")] if more > 0 else [])
+    rest = [ValidationIssue(str(path), f"has further invalid lines ({more:,})")] if more > 0 else []
+    return issues[:MAX_ISSUES] + rest
 
 
 def _encode(rows: Sequence[_Row], characters: Characters, features: Sequence[str]) -> InflectionSplit:

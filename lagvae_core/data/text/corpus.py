@@ -23,14 +23,14 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True)
 class CorpusRules:
-    """Options for the conversion of sentences and words.
+    """Options for reading the sentences and building the vocabulary.
 
     Args:
         labelled: Whether each sentence has a label.
         keep_labels: Whether the labels become part of the data set.
-        max_length: Longest sentence to keep [words]; None for any length.
-        min_freq: Occurrences in training below which a word becomes `<unk>`.
-        max_vocabulary: Largest number of words; None for no limit.
+        max_length: Maximum length of a sentence to keep [words]; None for no limit.
+        min_freq: Minimum number of occurrences in training; rarer words become `<unk>`.
+        max_vocabulary: Maximum number of words; None for no limit.
         limit: Number of training sentences to use; None for all.
     """
 
@@ -43,7 +43,7 @@ class CorpusRules:
 
 
 class _WordNumbers(dict[str, int]):
-    """Word numbers, assigned in the order of first appearance.
+    """Word numbers, assigned in order of first appearance.
 
     All special words have the number of `<unk>`, since a literal `</s>` in a text must not end its sentence.
     """
@@ -60,7 +60,7 @@ class _WordNumbers(dict[str, int]):
 class _FileContent:
     """Content of one file.
 
-    `classes` maps each label to an index. It covers all sentences with words, including those beyond `limit`.
+    `classes` maps each label to an index. It covers every sentence that is not dropped, including those beyond `limit`.
     """
 
     tokens: array[int] = field(default_factory=lambda: array("i"))
@@ -98,17 +98,17 @@ def read_corpus(
 ) -> Entry:
     """Read the files of all splits.
 
-    The vocabulary contains the words of the training sentences in use. In addition to the arrays, memory holds
-    only one integer per word type.
+    The vocabulary is built from the first `rules.limit` training sentences. In addition to the arrays, memory holds
+    only a dictionary of all word types.
 
     Args:
         files: File of each split.
-        rules: Options for sentences and words.
-        known_issues: Issues that were found earlier, which are reported together with the issues of the files.
+        rules: Options for reading the sentences and building the vocabulary.
+        known_issues: Issues found earlier, to be reported together with those found in the files.
 
     Returns:
-        Arrays of the tokens, offsets and labels of each split and of the vocabulary; the counts of dropped
-        sentences and the names of the labels. `token_dataset` turns them into a data set.
+        As arrays, the tokens, offsets and labels of each split, and the vocabulary; as facts, the counts of dropped
+        sentences and the names of the labels. `token_dataset` turns the entry into a data set.
 
     Raises:
         DataError: A file is invalid, or there are known issues.
@@ -131,23 +131,23 @@ def read_corpus(
 
 def _content_issues(file: SentenceFile, content: _FileContent) -> list[ValidationIssue]:
     if content.unlabelled:
-        others = content.unlabelled - 1
-        more = f"{others:,} more {file.unit}s of the file have no label. " if others else ""
-        hint = f"{more}Add the labels, or set data.labels=no to read the whole {file.unit} as text."
+        total = f"The file has {content.unlabelled:,} {file.unit}s without a label. " if content.unlabelled > 1 else ""
+        hint = f"{total}Add the labels, or set data.labels=no to read the whole {file.unit} as text."
         position, text = content.first_unlabelled
         message = "must begin with a label and a tab" if file.unit == "line" else "must have a label"
         return [ValidationIssue(f"{file.path}, {file.unit} {position}", message, hint, text)]
     if not content.labels:
         units = f"{file.unit}s"
-        hint = f"Dropped: {content.empty} empty {units}, {content.long} {units} of more than max_length words."
-        return [ValidationIssue(str(file.path), "no sentence of the file is left", hint)]
+        dropped = f"Dropped {units}: {content.empty} empty, {content.long} longer than data.max_length."
+        hint = f"{dropped} Add sentences, or increase data.max_length."
+        return [ValidationIssue(str(file.path), "must contain at least one sentence that is not dropped", hint)]
     return []
 
 
 def _class_issues(files: Mapping[str, SentenceFile], contents: Mapping[str, _FileContent]) -> list[ValidationIssue]:
     """Check that all splits have the same classes.
 
-    The classes are those of the whole training file, so the same files are valid for every `limit`.
+    All labels of the training file count, so the validity of the files does not depend on `limit`.
     """
     issues: list[ValidationIssue] = []
     trained = set(contents["train"].classes)
@@ -194,9 +194,9 @@ def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
 
 
 def token_dataset(entry: Entry) -> TokenDataset:
-    """Return the data set of an entry that `read_corpus` made; it uses the entry's arrays without copying them.
+    """Return the data set of an entry from `read_corpus`. It uses the arrays of the entry without copying them.
 
-    If the entry's facts contain a `fingerprint`, it is used; otherwise it is computed from the arrays.
+    The fingerprint is taken from the entry's facts if they contain it, and otherwise computed from the arrays.
     """
     vocabulary = Vocabulary(tuple(entry.arrays["vocabulary"].tobytes().decode().split("\n")))
     splits = {}

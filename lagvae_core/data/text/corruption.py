@@ -1,4 +1,4 @@
-"""Removal of words from the history that the decoder reads in training.
+"""Replacement of dropped words in the history that the decoder reads in training.
 
 Shape suffixes: B examples, T tokens that the decoder reads.
 """
@@ -19,7 +19,7 @@ Replacement = Literal["unk", "zero"]
 
 
 def conceal(history: History, dropped_BT: Tensor, replacement: Replacement) -> History:
-    """Return `history` without the words for which `dropped_BT` (bool) is true."""
+    """Return `history` with `replacement` in place of each word for which `dropped_BT` (bool) is true."""
     if replacement == "unk":
         return replace(history, tokens_BT=history.tokens_BT.masked_fill(dropped_BT, UNK))
     blank_BT = dropped_BT if history.blank_BT is None else dropped_BT | history.blank_BT

@@ -1,4 +1,4 @@
-"""Finding the text file of each split, and reading its sentences one at a time."""
+"""Locating the text file of each split and reading its sentences one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lagvae_core.errors import DataError, ValidationIssue
 __all__ = ["SPLITS", "Sentence", "SentenceFile", "TextFile", "find_split_file", "unreadable"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
-"""Names, without suffix, that the file of each split may have."""
+"""Permitted names of the file of each split, without suffix."""
 
 SUFFIXES = (".txt", ".txt.gz", ".parquet")
 
@@ -30,7 +30,7 @@ class SentenceFile(ABC):
 
     Attributes:
         path: Location of the file.
-        unit: "line" or "row", whichever contains one sentence.
+        unit: Part of the file that holds one sentence: "line" or "row".
     """
 
     path: Path
@@ -52,7 +52,7 @@ class SentenceFile(ABC):
             labelled: Whether to separate the label from the sentence.
 
         Raises:
-            DataError: A sentence cannot be read.
+            DataError: The file or a sentence cannot be read.
         """
 
     def digest(self) -> str:
@@ -72,33 +72,35 @@ def find_split_file(folder: Path, split: str) -> Path:
     """Return the file of a split.
 
     Raises:
-        DataError: The folder has no file or several files for the split.
+        DataError: The folder has no file, or several files, for the split.
     """
     names = [stem + suffix for stem in SPLITS[split] for suffix in SUFFIXES]
     present = [name for name in names if (folder / name).exists()]
     if len(present) == 1:
         return folder / present[0]
     if present:
-        message = f"must contain only one file for {split}, not {' and '.join(present)}"
-        raise DataError([ValidationIssue("data.path", message, "Move all but one of these files away.", str(folder))])
+        message = f"must be a folder with only one file for {split}"
+        hint = f"The folder contains {' and '.join(present)}. Move all but one of them to another folder."
+        raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
     content = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     stems = " or ".join(f"{stem}.txt" for stem in SPLITS[split])
-    message = f"must contain a file {stems} (or .txt.gz, or .parquet)"
-    hint = f"The folder contains {textwrap.shorten(content, 200)}."
+    message = f"must be a folder with a file {stems} (or with the suffix .txt.gz or .parquet)"
+    hint = f"The folder contains {textwrap.shorten(content, 200)}. Add or rename the file."
     raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the error for a file whose reading failed with `error`."""
-    return DataError([ValidationIssue(str(path), f"the file cannot be read ({error.strerror or error})")])
+    """Return the DataError for a file that could not be read because of `error`."""
+    message = f"cannot be read ({error.strerror or error})"
+    return DataError([ValidationIssue(str(path), message, "Check the path and its permissions.")])
 
 
 @dataclass(frozen=True)
 class TextFile(SentenceFile):
     """A UTF-8 file with one sentence per line, plain or compressed with gzip.
 
-    A labelled line is label<TAB>text; only the first tab separates. Only a newline ends a line: form feeds and
-    Unicode's line separators do not.
+    A labelled line has the form label<TAB>text. Only the first tab is a separator, and only a newline ends a line: form
+    feeds and Unicode's line separators do not.
     """
 
     path: Path
@@ -126,11 +128,11 @@ class TextFile(SentenceFile):
                         yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                     except UnicodeDecodeError as error:
                         where = f"{self.path}, line {number}, byte offset {start + error.start}"
-                        hint = "Convert the file, for example with iconv."
+                        hint = "Convert the file to UTF-8, for example with iconv."
                         raise DataError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
                     start += len(raw)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            message = f"the gzip file is incomplete or damaged ({error})"
+            message = f"must be a complete and undamaged gzip file ({error})"
             hint = "Copy the file again and check it with gzip -t."
             where = f"{self.path}, after line {number}"
             raise DataError([ValidationIssue(where, message, hint)]) from None

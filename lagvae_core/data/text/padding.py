@@ -11,7 +11,7 @@ from lagvae_core.data.text.tokens import PAD, TokenBatch, TokenSplit
 __all__ = ["padded", "padded_batches"]
 
 JITTER = 0.1
-"""Largest relative change of a sentence's length in the key by which sentences are sorted into batches.
+"""Maximum relative change of a sentence's length in the key by which sentences are sorted before batching.
 
 A larger value mixes lengths better and needs more padding.
 """
@@ -20,8 +20,8 @@ A larger value mixes lengths better and needs more padding.
 def padded_batches(split: TokenSplit, batch_size: int, seed: int) -> list[TokenBatch]:
     """Return every sentence once, in batches of exactly `batch_size` and one smaller batch for the remainder.
 
-    The sentences are sorted by their length times a factor drawn from U(1 - JITTER, 1 + JITTER), and cut into batches.
-    The position of the smaller batch is random, so that it may contain sentences of any length. The number of batches
+    The sentences are sorted by their length times a factor drawn from U(1 - JITTER, 1 + JITTER), then cut into batches.
+    The position of the smaller batch is random, so that it can contain sentences of any length. The number of batches
     does not depend on the seed, and equal arguments give equal batches. A batch whose sentences have the same length is
     not padded.
     """
@@ -36,7 +36,7 @@ def padded_batches(split: TokenSplit, batch_size: int, seed: int) -> list[TokenB
 
 
 def padded(split: TokenSplit, index_B: NDArray[np.int64]) -> TokenBatch:
-    """Return the sentences `index_B` of `split` in one batch; its lengths are None if they are all equal."""
+    """Return the sentences `index_B` of `split` in one batch; `lengths_B` is None if all lengths are equal."""
     first_B = split.offsets[index_B]
     lengths_B = split.offsets[index_B + 1] - first_B
     position_L = np.arange(lengths_B.max())

@@ -1,4 +1,4 @@
-"""Sentences from the columns of a Parquet file.
+"""Sentences and labels from the columns of a Parquet file.
 
 This is the only module of the package that uses pyarrow. It imports pyarrow when a file is opened, not before.
 """
@@ -16,12 +16,15 @@ from lagvae_core.errors import DataError, ValidationIssue
 __all__ = ["ParquetFile"]
 
 _ROWS = 8192
-"""Number of rows in memory at a time."""
+"""Number of rows that are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class ParquetFile(SentenceFile):
-    """A Parquet file with a column of texts and, for labelled sentences, a column of strings or integers."""
+    """A Parquet file with a column of texts and, for labelled sentences, a column of labels.
+
+    Labels are strings, integers or booleans.
+    """
 
     path: Path
     text_column: str
@@ -41,8 +44,8 @@ class ParquetFile(SentenceFile):
                 for text, label in zip(texts, labels, strict=True):
                     number += 1
                     if text is None:
-                        message = f"the column {self.text_column} contains null"
-                        hint = "Fill in the texts or remove their rows."
+                        message = f"must have a text in the column {self.text_column!r}, not null"
+                        hint = "Fill in the missing texts, or remove their rows."
                         raise DataError([ValidationIssue(f"{self.path}, row {number}", message, hint)])
                     yield number, "" if label is None else str(label).strip(), text
 
@@ -61,8 +64,8 @@ class ParquetFile(SentenceFile):
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            message = "pyarrow, which reads Parquet files, is not installed"
-            hint = "Install pyarrow, or convert the file to .txt."
+            message = "cannot be read because pyarrow is not installed"
+            hint = "Run `pip install pyarrow`, or convert the file to .txt."
             raise DataError([ValidationIssue(str(self.path), message, hint)]) from None
         try:
             with self.path.open("rb"):
@@ -73,11 +76,11 @@ class ParquetFile(SentenceFile):
             raise self._damaged(error) from None
 
     def _damaged(self, error: Exception) -> DataError:
-        message = f"the Parquet file is incomplete or damaged ({' '.join(str(error).split())[:200]})"
+        message = f"must be a complete and undamaged Parquet file ({' '.join(str(error).split())[:200]})"
         return DataError([ValidationIssue(str(self.path), message, "Write the file again.")])
 
     def _check(self, schema: Any, labelled: bool) -> None:
-        """Check the presence and the types of the columns; raise DataError with all issues."""
+        """Check that the columns exist and have the right types; raise DataError with all issues."""
         from pyarrow import types
 
         def is_text(kind: Any) -> bool:
@@ -89,7 +92,7 @@ class ParquetFile(SentenceFile):
 
         required = {"data.text_column": (self.text_column, is_text, "strings")}
         if labelled:
-            required["data.label_column"] = (self.label_column, is_label, "strings or integers")
+            required["data.label_column"] = (self.label_column, is_label, "strings, integers or booleans")
         issues = []
         for key, (name, is_right, content) in required.items():
             if name not in schema.names:
@@ -97,7 +100,7 @@ class ParquetFile(SentenceFile):
                 issues.append(ValidationIssue(key, f"must name a column of {self.path}", hint, name))
             elif not is_right(schema.field(name).type):
                 message = f"must name a column of {content} in {self.path}"
-                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert this one."
+                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert it."
                 issues.append(ValidationIssue(key, message, hint, name))
         if issues:
             raise DataError(issues)

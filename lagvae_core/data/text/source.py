@@ -1,4 +1,4 @@
-"""Text in the user's own files: a folder with one file for each of train, valid and test."""
+"""Text in the user's own files: a folder with one file for each split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lagvae_core.settings import FrozenConfig
 
 __all__ = ["TextData"]
 
-_FORMAT = 1  # increased when a code change makes the same files and fields give other arrays or another fingerprint
+_FORMAT = 1  # increased whenever a code change makes the same files and fields produce a different entry
 
 
 def _yes_or_no(value: object) -> object:
@@ -35,53 +35,59 @@ def _yes_or_no(value: object) -> object:
 class TextData(FrozenConfig):
     """Sentences from the files of one folder, with words separated by white space.
 
-    A split is one file: a .txt file in UTF-8 with one sentence per line, such a file compressed with gzip (.txt.gz), or
-    a .parquet file with a column of texts. The validation file may also be called dev or val. Two files for one split
-    are an error. A line may begin with a label and a tab; only the first tab separates. In Parquet files the labels
-    are a column of strings or integers. Training, validation and test must have the same set of labels.
+    Each split (train, valid, test) is one file: a .txt file in UTF-8 with one sentence per line, such a file compressed
+    with gzip (.txt.gz), or a .parquet file with a column of texts. The validation file may also be called dev or val.
+    Two files for one split are an error. A line may begin with a label and a tab; only its first tab is a separator. In
+    Parquet files the labels are a column of strings, integers or booleans. All splits must have the same set of labels.
 
-    The vocabulary consists of the words of the training sentences used, in the order of first appearance. `min_freq`
-    and `max_vocabulary` reduce it; of equally frequent words, `max_vocabulary` keeps those that appear first. Every
-    other word becomes `<unk>`. If neither field removes a word, no training sentence contains `<unk>` and its
-    probability is untrained: interpret the NLL together with the `oov_rate`. A literal `<unk>` in the text is the
-    special word; a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
+    The vocabulary consists of the words of the training sentences used, in order of first appearance. `min_freq` and
+    `max_vocabulary` reduce it; of equally frequent words, `max_vocabulary` keeps those that appear first. Every other
+    word becomes `<unk>`. If both fields keep all words, `<unk>` does not occur in training and its probability is
+    untrained: interpret the NLL together with the `oov_rate`. The exception is text that contains special words: a
+    literal `<unk>` is the special word, and a literal `<pad>`, `<s>` or `</s>` becomes `<unk>`.
 
     `partition` applies to the training sentences only. Measurement never pads, and its results are the same for all
     values of `partition` and `batching`.
 
-    - `batching: constant_length` is the published protocol. The sentences of a batch have one length, so nothing is
-      padded. `fixed_by_group`, whose groups are the lengths, takes the sentences in the order of the file.
-      `fixed_random` shuffles them once, and `resplit_random` before each epoch. The last batch of each length is
-      small; since losses are means over a batch, its sentences have more weight.
-    - `batching: padded` makes batches of sentences of similar lengths, padded to the longest sentence. All batches but
-      one are full. `fixed_random` draws the batches once. `resplit_random`, the default for padded batches, draws them
-      before each epoch. `fixed_by_group` is an error, since sentences of one length need no padding.
+    - `batching: constant_length` is the published protocol. All sentences of a batch have the same length, so nothing
+      is padded. With `fixed_by_group`, the sentences of each length are in the order of the file. `fixed_random`
+      shuffles them once, and `resplit_random` before each epoch. The last batch of a length may be small; since losses
+      are means over a batch, its sentences have more weight.
+    - `batching: padded` makes batches of sentences of similar lengths, padded to the longest sentence. At most one
+      batch is not full. `fixed_random` draws the batches once. `resplit_random`, the default for padded batches, draws
+      them before each epoch. `fixed_by_group` is an error, since its groups are the lengths and need no padding.
 
     Files are read as a stream and cached as 32-bit word ids. All processes of a machine map the cache and share its
-    memory. In addition, loading takes 8 bytes per sentence for labels. Filling the cache also takes 8 bytes per word
-    and a dictionary of all word types. For 1,000,000 sentences of 10 words, filling the cache takes 127 MiB, and
-    loading from the cache takes 87 MiB, most of it shared (benchmarks/memory.py).
+    memory. In addition, loading takes 8 bytes of memory per sentence for labels. Filling the cache also takes 8 bytes
+    per word, and a dictionary of all word types. For 1,000,000 sentences of 10 words, filling the cache takes 127 MiB,
+    and loading from the cache takes 87 MiB, most of it shared (benchmarks/memory.py).
     """
 
     kind: Literal["text"] = "text"
-    path: str = Field(min_length=1, description="folder with train, valid and test as .txt, .txt.gz or .parquet")
+    path: str = Field(
+        min_length=1, description="folder with one .txt, .txt.gz or .parquet file for each of train, valid and test"
+    )
     labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_yes_or_no)] = Field(
         "auto",
-        description="whether sentences have labels (label<TAB>text in text files); auto: all must have one "
-        "if any has one; drop: labels are present but ignored",
+        description="whether sentences have labels (label<TAB>text in text files); auto: if any sentence has one, "
+        "all must; drop: labels are present but ignored",
     )
     text_column: str = Field("text", min_length=1, description="column of the sentences in Parquet files")
     label_column: str = Field("label", min_length=1, description="column of the labels in Parquet files")
     max_length: int | None = Field(
-        None, ge=1, description="length above which sentences of any split are dropped [words]; none for no limit"
+        None,
+        ge=1,
+        description="maximum length of a sentence in any split [words]; longer ones are dropped; null: no limit",
     )
-    min_freq: int = Field(1, ge=1, description="occurrences in the training sentences below which a word becomes <unk>")
+    min_freq: int = Field(
+        1, ge=1, description="minimum number of occurrences in the training sentences; rarer words become <unk>"
+    )
     max_vocabulary: int | None = Field(
         None,
         ge=1,
-        description="number of most frequent training words to keep, special words not counted; none for no limit",
+        description="maximum number of words, special words not included; the most frequent are kept; null: no limit",
     )
-    limit: int | None = Field(None, ge=1, description="number of leading training sentences to use; none for all")
+    limit: int | None = Field(None, ge=1, description="number of leading training sentences to use; null: all")
     batching: Batching = Field(
         "constant_length", description="composition of a training batch: sentences of one length, or padded sentences"
     )
@@ -104,18 +110,19 @@ class TextData(FrozenConfig):
         return self
 
     def load(self) -> TokenDataset:
-        """Read and encode the files, or take them from the cache.
+        """Read and encode the files, or load the result from the cache.
 
         A cache entry is identified by the content of the files and by all fields that affect the result. Without a
         usable cache folder, the files are read each time.
 
         Returns:
-            The data set. Its report also has the counts `<split>_dropped_empty` and `<split>_dropped_long` [lines].
+            The data set. Its report also has the counts `<split>_dropped_empty` and `<split>_dropped_long` [lines or
+            rows].
 
         Raises:
-            DataError: The folder or a file is missing, damaged or ambiguous; a file is not UTF-8, lacks a column or
-                has no sentence left; a required label is missing; or validation or test has a different set of
-                labels than training. The error carries the issues of all files.
+            DataError: The folder or a file is missing or damaged; a split has several files; a file is not UTF-8,
+                lacks a column or has only sentences that are dropped; a required label is missing; or the sets of
+                labels of the splits differ. The error carries all issues found in the files.
         """
         files, issues = self._files()
         name = self._entry_name(files)
@@ -139,11 +146,11 @@ class TextData(FrozenConfig):
         return train.batches(batch_size, seed=shuffle)
 
     def _files(self) -> tuple[dict[str, SentenceFile], list[ValidationIssue]]:
-        """Return the file of each split, in the order of SPLITS, and the issues of the splits without a file."""
+        """Return the file of each split in SPLITS, and an issue for each split that has no file or several files."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            hint = f"The absolute path is {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "no such folder", hint, self.path)])
+            hint = f"Check the path. It resolves to {folder.absolute()}."
+            raise DataError([ValidationIssue("data.path", "must be an existing folder", hint, self.path)])
         files: dict[str, SentenceFile] = {}
         issues: list[ValidationIssue] = []
         for split in SPLITS:
@@ -159,7 +166,7 @@ class TextData(FrozenConfig):
         return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limit)
 
     def _entry_name(self, files: Mapping[str, SentenceFile]) -> str:
-        """Name of the cache entry; equal names mean equal results of reading the files."""
+        """Return the name of the cache entry. Reading the files gives the same result whenever the name is the same."""
         fields = self.model_dump(mode="json", exclude={"path", "batching", "partition"})
         digests = {split: (type(file).__name__, _digest(file)) for split, file in files.items()}
         identity = json.dumps([_FORMAT, fields, digests], sort_keys=True)
@@ -167,7 +174,7 @@ class TextData(FrozenConfig):
 
 
 def _has_labels(file: SentenceFile) -> bool:
-    """Whether the file has labels; False if it cannot be read, which is reported when its sentences are read."""
+    """Return whether the file has labels; False if it cannot be read, which is reported when its sentences are read."""
     try:
         return file.labelled()
     except DataError:
@@ -175,7 +182,7 @@ def _has_labels(file: SentenceFile) -> bool:
 
 
 def _digest(file: SentenceFile) -> str:
-    """Digest of the file; "" if it cannot be read. Such a file raises an error later and is never cached."""
+    """Return the digest of the file; "" if it cannot be read. Such a file raises an error later and is never cached."""
     try:
         return file.digest()
     except DataError:

@@ -62,7 +62,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, sentences: Iterable[str], min_freq: int = 1) -> Vocabulary:
-        """Return the words that occur at least `min_freq` times in `sentences`, in the order of first appearance."""
+        """Return the words that occur at least `min_freq` times in `sentences`, in order of first appearance."""
         return cls.of_counts(Counter(word for sentence in sentences for word in sentence.split()), min_freq)
 
     @classmethod
@@ -71,9 +71,9 @@ class Vocabulary:
 
         Args:
             counts: Number of occurrences of each word.
-            min_freq: Smallest number of occurrences of a word to keep.
-            max_words: Largest number of words, special words not counted. The most frequent words are kept; of equally
-                frequent words, those that come first.
+            min_freq: Minimum number of occurrences of a word to keep.
+            max_words: Maximum number of words, special words not included; None for no limit. The most frequent
+                words are kept; of equally frequent words, those that come first.
         """
         frequent = [word for word, count in counts.items() if count >= min_freq and word not in SPECIALS]
         if max_words is not None and len(frequent) > max_words:
@@ -114,14 +114,14 @@ class History:
     Attributes:
         tokens_BT: int64, for each target the id of the token before it.
         blank_BT: bool, true where the decoder reads a vector of zeros instead of the token's embedding; None if it
-            reads every token.
+            reads the embedding of every token.
     """
 
     tokens_BT: Tensor
     blank_BT: Tensor | None = None
 
     def unread(self) -> Self:
-        """Return the empty history, before the first token is read."""
+        """Return the history without tokens, as before the first step."""
         return replace(self, tokens_BT=self.tokens_BT[:, :0], blank_BT=None)
 
     def then(self, tokens_B: Tensor) -> Self:
@@ -130,7 +130,10 @@ class History:
         return replace(self, tokens_BT=torch.cat([self.tokens_BT, tokens_B[:, None]], 1))
 
     def select(self, index: Tensor) -> Self:
-        """Return the rows `index`, in that order. Every field, also in subclasses, must have one row per example."""
+        """Return the rows `index`, in that order.
+
+        Every field, including those of subclasses, must be None or have one row per example.
+        """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return replace(self, **{name: rows[index] for name, rows in values.items() if rows is not None})
 
@@ -141,7 +144,7 @@ class Ragged:
 
     Attributes:
         tokens_BT: int64, ids of the targets, including padding.
-        kept_N: int64, indices of the N targets that are not padding, among the T * B targets ordered by step.
+        kept_N: int64, indices of the N targets that are not padding, in the flattened [T, B] tensor of targets.
     """
 
     tokens_BT: Tensor
@@ -150,12 +153,12 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch(Batch):
-    """Sentences of one length, or sentences padded with `<pad>` to the length of the longest.
+    """Sentences of equal length, or sentences padded with `<pad>` to the length of the longest.
 
     Attributes:
-        tokens_BL: int64, ids; each sentence starts with `<s>` and ends with `</s>`.
-        index_B: int64, always on the CPU, the indices of the examples in their split.
-        lengths_B: int64, always on the CPU, the number of tokens of each sentence; None if nothing is padded.
+        tokens_BL: Ids of the tokens: int64. Each sentence starts with `<s>` and ends with `</s>`.
+        index_B: Indices of the examples in their split: int64, always on the CPU.
+        lengths_B: Number of tokens of each sentence: int64, always on the CPU; None if no sentence is padded.
     """
 
     tokens_BL: Tensor
@@ -164,12 +167,12 @@ class TokenBatch(Batch):
 
     @property
     def sizes_B(self) -> Tensor:
-        """Number of tokens of each sentence, int64, on the CPU, even if nothing is padded."""
+        """Number of tokens of each sentence: int64, on the CPU. Unlike `lengths_B`, never None."""
         return torch.full((self.size,), self.tokens_BL.shape[1]) if self.lengths_B is None else self.lengths_B
 
     @cached_property
     def units(self) -> int:
-        """Number of predicted tokens, by which a perplexity is normalised: every token except `<s>`."""
+        """Number of predicted tokens (every token except `<s>`), by which perplexity is normalised."""
         return self.targets_BT.numel() if self.lengths_B is None else int(self.lengths_B.sum()) - self.size
 
     @property
@@ -189,7 +192,7 @@ class TokenBatch(Batch):
 
     @cached_property
     def targets(self) -> Tensor | Ragged:
-        """`targets_BT`; for padded sentences, together with the positions that are not padding."""
+        """`targets_BT`, or for padded sentences a `Ragged`, which also has the positions that are not padding."""
         if self.lengths_B is None:
             return self.targets_BT
         steps_T1 = torch.arange(self.targets_BT.shape[1])[:, None]
@@ -198,7 +201,7 @@ class TokenBatch(Batch):
 
     @cached_property
     def last_B(self) -> Tensor | None:
-        """Position of `</s>` in each sentence, on the device; None if it is the last position of all sentences."""
+        """Position of `</s>` in each sentence, on the device of the batch; None if no sentence is padded."""
         return None if self.lengths_B is None else (self.lengths_B - 1).to(self.device)
 
     @property
@@ -206,7 +209,7 @@ class TokenBatch(Batch):
         return self.tokens_BL.device
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """Return the batch on `device`. Everything is copied at once, so that training does not wait for copies."""
+        """Return the batch on `device`. Everything is copied now, so that training does not wait for copies later."""
         batch = TokenBatch(self.tokens_BL.to(device), self.index_B, self.lengths_B)
         _ = batch.targets, batch.last_B
         return batch
@@ -233,7 +236,7 @@ class TokenSplit(Split):
 
     @classmethod
     def of(cls, sentences: Iterable[list[int]], labels: tuple[str, ...] | None = None) -> TokenSplit:
-        """Return the split of encoded `sentences`, which are iterated once and may be a generator."""
+        """Return a split of encoded `sentences`, which are iterated once and may come from a generator."""
         tokens, offsets = array("i"), array("q", [0])
         for sentence in sentences:
             tokens.extend(sentence)
@@ -267,8 +270,8 @@ class TokenSplit(Split):
 
         Args:
             batch_size: Largest number of sentences in a batch.
-            by_label: Whether all sentences of a batch must have the same label as well.
-            seed: Seed that shuffles sentences of equal length and label; None for the order of the split.
+            by_label: Whether all sentences of a batch must also have the same label.
+            seed: Seed for shuffling the sentences that may share a batch; None for the order of the split.
         """
         assert batch_size > 0, "a batch holds at least one sentence"
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
@@ -282,7 +285,7 @@ class TokenSplit(Split):
         return batches
 
     def _groups(self, by_label: bool) -> NDArray[np.int64]:
-        """Return a sort key per sentence: sentences with equal keys may share a batch, shorter sentences come first."""
+        """Return a sort key for each sentence: shorter sentences come first, and equal keys may share a batch."""
         if not by_label:
             return self.lengths
         assert self.labels is not None, "sentences without labels cannot be grouped by label"
@@ -309,7 +312,10 @@ class TextDomain(Domain):
     vocabulary: int
 
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
-        """Return the number of predicted tokens and the perplexity of the corpus, exp(sum of NLL / sum of tokens)."""
+        """Return the number of predicted tokens and the perplexity of the corpus, exp(sum of NLL / number of tokens).
+
+        The exponent is limited to 700, so that the perplexity does not overflow.
+        """
         return {TOKENS.name: units, PERPLEXITY.name: math.exp(min(nll * examples / units, 700.0))}
 
 
@@ -321,9 +327,9 @@ class TokenDataset(Dataset):
         fingerprint: SHA-256 (hex) of tokens, labels and vocabulary.
         report: Facts for the user. For each split: `<split>_examples`, `<split>_predicted_tokens`,
             `<split>_length_min`, `<split>_length_mean`, `<split>_length_max` (words, without `<s>` and `</s>`) and
-            `<split>_oov_rate` (the share of words that became `<unk>`). For all splits: `vocabulary` (number of ids,
-            including special words), `labels` (the labels that occur), and entries that the source of the data adds.
-        truth: Latent variables of generated data by split and name, such as `train_z` [N, Z]; None for other data.
+            `<split>_oov_rate` (fraction of words that became `<unk>`). For all splits together: `vocabulary` (number
+            of ids, including special words), `labels` (the labels that occur), and entries specific to the source.
+        truth: Latent variables of generated data, by split and name, such as `train_z` [N, Z]; None for other data.
     """
 
     train: TokenSplit
@@ -359,7 +365,7 @@ class TokenDataset(Dataset):
             vocabulary: Vocabulary of all splits.
             notes: Additional entries of the report.
             truth: Latent variables of generated data.
-            fingerprint: The fingerprint, if it is known already; None to compute it.
+            fingerprint: The fingerprint, if already known; None to compute it.
         """
         splits = {"train": train, "valid": valid, "test": test}
         report = {**_report(splits, vocabulary), **(notes or {})}

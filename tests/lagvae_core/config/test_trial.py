@@ -319,7 +319,8 @@ def test_all_issues_are_reported_at_once():
         ),
         (
             {"data": {"kind": "text"}},
-            "data.path: is required but missing. (Folder with train, valid and test as .txt, .txt.gz or .parquet.)",
+            "data.path: is required but missing. "
+            "(Folder with one .txt, .txt.gz or .parquet file for each of train, valid and test.)",
         ),
         (
             {"data": {"kind": "sythetic"}},

@@ -91,7 +91,7 @@ RAGGED = np.array([np.zeros((2, 2)), np.zeros((3, 3))], dtype=object)
 TWO_IMAGES = np.ones((2, 4, 3))
 BAD = {
     "missing": ({"valid": None}, "", "valid"),
-    "objects": ({"train": RAGGED}, "train", "rectangular"),
+    "objects": ({"train": RAGGED}, "train", "Python objects"),
     "integers": ({"test": grey().astype(np.int64)}, "test", "int64"),
     "complex": ({"test": grey().astype(np.complex64)}, "test", "complex64"),
     "flat": ({"train": grey().reshape(5, 12)}, "train", "[5, 12]"),
@@ -102,12 +102,12 @@ BAD = {
     "nan": (
         {"valid": np.where([[[0]], [[1]]], np.nan, TWO_IMAGES)},
         "valid",
-        "Pixels of 1 images are not finite, first in image 1 ",
+        "1 of 2, the first with index 1",
     ),
     "infinity": (
         {"valid": np.full((2, 4, 3), -np.inf)},
         "valid",
-        "Pixels of 2 images are not finite, first in image 0 ",
+        "2 of 2, the first with index 0",
     ),
     "to 255": ({"train": 255.0 * TWO_IMAGES}, "train", "255 to 255"),
     "negative": ({"train": -0.5 * TWO_IMAGES}, "train", "-0.5 to -0.5"),
@@ -137,9 +137,7 @@ def test_labels_of_one_split_require_labels_of_the_others(tmp_path):
 def test_black_and_white_bytes_are_rejected(tmp_path):
     with rejects(str(tmp_path / "images.npz"), error=DataError) as issues:
         load(tmp_path, **{name: array // 128 for name, array in splits().items()})
-    assert str(issues[0]).endswith(
-        "must contain bytes from 0 to 255. All bytes are 0 or 1; save black and white images as booleans."
-    )
+    assert "booleans" in issues[0].hint
 
 
 def test_the_issues_of_all_arrays_are_reported_at_once(tmp_path):

@@ -163,14 +163,14 @@ class TestIssues:
     @pytest.mark.parametrize(
         ("line", "fact"),
         [
-            ("abi\tpos=N", "3 columns separated by tabs, not 2"),
-            ("abi\tpos=N\tabi\tabi", "3 columns separated by tabs, not 4"),
+            ("abi\tpos=N", "This line has 2."),
+            ("abi\tpos=N\tabi\tabi", "This line has 4."),
             ("abi\tpos\tabi", "'pos'"),
             ("abi\tpos=N,,case=GEN\tabi", "''"),
             ("abi\tpos={N/V\tabi", "'pos={N/V'"),
-            ("abi\t\tabi", "features"),
-            ("\tpos=N\tabi", "source"),
-            ("abi\tpos=N\t ", "target"),
+            ("abi\t\tabi", '"features"'),
+            ("\tpos=N\tabi", '"source"'),
+            ("abi\tpos=N\t ", '"target"'),
         ],
     )
     @pytest.mark.parametrize("suffix", ["train", "dev"])
@@ -178,8 +178,8 @@ class TestIssues:
         (issue,) = issues(tiny_data(folder(**{suffix: f"ab\tpos=N\tab\n{line}\n"})))
         assert places([issue]) == [f"tiny-task3-{suffix}, line 2"]
         assert issue.value == line.rstrip()
-        assert fact in issue.message
-        assert issue.hint == "A line of task 3 is: source, features, target."
+        assert fact in f"{issue.message} {issue.hint}"
+        assert issue.hint.endswith("source, features, target.")
 
     def test_a_feature_that_the_training_file_lacks(self, folder):
         (issue,) = issues(tiny_data(folder(test="ab\tpos=N\tab\nab\tcase=GN\tabin\n")))
@@ -211,4 +211,4 @@ class TestIssues:
             "tiny-task3-train",
             "tiny-task3-dev, line 1",
         ]
-        assert "995 more lines" in found[5].message
+        assert "995" in found[5].message

@@ -154,7 +154,7 @@ class TestLabels:
     def test_the_number_of_lines_without_a_label_is_reported(self, folder):
         (issue,) = issues(TextData(path=folder(**LABELLED | {"train": "1\ta\nb\n0\tc\nd\n\ne\n"})))
         assert (places([issue]), issue.value) == (["train.txt, line 2"], "b")
-        assert issue.hint.startswith("2 more lines")
+        assert "3 lines without a label" in issue.hint
 
     def test_labels_can_be_dropped(self, folder):
         files = LABELLED | {"test": "2\ta dog\n"}
@@ -225,7 +225,7 @@ class TestIssues:
         for name in ("nowhere", "file"):
             (issue,) = issues(TextData(path=str(tmp_path / name)))
             assert (issue.where, issue.value) == ("data.path", str(tmp_path / name))
-        assert str(issue).startswith("data.path: no such folder, got '")
+            assert str(tmp_path / name) in issue.hint
 
     def test_a_missing_file_is_reported_with_the_content_of_the_folder(self, folder):
         valid, test = issues(TextData(path=folder(train="a\n", tests="b\n")))
@@ -237,8 +237,8 @@ class TestIssues:
     def test_a_file_must_have_a_sentence_left(self, folder):
         found = issues(TextData(path=folder(train="a b c\n", valid="\n \n", test=""), max_length=2))
         assert places(found) == [f"{split}.txt" for split in PLAIN]
-        assert found[0].hint == "Dropped: 0 empty lines, 1 lines of more than max_length words."
-        assert "2 empty lines, 0 lines" in found[1].hint
+        assert "0 empty, 1 longer" in found[0].hint
+        assert "2 empty, 0 longer" in found[1].hint
 
     def test_text_that_is_not_utf8_is_located(self, folder):
         (issue,) = issues(TextData(path=folder(**PLAIN | {"train": b"ab\ncaf\xe9 x\n"})))
