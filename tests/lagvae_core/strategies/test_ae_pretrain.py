@@ -216,7 +216,7 @@ def test_epochs_updates_and_steps_count_both_stages():
     assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4, 5]
     assert [epoch["step"] for epoch in record.curve] == [4, 8, 12, 16, 20]
     assert record.cost["encoder_steps"] == record.cost["decoder_steps"] == 20
-    assert record.stop_reason == "all 3 epochs are trained, after 2 of pretraining."
+    assert record.stop_reason == "all 3 epochs are trained, after 2 epochs of pretraining."
     assert [p for p in places if p.phase == "train"] == [
         Progress("train", epoch, done, 4) for epoch in range(1, 6) for done in range(1, 5)
     ]
