@@ -1,4 +1,4 @@
-"""Training and measurement of one VAE, from configuration to record. Depends on torch and numpy, not on Ray or Optuna.
+"""Training and measurement of one VAE, from configuration to record. Does not depend on Ray or Optuna.
 
 The public names are imported on first use, so that `lagvae_core.errors` can be imported without torch.
 """

@@ -1,4 +1,4 @@
-"""Declarations of measured columns, which the table, the docs and the help use: name, type, meaning and direction."""
+"""Declaration of a measured column (name, type, meaning, direction), for the table, the documentation and the help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Column:
         name: Name of the column.
         kind: Type of its values.
         doc: Meaning of its values.
-        direction: Whether smaller ("min") or larger ("max") values are better; "" if neither is.
+        direction: Whether smaller ("min") or larger ("max") values are better; "" if neither.
     """
 
     name: str

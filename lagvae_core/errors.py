@@ -6,7 +6,7 @@ LagvaeError
 │   └── DataError                   in a data file
 ├── CheckpointError (ValueError)    a damaged checkpoint, or one that belongs to a different trial
 ├── StoreError (OSError)            results that cannot be reached, read or written; exit code 1
-├── Diverged (ArithmeticError)      training diverged: non-finite values, or a criterion of divergence was met
+├── Diverged (ArithmeticError)      training diverged: a value is not finite, or a divergence criterion is met
 ├── LeaseHeldError                  another driver runs the sweep (sweeps.storage.lease)
 ├── ConnectionFailed                no Ray cluster at an address (cluster.connection)
 ├── AccessDenied                    a cluster that requires a token, or rejects the given one (cluster.access)
@@ -91,7 +91,7 @@ class LagvaeError(Exception):
 
 
 class UserError(LagvaeError, ValueError):
-    """Invalid input of the user. It carries all issues at once; the message has one line per issue.
+    """Invalid user input. The error carries all issues at once; its message has one line per issue.
 
     Args:
         issues: The problems; at least one.
@@ -151,10 +151,10 @@ class CheckpointError(LagvaeError, ValueError):
 
 
 class StoreError(LagvaeError, OSError):
-    """Results cannot be reached, read or written. The message gives the reason and what to do about it."""
+    """Results cannot be reached, read or written. The message gives the reason and how to fix it."""
 
     exit_code = 1
 
 
 class Diverged(LagvaeError, ArithmeticError):
-    """Training diverged. The message says which value was out of range, and after which update or epoch."""
+    """Training diverged. The message says which value was out of range, and at which update or epoch."""

@@ -1,4 +1,4 @@
-"""Files and folders that are written as a whole or not at all."""
+"""Atomic writing: a file or folder is written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_writable(folder: Path, probe: str = ".probe") -> None:
     """Check that files can be created in `folder`, by creating and removing one.
 
     Args:
-        folder: A folder that exists.
+        folder: The folder to check.
         probe: Name of the file to create. Callers can choose it to avoid a collision with other files.
 
     Raises:
@@ -83,5 +83,5 @@ def check_writable(folder: Path, probe: str = ".probe") -> None:
 
 
 def _temporary_path(path: Path) -> Path:
-    """Return a new name in the same folder. It is short, since the old name may have the maximum length already."""
+    """Return a new path in the same folder. Its name is short, because the name of `path` may be as long as allowed."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")

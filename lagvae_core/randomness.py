@@ -1,4 +1,4 @@
-"""Named, independent random streams. Switching one consumer on or off never changes another's draws."""
+"""Named, independent random streams, one per consumer. Adding or removing a consumer never changes another's draws."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 __all__ = ["Streams", "derive_seed", "example_noise"]
 
 HOST_STREAMS = frozenset({"data_order", "inner_batches"})
-"""Streams on the CPU. They determine which batch the host takes next, so a draw must not wait for the device."""
+"""Streams on the CPU. The host uses their draws to choose the next batch, and must not wait for the device."""
 
 
 def derive_seed(*parts: object) -> int:
-    """Return a seed of 63 bits; equal `parts` give equal seeds on every machine and Python version."""
+    """Return a 63-bit seed. Equal `parts` give equal seeds on every machine and Python version."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -30,7 +30,7 @@ class Streams:
 
     Args:
         seed: Seed of the trial.
-        device: Device of the generators, except for those of `HOST_STREAMS`.
+        device: Device of the generators. The generators of `HOST_STREAMS` are always on the CPU.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -52,7 +52,7 @@ class Streams:
         The state of the generator is restored at the end of the block.
 
         Args:
-            what: Name of the component that is initialised; empty for the model itself.
+            what: Name of the part that is initialised; empty for the model itself.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initialise", *what))
@@ -65,7 +65,7 @@ class Streams:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore the streams in place, so that references to a generator remain valid.
 
-        A stream that is missing in `state` had not been used when the state was taken; it starts from its seed.
+        A stream that is missing from `state` was unused when the state was saved, so it restarts from its seed.
         """
         for name, generator in self._generators.items():
             generator.manual_seed(derive_seed(self.seed, name))
@@ -74,7 +74,7 @@ class Streams:
 
 
 def example_noise(seed: int, column: str, index: Tensor, samples: int, size: int) -> Tensor:
-    """Return standard normal draws that depend on the example and not on its batch.
+    """Return standard normal draws that depend on the example, but not on its batch.
 
     Args:
         seed: Seed of the evaluation.

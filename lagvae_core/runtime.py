@@ -1,4 +1,4 @@
-"""How this process uses the machine: threads, memory allocator and device. No result is defined by these settings."""
+"""How this process uses the machine: threads, memory allocator and device. A configuration contains none of these."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 CONTEXT_BYTES = 600 * 2**20
-"""Device memory that CUDA takes per process in addition to the allocator: a few hundred MB, more on newer devices."""
+"""Device memory that CUDA uses per process outside torch's allocator: a few hundred MB, more on newer devices."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use `threads` threads. With more threads than cores, training a small model takes 100 times as long."""
+    """Set torch's number of threads. With more threads than cores, training a small model takes 100 times as long."""
     torch.set_num_threads(threads)
 
 
@@ -56,7 +56,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError([ValidationIssue("device", "no CUDA device is visible", "Use cpu or auto.", name)])
+        message = "must be auto or cpu, because no CUDA device is visible"
+        hint = "If the machine has a GPU, check its driver and CUDA_VISIBLE_DEVICES."
+        raise ConfigError([ValidationIssue("device", message, hint, name)])
     try:
         return torch.device(name)
     except RuntimeError:
@@ -66,32 +68,32 @@ def choose_device(name: str) -> torch.device:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak memory in use: allocated on a CUDA device, otherwise the resident set of the process."""
+    """Return the peak memory in use [bytes]: allocated on a CUDA device, otherwise the resident set of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Restart the measurement of `peak_reserved_bytes` on CUDA."""
+    """Reset the peak that `peak_reserved_bytes` returns. On a CPU this has no effect."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_reserved_bytes(device: torch.device) -> int:
-    """Return the peak memory that other processes could not use: reserved on a CUDA device, otherwise resident."""
+    """Return the peak memory withheld from other processes [bytes]: reserved on a CUDA device, otherwise resident."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return peak_memory_bytes(device)
 
 
 def limit_gpu_memory(share: float) -> None:
-    """Limit this process to the share `share` of its GPU's memory.
+    """Limit this process to the fraction `share` of its GPU's memory.
 
-    A run that needs more than its share then fails by itself instead of making the other runs on the GPU fail. The
-    limit includes the memory of the CUDA context, unless the process has the whole device. A `share` outside (0, 1],
-    or a machine without CUDA, sets no limit.
+    A run that exceeds its limit then fails alone, instead of making other runs on the same GPU fail. The limit includes
+    the memory of the CUDA context, unless the process has the whole device. No limit is set if `share` is outside
+    (0, 1] or if the machine has no CUDA device.
     """
     if 0 < share <= 1 and torch.cuda.is_available():
         context = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory if share < 1 else 0.0

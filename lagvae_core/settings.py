@@ -1,4 +1,4 @@
-"""Base class of all configuration objects, search ranges of fields, and the recipes of training and evaluation."""
+"""Base class of all configuration objects, search ranges of fields, and the settings of training and evaluation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FrozenConfig(BaseModel):
 class Tunable:
     """The default search range of a field, as plain data.
 
-    A search uses this range unless the user specifies another. It has either `low` and `high` (both
-    included) or `choices`.
+    A search uses this range unless the user specifies another. The range has either `low` and `high`, both included, or
+    `choices`.
 
     Args:
         low: Smallest value.
@@ -38,7 +38,7 @@ class Tunable:
 
     def __post_init__(self) -> None:
         bounded = self.low is not None and self.high is not None
-        assert bounded != bool(self.choices), "a Tunable has either low and high, or choices"
+        assert bounded != bool(self.choices), "a Tunable must have either low and high, or choices"
 
 
 def tunables(config: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
@@ -70,26 +70,27 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(FrozenConfig):
-    """The base training recipe, to which the remedies are added.
+    """The basic training procedure, to which the remedies are added.
 
     Source: He et al. 2019, Appendix B, as implemented in the authors' published code for text. The optimiser is SGD for
     text and Adam for images.
 
-    The validation loss determines when the learning rate decays and which weights are the best. It is rec + kl, with KL
-    weight 1 and one sample of z, whatever KL weight training uses. An epoch is *bad* if its validation loss exceeds a
-    reference, which `decay_reference` selects:
+    The validation loss determines when the learning rate decays and which weights are the best. It is rec + kl with one
+    sample of z, always at KL weight 1, even if training uses a different weight. An epoch is *bad* if its validation
+    loss exceeds a reference, which `decay_reference` selects:
 
     - `best` (images): the lowest loss so far.
     - `last` (text): the loss of the most recent epoch that was not bad or that ended in a decay.
 
-    After `decay_patience` bad epochs in succession the learning rate is multiplied by `decay_factor`, but never before
-    epoch `decay_min_epoch`. That epoch is 15 for text as in the published code, since the paper states none, and 0 for
-    images and the synthetic data. A decay restores the best weights and resets the state of the optimisers. Training
-    stops when the number of decays reaches `max_decays`, or after `epochs` epochs.
+    After `decay_patience` consecutive bad epochs the learning rate is multiplied by `decay_factor`, but never before
+    epoch `decay_min_epoch`. By default, that epoch is 15 for text, as in the published code (the paper does not state
+    it), and for reinflection, and 0 for images and synthetic data. A decay restores the best weights, unless
+    `reload_best_on_decay` is false, and resets the state of the optimisers. Training stops when decay number
+    `max_decays` is due, or after `epochs` epochs.
     """
 
     optimiser: Annotated[
-        Literal["sgd", "adam"], Field(description="optimiser; encoder and decoder have one instance each")
+        Literal["sgd", "adam"], Field(description="optimiser, with separate instances for encoder and decoder")
     ] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, description="initial learning rate of the decoder")] = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD")] = 0.0
@@ -104,20 +105,25 @@ class TrainingConfig(FrozenConfig):
         Literal["all", "per_module"],
         Field(description="parameters whose gradient norm is clipped: all together, or encoder and decoder separately"),
     ] = "all"
-    decay_factor: Annotated[float, Field(gt=0, le=1, description="factor on the learning rate at each decay")] = 0.5
-    decay_patience: Annotated[int, Field(ge=1, description="bad epochs in succession that trigger a decay")] = 2
+    decay_factor: Annotated[
+        float, Field(gt=0, le=1, description="factor by which each decay multiplies the learning rate")
+    ] = 0.5
+    decay_patience: Annotated[
+        int, Field(ge=1, description="number of consecutive bad epochs after which the learning rate decays")
+    ] = 2
     decay_min_epoch: Annotated[int, Field(ge=0, description="first epoch (from 0) that may end in a decay")] = 15
     decay_reference: Annotated[
         Literal["last", "best"],
-        Field(description="validation loss above which an epoch is bad: the last good one, or the best so far"),
+        Field(description="loss above which an epoch is bad: the last one that was not bad, or the lowest so far"),
     ] = "last"
-    max_decays: Annotated[int, Field(ge=1, description="number of learning rate decays at which training stops")] = 5
+    max_decays: Annotated[int, Field(ge=1, description="number of learning-rate decays at which training stops")] = 5
     reload_best_on_decay: Annotated[bool, Field(description="whether a decay restores the best weights")] = True
     kl_explode: Annotated[
         float,
         Field(
             gt=0,
-            description="validation KL that counts as divergence in two successive epochs at KL weight >= 0.5 [nats]",
+            description="validation KL above which two consecutive epochs at KL weight >= 0.5 count as divergence "
+            "[nats]",
         ),
     ] = 1000.0
 
@@ -128,9 +134,9 @@ class EvaluationConfig(FrozenConfig):
     split: Annotated[Literal["test", "valid"], Field(description="split on which the table's metrics are measured")] = (
         "test"
     )
-    iw_samples: Annotated[int, Field(ge=1, description="importance samples per example (K of nll_iw)")] = 500
-    mi_batch_size: Annotated[int, Field(ge=2, description="examples per group in mi_batch")] = 32
+    iw_samples: Annotated[int, Field(ge=1, description="number of importance samples per example (K of nll_iw)")] = 500
+    mi_batch_size: Annotated[int, Field(ge=2, description="number of examples in each group of mi_batch")] = 32
     limit: Annotated[
-        int | None, Field(ge=2, description="number of leading examples of the split to measure; none for all")
+        int | None, Field(ge=2, description="number of examples to measure, from the start of the split; null for all")
     ] = None
     seed: Annotated[int, Field(ge=0, description="seed of the evaluation draws, shared by all runs")] = 0

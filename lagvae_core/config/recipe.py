@@ -1,4 +1,4 @@
-"""Default values of model, training and evaluation that depend on the kind of data."""
+"""Default values for model, training and evaluation, by kind of data."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 
 The values for synthetic data, text and images are from He et al. 2019, Appendices B.1 to B.3, as implemented in their
 code. For reinflection, the model sizes, batch size and gradient clipping are from the code of the blog post "Posterior
-collapse and the strong generator problem". That code uses Adadelta and no decay of the learning rate; the values here
-use Adam and a decay.
+collapse and the strong generator problem". That code uses Adadelta without learning-rate decay; this recipe uses Adam
+with decay.
 """

@@ -37,9 +37,7 @@ class TrialConfig(FrozenConfig):
     strategies: Annotated[
         tuple[AnyStrategy, ...], Field(description="stack of remedies; the empty stack is the plain VAE")
     ] = ()
-    training: Annotated[TrainingConfig, Field(description="optimisation and the decay of the learning rate")] = (
-        TrainingConfig()
-    )
+    training: Annotated[TrainingConfig, Field(description="optimisation and learning-rate decay")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, Field(description="measurement of the trained model")] = EvaluationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**53, description="seed of all random streams of the trial")] = 0
 
@@ -52,7 +50,7 @@ class TrialConfig(FrozenConfig):
         data = values.get("data", {})
         kind = data.get("kind", "synthetic") if isinstance(data, Mapping) else getattr(data, "kind", None)
         filled = dict(values)
-        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # an unknown kind is reported by the field `data`
+        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # the validation of `data` reports an unknown kind
         for section, defaults in recipe.items():
             given = values.get(section, {})
             if isinstance(given, Mapping):
@@ -94,8 +92,9 @@ class TrialConfig(FrozenConfig):
     def _model_issues(self) -> Iterator[ValidationIssue]:
         kind, model = self.data.kind, self.model
         if kind not in model.data_kinds:
-            hint = f"{model.kind} models data of kind {' or '.join(sorted(model.data_kinds))}."
-            yield ValidationIssue("model.kind", f"must model data of kind {kind}", hint, model.kind)
+            supported = " and ".join(sorted(model.data_kinds))
+            hint = f"{model.kind} supports {supported} data. Choose another model or change data.kind."
+            yield ValidationIssue("model.kind", f"must be a model that supports {kind} data", hint, model.kind)
 
     def _stack_issues(self) -> Iterator[ValidationIssue]:
         stack = "+".join(strategy.kind for strategy in self.strategies)
@@ -105,21 +104,22 @@ class TrialConfig(FrozenConfig):
             for incompatibility in strategy.incompatibilities(self.context)
         ]
         for incompatibility in dict.fromkeys(incompatibilities):
-            message, hint = "not a valid combination of strategies", f"{incompatibility.message}."
+            message, hint = "must be a valid combination of strategies", f"{incompatibility.message}."
             yield ValidationIssue("strategies", message, hint, stack, incompatibility.code)
         if incompatibilities:
             return
         for one, other in itertools.combinations(self.strategies, 2):
             if one.kind == other.kind:
-                message = f"{one.kind} is listed twice"
+                message = f"must not list {one.kind} twice"
                 yield ValidationIssue("strategies", message, f"Remove one {one.kind}.", stack, "E-SLOT")
-            elif slots := " and ".join(sorted((one.slots & other.slots) - TrainingComponents.SHARED)):
-                message = f"{one.kind} and {other.kind} both fill {slots}"
+            elif slots := sorted((one.slots & other.slots) - TrainingComponents.SHARED):
+                noun = "slot" if len(slots) == 1 else "slots"
+                message = f"{one.kind} and {other.kind} both fill the {noun} {' and '.join(slots)}"
                 hint = f"Remove {one.kind} or {other.kind}."
                 yield ValidationIssue("strategies", message, hint, stack, "E-SLOT")
 
     def warnings(self) -> tuple[ConfigWarning, ...]:
-        """Return the warnings of the model and the strategies about this valid configuration, without repetitions."""
+        """Return the warnings of the model and the strategies about this configuration, without duplicates."""
         of_model = (ConfigWarning(None, text) for text in self.model.warnings())
         of_strategies = (warning for strategy in self.strategies for warning in strategy.warnings(self.context))
         return tuple(dict.fromkeys([*of_model, *of_strategies]))
@@ -127,13 +127,13 @@ class TrialConfig(FrozenConfig):
     def canonical(self) -> str:
         """Return the JSON that identifies the configuration.
 
-        It contains every value, with sorted keys, except the seed and the location of the data files.
+        The JSON contains every value except the seed and the location of the data files. Its keys are sorted.
         """
         values = self.model_dump(mode="json", exclude={"seed": True, "data": {"path"}})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def config_id(self, data_fingerprint: str) -> str:
-        """Return 12 hexadecimal digits that identify the configuration without its seed, and the content of its data.
+        """Return 12 hexadecimal digits that identify the configuration (without its seed) and the content of its data.
 
         Args:
             data_fingerprint: `Dataset.fingerprint` of the loaded data.
@@ -146,7 +146,7 @@ class TrialConfig(FrozenConfig):
 
 
 def format_run_id(config_id: str, seed: int) -> str:
-    """Return the identifier of the run of a configuration under one seed."""
+    """Return the identifier of the run of one configuration with one seed."""
     return f"{config_id}-{seed}"
 
 
@@ -155,7 +155,7 @@ def parse_trial(values: Mapping[str, Any], source: str = "") -> TrialConfig:
 
     Args:
         values: The configuration as plain data, such as the content of a YAML file.
-        source: File or command that the values come from, named in error messages.
+        source: File or command from which the values come, named in error messages.
 
     Raises:
         ConfigError: The configuration is invalid. The error carries all issues at once.

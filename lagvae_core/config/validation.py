@@ -1,4 +1,4 @@
-"""Conversion of pydantic's errors to `ValidationIssue`s: the key as the user typed it, the problem, and a hint."""
+"""Conversion of pydantic errors to `ValidationIssue`s: the key as the user wrote it, the problem, and a hint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def issues_of(error: ValidationError, root: type[BaseModel]) -> list[ValidationI
 
     Args:
         error: The error that pydantic raised.
-        root: The model that was validated.
+        root: The pydantic model that was validated.
 
     Returns:
         One issue per wrong value. If a value fits no member of a union, its issue says what each member requires.
@@ -77,16 +77,16 @@ MESSAGES: dict[str, str] = {
     "string_type": "must be text",
     "string_too_short": "must have at least {min_length} character(s)",
     "tuple_type": "must be a list",
-    "too_short": "must be a list of at least {min_length} values",
-    "too_long": "must be a list of at most {max_length} values",
+    "too_short": "must be a list of at least {min_length} value(s)",
+    "too_long": "must be a list of at most {max_length} value(s)",
     "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping that contains the key kind",
+    "model_attributes_type": "must be a mapping that contains the key `kind`",
     "dict_type": "must be a mapping of keys to values",
     "literal_error": "must be {expected}",
     "missing": "is required but missing",
     "invalid_key": "must be text",
 }
-"""Messages by pydantic's type of error. The messages of other types are taken from pydantic."""
+"""Messages by type of pydantic error. Errors of other types keep pydantic's own message."""
 
 
 def _issue(detail: ErrorDetails, root: type[BaseModel]) -> ValidationIssue:
@@ -103,7 +103,10 @@ def _issue(detail: ErrorDetails, root: type[BaseModel]) -> ValidationIssue:
             hint = did_you_mean(kind, kinds.split(", "))
             return ValidationIssue(f"{key}.kind", f"must be one of {kinds}", hint, kind)
         case "union_tag_not_found":
-            return ValidationIssue(key, "the key kind is missing", f"Known kinds: {', '.join(CATALOGUE)}.", value)
+            # Only strategies lack a default kind.
+            return ValidationIssue(
+                key, "must contain the key `kind`", f"Known strategies: {', '.join(CATALOGUE)}.", value
+            )
         case "missing":
             return ValidationIssue(key, MESSAGES["missing"], _explanation(path, field))
         case error_type:
@@ -126,7 +129,7 @@ def _explanation(path: Path, field: FieldInfo | None) -> str:
 
 
 def _default(path: Path, field: FieldInfo) -> str:
-    """Return the default of a field, for each kind of data if the default depends on it; "" without a default."""
+    """Return the default of a field, listed by kind of data if it depends on that; "" if there is no default."""
     if len(path) == 2:
         section, key = path
         recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}
@@ -146,7 +149,7 @@ def _capitalised(text: str) -> str:
 
 
 def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], FieldInfo | None, list[str]]:
-    """Follow pydantic's `loc` from `root`.
+    """Resolve pydantic's `loc`, which starts at `root`.
 
     Returns:
         The path without pydantic's union tags, the field of its last key, and the names of all fields at that level.

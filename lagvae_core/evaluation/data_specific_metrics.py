@@ -25,12 +25,12 @@ __all__ = [
 WORD_COLUMNS, PIXEL_COLUMNS = (TOKENS.name, PERPLEXITY.name), (BITS_PER_DIM.name,)
 
 DATA_COLUMNS: tuple[str, ...] = (*WORD_COLUMNS, *PIXEL_COLUMNS)
-"""Names of the default likelihood columns that exist for some kinds of data only and are null for the others."""
+"""Names of the default likelihood columns that exist only for some kinds of data and are null for the others."""
 
 
 @dataclass(frozen=True)
 class DataSpecificMetrics:
-    """Columns that only one kind of data has, and the extra metrics that compute them."""
+    """Columns that exist for only one kind of data, and the extra metrics that compute them."""
 
     columns: tuple[Column, ...]
     extra_metrics: Callable[[], ExtraMetrics]

@@ -44,7 +44,7 @@ ENCODE_BATCH = 32
 """Number of examples per encoder pass."""
 
 Report = Callable[[str, int, int], None]
-"""Called with the name of the phase, the number of finished examples and the number of all examples."""
+"""Called with the name of the phase, the number of finished examples and the total number of examples."""
 
 
 def on_device(split: Split, batch_size: int, device: torch.device) -> list[Batch]:
@@ -67,10 +67,10 @@ def evaluate(
 
     Args:
         model: A trained model.
-        components: The components with which it was trained.
+        components: The components with which the model was trained.
         dataset: Data set that contains the split. Some extra metrics encode its training split.
-        split: The split to measure, limited to its first `config.limit` examples.
-        config: Numbers of samples and seed.
+        split: The split to measure. Only its first `config.limit` examples are measured.
+        config: Numbers of samples and examples, and the seed.
         device: Device of the model.
         report: Called as evaluation proceeds.
     """
@@ -81,7 +81,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """One evaluation, by family of metrics."""
+    """One evaluation, with one method for each family of metrics."""
 
     model: Vae
     components: TrainingComponents
@@ -115,7 +115,7 @@ class _Evaluation:
         return encode_split(self.model, batches, self.config.seed, infer=self.infer)
 
     def _likelihood(self) -> dict[str, Any]:
-        """Return the columns of the importance-weighted likelihood, its extra log-weights and the kind of data."""
+        """Return the likelihood columns: the default ones, and those of extra log-weights and of the kind of data."""
         log_weights = {"nll_iw": proposal_weight(self.model)}
         for extra in self.components.extra_metrics:
             log_weights |= extra.log_weights(lambda: self.encoded_train)
@@ -129,7 +129,7 @@ class _Evaluation:
         }
 
     def _extra(self) -> dict[str, Any]:
-        """Return the columns of strategies and of the kind of data."""
+        """Return the columns of all extra metrics, which belong to a strategy or to the kind of data."""
         measurement = Measurement(
             self.model,
             self.batches,
@@ -166,5 +166,5 @@ def examples_at_a_time(device: torch.device) -> int:
 
 
 def sequences_at_a_time(device: torch.device) -> int:
-    """Return the number of sequences per decoder pass: as many as fit a CPU's cache, or enough to keep a GPU busy."""
+    """Return the number of sequences per decoder pass: as many as fit in a CPU cache, or enough to keep a GPU busy."""
     return 256 if device.type == "cpu" else 4096

@@ -22,13 +22,13 @@ class ActiveUnits:
 def active_units(mean_NZ: Tensor, prior_std_Z: Tensor | None = None, mean_noise_Z: Tensor | None = None) -> ActiveUnits:
     """Return the number of dimensions d with Var_x(E_q[z_d|x]) >= 0.01, and the variances (`au`).
 
-    Variances are over the whole split, with N - 1, in float64. Source: Burda et al. 2016, section 5.2. The paper uses
-    > 0.01; published implementations use >=.
+    Variances are computed over the whole split in float64, with denominator N - 1. Source: Burda et al. 2016, section
+    5.2. The paper uses > 0.01; published implementations use >=.
 
     Args:
         mean_NZ: Posterior means of N examples.
         prior_std_Z: Standard deviations of a zero-mean diagonal Gaussian prior; None for N(0, I). Means are divided by
-            these, so that a strategy that only rescales the latent space gains nothing.
+            them, so that a strategy that only rescales the latent space gains nothing.
         mean_noise_Z: Variance of the Monte Carlo error of the means, subtracted from the variances; None if the means
             are exact.
     """

@@ -24,7 +24,7 @@ from lagvae_core.randomness import example_noise
 __all__ = ["Beam", "Decoded", "DecodingMethod", "Greedy", "Sampling", "decode_all"]
 
 SEQUENCES = 256
-"""Number of sequences per decoder pass; each beam is a sequence."""
+"""Largest number of sequences per decoder pass; each beam is a sequence."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,12 @@ def _sentences(tokens_RT: Tensor, log_p_R: Tensor) -> list[Decoded]:
 class Beam(DecodingMethod):
     """Beam search: each step keeps the `width` best continuations of the `width` best prefixes.
 
-    Sentences are ranked by log p(x|z), as in the reference code of He et al. 2019, which favours short sentences. With
-    `length_normalised` they are ranked by log p(x|z) divided by the number of tokens, including `</s>`.
+    Sentences are ranked by log p(x|z), as in the reference code of He et al. 2019. This ranking favours short
+    sentences. With `length_normalised` they are ranked by log p(x|z) divided by the number of tokens, including `</s>`.
 
     Departure from the code of He et al.: in their code a finished sentence leaves the beam, which becomes narrower. In
     this code a finished sentence stays in the beam, with itself as its only continuation, and can be displaced by
-    better prefixes. Width 1 is therefore greedy search, and a beam that holds all prefixes finds the most likely
+    better prefixes. Width 1 is therefore greedy search, and a beam wide enough for all prefixes finds the most likely
     sentence of at most `max_length` tokens.
     """
 
@@ -214,7 +214,7 @@ class _Prefixes:
         return self.tokens_RKT[:, :, -1]
 
     def extend(self, logits_NV: Tensor, length_normalised: bool) -> tuple[_Prefixes, Tensor]:
-        """Return the best prefixes with one more token, and the index [R, K] of the prefix that each extends."""
+        """Return the best prefixes with one more token, and the indices [R, K] of the prefixes that they extend."""
         rows, width = self.log_p_RK.shape
         logit_NC, token_NC = _allowed(logits_NV).topk(min(width, logits_NV.shape[1]), 1)
         step_log_p_RKC = (logit_NC.double() - logits_NV.logsumexp(1, keepdim=True).double()).view(rows, width, -1)
@@ -256,7 +256,7 @@ def decode_all(
     *,
     progress: Callable[[int], None] = lambda sentences: None,
 ) -> list[Decoded]:
-    """Return one sentence per row of z, generated in blocks that bound the memory.
+    """Return one sentence per row of z, generated in blocks to limit memory use.
 
     Args:
         method: The decoding method.

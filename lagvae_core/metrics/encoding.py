@@ -1,4 +1,4 @@
-"""One pass over a split: the posterior, one posterior sample and its reconstruction of every example."""
+"""One pass over a split: for every example the posterior, one posterior sample and its reconstruction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lagvae_core.randomness import example_noise
 __all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean"]
 
 Infer = Callable[[Batch], Inference]
-"""Function that returns q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of its result."""
+"""Function that returns the q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of its result."""
 
 MONTE_CARLO = 100
 """Number of samples per example from which a mean without a closed form is estimated."""
@@ -28,13 +28,13 @@ class EncodedSplit:
 
     Args:
         inference: q(z|x) and the density of the KL term.
-        noise_NZ: Noise from which `z_NZ` was made.
+        noise_NZ: Noise from which `z_NZ` was computed.
         z_NZ: One sample of q(z|x) per example.
         log_q_N: log q(z|x) at the sample.
         rec_N: -log p(x|z) at the sample.
         mean_NZ: E_q[z|x].
         mean_noise_Z: Variance of the Monte Carlo error of `mean_NZ`, averaged over examples; 0 if the means are exact.
-        kl_ND: KL(q(z|x) || p(z)) for the generative prior. D = Z if it splits over dimensions, otherwise D = 1.
+        kl_ND: KL(q(z|x) || p(z)) for the generative prior. D = Z if the KL is a sum over dimensions, otherwise D = 1.
         kl_train_N: The KL term of the training objective.
         precision: Floating-point type of the model.
     """
@@ -76,9 +76,9 @@ def encode_split(
 
     Args:
         model: A model in eval mode.
-        batches: The split.
+        batches: Batches of the split.
         seed: Seed of the random draws, which depend only on the seed and on the index of the example.
-        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        infer: Function that returns the q(z|x) of a batch; None for `model.infer`.
         progress: Called with the number of finished examples.
     """
     assert not model.training, "the model must be in eval mode"
@@ -111,7 +111,7 @@ def encode_split(
 
 
 def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Tensor:
-    """Return KL(q || p), [B, D] [nats], in closed form or estimated from 100 new samples per example."""
+    """Return KL(q || p) [B, D] in nats, in closed form if possible, else estimated from 100 new samples per example."""
     if not prior.closed_form(q):
         noise = example_noise(seed, "kl", index_B, MONTE_CARLO, q.size[1])
         draw = q.draw(noise.to(q.base.mean_BZ))
@@ -121,7 +121,7 @@ def _kl(prior: Prior, q: Proposal, draw: Draw, index_B: Tensor, seed: int) -> Te
 def posterior_mean(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Return E_q[z|x] and the variance of its Monte Carlo error, both [B, Z].
 
-    The mean of a Gaussian is exact; otherwise it is estimated from 100 samples per example.
+    The mean of a Gaussian is exact; any other mean is estimated from 100 samples per example.
     """
     if isinstance(q, Gaussian):
         return q.mean_BZ, torch.zeros_like(q.mean_BZ)

@@ -1,7 +1,7 @@
-"""Metrics of generated sentences: share of known n-grams, entropy of words, share of distinct n-grams.
+"""Metrics of generated sentences: percentage of known n-grams, entropy of words, fraction of distinct n-grams.
 
-Sentences are sequences of non-negative ids without special tokens. All computations use arrays and sorting, so that a
-text of millions of words needs tens of bytes per word.
+Sentences are sequences of non-negative ids without special tokens. All computations use arrays and sorting, so even a
+text of millions of words needs only tens of bytes per word.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Sentences:
         return Sentences(np.concatenate([self.words, others.words]), np.concatenate([self.owner, others.owner + first]))
 
     def ngrams(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        """Return an id and the position of the first word of each n-gram; equal n-grams have equal ids.
+        """Return, for each n-gram, an id and the position of its first word.
 
-        N-grams do not cross sentences.
+        Equal n-grams have equal ids. N-grams do not cross sentence boundaries.
         """
         size = int(self.words.max()) + 1 if len(self.words) else 1
         ids = self.words
@@ -57,9 +57,9 @@ class Sentences:
 def known_ngrams(generated: Sentences, reference: Sentences, n: int) -> float | None:
     """Return Gram-n: the percentage of generated n-grams, repetitions included, that occur in the reference.
 
-    The value is high if the model has learned the language, but also if the model repeats its training text. Source:
-    Song et al. 2024, Table 5. The paper does not specify whether occurrences or distinct n-grams are counted; this
-    project counts occurrences.
+    The value is high if the model has learned the language, but also if it repeats its training text. Source: Song et
+    al. 2024, Table 5. The paper does not specify whether occurrences or distinct n-grams are counted; this function
+    counts occurrences.
 
     Returns:
         The percentage, or None if no generated sentence has n words.
@@ -83,7 +83,7 @@ def distinct(generated: Sentences, n: int) -> float | None:
     """Return Dist-n: the number of distinct n-grams divided by the number of n-grams.
 
     The value decreases with the amount of text, so only texts of equal length are comparable. Source: Li et al. 2016
-    (recalled, not checked against the paper). Song et al. 2024 print values for n = 2 and 3 that are below those for
+    (not checked against the paper). Song et al. 2024 report values for n = 2 and 3 that are below their value for
     n = 1, which is impossible under this definition.
 
     Returns:

@@ -30,13 +30,13 @@ NO_CHARACTER = -1
 
 INFLECTION_COLUMNS: tuple[Column, ...] = (
     Column(
-        "accuracy", "float", "share of correctly inflected words, generated greedily from the mean of q(z|x)", "max"
+        "accuracy", "float", "fraction of correctly inflected words, decoded greedily from the mean of q(z|x)", "max"
     ),
     Column("accuracy_sampled", "float", f"accuracy with {SAMPLES} samples of q(z|x) per example", "max"),
     Column(
         "accuracy_swapped",
         "float",
-        "accuracy with the mean of a different word: 0 if z alone encodes the word, same as accuracy if z is unused",
+        "accuracy with the mean of a different word: 0 if z alone encodes the word, equal to accuracy if z is unused",
     ),
     Column("levenshtein", "float", "mean unit-cost edit distance to the true form [code points]", "min"),
     Column("levenshtein_relative", "float", "mean of levenshtein divided by the length of the true form", "min"),
@@ -70,10 +70,10 @@ def edits(generated: Form, true: Form) -> Edits:
 
 @torch.no_grad()
 def inflect(model: Vae, batch: InflectionBatch, z_BSZ: Tensor) -> list[list[list[int]]]:
-    """Return the greedily generated form, as ids, of each example and each of its S samples.
+    """Return the greedily generated form, as ids, for each example and each of its S samples.
 
-    A form without `</s>` is truncated after 2 n + 20 characters, where n is the length of its source including `<s>`
-    and `</s>`. The model must be in eval mode.
+    A form is truncated after 2 n + 20 characters, where n is the length of its source including `<s>` and `</s>`. The
+    model must be in eval mode.
     """
     decoder: Any = model.decoder
     samples, device = z_BSZ.shape[1], z_BSZ.device
@@ -88,10 +88,10 @@ def inflect(model: Vae, batch: InflectionBatch, z_BSZ: Tensor) -> list[list[list
 def inflection_columns(
     model: Vae, batches: Sequence[InflectionBatch], encoded: EncodedSplit, seed: int
 ) -> dict[str, float | None]:
-    """Return the values of `INFLECTION_COLUMNS`, means over all examples.
+    """Return the values of `INFLECTION_COLUMNS`, which are means over all examples.
 
-    `accuracy_swapped` decodes each example with the posterior mean of the example half the split away, which is a
-    different word even if the file is in alphabetical order. The value is None if there is only one example.
+    For `accuracy_swapped`, each example is decoded with the posterior mean of the example half a split further on,
+    which is a different word even if the file is in alphabetical order. The value is None if there is only one example.
     """
     examples = len(encoded.rec_N)
     edits_by_z: dict[str, list[Edits]] = {"mean": [], "sampled": [], "swapped": []}

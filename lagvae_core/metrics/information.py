@@ -42,7 +42,7 @@ def _terms(q: Gaussian, noise_NZ: Tensor) -> Tensor:
 
 
 def _ceiling(groups: Sequence[Tensor]) -> float:
-    """Return the mean over examples of the log-size of their group."""
+    """Return the logarithm of the group size, averaged over examples."""
     return sum(len(g) * math.log(len(g)) for g in groups) / sum(len(g) for g in groups)
 
 
@@ -90,7 +90,7 @@ def aggregate_kl(q: Gaussian, z_NZ: Tensor, log_p_N: Tensor) -> Estimate:
 def pairwise_information(q: Proposal, z_NZ: Tensor, log_q_N: Tensor, groups: Sequence[Tensor]) -> Estimate:
     """Return `mutual_information_within` for a q that is not Gaussian, from log q(z_i|x_j) for all pairs in a group.
 
-    With a flow, each log q(z_i|x_j) with i != j requires inverting the flow, with Z passes per step of the flow.
+    With a flow, each log q(z_i|x_j) with i != j requires inverting the flow, which takes Z passes per step of the flow.
 
     Args:
         q: Posteriors of N examples.

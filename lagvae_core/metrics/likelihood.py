@@ -31,11 +31,11 @@ LIKELIHOOD_COLUMNS: tuple[Column, ...] = (
     Column(
         "nll_iw",
         "float",
-        "importance-weighted NLL with iw_k samples, under the prior from which the model is sampled [nats]",
+        "importance-weighted NLL with iw_k samples, under the generative prior, from which the model is sampled [nats]",
         "min",
     ),
     Column("nll_iw_mc_se", "float", "standard error of nll_iw due to the finite number of importance samples [nats]"),
-    Column("iw_k", "int", "importance samples per example"),
+    Column("iw_k", "int", "number of importance samples per example"),
     Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
 )
 """Columns that `likelihood_columns` computes."""
@@ -103,7 +103,7 @@ def proposal_weight(model: Vae) -> LogWeight:
 
 
 def likelihood_columns(log_mean: LogMean) -> dict[str, Any]:
-    """Return the values of `LIKELIHOOD_COLUMNS`, given the log-means of `proposal_weight`."""
+    """Return the values of `LIKELIHOOD_COLUMNS`, given the result of `importance_weighted` for `proposal_weight`."""
     return {
         "nll_iw": log_mean.nll,
         "nll_iw_mc_se": log_mean.mc_se,
@@ -132,16 +132,16 @@ def importance_weighted(
 ) -> dict[str, LogMean]:
     """Return log (1/K) sum_k p(x|z_k) w(z_k) with z_k ~ q(z|x), for each log-weight log w and each example.
 
-    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8: its negative mean over examples is in
-    expectation at least the mean of -log p(x), and decreases towards it as K grows.
+    With `proposal_weight` this is the bound of Burda et al. 2016, equation 8. In expectation, its negative mean over
+    examples is at least the mean of -log p(x), and decreases towards it as K grows.
 
     Args:
         model: A model in eval mode.
-        batches: The split.
+        batches: Batches of the split.
         samples: Number of samples K per example.
         seed: Seed of the samples, which depend only on the seed and on the index of the example, not on the batches.
         log_weights: The log-weights by name.
-        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        infer: Function that returns the q(z|x) of a batch; None for `model.infer`.
         sequences: Largest number of (example, sample) pairs per decoder pass. It need not divide `samples`.
         progress: Called with the number of finished examples.
 

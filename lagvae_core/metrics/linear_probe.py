@@ -20,7 +20,7 @@ __all__ = ["Features", "Fit", "fit_probe", "labelled_order", "mixture_accuracy",
 MAX_ITERATIONS = 1000
 
 Features = Any
-"""An array [N, F], or a sparse matrix of that shape; rows can be indexed."""
+"""An array [N, F], or a sparse matrix of that shape with indexable rows."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Fit:
 
 
 def subset_sizes(requested: Sequence[int], available: int) -> list[int]:
-    """Return the requested label counts in ascending order, each limited to `available`."""
+    """Return the requested label counts, each limited to `available`, in ascending order without duplicates."""
     return sorted({min(size, available) for size in requested})
 
 
 def labelled_order(labels_N: NDArray[np.int64], seed: int, draw: int, *, balanced: bool = False) -> NDArray[np.int64]:
-    """Return a random order of all examples, whose first n examples are the labelled subset of size n.
+    """Return a random order of all examples. The first n examples are the labelled subset of size n.
 
-    The subsets of one draw are therefore nested.
+    The labelled subsets of one draw are therefore nested.
 
     Args:
         labels_N: Labels.
@@ -77,9 +77,9 @@ def fit_probe(
     `train` are never predicted. If `train` has a single class, it is always predicted.
 
     Args:
-        train: Features and labels.
-        valid: Features and labels.
-        test: Features and labels.
+        train: Features and labels of the labelled training examples.
+        valid: Features and labels of the validation examples.
+        test: Features and labels of the test examples.
         inverse_penalties: Candidates for C; ties on `valid` are resolved in favour of the smallest.
     """
     classes = np.unique(train[1])
@@ -100,7 +100,7 @@ def _fitted(train: tuple[Features, NDArray[np.int64]], grid: Sequence[float]) ->
 
     for inverse_penalty in grid:
         classifier = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():  # validation selects a fit even if it has not converged
+        with warnings.catch_warnings():  # a fit that has not converged may still be the best on the validation examples
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(*train)
         yield classifier, inverse_penalty

@@ -54,7 +54,7 @@ POSTERIOR_COLUMNS: tuple[Column, ...] = (
 """Columns that `posterior_columns` computes, in addition to the number of examples `n`."""
 
 PAIRED = 512
-"""Number of examples used for mi_batch if every pair of examples requires inverting a flow."""
+"""Number of examples, rounded up to whole groups, used for mi_batch if every pair requires inverting a flow."""
 
 
 def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Tensor]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Ten
         mi_groups: Indices of the examples of each group of mi_batch.
 
     Returns:
-        The values by column name. In a model without z, all columns about z are None, because they are not measured.
+        The values by column name. For a model without z, the values of all columns about z are None.
     """
     rec, kl = float(encoded.rec_N.mean()), float(encoded.kl_ND.sum(1).mean())
     columns = {"n": len(encoded.rec_N), "rec": rec, "nll_elbo": rec + kl}
@@ -93,7 +93,7 @@ def posterior_columns(model: Vae, encoded: EncodedSplit, mi_groups: Sequence[Ten
 
 
 def _kl_error(model: Vae, encoded: EncodedSplit) -> float:
-    """Return an upper bound on the standard error of the mean KL: 0 if the KL is exact, else from the spread of KLs."""
+    """Return an upper bound on the standard error of the mean KL, from the spread of the KLs; 0 if the KL is exact."""
     kl_N = encoded.kl_ND.sum(1)
     if len(kl_N) < 2 or model.generative_prior().closed_form(encoded.q):
         return 0.0
@@ -101,7 +101,7 @@ def _kl_error(model: Vae, encoded: EncodedSplit) -> float:
 
 
 def _information(encoded: EncodedSplit, groups: Sequence[Tensor]) -> tuple[Estimate | None, Estimate]:
-    """Return `mi` and `mi_batch`; for a flow only `mi_batch`, over the first groups, which hold PAIRED examples."""
+    """Return `mi` and `mi_batch`. For a flow, `mi` is None, and `mi_batch` uses only the first groups (see PAIRED)."""
     q = encoded.q
     if isinstance(q, Gaussian):
         noise = encoded.noise_NZ

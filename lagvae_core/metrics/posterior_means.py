@@ -27,7 +27,7 @@ HALF_WIDTHS = {1: 20.0, 2: 5.0}
 """Half-width of the first grid for each number of latent dimensions, in standard deviations of the prior."""
 
 EDGE_WEIGHT = 1e-8
-"""Largest posterior mass that is allowed within one step of the boundary."""
+"""Posterior mass within one step of the boundary from which a grid counts as too small."""
 
 WIDER, WIDENINGS = 1.5, 8
 """Factor by which a grid is widened, and the largest number of times that it is widened."""
@@ -36,13 +36,13 @@ FINER, REFINEMENTS = 2, 12
 """Factor by which a step is divided, and the largest number of times that it is divided."""
 
 SUPPORT_WEIGHT = 1e-18
-"""Rows and columns of the grid with less posterior mass are left out of a finer grid."""
+"""Posterior mass below which the outer rows and columns of a grid are left out of the finer grid."""
 
 MOST_POINTS = 2**20
 """Largest number of points of a refined grid."""
 
 SMALLEST_SD = 1e-6
-"""Means with a smaller standard deviation are equal up to rounding errors, so no correlation is computed."""
+"""Standard deviation below which means are equal up to rounding errors, so that no correlation is computed."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Integral:
         return [weight.sum(dims) if dims else weight for dims in others]
 
     def cut_off(self) -> bool:
-        """Return whether posterior mass is at the boundary of the grid, so that more mass may lie outside."""
+        """Return whether there is posterior mass at the boundary of the grid, so that more mass may lie outside."""
         return any(float(weight[:2].sum() + weight[-2:].sum()) >= EDGE_WEIGHT for weight in self.marginals())
 
     def too_coarse(self) -> Tensor:
@@ -169,7 +169,7 @@ def moments_of(
         model: A model in eval mode.
         examples: Batches of one example each.
         seed: Seed of the samples.
-        infer: Function that returns q(z|x) of a batch; None for `model.infer`.
+        infer: Function that returns the q(z|x) of a batch; None for `model.infer`.
         samples: Number of importance samples per example.
         step: Step of the first grid, in standard deviations of the prior.
         half_width: Half-width of the first grid, in the same units; None for `HALF_WIDTHS`.
@@ -207,9 +207,9 @@ def moments_by_grid(
 
     Source: He et al. 2019, Appendix A. Their grid for a scalar z is [-20, 20] with steps of 0.01. The grid here starts
     with steps of 0.1, on [-20, 20] or [-5, 5]^2, in standard deviations of the prior, and is adapted to each example.
-    It is widened while at least 1e-8 of the posterior is within one step of the boundary. Its steps are halved while
-    the posterior is narrower than two steps. For a Gaussian posterior with standard deviation s, a Riemann sum with
-    step h has an error of about exp(-2 (pi s / h)^2), so that at s = 2 h only rounding errors remain.
+    It is widened while at least 1e-8 of the posterior mass is within one step of the boundary. Its steps are halved
+    while the posterior is narrower than two steps. For a Gaussian posterior with standard deviation s, a Riemann sum
+    with step h has an error of about exp(-2 (pi s / h)^2), so only rounding errors remain at s = 2 h.
 
     Args:
         model: A model in eval mode.
@@ -220,7 +220,7 @@ def moments_by_grid(
         progress: Called with the number of finished examples.
 
     Raises:
-        ArithmeticError: A posterior extends beyond a grid that is 25 times as wide as the first.
+        ArithmeticError: A posterior extends beyond a grid that is about 26 times as wide as the first.
     """
     assert not model.training, "the model must be in eval mode"
     prior = model.generative_prior()
@@ -266,7 +266,7 @@ def _contained(integrate: Callable[[_Grid], _Integral], grid: _Grid) -> _Integra
         grid = grid.wider()
     raise ArithmeticError(
         f"The posterior extends beyond a grid {WIDER**WIDENINGS:.0f} times as wide as the first, so its mean cannot be "
-        f"computed. Its mean on that grid is {integral.mean_Z.tolist()}."
+        f"computed. Its mean within that grid is {integral.mean_Z.tolist()}."
     )
 
 

@@ -16,12 +16,12 @@ Sentence = Sequence[int]
 
 
 def exact_match(originals: Sequence[Sentence], repeated: Sequence[Sentence]) -> float:
-    """Return the share of sentences that are reproduced exactly."""
+    """Return the fraction of sentences that are reproduced exactly."""
     return sum(tuple(one) == tuple(other) for one, other in zip(originals, repeated, strict=True)) / len(originals)
 
 
 def token_accuracy(originals: Sequence[Sentence], repeated: Sequence[Sentence]) -> float | None:
-    """Return the share of the originals' words that are reproduced at the same position; None if there are no words."""
+    """Return the fraction of original words that are reproduced at the same position; None if there are no words."""
     pairs = zip(originals, repeated, strict=True)
     hits = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False))
     words = sum(map(len, originals))
@@ -41,9 +41,9 @@ def bleu(originals: Sequence[Sentence], repeated: Sequence[Sentence], order: int
     """Return corpus BLEU in percent, computed by sacrebleu.
 
     BLEU is the brevity penalty times the geometric mean of the clipped precisions of n-grams up to length `order`
-    (Papineni et al. 2002). There is one reference per sentence and no smoothing: the result is 0 if no n-gram of some
-    length matches. Words are compared by their ids, so that two different unknown words count as equal. The signature
-    of sacrebleu is `nrefs:1|case:mixed|eff:no|tok:none|smooth:none`, which is also how multi-bleu.perl computes BLEU.
+    (Papineni et al. 2002). There is one reference per sentence and no smoothing, so the result is 0 if no n-gram of
+    some length matches. Words are compared by their ids, so two different unknown words count as equal. The sacrebleu
+    signature is `nrefs:1|case:mixed|eff:no|tok:none|smooth:none`; multi-bleu.perl uses the same settings.
     """
     from sacrebleu.metrics.bleu import BLEU  # imported here because the import takes half a second
 

@@ -1,4 +1,4 @@
-"""Studies: measurements of a trained model on request, one file each. `STUDIES` maps each kind to its class."""
+"""Studies: measurements of a trained model on request, one per file. `STUDIES` maps each kind to its class."""
 
 from __future__ import annotations
 

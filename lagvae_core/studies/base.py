@@ -1,4 +1,4 @@
-"""Base class of studies. A study is plain data; its result is typed columns and tables."""
+"""Base class of studies. A study is plain data; its result consists of typed columns and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Table = Mapping[str, Sequence[Any]]
 """Columns of equal length by name: numbers, texts or lists of numbers."""
 
 StudyProgress = Callable[[str, int, int], None]
-"""Called with the name of a phase, the number of items that are done and the number of all items."""
+"""Called with the name of a phase, the number of items that are done and the total number of items."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Findings:
 class Study(FrozenConfig, ABC):
     """A measurement of a trained model on request. Its fields are the options, and its docstring is the documentation.
 
-    A subclass sets `kind` to a literal default.
+    A subclass declares `kind` as a `Literal` with a default.
 
     Attributes:
         columns: Columns of the values that the study measures.
-        tables: A sentence that describes the rows of each table, by name of the table.
+        tables: Description of the rows of each table, by name of the table.
         data_kinds: Kinds of data that the study supports.
     """
 
@@ -57,19 +57,19 @@ class Study(FrozenConfig, ABC):
     kind: Any
 
     def unsupported_data(self, config: TrialConfig) -> Iterator[ValidationIssue]:
-        """Yield an issue if the study does not support the kind of data. Unlike `issues`, it does not need the data."""
+        """Yield an issue if the study does not support the kind of data. Unlike `issues`, it needs only the config."""
         if config.data.kind not in self.data_kinds:
-            hint = f"It measures models of {' and '.join(sorted(self.data_kinds))} data."
+            hint = f"Choose a model of {' or '.join(sorted(self.data_kinds))} data."
             yield ValidationIssue(self.name(), f"does not support {config.data.kind} data", hint)
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
         """Yield the reasons why a model of this configuration, on supported data, cannot be measured.
 
-        Callers check this before they train or measure anything.
+        Callers check for issues before they train or measure anything.
 
         Args:
             config: Configuration of the model.
-            dataset: Its data, of one of `data_kinds`.
+            dataset: Data of the model, of one of the `data_kinds`.
         """
         yield from ()
 
@@ -95,7 +95,7 @@ def needs_z(study: Study, config: TrialConfig) -> Iterator[ValidationIssue]:
     """Yield an issue if the model has no latent variable."""
     if without_z(config):
         stack = "+".join(strategy.kind for strategy in config.strategies)
-        message = f"needs a model with a latent variable, and {stack} has none"
+        message = f"needs a model with a latent variable, but {stack} has none"
         yield ValidationIssue(study.name(), message, "Measure a different model.")
 
 

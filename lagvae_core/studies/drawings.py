@@ -1,4 +1,4 @@
-"""Images from a model: samples, reconstructions, reconstructions with a different z, and interpolations."""
+"""Images from a model: samples, reconstructions, reconstructions with the z of another image, and interpolations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = ["Drawings"]
 class Drawings(Study):
     """Images drawn pixel by pixel: samples, reconstructions, reconstructions with a swapped z, and interpolations.
 
-    A sample decodes z from the prior that the model is sampled from. A reconstruction decodes the posterior mean of one
-    of the first `examples` images of the measured split. A swapped reconstruction decodes the posterior mean of the
-    next image. If a swapped reconstruction is as close to the image as the reconstruction, z carries no information
-    about the image, however good both look. An interpolation decodes z_a = (1 - a) z_1 + a z_2 between the means of an
-    image and the next.
+    A sample is decoded from a z drawn from the generative prior. A reconstruction is decoded from the posterior mean of
+    one of the first `examples` images of the measured split. A swapped reconstruction is decoded from the posterior
+    mean of the next image. If a swapped reconstruction is as close to the image as the reconstruction, z carries no
+    information about the image, however good both look. An interpolation is decoded from points
+    z_a = (1 - a) z_1 + a z_2 between the posterior means of an image and the next.
 
-    With `bernoulli`, each pixel is drawn with its probability. All kinds of drawings and all steps use the same random
-    draws, so that every difference comes from z. With `threshold`, a pixel is set if its probability exceeds 1/2; many
+    With `bernoulli`, each pixel is set with its probability. All kinds of drawings and all steps use the same random
+    draws, so every difference comes from z. With `threshold`, a pixel is set if its probability exceeds 1/2; many
     models then draw blank images.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("drawing_error", "float", "share of pixels in which reconstructions differ from their images", "min"),
+        Column("drawing_error", "float", "fraction of pixels in which reconstructions differ from their images", "min"),
         Column(
             "drawing_error_swapped",
             "float",
@@ -52,11 +52,11 @@ class Drawings(Study):
 
     kind: Literal["drawings"] = "drawings"
     examples: int = Field(16, ge=2, le=10_000, description="number of reconstructed images, and number of samples")
-    paths: int = Field(4, ge=1, le=1_000, description="number of interpolations, at most one less than images")
+    paths: int = Field(4, ge=1, le=1_000, description="number of interpolations; at most `examples` - 1 are drawn")
     steps: int = Field(5, ge=1, le=100, description="number of equal steps from one image to the next")
     pixels: Literal["bernoulli", "threshold"] = Field(
         "bernoulli",
-        description="how pixels are chosen: drawn with their probability, or set if their probability exceeds 1/2",
+        description="how pixels are set: at random with their probability, or if their probability exceeds 1/2",
     )
     seed: int = Field(0, ge=0, description="seed of the random draws")
 

@@ -1,4 +1,4 @@
-"""Sentences from the prior of a model: their likelihood, their overlap with the training text and their variety."""
+"""Sentences from the prior of a model: their perplexity, their overlap with the training text and their variety."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ __all__ = ["Generation"]
 
 
 class Generation(Study):
-    """Measurements of sentences that are sampled from the model's generative prior and decoder, word by word.
+    """Measurements of sentences that are sampled word by word from the model's generative prior and decoder.
 
     Source: Song et al. 2024, Table 5. The paper leaves some choices open. By default, this study generates 10,000
     sentences of at most 100 tokens (use 200 for Yahoo). It counts all occurrences of n-grams of words without `<s>` and
     `</s>`; an n-gram is known if it occurs in the training sentences. Do not compare Dist-n and perplexity with the
-    printed
-    numbers: the paper's Dist-2 and Dist-3 are below its Dist-1, which is impossible under the usual definition, and the
-    paper does not name the language model of its perplexity.
+    published numbers: the paper's Dist-2 and Dist-3 are below its Dist-1, which is impossible under the usual
+    definition, and the paper does not name the language model that it uses for the perplexity.
 
-    The language model of `generation_ppl` is an `lstm_lm` trial with the recipe of this kind of data. It is trained for
-    at most `judge_epochs` epochs on the training sentences and stored in the cache, where all models of the same data
-    share it. A model that repeats one good sentence has a low perplexity. `reverse` measures the opposite direction:
-    the perplexity of the measured split under a language model of the generated sentences, which is low only if they
-    cover the language. This study can also measure an `lstm_lm`, the baseline for the sentences of a VAE.
+    `generation_ppl` is the perplexity under a language model: an `lstm_lm` trial with the recipe of this kind of data,
+    trained for at most `judge_epochs` epochs on the training sentences. It is stored in the cache and shared by all
+    models of the same data. A model that repeats one good sentence has a low perplexity. `reverse` measures the
+    opposite direction: the perplexity of the measured split under a language model of the generated sentences, which is
+    low only if they cover the language. This study can also measure an `lstm_lm`, as a baseline for a VAE.
     """
 
     columns: ClassVar = (
         Column("generation_ppl", "float", "perplexity of generated sentences under an lstm_lm of the training text"),
         Column("generation_ppl_reverse", "float", "perplexity of the split under an lstm_lm of generated sentences"),
         *(
-            Column(f"gram_{n}", "float", f"share of generated {n}-grams that occur in the training text, in percent")
+            Column(f"gram_{n}", "float", f"percentage of generated {n}-grams that occur in the training text")
             for n in range(1, 5)
         ),
         Column("generation_entropy", "float", "entropy of the distribution of generated words [nats]"),
@@ -55,7 +54,7 @@ class Generation(Study):
             for n in range(1, 4)
         ),
         Column("generation_length", "float", "mean number of words per generated sentence"),
-        Column("generation_ended", "float", "share of generated sentences that ended before max_length"),
+        Column("generation_ended", "float", "fraction of generated sentences that ended within max_length tokens"),
     )
     tables: ClassVar = {
         "sentences": "one row per sentence: its `text`, whether it `ended`, and its `log_p` given z in nats"
@@ -64,11 +63,13 @@ class Generation(Study):
 
     kind: Literal["generation"] = "generation"
     sentences: int = Field(10_000, ge=1, description="number of generated sentences")
-    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
+    max_length: int = Field(
+        100, ge=1, le=10_000, description="largest number of tokens in a sentence, including `</s>`"
+    )
     temperature: float = Field(1.0, gt=0, description="divisor of the logits; 1 samples from the model")
-    judge_epochs: int = Field(20, ge=1, description="largest number of epochs of the language model")
+    judge_epochs: int = Field(20, ge=1, description="largest number of training epochs of the language model")
     judge_hidden: int | None = Field(
-        None, ge=1, description="recurrent units of the language model; null for the number in the recipe"
+        None, ge=1, description="number of recurrent units of the language model; null for the number in the recipe"
     )
     judge_embedding: int | None = Field(
         None, ge=1, description="embedding size of the language model; null for the size in the recipe"

@@ -1,4 +1,4 @@
-"""Sentences between two examples in the latent space."""
+"""Sentences along straight lines between pairs of examples in the latent space."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ __all__ = ["Interpolation"]
 class Interpolation(Study):
     """Sentences decoded greedily along the straight line between two examples, z_a = (1 - a) z_1 + a z_2.
 
-    Source: Bowman et al. 2016, section 4 (recalled, not checked); the steps a = 0, 0.2, ..., 1 are those of DU-VAE
-    (Shen et al. 2021). The ends of a line are the greedy reconstructions of the two examples. The pairs are drawn
-    from the measured split, without using an example twice. The study has no columns: the sentences are meant to be
-    read."""
+    Source: Bowman et al. 2016, section 4 (not checked against the paper); the steps a = 0, 0.2, ..., 1 are those of
+    DU-VAE (Shen et al. 2021). The endpoints of a line give the greedy reconstructions of the two examples. The pairs
+    are drawn from the measured split, and no example is used twice. The study has no columns: the sentences are meant
+    to be read.
+    """
 
     tables: ClassVar = {
         "sentences": "one row per step: the `pair`, the indices `first` and `second` of its examples, `a` and `text`"
@@ -37,9 +38,11 @@ class Interpolation(Study):
     pairs: int = Field(10, ge=1, description="largest number of pairs of examples")
     steps: int = Field(5, ge=1, le=1_000, description="number of equal steps from one example to the other")
     between: Literal["mean", "sample"] = Field(
-        "mean", description="ends of the line: posterior means, or one posterior sample of each example"
+        "mean", description="endpoints of the line: posterior means, or one posterior sample of each example"
     )
-    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
+    max_length: int = Field(
+        100, ge=1, le=10_000, description="largest number of tokens in a sentence, including `</s>`"
+    )
     seed: int = Field(0, ge=0, description="seed of the choice of pairs")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
@@ -48,7 +51,7 @@ class Interpolation(Study):
         examples = min(limit for limit in limits if limit is not None)
         if examples < 2:
             message = f"needs at least two examples, but the split has {examples}"
-            yield ValidationIssue(self.name(), message)
+            yield ValidationIssue(self.name(), message, "Measure a model of a larger data set.")
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:
         encoded, generator = trained.encoded, SentenceGenerator.of(trained)

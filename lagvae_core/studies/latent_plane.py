@@ -1,4 +1,4 @@
-"""Posterior means in a plane: the distance between groups, and the dependence of a mean on its batch."""
+"""Posterior means in a plane: the separation of labels, and the dependence of a mean on its batch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ __all__ = ["LatentPlane", "scatter_ratio"]
 
 
 class LatentPlane(Study):
-    """The two latent dimensions with the most varied posterior means, by label, and the effect of batches on a mean.
+    """Posterior means in the two latent dimensions in which they vary most, and the effect of batches on the means.
 
     Source: Song et al. 2024 show the latent space under three ways to partition the data into batches
     (`data.partition`); this study follows their slides, as far as they show the method. `plane_scatter` is the scatter
     of the centres of the labels divided by the scatter within labels, over all dimensions. `plane_context_sd` is the
-    standard deviation of an example's mean in train mode over `contexts` random batches of the trial's batch size, as
-    the root mean square over examples and dimensions. It is 0 for a strategy without batch statistics, for every
-    partition. As in training, a batch holds sentences of the same length. `plane_context_sd` is not measured for
-    images.
+    standard deviation of an example's mean in train mode over `contexts` random batches, as the root mean square over
+    examples and dimensions. Without a strategy that uses batch statistics, it is 0 for every partition. It is measured
+    only for synthetic data and text, in batches of the trial's batch size that hold sentences of the same length.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (
@@ -42,7 +41,7 @@ class LatentPlane(Study):
         Column(
             "plane_context_sd",
             "float",
-            "standard deviation of an example's mean over batches in train mode; null for images",
+            "standard deviation of an example's mean over batches in train mode; null unless the data are sentences",
         ),
     )
     tables: ClassVar = {
@@ -95,14 +94,14 @@ class LatentPlane(Study):
         finally:
             model.load_state_dict(weights)
             model.eval()
-        # An example has no mean in a context in which its batch is too small for the statistics of a strategy.
+        # In a context in which an example's batch is too small for the statistics of a strategy, its mean is missing.
         variance_FZ = _variance(torch.stack(means))
         known = variance_FZ[~variance_FZ.isnan()]
         return float(known.mean().sqrt()) if len(known) else None
 
 
 def _variance(mean_CFZ: Tensor) -> Tensor:
-    """Return the variance over contexts, [F, Z], without NaNs; NaN for fewer than two values."""
+    """Return the variance over contexts [F, Z], ignoring NaNs; NaN if there are fewer than two values."""
     count_FZ = (~mean_CFZ.isnan()).sum(0)
     deviation_CFZ = mean_CFZ - mean_CFZ.nanmean(0)
     return torch.where(count_FZ > 1, deviation_CFZ.square().nansum(0) / (count_FZ - 1).clamp(min=1), torch.nan)
@@ -111,8 +110,8 @@ def _variance(mean_CFZ: Tensor) -> Tensor:
 def scatter_ratio(mean_NZ: Tensor, labels: tuple[str, ...]) -> float | None:
     """Return the scatter between groups divided by the scatter within groups.
 
-    The ratio is the sum over groups of n |centre of the group - mean|^2, divided by the sum over examples of |x -
-    centre of its group|^2. The result is None if all examples of each group coincide.
+    The ratio is the sum over groups of n |centre of the group - mean|^2, divided by the sum over examples of
+    |x - centre of its group|^2. The result is None if all examples of each group coincide.
 
     Args:
         mean_NZ: Posterior means of the examples.

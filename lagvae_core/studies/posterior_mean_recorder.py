@@ -19,7 +19,10 @@ from lagvae_core.training.callbacks import TrainingState, evaluation_mode
 __all__ = ["PosteriorMeanRecorder", "Rows", "Snapshots"]
 
 STEP, HALF_WIDTH = 0.25, 7.0
-"""First grid of each posterior. To save time it is coarser and smaller than the grid of the study; it is adapted."""
+"""Step and half-width of the first grid, in standard deviations of the prior.
+
+To save time, this grid is coarser than the first grid of the study. It is then adapted to each posterior.
+"""
 
 Rows = list[dict[str, Any]]
 """Rows of a table."""
@@ -32,27 +35,30 @@ class PosteriorMeanRecorder(FrozenConfig):
     means of the first `examples` of the validation split. It is taken before the first update, every `every` outer
     updates in the first epoch, and after each epoch. An outer update is one optimiser step on the main objective,
     together with the inner encoder steps before it. The trajectory holds the means of the example with index `followed`
-    after every optimiser step of `updates` outer updates, starting with update `updates_from`, including the inner
-    encoder steps of aggressive training.
+    after every optimiser step, including the inner encoder steps of aggressive training. It begins after `updates_from`
+    outer updates and covers `updates` outer updates.
     """
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[
-        int, Field(ge=2, description="number of examples; they are the first of the validation split")
-    ] = 500
+    examples: Annotated[int, Field(ge=2, description="number of examples, from the start of the validation split")] = (
+        500
+    )
     every: Annotated[int, Field(ge=1, description="number of outer updates between snapshots in the first epoch")] = 200
     followed: Annotated[int, Field(ge=0, description="index of the example of the trajectory, from 0")] = 0
     updates: Annotated[
         int, Field(ge=0, description="number of outer updates in the trajectory; 0 for no trajectory")
     ] = 50
     updates_from: Annotated[int, Field(ge=0, description="number of outer updates before the trajectory begins")] = 0
-    panels: Annotated[tuple[int, ...], Field(description="outer updates to draw; if empty, four are chosen")] = ()
+    panels: Annotated[
+        tuple[int, ...], Field(description="outer updates at which the means are drawn; if empty, four are chosen")
+    ] = ()
 
 
 class Snapshots:
-    """A training callback that passes on rows of posterior means as they are computed.
+    """A training callback that computes rows of posterior means and passes them on.
 
-    After an interruption, the rows of some events are computed again; they replace the earlier rows of the same `step`.
+    After an interruption, the rows of some events are computed again. They should replace the earlier rows with the
+    same `step`.
 
     Args:
         config: Which means are recorded, and when.
@@ -88,7 +94,7 @@ class Snapshots:
             self._snapshot(self._snapshot_rows(state))
 
     def _followed_example(self, state: TrainingState) -> Batch:
-        """Return the example of the trajectory; raise a ConfigError if it does not exist or the model has no z."""
+        """Return the example of the trajectory. Raise a ConfigError if it does not exist or the model has no z."""
         split, number = state.dataset.valid, self._config.followed
         issues = []
         if number >= len(split):
@@ -99,8 +105,8 @@ class Snapshots:
             dimensions = state.model.infer(examples[0]).q.size[1]
         if dimensions == 0:
             stack = "+".join(strategy.kind for strategy in state.config.strategies)
-            message = f"needs a model with a latent variable, and {stack} has none"
-            issues.append(ValidationIssue("--watch posterior_means", message))
+            message = f"needs a model with a latent variable, but {stack} has none"
+            issues.append(ValidationIssue("--watch posterior_means", message, "Leave out --watch."))
         if issues:
             raise ConfigError(issues)
         return next(example for example in examples if int(example.index_B) == number)
@@ -124,7 +130,7 @@ class Snapshots:
         ]
 
     def _trajectory_row(self, state: TrainingState, example: Batch) -> dict[str, Any]:
-        """Return the current means of the followed example. p(z|x) changes only when the decoder does."""
+        """Return the current means of the followed example. p(z|x) changes only if the decoder has changed."""
         seed = state.config.evaluation.seed
         with evaluation_mode(state.model):
             q = state.components.refine(state.model, seed)(example).q

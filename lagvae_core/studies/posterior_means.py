@@ -28,11 +28,11 @@ COLLAPSED_SD = 0.1
 class PosteriorMeans(Study):
     """The means of p(z|x) and of q(z|x) for the first `examples` of the measured split, in eval mode.
 
-    Source: He et al. 2019, sections 2.3 and 3 and Appendix A. In a model that ignores z, every mean of p(z|x) equals
-    the mean of the prior (`model_collapse`). In an inference network that lags behind, all means of q(z|x) coincide
+    Source: He et al. 2019, sections 2.3 and 3 and Appendix A. If the model ignores z, every mean of p(z|x) equals the
+    mean of the prior (`model_collapse`). If the inference network lags behind, all means of q(z|x) coincide
     (`inference_collapse`).
 
-    Departures from the paper: the examples are the first of the split, not a random choice. With one or two latent
+    Departures from the paper: the examples are the first of the split, not a random sample. With one or two latent
     dimensions, the means of p(z|x) are computed on a grid that adapts to each posterior. With more dimensions, for
     which the paper has no method, they are computed by importance sampling with `samples` draws from q. The paper gives
     no threshold for either collapse; this study uses 0.1.
@@ -41,11 +41,11 @@ class PosteriorMeans(Study):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("p_mean_sd", "float", "standard deviation over examples of the means of p(z|x), in units of the prior"),
         Column("q_mean_sd", "float", "standard deviation over examples of the means of q(z|x), in units of the prior"),
-        Column("p_q_correlation", "float", "correlation of the means of p(z|x) and q(z|x); null if either do not vary"),
+        Column("p_q_correlation", "float", "correlation of the means of p(z|x) and q(z|x); null if one is constant"),
         Column("p_q_slope", "float", "slope of the regression of q(z|x) means on p(z|x) means; 1 if they agree"),
         Column("model_collapse", "int", f"1 if p_mean_sd is below {COLLAPSED_SD}, else 0"),
         Column("inference_collapse", "int", f"1 if q_mean_sd is below {COLLAPSED_SD}, else 0"),
-        Column("nll_grid", "float", "-log p(x) of these examples on the grid [nats]; null with importance sampling"),
+        Column("nll_grid", "float", "mean -log p(x) of the examples on the grid [nats]; null with importance sampling"),
         Column(
             "kl_agg_direct",
             "float",
@@ -65,7 +65,7 @@ class PosteriorMeans(Study):
     }
 
     kind: Literal["posterior_means"] = "posterior_means"
-    examples: Annotated[int, Field(ge=1, description="number of examples; they are the first of the split")] = 500
+    examples: Annotated[int, Field(ge=1, description="number of examples, from the start of the split")] = 500
     samples: Annotated[
         int,
         Field(ge=2, description="number of importance samples per example, used with more than two latent dimensions"),

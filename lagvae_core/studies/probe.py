@@ -1,4 +1,4 @@
-"""Accuracy of a linear classifier of posterior means, with few labels and with many."""
+"""Accuracy of a linear classifier of posterior means, for several numbers of labels."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ class Probe(Study):
     """Linear probe: test accuracy of an L2-penalised logistic regression on posterior means of the frozen encoder.
 
     The features are E_q[z|x], the mean of the decoder's input. The labelled examples are drawn from the training split;
-    within a draw, a smaller set is part of every larger one. The strength of the penalty is chosen on the validation
-    split.
+    within a draw, a smaller set is a subset of every larger one. The strength of the penalty is chosen on the
+    validation split.
 
-    A probe rescales its features, so that it reaches some accuracy even with a collapsed encoder. Therefore the means
-    are probed twice: standardised with the mean and standard deviation of the labelled examples (`means`), and without
+    A probe rescales its features, so it can reach some accuracy even with a collapsed encoder. Therefore the means are
+    probed twice: standardised with the mean and standard deviation of the labelled examples (`means`), and without
     standardisation (`raw_means`), so that the penalty suppresses features of small scale. There are three baselines:
-    the share of the largest class of the training split, the standardised means of the same encoder before training,
-    and for text the word counts, not standardised. Training has gained nothing if the accuracy is close to that of the
-    untrained encoder.
+    predicting the largest class of the training split, the standardised means of the same encoder before training, and
+    for text the word counts, not standardised. Training has gained nothing if the accuracy is close to the accuracy
+    with the untrained encoder.
 
     Source: He et al. 2019 and Song et al. 2024, who train a linear layer by SGD with a decaying learning rate. In
-    this study a penalised logistic regression is solved to its optimum, which needs no learning rate. The label counts
-    are those of Song et al. 2024.
+    this study a penalised logistic regression is solved to its optimum, which needs no learning rate. The default label
+    counts are those of Song et al. 2024.
 
     If there are fewer training examples than a label count, all training examples are used. For a model without z, only
-    the baselines are measured.
+    the largest class and the word counts are measured.
     """
 
     columns: ClassVar = (
@@ -96,7 +96,7 @@ class Probe(Study):
             "test accuracy of a Gaussian mixture fitted without labels; null unless requested",
             "max",
         ),
-        Column("probe_labels", "int", "number of labelled examples with which these accuracies are measured"),
+        Column("probe_labels", "int", "number of labelled examples with which the accuracies are measured"),
         Column("probe_classes", "int", "number of classes in the training split"),
     )
     tables: ClassVar = {
@@ -111,7 +111,7 @@ class Probe(Study):
         (100, 500, 1_000, 2_000, 10_000), min_length=1, description="numbers of labelled training examples"
     )
     draws: int = Field(5, ge=1, le=1_000, description="number of draws of the labelled examples")
-    balanced: bool = Field(False, description="draw equally many examples of each class while the class has any left")
+    balanced: bool = Field(False, description="draw equally many examples of each class that has examples left")
     inverse_penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.01, 0.1, 1.0, 10.0, 100.0),
         min_length=1,
@@ -154,7 +154,7 @@ class Probe(Study):
                 yield {"labels": size, "draw": draw, **asdict(fit)}
 
     def _values(self, rows: Sequence[Mapping[str, Any]], truth: _Truth) -> dict[str, Any]:
-        """Return the columns; accuracies are measured with the largest number of labels."""
+        """Return the columns. The accuracies are those with the largest number of labels."""
         most = subset_sizes(self.labels, len(truth.train))[-1]
 
         def accuracies(features: str) -> list[float]:
@@ -195,7 +195,7 @@ class Probe(Study):
 
 @dataclass(frozen=True)
 class _Truth:
-    """The labels of each split as integers below `classes`, the number of distinct labels in all splits together."""
+    """The labels of each split as integers below `classes`, the number of distinct labels over all splits."""
 
     classes: int
     train: NDArray[np.int64]

@@ -23,8 +23,8 @@ __all__ = ["Reconstruction"]
 
 SCORES = {"exact": exact_match, "token_accuracy": token_accuracy, "edit_rate": edit_rate, "bleu": bleu}
 MEANING: dict[str, tuple[str, Literal["min", "max"]]] = {
-    "exact": ("share of sentences that are reproduced word for word", "max"),
-    "token_accuracy": ("share of words that are reproduced at the same position", "max"),
+    "exact": ("fraction of sentences that are reproduced word for word", "max"),
+    "token_accuracy": ("fraction of words that are reproduced at the same position", "max"),
     "edit_rate": ("mean word-level edit distance divided by the length of the original", "min"),
     "bleu": ("corpus BLEU-4 in percent", "max"),
 }
@@ -34,10 +34,10 @@ FROM = {"mean": "the posterior mean", "sample": "a posterior sample"}
 class Reconstruction(Study):
     """Reconstructions of the first examples of the measured split: greedy, sampled and by beam search.
 
-    z is E_q[z|x], or the sample of q(z|x) that the evaluation draws; He et al. 2019 use a sample. The beam search ranks
-    sentences by log p(x|z) without length normalisation, as the code of He et al. does. A decoder that ignores z writes
-    one likely sentence for all examples, with a token accuracy above 0. The columns are the scores of greedy decoding.
-    Table `scores` has all six combinations of z and decoding method.
+    z is E_q[z|x], or the sample of q(z|x) that the evaluation draws; He et al. 2019 use a sample. By default, the beam
+    search ranks sentences by log p(x|z) without length normalisation, as the code of He et al. does. A decoder that
+    ignores z generates the same likely sentence for all examples, and its token accuracy is above 0. The columns are
+    the scores of greedy decoding. Table `scores` has all six combinations of z and decoding method.
     """
 
     columns: ClassVar = tuple(
@@ -46,18 +46,18 @@ class Reconstruction(Study):
         for name, (meaning, direction) in MEANING.items()
     )
     tables: ClassVar = {
-        "scores": "one row for each z and `decoding`: the four scores and the share of sentences that ended",
+        "scores": "one row for each `z` and `decoding`: the four scores, and the fraction of sentences that `ended`",
         "sentences": "one row per example: its index in the split, the original, and a column for each z and decoding",
     }
     data_kinds: ClassVar[frozenset[str]] = frozenset({"synthetic", "text"})
 
     kind: Literal["reconstruction"] = "reconstruction"
-    examples: int = Field(
-        1_000, ge=1, description="largest number of examples; they are the first of the measured split"
+    examples: int = Field(1_000, ge=1, description="largest number of examples, from the start of the measured split")
+    max_length: int = Field(
+        100, ge=1, le=10_000, description="largest number of tokens in a sentence, including `</s>`"
     )
-    max_length: int = Field(100, ge=1, le=10_000, description="largest number of tokens of a sentence, with `</s>`")
     beam: int = Field(5, ge=1, le=1_000, description="width of the beam search")
-    length_normalised: bool = Field(False, description="rank the beam by log p(x|z) divided by the length")
+    length_normalised: bool = Field(False, description="rank the beam by log p(x|z) divided by the number of tokens")
     seed: int = Field(0, ge=0, description="seed of the random draws of words")
 
     def issues(self, config: TrialConfig, dataset: Dataset) -> Iterator[ValidationIssue]:
@@ -100,7 +100,7 @@ def _phase(progress: StudyProgress, phase: str, total: int) -> Callable[[int], N
 
 
 def _sentences(split: Split) -> list[list[int]]:
-    """Return the word IDs of each example, in order."""
+    """Return the word ids of each example, in order."""
     words: dict[int, list[int]] = {}
     for batch in split.batches(ENCODE_BATCH):
         assert isinstance(batch, TokenBatch), "this study needs a model of sentences"

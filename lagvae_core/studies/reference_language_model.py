@@ -1,4 +1,4 @@
-"""Reference LSTM language model, which scores generated sentences (forward and reverse perplexity)."""
+"""Reference LSTM language model, used to score generated sentences (forward and reverse perplexity)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EpochProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ReferenceLanguageModel:
-    """An `lstm_lm` trial with the recipe of its kind of data; all models of the same data share one reference.
+    """An `lstm_lm` trial with the recipe of its kind of data. All models of the same data share one reference.
 
     Args:
         epochs: Largest number of epochs.
@@ -73,7 +73,7 @@ class ReferenceLanguageModel:
 
         Args:
             scored: Configuration of the model whose sentences are scored.
-            dataset: Data to train on; they may differ from those of `scored`.
+            dataset: Data on which the reference is trained; they may differ from the data of `scored`.
             device: Device of the reference.
             progress: Called after each epoch of training.
         """
@@ -98,7 +98,7 @@ def _cached(name: str, config: TrialConfig, dataset: TokenDataset, device: torch
         content = FileCheckpoint(cache_folder() / name).load()
         return None if content is None else restore(content, config, dataset, device)
     except (CheckpointError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        _log.warning("cannot use the cached language model; training it again: %s", error)
+        _log.warning("cannot use the cached language model, so it is trained again: %s", error)
         return None
 
 
@@ -113,8 +113,8 @@ def _store(name: str, content: bytes) -> None:
 def perplexity(reference: TrainedModel, split: TokenSplit) -> float | None:
     """Return exp(sum of -log p / number of predicted tokens) over the whole split.
 
-    Every token after the first one, `<s>`, is predicted, including `</s>` if a sentence has one. The result is None if
-    the split has no predicted token.
+    Every token except the first, `<s>`, is predicted, including `</s>` if the sentence has one. The result is None if
+    the split has no predicted tokens.
     """
     if not split.units:
         return None

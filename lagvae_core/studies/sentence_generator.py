@@ -44,7 +44,7 @@ class SentenceGenerator:
         """Return one sentence for each z.
 
         Args:
-            decoding: How words are chosen.
+            decoding: The decoding method.
             z_NZ: Latent codes, on any device and in any precision.
             index_N: Indices of the sentences, which determine their random draws.
             progress: Called with the number of sentences that are done.
@@ -52,5 +52,5 @@ class SentenceGenerator:
         return decode_all(decoding, self.decoder, z_NZ.to(self.decoder.output.weight), index_N, progress=progress)
 
     def decode_ids(self, sentences: Sequence[Sequence[int]]) -> list[str]:
-        """Return sentences of word IDs as text."""
+        """Return sentences, given as word ids, as text."""
         return [self.vocabulary.decode(words) for words in sentences]

@@ -49,21 +49,21 @@ class TrainedModel:
         return split if evaluation.limit is None else split.limit(evaluation.limit)
 
     def encode(self, split: Split) -> EncodedSplit:
-        """Return q(z|x), one sample and its reconstruction for every example, with the q(z|x) of the evaluation."""
+        """Return q(z|x) as in the evaluation, one sample and its reconstruction for every example."""
         seed = self.config.evaluation.seed
         batches = on_device(split, ENCODE_BATCH, self.device)
         return encode_split(self.model, batches, seed, infer=self.components.refine(self.model, seed))
 
     @torch.no_grad()
     def means(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> Tensor:
-        """Return E_q[z|x] of every example, the mean of the decoder's input, without decoding anything.
+        """Return E_q[z|x] of every example, the mean of the decoder's input, without running the decoder.
 
         Args:
             split: The examples.
             progress: Called with the number of examples that are done.
 
         Returns:
-            float64 [N, Z] on the CPU, in the order of the split. q(z|x) is that of the evaluation.
+            float64 [N, Z] on the CPU, in the order of the split. q(z|x) is computed as in the evaluation.
         """
         seed = self.config.evaluation.seed
         infer = self.components.refine(self.model, seed)
@@ -76,7 +76,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def from_prior(self, examples: int, seed: int, purpose: str) -> Tensor:
-        """Return draws of z from the prior from which the model is sampled.
+        """Return draws of z from the generative prior.
 
         Args:
             examples: Number of draws N.
@@ -148,5 +148,5 @@ def restore(content: bytes, config: TrialConfig, dataset: Dataset, device: torch
 
 
 def _decode(content: bytes, identity: str | None) -> dict[str, Any]:
-    mismatch_hint = "Choose the model of this run."
+    mismatch_hint = "Use the configuration and data with which the stored model was trained."
     return checkpoints.decode(content, identity, what="stored model", hint=TRAIN_AGAIN, mismatch_hint=mismatch_hint)

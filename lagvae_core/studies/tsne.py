@@ -29,19 +29,19 @@ NEIGHBOURS = 5
 class Tsne(Study):
     """t-SNE of the posterior means E_q[z|x] of the first examples of the measured split.
 
-    Source: van der Maaten and Hinton 2008, by the Barnes-Hut approximation of scikit-learn, initialised with the two
-    principal components. Trustworthiness is defined by Venna and Kaski 2001. It decreases for each neighbour on the map
-    that is not a neighbour among the means, by an amount that grows with the rank of the point among the neighbours by
-    means. The objective of t-SNE is not recorded, since only an approximation of it is computed. Distances between
-    clusters and sizes of clusters have no meaning, and even the noise of a collapsed encoder gives a map, so look at
-    `au` and `mi` too. A model without z has no map.
+    Source: van der Maaten and Hinton 2008, with the Barnes-Hut approximation of scikit-learn, initialised with the
+    first two principal components. Trustworthiness is defined by Venna and Kaski 2001. Each nearest neighbour on the
+    map that is not a nearest neighbour in the latent space lowers it, by an amount that grows with the rank of that
+    neighbour by distance in the latent space. The objective of t-SNE is not recorded, because only an approximation of
+    it is computed. Distances between clusters and sizes of clusters have no meaning, and even the noise of a collapsed
+    encoder gives a map, so look at `au` and `mi` too. A model without z has no map.
     """
 
     columns: ClassVar = (
         Column(
             "tsne_trust",
             "float",
-            "trustworthiness of the map; 1 if the 5 nearest neighbours on the map are also nearest by their means",
+            "trustworthiness of the map; 1 if the 5 nearest neighbours on the map are also the nearest in latent space",
             "max",
         ),
         Column("tsne_examples", "int", "number of examples on the map"),
@@ -61,7 +61,7 @@ class Tsne(Study):
         if self.perplexity >= examples:
             message = f"must be less than {examples}, the number of examples on the map"
             yield ValidationIssue(
-                "tsne.perplexity", message, "A common choice is a tenth of the examples.", self.perplexity
+                "tsne.perplexity", message, "A common choice is a tenth of the number of examples.", self.perplexity
             )
 
     def measure(self, trained: TrainedModel, progress: StudyProgress) -> Findings:

@@ -19,13 +19,13 @@ MEASURED = ("nll_iw", "nll_elbo", "kl", "mi", "mi_batch", "au")
 
 
 class Uncertainty(Study):
-    """Mean and variance of the default columns of one model over several evaluation seeds.
+    """Mean and variance of six default columns of one model over several evaluation seeds.
 
-    Source: He et al. 2019, Appendix D, who measure with 10 seeds and print variances, not standard deviations, in
-    parentheses. The first seed is that of the configuration, and the others are the next integers, so that the first
-    row of the table repeats the metrics of the run. Variances are unbiased, with denominator `seeds` - 1.
+    Source: He et al. 2019, Appendix D, who measure with 10 seeds and report variances, not standard deviations, in
+    parentheses. The first seed is the seed of the configuration, and the others are the next integers, so the first row
+    of the table repeats the metrics of the run. Variances are unbiased, with denominator `seeds` - 1.
 
-    Expected values: `au`, and the `kl` of Gaussian posteriors in closed form, use no random draws and have variance 0.
+    Expected values: with Gaussian posteriors, `au` and a `kl` in closed form use no random draws and have variance 0.
     The variance of `nll_iw` is about nll_iw_mc_se^2; `nll_iw_eval_predicted` is the mean of this square over seeds. The
     variance of `nll_elbo` is 1/N times the mean over the N examples of Var_z(log p(x|z)). To measure the variance over
     training runs instead, train with several seeds.

@@ -25,7 +25,7 @@ def build_components(
 
     Args:
         config: Configuration of the trial.
-        domain: Sizes of the data on which the model depends.
+        domain: Sizes of the data that determine the shapes of the model.
         train_batches: Training batches of the first epoch, on the device, in stored order.
         streams: Random streams of the trial.
 
@@ -45,10 +45,10 @@ def build_components(
     largest = max(batch.size for batch in train_batches)
     if not components.accepts(largest):
         stack = "+".join(strategy.kind for strategy in config.strategies)
-        message = f"too small for the batch statistics of {stack}"
+        message = f"must be large enough for the batch statistics of {stack}"
         hint = (
-            "Text is batched by sentence length, so a batch may hold only a few sentences; use more data, or lower the "
-            "smallest batch size that the strategy requires."
+            "A batch of text may hold only a few sentences, because sentences are batched by length. Use more data, or "
+            "lower the smallest batch size that the strategy requires."
         )
         raise DataError([ValidationIssue("the largest training batch", message, hint, largest)])
     metrics = data_specific_metrics(config.data.kind)
@@ -56,18 +56,18 @@ def build_components(
 
 
 def build_model(config: TrialConfig, domain: Domain, components: TrainingComponents, streams: Streams) -> Vae:
-    """Return the model of `config` with the strategies' components built in, initialised from the trial's seed."""
+    """Return the model of `config` with the strategies' components, initialised from the trial's seed."""
     with streams.initialising():
         encoder = components.encoder(config.model, domain, components.features)
         decoder = build_decoder(config, domain, components, streams)
         decoder.bind(encoder)
         model = Vae(encoder, decoder, components.posterior, components.prior, components.penalties)
-    with streams.initialising():  # a strategy's initialisation starts from the same draws
+    with streams.initialising():  # seeded again, so that a strategy's draws do not depend on the draws of the model
         components.initialise(encoder, "encoder")
         components.initialise(decoder, "decoder")
     return model
 
 
 def build_decoder(config: TrialConfig, domain: Domain, components: TrainingComponents, streams: Streams) -> Decoder:
-    """Return a decoder of `config` with the components of the strategies built in."""
+    """Return a decoder of `config` with the strategies' components."""
     return components.decoder(config.model, domain, streams["dropout"], components.options(config.model))

@@ -22,7 +22,7 @@ TrainingEvent = Literal["start", "step", "update", "epoch"]
 
 `start`: before the first update. `step`: after any optimiser step. `update`: after an outer update, which is one
 optimiser step on the main objective together with the inner encoder steps before it. `epoch`: after the validation of
-an epoch, before the learning rate decays.
+an epoch, before any decay of the learning rate.
 """
 
 
@@ -30,13 +30,13 @@ an epoch, before the learning rate decays.
 class TrainingState:
     """The state of a trial that a callback receives at an event.
 
-    The model is the one in training: read it inside `evaluation_mode`. A trial that resumes from a checkpoint repeats
-    the events since that checkpoint, on a CPU bit for bit, and omits no event.
+    `model` is still in training, so it should only be used inside `evaluation_mode`. A trial that resumes from a
+    checkpoint repeats the events since that checkpoint (on a CPU, bit for bit) and omits no event.
 
     Attributes:
         event: The event.
         epoch: Number of the current or just validated epoch, from 1; 0 at the start.
-        step: Number of outer updates that have ended.
+        step: Number of completed outer updates.
         encoder_steps: Number of optimiser steps of the encoder so far.
         decoder_steps: Number of optimiser steps of the decoder so far.
     """
@@ -62,7 +62,7 @@ TrainingCallback = Callable[[TrainingState], None]
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Context manager. Puts the model in eval mode without gradients, and restores the mode of every module at the end.
 
-    Evaluation draws its noise from `example_noise`, so that the random streams of training do not advance.
+    Evaluation draws its noise from `example_noise`, so the random streams of training do not advance.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()

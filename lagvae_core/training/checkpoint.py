@@ -1,4 +1,4 @@
-"""Checkpoints: the complete state of a trial in one file, written atomically; reading it executes no code from it."""
+"""Checkpoints: the complete state of a trial in one file. It is written atomically, and loading it executes no code."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def has_weights_of(model_store: CheckpointStore, run_id: str) -> bool:
 
 
 class CheckpointManager:
-    """Manager that saves the state of a trial at intervals, and its record at the end.
+    """Saves the state of a trial at intervals, and its record at the end.
 
     Args:
         state: Function that returns the current state of the trial.
@@ -115,7 +115,7 @@ class CheckpointManager:
         self._last_save = time.monotonic()
 
     def save_if_due(self) -> None:
-        """Save the state if the last save is long enough ago."""
+        """Save the state if the last save was at least `seconds` ago."""
         if self._store is not None and time.monotonic() - self._last_save >= self._seconds:
             self.save()
 
@@ -126,6 +126,6 @@ class CheckpointManager:
             self._last_save = time.monotonic()
 
     def save_record(self, record: TrialRecord) -> None:
-        """Replace the state by the record of a trial that has ended."""
+        """Replace the state with the record of a trial that has ended."""
         if self._store is not None:
             self._store.save(encode({"identity": record.run_id, "record": record.to_json()}))

@@ -1,4 +1,4 @@
-"""Criteria for the divergence of a trial. In a warm-up with a small KL weight, a KL of hundreds of nats is normal."""
+"""Divergence criteria of a trial. At a small KL weight, as in a warm-up, a KL of hundreds of nats is normal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_finite(losses_S: Tensor, first_step: int) -> None:
         first_step: Number of outer updates before these losses.
 
     Raises:
-        Diverged: A loss is not finite; the message gives the number of the first such update, from 1.
+        Diverged: A loss is not finite; the message gives the number of the first update with such a loss, from 1.
     """
     bad = torch.nonzero(~torch.isfinite(losses_S))
     if len(bad):
@@ -37,11 +37,11 @@ class DivergenceRule:
     """Decides after each validation whether the trial has diverged.
 
     The trial has diverged if a validation value is not finite. It has also diverged if, in two consecutive epochs with
-    a KL weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice that
-    of the first epoch. At a smaller weight a large KL is intended, as in warm-ups and autoencoders.
+    a KL weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice the
+    absolute loss of the first epoch. At a smaller weight a large KL is intended, as in warm-ups and autoencoders.
 
-    KL and loss are those of the training objective at weight 1. A KL that a strategy leaves out of its objective, as
-    Scale-VAE does, is allowed to grow.
+    The KL and the loss are those of the training objective, at KL weight 1. No limit applies to a KL that a strategy
+    leaves out of its objective, as Scale-VAE does.
     """
 
     kl_explode: float
@@ -50,7 +50,7 @@ class DivergenceRule:
     doubled: int = 0
 
     def after_epoch(self, epoch: int, kl: float, loss: float, weight: float, evaluated_kl: float = 0.0) -> None:
-        """Check the validation of an epoch.
+        """Check the validation values of an epoch.
 
         Args:
             epoch: Number of the epoch, from 1.
@@ -64,18 +64,22 @@ class DivergenceRule:
         """
         if not all(map(math.isfinite, (kl, loss, evaluated_kl))):
             raise Diverged(
-                f"the validation KL is {kl} (evaluated: {evaluated_kl}) and the loss {loss} after epoch {epoch}"
+                f"after epoch {epoch}, the validation KL is {kl} (of the evaluated model: {evaluated_kl}) and the "
+                f"validation loss is {loss}"
             )
         if self.first_loss is None:
             self.first_loss = loss
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0
         self.doubled = self.doubled + 1 if loss > 2.0 * abs(self.first_loss) and weight >= 0.5 else 0
         if self.exploded >= PATIENCE:
-            raise Diverged(f"the validation KL is {kl:.4g} nats, above {self.kl_explode:g}, after epoch {epoch}")
+            raise Diverged(
+                f"the validation KL is {kl:.4g} nats after epoch {epoch}, "
+                f"above training.kl_explode = {self.kl_explode:g}"
+            )
         if self.doubled >= PATIENCE:
             raise Diverged(
-                f"the validation loss is {loss:.4g} nats after epoch {epoch}, more than twice the "
-                f"{self.first_loss:.4g} of the first epoch"
+                f"the validation loss is {loss:.4g} nats after epoch {epoch}, more than twice the loss of the first "
+                f"epoch ({self.first_loss:.4g})"
             )
 
     def state_dict(self) -> dict[str, float | int | None]:

@@ -24,7 +24,7 @@ class Learner:
     """A model, its training components, its training batches and one optimiser each for encoder and decoder.
 
     Attributes:
-        components: The components that define the current loss. During pretraining they differ from those of the trial.
+        components: The components that define the current loss; a pretraining stage has its own components.
         batches: The training batches of the current epoch, in stored order.
         learning_rate: Current learning rate of the decoder.
         encoder_steps: Number of optimiser steps of the encoder so far.
@@ -54,12 +54,12 @@ class Learner:
         self.reset_optimisers()
 
     def reset_optimisers(self) -> None:
-        """Replace both optimisers by new ones with the current learning rate and empty state."""
+        """Replace both optimisers with new ones that have the current learning rate and an empty state."""
         self._encoder_optimiser = self._optimiser(self._encoder, self.learning_rate * self.components.encoder_rate)
         self._decoder_optimiser = self._optimiser(self._decoder, self.learning_rate)
 
     def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        group = [{"params": parameters}]  # an optimiser rejects an empty list, and a language model has no encoder
+        group = [{"params": parameters}]  # torch rejects an empty list, and a language model has no encoder parameters
         if self.training.optimiser == "sgd":
             return torch.optim.SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
         return torch.optim.Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
@@ -114,7 +114,7 @@ class Learner:
         scope = clip_scope or self.training.clip_scope
         groups = [self._encoder + self._decoder] if scope == "all" else [self._encoder, self._decoder]
         for group in groups:
-            clip_grad_norm_(group, self.training.clip_norm, foreach=True)  # avoids a synchronisation with the device
+            clip_grad_norm_(group, self.training.clip_norm, foreach=True)  # foreach: no synchronisation with the device
         if encoder:
             self._encoder_optimiser.step()
             self.encoder_steps += bool(self._encoder)
@@ -127,21 +127,21 @@ class Learner:
 
     @contextmanager
     def inner_loop(self, *, decoder_gradients: bool) -> Iterator[None]:
-        """Context in which only the encoder is trained.
+        """Context manager for training only the encoder.
 
         Args:
-            decoder_gradients: Whether gradients of the decoder are computed nevertheless; they count towards the
-                clipped norm.
+            decoder_gradients: Whether gradients of the decoder are computed too, so that they count towards the clipped
+                norm.
         """
         with nullcontext() if decoder_gradients else frozen(self._decoder):
             yield
 
     def observed(self, batch: Batch) -> Batch:
-        """Return `batch` with newly drawn observations, such as the binarised pixels of grey images."""
+        """Return `batch` with newly drawn observations, for instance binarised pixels of grey images."""
         return batch.observed(self.streams["observation"])
 
     def random_batch(self) -> Batch:
-        """Draw one of `batches` uniformly, among those that are large enough for the components."""
+        """Return a batch drawn uniformly from the `batches` that are large enough for the components."""
         while True:
             draw = torch.randint(len(self.batches), (1,), generator=self.streams["inner_batches"])
             batch = self.batches[int(draw)]

@@ -1,4 +1,4 @@
-"""Decay of the learning rate and end of training, decided from the validation losses alone."""
+"""Decay of the learning rate and end of training, determined by the validation losses alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class DecayRule:
     its loss and the count of bad epochs to 0. The learning rate decays at the `patience`-th consecutive bad epoch, but
     not before epoch `min_epoch` (from 0); bad epochs before `min_epoch` also count. A decay sets the count to 0.
 
-    What a decay does to the reference depends on `against`. With `last` (text), it sets the reference to the loss of
-    its epoch, which is *worse* than the old reference. With `best` (images), the reference stays the lowest loss so
-    far.
+    The effect of a decay on the reference depends on `against`. With `last` (text), a decay sets the reference to the
+    loss of the current epoch, which is *worse* than the old reference. With `best` (images), the reference stays the
+    lowest loss so far.
 
     When decay number `max_decays` is due, training stops instead.
     """

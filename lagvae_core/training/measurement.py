@@ -1,4 +1,4 @@
-"""Measurements of a trial: training means of an epoch, validation after it, and the final measurement."""
+"""Measurements of a trial: training means of an epoch, its validation, and the columns about the best epoch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingMeans:
 
     @classmethod
     def of(cls, history: Sequence[Tensor]) -> TrainingMeans:
-        """Return the means of updates, each a tensor [loss, rec, kl, batch size], weighted by batch size."""
+        """Return the means weighted by batch size. `history` has one tensor [loss, rec, kl, batch size] per update."""
         terms = torch.stack(list(history)).double().cpu()
         size = terms[:, 3]
         mean = (terms[:, :3] * size[:, None]).sum(0) / size.sum()
@@ -42,7 +42,7 @@ class TrainingMeans:
 
 
 class Validation:
-    """The validation split on the device of the model, and the columns of the curve that it determines.
+    """The validation split on the device of the model, and the columns of the curve that are measured on it.
 
     Attributes:
         batches: The examples in batches for encoding.

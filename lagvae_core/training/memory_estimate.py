@@ -1,4 +1,7 @@
-"""Estimate of a trial's peak memory on a GPU: its largest batches go through training, validation and measurement."""
+"""Estimate of a trial's peak GPU memory, from a short trial.
+
+The short trial trains on the largest batches, then validates and measures a few examples of each split.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ EXAMPLES = 256
 def estimate_peak_memory(config: TrialConfig, dataset: Dataset, device: torch.device) -> int:
     """Return the peak memory [bytes] that a trial reserves on `device`; on a CPU, the resident set of the process.
 
-    All training batches are on the device, as in a trial, and the largest two are trained on. This is an estimate: a
-    later epoch may have larger batches, and after hours of use the memory of an allocator is fragmented.
+    All training batches are on the device, as in a full trial, but only the two largest are used for training. The true
+    peak may be higher: a later epoch may have larger batches, and the allocator's memory becomes fragmented over time.
 
     Args:
         config: Configuration of the trial.
-        dataset: Its data.
+        dataset: Data of the trial.
         device: Device of the trial.
     """
     data = config.data.model_copy(update={"partition": "fixed_random"})

@@ -1,4 +1,4 @@
-"""Records of a trial: one per epoch and one at the end. They are plain data that converts to JSON and back."""
+"""Records of a trial: one per epoch and one at the end. They are plain data and can be converted to JSON and back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("valid_au", "int", "au on the validation split"),
     Column("encoder_steps", "int", "number of optimiser steps of the encoder so far"),
     Column("decoder_steps", "int", "number of optimiser steps of the decoder so far"),
-    Column("skipped_batches", "int", "batches of the epoch that were too small for a strategy's batch statistics"),
+    Column("skipped_batches", "int", "number of batches that were too small for a strategy's batch statistics"),
     Column("seconds", "float", "wall time since the start of the trial, without interruptions [s]"),
 )
 """Columns of the record of an epoch."""
@@ -74,7 +74,7 @@ class Progress:
         phase: `train`, or a phase of the evaluation.
         epoch: Number of the epoch, from 1.
         done: Number of batches (training) or examples (evaluation) that are done.
-        total: Number of all batches or examples of the phase.
+        total: Total number of batches or examples in the phase.
     """
 
     phase: str
@@ -96,7 +96,7 @@ class TrialRecord:
         stop_reason: A sentence that says why the trial ended.
         metrics: Values of `METRIC_COLUMNS` and of the columns of the strategies; empty unless finished.
         curve: One record per epoch.
-        cost: Time by phase [s], number of optimiser steps and peak memory.
+        cost: Time by phase [s], numbers of optimiser steps and peak memory [bytes].
         data: Statistics of the loaded data.
         warnings: Warnings about the configuration.
         error_class: Class of the exception that ended the trial.

@@ -13,12 +13,12 @@ __all__ = ["BestWeights"]
 
 @dataclass
 class BestWeights:
-    """The weights of the epoch with the lowest validation loss; if several epochs share it, those of the first.
+    """The weights after the epoch with the lowest validation loss, or after the first such epoch if there are several.
 
     Attributes:
-        epoch: Number of that epoch, from 1; 0 before the first.
-        valid_loss: Its validation loss [nats].
-        weights: A copy of its state dict; empty before the first epoch.
+        epoch: Number of that epoch, from 1; 0 before the first epoch.
+        valid_loss: Validation loss of that epoch [nats]; infinite before the first epoch.
+        weights: A copy of the model's state dict after that epoch; empty before the first epoch.
     """
 
     epoch: int = 0

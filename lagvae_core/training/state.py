@@ -29,9 +29,9 @@ __all__ = ["TrialState"]
 class TrialState:
     """The objects of one trial and its position in the training.
 
-    A trial has one or two stages: a pretraining, if a strategy asks for one, and then the trial proper. Each stage
-    starts with new optimisers and the initial learning rate, and restarts learning-rate decay, divergence checks and
-    the selection of the best weights.
+    A trial has one or two stages: pretraining, if a strategy requires it, and then the trial proper. Each stage starts
+    with new optimisers and the initial learning rate, and restarts learning-rate decay, divergence checks and the
+    selection of the best weights.
 
     Attributes:
         components: Training components of the trial proper; `learner.components` are those of the current stage.
@@ -43,7 +43,7 @@ class TrialState:
         order: Indices of `train_batches` in the order of the current epoch.
         history: One tensor [loss, rec, kl, batch size] for each outer update of the current epoch.
         curve: One record for each epoch that has ended.
-        stop_reason: Why training has ended; "" while it continues.
+        stop_reason: Why training has reached the end of its schedule; "" until then.
     """
 
     first_step: int
@@ -75,7 +75,7 @@ class TrialState:
         return self.learner.batches
 
     def partition(self, epoch: int) -> list[Batch]:
-        """Return the training batches of `epoch` (from 0); they depend only on configuration, data and seed."""
+        """Return the training batches of `epoch` (from 0). They depend only on the configuration, data and seed."""
         source: DataSource = self.config.data
         batches = source.train_batches(self.dataset.train, self.config.training.batch_size, self.config.seed, epoch)
         return [batch.to(self.device) for batch in batches]
@@ -134,7 +134,7 @@ class TrialState:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, for a checkpoint, everything on which the rest of the trial and its record depend."""
+        """Return the state to store in a checkpoint: everything that affects the rest of the trial or its record."""
         return {
             "identity": self.run_id,
             "model": self.model.state_dict(),

@@ -1,4 +1,4 @@
-"""Wall and processor time of a trial, by phase."""
+"""Wall time of a trial by phase, and processor time of its training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Context manager. The time spent in it is not charged to any phase."""
+        """Context manager. The time spent in the block is not charged to any phase."""
         wall, cpu = time.monotonic(), time.process_time()
         yield
         self._wall += time.monotonic() - wall

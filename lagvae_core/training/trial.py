@@ -1,4 +1,4 @@
-"""The function `train`, which turns a configuration into a record, and the only training loop.
+"""The function `train`, which turns a configuration into a record, and the training loop of all models.
 
 Training can be resumed at every outer update (one optimiser step on the main objective, as opposed to inner encoder
 steps).
@@ -45,28 +45,27 @@ def train(
 
     Args:
         config: Configuration of the trial.
-        report: Called with the record of each epoch, after its state has been saved if a save was due. If it returns
+        report: Called with the record of each epoch, after the state has been saved if a save was due. If it returns
             "stop", the trial ends as `stopped_early` and is not measured.
-        progress: Called after each outer update and each evaluated batch. It should be fast.
+        progress: Called after each training batch and each evaluated batch. It should be fast.
         checkpoint: Where the state of the trial is stored. If it holds the state of this trial, training resumes from
-            it and, on a CPU, ends with the same record bit for bit as without the interruption. If it holds the record
-            of this trial, that record is returned.
-        checkpoint_seconds: Time between two saves to `checkpoint` [s]; 0 saves after every update. The state is also
-            saved before the final measurement, and replaced by the record at the end.
+            that state; on a CPU, all results except times are bit-identical to those of an uninterrupted trial. If it
+            holds the record of this trial, that record is returned.
+        checkpoint_seconds: Shortest time between two saves to `checkpoint` [s]; 0 saves after every update. The state
+            is also saved before the final measurement, and replaced by the record at the end.
         model_store: Where the best weights of a finished trial are stored, before its record is saved. A trial with a
             finished record but without weights in this store is trained again from scratch.
         device: Device of the model and of the training batches.
         dataset: Result of `config.data.load()`; if None, the data set is loaded.
-        callback: Called at every `TrainingEvent`; it cannot affect results. It is called before the state after the
-            event is saved, so that a resumed trial may repeat events but never omits one.
+        callback: Called at every `TrainingEvent`; it cannot affect results. It is called before the state is saved, so
+            a resumed trial may repeat events but never omits one.
 
     Returns:
-        The record, with status finished, stopped_early or diverged. In every other case an exception is
-        raised.
+        The record, with status finished, stopped_early or diverged. In every other case an exception is raised.
 
     Raises:
         CheckpointError: `checkpoint` holds damaged content, or the content of a different trial.
-        UserError: The data cannot be loaded, or no batch of them can be trained on.
+        UserError: The data cannot be loaded, or every training batch is too small for a strategy.
 
     Example:
         >>> config = TrialConfig.model_validate({"strategies": ["aggressive"], "training": {"epochs": 2}})
@@ -103,7 +102,7 @@ class Trial(TrialState):
 
     Args:
         config: Configuration of the trial.
-        dataset: Its data.
+        dataset: Data of the trial.
         device: Device of the model and of the batches.
         callback: Called at every `TrainingEvent`.
 
@@ -129,11 +128,12 @@ class Trial(TrialState):
 
         Args:
             report: Called with the record of each epoch.
-            progress: Called after each outer update.
-            checkpoint_manager: Saves the state after each update and epoch; if None, nothing is saved.
+            progress: Called after each training batch.
+            checkpoint_manager: Saves the state after an update or epoch if a save is due, and at the end of the
+                schedule; if None, nothing is saved.
 
         Returns:
-            The reason for an early stop; "" at the end of the schedule.
+            The reason for an early stop; "" if training reached the end of the schedule.
 
         Raises:
             Diverged: Training diverged.
@@ -155,13 +155,13 @@ class Trial(TrialState):
         return ""
 
     def updates(self) -> Iterator[Progress]:
-        """Train for the rest of the current epoch; each item of the iterator is one outer update.
+        """Train for the rest of the current epoch. Each item of the iterator follows one training batch.
 
-        The iterator can be abandoned after any item; a new one, also of a trial that has loaded this trial's state,
-        continues with the next update.
+        The iterator can be abandoned after any item. A new iterator continues with the next batch, even if it belongs
+        to another `Trial` that has loaded the state of this one.
 
         Yields:
-            The position in the epoch after each outer update.
+            The position in the epoch after each batch.
 
         Raises:
             Diverged: A training loss of the epoch is not finite.
@@ -255,7 +255,7 @@ class Trial(TrialState):
         )
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Process the validation result: keep the best weights, inform the update, decay the rate or stop training."""
+        """Advance to the next epoch. Keep the best weights, and decay the learning rate or stop training if due."""
         self.curve.append(record)
         self.epoch += 1
         self.position = 0
@@ -276,11 +276,11 @@ class Trial(TrialState):
         if action == "stop":
             self.stop_reason = f"reached decay number {training.max_decays} of the learning rate."
         elif self.epoch >= self.config.epochs:
-            before = f", after {pretraining} of pretraining" if pretraining else ""
+            before = f", after {pretraining} epochs of pretraining" if pretraining else ""
             self.stop_reason = f"all {training.epochs} epochs are trained{before}."
 
     def measure(self, progress: Callable[[Progress], None] = lambda progress: None) -> dict[str, Any]:
-        """Load the best weights into the model and return their metric columns.
+        """Load the best weights into the model and return its metrics by column.
 
         Args:
             progress: Called after each evaluated batch.

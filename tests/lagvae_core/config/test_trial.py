@@ -430,14 +430,14 @@ def test_an_untested_combination_must_be_allowed_explicitly():
 def test_a_strategy_may_be_listed_only_once(kind):
     (issue,) = stack_issues(kind, kind, **(IMAGES if kind in IMAGE_STRATEGIES else {}))
     assert issue.code == "E-SLOT"
-    assert issue.message.startswith(f"{kind} ")
+    assert kind in issue.message
     assert issue.hint != ""
 
 
 def test_a_slot_may_be_filled_only_once():
     (issue,) = stack_issues("beta_vae", "free_bits")
     assert str(issue) == (
-        "strategies: beta_vae and free_bits both fill objective [E-SLOT], got 'beta_vae+free_bits'. "
+        "strategies: beta_vae and free_bits both fill the slot objective [E-SLOT], got 'beta_vae+free_bits'. "
         "Remove beta_vae or free_bits."
     )
 

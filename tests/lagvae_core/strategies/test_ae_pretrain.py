@@ -216,7 +216,7 @@ def test_epochs_updates_and_steps_count_both_stages():
     assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4, 5]
     assert [epoch["step"] for epoch in record.curve] == [4, 8, 12, 16, 20]
     assert record.cost["encoder_steps"] == record.cost["decoder_steps"] == 20
-    assert record.stop_reason == "all 3 epochs are trained, after 2 of pretraining."
+    assert record.stop_reason == "all 3 epochs are trained, after 2 epochs of pretraining."
     assert [p for p in places if p.phase == "train"] == [
         Progress("train", epoch, done, 4) for epoch in range(1, 6) for done in range(1, 5)
     ]
@@ -260,7 +260,7 @@ def test_the_learning_rate_decays_only_in_the_trial_proper_and_by_its_epochs(fir
 def test_a_large_kl_counts_as_divergence_only_in_the_trial_proper():
     record = run(tiny(ae_pretrain(3), training={"kl_explode": 1e-9, "epochs": 5}))
     assert record.status == "diverged"
-    assert "above 1e-09, after epoch 5" in record.stop_reason
+    assert "after epoch 5, above training.kl_explode" in record.stop_reason
     assert [epoch.epoch for epoch in record.curve] == [1, 2, 3, 4]
 
 

@@ -61,7 +61,7 @@ def test_a_restored_rule_decides_like_an_uninterrupted_one(split):
     restored.load_state_dict(json.loads(json.dumps(rule.state_dict())))
     assert restored == rule
     if split == 3:
-        with pytest.raises(Diverged, match=r"the validation KL is 1e\+05 nats, above 1000, after epoch 4"):
+        with pytest.raises(Diverged, match=r"the validation KL is 1e\+05 nats after epoch 4, .* = 1000"):
             restored.after_epoch(4, *epochs[3])
 
 

@@ -289,7 +289,7 @@ def test_an_inner_loop_with_a_nan_ends_as_diverged_with_the_update_in_the_messag
 def test_a_validation_kl_above_its_limit_in_two_epochs_ends_as_diverged():
     record = run(tiny(training={"kl_explode": 1e-9, "epochs": 5}))
     assert record.status == "diverged"
-    assert "above 1e-09, after epoch 2" in record.stop_reason
+    assert "after epoch 2, above training.kl_explode" in record.stop_reason
     assert record.metrics == {}
     assert [epoch.epoch for epoch in record.curve] == [1]
 
