@@ -72,7 +72,8 @@ def _write(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         message = f"must be a file that can be written ({error.strerror})"
-        raise ConfigError([ValidationIssue("--out", message, "Choose another file.", str(path))]) from None
+        hint = "Choose a file in an existing folder that is writable."
+        raise ConfigError([ValidationIssue("--out", message, hint, str(path))]) from None
 
 
 def _print_fields(target: str, config: type[Launch]) -> None:

@@ -102,7 +102,8 @@ def figure_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message, hint = f"must be a file that can be written ({error.strerror or error})", "Choose another file."
+        message = f"must be a file that can be written ({error.strerror or error})"
+        hint = "Choose a file in an existing folder that is writable."
         raise ConfigError([ValidationIssue("--png", message, hint, str(path))]) from None
     except ValueError as error:
         message = f"must name a figure that can be drawn ({error})"
