@@ -1,1 +1,1 @@
-"""Sweeps: specification, search, execution, storage, analysis and command line. Ray and Optuna load when first used."""
+"""Sweeps: specification, search, execution, storage, analysis and command line. Ray and Optuna are imported lazily."""

@@ -12,7 +12,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> It
     yield _markdown_row(headings)
     yield "|" + "---|" * len(headings)
     for row in rows:
-        assert len(row) == len(headings), f"{len(row)} cells under {len(headings)} headings"
+        assert len(row) == len(headings), f"a row must have {len(headings)} cells, one per heading, got {len(row)}"
         yield _markdown_row(row)
 
 
@@ -53,7 +53,7 @@ def describe_data(report: Mapping[str, int | float | str]) -> str:
 def _describe_images(report: Mapping[str, int | float | str]) -> str:
     bits = str(report["test_bits_sha256"])[:12]
     grey = f"mean grey {report['train_mean_grey']:.3f}"
-    return f"{report['height']} x {report['width']} pixels, {grey}, test bits {bits}"
+    return f"{report['height']} x {report['width']} pixels, {grey}, SHA-256 of test bits {bits}"
 
 
 def _describe_sequences(report: Mapping[str, int | float | str]) -> str:

@@ -82,7 +82,7 @@ columns of the runs in `lagvae results show SWEEP --columns nll_iw,probe_accurac
 
 
 def results_page() -> str:
-    """Return docs/results.md."""
+    """Return the content of docs/results.md."""
     sections = [
         ("Identity and status", IDENTITY),
         ("Searched fields (null if the arm does not have them)", _searched_fields()),

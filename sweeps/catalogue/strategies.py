@@ -53,7 +53,7 @@ def format_range(search: Mapping[str, Any] | None) -> str:
 
 
 def conflicts_of(kind: str) -> dict[str, str]:
-    """Return the kinds of strategies that cannot be combined with `kind` at default settings, with the reasons."""
+    """Return the reasons why strategies cannot be combined with `kind` at default settings, by their kinds."""
     return _conflicts()[kind]
 
 
@@ -71,9 +71,9 @@ def _conflicts() -> dict[str, dict[str, str]]:
 
 
 def _conflict(one: str, other: str) -> str:
-    """Return why two strategies cannot be combined on text or on images; "" if text or images allow the combination.
+    """Return why two strategies cannot be combined; "" if the combination is valid for text or for images.
 
-    The reason given is that for a kind of data that both strategies support, if there is such a kind.
+    If both strategies support one of these kinds of data, the reason is the one for that kind.
     """
     issues_by_data = [_stack_issues([one, other], data) for data in ("text", "images")]
     if not all(issues_by_data):
@@ -91,12 +91,12 @@ def _stack_issues(stack: list[str], data: str) -> Sequence[ValidationIssue]:
 
 
 def _reason(issue: ValidationIssue) -> str:
-    assert issue.code, f"an issue of an invalid stack must have a code: {issue}"
+    assert issue.code, f"an issue about an invalid stack must have a code, got {issue}"
     return f"{issue.code}, {(issue.message if issue.code == 'E-SLOT' else issue.hint).rstrip('.')}"
 
 
 def grouped_conflicts(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of the kinds that share a reason, and the reason, in which "the other" replaces their names."""
+    """Yield each reason with the kinds that share it. If there are several, "the other" replaces them in the reason."""
     kinds_by_reason: dict[str, list[str]] = {}
     for kind, reason in conflicts.items():
         kinds_by_reason.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)

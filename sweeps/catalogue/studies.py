@@ -18,7 +18,7 @@ COLUMN_TYPES = {
     "time": "timestamp",
     "bool": "bool",
 }
-"""Arrow types by kind of column, as the documentation names them."""
+"""Name of the Arrow type, by kind of column."""
 
 
 def describe_study(study: type[Study]) -> dict[str, Any]:

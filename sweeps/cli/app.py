@@ -32,8 +32,8 @@ __all__ = ["app", "main"]
 class Commands(TyperGroup):
     """The top-level command group. It turns expected errors into a message and an exit code.
 
-    A LagvaeError ends the command with the error's message and `exit_code`. If the reader of stdout closes the pipe
-    early, as `head` does, the command exits with code 0.
+    If a LagvaeError is raised, the command prints its message and exits with its `exit_code`. If the reader of stdout
+    closes the pipe early, as `head` does, the command exits with code 0.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
@@ -59,7 +59,7 @@ def _ignore_closed_stdout() -> Iterator[None]:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python flushes stdout again at exit, which must not fail.
+            # Python flushes stdout again at exit. With /dev/null as stdout, that flush succeeds.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -81,11 +81,11 @@ Results = Annotated[
     typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the results."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster: `auto` or HOST:PORT. Default: this machine.")
+    str | None, typer.Option(help="Address of a Ray cluster: `auto` or HOST:PORT. By default, run on this machine.")
 ]
 Keep = Annotated[
     str | None,
-    typer.Option(metavar="models|nothing", help="Keep the models of finished runs, for `lagvae evaluate`."),
+    typer.Option(metavar="models|nothing", help="Whether to keep the models of finished runs for `lagvae evaluate`."),
 ]
 
 
@@ -98,17 +98,19 @@ def trial(
     sets: Sets = None,
     from_run: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run with the number of threads that it used."),
+        typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run, by default with its number of threads."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of CPU threads. By default, 1 for a small model and all cores otherwise."),
+        typer.Option(
+            min=1, help="Number of CPU threads. By default, 1 for a small model and PyTorch's default otherwise."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint file. If it exists, training resumes from it.")
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint file. If the file exists, training resumes from it.")
     ] = None,
     keep: Annotated[
         Path | None,
@@ -118,7 +120,7 @@ def trial(
         str | None,
         typer.Option(
             metavar="WATCHER",
-            help="Record snapshots during training, for example posterior_means:every=100. Same syntax as --arm.",
+            help="What to record during training, in the syntax of --arm: posterior_means:every=100.",
         ),
     ] = None,
     out: Annotated[
@@ -166,7 +168,7 @@ def run(
     address: Address = None,
     keep: Keep = None,
 ) -> None:
-    """Run the missing runs of a sweep and print its Pareto front. Stored runs are never repeated."""
+    """Execute the missing runs of a sweep and print its Pareto front. Stored runs are never repeated."""
     raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, retry=False))
 
 
@@ -230,7 +232,7 @@ def results_pareto(
     as_json: Json = False,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Objectives in place of those of the sweep: 'nll_iw:min,mi:max'.")
+        str | None, typer.Option(help="Objectives to use instead of the sweep's own: 'nll_iw:min,mi:max'.")
     ] = None,
 ) -> None:
     """Show the Pareto front of the configurations, with means and standard errors over seeds."""
@@ -246,10 +248,10 @@ def results_pareto(
 @results_app.command("compare")
 def results_compare(
     sweep: Sweep,
-    paper: Annotated[str, typer.Option(metavar="NAME", help="he2019 or song2024.")],
+    paper: Annotated[str, typer.Option(metavar="NAME", help="Paper to compare with: he2019 or song2024.")],
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Data set of the paper. By default, infer it from the data of the sweep."),
+        typer.Option(metavar="NAME", help="Data set of the paper. By default, inferred from the data of the sweep."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
@@ -275,7 +277,7 @@ def results_curves(
     x: Annotated[str, typer.Option("--x", metavar="epoch|step", help="Unit of the x axis of the figure.")] = "epoch",
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a figure: .png, .pdf or .svg.")] = None,
 ) -> None:
-    """Show how KL, mutual information or other columns change in training: mean and standard error over seeds."""
+    """Show the mean and standard error over seeds of the KL, mutual information or other columns during training."""
     from sweeps.cli.results import print_curves
 
     folder = find_sweep(results, sweep)
@@ -303,7 +305,7 @@ def strategies(
     name: Annotated[str | None, typer.Argument(help="Strategy to describe in full.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the strategies: description, paper, slots and fields."""
+    """List all strategies, or describe one in full: paper, slots, fields and conflicts."""
     from sweeps.cli.catalogue import print_strategies
 
     print_strategies(name, as_json=as_json)
@@ -312,32 +314,30 @@ def strategies(
 @app.command()
 def evaluate(
     what: Annotated[
-        str, typer.Option(metavar="STUDIES", help="Studies and their fields: 'probe,tsne:examples=500,seed=1'.")
+        str, typer.Option(metavar="STUDIES", help="Studies, optionally with fields: 'probe,tsne:examples=500,seed=1'.")
     ],
-    run_ids: Annotated[list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="Stored runs.")] = None,
+    run_ids: Annotated[list[str] | None, typer.Argument(metavar="[RUN_ID]...", help="Ids of stored runs.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Evaluate all finished runs of this sweep.")] = None,
     arm: Annotated[str | None, typer.Option(help="With --sweep: evaluate only the runs of this arm.")] = None,
     results: Results = "results",
     model: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Weights written by `lagvae trial --keep`. Without RUN_ID, no row is stored."
+            metavar="FILE", help="Model written by `lagvae trial --keep`. Without a stored run, nothing is stored."
         ),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Current path of the data, if it has changed.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="New path of the data, if they have moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of CPU threads. By default, the number that the run used.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw figures, for the studies that have one.")
+        Path | None, typer.Option(metavar="FOLDER", help="Also write the figures of the studies to this folder.")
     ] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Retrain the runs whose models were not kept.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Apply studies to trained models and store their findings next to the runs. `lagvae studies` lists the studies."""
+    """Apply studies to trained models and store the findings next to the runs. `lagvae studies` lists the studies."""
     from sweeps.cli.evaluate import EvaluationRequest, run_studies
 
     if sweep is not None:
@@ -364,7 +364,7 @@ def studies(
     name: Annotated[str | None, typer.Argument(help="Study to describe in full.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the studies of trained models: description, fields, columns and tables."""
+    """List all studies of trained models, or describe one in full: fields, columns and tables."""
     from sweeps.cli.catalogue import print_studies
 
     print_studies(name, as_json=as_json)
@@ -384,7 +384,7 @@ def find_sweep(results: str, sweep: str) -> ResultsFolder:
     """Return the folder of a stored sweep.
 
     Raises:
-        ConfigError: No such sweep is stored in `results`; the message lists the stored sweeps.
+        ConfigError: The sweep is not stored in `results`; the message lists the stored sweeps.
     """
     from sweeps.spec.sweep import NAME
     from sweeps.storage.table import ResultsFolder, stored_sweeps
@@ -393,14 +393,14 @@ def find_sweep(results: str, sweep: str) -> ResultsFolder:
     if NAME.fullmatch(sweep) and folder.exists():
         return folder
     stored = stored_sweeps(results)
-    hint = f"{did_you_mean(sweep, stored)} Stored there: {', '.join(stored)}." if stored else "See --results."
-    message = f"no such sweep is stored in {results}" if stored else f"no sweep is stored in {results}"
-    raise ConfigError([ValidationIssue("SWEEP", message, hint.strip(), sweep)])
+    hint = f"The stored sweeps are {', '.join(stored)}." if stored else "No sweep is stored there. Check --results."
+    hint = f"{did_you_mean(sweep, stored)} {hint}".strip()
+    raise ConfigError([ValidationIssue("SWEEP", f"must be a sweep that is stored in {results}", hint, sweep)])
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 success, 1 failed runs or lost results, 2 invalid input, 130 interrupted."""
-    # Replace characters that the terminal cannot show instead of failing.
+    # Characters that the terminal cannot encode are replaced, so that printing does not fail.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -65,7 +65,7 @@ def print_studies(name: str | None, *, as_json: bool) -> None:
 
 def _check_name(name: str, known: Iterable[str], verb: str) -> str:
     if name not in known:
-        hint = f"{did_you_mean(name, known)} `lagvae {verb}` lists them.".strip()
+        hint = f"{did_you_mean(name, known)} `lagvae {verb}` lists all {verb}.".strip()
         raise ConfigError([ValidationIssue("NAME", f"must be one of {', '.join(known)}", hint, name)])
     return name
 
@@ -82,7 +82,7 @@ def _print_strategy(console: Console, entry: Entry) -> None:
     if entry["unmeasured"]:
         console.print(f"columns that are null: {', '.join(entry['unmeasured'])}")
     for kinds, reason in grouped_conflicts(entry["conflicts"]):
-        console.print(f"not with {kinds}: {reason}")
+        console.print(f"cannot be combined with {kinds}: {reason}")
 
 
 def _print_study(console: Console, entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""`lagvae cluster`: print launch files, and wait for the nodes of a cluster."""
+"""`lagvae cluster`: print launch files, check the nodes of a cluster, and wait for nodes to join."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster_app"]
 
-cluster_app = typer.Typer(help="Start or check a Ray cluster.", no_args_is_help=True)
+cluster_app = typer.Typer(
+    help="Print launch files for a Ray cluster, check its nodes, or wait for them.", no_args_is_help=True
+)
 cluster_app.command()(check)
 
 
 @cluster_app.command(
-    epilog="With --fields, or if required fields are missing and neither --set nor --out is given, list the fields."
+    epilog="If the file has required fields and neither --set nor --out is given, the fields are listed instead."
 )
 def render(
-    target: Annotated[str, typer.Argument(help="kuberay, slurm, ray-up, ray-up-aws or dockerfile.")],
+    target: Annotated[str, typer.Argument(help="Kind of file: kuberay, slurm, ray-up, ray-up-aws or dockerfile.")],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the file: nodes=4. Repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to this file instead of stdout.")] = None,
-    fields: Annotated[bool, typer.Option("--fields", help="List the fields of the file.")] = False,
+    fields: Annotated[
+        bool, typer.Option("--fields", help="List the fields of the file instead of printing the file.")
+    ] = False,
 ) -> None:
-    """Print a launch file: for KubeRay, Slurm, `ray up` over SSH or on AWS, or the Dockerfile of the nodes."""
+    """Print a launch file for KubeRay, Slurm or `ray up` (over SSH or on AWS), or the Dockerfile of the nodes."""
     from pydantic import ValidationError
 
     from cluster.render import TARGETS
@@ -67,8 +71,9 @@ def _write(path: Path, text: str) -> None:
     try:
         write_atomically(path, text.encode())
     except OSError as error:
-        message = f"cannot write this file ({error.strerror})"
-        raise ConfigError([ValidationIssue("--out", message, "Choose another file.", str(path))]) from None
+        message = f"must be a file that can be written ({error.strerror})"
+        hint = "Choose a file in an existing folder that is writable."
+        raise ConfigError([ValidationIssue("--out", message, hint, str(path))]) from None
 
 
 def _print_fields(target: str, config: type[Launch]) -> None:

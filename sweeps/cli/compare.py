@@ -33,7 +33,7 @@ def print_comparison(
         everything: Include published rows that match no arm, and quantities that lagvae does not measure.
 
     Raises:
-        ConfigError: The paper or the data set does not exist, the data set cannot be inferred, or there are no runs.
+        ConfigError: The paper or data set does not exist, the data set cannot be inferred, or the sweep has no runs.
     """
     comparison = compare_with_paper(folder, find_paper(paper), dataset, everything=everything)
     if output_format == "json":
@@ -49,7 +49,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _heading(comparison: Comparison, section: Section) -> str:
-    """Return the name of the table, and the quantities whose meaning in this section differs from the usual one."""
+    """Return the name of the published table, and the quantities that have an unusual meaning in this section."""
     if not section.table:
         return "Arms that match no published row"
     usual = comparison.paper.metrics
@@ -62,10 +62,10 @@ def _compared_with(metric: Metric) -> str:
 
 
 def _table(section: Section) -> TextTable:
-    """Return the table of a section without columns that are not needed.
+    """Return the table of a section without the columns that it does not need.
 
-    The columns `parameters` and `remarks` are needed if they have an entry in some row, `config_id` if an arm has
-    several configurations.
+    The columns `parameters` and `remarks` are needed if some row has an entry in them. The column `config_id` is needed
+    if an arm has several configurations.
     """
     headings = ["arm", "runs", "published as"]
     for name, metric in section.metrics:
@@ -177,7 +177,7 @@ def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
 
 
 def _print_table(console: Console, table: TextTable) -> None:
-    """Print a table without truncation: cells are wrapped on a narrow terminal, and a pipe gets one line per row."""
+    """Print a table without truncation: with wrapped cells on a narrow terminal, with one line per row in a pipe."""
     if console.is_terminal:
         console.print(table.rich(no_wrap=False))
     else:

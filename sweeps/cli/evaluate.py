@@ -47,9 +47,9 @@ class EvaluationRequest:
 
 
 def run_studies(request: EvaluationRequest) -> None:
-    """Apply the studies to each model, and store and print their findings.
+    """Apply the studies to each model, and store and print the findings.
 
-    Everything except damaged weights is checked before the first study runs.
+    All checks are made before the first study runs, except the check for damaged weights.
 
     Raises:
         UserError: An argument is invalid, the data have changed, or a study does not apply to a model.
@@ -92,7 +92,7 @@ def _with_data_path(target: EvaluationTarget, data: str | None) -> EvaluationTar
     values = target.config.model_dump(mode="json")
     if "path" not in values["data"]:
         message = f"must not be given for {values['data']['kind']} data, which have no path"
-        raise ConfigError([ValidationIssue("--data", message, value=data)])
+        raise ConfigError([ValidationIssue("--data", message, "Leave out --data.", data)])
     values["data"]["path"] = data
     return replace(target, config=TrialConfig.model_validate(values))
 
@@ -129,7 +129,7 @@ def _create_figure_folder(png: Path) -> None:
         png.mkdir(parents=True, exist_ok=True)
         check_writable(png)
     except OSError as error:
-        message = f"must be a folder that can be written to ({error.strerror})"
+        message = f"must be a writable folder ({error.strerror})"
         raise ConfigError([ValidationIssue("--png", message, "Choose another folder.", str(png))]) from None
 
 
@@ -143,7 +143,7 @@ def _results(
     device: torch.device,
     line: ProgressLine,
 ) -> Iterator[StudyResult]:
-    """Yield the result of each study about one model, after it has been stored."""
+    """Apply the studies to one model. Yield each result after storing it; without a stored run, nothing is stored."""
     with _threads(request.threads, target):
         trained = _restore(target, device, request.retrain, line)
         arm = target.row["arm"] if target.row is not None else None
@@ -167,7 +167,7 @@ def _results(
 
 @contextmanager
 def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
-    """Context manager. Sets the threads of torch and scikit-learn as requested, or as in the stored run."""
+    """Context manager. Sets the threads of torch and scikit-learn: as requested, as in the stored run, or a default."""
     from threadpoolctl import threadpool_limits
 
     from lagvae_core.runtime import use_threads
@@ -180,7 +180,7 @@ def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
 
 
 def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
-    """Restore the model from its weights. With `retrain`, train the model again if they are missing or damaged."""
+    """Restore the model from its weights. With `retrain`, train it again if the weights are missing or damaged."""
     dataset = _load_dataset(target.config)
     content = target.weights.load()
     try:
@@ -213,8 +213,8 @@ def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, l
             dataset=dataset,
         )
     if record.status != "finished":
-        message = f"the original run finished, but training it again did not finish ({record.stop_reason})"
-        hint = "Use the device that the original run used."
+        message = f"must finish again, as the original run did ({record.stop_reason})"
+        hint = "Pass the device of the original run with --device."
         raise ConfigError([ValidationIssue(target.row["run_id"], message, hint, record.status)])
     report_equality(record, target.row)
 
@@ -226,4 +226,4 @@ def _draw(result: StudyResult, folder: Path, line: ProgressLine) -> None:
     path = folder / f"{result.run_id}-{kind}.png"
     with figure_errors(path):
         if draw_study(kind, result.findings, path, title=result.run_id):
-            line.print(f"drawn in {path}")
+            line.print(f"figure: {path}")

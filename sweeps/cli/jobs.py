@@ -22,7 +22,7 @@ jobs_app = typer.Typer()
 
 Head = Annotated[
     str,
-    typer.Option("--address", metavar="URL", help="URL of the dashboard: http://127.0.0.1:8265 or https://HOST."),
+    typer.Option("--address", metavar="URL", help="URL of the Ray dashboard: http://127.0.0.1:8265 or https://HOST."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow sending the token over plain HTTP to another machine.")
@@ -36,7 +36,9 @@ SharedResults = Annotated[
 SelectedResults = Annotated[
     str | None,
     typer.Option(
-        "--results", metavar="URI", help="Results folder or URI; needed if the sweep was submitted with several."
+        "--results",
+        metavar="URI",
+        help="Results folder or URI; needed if the sweep was submitted with several of them.",
     ),
 ]
 
@@ -54,7 +56,7 @@ def submit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the missing runs of a sweep on a cluster. The sweep continues if this machine is switched off."""
+    """Execute the missing runs of a sweep on a cluster. The sweep continues even if this machine is switched off."""
     from cluster.jobs import Cluster, JobError
     from sweeps.cli.terminal import print_json
     from sweeps.execution.cluster_paths import check_results, data_path
@@ -78,7 +80,7 @@ def submit(
         report = preflight(cluster, results_uri, [data] if data else [])
         _print_nodes(report, sys.stderr)
         if not report["ok"]:
-            raise JobError("nothing was submitted, because some nodes have problems. Use --no-check to submit anyway.")
+            raise JobError("nothing was submitted, because some nodes have problems. To submit anyway, use --no-check.")
         check_report_fits(loaded, report)
     if submission is None:
         submission = submit_job(cluster, loaded, results_uri, retry=retry)
@@ -120,13 +122,13 @@ def status(
 def logs(
     sweep: Sweep,
     address: Head,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new output until the job ends.")] = False,
     results: SelectedResults = None,
     insecure: Insecure = False,
 ) -> None:
     """Print the output of a submitted sweep.
 
-    With -f, the command exits with the exit code of the job. Ctrl-C stops the output, not the job.
+    With -f, the exit code is that of the job, and Ctrl-C stops the output but not the job.
     """
     from cluster.jobs import JobError
 
@@ -148,7 +150,7 @@ def logs(
 
 @jobs_app.command()
 def stop(sweep: Sweep, address: Head, results: SelectedResults = None, insecure: Insecure = False) -> None:
-    """Stop a submitted sweep. Its runs resume from their checkpoints when it is submitted again."""
+    """Stop a submitted sweep. Its runs resume from their checkpoints when the sweep is submitted again."""
     from cluster.jobs import STOP_SECONDS
 
     cluster, attempt = _last_attempt(sweep, address, results, insecure)
@@ -159,7 +161,7 @@ def stop(sweep: Sweep, address: Head, results: SelectedResults = None, insecure:
     cluster.stop(job.submission_id)
     job = cluster.wait(job.submission_id, STOP_SECONDS + 10)
     if job.active:
-        print(f"lagvae: {sweep} did not stop in time. See `lagvae logs {sweep}`.", file=sys.stderr)
+        print(f"lagvae: {sweep} has not stopped yet. `lagvae logs {sweep}` shows its output.", file=sys.stderr)
         raise typer.Exit(1)
     print(f"{sweep} was stopped. Submit it again to resume it.")
 
@@ -185,16 +187,18 @@ def check(
     address: Head,
     results: Annotated[
         str | None,
-        typer.Option("--results", metavar="URI", help="Results folder or URI that every node must be able to write."),
+        typer.Option(
+            "--results", metavar="URI", help="Results folder or URI that every node must be able to write to."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="PATH", help="Data that every node must be able to read. Repeatable."),
+        typer.Option("--data", metavar="PATH", help="Path of data that every node must be able to read. Repeatable."),
     ] = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """Check every node of a cluster: versions, results, data, GPUs, disk. Exit code 2 if a node has a problem."""
+    """Check every node of a cluster: versions, results, data, GPUs, disk. If a node has a problem, exit with code 2."""
     from cluster.jobs import Cluster
     from sweeps.cli.terminal import print_json
     from sweeps.execution.cluster_paths import check_paths, check_results

@@ -27,12 +27,12 @@ REASON_CHARACTERS = 120
 
 
 class Display(Monitor):
-    """A monitor that shows the events of one driver.
+    """A monitor that shows the progress of one driver.
 
     Its methods are called in the driver's thread. On a terminal, a separate thread redraws the board.
 
     Args:
-        console: Where to print; stderr by default.
+        console: Console to print on; stderr by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -105,7 +105,7 @@ class Display(Monitor):
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "nothing"
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "no runs"
         self._print(f"{counts}, after {self._elapsed()}")
         if stop_reason:
             self._print(stop_reason)

@@ -17,7 +17,7 @@ __all__ = ["StudyResult", "print_study_results"]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The findings of one study of one model, and the files in which they are stored."""
+    """The findings of one study for one model, and the files in which they are stored."""
 
     run_id: str
     arm: str | None

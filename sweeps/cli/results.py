@@ -1,4 +1,4 @@
-"""Output of `lagvae plan` and `lagvae results`: tables for people, JSON for programs, and figures."""
+"""Output of `lagvae plan` and `lagvae results`: tables, JSON and figures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
         where: Sweep file, or name of a shipped sweep.
         sets: Overridden values by dotted key.
         results: Folder or URI of the results.
-        as_json: Print one JSON object in place of a table.
+        as_json: Print one JSON object instead of a table.
     """
     from sweeps.execution.datasets import load_data, make_plan
 
@@ -82,7 +82,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
 def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
     """Return the estimated duration of the missing runs of each arm; None if no run has finished.
 
-    An arm without finished runs is assumed to have the average duration of the other arms.
+    For an arm without finished runs, the average duration over the other arms is assumed.
     """
     known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
     if not known:
@@ -130,7 +130,8 @@ def parse_objectives(text: str) -> dict[str, Direction]:
         if unknown := non_numeric_columns("--objectives", [column]):
             issues += unknown
         elif column in objectives:
-            issues.append(ValidationIssue("--objectives", f"{column} is listed twice", value=text))
+            message, hint = f"must list {column} only once", f"Remove one of the two entries for {column}."
+            issues.append(ValidationIssue("--objectives", message, hint, text))
         elif direction == "min":
             objectives[column] = "min"
         elif direction == "max":
@@ -149,7 +150,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     Args:
         folder: The results of the sweep.
         objectives: Directions by column; None for the objectives of the sweep.
-        as_json: Print a list of JSON objects in place of a table.
+        as_json: Print a list of JSON objects instead of a table.
     """
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
@@ -161,7 +162,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
         return
     console = console_of_stdout()
     if not members:
-        console.print("no finished run has a value of every objective")
+        console.print("no finished run has a value for every objective")
         return
     console.print(
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
@@ -170,7 +171,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     compared = {row.arm for row in rows}
     missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
     if missing:
-        console.print(f"arms that do not measure every objective are not compared: {', '.join(missing)}")
+        console.print(f"arms without a value for every objective are not compared: {', '.join(missing)}")
 
 
 def _front_table(members: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
@@ -197,7 +198,7 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
     """Draw the Pareto front with the first objective on the y axis and the second on the x axis.
 
     Raises:
-        ConfigError: There are not exactly two objectives, no run has finished, or the figure cannot be written.
+        ConfigError: There are not two objectives, no finished run has values for both, or the figure cannot be written.
     """
     from sweeps.plots.front import FrontPoint, front_figure
 
@@ -205,16 +206,16 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
     axes = objectives or spec.objectives
     if len(axes) != 2:
         hint = "Choose two objectives with --objectives."
-        raise ConfigError([ValidationIssue("--png", "a figure needs exactly two objectives", hint, list(axes))])
+        raise ConfigError([ValidationIssue("--png", "must be used with exactly two objectives", hint, list(axes))])
     (y, y_direction), (x, x_direction) = axes.items()
     points = [
         FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
         for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
     ]
     if not points:
-        raise ConfigError(
-            [ValidationIssue("SWEEP", "must name a sweep with finished runs", "Run it first.", folder.sweep)]
-        )
+        message = "must name a sweep with finished runs that have a value for both objectives"
+        hint = "Run the sweep first, or choose other objectives with --objectives."
+        raise ConfigError([ValidationIssue("SWEEP", message, hint, folder.sweep)])
     order = [arm.name for arm in spec.arms]
     points.sort(key=lambda point: order.index(point.arm))
     with figure_errors(path):
@@ -238,7 +239,7 @@ def print_runs(
         folder: The results of the sweep.
         output_format: "table", "markdown", or "json" for all stored rows.
         columns: Columns of the runs or of studies; None for the default ones.
-        baseline: Name of an arm. If given, a column is added: training time relative to the mean of this arm.
+        baseline: Name of an arm. If given, the training time relative to the mean of this arm is added as a column.
         png: File for a figure with one row per configuration and one panel per column; None for no figure.
 
     Raises:
@@ -269,7 +270,7 @@ def _with_time(columns: Sequence[str], baseline: str | None) -> list[str]:
 
 
 def _runs_json(folder: ResultsFolder, rows: Sequence[Row], columns: Sequence[str]) -> Any:
-    """Return the stored rows, with the columns of studies, in a form that JSON can represent."""
+    """Return the stored rows in a form that JSON can represent, with the columns of studies among `columns`."""
     if unknown := non_numeric_columns("--columns", columns):
         raise ConfigError(unknown)
     joined = with_evaluations(folder, rows, columns)
@@ -320,9 +321,9 @@ def print_curves(
     Args:
         folder: The results of the sweep.
         columns: Columns of the curves; None for the default ones.
-        arms: The only arms to show; None for all.
-        as_json: Print all stored rows of these arms as JSON in place of a table.
-        x: "epoch" or "step": unit of the x axis of the figure.
+        arms: Arms to show; None for all.
+        as_json: Print all stored rows of these arms as JSON instead of a table.
+        x: Unit of the x axis of the figure: "epoch" or "step".
         png: File for a figure with one panel per column; None for no figure.
 
     Raises:
@@ -349,7 +350,7 @@ def _unknown_curves(columns: Sequence[str]) -> list[ValidationIssue]:
     unknown = [name for name in columns if name not in known]
     if not unknown:
         return []
-    hint = f"{did_you_mean(unknown[0], known)} Known: {', '.join(known)}.".strip()
+    hint = f"{did_you_mean(unknown[0], known)} The columns are {', '.join(known)}.".strip()
     return [ValidationIssue("--columns", "must name columns of the curves", hint, ", ".join(unknown))]
 
 
@@ -362,7 +363,8 @@ def _unknown_arms(sweep: str, arms: Sequence[str], trained: Sequence[str]) -> li
     if not unknown:
         return []
     message = f"must name arms of {sweep} with at least one trained epoch"
-    return [ValidationIssue("--arms", message, f"Stored: {', '.join(trained)}.", ", ".join(unknown))]
+    hint = f"These arms are {', '.join(trained)}." if trained else "No arm has trained an epoch yet."
+    return [ValidationIssue("--arms", message, hint, ", ".join(unknown))]
 
 
 def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:

@@ -16,7 +16,7 @@ __all__ = ["RunProgress", "SweepProgress", "TimeLeft"]
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run in training: its current epoch, its maximum number of epochs (0 before it starts), and its start time."""
+    """A run in training: current epoch, maximum number of epochs (0 until the first report), and start time."""
 
     run: Run
     epoch: int = 0
@@ -33,11 +33,11 @@ class TimeLeft:
 
 
 class SweepProgress:
-    """The state of a sweep as shown on a display. The events of the driver update it.
+    """The state of a sweep for a display, updated at each event of the driver.
 
     Args:
         arms: The arms of the plan, with their counts at the start.
-        objectives: Direction by column; the best configuration of an arm is the best in the first objective.
+        objectives: Direction by column. The first objective decides which configuration of an arm is the best.
         rows: The stored rows of the sweep.
     """
 
@@ -52,9 +52,9 @@ class SweepProgress:
         self.ended = Counter({arm.arm: arm.ended for arm in arms})
         self.running: dict[str, RunProgress] = {}
         self.unsuccessful: Counter[str] = Counter()
-        """Runs that ended since the start and did not finish, by status."""
+        """Number of runs, by status, that ended without finishing. Runs stored before the start are not counted."""
         self.best: dict[str, Mapping[str, float]] = {}
-        """Means of the objectives of the best configuration, by arm."""
+        """Mean of each objective for the best configuration, by arm."""
         self._seconds: dict[str, list[float]] = {}
         self._objectives_of: dict[str, dict[str, list[dict[str, float]]]] = {}
         for row in rows:
@@ -98,15 +98,15 @@ class SweepProgress:
         self.best[arm] = (min if direction == "min" else max)(means, key=lambda mean: mean[first])
 
     def _mean(self, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Return the means of the objectives that all `runs` of a configuration have measured."""
+        """Return the means of the objectives that were measured in all `runs` of a configuration."""
         common = [name for name in self.objectives if all(name in run for run in runs)]
         return {name: fmean(run[name] for run in runs) for name in common}
 
     def time_left(self, concurrent: int) -> TimeLeft | None:
         """Return the estimated time left with `concurrent` runs at a time; None if no run has finished.
 
-        The estimate uses the mean duration of the finished runs of each arm. An arm without a finished run is assumed
-        to have the mean duration of all arms.
+        The estimate uses the mean duration of the finished runs of each arm. For an arm without a finished run, it uses
+        the mean duration of all finished runs.
         """
         all_seconds = [seconds for of_arm in self._seconds.values() for seconds in of_arm]
         if not all_seconds:

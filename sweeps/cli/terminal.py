@@ -34,7 +34,7 @@ __all__ = [
 OutputFormat = Literal["table", "json", "markdown"]
 
 LINE_INTERVAL = 30.0
-"""Seconds between two lines of progress if stderr is not a terminal."""
+"""Minimum number of seconds between two lines of progress if stderr is not a terminal."""
 
 
 class _StdoutConsole(Console):
@@ -44,12 +44,12 @@ class _StdoutConsole(Console):
 
 
 def console_of_stdout() -> Console:
-    """Return a console on stdout without markup that is 200 characters wide if stdout is not a terminal."""
+    """Return a console for stdout, with markup disabled. It is 200 characters wide if stdout is not a terminal."""
     return _StdoutConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as one line of JSON; NaN and infinity raise an error."""
+    """Print `value` as one line of JSON; NaN and infinity raise a ValueError."""
     print(json.dumps(value, allow_nan=False))
 
 
@@ -101,8 +101,13 @@ def figure_errors(path: Path) -> Iterator[None]:
     """Context manager. Turns an error in drawing or writing a figure into a ConfigError about the option `--png`."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise ConfigError([ValidationIssue("--png", f"cannot write this figure ({error})", value=str(path))]) from None
+    except OSError as error:
+        message = f"must be a file that can be written ({error.strerror or error})"
+        hint = "Choose a file in an existing folder that is writable."
+        raise ConfigError([ValidationIssue("--png", message, hint, str(path))]) from None
+    except ValueError as error:
+        message = f"must name a figure that can be drawn ({error})"
+        raise ConfigError([ValidationIssue("--png", message, value=str(path))]) from None
 
 
 class ProgressLine:

@@ -50,7 +50,7 @@ def run_trial(request: TrialRequest) -> int:
         The exit code: 0 if the trial finished, 1 if it diverged.
 
     Raises:
-        UserError: The configuration, an option or the data are invalid.
+        UserError: The configuration or an option is invalid, or the data are invalid or have changed.
         CheckpointError: The checkpoint is damaged or belongs to a different trial.
         StoreError: The stored run of `--from` cannot be read.
     """
@@ -58,7 +58,7 @@ def run_trial(request: TrialRequest) -> int:
     config = _checked_config(request, stored)
     dataset = config.data.load()
     if stored is not None and not request.sets and request.arm is None:
-        hint = "The files have changed since the run."
+        hint = "The files have changed since the run. Give the path of the original files with --set data.path=PATH."
         if issue := changed_data(stored, dataset.fingerprint, hint):
             raise ConfigError([issue])
     stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
@@ -72,7 +72,7 @@ def run_trial(request: TrialRequest) -> int:
         _print_record(record)
     if writer is not None:
         for file in writer.draw(f"{stack}, seed {config.seed}"):
-            print(f"drawn: {file}", file=sys.stderr)
+            print(f"figure: {file}", file=sys.stderr)
     return 0 if record.status == "finished" else 1
 
 
@@ -87,12 +87,12 @@ def _stored_run(results: str, run_id: str) -> dict[str, Any]:
         for row in ResultsFolder(results, sweep).runs():
             if row["run_id"] == run_id:
                 return row
-    hint = "A RUN_ID is CONFIG_ID-SEED; `lagvae results show SWEEP` lists the configurations."
-    raise ConfigError([ValidationIssue("--from", f"no such run is stored in {results}", hint, run_id)])
+    hint = "A run id is CONFIG_ID-SEED; `lagvae results show SWEEP` lists the configurations."
+    raise ConfigError([ValidationIssue("--from", f"must be a run that is stored in {results}", hint, run_id)])
 
 
 def _checked_config(request: TrialRequest, stored: Row | None) -> TrialConfig:
-    """Return the configuration, or raise a ConfigError that lists all issues of the configuration and the options."""
+    """Return the configuration, or raise a ConfigError that lists all issues with the configuration and the options."""
     issues = _option_issues(request)
     try:
         config = _read_config(request.config, request.arm, request.sets, stored)
@@ -114,15 +114,16 @@ def _output_files(request: TrialRequest) -> dict[str, Path]:
 def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
     files = _output_files(request)
     issues = [
-        ValidationIssue(option, "must be a file, but it is a folder", value=str(file))
+        ValidationIssue(option, "must be a file, not a folder", "Add a file name to the path.", str(file))
         for option, file in files.items()
         if file.is_dir()
     ]
     if len(files) == 2 and len({file.resolve() for file in files.values()}) == 1:
-        issues.append(ValidationIssue("--keep", "must differ from --checkpoint", value=str(request.keep)))
+        hint = "Choose another file."
+        issues.append(ValidationIssue("--keep", "must differ from --checkpoint", hint, str(request.keep)))
     cores = os.cpu_count() or 1
     if request.threads is not None and request.threads > cores:
-        message = f"must be at most {cores}, the number of cores of this machine"
+        message = f"must not exceed the {cores} cores of this machine"
         issues.append(ValidationIssue("--threads", message, value=request.threads))
     return issues
 
@@ -135,7 +136,7 @@ def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
             file.parent.mkdir(parents=True, exist_ok=True)
             check_writable(file.parent, f".{file.name}.probe")
         except OSError as error:
-            message = f"cannot write to the folder of this file ({error.strerror})"
+            message = f"must be in a writable folder ({error.strerror})"
             issues.append(ValidationIssue(option, message, "Choose another folder.", str(file)))
     return issues
 
@@ -146,7 +147,7 @@ def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], s
     from sweeps.spec.yaml import set_dotted
 
     if config is not None and stored is not None:
-        message = "cannot be combined with --from"
+        message = "must not be combined with --from"
         raise ConfigError([ValidationIssue("CONFIG.yaml", message, "Give either CONFIG.yaml or --from.", config)])
     source = config or ""
     values: dict[str, Any] = {}
@@ -168,7 +169,7 @@ def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], s
 
 
 def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | None:
-    """Return an issue if the fingerprint of the data differs from that of the data of a stored run."""
+    """Return an issue if `fingerprint` differs from the fingerprint of the data of a stored run."""
     if fingerprint == stored["data_fingerprint"]:
         return None
     message = f"must be the training data of run {stored['run_id']} (fingerprint {stored['data_fingerprint'][:12]})"
@@ -176,7 +177,7 @@ def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | 
 
 
 def _posterior_mean_writer(watch: str | None, out: Path | None, run_id: str) -> PosteriorMeanWriter | None:
-    """Return the callback that `--watch` and `--out` request together."""
+    """Return the callback requested by `--watch` and `--out`; None if neither option is given."""
     if watch is None and out is None:
         return None
     if watch is None or out is None:
@@ -215,7 +216,7 @@ def _train(
         progress.print(describe_data(dataset.report))
         progress.print(f"{device}, {threads} thread{'s' if threads > 1 else ''}{memory}")
         for warning in config.warnings():
-            progress.print(f"warning {warning}")
+            progress.print(f"warning, {warning}")
         record = train(
             config,
             report=progress.on_epoch,
@@ -231,14 +232,14 @@ def _train(
 
 
 def default_threads(config: TrialConfig) -> int:
-    """Return the number of threads with which a model of this size is fastest."""
+    """Return the default number of threads: 1 for a small model, and PyTorch's default otherwise."""
     import torch
 
     return 1 if config.model.small else torch.get_num_threads()
 
 
 def report_equality(record: TrialRecord, stored: Row) -> None:
-    """Print on stderr whether a repeated run has the metrics of the stored run; do nothing for a different run."""
+    """Print on stderr whether a repeated run has the same metrics as the stored run; ignore a run with another id."""
     if record.run_id != stored["run_id"]:
         return
     metrics = record.to_json()["metrics"]

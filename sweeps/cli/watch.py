@@ -1,4 +1,4 @@
-"""`lagvae trial --watch`: write snapshots of the model during training into a folder, and draw them at the end."""
+"""`lagvae trial --watch`: write the posterior means during training to a folder, and draw them at the end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("q_mean", pa.list_(pa.float64())),
     ]
 )
-"""One row per optimiser step of the followed example; `step` is the outer update that contains it."""
+"""One row per optimiser step, for the example whose trajectory is recorded.
+
+`step` is the number of the outer update that contains the optimiser step.
+"""
 
 SNAPSHOTS, TRAJECTORY = "posterior_means", "posterior_means_way"
 """Names of the files without extension."""
@@ -68,7 +71,7 @@ def parse_watch(text: str) -> PosteriorMeanRecorder:
     items = parse_arm_text(text)
     kind = PosteriorMeanRecorder.model_fields["kind"].default
     if len(items) != 1 or items[0]["kind"] != kind:
-        message = f"must be {kind}, the only watcher available"
+        message = f"must be {kind} (the only watcher), optionally with fields"
         raise ConfigError([ValidationIssue("--watch", message, f"For example: {EXAMPLE}.", text)])
     try:
         return PosteriorMeanRecorder.model_validate(items[0])
@@ -89,7 +92,8 @@ class PosteriorMeanWriter:
         run_id: Id of the run.
 
     Raises:
-        ConfigError: The folder cannot be written to, or contains files of a different run or format.
+        ConfigError: The folder is not writable, or contains files that are damaged or belong to another run or
+            another version of lagvae.
     """
 
     def __init__(self, config: PosteriorMeanRecorder, folder: Path, run_id: str) -> None:
@@ -100,7 +104,7 @@ class PosteriorMeanWriter:
             folder.mkdir(parents=True, exist_ok=True)
             check_writable(folder)
         except OSError as error:
-            message = f"must be a folder that can be written to ({error.strerror})"
+            message = f"must be a writable folder ({error.strerror})"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(folder))]) from None
         self._record = Snapshots(config, self._write_snapshot, self._write_trajectory)
 
@@ -118,11 +122,12 @@ class PosteriorMeanWriter:
         except (pa.ArrowException, OSError):
             table = None
         if table is None or not table.schema.equals(schema):
-            message = "this file was not written by this version of lagvae"
-            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(file))])
+            message = f"must not contain a {file.name} that is damaged or was written by another version of lagvae"
+            hint = "Choose another folder, or delete the file."
+            raise ConfigError([ValidationIssue("--out", message, hint, str(self._folder))])
         rows: Rows = table.to_pylist()
         if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
-            message = f"the folder contains files of another run ({', '.join(others)}), not of run {self._run_id}"
+            message = f"must not contain files of a run other than {self._run_id} (found {', '.join(others)})"
             raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(self._folder))])
         return rows
 
@@ -140,7 +145,7 @@ class PosteriorMeanWriter:
         write_atomically(self._folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
 
     def draw(self, title: str) -> list[Path]:
-        """Draw all stored snapshots and trajectories, and return the files of the figures."""
+        """Draw the snapshots at the selected steps and the whole trajectory, and return the files of the figures."""
         from sweeps.plots.posterior_means import TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
 
         files = []
@@ -160,7 +165,7 @@ class PosteriorMeanWriter:
 
 
 def _merged(stored: Rows, rows: Rows) -> Rows:
-    """Merge stored and new rows in the order of their steps; a step in `rows` replaces the stored rows of that step."""
+    """Merge stored and new rows in the order of their steps. A step in `rows` replaces the same stored step."""
     steps = {row["step"] for row in rows}
     return sorted([row for row in stored if row["step"] not in steps] + rows, key=lambda row: row["step"])
 
@@ -172,5 +177,5 @@ def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> Any:
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
     dimension = f", z{d + 1}" if dimensions > 1 else ""
     measured = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
-    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in measured)  # never -0.00
+    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in measured)  # + 0.0 turns -0.0 into 0.0
     return ScatterPanel(p, q, f"update {rows[0]['step']:,}{dimension}", note)

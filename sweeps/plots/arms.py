@@ -27,14 +27,14 @@ def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path
     """Draw the mean and standard error of each column in its own panel, with one row per summary.
 
     A dotted line marks the value of the first row, which is usually the baseline. Values far above the rest are
-    written as numbers at the right edge. `save_figure` describes the files that are written.
+    written as numbers at the right edge. See `save_figure` for the files that are written.
 
     Raises:
         ValueError: There is no summary, or matplotlib cannot write files with the extension of `path`.
         OSError: A file cannot be written.
     """
     if not summaries:
-        raise ValueError("a figure of the arms needs at least one configuration, got none")
+        raise ValueError("a figure of the arms needs at least one configuration")
     save_figure(lambda: _draw(summaries, columns, title), path)
 
 

@@ -1,4 +1,4 @@
-"""Figure of training curves: one panel per column, and in it one line with an error band per configuration."""
+"""Figure of training curves: one panel per column, with one line and error band per configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def curves_figure(
 ) -> None:
     """Draw the mean of each column against `x`, with a band of one standard error on each side.
 
-    A line becomes pale where some of its runs have ended. `save_figure` describes the files that are written.
+    A line becomes pale where some of its runs have ended. See `save_figure` for the files that are written.
 
     Args:
         curves: At least one curve.
@@ -45,7 +45,7 @@ def curves_figure(
         OSError: A file cannot be written.
     """
     if not curves:
-        raise ValueError("a figure of the curves needs at least one run that trained an epoch, got none")
+        raise ValueError("a figure of the curves needs at least one run that trained an epoch")
     save_figure(lambda: _draw(curves, columns, x, title), path)
 
 

@@ -27,9 +27,9 @@ LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
 """Number of characters of legend text, including handles, that fit into the width of the figure."""
 DODGE = 0.05
-"""Horizontal offset between arms that have the same integer on an x axis that shows a count."""
+"""Horizontal offset between arms with the same x, if the x axis shows a count."""
 MAX_DODGES = 6
-"""Number of different offsets; further arms reuse them, so that no point comes near the next integer."""
+"""Number of different offsets. Further arms reuse the offsets, so that no point comes near the next integer."""
 
 EDGE_COLOUR = "0.3"
 ARROWS: dict[Directions, str] = {
@@ -76,7 +76,7 @@ def front_figure(
     If x is a count, several arms can share an integer. Points off the front are then shifted by multiples of
     `DODGE`, so that they do not hide each other. The shift is always to the worse side, so that no point appears
     to lie beyond the front. Configurations far worse in y than the rest (see `outliers`) are drawn as triangles at the
-    edge, and the caption gives their values. `save_figure` describes the files that are written.
+    edge, and the caption gives the range of their values. See `save_figure` for the files that are written.
 
     Args:
         points: At least one configuration.
@@ -92,28 +92,28 @@ def front_figure(
         OSError: A file cannot be written.
     """
     if not points:
-        raise ValueError("a front needs at least one configuration, but the list of points is empty")
+        raise ValueError("a figure of the front needs at least one configuration")
     for point in points:
         if not np.isfinite(point.mean).all():
-            raise ValueError(f"{point.config_id} needs a finite mean to be drawn, got {point.mean}")
+            raise ValueError(f"the mean of {point.config_id} must be finite, got {point.mean}")
     save_figure(lambda: _draw(points, (x, y), directions, title), path)
 
 
 def staircase(
     xs: ArrayLike, ys: ArrayLike, directions: Directions, worst: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Return the vertices of the boundary of the region that points dominate, from the worst x to the best.
+    """Return the boundary of the region that the points dominate, as vertices from the worst x to the best.
 
     A point dominates everything that is not better than the point in either coordinate. Between two neighbours on the
-    front, the boundary therefore turns at the worse x and the worse y of the two neighbours. Dominated, duplicate
-    and non-finite points add no vertex.
+    front, the boundary therefore turns at the worse of the two xs and the worse of the two ys. Dominated, duplicate and
+    non-finite points add no vertex.
 
     Args:
         xs: Coordinates [M].
         ys: Coordinates [M].
         directions: Direction of improvement of x and of y.
-        worst: A corner of the plot. The boundary is extended from the outermost points to the two axis-parallel lines
-            through this corner.
+        worst: The worst corner of the plot. The boundary is extended to the horizontal and the vertical line through
+            this corner. None for no extension.
 
     Returns:
         Vertices [K, 2].
@@ -131,7 +131,7 @@ def staircase(
 
 
 def outliers(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
-    """Return a mask [M] of the values so much worse than the rest that showing these values would compress the y axis.
+    """Return a mask [M] of the values that would compress the y axis because they are far worse than the rest.
 
     An outlier lies beyond the worse quartile by more than three times the interquartile range. A value on the better
     side is never an outlier.
@@ -226,7 +226,7 @@ def _draw_label(axes: Axes, point: FrontPoint, directions: Directions) -> None:
 
 
 def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions) -> None:
-    """Draw the staircase of the members up to the worse ends of both axes, and fix the limits of the axes."""
+    """Draw the staircase of the members up to the worse limit of each axis, and fix the limits of both axes."""
     axes.margins(0.07, 0.1)
     limits = axes.get_xlim(), axes.get_ylim()
     worst_x, worst_y = (
@@ -239,7 +239,7 @@ def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions)
 
 
 def _draw_outlier(axes: Axes, x: float, style: _ArmStyle, direction: Direction) -> None:
-    """Draw a triangle at the worse end of the y axis, pointing towards a configuration beyond that end."""
+    """Draw a triangle at the worse limit of the y axis, pointing towards a configuration beyond that limit."""
     low, high = axes.get_ylim()
     y, marker = (high, "^") if direction == "min" else (low, "v")
     axes.plot(x, y, color=style.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")

@@ -45,7 +45,8 @@ class ScatterPanel:
 class TrajectoryPoint:
     """The means of p(z|x) and q(z|x) of one example after an optimiser step.
 
-    The outer update `update` (a step on the main objective, with its inner encoder steps) contains this optimiser step.
+    `update` is the outer update (a step on the main objective, with its inner encoder steps) that contains this
+    optimiser step.
     """
 
     update: int
@@ -59,7 +60,7 @@ def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[in
     Args:
         steps: Stored steps, in any order.
         requested: Steps to draw; for each of these, the nearest stored step is taken. By default: the first step, the
-            first step after 0, the last step, and the step nearest to the geometric mean of the latter two.
+            first and the last step after 0, and the step nearest to the geometric mean of those two.
 
     Returns:
         The chosen steps in ascending order, without duplicates.
@@ -76,15 +77,15 @@ def select_steps(steps: Sequence[int], requested: Sequence[int] = ()) -> list[in
 def scatter_figure(rows: Sequence[Sequence[ScatterPanel]], path: Path | str, *, title: str = "") -> None:
     """Draw rows of panels: the mean of q(z|x) against the mean of p(z|x), with one scale for all axes.
 
-    On the dashed diagonal, the inference network agrees with the model; on the horizontal line, the inference network
-    ignores x. `save_figure` describes the files that are written.
+    On the dashed diagonal, the inference network agrees with the model. On the horizontal line, the inference network
+    ignores x. See `save_figure` for the files that are written.
 
     Raises:
         ValueError: There is no panel, or matplotlib cannot write files with the extension of `path`.
         OSError: A file cannot be written.
     """
     if not rows or not all(rows):
-        raise ValueError("a figure of the posterior mean space needs at least one snapshot, got none")
+        raise ValueError("a figure of the posterior mean space needs at least one snapshot")
     save_figure(lambda: _draw_rows(rows, title), path)
 
 
@@ -130,16 +131,16 @@ def _draw_scatter(axes: Axes, panel: ScatterPanel, limit: float) -> None:
 def trajectory_figure(trajectory: Sequence[TrajectoryPoint], path: Path | str, *, title: str = "") -> None:
     """Draw the trajectory of one example: a line through all points, and a dot after each outer update.
 
-    Colour shows the outer update. A circle marks the start and a square the end. Steps that update only the
-    encoder are vertical, because they do not change p(z|x), the model's own posterior. `save_figure` describes the
-    files that are written.
+    Colour shows the outer update. A circle marks the start and a square the end. Steps that update only the encoder
+    are vertical, because they do not change p(z|x), the model's own posterior. See `save_figure` for the files that
+    are written.
 
     Raises:
         ValueError: There is no point, or matplotlib cannot write files with the extension of `path`.
         OSError: A file cannot be written.
     """
     if not trajectory:
-        raise ValueError("a figure of a trajectory needs at least one step, got none")
+        raise ValueError("a figure of a trajectory needs at least one step")
     save_figure(lambda: _draw_trajectory(trajectory, title), path)
 
 

@@ -22,13 +22,13 @@ FRAME = 0.75
 """Grey level of the frame around a drawing."""
 REPRESENTATIONS = {
     "means": "posterior means, standardised",
-    "raw_means": "posterior means as they are",
+    "raw_means": "posterior means, not standardised",
     "random_encoder": "encoder before training",
     "bag_of_words": "counts of words",
     "majority": "largest class",
 }
 """Legend text by value of the column `features` of the probe."""
-DRAWING_LABELS = {"swapped": "with the next one's z", "sample": "from the prior"}
+DRAWING_LABELS = {"swapped": "with the z of the next image", "sample": "from the prior"}
 
 
 def draw_study(kind: str, findings: Findings, path: Path, *, title: str = "") -> bool:
@@ -62,7 +62,7 @@ def draw_study(kind: str, findings: Findings, path: Path, *, title: str = "") ->
 
 
 def _plot_probe(axes: Axes, tables: dict[str, Table]) -> None:
-    """Plot accuracy against the number of labels: mean and standard deviation over draws, one line per features."""
+    """Plot accuracy against the number of labels: mean and std over draws, with one line per representation."""
     table = tables["accuracy"]
     features, labels = np.array(table["features"]), np.array(table["labels"])
     accuracy = np.array(table["accuracy"])
@@ -90,7 +90,7 @@ def _plot_probe(axes: Axes, tables: dict[str, Table]) -> None:
     axes.set_xticks(ticks, [f"{size:g}" for size in ticks])
     axes.minorticks_off()
     axes.set_xlabel("labelled examples")
-    axes.set_ylabel("accuracy on test")
+    axes.set_ylabel("test accuracy")
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
 
@@ -124,7 +124,7 @@ def _scatter(axes: Axes, table: Table) -> None:
 
 
 def _plot_drawings(axes: Axes, tables: dict[str, Table]) -> None:
-    """Plot the original images, below them one row per kind of drawing, and one row per interpolation."""
+    """Plot one row of original images, one row per other kind of drawing, and one row per interpolation."""
     table = tables["drawings"]
     kinds, example = np.array(table["what"]), np.array(table["example"])
     images = np.array(table["pixels"]).reshape(len(kinds), -1, table["width"][0])

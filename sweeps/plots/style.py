@@ -100,7 +100,7 @@ def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
 def _figure_files(path: Path) -> list[Path]:
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix and path.suffix[1:].lower() not in known:
-        raise ValueError(f"the extension of a figure must be one of {', '.join(sorted(known))}, got {path.name}")
+        raise ValueError(f"the extension of a figure must be one of {', '.join(sorted(known))}")
     if path.suffix.lower() == ".png":
         return [path]
     return [path.with_suffix(".png"), *([path] if path.suffix else [])]

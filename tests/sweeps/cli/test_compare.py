@@ -366,7 +366,7 @@ class TestCommand:
         [
             (("tiny", "--paper", "bowman2016"), ("--paper: ", "he2019, song2024", "'bowman2016'")),
             (("tiny", "--paper", "he2019", "--dataset", "mnist"), ("--dataset: ", "yahoo, yelp, omniglot, synthetic")),
-            (("absent", "--paper", "he2019"), ("SWEEP: ", "Stored there: tiny.")),
+            (("absent", "--paper", "he2019"), ("SWEEP: ", "tiny.")),
         ],
     )
     def test_invalid_input_is_rejected_and_changes_nothing(self, call, tmp_path, arguments, fragments):

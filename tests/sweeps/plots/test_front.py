@@ -118,12 +118,12 @@ class TestFrontFigure:
         subprocess.run([sys.executable, "-c", script, str(tmp_path / "front.pdf")], check=True, cwd=root)
 
     def test_an_empty_front_is_rejected(self, tmp_path):
-        with pytest.raises(ValueError, match="the list of points is empty"):
+        with pytest.raises(ValueError, match="at least one configuration"):
             front_figure([], tmp_path / "front.png")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_mean_that_is_not_finite_is_rejected(self, tmp_path):
-        with pytest.raises(ValueError, match=r"a0 .*finite mean"):
+        with pytest.raises(ValueError, match=r"mean of a0 .*finite"):
             front_figure([replace(POINTS[0], mean=(0.0, float("nan")))], tmp_path / "front.png")
 
     def test_an_unknown_extension_is_rejected(self, tmp_path):
