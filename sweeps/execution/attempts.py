@@ -1,8 +1,8 @@
-"""Jobs of a cluster that run a sweep, or have run one.
+"""Cluster jobs that run or ran a sweep.
 
 All jobs for one sweep and one results folder form a *lineage*. At most one job of a lineage runs at a time. Each job is
 one attempt and is called `lagvae-SWEEP-HASH-ATTEMPT`, where HASH identifies the URI of the results, and ATTEMPT counts
-from 1. Each attempt continues from the table that the previous attempt left, even if that attempt was killed.
+from 1. Each attempt resumes from the table that the previous attempt left, even if that attempt was killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def results(self) -> str:
-        """Path or URI of the results; "" if the metadata of the job do not contain it."""
+        """Path or URI of the results; "" if it is not in the metadata of the job."""
         return self.job.metadata.get("results", "")
 
     @property
@@ -47,7 +47,7 @@ class Attempt:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command in the job: 0, 1 or 2; 130 if it was stopped; 1 if it was killed."""
+        """Exit code of the command in the job: 0, 1 or 2; 130 if the job was stopped; 1 if it was killed."""
         if self.job.status in ("SUCCEEDED", "STOPPED"):
             return 0 if self.job.status == "SUCCEEDED" else 130
         return self.job.exit_code if self.job.exit_code in (1, 2, 130) else 1
@@ -65,7 +65,7 @@ class Attempt:
 
 
 def lineage_of(sweep: str, results: str) -> str:
-    """Return the name that all jobs of a sweep with these results share."""
+    """Return the lineage of a sweep with these results: the name of its jobs without the number of the attempt."""
     return f"lagvae-{sweep}-{hashlib.sha256(results.encode()).hexdigest()[:8]}"
 
 
@@ -77,7 +77,7 @@ def attempts(cluster: Cluster) -> list[Attempt]:
 
 
 def last_attempt(cluster: Cluster, lineage: str) -> Attempt | None:
-    """Return the latest attempt of a lineage; None if there is none."""
+    """Return the latest attempt of a lineage; None if the lineage has no attempts."""
     lineage_attempts = (attempt for attempt in attempts(cluster) if attempt.lineage == lineage)
     return max(lineage_attempts, key=lambda attempt: attempt.number, default=None)
 
@@ -92,24 +92,22 @@ def find_attempt(cluster: Cluster, sweep: str, results: str | None) -> Attempt:
             exactly one of its lineages has a running job.
 
     Raises:
-        ConfigError: The sweep was never submitted, or `results` is None and the sweep has several results folders.
+        ConfigError: The sweep was never submitted with these results, or `results` is None although it is needed.
     """
     every = attempts(cluster)
     of_sweep = [a for a in every if a.sweep == sweep and (results is None or a.lineage == lineage_of(sweep, results))]
     if not of_sweep:
         known = ", ".join(sorted({attempt.sweep for attempt in every}))
-        hint = f"Submitted sweeps: {known}." if known else "No sweep has been submitted yet; see `lagvae submit`."
-        raise ConfigError(
-            [ValidationIssue("SWEEP", "must name a sweep that was submitted to the cluster", hint, sweep)]
-        )
+        hint = f"Submitted sweeps: {known}." if known else "Submit it with `lagvae submit`."
+        with_results = "" if results is None else " with these results"
+        message = f"must name a sweep that was submitted to the cluster{with_results}"
+        raise ConfigError([ValidationIssue("SWEEP", message, hint, sweep)])
     latest = {attempt.lineage: attempt for attempt in sorted(of_sweep, key=lambda a: a.number)}
     running = [attempt for attempt in latest.values() if attempt.job.active]
     if len(latest) > 1 and len(running) != 1:
         folders = ", ".join(sorted(attempt.results for attempt in latest.values()))
-        message, hint = (
-            "must have a single results folder, or --results must be given",
-            f"Choose --results from {folders}.",
-        )
+        message = "must have a single results folder unless --results is given"
+        hint = f"Set --results to one of: {folders}."
         raise ConfigError([ValidationIssue("SWEEP", message, hint, sweep)])
     return running[0] if len(running) == 1 else next(iter(latest.values()))
 

@@ -20,10 +20,10 @@ OPEN_OPTIONS = {"region", "scheme", "endpoint_override", "allow_bucket_creation"
 
 
 def check_results(results: str | None) -> str:
-    """Return `results` in normal form: all spellings of a path have the same form, by which its jobs are found.
+    """Return `results` in normal form. Jobs are found by this form, so all spellings of a path must have the same one.
 
     Raises:
-        ConfigError: `results` is neither an absolute path nor a usable URI, or it contains a key or password.
+        ConfigError: `results` is neither an absolute path nor a usable URI, or it may contain a key or password.
     """
     location = results or ""
     if location.startswith("file:///"):
@@ -32,7 +32,7 @@ def check_results(results: str | None) -> str:
     printable = location.isprintable() and len(location) <= MAX_CHARACTERS
     if not (named and printable and (location.startswith("/") or "://" in location.rstrip(":/"))):
         message = "must be an absolute path or a URI that every node can write to"
-        hint = "For example /shared/results, or s3://BUCKET/results."
+        hint = "Write, for example, /shared/results or s3://BUCKET/results."
         raise ConfigError([ValidationIssue("--results", message, hint, location[:100] or MISSING)])
     if "://" not in location:
         return os.path.normpath(f"/{location.lstrip('/')}")
@@ -50,7 +50,7 @@ def _check_no_secrets(uri: str) -> None:
     except ValueError:
         secret = True
     if secret:
-        message = "must not contain keys or passwords, because every user of the cluster can see the URI"
+        message = "must contain no keys, passwords or unknown options, because all users of the cluster can see the URI"
         hint = "Give the nodes access through a role or through environment variables."
         raise ConfigError([ValidationIssue("--results", message, hint, f"{uri.partition('://')[0]}://...")])
 
@@ -75,7 +75,7 @@ def check_paths(paths: Sequence[str], key: str = "--data") -> Sequence[str]:
     Raises:
         ConfigError: A path is relative.
     """
-    message, hint = "must be an absolute path on the nodes of the cluster", f"Write {key}=/..."
+    message, hint = "must be an absolute path on the nodes of the cluster", "Write the whole path, beginning with /."
     issues = [ValidationIssue(key, message, hint, path) for path in paths if not os.path.isabs(path)]
     if issues:
         raise ConfigError(issues)

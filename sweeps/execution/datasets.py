@@ -1,4 +1,4 @@
-"""Loading the data of a sweep and of its trials, and planning a sweep from its stored rows."""
+"""Loading the data of a sweep or of a trial, and planning a sweep from its stored rows."""
 
 from __future__ import annotations
 

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 __all__ = ["SweepOutcome", "run_sweep"]
 
 LOST_RETRIES = 3
-"""Number of times that a run is restarted after its process or node was lost. It resumes from its checkpoint."""
+"""Maximum number of restarts of a run after its process or node is lost. A restart resumes from the checkpoint."""
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The outcome of a driver.
+    """The outcome of `run_sweep`.
 
     Args:
-        statuses: Number of the sweep's rows by status, including rows that were stored before.
+        statuses: Number of rows of the sweep by status, including rows from earlier drivers.
         stop_reason: Sentence that explains why the sweep was stopped early; "" if it was not.
-        interrupted: Whether the driver was interrupted by SIGINT or SIGTERM.
+        interrupted: Whether SIGINT or SIGTERM interrupted the driver.
     """
 
     statuses: Mapping[str, int]
@@ -53,7 +53,7 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command: 130 after an interruption, 1 if runs failed, else 0."""
+        """Exit code of the command: 130 after an interruption, 1 if runs failed or ran out of memory, else 0."""
         if self.interrupted:
             return 130
         return 1 if self.stop_reason or self.statuses.get("failed") or self.statuses.get("out_of_memory") else 0
@@ -72,10 +72,10 @@ def run_sweep(
         folder: Folder with the table of the sweep.
         monitor: Receives the events of the sweep.
         address: Address of a running Ray cluster, `auto` or HOST:PORT. None starts Ray on this machine.
-        retry: Whether failed and out-of-memory runs run again.
+        retry: Whether runs that failed or ran out of memory are repeated.
 
     Raises:
-        ConfigError: No node can hold a run, or the folder cannot be written.
+        ConfigError: No node can hold a run, or the folder is not writable.
         DataError: The data are missing or invalid.
         ConnectionFailed: No cluster answers at `address`.
         LeaseHeldError: Another driver is running the sweep.
@@ -120,7 +120,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
             on_run_ended=scheduler.on_run_ended,
         )
         _train_runs(scheduler, recorder, spec.resources, nodes, concurrent)
-    # After SIGINT, Tune returns as if all runs had ended. If runs are left and there was no error, it was interrupted.
+    # After SIGINT, Tune returns as if all runs had ended. Without an error, remaining runs mean an interruption.
     interrupted = not scheduler.exhausted and recorder.error is None
     recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
     if recorder.error is not None:
@@ -135,7 +135,7 @@ def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
 
 
 def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor: Monitor) -> SweepSpec:
-    """Return the sweep with `gpus: auto` replaced by the share of a GPU that each run needs."""
+    """Return the sweep with `gpus: auto` replaced by the fraction of a GPU that each run needs."""
     from sweeps.execution.gpu_sharing import estimate_memory, gpu_share_for
 
     spec = plan.spec
@@ -143,9 +143,8 @@ def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor
         return spec
     estimates = []
     if any(node.gpus >= 1 for node in nodes):
-        concurrent_runs(
-            spec.resources.with_gpus(1.0), nodes
-        )  # raises an error if no node fits; an estimate would wait forever
+        # Raises an error if no node can hold a run, because an estimate would then wait forever.
+        concurrent_runs(spec.resources.with_gpus(1.0), nodes)
         arms = [arm.arm for arm in plan.arms() if arm.missing]
         monitor.on_memory_estimation(arms)
         estimates = estimate_memory(ray, spec, arms)
@@ -160,7 +159,7 @@ def _train_runs(
     nodes: Sequence[NodeCapacity],
     concurrent: int,
 ) -> None:
-    """Train the scheduler's runs with Ray Tune; return early on SIGINT."""
+    """Train the runs of the scheduler with Ray Tune; return early on SIGINT."""
     from ray import tune
 
     from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, placement_for
@@ -197,7 +196,7 @@ def _train_runs(
 
 @contextlib.contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
-    """Context manager. Handles SIGTERM, which cluster schedulers such as Slurm send, like SIGINT.
+    """Context manager. Treats SIGTERM, which cluster schedulers such as Slurm send, as SIGINT.
 
     Ray's own handler would exit at once and leave rows with status `running`. Python can set signal handlers only in
     the main thread, so in other threads this context manager has no effect.

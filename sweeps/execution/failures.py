@@ -8,17 +8,17 @@ from typing import Any
 __all__ = ["OUT_OF_MEMORY_TEXTS", "TRACEBACK_CHARACTERS", "describe_failure", "is_out_of_memory"]
 
 TRACEBACK_CHARACTERS = 4000
-"""Maximum length of a stored traceback; a longer traceback loses its beginning."""
+"""Maximum length of a stored traceback; a longer traceback is cut at the beginning."""
 
 REASON_CHARACTERS = 500
-"""Maximum length of a stored exception message; a longer message loses its end."""
+"""Maximum length of a stored exception message; a longer message is cut at the end."""
 
 OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""Texts in the message of a RuntimeError that report a lack of memory where PyTorch raises no OutOfMemoryError.
+"""Texts by which a RuntimeError is recognised as a lack of memory if PyTorch raises no OutOfMemoryError.
 
-The texts are those of PyTorch 2.13. In this order, they come from its CPU allocator; from the CUDA runtime, outside of
+The texts are those of PyTorch 2.13. They come, in this order, from its CPU allocator; from the CUDA runtime, outside of
 PyTorch's own allocator; and from CUDA libraries such as cuBLAS and cuDNN (`CUBLAS_STATUS_ALLOC_FAILED`). `sweeps`
-matches no other texts of third-party projects.
+matches no other messages of third-party projects.
 """
 
 

@@ -1,4 +1,4 @@
-"""For `gpus: auto`, the number of runs that share a GPU, computed from the estimated peak memory of each arm."""
+"""GPU sharing with `gpus: auto`: how many runs share a GPU follows from the estimated peak memory of each arm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARGIN = 1.25
 """Factor on the estimated memory. It allows for larger values of searched fields, larger batches, and fragmentation."""
 
 MAX_RUNS_PER_GPU = 16
-"""Maximum number of runs on one GPU. More processes would lose more time waiting for each other than they gain."""
+"""Maximum number of runs on one GPU. With more, the processes lose more time waiting for each other than they gain."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class MemoryEstimate:
 
     Args:
         arm: Name of the arm.
-        peak_bytes: Peak memory of the run on the GPU.
-        device_bytes: Total memory of that GPU.
-        error: Reason why there is no estimate; "" if there is an estimate.
+        peak_bytes: Peak GPU memory of the run.
+        device_bytes: Total memory of the GPU.
+        error: Why there is no estimate; "" if there is one.
     """
 
     arm: str
@@ -49,12 +49,12 @@ def largest_estimate(estimates: Sequence[MemoryEstimate]) -> MemoryEstimate:
 
 
 def gpu_share_for(estimates: Sequence[MemoryEstimate]) -> float:
-    """Return the share of a GPU that is enough for every arm: 1/n, where n is the smallest number of runs per GPU."""
+    """Return the fraction of a GPU that suffices for every arm: 1/n, where n is the smallest number of runs per GPU."""
     return 1 / largest_estimate(estimates).runs
 
 
 def estimate_memory(ray: Any, spec: SweepSpec, arms: Collection[str]) -> list[MemoryEstimate]:
-    """Estimate the peak memory of each of `arms`. Each estimate waits for a whole GPU and occupies it."""
+    """Estimate the peak memory of one run of each of `arms`. Each estimate waits until it has a whole GPU."""
     task = ray.remote(num_cpus=spec.resources.cpus, num_gpus=1, max_calls=1)(estimate_on_gpu)
     configs = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}
     pending = {arm: task.remote(config.model_dump(mode="json")) for arm, config in configs.items()}
@@ -77,13 +77,13 @@ def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
 
     device = choose_device("auto")
     if device.type == "cpu":
-        return {"peak_bytes": 0, "device_bytes": 0, "error": "PyTorch finds no CUDA device on that node"}
+        return {"peak_bytes": 0, "device_bytes": 0, "error": "PyTorch finds no CUDA device on the node"}
     total = torch.cuda.get_device_properties(device).total_memory
     try:
         config = TrialConfig.model_validate(config_values)
         peak = estimate_peak_memory(config, load_trial_data(config.data.model_dump_json()), device)
     except Exception as error:
-        # If a run fails in the same way, its row will contain the full error; here it only prevents an estimate.
+        # The error only prevents an estimate. If a run fails in the same way, its row contains the full error.
         return {"peak_bytes": 0, "device_bytes": total, "error": describe_failure(error)["stop_reason"]}
     return {"peak_bytes": peak, "device_bytes": total}
 
@@ -93,5 +93,5 @@ def _result(ray: Any, reference: Any) -> Mapping[str, Any]:
     try:
         result: Mapping[str, Any] = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return {"peak_bytes": 0, "device_bytes": 0, "error": f"{type(error).__name__}: its process was lost"}
+        return {"peak_bytes": 0, "device_bytes": 0, "error": f"{type(error).__name__}: the process was lost"}
     return result

@@ -1,7 +1,8 @@
 """Submitting a sweep to a cluster as a job.
 
-The job runs the same driver as `lagvae run`, which continues from the table. Ray accepts each job name only once, so if
-two users submit a sweep at the same time, only one job starts, and the other user is told that the sweep is running.
+The job runs the same driver as `lagvae run`, which resumes the sweep from its table. Ray accepts each job name only
+once. If two users submit a sweep at the same time, only one job starts, and the other user sees that the sweep is
+running.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FILE = "sweep.yaml"
 """Name of the sweep file in the job package."""
 
 TRIES = 5
-"""Number of attempts to submit a job, each with the next free name, in case another user takes the name first."""
+"""Maximum number of attempts to submit a job, each with the next free name, in case another user takes a name first."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Submission:
     Args:
         submission_id: Name of the job.
         attempt: Number of the attempt, from 1.
-        new: False if the job was already running, so that nothing was submitted.
-        size_bytes: Size of the upload.
+        new: Whether a job was submitted; False if the sweep was already running.
+        size_bytes: Size of the upload; 0 if nothing was submitted.
     """
 
     submission_id: str
@@ -56,7 +57,7 @@ class Submission:
 
 
 def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submission | None:
-    """Return the job that is running `spec` with these results; None if there is none.
+    """Return the job that is running `spec` with these results; None if no job is.
 
     Raises:
         ConfigError: Another version of the sweep is running with these results.
@@ -78,7 +79,7 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
         cluster: The cluster.
         spec: The sweep.
         results: Path or URI of the results, as `check_results` returns it.
-        retry: Whether failed and out-of-memory runs run again.
+        retry: Whether runs that failed or ran out of memory are repeated.
 
     Raises:
         ConfigError: Another version of the sweep is running with the same results.
@@ -105,9 +106,9 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
             number = 1 if last is None else last.number + 1
             if cluster.submit(f"{lineage}-{number}", command, package, metadata, environment):
                 return Submission(f"{lineage}-{number}", number, new=True, size_bytes=package.size_bytes)
-            # Another user has taken this name in the meantime.
+            # Meanwhile, another user has taken this name.
     raise JobError(
-        f"The sweep was not submitted: other users took all {TRIES} job names that were tried. Submit it again."
+        f"The sweep was not submitted, because other users took all {TRIES} job names that were tried. Submit it again."
     )
 
 

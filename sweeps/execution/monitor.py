@@ -21,16 +21,16 @@ class Monitor(Protocol):
         """The sweep starts. `report` describes the data (see `Dataset.report`)."""
 
     def on_lease_wait(self, host: str, seconds: float) -> None:
-        """A driver on `host` has the lease of the sweep; this driver watches the lease for at most `seconds`."""
+        """A driver on `host` holds the lease of the sweep; this driver watches the lease for at most `seconds`."""
 
     def on_memory_estimation(self, arms: Sequence[str]) -> None:
-        """The estimation of peak memory starts: one run of each of `arms`, on a whole GPU."""
+        """The estimation of peak memory starts. It covers one run of each of `arms`, each on a whole GPU."""
 
     def on_memory_estimated(self, estimates: Sequence[MemoryEstimate]) -> None:
         """The estimation has ended; `estimates` is empty if there is no GPU."""
 
     def on_training_started(self, concurrent: int, cpus: int, gpus: float) -> None:
-        """Training starts: up to `concurrent` runs at a time on `cpus` cores and `gpus` GPUs in total."""
+        """Training starts, with up to `concurrent` runs at a time on a total of `cpus` cores and `gpus` GPUs."""
 
     def on_run_started(self, run: Run) -> None:
         """The process of `run` has started."""

@@ -28,7 +28,7 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
 
     Args:
         cluster: The cluster.
-        results: Path or URI that every node must be able to write to.
+        results: Path or URI that every node must be able to write to; None to skip this check.
         data: Paths that every node must be able to read.
 
     Returns:
@@ -59,17 +59,17 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
 
 
 def check_report_fits(spec: SweepSpec, report: Mapping[str, Any]) -> None:
-    """Check that a node in the report of `preflight` can hold a run, or that the cluster may add one.
+    """Check that a node in the report of `preflight` can hold a run. The cluster is assumed to be able to add nodes.
 
     Raises:
-        ConfigError: No node can hold a run, and the cluster cannot add one.
+        ConfigError: No node can hold a run, and `resources.concurrent` is `auto`.
     """
     nodes = [NodeCapacity(int(node["resources"]["CPU"]), node["resources"]["GPU"]) for node in report["nodes"]]
     check_fits(spec.resources, nodes, grows=True)
 
 
 def requirements() -> tuple[str, ...]:
-    """Return the packages that must be installed on the nodes: lagvae's requirements, without optional extras."""
+    """Return the packages that must be installed on the nodes: the requirements of lagvae without its extras."""
     try:
         lines = requires("lagvae") or []
     except PackageNotFoundError:
@@ -83,5 +83,5 @@ def _no_answer_message(job: Job, log: str) -> str:
     state = f"did not end within {CHECK_SECONDS:g} s" if job.active else "failed"
     return (
         f"The check of the cluster {state} ({reason}). Make sure that `python` on the head node is the interpreter "
-        "that Ray runs in. The job log in the Ray dashboard has details."
+        "that runs Ray. For details, see the job log in the Ray dashboard."
     )

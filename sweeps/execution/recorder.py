@@ -30,10 +30,10 @@ class RunRecorder:
         monitor: Notified when a run starts, progresses and ends.
         fingerprint: Fingerprint of the data.
         origin: Provenance of the code, as columns of a row.
-        on_run_ended: Called with each run that ended and its final row, before the monitor is notified.
+        on_run_ended: Called with each ended run and its final row, before the monitor is notified.
 
     Attributes:
-        error: The first exception that was captured, which ends the sweep; None if there was no exception so far.
+        error: The first captured exception, which ends the sweep; None if no exception has been captured.
         statuses: Latest status of every run that was recorded, by run id.
     """
 
@@ -60,7 +60,7 @@ class RunRecorder:
 
     @contextlib.contextmanager
     def capture_errors(self) -> Iterator[None]:
-        """Context manager. Catches an exception. The first exception is stored in `error` and ends the sweep."""
+        """Context manager. Catches exceptions and stores the first one in `error`, which ends the sweep."""
         try:
             yield
         except Exception as error:
@@ -71,7 +71,7 @@ class RunRecorder:
         self._scheduled[run.run_id] = run
 
     def on_run_started(self, run_id: str) -> None:
-        """The process of the run starts: for the first time, or again because its earlier process was lost."""
+        """The process of the run starts, for the first time or because its previous process was lost."""
         if run_id in self._running:
             self._record_restart(run_id)
             return
@@ -82,7 +82,7 @@ class RunRecorder:
         self._monitor.on_run_started(run)
 
     def on_run_progress(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run reports its progress. Host and device are written to the row when a report first names them."""
+        """The run reports its progress. Host and device are written to the row when a report first contains them."""
         run, row = self._running[run_id]
         location = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in location.items()):
@@ -104,7 +104,7 @@ class RunRecorder:
             self.on_run_failed(run_id, "its worker ended without a record", "")
 
     def on_run_failed(self, run_id: str, reason: str, error_text: str) -> None:
-        """The run ended without a result, because its process was lost more often than Tune restarts it."""
+        """The run ended without a result, usually because its process was lost more often than Tune restarts it."""
         values = {
             "status": "failed",
             "stop_reason": reason,

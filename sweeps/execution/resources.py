@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NodeCapacity:
-    """The numbers of cores and GPUs that a node has for runs."""
+    """Numbers of cores and GPUs of one node that runs can use."""
 
     cpus: int
     gpus: float
@@ -35,7 +35,7 @@ class NodeCapacity:
         gpus = resources.gpu_share
         if not gpus:
             return by_cpus
-        # Without 1e-9, rounding errors could leave a quotient slightly below the whole number that it should be.
+        # 1e-9 prevents a rounding error from leaving the quotient slightly below the correct whole number.
         by_gpus = int(self.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(self.gpus / gpus + 1e-9)
         return min(by_cpus, by_gpus)
 
@@ -48,19 +48,19 @@ def local_capacity() -> NodeCapacity:
 
 
 def cluster_nodes(ray: Any) -> list[NodeCapacity]:
-    """Return the capacity of each node that is alive in the cluster that `ray` is connected to."""
+    """Return the capacity of each live node of the cluster that `ray` is connected to."""
     resources: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [NodeCapacity(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in resources]
 
 
 def concurrent_runs(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> int:
-    """Return how many runs to keep on the nodes at a time.
+    """Return the maximum number of concurrent runs on the nodes.
 
     Args:
-        resources: The resources of one run, and `concurrent`, the limit.
+        resources: The resources of one run, and the limit `concurrent`.
         nodes: The nodes that exist now.
-        grows: Whether the cluster may add nodes. Its final size is unknown, so a number in `concurrent` is returned as
-            it is: runs that do not fit yet make the cluster grow.
+        grows: Whether the cluster may add nodes. If so, a number in `concurrent` is returned unchanged, because the
+            final size of the cluster is unknown: runs that do not fit yet make it grow.
 
     Raises:
         ConfigError: No node can hold a run.
@@ -74,18 +74,16 @@ def concurrent_runs(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, g
 
 
 def check_fits(resources: ResourceSpec, nodes: Sequence[NodeCapacity], *, grows: bool = False) -> None:
-    """Check that a run fits on a node. With `gpus: auto` only cores are checked, since the GPU share is not known yet.
+    """Check that a run fits on a node. With `gpus: auto`, only cores are checked: the fraction of a GPU is unknown.
 
     Raises:
-        ConfigError: No node can hold a run, and the cluster cannot add one.
+        ConfigError: No node can hold a run. If `grows` is true, this is an error only if `concurrent` is `auto`.
     """
     concurrent_runs(resources.with_gpus(0) if resources.gpus == "auto" else resources, nodes, grows=grows)
 
 
 def _too_large(resources: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bool) -> list[ValidationIssue]:
-    hint = "Lower it."
-    if grows:
-        hint = "Lower it, or set resources.concurrent to the number of runs that the cluster can grow to."
+    or_grow = ", or set resources.concurrent to the number of runs that the grown cluster can hold" if grows else ""
     cpus, gpus = max((node.cpus for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
     if len(nodes) == 1:
         most_cpus, most_gpus = f"{cpus} available cores", f"{gpus:g} available GPUs"
@@ -93,17 +91,16 @@ def _too_large(resources: ResourceSpec, nodes: Sequence[NodeCapacity], grows: bo
         most_cpus, most_gpus = f"{cpus} cores of the largest node", f"{gpus:g} GPUs of the largest node"
     issues = []
     if resources.cpus > cpus:
-        issues.append(ValidationIssue("resources.cpus", f"must be at most the {most_cpus}", hint, resources.cpus))
+        hint = f"Lower resources.cpus{or_grow}."
+        issues.append(ValidationIssue("resources.cpus", f"must not exceed the {most_cpus}", hint, resources.cpus))
     if resources.gpu_share > gpus:
-        issues.append(ValidationIssue("resources.gpus", f"must be at most the {most_gpus}", hint, resources.gpu_share))
+        hint = f"Lower resources.gpus{or_grow}."
+        issues.append(ValidationIssue("resources.gpus", f"must not exceed the {most_gpus}", hint, resources.gpu_share))
     if issues:
         return issues
     both = f"{resources.cpus} cores and {resources.gpu_share:g} GPUs"
-    return [
-        ValidationIssue(
-            "resources", "must fit on one node, but no node has so many cores and GPUs together", hint, both
-        )
-    ]
+    hint = f"Lower resources.cpus or resources.gpus{or_grow}."
+    return [ValidationIssue("resources", "must fit on one node, but no node has enough cores and GPUs", hint, both)]
 
 
 def shared_resources(resources: ResourceSpec) -> dict[str, float]:

@@ -37,7 +37,7 @@ class _StatelessMixin:
 
 
 class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
-    """Gives Tune the next run of the scheduler. The scheduler receives results from the recorder, not from Tune."""
+    """Passes the next run of the scheduler to Tune. The scheduler receives results from the recorder, not from Tune."""
 
     def __init__(self, scheduler: RunScheduler, recorder: RunRecorder) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class StopOnRecorderError(_StatelessMixin, Stopper):  # type: ignore[misc]
 
 
 def placement_for(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> Callable[[dict[str, Any]], Any]:
-    """Return the function with which Tune determines the resources of a trial from the trial's config."""
+    """Return the function from which Tune obtains the resources of a trial, given the config of the trial."""
 
     def placement(trial_config: dict[str, Any]) -> Any:
         if trial_config["run"]["alone"]:

@@ -16,8 +16,8 @@ def train_run(trial_config: dict[str, Any]) -> None:
 
     There is one report after each epoch. The last report contains the record of the run, or its failure.
 
-    An exception in training is reported and not raised, because it would occur again. So Ray Tune retries a run only if
-    its node, its process, or the connection to the results was lost.
+    An exception in training is reported instead of raised, because it would occur again in a retry. Therefore Ray Tune
+    retries a run only if its node, its process, or the connection to the results was lost.
 
     Raises:
         StoreError: The results cannot be reached.

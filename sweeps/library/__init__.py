@@ -1,1 +1,1 @@
-"""The sweeps that ship, by name."""
+"""The sweep files that ship with lagvae."""

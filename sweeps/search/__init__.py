@@ -1,1 +1,1 @@
-"""Search: the plan of missing runs, one Optuna study per arm, and the scheduler that hands out runs."""
+"""Search: the plan of missing runs, one Optuna study per arm, and the scheduler that chooses the next run."""

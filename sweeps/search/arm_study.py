@@ -22,20 +22,22 @@ __all__ = ["RESAMPLES", "ArmStudy"]
 
 
 RESAMPLES = 32
-"""Maximum number of suggestions to draw for a configuration if all of them are already used or invalid.
+"""Maximum number of suggestions to draw for one configuration.
 
-After them, the first unused point of the space is taken if the space is finite.
+If all of them are invalid or already used, and the space is finite, the first unused point of the space is taken.
 """
 
 
 class ArmStudy:
-    """The Optuna study of one arm, in memory. All its trials have the same parameters, the dimensions of the arm.
+    """The in-memory Optuna study of one arm. The parameters of all its trials are the dimensions of the arm.
 
-    The seed of suggestion i depends only on the search seed, the arm and i. Therefore a resumed search does not repeat
-    earlier suggestions, and the time of an interruption matters only through the results available by then.
+    The seed of the sampler depends only on the search seed, the name of the arm, the number of the configuration and
+    the number of the suggestion for it. Therefore a resumed search does not repeat earlier suggestions. An interruption
+    can change a suggestion only by changing which results are available when it is drawn.
 
-    Each configuration is one Optuna trial. Its state is COMPLETE, with the mean over the finished seeds as values, if
-    at least one finished seed has finite objectives; PRUNED if all its runs were stopped early; otherwise FAIL.
+    Each configuration is one Optuna trial. If any finished seed has finite objectives, the state of the trial is
+    COMPLETE, and its values are the means over these seeds. Otherwise, the state is PRUNED if all runs were stopped
+    early, and FAIL if not.
 
     Args:
         spec: The sweep.
@@ -53,7 +55,7 @@ class ArmStudy:
         self._numbers: dict[int, int] = {}
 
     def enqueue(self, configuration: Configuration) -> None:
-        """Add an already chosen configuration to the study as a running trial; `tell` sets its values later."""
+        """Add a configuration that is already chosen to the study as a running trial; `tell` sets its values later."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(configuration.parameters),
@@ -71,7 +73,7 @@ class ArmStudy:
             used_ids: The `config_id` of every configuration that must not be chosen again.
 
         Returns:
-            The configuration, or None if the arm's space has no unused point.
+            The configuration; None if no unused point was found.
         """
         if self._spec.search.sampler == "grid":
             configuration = plan.configuration(self.arm, index, self.arm.point(index))
@@ -90,7 +92,12 @@ class ArmStudy:
         return None
 
     def tell(self, index: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Report the result of configuration `index` to the study. All its runs have ended; `rows` are their rows."""
+        """Report the result of configuration `index` to the study.
+
+        Args:
+            index: Number of the configuration in its arm.
+            rows: The final rows of all its runs.
+        """
         number = self._numbers[index]
         values = [[row[column] for column in self._spec.objectives] for row in rows if row["status"] == "finished"]
         finite = [v for v in values if all(x is not None and math.isfinite(x) for x in v)]
@@ -116,7 +123,7 @@ class ArmStudy:
         try:
             configuration = plan.configuration(self.arm, index, parameters)
         except ConfigError:
-            # The sweep file was validated only at the corners of a continuous space, so a point inside may be invalid.
+            # The sweep file was validated only at the bounds of ranges, so a point between them may be invalid.
             return None
         return None if configuration.config_id in used_ids else configuration
 

@@ -1,4 +1,4 @@
-"""`lagvae dashboard`: shows the stored rows in optuna-dashboard, one Optuna study per arm."""
+"""`lagvae dashboard`: shows the stored rows in optuna-dashboard, as one Optuna study per arm."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
         backend = JournalFileBackend(str(path))
         storage = optuna.storages.JournalStorage(backend)
         studies_of(spec, plan, storage)
-        print(f"http://{host}:{port}/ shows {spec.name}; stop with Ctrl-C", flush=True)
+        print(f"http://{host}:{port}/ shows the sweep {spec.name}. Press Ctrl-C to stop.", flush=True)
         run_server(storage, host=host, port=port)

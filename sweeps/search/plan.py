@@ -23,11 +23,11 @@ class Run:
         arm: Name of the arm.
         configuration: Index of the configuration within its arm.
         parameters: Values of the searched fields, keyed by `kind.field`.
-        config: The full configuration, seed included.
-        config_id: Identity of the configuration, shared by its seeds.
+        config: The full configuration, including the seed.
+        config_id: Id of the configuration, the same for all its seeds.
         seed: Seed of the run.
-        stored: Row of the earlier attempt; None if this is the first attempt.
-        alone: Whether no other run may share its node or GPU, because an earlier attempt ran out of memory.
+        stored: Row of the previous attempt; None if this is the first attempt.
+        alone: Whether the run must not share its node or GPU, because an earlier attempt ran out of memory.
     """
 
     arm: str
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Identity of the run in the table."""
+        """Id of the run in the table."""
         return format_run_id(self.config_id, self.seed)
 
     @property
@@ -56,10 +56,10 @@ class Configuration:
 
     Args:
         arm: Name of the arm.
-        index: Number of the point in its arm, in the order in which the points were chosen.
+        index: Number of the point within its arm, counting from 0 in the order in which points are chosen.
         parameters: Values of the searched fields, keyed by `kind.field`.
         config: The full configuration with seed 0.
-        config_id: Identity of the configuration, shared by its seeds.
+        config_id: Id of the configuration, the same for all its seeds.
     """
 
     arm: str
@@ -75,14 +75,14 @@ class Configuration:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """Counts of one arm.
+    """Numbers of configurations and runs of one arm.
 
     Args:
         arm: Name of the arm.
         configurations: Number of its configurations.
         runs: Number of its runs.
-        ended: Number of runs that have ended.
-        resumed: Number of runs that were started, but have not ended.
+        ended: Number of runs that have ended (see `Plan.has_ended`).
+        resumed: Number of runs that have a row, but have not ended.
         mean_seconds: Mean duration of its finished runs [s]; None if no run has finished.
     """
 
@@ -104,16 +104,16 @@ class Plan:
 
     A row belongs to the current sweep file if the file contains its arm and seed, the index of its configuration is
     within the budget, its parameters are within the ranges, and its `config_id` equals that of the configuration with
-    these parameters. All other rows stay in the table and are ignored by the plan.
+    these parameters. The plan ignores all other rows, which stay in the table.
 
     Args:
         spec: The sweep.
-        fingerprint: Fingerprint of the data, a part of every `config_id`.
+        fingerprint: Fingerprint of the data, on which every `config_id` depends.
         rows: The stored rows, in the order of the table.
         retry: Whether runs that failed or ran out of memory are repeated.
 
     Attributes:
-        configurations: The configurations of the rows that belong to the sweep, by arm and number.
+        configurations: The configurations found in the rows, by arm and index, whatever the seeds of the rows.
         rows: The rows that belong to the sweep, by `run_id`.
         others: The rows that do not belong to the sweep.
     """
@@ -142,9 +142,9 @@ class Plan:
         """Return configuration number `index` of `arm`, with the searched fields set to `parameters`.
 
         Raises:
-            ConfigError: No valid trial has these parameters.
+            ConfigError: The trial with these parameters is invalid.
         """
-        # repr tells 1, 1.0 and True apart.
+        # `repr` distinguishes 1, 1.0 and True.
         key = arm.name, repr(sorted(parameters.items()))
         if key not in self._configs:
             config = self.spec.trial_config(arm, parameters, seed=0)
@@ -152,7 +152,7 @@ class Plan:
         return Configuration(arm.name, index, parameters, *self._configs[key])
 
     def order(self) -> Iterator[tuple[Arm, int]]:
-        """Yield the arm and the number of every configuration: number 0 of each arm, then number 1, and so on.
+        """Yield the arm and the index of every configuration: index 0 of each arm, then index 1, and so on.
 
         In this order, an interrupted sweep has covered its arms evenly.
         """
@@ -163,7 +163,7 @@ class Plan:
                     yield arm, index
 
     def has_ended(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the run of `row` has ended, so that it must not run again.
+        """Return whether the run of `row` has ended and is not to be repeated.
 
         A run that ran out of memory for the first time is repeated once, alone. If the plan was made with `retry`,
         runs that failed or ran out of memory are repeated.
@@ -174,7 +174,7 @@ class Plan:
         return row["status"] in ENDED and not (self._retry and row["status"] == "failed")
 
     def ended_rows(self, configuration: Configuration) -> dict[int, Mapping[str, Any]]:
-        """Return the stored rows of a configuration that have ended, by seed."""
+        """Return the stored rows of the ended runs of a configuration, by seed."""
         rows = {seed: self.rows.get(configuration.run_id(seed)) for seed in self.spec.search.run_seeds}
         return {seed: row for seed, row in rows.items() if row is not None and self.has_ended(row)}
 
@@ -218,7 +218,7 @@ class Plan:
         return sum(arm.missing for arm in self.arms())
 
     def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
-        """Return the configuration that `row` belongs to; None if it does not belong to the sweep file."""
+        """Return the configuration that `row` belongs to; None if the row does not match the sweep file."""
         index = row["configuration"]
         if arm is None or index is None or index >= self.spec.configurations(arm):
             return None

@@ -15,7 +15,7 @@ __all__ = ["RunScheduler"]
 
 
 IDENTICAL_FAILURES_TO_ABORT = 3
-"""Number of first runs whose failure with the same error aborts the sweep.
+"""Number of runs after which the sweep is aborted if all of them failed with the same error.
 
 If at least two arms have missing runs, the failed runs must belong to at least two arms.
 """
@@ -25,7 +25,7 @@ class RunScheduler:
     """Chooses the next run of a plan, taking one configuration of each arm in turn, and passes results to the studies.
 
     Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
-    configuration. A run that is out of memory for the first time runs once more after all others, without sharing its
+    configuration. A run that runs out of memory for the first time is repeated after all others, without sharing its
     node or GPU.
 
     Args:
@@ -69,7 +69,7 @@ class RunScheduler:
         return run
 
     def fill_queue(self) -> bool:
-        """Choose configurations until a run is queued; new configurations may be sampled from the studies.
+        """Make sure that a run is queued, if any can start. This may draw suggestions from the studies.
 
         Returns:
             Whether `next_run` has a run to return.
@@ -91,7 +91,10 @@ class RunScheduler:
         return bool(self.stop_reason) or not (self._order or self._queue or self._alone or self._running)
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
-        """Record that `run` ended with the final row `row`. Queue it again after its first lack of memory."""
+        """Record that `run` ended with the final row `row`.
+
+        If the run ran out of memory for the first time, it is queued again.
+        """
         self._running.discard(run.run_id)
         if row["status"] == "out_of_memory" and not run.alone:
             self._alone.append(replace(run, stored=row, alone=True))

@@ -1,4 +1,4 @@
-"""Parsing of configuration on the command line: arms as `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
+"""Parsing of values in command-line options: `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
 
     Args:
         text: The text to parse; each value in it is YAML.
-        option: Name of the command-line option, used in error messages.
-        example: A valid text, quoted in error messages.
+        option: Name of the command-line option, for error messages.
+        example: A valid text, shown in error messages.
 
     Returns:
-        One mapping per strategy, with its `kind` and its fields.
+        One mapping per item of the text, with its `kind` and its fields.
 
     Raises:
         ConfigError: A field has no value, or its value is not valid YAML; the error lists every problem.
     """
     items: list[dict[str, Any]] = []
     issues: list[ValidationIssue] = []
-    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # the + in 1e+3 does not separate strategies
+    for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # the + in 1e+3 is not a separator
         kind, _, fields = part.strip().partition(":")
         if not kind and not fields:
             continue
@@ -38,12 +38,13 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
         for field in filter(None, re.split(f",{OUTSIDE_BRACKETS}", fields)):
             name, sign, value = field.partition("=")
             if not sign:
-                issues.append(ValidationIssue(option, "fields must be name=value", f"For example '{example}'.", part))
+                message = "must give every field as name=value"
+                issues.append(ValidationIssue(option, message, f"Write, for example, '{example}'.", part))
                 continue
             try:
                 item[name.strip()] = load_yaml(value)
             except ValueError:
-                message = f"the value of {name.strip()} is not valid YAML"
+                message = f"must give {name.strip()} a value that is valid YAML"
                 issues.append(ValidationIssue(option, message, "Quote the value if it is text.", part))
         items.append(item)
     if issues:
@@ -73,7 +74,8 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
     for item in items or []:
         key, sign, text = item.partition("=")
         if not sign or not key or not all(key.split(".")):
-            issues.append(ValidationIssue("--set", "must be KEY=VALUE", "For example --set training.epochs=3", item))
+            hint = "Write, for example, --set training.epochs=3."
+            issues.append(ValidationIssue("--set", "must be KEY=VALUE", hint, item))
             continue
         try:
             values[key] = load_yaml(text)

@@ -19,12 +19,12 @@ SAMPLERS: Mapping[str, str] = {
 }
 """Maps each value of `search.sampler` to a class in `optuna.samplers`.
 
-The class for `grid` is never asked for a suggestion, because `ArmStudy` enumerates the grid itself.
+The class given for `grid` is never used, because `ArmStudy` enumerates the grid itself.
 """
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Return the Optuna sampler called `name`, seeded for a single suggestion."""
+    """Return a new Optuna sampler, seeded with `seed`. `name` is a key of `SAMPLERS`."""
     import optuna
 
     sampler: Callable[..., BaseSampler] = getattr(optuna.samplers, SAMPLERS[name])

@@ -24,22 +24,22 @@ Direction = Literal["min", "max"]
 Keep = Literal["nothing", "models"]
 """Files to keep of each finished run.
 
-Trained models are kept only on request, because they are large: a model for Yahoo takes 215 MB, so a sweep of 170 such
-runs takes 36 GB.
+Trained models are kept only on request, because they are large: a model for Yahoo takes 215 MB, so 170 such runs take
+36 GB.
 """
 
 
 class SearchSpec(FrozenConfig):
-    """Settings of the search. Every arm is searched with the same budget of configurations."""
+    """Settings of the search. Unless the sampler is `grid`, every arm has the same budget of configurations."""
 
-    sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of choices")] = "tpe"
+    sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of values")] = "tpe"
     configurations: Annotated[
         int | None,
-        Field(ge=1, le=10**6, description="number of configurations per arm; must be omitted for the grid sampler"),
+        Field(ge=1, le=10**6, description="number of configurations per arm; must be omitted with the grid sampler"),
     ] = None
     seeds: Annotated[
         Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
-        Field(description="seeds of each configuration: their count, or a list of the seeds"),
+        Field(description="seeds of each configuration: a number of seeds, or a list of distinct seeds"),
     ] = 3
     seed: Annotated[int, Field(ge=0, description="seed of the search")] = 0
 
@@ -52,11 +52,11 @@ class SearchSpec(FrozenConfig):
 class ResourceSpec(FrozenConfig):
     """Resources of each run."""
 
-    cpus: Annotated[int, Field(ge=1, description="CPU cores per run, which is also the number of its threads")] = 1
+    cpus: Annotated[int, Field(ge=1, description="CPU cores per run; each run uses as many threads")] = 1
     gpus: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0)],
         Field(
-            description="GPUs per run; a fraction lets runs share a GPU; auto: as many runs per GPU as fit its memory"
+            description="GPUs per run; a fraction lets runs share a GPU; auto: as many share a GPU as fit in its memory"
         ),
     ] = 0
     concurrent: Annotated[
@@ -65,8 +65,8 @@ class ResourceSpec(FrozenConfig):
 
     @property
     def gpu_share(self) -> float:
-        """`gpus` as a number. If `gpus` is `auto`, replace it first, using `with_gpus`."""
-        assert self.gpus != "auto", "gpus: auto must be replaced by a number before it is used"
+        """`gpus` as a number. The value `auto` must be replaced first, using `with_gpus`."""
+        assert self.gpus != "auto", "`gpus: auto` must be replaced by a number before it is used"
         return self.gpus
 
     def with_gpus(self, gpus: float) -> ResourceSpec:

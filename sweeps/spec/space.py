@@ -1,4 +1,4 @@
-"""Search spaces. An arm of a sweep is a stack of strategies; some fields of these strategies are searched."""
+"""Search spaces. An arm of a sweep is a stack of strategies, and any of their fields can be searched."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Dimension:
 
     Args:
         name: Name of the field, `kind.field`.
-        tunable: Range of the search, taken from the sweep file, or else from the strategy.
-        integral: Whether the range contains whole numbers only.
+        tunable: Range or choices to search, from the sweep file or, by default, from the strategy.
+        integral: Whether the dimension is a range of whole numbers.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Dimension:
     integral: bool
 
     def distribution(self) -> BaseDistribution:
-        """Return the dimension as an Optuna distribution."""
+        """Return the Optuna distribution of the dimension."""
         from optuna import distributions
 
         if self.tunable.choices:
@@ -50,21 +50,21 @@ class Dimension:
         return distributions.FloatDistribution(float(low), float(high), log=self.tunable.log)
 
     def probes(self) -> tuple[Value, ...]:
-        """Return values to validate in place of the whole range: every choice, or both ends."""
+        """Return the values at which to validate the dimension: every choice, or both bounds of the range."""
         if self.tunable.choices:
             return self.tunable.choices
         low, high = self._bounds()
         return (int(low), int(high)) if self.integral else (low, high)
 
     def values(self) -> Sequence[Value] | None:
-        """Return every value of the dimension in order, or None if it is continuous."""
+        """Return all values of the dimension in order; None if it is continuous."""
         if self.tunable.choices:
             return self.tunable.choices
         low, high = self._bounds()
         return range(int(low), int(high) + 1) if self.integral else None
 
     def contains(self, value: object) -> bool:
-        """Return whether the range contains `value`."""
+        """Return whether `value` is in the range or among the choices."""
         if self.tunable.choices:
             return value in self.tunable.choices
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -111,7 +111,7 @@ class Arm:
         return None if axes is None else math.prod(a.stop - a.start if isinstance(a, range) else len(a) for a in axes)
 
     def point(self, number: int) -> dict[str, Value]:
-        """Return point `number` of a finite space. The order is fixed; the last dimension changes fastest."""
+        """Return point `number` of a finite space, counting from 0. The last dimension varies fastest."""
         axes = self._axes()
         assert axes is not None, "the points of a continuous space cannot be numbered"
         values: dict[str, Value] = {}
@@ -122,14 +122,14 @@ class Arm:
         return {dimension.name: values[dimension.name] for dimension in self.dimensions}
 
     def probe(self) -> dict[str, Value]:
-        """Return one point of the space, with which the stack as a whole can be validated."""
+        """Return one point of the space: the lower bound or the first choice of every dimension."""
         return {dimension.name: dimension.probes()[0] for dimension in self.dimensions}
 
     def probes(self) -> list[dict[str, Value]]:
-        """Return the points at which to validate the space: every combination of ends and choices.
+        """Return the points at which to validate the space.
 
-        If there are more than `MAX_PROBES` combinations, each end and each choice is combined only with the first value
-        of every other dimension.
+        They are all combinations of the bounds of its ranges and the values of its choices. If there are more than
+        `MAX_PROBES` combinations, each bound or choice is combined only with the first value of every other dimension.
         """
         names, values = [d.name for d in self.dimensions], [d.probes() for d in self.dimensions]
         if math.prod(map(len, values)) <= MAX_PROBES:
@@ -148,12 +148,11 @@ def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | Non
 
     Each item of the arm is either the kind of a strategy, or a mapping with the key `kind` and any fields of the
     strategy. A field is either fixed to a value, or searched over a range `{low:, high:}` (optionally with `log:`) or
-    over `{choices:}`. A tunable field that is missing from the mapping is searched over the range that the strategy
-    declares.
+    over `{choices:}`. A tunable field that the item omits is searched over the range that the strategy declares.
 
     Args:
         name: Name of the arm.
-        items: The arm as the sweep file gives it.
+        items: The arm as written in the sweep file.
         issues: List to which every problem of the arm is appended.
 
     Returns:
@@ -232,8 +231,9 @@ def _parse_range(where: str, value: Mapping[str, Any], integral: bool, issues: l
             return Tunable(low, high, log)
         issues.append(ValidationIssue(where, *problem, dict(value)))
         return None
-    message = "must be a value, {low:, high:} (optionally with log:) or {choices:}"
-    issues.append(ValidationIssue(where, message, "Remove the other keys.", dict(value)))
+    message = "must be a single value, a range {low:, high:} (optionally with log:), or {choices:}"
+    hint = "Write, for example, {low: 0.1, high: 1.0} or {choices: [1, 2, 4]}."
+    issues.append(ValidationIssue(where, message, hint, dict(value)))
     return None
 
 
@@ -241,23 +241,21 @@ def _parse_choices(where: str, choices: Any, issues: list[ValidationIssue]) -> T
     plain = isinstance(choices, list | tuple) and all(isinstance(choice, int | float | str) for choice in choices)
     if plain and choices and len(set(choices)) == len(choices):
         return Tunable(choices=tuple(choices))
-    hint = "For example {choices: [1, 2, 4]}."
-    issues.append(
-        ValidationIssue(where, "must be a non-empty list of numbers or words without duplicates", hint, choices)
-    )
+    hint = "Write, for example, {choices: [1, 2, 4]}."
+    issues.append(ValidationIssue(where, "must be a non-empty list of distinct numbers or words", hint, choices))
     return None
 
 
 def _problem_of_bounds(low: Any, high: Any, log: Any, integral: bool) -> tuple[str, str] | None:
-    """Return the message and the hint for the first problem of `{low:, high:, log:}`; None if the range is valid."""
+    """Return the message and the hint for the first problem with a range; None if the range is valid."""
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if not numbers or not isinstance(log, bool):
-        hint = "For example {low: 0.1, high: 1.0, log: true}."
-        return "low and high must be numbers, and log must be true or false", hint
+        hint = "Write, for example, {low: 0.1, high: 1.0, log: true}."
+        return "must have numbers as `low` and `high`, and true or false as `log`", hint
     if integral and not all(isinstance(end, int) or end.is_integer() for end in (low, high)):
-        return "low and high must be whole numbers", "Round them."
+        return "must have whole numbers as `low` and `high`", "Round both bounds."
     if not low < high:
-        return "must satisfy low < high", "Swap low and high, or replace the range by a fixed value."
+        return "must satisfy low < high", "Swap `low` and `high`, or write a single value in place of the range."
     if log and low <= 0:
-        return "must satisfy low > 0 on a logarithmic scale", "Increase low, or remove log."
+        return "must satisfy low > 0 on a logarithmic scale", "Increase `low`, or remove `log`."
     return None

@@ -58,7 +58,7 @@ class SweepSpec:
     Args:
         name: Name of the sweep.
         trial: Defaults of all trials as written in the file, except that a relative `data.path` is made absolute.
-        defaults: The same defaults as a full configuration, without strategies.
+        defaults: The same defaults, completed to a full configuration without strategies.
         arms: The arms.
         objectives: Columns of the table to optimise, each with "min" or "max".
         search: Settings of the search.
@@ -83,8 +83,8 @@ class SweepSpec:
     def hash(self) -> str:
         """12 hexadecimal digits that identify the content of the sweep, stored in the column `spec_hash`.
 
-        Comments, layout and explicitly written defaults of the trial do not change the hash. Rows written by version
-        0.1.0 contain the hash of the text instead; no code compares the hashes of different rows.
+        Comments, layout, and keys of `trial` that are set to their defaults do not change the hash. Rows written by
+        version 0.1.0 contain the hash of the text instead; no code compares the hashes of different rows.
         """
         content = {
             "name": self.name,
@@ -101,12 +101,12 @@ class SweepSpec:
         """Return the configuration of one run of `arm`.
 
         Raises:
-            ConfigError: No valid trial has these parameters.
+            ConfigError: The trial with these parameters is invalid.
         """
         return parse_trial({**self.trial, "strategies": arm.strategies(parameters), "seed": seed})
 
     def configurations(self, arm: Arm) -> int:
-        """Return the number of configurations of `arm`: the budget or, if it is smaller, the size of the space."""
+        """Return the number of configurations of `arm`: the size of its space, unless a smaller budget limits it."""
         size = arm.size()
         if self.search.sampler == "grid":
             assert size is not None
@@ -120,7 +120,7 @@ def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSp
 
     Args:
         where: Path of the file, or name of a sweep that ships with the package, such as "quickstart".
-        overrides: Dotted keys (`trial.training.epochs`) and the values that replace those of the file.
+        overrides: Dotted keys, such as `trial.training.epochs`, and the values that replace those in the file.
 
     Raises:
         ConfigError: The file cannot be read or is invalid; the error lists every problem.
@@ -145,12 +145,12 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         names = sorted(p.name.removesuffix(".yaml") for p in LIBRARY.iterdir())
         shipped = ", ".join(name for name in names if not name.startswith("_"))
-        message, hint = "no such file", f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
+        message, hint = "must exist", f"Give the path of a YAML file, or the name of a shipped sweep: {shipped}."
     except UnicodeDecodeError as error:
-        message, hint = f"not valid UTF-8 (at byte {error.start})", "Save the file as UTF-8."
+        message, hint = f"must be valid UTF-8 (error at byte {error.start})", "Save the file as UTF-8."
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        message, hint = f"cannot be read ({reason})", "Check the path and its permissions."
+        message, hint = f"must be a readable file ({reason})", "Check the path and the permissions."
     raise ConfigError([ValidationIssue("the file", message, hint, str(path))])
 
 
@@ -159,7 +159,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
     Args:
         text: The text.
-        source: Name of the file, used in error messages.
+        source: Name of the file, for error messages.
 
     Raises:
         ConfigError: The text is not valid YAML (the message gives line and column), or is not a mapping.
@@ -167,9 +167,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         values = load_yaml(text)
     except ValueError as error:
-        raise ConfigError([ValidationIssue("the file", f"not valid YAML ({error})")], source) from None
+        raise ConfigError([ValidationIssue("the file", f"must be valid YAML ({error})")], source) from None
     if not isinstance(values, dict):
-        hint = "Run `lagvae plan quickstart` for an example."
+        hint = "Write each setting as `key: value`."
         raise ConfigError([ValidationIssue("the file", "must be a mapping of keys to values", hint, values)], source)
     return {str(key): value for key, value in values.items()}
 
@@ -179,8 +179,8 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
 
     Args:
         text: The text.
-        source: Name of the file, used in error messages.
-        overrides: Dotted keys and the values that replace those of the file.
+        source: Name of the file, for error messages.
+        overrides: Dotted keys and the values that replace those in the file.
 
     Raises:
         ConfigError: The text is invalid; the error lists every problem.
@@ -199,7 +199,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         check_search(file.search, arms, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
     if issues:
-        # An issue is not hashable, because its value may be a list or a mapping, so duplicates are found by their text.
+        # Duplicates are found by their text, because an issue with a list or mapping as its value is not hashable.
         raise ConfigError(list({str(issue): issue for issue in issues}.values()), source)
     assert file is not None
     assert validated is not None
@@ -222,7 +222,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
 
 
 def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -> _SweepFile | None:
-    """Return the top level of the sweep file. If it is invalid, append issues and return None."""
+    """Return the validated top level of the sweep file. If it is invalid, append issues and return None."""
     file: _SweepFile | None = None
     try:
         file = _SweepFile.model_validate(values)
@@ -230,13 +230,14 @@ def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -
         issues += map(_with_hint_at_trial, issues_of(error, _SweepFile))
     name = values.get("name")
     if isinstance(name, str) and not NAME.fullmatch(name):
-        message = "must be 1 to 100 letters, digits and . - + _ characters, beginning with a letter or digit"
-        issues.append(ValidationIssue("name", message, "The results folder has the same name.", name))
+        message = "must consist of 1 to 100 letters, digits and . - + _ characters, and begin with a letter or digit"
+        hint = "Choose another name; the results folder has the same name."
+        issues.append(ValidationIssue("name", message, hint, name))
     return file
 
 
 def _with_hint_at_trial(issue: ValidationIssue) -> ValidationIssue:
-    """Add a hint to the issue if its unknown top-level key is a key of trials."""
+    """Add a hint to an issue about an unknown top-level key if the key belongs under `trial`."""
     is_trial_key = issue.where not in _SweepFile.model_fields and issue.where in TrialConfig.model_fields
     return replace(issue, hint=f"Did you mean trial.{issue.where}?") if is_trial_key else issue
 

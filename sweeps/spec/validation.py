@@ -20,14 +20,15 @@ DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
 
 
 def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
-    """Return the valid arms of the sweep file."""
+    """Return the valid arms of the sweep file, and append issues about the others."""
     if not isinstance(arms, Mapping):
         return []
     parsed: list[Arm] = []
     for name, items in arms.items():
         if not _is_arm_name(name):
-            message = "must have names of one line, with 1 to 100 printable characters and no blanks at the ends"
-            issues.append(ValidationIssue("arms", message, 'Quote a name that YAML reads as a number: "1": [].', name))
+            message = "must have names of 1 to 100 printable characters, without spaces at the start or end"
+            hint = 'Rename the arm, or quote the name if YAML reads it as a number: "1": [].'
+            issues.append(ValidationIssue("arms", message, hint, name))
             continue
         arm = parse_arm(name, items, issues)
         if arm is not None:
@@ -44,12 +45,12 @@ def _is_arm_name(name: Any) -> bool:
 def validate_trials(
     trial: Mapping[str, Any], arms: Sequence[Arm], objectives: Mapping[str, Direction], issues: list[ValidationIssue]
 ) -> tuple[TrialConfig, list[str]] | None:
-    """Validate the trials of every arm at its probes, that is, at its choices and the ends of its ranges.
+    """Validate trials of every arm, at the bounds of its ranges and at its choices (see `Arm.probes`).
 
     Returns:
         The trial defaults without strategies, and the warnings about all trials; None if the defaults are invalid.
     """
-    reserved = {"strategies": "List strategies under arms.", "seed": "List seeds under search.seeds."}
+    reserved = {"strategies": "List strategies under `arms`.", "seed": "List seeds under `search.seeds`."}
     for key, hint in reserved.items():
         if key in trial:
             issues.append(ValidationIssue(f"trial.{key}", "must be omitted", hint, trial[key]))
@@ -73,7 +74,8 @@ def validate_trials(
             same = arms_by_identity.setdefault(identity, arm.name)
             if same != arm.name:
                 message = f"must differ from every other arm, but is identical to arms.{same}"
-                issues.append(ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack)))
+                hint = f"Remove arms.{same} or arms.{arm.name}."
+                issues.append(ValidationIssue(f"arms.{arm.name}", message, hint, list(arm.stack)))
     if defaults is None:
         return None
     return defaults, [f"{', '.join(names)}: {text}" for text, names in warnings.items()]
@@ -82,9 +84,9 @@ def validate_trials(
 def _valid_configs(
     arm: Arm, trial: Mapping[str, Any], reported: set[str], issues: list[ValidationIssue]
 ) -> list[TrialConfig]:
-    """Return the valid configurations of an arm at its probes, and append the issues of the invalid ones.
+    """Return the valid configurations of an arm at its probes, and append issues about the invalid ones.
 
-    Issues whose text is in `reported`, because the trial defaults have them too, are not repeated.
+    Issues with a text in `reported` are not repeated: they are about the trial defaults.
     """
     arm_issues: dict[str, ValidationIssue] = {}
     configs: list[TrialConfig] = []
@@ -101,10 +103,9 @@ def _valid_configs(
         # Values that are written differently, such as 1, 1.0 and "1", may give the same configuration.
         same = points.setdefault(config.config_id(""), point)
         if same is not point:
-            message = f"must not have equal configurations at {_format_point(same)} and at {_format_point(point)}"
-            arm_issues.setdefault(
-                message, ValidationIssue(f"arms.{arm.name}", message, "Remove one of the two.", list(arm.stack))
-            )
+            message = f"must not have the same configuration at {_format_point(same)} and at {_format_point(point)}"
+            hint = "Keep only one of the equivalent values."
+            arm_issues.setdefault(message, ValidationIssue(f"arms.{arm.name}", message, hint, list(arm.stack)))
     issues += arm_issues.values()
     return configs
 
@@ -114,7 +115,10 @@ def _format_point(point: Mapping[str, Value]) -> str:
 
 
 def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> ValidationIssue:
-    """Turn an issue of the trial at `point` of `arm` into an issue of the arm."""
+    """Convert an issue with one trial of `arm` into an issue with the sweep file.
+
+    If the arm has several dimensions, the hint names the point at which the problem occurs.
+    """
     if issue.where.startswith("strategies"):
         where = issue.where.replace("strategies", f"arms.{arm.name}", 1)
     else:
@@ -125,41 +129,40 @@ def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) 
 
 
 def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Direction]) -> Iterator[str]:
-    """Yield a warning for each strategy that leaves an objective null: search and Pareto front then ignore its runs."""
+    """Yield a warning for each strategy that leaves an objective null: the search and the front ignore its runs."""
     for strategy in config.strategies:
         null = [name for name in objectives if name in strategy.unmeasured]
         if null:
             yield (
-                f"{strategy.kind} does not measure {' and '.join(null)}, so these objectives cannot guide the search "
-                "of the arm, and no Pareto front over them includes its runs."
+                f"{strategy.kind} does not measure {' and '.join(null)}, so the runs of the arm cannot guide its "
+                "search, and the Pareto front over the objectives does not include them."
             )
 
 
 def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[ValidationIssue]) -> None:
-    """Append the issues of the seeds, and of a grid sampler that would have to enumerate a continuous range."""
+    """Append issues about the seeds, and about a grid with a number of configurations or a continuous range."""
     seeds = search.run_seeds
     if not seeds or len(set(seeds)) != len(seeds):
+        hint = "Write a number of seeds, such as 3, or a list of distinct seeds, such as [0, 1, 2]."
         issues.append(
-            ValidationIssue(
-                "search.seeds", "must contain at least one seed and no duplicates", "For example 3.", list(seeds)
-            )
+            ValidationIssue("search.seeds", "must contain at least one seed and no duplicates", hint, list(seeds))
         )
     if search.sampler != "grid":
         return
     if search.configurations is not None:
-        message, hint = "must be omitted for the grid sampler", "A grid runs every combination of choices."
+        message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
         issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
     for arm in arms:
         for dimension in arm.dimensions:
             if dimension.values() is None:
-                message = "must be a finite set of values for the grid sampler"
+                message = "must be a finite set of values with the grid sampler"
                 value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
                 where = f"arms.{arm.name}: {dimension.name}"
-                issues.append(ValidationIssue(where, message, "Write {choices: [...]}.", value))
+                issues.append(ValidationIssue(where, message, "List the values as {choices: [...]}.", value))
 
 
 def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> None:
-    """Append the issues of objectives that are not numeric columns, or that are not measured for the kind of data."""
+    """Append an issue for each objective that is not a numeric column or is not measured for this kind of data."""
     if not isinstance(objectives, Mapping):
         return
     data = trial.get("data")
@@ -171,8 +174,9 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
     for column in map(str, objectives):
         where = f"objectives.{column}"
         if column not in OBJECTIVE_COLUMNS:
-            hint = did_you_mean(column, OBJECTIVE_COLUMNS, 3) or f"For example {', '.join(OBJECTIVE_COLUMNS[:6])}."
+            examples = f"Numeric columns are, for example, {', '.join(OBJECTIVE_COLUMNS[:6])}."
+            hint = did_you_mean(column, OBJECTIVE_COLUMNS, 3) or examples
             issues.append(ValidationIssue(where, "must be a numeric column of the table", hint, column))
         elif column in unavailable_columns(kind):
             message = f"must be a column that is measured for {kind} data"
-            issues.append(ValidationIssue(where, message, "For example nll_iw.", column))
+            issues.append(ValidationIssue(where, message, "Choose, for example, nll_iw.", column))

@@ -40,8 +40,8 @@ def load_yaml(text: str) -> Any:
     """Return the value of a YAML text.
 
     Raises:
-        ValueError: The text is not valid YAML, has a duplicate key or is nested too deeply. The message gives line and
-            column.
+        ValueError: The text is not valid YAML, has a duplicate key or is nested too deeply. For syntax errors and
+            duplicate keys, the message gives line and column.
     """
     try:
         return yaml.load(text, _Loader)
@@ -52,7 +52,7 @@ def load_yaml(text: str) -> Any:
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the dotted `key` to `value`, creating the mappings that are missing."""
+    """Set the dotted `key` to `value`, creating missing mappings on its path."""
     *path, last = key.split(".")
     for part in path:
         inner = values.get(part)
@@ -69,15 +69,15 @@ def edit_yaml(text: str, overrides: Mapping[str, Any]) -> str:
         overrides: Dotted keys and their values.
 
     Returns:
-        A text that `load_yaml` reads as the mapping of `text`, changed by `set_dotted`. All comments are lost if no
-        edit in place gives this mapping, for example if a change inside an anchor would also change its aliases.
+        A text that `load_yaml` reads as the edited mapping. All comments are lost if editing in place does not give
+        this mapping, for example because a change inside an anchor would also change its aliases.
     """
     expected = {str(key): value for key, value in load_yaml(text).items()}
     for key, value in overrides.items():
         set_dotted(expected, key, value)
     try:
         edited = _edit_in_place(text, overrides)
-        # repr tells 1, 1.0 and True apart, and shows the order of keys.
+        # `repr` distinguishes 1, 1.0 and True, and preserves the order of keys.
         if repr({str(key): value for key, value in load_yaml(edited).items()}) == repr(expected):
             return edited
     except Exception:
@@ -108,7 +108,7 @@ def _edit_in_place(text: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _quoted_where_needed(value: Any) -> Any:
-    """Quote the texts in `value` that YAML 1.1 reads as something else, such as "no"."""
+    """Return `value` with quotes around each string that YAML 1.1 would read as something else, such as "no"."""
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Parsing the studies and their fields on the command line: `probe:draws=3,tsne`."""
+"""Parsing of studies and their fields on the command line: `probe:draws=3,tsne`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def parse_studies(text: str) -> list[Study]:
     Raises:
         ConfigError: The syntax is wrong, a study or field is unknown or invalid, or a study occurs twice.
     """
-    # Studies may also be joined with `+`; replace every comma that separates studies by `+`.
+    # `parse_items` splits at `+`, so every comma between two studies is replaced by `+`.
     joined = re.sub(rf",(?=\s*[A-Za-z_]\w*\s*(?:[:,+]|$)){OUTSIDE_BRACKETS}", "+", text)
     items = parse_items(joined, "--what", EXAMPLE)
     if not items:
-        hint = f"Known: {', '.join(STUDIES)}; see `lagvae studies`."
+        hint = f"Known studies: {', '.join(STUDIES)}. `lagvae studies` describes them."
         raise ConfigError([ValidationIssue("--what", "must name at least one study", hint, text)])
     union: Any = Annotated[Union.__getitem__(tuple(STUDIES.values())), Field(discriminator="kind")]
     parser = create_model("Studies", __base__=FrozenConfig, what=(tuple[union, ...], ...))
@@ -44,13 +44,13 @@ def parse_studies(text: str) -> list[Study]:
     repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if repeated:
         message = "must name each study only once, because a run stores one result per study"
-        hint = "To change its fields, run `lagvae evaluate` again; the new result replaces the first."
+        hint = "For other fields, run `lagvae evaluate` again; the new result of a study replaces the old one."
         raise ConfigError([ValidationIssue("--what", message, hint, ", ".join(repeated))])
     return list(studies)
 
 
 def _about_option(issue: ValidationIssue, items: Sequence[Mapping[str, Any]]) -> ValidationIssue:
-    """Return `issue` with the location as an option of the command: `--what tsne.draws` in place of `what[1].draws`."""
+    """Return `issue` located in the command-line option: `--what tsne.draws` instead of `what[1].draws`."""
     match = re.match(r"what\[(\d+)\](.*)", issue.where)
     if match is None or match[2] == ".kind":
         return replace(issue, where="--what")

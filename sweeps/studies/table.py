@@ -46,7 +46,7 @@ EVALUATION_COLUMNS = (
     ("git_commit", "str", "commit of the code that ran the study, if the code ran from a checkout"),
     ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
 )
-"""Name, type and meaning of the columns that precede the columns of the study in the row of any study."""
+"""Name, type and meaning of the columns that all studies share. In a row, the columns of the study follow them."""
 
 
 def evaluation_schema(study: type[Study]) -> pa.Schema:
@@ -62,27 +62,27 @@ _STUDY_OF_COLUMN: dict[str, type[Study]] = {
 
 
 def study_of(column: str) -> type[Study] | None:
-    """Return the study that measures a numeric column; None if no study does."""
+    """Return the study that measures the numeric column `column`; None if no study does."""
     return _STUDY_OF_COLUMN.get(column)
 
 
 def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationIssue]:
-    """Return issues about `option` if any of `columns` is not a numeric column of the runs or of a study."""
+    """Return an issue about `option` if any of `columns` is not a numeric column of the runs or of a study."""
     known = [*OBJECTIVE_COLUMNS, *_STUDY_OF_COLUMN]
     unknown = [name for name in columns if name not in known]
     if not unknown:
         return []
     suggestions = dict.fromkeys(filter(None, (did_you_mean(name, known, count=2) for name in unknown)))
-    hint = " ".join([*suggestions, f"Known: {', '.join(known)}."])
+    hint = " ".join([*suggestions, f"Known columns: {', '.join(known)}."])
     return [ValidationIssue(option, "must name numeric columns of the table", hint, ", ".join(unknown))]
 
 
 def write_evaluation(
     folder: ResultsFolder, run: Mapping[str, Any], study: Study, findings: Findings, *, seconds: float, device: str
 ) -> list[str]:
-    """Write the findings of a study of a run. They replace earlier findings of the same study of the run.
+    """Write the findings of a study about one run. They replace earlier findings of this study about the run.
 
-    The row is written last, so that the tables of the same measurement always exist when a row exists.
+    The row is written last, so that a row never exists without the tables of the same measurement.
 
     Args:
         folder: The folder of the sweep.
@@ -93,7 +93,7 @@ def write_evaluation(
         device: Device of the measurement.
 
     Returns:
-        The names of the files within the folder; the first name is that of the file with the row.
+        The names of the written files, relative to the folder. The first file contains the row.
     """
     kind, run_id = study.name(), run["run_id"]
     row_name = f"evaluations/{kind}/{run_id}.parquet"
@@ -123,7 +123,7 @@ def write_evaluation(
 
 
 def checked_values(study: Study, findings: Findings) -> dict[str, Any]:
-    """Return the values of the findings after asserting that they are finite and have the columns of the study."""
+    """Return the values of `findings`, after checking that they are finite and match the columns of the study."""
     declared = {column.name for column in study.columns}
     assert set(findings.values) == declared, (
         f"{study.name()} measured {sorted(findings.values)}, but declares {sorted(declared)}"
@@ -137,7 +137,7 @@ def checked_values(study: Study, findings: Findings) -> dict[str, Any]:
 def with_evaluations(
     folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]
 ) -> list[Mapping[str, Any]]:
-    """Return copies of the runs' `rows` with the requested columns of studies added; unmeasured values are null."""
+    """Return copies of `rows` with the columns of studies among `columns` added; unmeasured values are None."""
     extended = [dict(row) for row in rows]
     columns_of_study: dict[str, list[str]] = {}
     for name in columns:
@@ -153,11 +153,12 @@ def with_evaluations(
 
 
 def several_settings(folder: ResultsFolder, columns: Iterable[str]) -> list[str]:
-    """Return a warning for each study behind `columns` whose fields were not the same for all runs."""
+    """Return a warning for each study that measures any of `columns` and ran with different fields on some runs."""
     kinds = dict.fromkeys(study.name() for name in columns if (study := study_of(name)) is not None)
     stored = {kind: {row["settings"] for row in _stored(folder, kind)} for kind in kinds}
     return [
-        f"{kind} was measured with {len(settings)} settings, which are not comparable: {'; '.join(sorted(settings))}"
+        f"{kind} ran with {len(settings)} different settings, so its values are not comparable: "
+        + "; ".join(sorted(settings))
         for kind, settings in stored.items()
         if len(settings) > 1
     ]

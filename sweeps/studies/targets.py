@@ -1,4 +1,4 @@
-"""Finding the models that `lagvae evaluate` measures: stored runs with their weights, or a file of weights."""
+"""Finding the models that `lagvae evaluate` measures: those of stored runs, or a file of weights."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class EvaluationTarget:
 
     Args:
         config: Configuration of the model.
-        weights: Its weights.
+        weights: Store of its weights.
         place: Path of the weights, for messages.
-        folder: The sweep of a stored run; None for a file of weights alone.
-        row: The row of a stored run; None for a file of weights alone.
+        folder: Results folder of a stored run; None for a file of weights without a run.
+        row: Row of a stored run; None for a file of weights without a run.
     """
 
     config: TrialConfig
@@ -68,7 +68,7 @@ def find_targets(
 ) -> list[EvaluationTarget]:
     """Return the models that the command line selects.
 
-    Models can be selected by run ids, by a sweep (all its finished runs), or by a file of weights alone.
+    Models can be selected by run ids, by a sweep (all its finished runs), or by a file of weights without a run.
 
     Args:
         run_ids: Ids of stored runs.
@@ -79,20 +79,20 @@ def find_targets(
         retrain: Also select runs without stored weights.
 
     Raises:
-        ConfigError: The selection is empty, contradictory or contains unknown runs, unfinished runs or runs without
+        ConfigError: The selection is empty or contradictory, or contains unknown runs, unfinished runs or runs without
             stored weights.
         CheckpointError: The file of weights is damaged.
     """
     if model is not None and retrain:
-        message = "cannot be combined with --model"
-        raise ConfigError([ValidationIssue("--retrain", message, "Leave out --retrain or --model.")])
+        message = "must not be combined with --model"
+        raise ConfigError([ValidationIssue("--retrain", message, "Omit --retrain or --model.")])
     if run_ids:
         return _targets_of_runs(run_ids, results, sweep, arm, model, retrain)
     if sweep is not None:
         return _targets_of_sweep(results, sweep, arm, model, retrain)
     if model is not None:
         return [_target_of_file(model)]
-    raise ConfigError([ValidationIssue("RUN_ID", "no model is selected", "Give run ids, --sweep or --model.")])
+    raise ConfigError([ValidationIssue("RUN_ID", "must select a model", "Give run ids, --sweep or --model.")])
 
 
 def _targets_of_runs(
@@ -100,8 +100,8 @@ def _targets_of_runs(
 ) -> list[EvaluationTarget]:
     runs = _named_runs(run_ids, results, sweep)
     if arm is not None:
-        hint = "--arm selects among the runs of a sweep that is given with --sweep."
-        raise ConfigError([ValidationIssue("--arm", "cannot be combined with RUN_ID", hint, arm)])
+        hint = "Omit --arm, or give --sweep instead of run ids."
+        raise ConfigError([ValidationIssue("--arm", "must not be combined with RUN_ID", hint, arm)])
     targets, unreadable = _targets_of(runs, model, retrain)
     if unreadable:
         raise ConfigError(unreadable)
@@ -111,7 +111,7 @@ def _targets_of_runs(
 def _targets_of_sweep(
     results: str, sweep: str, arm: str | None, model: Path | None, retrain: bool
 ) -> list[EvaluationTarget]:
-    """Return the finished runs of a sweep. Runs of another version of lagvae are skipped if other runs remain."""
+    """Return the targets for the finished runs of a sweep. If at least one is readable, warn about the others."""
     targets, unreadable = _targets_of(_finished_runs(results, sweep, arm), model, retrain)
     if not targets:
         raise ConfigError(unreadable)
@@ -133,13 +133,13 @@ def _target_of_file(model: Path) -> EvaluationTarget:
 def _targets_of(
     runs: Sequence[_StoredRun], model: Path | None, retrain: bool
 ) -> tuple[list[EvaluationTarget], list[ValidationIssue]]:
-    """Return the targets of the runs, and the issues of runs that this version of lagvae cannot read.
+    """Return the targets for the runs, and issues about runs that this version of lagvae cannot read.
 
     Raises:
-        ConfigError: A run has not finished or has no stored weights.
+        ConfigError: A run has not finished or has no stored weights, or `model` is given for several runs.
     """
     if model is not None and len(runs) > 1:
-        message, hint = "must be given with exactly one run, because the file holds one model", "Give one RUN_ID."
+        message, hint = "must be given with exactly one run, because the file holds one model", "Give a single RUN_ID."
         raise ConfigError([ValidationIssue("--model", message, hint, str(model))])
     issues: list[ValidationIssue] = []
     unreadable: list[ValidationIssue] = []
@@ -152,14 +152,15 @@ def _targets_of(
             hint = "Run its sweep again, or choose another run."
             issues.append(ValidationIssue(run.run_id, message, hint, run.row["status"]))
         elif model is None and not retrain and not run.has_model:
-            issues.append(ValidationIssue("RUN_ID", "the model of this run is not stored", HOW_TO_KEEP, run.run_id))
+            issues.append(ValidationIssue("RUN_ID", "must be a run with a stored model", HOW_TO_KEEP, run.run_id))
         else:
             try:
                 config = parse_trial(json.loads(run.row["config"]))
             except ConfigError as error:
-                message = f"this version of lagvae cannot read the run's configuration: {error.issues[0]}"
+                reason = str(error.issues[0]).rstrip(".")
+                message = f"must be a run with a configuration that this version of lagvae can read ({reason})"
                 hint = "Choose other runs, or use the version of lagvae that trained this run."
-                unreadable.append(ValidationIssue("RUN_ID", message.rstrip("."), hint, run.run_id))
+                unreadable.append(ValidationIssue("RUN_ID", message, hint, run.run_id))
                 continue
             place = str(model or f"{run.folder.results}/{run.folder.sweep}/{model_name(run.run_id)}")
             targets.append(EvaluationTarget(config, weights, place, run.folder, run.row))
@@ -169,20 +170,20 @@ def _targets_of(
 
 
 def _weights_file(model: Path) -> FileCheckpoint:
-    """Return the file of weights; ConfigError if it cannot be read."""
+    """Return the file of weights; raise a ConfigError if it cannot be read."""
     try:
         with open(model, "rb"):
             return FileCheckpoint(model)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = "`lagvae trial --keep FILE` writes such a file."
-        raise ConfigError([ValidationIssue("--model", f"cannot be read ({reason})", hint, str(model))]) from None
+        message, hint = f"must be a readable file ({reason})", "`lagvae trial --keep FILE` writes such a file."
+        raise ConfigError([ValidationIssue("--model", message, hint, str(model))]) from None
 
 
 def _named_runs(run_ids: Sequence[str], results: str, sweep: str | None) -> list[_StoredRun]:
-    """Return the runs with these ids. If several sweeps contain a run, prefer one that has its model."""
+    """Return the runs with these ids. If several sweeps contain a run, prefer a sweep that stores its model."""
     malformed = [run_id for run_id in run_ids if not RUN_ID.fullmatch(run_id)]
-    issues = [ValidationIssue("RUN_ID", "must be CONFIG_ID-SEED", HOW_TO_LIST, run_id) for run_id in malformed]
+    issues = [ValidationIssue("RUN_ID", "must be a run id", HOW_TO_LIST, run_id) for run_id in malformed]
     runs: dict[str, _StoredRun] = {}
     for name in [sweep] if sweep is not None else stored_sweeps(results):
         folder = ResultsFolder(results, name)
@@ -193,7 +194,7 @@ def _named_runs(run_ids: Sequence[str], results: str, sweep: str | None) -> list
     where = f"sweep {sweep} in {results}" if sweep is not None else results
     for run_id in run_ids:
         if run_id not in runs and run_id not in malformed:
-            issues.append(ValidationIssue("RUN_ID", f"no such run is stored in {where}", HOW_TO_LIST, run_id))
+            issues.append(ValidationIssue("RUN_ID", f"must be a run that is stored in {where}", HOW_TO_LIST, run_id))
     if issues:
         raise ConfigError(issues)
     return [runs[run_id] for run_id in dict.fromkeys(run_ids)]
@@ -209,5 +210,6 @@ def _finished_runs(results: str, sweep: str, arm: str | None) -> list[_StoredRun
         raise ConfigError([ValidationIssue("--arm", message, hint, arm)])
     finished = [row for row in rows if row["status"] == "finished" and arm in (None, row["arm"])]
     if not finished:
-        raise ConfigError([ValidationIssue("--sweep", "must name a sweep with finished runs", "Run it first.", sweep)])
+        message = "must name a sweep with finished runs" + (f" of arm {arm}" if arm is not None else "")
+        raise ConfigError([ValidationIssue("--sweep", message, "Run the sweep first.", sweep)])
     return [_StoredRun(folder, row) for row in finished]

@@ -48,7 +48,8 @@ def test_a_run_does_not_use_cores_of_two_nodes():
     assert concurrent_runs(ResourceSpec(cpus=1, concurrent=4), nodes) == 4
     with rejects("resources.cpus") as issues:
         concurrent_runs(ResourceSpec(cpus=4), nodes)
-    assert str(issues[0]) == "resources.cpus: must be at most the 3 cores of the largest node, got 4. Lower it."
+    assert "3 cores of the largest node" in issues[0].message
+    assert (issues[0].value, issues[0].hint) == (4, "Lower resources.cpus.")
 
 
 def test_a_growing_cluster_without_workers_is_assumed_to_reach_the_limit_of_the_sweep():

@@ -486,8 +486,8 @@ class TestFile:
     def test_a_duplicate_key_is_named_with_its_line(self):
         message = str(error_of("name: x\narms:\n  vae: []\n  vae: [beta_vae]\n"))
         assert message == (
-            "the_file.yaml: the file: not valid YAML (duplicate key 'vae' in \"<unicode string>\", line 4, column 3: "
-            "vae: [beta_vae] ^)."
+            "the_file.yaml: the file: must be valid YAML (duplicate key 'vae' in \"<unicode string>\", line 4, "
+            "column 3: vae: [beta_vae] ^)."
         )
 
     @pytest.mark.parametrize("text", ["", "3", "[]", "just words", "null"])
@@ -499,7 +499,7 @@ class TestFile:
         path = str(tmp_path / "none.yaml")
         with rejects("the file") as issues:
             load_spec(path)
-        assert (issues[0].value, issues[0].message) == (path, "no such file")
+        assert (issues[0].value, issues[0].message) == (path, "must exist")
         assert "quickstart" in issues[0].hint
 
     @pytest.mark.parametrize("where", ["x" * 300, "a\0b", "", "../library/quickstart", "quickstart/x"])
