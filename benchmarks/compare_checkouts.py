@@ -4,9 +4,9 @@
     python benchmarks/compare_checkouts.py BEFORE AFTER --python .venv-before/bin/python --python .venv/bin/python
 
 BEFORE and AFTER are folders of checkouts. In each, every strategy of its catalogue is trained for two epochs on small
-data of every kind (synthetic, text in batches of constant length and padded, reinflection, images), at its defaults and
-fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings, memory and
-messages. Prints one line per difference and a summary; exits with 1 if there is a difference.
+data of every kind (synthetic, text in batches of constant length, padded text, reinflection, images), with its defaults
+and fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings, memory
+and messages. Prints one line per difference and a summary; exits with 1 if there is a difference.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ for name, sections in json.load(open("sections.json")).items():
 
 
 def write_data(folder: Path) -> None:
-    """Small files of every kind, the same for both checkouts."""
+    """Write small files of every kind, the same for both checkouts."""
     draw, words = random.Random(0), [f"w{number}" for number in range(20)]
     (folder / "text").mkdir()
     for split, count in (("train", 96), ("valid", 32), ("test", 32)):
@@ -102,14 +102,14 @@ def write_data(folder: Path) -> None:
 
 
 def records_of(checkout: Path, python: str, folder: Path) -> dict[str, Any]:
-    """Every record of a checkout by kind of data and strategy."""
+    """Return the records of a checkout, by kind of data and strategy."""
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "LAGVAE_CACHE": str(folder / "cache")}
     done = subprocess.run([python, "-c", RECORDS], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
     return {line[0]: line[1:] for line in map(json.loads, done.stdout.decode().splitlines())}
 
 
 def differences(before: Any, after: Any, where: str = "") -> list[str]:
-    """The places at which two JSON values differ; floats must be equal to the last bit."""
+    """Return the places at which two JSON values differ. Floats must be equal to the last bit."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = sorted({*before, *after})
         return [line for name in names for line in differences(before.get(name), after.get(name), f"{where}.{name}")]
@@ -123,8 +123,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--python", action="append", help="interpreter of each checkout; by default this one for both")
-    parser.add_argument("--only", help="this kind of data alone")
+    parser.add_argument(
+        "--python",
+        action="append",
+        help="interpreter of a checkout, given once for each; by default the running interpreter",
+    )
+    parser.add_argument("--only", help="compare only this kind of data")
     chosen = parser.parse_args()
     pythons = chosen.python or [sys.executable] * 2
     sections = {name: values | SHARED for name, values in SECTIONS.items() if chosen.only in (None, name)}

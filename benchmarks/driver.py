@@ -1,10 +1,10 @@
-"""Measure what the driver of a sweep costs its node: processor time and memory against the number of concurrent trials.
+"""Measure the processor time and memory of the driver of a sweep as a function of the number of concurrent trials.
 
     python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--forked] [--json FILE]
 
-The benchmark runs a real sweep on a real Ray of this machine, which is configured to have N cores. The trials train
-nothing: each starts, waits until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the
-record of a real trial. Each N runs in a new process. All results are processor time, which other processes disturb less
+The benchmark runs a real sweep with Ray on this machine; Ray is configured to see N cores. The trials train nothing:
+each starts, waits until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a
+real trial. Each N runs in a new process. All results are processor time, which other processes disturb less
 than wall time; `ms` are milliseconds of one core.
 
     start     driver, per trial that starts, including Ray's own work for it
@@ -13,9 +13,8 @@ than wall time; `ms` are milliseconds of one core.
     head      the GCS and the node's raylet together, per report
     MiB       resident set of the driver at the end, and the increase per trial
 
-Even such a trial is a process of some 230 MB, which limits N on one machine; with --forked it is one of some 25 MB
-(`forked_workers.py`). Seconds depend on the machine. The result that should hold elsewhere is that nothing grows faster
-than N.
+Even such a trial is a process of some 230 MB, which limits N on one machine; with --forked it takes some 25 MB
+(`forked_workers.py`). The times depend on the machine, but nothing should grow faster than N on any machine.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ STARTED = {"host": "here", "device": "cpu", "epoch": 1, "epochs": 1}
 
 
 def report_only(job: dict[str, Any]) -> None:
-    """Replace `train_run`: the same reports without the training."""
+    """Stand in for `train_run`: send the same reports without training."""
     from ray import tune
 
     plan = json.loads(Path(os.environ["LAGVAE_BENCHMARK_PLAN"]).read_text())
@@ -130,7 +129,7 @@ class Clock:
             for number, pid in enumerate(self._waiting):
                 os.kill(pid, signal.SIGCONT)
                 if self._suspend and number % 50 == 49:
-                    time.sleep(1.0)  # resumed all at once, they would wait for each other
+                    time.sleep(1.0)  # if all were resumed at once, they would wait for each other
 
     def ended(self) -> None:
         if not self.ends:

@@ -1,7 +1,7 @@
-"""Ray workers that share imported modules, so that a thousand idle ones fit on one machine.
+"""Ray workers that share imported modules, so that a thousand idle workers fit on one machine.
 
 A worker process of Ray Tune holds some 230 MB, nearly all of it modules. Here one process imports the modules and
-forks. Each worker is a fork of it and holds some 25 MB; after the fork it runs what Ray started: the same
+forks. Each worker is such a fork and holds some 25 MB. After the fork it runs what Ray would have run: the same
 `default_worker.py` with its arguments, environment and files.
 
 `forked_workers(folder)` starts the forking process and returns the script that Ray must run in place of its
@@ -34,7 +34,7 @@ MODULES = (
 REQUEST_BYTES = 1 << 20
 
 MCL_CURRENT, MCL_ONFAULT = 1, 4
-"""Flags of mlockall: lock present pages, as soon as they are accessed."""
+"""Flags of mlockall: lock the pages that are mapped now, each when it is first accessed."""
 
 PR_SET_MEMORY_MERGE = 67
 
@@ -66,8 +66,8 @@ def forked_workers(folder: Path) -> Iterator[Path]:
     """Context manager in which a process forks workers; yields the script that Ray runs for a worker."""
     path, script = str(folder / "forking"), folder / "worker.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent), path=path))
-    # Started here and not by a worker, because Ray ends the processes that a worker leaves behind.
-    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # a heap per thread, with 20 threads, is 10 MB a worker
+    # The process is not started by a worker, because Ray ends the processes that a worker leaves behind.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # one heap for each of 20 threads takes 10 MB per worker
     with subprocess.Popen([sys.executable, __file__, path], env=environment) as forking:
         try:
             yield script

@@ -2,12 +2,12 @@
 
     python benchmarks/memory.py text|nll_iw|mi|all [--sentences N] [--samples K ...] [--json FILE]
 
-Each line is measured in a new process. `MiB` is the peak of its resident set above its size after all imports (for
-nll_iw and mi also after model and data are built). Pages mapped from the cache count, although processes share them.
-Seconds depend on the machine; the bounds should hold anywhere.
+Each line is measured in a new process. `MiB` is the increase of its peak resident set after all imports (for nll_iw and
+mi, also after model and data are built). Pages mapped from the cache count, although processes share them. Seconds
+depend on the machine; the bounds should hold anywhere.
 
-`text`: sentences of 10 words on average from a vocabulary of 20,000 under Zipf's law, in two classes; `cold`: nothing
-is cached, `warm`: the text is in the cache. `nll_iw`: 32 latent dimensions, hidden 1,024, embedding 512, vocabulary
+`text`: sentences of 10 words on average from a vocabulary of 20,000 under Zipf's law, in two classes. `cold`: nothing
+is cached; `warm`: the text is in the cache. `nll_iw`: 32 latent dimensions, hidden 1,024, embedding 512, vocabulary
 20,001, sentences of 80 predicted tokens, a random model. `mi`: 10,000 examples with 32 latent dimensions.
 """
 
@@ -42,7 +42,7 @@ LATENT, VOCABULARY, PREDICTED = 32, 20_001, 80
 
 
 def write_text(folder: Path, sentences: int) -> None:
-    """Write `sentences` lines of training text and a hundredth as many for valid and test, in small portions."""
+    """Write `sentences` lines of training text, and a hundredth as many for each of valid and test, piece by piece."""
     random = np.random.default_rng(0)
     words = np.array([f"word{n}" for n in range(20_000)], dtype=object)
     cumulative = np.cumsum(1.0 / np.arange(1, len(words) + 1))
@@ -55,7 +55,7 @@ def write_text(folder: Path, sentences: int) -> None:
 
 
 def peak_bytes() -> int:
-    """Return the peak resident set of this process; getrusage would include that of its parent."""
+    """Return the peak resident set of this process. On Linux, getrusage would include that of the parent process."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""Measure what a remedy costs: the ratio of an outer update under it to an outer update of the plain VAE.
+"""Measure the cost of a remedy: the time of an outer update relative to one of the plain VAE.
 
     python benchmarks/remedies.py [--size synthetic|yahoo] [--arms ARM ...] [--rounds N] [--threads N] [--json FILE]
 
@@ -8,7 +8,7 @@ latent dimensions at `synthetic`, on random tokens. An update is everything that
 
 In each round every arm runs several updates in a row; the order of the arms rotates. The first update of an arm is not
 timed, because in a trial an update follows one of its own kind. A second plain VAE runs too; its ratio shows how
-reliable the machine is. A ratio is the median over the rounds of (arm / plain VAE of the same round), with the standard
+reliable the machine is. A ratio is the median over rounds of (arm / plain VAE in the same round), with the standard
 error of that median. On one CPU thread the processor time is measured, which other processes disturb less. For arms
 with several encoder steps per update, the ratio per encoder step is shown too. An update of `aggressive` includes its
 inner loop, so use a small `budget` where steps are slow.
@@ -82,7 +82,7 @@ class Arm:
 
     @property
     def encoder_steps(self) -> float:
-        """Encoder steps per update."""
+        """Mean number of encoder steps per outer update."""
         return self.trial.learner.encoder_steps / self.updates
 
 

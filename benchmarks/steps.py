@@ -1,14 +1,14 @@
-"""Measure a training step, an inner step, a semi-amortised step and nll_iw, in ms and as a share of the peak.
+"""Measure a training step, an inner step, a semi-amortised step and nll_iw, in ms and as a fraction of the peak.
 
     python benchmarks/steps.py [--size synthetic|yahoo|all] [--threads N] [--device cpu|cuda]
         [--repetitions N] [--json FILE]
 
 Sizes: `synthetic` is He et al. 2019, Appendix B.1 (batch 16, length 11, vocabulary 1,004, embedding and hidden 50, one
 latent dimension); `yahoo` is their Yahoo model (batch 32, 80 predicted tokens, vocabulary 20,001, embedding 512, hidden
-1,024, latent 32) on random tokens. `plain` is the same step in the straightforward form of the public codes: one
-cross-entropy over all logits, torch's dropout and clipping. All variants are timed alternately in one process, so their
-ratios are valid even if the machine's speed drifts; quote ratios, not milliseconds. The peak is the best float32 matrix
-product of this run; FLOPs count the matrix products that the step needs.
+1,024, latent 32) on random tokens. `plain` is the same step as in the published code: one cross-entropy over all
+logits, torch's dropout and clipping. All variants are timed alternately in one process, so their ratios are valid even
+if the machine's speed drifts; quote ratios, not milliseconds. The peak is the best float32 matrix product of this run;
+FLOPs count the matrix products that the step needs.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ STEPS = 10
 """Refinement steps of sa_vae, as in He et al. 2019."""
 
 SLOW = ("nll_iw", "sa_vae")
-"""Variants that are timed in three of ten rounds."""
+"""Variants that are timed only in three of ten rounds, because they are slow."""
 
 
 class PlainStep:
-    """The training step as in the public codes, on modules of the same shapes."""
+    """The training step as in the published code, on modules of the same shapes."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
         m, v = size.model, size.vocabulary

@@ -1,10 +1,10 @@
-"""Measure what a row of the table costs to write and to read on this disk, including the flush.
+"""Measure the time to write and to read a row of the table on this disk, including the flush.
 
     python benchmarks/table.py [--rows N ...] [--away MS] [--readers N]
 
-Each N is a folder of N runs. The result that should hold elsewhere is that a row costs the same in a table of ten rows
-and of ten thousand. `--away` adds a pause of this many milliseconds to each read, as from a distant store; `--readers`
-sets how many files are read concurrently.
+Each N is a folder of N runs. The times depend on the disk, but a row should take the same time in a table of ten rows
+as in one of ten thousand. `--away` adds a pause of this many milliseconds to each read, to simulate a remote store;
+`--readers` sets how many files are read concurrently.
 """
 
 from __future__ import annotations

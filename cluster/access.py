@@ -1,7 +1,8 @@
 """Access to a cluster: its address, its token, and the checks made before the token is sent.
 
 A Ray cluster runs any code for anyone who can reach its dashboard. Therefore a token is always required, it is sent
-over plain HTTP only within this machine, and a cluster that accepts requests without a token is not used.
+over plain HTTP only within this machine (unless `insecure` is set), and a cluster that accepts requests without a token
+is not used.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ __all__ = ["AccessDenied", "DenialReason", "Endpoint", "Token", "denied", "find_
 SECONDS = 10.0
 """Timeout of one request [s]."""
 
-EXAMPLE = "For example http://127.0.0.1:8265"
+EXAMPLE = "An example is http://127.0.0.1:8265."
 
-TUNNEL = "Open a tunnel, `ssh -N -L 8265:127.0.0.1:8265 HOST`, and use http://127.0.0.1:8265"
+TUNNEL = "Open a tunnel with `ssh -N -L 8265:127.0.0.1:8265 HOST` and use http://127.0.0.1:8265"
 
 
 class DenialReason(StrEnum):
@@ -93,7 +94,7 @@ class Token:
 
 
 def find_token(environment: Mapping[str, str] = os.environ) -> Token:
-    """Return the token from the file RAY_AUTH_TOKEN_PATH, else from ~/.ray/auth_token, else from RAY_AUTH_TOKEN.
+    """Return the token from the file at RAY_AUTH_TOKEN_PATH, else from ~/.ray/auth_token, else from RAY_AUTH_TOKEN.
 
     Files take precedence because every child process sees the environment.
 
@@ -118,7 +119,7 @@ def _secret_of(path: Path) -> str:
         mode, secret = path.stat().st_mode, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        message = f"The token file {path} cannot be read: {reason}. Check RAY_AUTH_TOKEN_PATH."
+        message = f"The token file {path} cannot be read ({reason}). Check its permissions and RAY_AUTH_TOKEN_PATH."
         raise AccessDenied(DenialReason.UNREADABLE_TOKEN, message) from None
     if mode & 0o077:
         raise AccessDenied(
@@ -169,7 +170,7 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname or not bare or not address.isprintable():
             raise AccessDenied(DenialReason.BAD_ADDRESS, f"{message}, got {address!r}. {EXAMPLE}")
         if parts.username is not None or parts.password is not None:
-            message += ", without user name or password. The token identifies you."
+            message += ", without a user name or password. The token identifies you."
             raise AccessDenied(DenialReason.PASSWORD_IN_ADDRESS, message)
         if parts.scheme == "http" and not is_loopback(parts.hostname) and not insecure:
             raise AccessDenied(
@@ -190,7 +191,7 @@ def is_loopback(host: str) -> bool:
 
 
 def probe(endpoint: Endpoint, token: Token) -> None:
-    """Check that the cluster requires a token and accepts `token`, by requesting its version without and with it.
+    """Check that the cluster rejects a request without a token and accepts a request with `token`.
 
     Raises:
         AccessDenied: Nothing answers, or the cluster accepts requests without a token, or it rejects `token`.
@@ -215,17 +216,17 @@ def denied(url: str, status: int, source: str) -> AccessDenied:
     if status == HTTPStatus.FORBIDDEN:
         return AccessDenied(
             DenialReason.WRONG_TOKEN,
-            f"The cluster at {url} rejects the token from {source}, which belongs to another cluster. Copy the "
+            f"The cluster at {url} rejects the token from {source}, which may belong to another cluster. Copy the "
             "token of this cluster.",
         )
     if status == HTTPStatus.UNAUTHORIZED:
         return AccessDenied(
             DenialReason.TOKEN_NOT_RECEIVED,
-            f"The cluster at {url} did not receive the token that was sent. Check for a proxy that removes headers.",
+            f"The cluster at {url} did not receive the token that was sent. Check whether a proxy removes headers.",
         )
     return AccessDenied(
         DenialReason.UNEXPECTED_STATUS,
-        f"The cluster at {url} answers a request with the token from {source} with HTTP status {status}. See the log "
+        f"The cluster at {url} returned HTTP status {status} for a request with the token from {source}. See the log "
         "of its dashboard.",
     )
 

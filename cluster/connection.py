@@ -53,7 +53,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
         cpus: Number of cores of the embedded Ray; all by default.
 
     Yields:
-        The module `ray`, which is connected.
+        The module `ray`, connected to the cluster.
 
     Raises:
         ConnectionFailed: No cluster answers at `address`.
@@ -67,7 +67,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        # Both variables would take precedence over the token file and over the embedded Ray.
+        # RAY_AUTH_TOKEN would take precedence over the token file, and RAY_ADDRESS over the embedded Ray.
         environment |= {"RAY_AUTH_TOKEN": None, "RAY_ADDRESS": None}
     elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
         environment["RAY_AUTH_MODE"] = "token"
@@ -84,7 +84,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any
 
 
 def _set(environment: Mapping[str, str | None]) -> None:
-    """Set environment variables; None removes one."""
+    """Set environment variables; remove those whose value is None."""
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""The job package: copies of the file and the Python packages of a job, so that nothing else is uploaded."""
+"""Job packages: copies of a job's file and Python packages, so that nothing else is uploaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lagvae_core.errors import LagvaeError
 __all__ = ["LIMIT_BYTES", "JobPackage", "PackageTooLarge", "folder_of", "packed"]
 
 LIMIT_BYTES = 5 * 10**6
-"""Maximum size of a job package. Code is far smaller, and data or results must not be sent through the head node."""
+"""Maximum size of a job package. Code is far smaller; data and results must not be sent through the head node."""
 
 EXCLUDED = ("__pycache__", "*.py[co]", ".*")
 

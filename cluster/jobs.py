@@ -30,7 +30,7 @@ ACTIVE = ("PENDING", "RUNNING")
 """States of a job that has not ended. The final states are SUCCEEDED, FAILED and STOPPED."""
 
 STOP_SECONDS = 120
-"""Time between a request to stop a job and its forced end [s]. In this time, the driver saves its runs."""
+"""Time between the request to stop a job and the moment it is killed [s]. The driver needs it to save its runs."""
 
 
 class JobError(LagvaeError):
@@ -182,7 +182,7 @@ class Cluster:
             return bool(self._client.stop_job(submission_id))
 
     def wait(self, submission_id: str, seconds: float, pause: float = 0.3) -> Job:
-        """Wait until the job has ended, but at most `seconds`, and return its current state."""
+        """Wait at most `seconds` until the job has ended, and return its current state."""
         deadline = time.monotonic() + seconds
         while (job := self.job(submission_id)).active and time.monotonic() < deadline:
             time.sleep(pause)
@@ -259,7 +259,7 @@ def _translated(endpoint: Endpoint, token: Token) -> Iterator[None]:
         raise denied(endpoint.url, error.status, token.source) from None
     except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         reason = type(error).__name__
-        message = f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Its jobs keep running."
+        message = f"The cluster at {endpoint.url} does not answer ({reason}). Check the tunnel. Jobs keep running."
         raise AccessDenied(DenialReason.NO_ANSWER, message) from None
     except (RuntimeError, ValueError) as error:
         # If the message contains a traceback of the server, its last line gives the reason.

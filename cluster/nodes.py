@@ -37,6 +37,6 @@ def _wait_connected(address: str, nodes: int, deadline: float) -> int:
             if joined >= nodes:
                 return joined
             if time.monotonic() > deadline:
-                hint = "See the logs of the other nodes, or wait longer with --seconds."
+                hint = "See the logs of the missing nodes, or wait longer with --seconds."
                 raise ConnectionFailed(f"Only {joined} of {nodes} nodes have joined the cluster at {address}. {hint}")
             time.sleep(PAUSE_SECONDS)

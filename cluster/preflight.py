@@ -1,8 +1,8 @@
 """Check of every node of a cluster before a sweep starts, run on the cluster as `python -m cluster.preflight FILE`.
 
 Each node that is alive reports its versions, GPUs and free disk space, computes the fingerprint of the data, and writes
-a temporary file to the results folder, which every other node must be able to see. Afterwards the temporary files are
-removed, but not the results folder itself.
+a temporary file to the results folder. Every other node must be able to see this file. Afterwards the temporary files
+are removed, but not the results folder itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MARK = "lagvae-check: "
-"""Prefix of the line in the job's log that contains the answer as JSON."""
+"""Prefix of the line in the job's log that contains the reports as JSON."""
 
 NODE_SECONDS = 120.0
 """Timeout of a node, including the start of Python and reading the data [s]."""
@@ -132,9 +132,10 @@ def _free(results: str | None) -> int | None:
 
 
 def data_fingerprint(path: str) -> str | None:
-    """Return the SHA-256 of the names, sizes and content of the files at `path`; None if no file is readable.
+    """Return the SHA-256 of the names, sizes and content of the files at `path`.
 
-    Of a file larger than 16 MiB, only the first and last 8 MiB are read.
+    Of a file larger than 16 MiB, only the first and last 8 MiB are read. Return None if there is no file at `path`, or
+    if a file cannot be read.
     """
     root, digest = Path(os.path.expanduser(path)), hashlib.sha256()
     try:
@@ -238,7 +239,7 @@ def _version_problems(versions: Mapping[str, str | None], request: PreflightRequ
 
     client = request.versions
     if _minor(versions["python"]) != _minor(client["python"]):
-        hint = "Use the same version in both environments."
+        hint = "Use the same minor version on the client and on every node."
         message = f"must be {_minor(client['python'])}, as on the client"
         yield ValidationIssue("Python", message, hint, versions["python"])
     if versions["ray"] != client["ray"]:
@@ -250,7 +251,7 @@ def _version_problems(versions: Mapping[str, str | None], request: PreflightRequ
         if installed is None:
             yield ValidationIssue(requirement.name, "must be installed", hint)
         elif not requirement.specifier.contains(installed, prereleases=True):
-            yield ValidationIssue(requirement.name, f"must be {requirement.specifier}", hint, installed)
+            yield ValidationIssue(requirement.name, f"must satisfy {requirement.specifier}", hint, installed)
 
 
 def _minor(python: str | None) -> str:
@@ -260,14 +261,13 @@ def _minor(python: str | None) -> str:
 def _data_problems(report: Report, others: Sequence[Report]) -> Iterator[ValidationIssue]:
     for path, fingerprint in report["data"].items():
         if fingerprint is None:
-            yield ValidationIssue(
-                path, "must contain at least one readable data file", "Mount the data at this path, or copy them to it."
-            )
+            message = "must be a readable data file, or a folder of readable data files"
+            yield ValidationIssue(path, message, "Mount or copy the data to this path.")
             continue
         fingerprints = [other["data"][path] for other in others if other["data"][path] is not None]
         most_common = max(sorted(set(fingerprints)), key=fingerprints.count)
         if fingerprint != most_common:
-            message = f"must be the same data on every node (fingerprint {most_common[:12]} on other nodes)"
+            message = f"must contain the same data on every node (fingerprint {most_common[:12]} on most nodes)"
             yield ValidationIssue(path, message, "Copy the data again.", fingerprint[:12])
 
 
@@ -286,7 +286,8 @@ def _results_problems(report: Report, request: PreflightRequest, others: Sequenc
         )
     if report["free_bytes"] is not None and report["free_bytes"] < FREE_BYTES:
         free = f"{report['free_bytes'] / 2**20:.0f} MiB"
-        yield ValidationIssue(where, "must have at least 1 GiB of free space", "Free some space.", free)
+        hint = "Delete files or use a larger disk."
+        yield ValidationIssue(where, "must have at least 1 GiB of free space", hint, free)
 
 
 def notes_of(report: Report, request: PreflightRequest) -> list[str]:
@@ -297,7 +298,7 @@ def notes_of(report: Report, request: PreflightRequest) -> list[str]:
         notes.append(f"torch is {node} here and {client} on the client, so results may differ in their last digits.")
     registered = report["resources"].get("GPU", 0)
     if registered < len(report["gpus"]):
-        notes.append(f"The node has {len(report['gpus'])} GPUs, but only {registered:g} are registered with Ray.")
+        notes.append(f"The node has {len(report['gpus'])} GPUs, but Ray registered only {registered:g}.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The Dockerfile of the image that every node runs, with a fixed version of Ray, torch, lagvae and a non-root user."""
+"""The Dockerfile of the image that every node runs: torch, lagvae, a fixed version of Ray, and a non-root user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DockerImage(Launch):
     summary: ClassVar[str] = "The container image of every node."
     usage: ClassVar[str] = "docker build --file FILE --tag REGISTRY/lagvae:TAG FOLDER, then docker push"
 
-    base: Annotated[ImageName, Field(description="base image: Debian with Python 3.11 or later")] = (
+    base: Annotated[ImageName, Field(description="base image (Debian with Python 3.11 or later)")] = (
         "python:3.11-slim-bookworm"
     )
     wheel: Annotated[
@@ -33,7 +33,7 @@ class DockerImage(Launch):
     torch: Annotated[Package, Field(description="torch requirement for pip, such as torch or torch==VERSION")] = "torch"
     torch_index: Annotated[
         ShellSafe | None,
-        Field(description="package index for torch; by default the index of pip, whose torch includes CUDA"),
+        Field(description="package index for torch; by default the index of pip, which provides torch with CUDA"),
     ] = None
 
     @field_validator("wheel")

@@ -57,7 +57,7 @@ class KubeRayLaunch(Launch):
         Field(
             ge=0,
             le=100,
-            description="if lifetime is job: how often a new cluster resumes the sweep after a loss or failed runs",
+            description="with lifetime=job: maximum number of new clusters that are started after the job fails",
         ),
     ] = 3
     min_workers: Annotated[int, Field(ge=0, le=10_000, description="minimum number of workers")] = 0
@@ -67,7 +67,7 @@ class KubeRayLaunch(Launch):
         Field(
             ge=1,
             le=100_000,
-            description="maximum number of concurrent runs; by default one per GPU of max_workers workers",
+            description="maximum number of concurrent runs; by default one per GPU, or one per worker without GPUs",
         ),
     ] = None
     idle_seconds: Annotated[
@@ -85,7 +85,7 @@ class KubeRayLaunch(Launch):
         DnsLabel | None, Field(description="storage class of the volume claim; must support ReadWriteMany")
     ] = None
     token_secret: Annotated[
-        DnsLabel | None, Field(description="Secret with the key auth_token; by default the operator creates a Secret")
+        DnsLabel | None, Field(description="Secret with the key `auth_token`; by default the operator creates a Secret")
     ] = None
 
     @field_validator("max_workers")
@@ -98,7 +98,7 @@ class KubeRayLaunch(Launch):
     def _fits(cls, store: str, info: ValidationInfo) -> str:
         for memory in ("head_memory", "worker_memory"):
             if memory in info.data and 2 * quantity(store) > quantity(info.data[memory]):
-                raise ValueError(f"must be at most half of {memory} ({info.data[memory]})")
+                raise ValueError(f"must not exceed half of `{memory}` ({info.data[memory]})")
         return store
 
 
@@ -134,7 +134,8 @@ def _job(launch: KubeRayLaunch) -> dict[str, Any]:
     sets = [f"--set={item}" for item in (f"resources.concurrent={concurrent}", *launch.overrides)]
     entrypoint = " ".join(["lagvae", "run", "--address=auto", f"--results={RESULTS}", *sets, "--", launch.spec])
     if launch.lifetime == "standing":
-        # KubeRay does not support retries of a job with a clusterSelector. Applying the job again resumes the sweep.
+        # KubeRay does not support retries of a job with a clusterSelector. To resume the sweep, delete the job and
+        # apply it again.
         where: dict[str, Any] = {"clusterSelector": {"ray.io/cluster": launch.name}}
     else:
         where = {

@@ -68,7 +68,7 @@ class SshLaunch(RayUpLaunch):
     """Existing machines that are reachable by SSH."""
 
     summary: ClassVar[str] = "A `ray up` file for machines behind SSH."
-    # `ray down` would run the `ray` on the PATH of a non-interactive shell, which does not contain the one in VENV.
+    # `ray down` would run the `ray` on the PATH of a non-interactive shell, and VENV is not on that PATH.
     usage: ClassVar[str] = (
         "(umask 077; openssl rand -hex 32 > TOKEN_FILE), then ray up FILE; to end the cluster, "
         f"ray exec FILE '{VENV}/bin/ray stop'"
@@ -78,7 +78,7 @@ class SshLaunch(RayUpLaunch):
     worker_ips: Annotated[tuple[Host, ...], Field(min_length=1, description="machines that run trials")]
     ssh_private_key: Annotated[
         Path,
-        Field(description="SSH key for every machine; `ray up` copies it to the head, so create one for this purpose"),
+        Field(description="SSH key for every machine; `ray up` copies it to the head, so create a separate key"),
     ]
 
 
@@ -111,11 +111,11 @@ class AwsLaunch(RayUpLaunch):
     head_profile: Annotated[
         Name | None,
         Field(
-            description="IAM instance profile of the head, to start workers and access results; by default Ray's own"
+            description="IAM instance profile for the head to start workers and access results; by default Ray's own"
         ),
     ] = None
     worker_profile: Annotated[
-        Name | None, Field(description="IAM instance profile of the workers, to access results; by default none")
+        Name | None, Field(description="IAM instance profile for the workers to access results; by default none")
     ] = None
 
     @field_validator("max_workers")

@@ -15,7 +15,7 @@ __all__ = ["SlurmLaunch", "slurm_script"]
 
 
 RAY_ENDS_SECONDS = 60
-"""Time for Ray to shut down, and to requeue the job, after the sweep has ended [s]."""
+"""Time reserved for stopping Ray and requeuing the job after the sweep has ended [s]."""
 
 
 class SlurmLaunch(Launch):
@@ -48,15 +48,15 @@ class SlurmLaunch(Launch):
         Field(
             ge=10,
             le=3600,
-            description="time for the sweep to save its runs before the time limit [s]; Ray has one more minute",
+            description="time for the sweep to save its runs before the time limit [s]; Ray gets one more minute",
         ),
     ] = 60
     patience: Annotated[int, Field(ge=10, le=7200, description="time within which every node must have joined [s]")] = (
         600
     )
-    partition: Annotated[Name | None, Field(description="Slurm partition; by default the default partition")] = None
-    account: Annotated[Name | None, Field(description="Slurm account; by default the default account")] = None
-    qos: Annotated[Name | None, Field(description="Slurm quality of service; by default the default one")] = None
+    partition: Annotated[Name | None, Field(description="Slurm partition; by default Slurm's own default")] = None
+    account: Annotated[Name | None, Field(description="Slurm account; by default Slurm's own default")] = None
+    qos: Annotated[Name | None, Field(description="Slurm quality of service; by default Slurm's own default")] = None
     constraint: Annotated[Name | None, Field(description="feature that the nodes must have")] = None
     modules: Annotated[tuple[SharedPath, ...], Field(description="environment modules to load first")] = ()
     venv: Annotated[SharedPath | None, Field(description="virtual environment with lagvae, visible on every node")] = (
@@ -74,13 +74,13 @@ class SlurmLaunch(Launch):
         hours = info.data.get("hours", inf)
         if grace + RAY_ENDS_SECONDS >= hours * 3600:
             raise ValueError(
-                f"must leave time for the sweep: grace and one minute for Ray must be less than {hours:g} hours"
+                f"must leave time for the sweep: `grace` plus one minute must be less than `hours` ({hours:g} h)"
             )
         return grace
 
 
 def slurm_script(launch: SlurmLaunch) -> str:
-    """Return the text of the script. Values in its directives have types that need no quotes; others are quoted."""
+    """Return the text of the script. Values in directives have types that need no quotes; other values are quoted."""
     return fill(
         "slurm.sh",
         DIRECTIVES="\n".join(f"#SBATCH --{option}" for option in _directives(launch)),

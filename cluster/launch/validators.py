@@ -54,14 +54,14 @@ class Launch(BaseModel):
     """Description of the file, in one sentence."""
 
     usage: ClassVar[str]
-    """Commands with which the file is used."""
+    """Commands that use the file."""
 
 
 def fill(template: str, **holes: str) -> str:
-    """Return `templates/TEMPLATE` with each placeholder @HOLE@ replaced. Inserted text is not searched for holes."""
+    """Return `templates/TEMPLATE` with each placeholder @HOLE@ replaced. Placeholders in inserted text are kept."""
     text = files("cluster").joinpath("templates", template).read_text(encoding="utf-8")
     parts = re.split(r"@([A-Z]+)@", text)
-    assert sorted(parts[1::2]) == sorted(holes), f"{template} has the holes {parts[1::2]}"
+    assert sorted(parts[1::2]) == sorted(holes), f"{template} has the placeholders {parts[1::2]}"
     return "".join(holes[part] if number % 2 else part for number, part in enumerate(parts))
 
 
@@ -71,7 +71,7 @@ def _matching(pattern: str, message: str, longest: int) -> AfterValidator:
 
     def check(text: str) -> str:
         if len(text) > longest or not compiled.fullmatch(text):
-            raise ValueError(f"{message}, at most {longest} characters")
+            raise ValueError(f"{message}, and must have at most {longest} characters")
         return text
 
     return AfterValidator(check)
@@ -108,7 +108,7 @@ Path = Annotated[FreeText, _checked(lambda text: not text.startswith("-"), "must
 """A file, folder or URI. A leading dash is rejected, because programs would mistake the path for an option."""
 
 SharedPath = Annotated[
-    Path, _checked(lambda text: not text.startswith("~"), "must be a full path that does not begin with ~")
+    Path, _checked(lambda text: not text.startswith("~"), "must not begin with ~; write the full path")
 ]
 """A path that will be quoted, so that no shell expands ~."""
 
@@ -138,7 +138,7 @@ Name = Annotated[
 ]
 """Name of a job, account, partition or user."""
 
-SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "must be the id of a security group, sg-...", 20)]
+SecurityGroup = Annotated[str, _matching(r"sg-[0-9a-f]{8,17}", "must be the id of a security group (sg-...)", 20)]
 
 LocalPath = Annotated[str, _matching(r"/[A-Za-z0-9_./-]*", "must be an absolute path of letters, digits and _./-", 24)]
 """Local folder of each node. It must be short: Ray creates sockets in it, and the path of a socket has at most 107
@@ -159,7 +159,7 @@ KubeRay appends suffixes, which leave 47 characters for the name of a job and 53
 
 ImageName = Annotated[
     str,
-    _matching(r"[a-z0-9][a-z0-9._/:@-]*(:[A-Za-z0-9._-]+)?", "must be the name of an image: REGISTRY/NAME:TAG", 255),
+    _matching(r"[a-z0-9][a-z0-9._/:@-]*(:[A-Za-z0-9._-]+)?", "must be the name of an image (REGISTRY/NAME:TAG)", 255),
 ]
 
 Package = Annotated[
@@ -195,7 +195,7 @@ def quantity(text: str) -> int:
 def at_least(value: int, bound: int, name: str) -> int:
     """Return `value`, or raise ValueError if it is less than `bound`, the value of the field `name`."""
     if value < bound:
-        raise ValueError(f"must be at least {name} ({bound})")
+        raise ValueError(f"must be at least `{name}` ({bound})")
     return value
 
 

@@ -40,7 +40,7 @@ class Curve:
     Args:
         arm: Name of the arm.
         config_id: Id of the configuration.
-        name: Name in a legend: the arm, and the start of the id if the arm has several curves.
+        name: Name in a legend: the arm, followed by the start of `config_id` if the arm has several curves.
         runs: Number of runs that trained at least one epoch; some may have ended before the last epoch.
         points: The epochs, in order.
     """
@@ -56,7 +56,7 @@ def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list
     """Return the curve of each configuration.
 
     Args:
-        rows: One row per run and epoch. A run counts in all epochs that it trained, even if it failed later.
+        rows: One row per run and epoch. A run counts in every epoch that it trained, even if it failed later.
         columns: Names of the columns to include.
 
     Returns:

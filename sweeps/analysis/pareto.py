@@ -54,9 +54,11 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[str]) -> Replicates:
     Raises:
         ValueError: `values_ND` is not a matrix, or its number of rows differs from the length of `groups_N`.
     """
-    values_ND = _matrix(values_ND, "values")
+    values_ND = _matrix(values_ND, "values_ND")
     if len(groups_N) != len(values_ND):
-        raise ValueError(f"every row needs one group, got {len(values_ND)} rows, {len(groups_N)} groups.")
+        raise ValueError(
+            f"groups_N must have one entry per row of values_ND, got {len(groups_N)} entries for {len(values_ND)} rows."
+        )
     kept_N = np.flatnonzero(_finite(values_ND))
     groups = [kept_N[rows] for rows in group_rows(pd.DataFrame({"group": [groups_N[row] for row in kept_N.tolist()]}))]
     statistics = [mean_and_se(values_ND[rows]) for rows in groups]
@@ -86,7 +88,7 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
     Raises:
         ValueError: `points_MD` is not a matrix, or `directions` does not contain exactly one "min" or "max" per column.
     """
-    points_MD = _matrix(points_MD, "points")
+    points_MD = _matrix(points_MD, "points_MD")
     maximise_D = _maximise(directions, points_MD.shape[1])
     member_M = _finite(points_MD)
     member_M[member_M] = moocore.is_nondominated(points_MD[member_M], maximise=maximise_D, keep_weakly=True)
@@ -106,10 +108,10 @@ def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference
     Raises:
         ValueError: As for `front`, or `reference_D` does not contain exactly one finite number per column.
     """
-    points_MD, reference_D = _matrix(points_MD, "points"), np.asarray(reference_D, dtype=np.float64)
+    points_MD, reference_D = _matrix(points_MD, "points_MD"), np.asarray(reference_D, dtype=np.float64)
     maximise_D = _maximise(directions, points_MD.shape[1])
     if reference_D.shape != maximise_D.shape or not np.isfinite(reference_D).all():
-        raise ValueError(f"reference must be {len(maximise_D)} finite numbers, got {reference_D.tolist()}.")
+        raise ValueError(f"reference_D must contain {len(maximise_D)} finite numbers, got {reference_D.tolist()}.")
     better_MD = np.where(maximise_D, points_MD > reference_D, points_MD < reference_D)
     inside_M = better_MD.all(axis=1) & _finite(points_MD)
     return float(moocore.hypervolume(points_MD[inside_M], ref=reference_D, maximise=maximise_D))
@@ -118,7 +120,7 @@ def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference
 def front_probability(
     values: Sequence[ArrayLike], directions: Sequence[Direction], draws: int = 1000, seed: int = 0
 ) -> Floats:
-    """Return the share of bootstrap draws in which each configuration is on the front.
+    """Return the fraction of bootstrap draws in which each configuration is on the front.
 
     A draw resamples the rows of each configuration with replacement, independently of the other configurations; a
     single row is used unchanged. Rows that are not finite are not replicates, and a configuration without replicates is
@@ -137,10 +139,10 @@ def front_probability(
         seed: Seed of the draws.
 
     Returns:
-        Share of the draws [M] in which the configuration is on the front.
+        Fraction of the draws [M] in which the configuration is on the front.
 
     Raises:
-        ValueError: As for `front`, for any of the arrays, or `draws` is less than 1.
+        ValueError: As for `front`, for each of the arrays; or `draws` is less than 1.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}.")
@@ -159,7 +161,7 @@ def front_probability(
 def _matrix(values: ArrayLike, name: str) -> Floats:
     matrix: Floats = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2:
-        raise ValueError(f"{name} must be a matrix with one row per point, got shape {matrix.shape}.")
+        raise ValueError(f"{name} must be a matrix, got an array of shape {matrix.shape}.")
     return matrix
 
 

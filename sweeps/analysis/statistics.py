@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 TIME = "time"
-"""The column that `summarise` adds: training time divided by the mean training time of the baseline's runs."""
+"""The column that `summarise` adds: training time divided by the mean training time of the baseline's finished runs."""
 
 
 def mean_and_se(values_ND: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -82,7 +82,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class ConfigurationIdentity:
-    """What identifies a configuration in the results of an analysis.
+    """Identity of a configuration in the results of an analysis.
 
     Args:
         arm: Name of the arm.
@@ -119,7 +119,7 @@ class Summary(ConfigurationIdentity):
         return sum(self.ends.values())
 
     def ended(self) -> str:
-        """Return the number of finished runs, followed by the numbers of runs with other statuses: `2 1 diverged`."""
+        """Return the number of finished runs, then the number of runs for each other status: `2 1 diverged`."""
         others = " ".join(f"{count} {status}" for status, count in self.ends.items() if status != "finished")
         return f"{self.ends.get('finished', 0)} {others}".strip()
 
@@ -130,7 +130,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baselin
     Args:
         rows: Rows of runs.
         columns: Names of numeric columns.
-        baseline: Name of an arm. If given, a column `time` is added: training time of a run divided by the mean
+        baseline: Name of an arm. If given, a column `time` is added: the training time of a run divided by the mean
             training time of the baseline's finished runs, regardless of the machines that they ran on. The time is
             `cpu_seconds_train` if all finished runs trained on a CPU, because wall time grows when runs share a
             machine, and `seconds_train` otherwise.

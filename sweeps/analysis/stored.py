@@ -23,12 +23,13 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
     """
     content = folder.read("spec.yaml")
     if content is None:
-        message = "must name a sweep with a stored sweep file (spec.yaml)"
-        raise ConfigError([ValidationIssue("SWEEP", message, "Run the sweep again.", folder.sweep)])
+        message, hint = "must name a sweep with a stored sweep file (spec.yaml)", "Run the sweep again to store it."
+        raise ConfigError([ValidationIssue("SWEEP", message, hint, folder.sweep)])
     try:
         return parse_spec(content.decode(), "spec.yaml")
     except UnicodeDecodeError:
-        raise ConfigError([ValidationIssue("spec.yaml", "must be valid UTF-8", "Run the sweep again.")]) from None
+        where, hint = f"{folder.root}/{folder.sweep}/spec.yaml", "Run the sweep again; this rewrites the file."
+        raise ConfigError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
 
 
 def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
@@ -60,7 +61,7 @@ def summaries_of(
     issues = non_numeric_columns("--columns", columns)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if baseline is not None and baseline not in arms:
-        hint = f"{did_you_mean(baseline, arms)} Stored arms: {', '.join(arms)}.".strip()
+        hint = f"{did_you_mean(baseline, arms)} The stored arms are {', '.join(arms)}.".strip()
         issues.append(ValidationIssue("--baseline", f"must be an arm of {folder.sweep}", hint, baseline))
     if issues:
         raise ConfigError(issues)

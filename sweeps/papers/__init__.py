@@ -7,8 +7,8 @@ that is not a setting of the model: the number of labelled examples of a classif
 
 - The extracted text lacked some model names and values of beta; they are restored from context. Tables 5 to 10 of
   he2019 are numbered by their order. "Ours" in he2019 is aggressive training.
-- Parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds. Each variance has its own line,
-  except where the extracted text lacks it.
+- Numbers in parentheses in Tables 7 and 8 of he2019 are variances over evaluation seeds. Each variance has its own
+  line, except where the extracted text lacks it.
 - "Previous reports" under NLL in Table 1 of he2019 are -ELBO, as Table 5 shows. Table 8 gives a -ELBO of 329.54 for
   Yahoo, next to an IW of 328.85 and a KL of 0.00. The -ELBO is probably a misprint, because it is the value of Table 7.
 - `Scale-VAE*` of song2024 means "no KL annealing"; every other `*` in song2024 marks a quoted row. song2024 quotes the
@@ -53,7 +53,7 @@ MI_COLUMNS: dict[str, frozenset[str]] = {
     "split": frozenset({"mi", "mi_q"}),
     "unknown": frozenset(),
 }
-"""The columns that a published MI may be compared with, keyed by the examples over which its aggregate posterior mixes.
+"""The columns that a published MI may be compared with, by the examples that its aggregate posterior averages over.
 
 An MI within batches and an MI over a split are different quantities and are never compared.
 """
@@ -71,7 +71,7 @@ class Metric(FrozenConfig):
         mi_columns = set(self.columns) & frozenset().union(*MI_COLUMNS.values())
         allowed = MI_COLUMNS[self.mixture] if self.mixture is not None else frozenset()
         if not mi_columns <= allowed:
-            raise ValueError(f"{sorted(mi_columns)} cannot be compared with an MI of mixture {self.mixture}")
+            raise ValueError(f"mixture {self.mixture!r} does not allow the columns {', '.join(sorted(mi_columns))}")
         return self
 
 
@@ -123,7 +123,7 @@ class PublishedModel(FrozenConfig):
 
 
 class Paper(FrozenConfig):
-    """Everything that the YAML file of a paper holds."""
+    """The content of the YAML file of a paper."""
 
     name: str
     source: str

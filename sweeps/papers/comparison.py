@@ -123,7 +123,7 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
     rows = folder.runs()
     if not rows:
         raise ConfigError(
-            [ValidationIssue("SWEEP", "must name a sweep with stored runs", "Run it first.", folder.sweep)]
+            [ValidationIssue("SWEEP", "must name a sweep with stored runs", "Run the sweep first.", folder.sweep)]
         )
     stored = configurations(rows)
     dataset = published_dataset_of(paper, list(stored.values()), dataset)
@@ -142,7 +142,10 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
 
 
 def _measured_metrics(paper: Paper) -> Metrics:
-    """Return the quantities that lagvae measures. Of several quantities with the same columns, keep the first."""
+    """Return the metrics of the paper that lagvae also measures.
+
+    If several have the same columns, keep only the first.
+    """
     first_name: dict[tuple[str, ...], tuple[str, Metric]] = {}
     for name, metric in paper.metrics.items():
         if metric.columns:
@@ -153,7 +156,7 @@ def _measured_metrics(paper: Paper) -> Metrics:
 def _sections(
     paper: Paper, dataset: str, summaries: Sequence[Summary], stored: Stored, everything: bool
 ) -> Iterator[Section]:
-    """Yield the tables of the paper on `dataset`, each split into sections whose numbers have the same meaning."""
+    """Yield the tables of the paper on `dataset`, each split into sections in which a metric has one meaning."""
     tables: dict[tuple[str, str], list[PublishedRow]] = {}
     for row in paper.rows(dataset):
         tables.setdefault((row.table, row.dataset), []).append(row)
@@ -174,7 +177,7 @@ def _sections(
 def _matched_rows(
     paper: Paper, rows: Sequence[PublishedRow], summaries: Sequence[Summary], stored: Stored
 ) -> Iterator[tuple[PublishedRow, list[ComparisonRow]]]:
-    """Yield each row of a table with each configuration that matches it, in the order of the table and of the sweep."""
+    """Yield each row of a table, in order, with the configurations that match it, in the order of the sweep."""
     matched: list[tuple[Summary, Match]] = []
     for summary in summaries:
         stack = stored[summary.arm, summary.config_id].stack

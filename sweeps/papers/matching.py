@@ -16,7 +16,7 @@ __all__ = ["FieldDifference", "Match", "matches"]
 Stack = Sequence[Mapping[str, Any]]
 
 WORD_DISTANCE = 1e6
-"""Distance between a number and a word, or between two words; larger than that of any two published numbers."""
+"""Distance between a number and a word or between two words, larger than that between any two published numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def matches(stack: Stack, paper: Paper, rows: Sequence[PublishedRow]) -> list[Ma
         rows: Rows of the table.
 
     Returns:
-        Of the rows whose models have the same kinds of strategies, those whose fields are nearest. The distance of an
-        exact match is 0.
+        Among the rows whose models use the same kinds of strategies, those whose stated fields are closest to the
+        arm's fields. The distance of an exact match is 0.
     """
     candidates = []
     for row in rows:
@@ -94,12 +94,12 @@ def _differences(stack: Stack, model: PublishedModel) -> Iterator[FieldDifferenc
 
 
 def _distance(match: Match) -> float:
-    """Return the sum of the distances over the stated fields whose values differ."""
+    """Return the sum of the distances between the stated fields and the arm's fields."""
     return sum(_field_distance(d.here, d.there) for d in match.differences if d.source == "published")
 
 
 def _field_distance(here: object, there: object) -> float:
-    """Return the absolute log ratio of two positive numbers, the distance of other numbers, or `WORD_DISTANCE`."""
+    """Return the absolute log ratio of two positive numbers, the difference of other numbers, or `WORD_DISTANCE`."""
     numbers = isinstance(here, int | float) and isinstance(there, int | float)
     if not numbers or isinstance(here, bool):
         return WORD_DISTANCE

@@ -27,7 +27,7 @@ SECTIONS = ("data", "test_examples", "tokens_per_example", "model", "training", 
 
 @dataclass(frozen=True)
 class StoredConfiguration:
-    """One configuration of a sweep: its full configuration and its finished rows."""
+    """One configuration of a sweep: all its fields, and the rows of its finished runs."""
 
     config: Mapping[str, Any]
     finished: Sequence[Mapping[str, Any]]
@@ -38,7 +38,7 @@ class StoredConfiguration:
         return self.config.get("strategies")
 
     def values(self, key: str) -> set[Any]:
-        """Return the values of a key of a `PublishedSetup`; the set is empty if the key does not apply."""
+        """Return this configuration's values of a key of a `PublishedSetup`; an empty set if the key does not apply."""
         if key == "seeds":
             return {len(self.finished)} if self.finished else set()
         if key == "test_examples":
@@ -118,13 +118,14 @@ def published_dataset_of(paper: Paper, stored: Sequence[StoredConfiguration], re
     known = list(paper.datasets)
     if requested is not None:
         if requested not in known:
-            message = f"must be a data set of {paper.name}: {', '.join(known)}"
+            message = f"must be one of the data sets of {paper.name} ({', '.join(known)})"
             raise ConfigError([ValidationIssue("--dataset", message, did_you_mean(requested, known), requested)])
         return requested
     matching = {description: _matching_dataset(paper, description) for description in map(_describe_data, stored)}
     if len(set(matching.values())) == 1 and (dataset := next(iter(matching.values()))) is not None:
         return dataset
-    message = f"required, because the data ({'; '.join(sorted(matching))}) do not identify one data set of {paper.name}"
+    data = "; ".join(sorted(matching))
+    message = f"must be given, because the data of the sweep ({data}) do not identify one data set of {paper.name}"
     raise ConfigError([ValidationIssue("--dataset", message, f"Choose one of {', '.join(known)}.")])
 
 
@@ -134,7 +135,7 @@ def _describe_data(configuration: StoredConfiguration) -> str:
 
 
 def _matching_dataset(paper: Paper, description: str) -> str | None:
-    """Return the data set with the longest matching word in the description, or None if no word matches."""
+    """Return the data set with the longest word that occurs in the description, or None if no word occurs in it."""
     candidates = [
         (len(word), name)
         for name, dataset in paper.datasets.items()

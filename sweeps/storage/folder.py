@@ -1,4 +1,4 @@
-"""The folder of a sweep, on a local disk, a network file system or an object store; one driver at a time writes it."""
+"""The folder of a sweep on a local disk, network file system or object store. Only one driver at a time uses it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sweeps.storage.mounts import is_local_filesystem
 __all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
 
 PATIENCE_SECONDS = 120.0
-"""How long a running sweep retries a failed access to the results, so that the network or disk can be repaired [s]."""
+"""How long a running sweep retries a failed access to its results, in order to survive short outages [s]."""
 
 READERS = 16
-"""Number of files that are read concurrently."""
+"""Maximum number of files that are read concurrently."""
 
 READ_AHEAD = 256
 """Maximum number of files that are held in memory before the caller consumes them."""
@@ -52,7 +52,8 @@ def _open_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError([ValidationIssue("--results", f"must be a usable URI ({error})", value=uri)]) from None
+        message, hint = f"must be a usable URI ({error})", "Use a path, or a URI such as s3://BUCKET/results."
+        raise ConfigError([ValidationIssue("--results", message, hint, uri)]) from None
     return filesystem, root
 
 
@@ -70,8 +71,8 @@ def check_uri(uri: str) -> None:
 class SweepFolder:
     """`<results>/<sweep>` with runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/ and evaluations/.
 
-    On a file system, each file is written under a temporary name, flushed and renamed, so that no reader sees a part of
-    it. An object store always replaces an object as a whole.
+    On a file system, each file is written under a temporary name, flushed and renamed, so that no reader sees an
+    incomplete file. An object store always replaces an object as a whole.
 
     Args:
         results: A local path, or a URI that pyarrow knows (file://, s3://, gs://).
@@ -93,7 +94,7 @@ class SweepFolder:
 
     @property
     def root(self) -> str:
-        """`results` with an absolute path, so that worker processes with a different working directory can use it."""
+        """`results` as an absolute path or URI, which is also valid in workers with a different working directory."""
         return self.results if "://" in self.results else _absolute(self.results)
 
     def prepare(self) -> None:
@@ -106,7 +107,7 @@ class SweepFolder:
             self.prove_writable(part)
 
     def prove_writable(self, part: str) -> None:
-        """Create the subfolder `part`, and prove that it is writable by writing a temporary file in it.
+        """Create the subfolder `part`, and prove that it is writable by writing a temporary file to it.
 
         Raises:
             ConfigError: The subfolder is not writable.
@@ -137,9 +138,9 @@ class SweepFolder:
         return self._retry(f"{name} cannot be read", lambda: self._read(name))
 
     def read_each(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield each of `names` with its content, in order; None for a file that does not exist.
+        """Yield each of `names` in order, with the content of the file, or None if the file does not exist.
 
-        Several files are read concurrently, since reading each file takes a round trip to the results.
+        Several files are read concurrently, because each read takes a round trip to the storage.
 
         Raises:
             StoreError: A file cannot be read.
@@ -217,7 +218,7 @@ class SweepFolder:
                     leased(replace(self, patience=0.0), alone_here=locked, on_waiting=on_waiting)
                 )
             if folder is not None:
-                # Remove temporary files that a killed process had not renamed yet.
+                # Remove temporary files that a killed process left behind.
                 for leftover in folder.glob("**/.*.tmp"):
                     leftover.unlink(missing_ok=True)
 
@@ -278,7 +279,7 @@ class SweepFolder:
         return self._retry(f"the status of {name} cannot be read", get_type)
 
     def _retry(self, failure: str, act: Callable[[], T]) -> T:
-        """Call `act` until it succeeds. After `patience` seconds raise a StoreError, which reports `failure`."""
+        """Call `act` until it succeeds; after `patience` seconds, raise a StoreError that reports `failure`."""
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:
             try:
@@ -325,7 +326,7 @@ def model_name(run_id: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path. Also expands `~`, because the shell does not expand it in `--results=~/x`."""
+    """Return `path` as an absolute path. Expands `~` too, because the shell does not expand it in `--results=~/x`."""
     return os.path.abspath(os.path.expanduser(path))
 
 

@@ -1,10 +1,10 @@
 """The lease on a sweep folder: a small file that the driver keeps rewriting, used where file locks are not reliable.
 
-The clocks of different machines are never compared. A driver that finds a lease of another driver watches whether it
-changes. If the lease changes, the other driver is alive; if not, the other driver was killed.
+The clocks of different machines are never compared. A driver that finds the lease of another driver watches it for a
+while. If the lease changes, the other driver is alive; otherwise, that driver was killed.
 
-If a store has no conditional writes, two drivers that start at the same moment may both find no lease and both write
-one. Therefore each driver reads the lease again after a pause, and the driver whose lease was overwritten gives up.
+Not every store has conditional writes, so two drivers that start at the same moment may both find no lease and both
+write one. Therefore each driver reads the lease again after a pause, and a driver whose lease was overwritten gives up.
 
 A driver that cannot reach the store for a long time may lose its lease to another driver. It detects the loss at its
 next renewal.
@@ -34,7 +34,7 @@ LEASE = ".driver.lease"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 WaitingCallback = Callable[[str, float], None]
-"""Called with the host of the driver whose lease is being watched, and the maximum time of the watch [s]."""
+"""Called with the host of the driver whose lease is being watched, and the maximum duration of the watch [s]."""
 
 
 class Store(Protocol):
@@ -59,9 +59,10 @@ class LeaseHeldError(LagvaeError):
         self.host = host
         driver = f"Another driver on {host}" if host else "Another driver"
         if lost:
-            text = f"{driver} took over the sweep, because this driver could not reach the results for too long."
+            text = f"{driver} took over the sweep, because this driver was disconnected from the results for too long."
         else:
-            text = f"{driver} is running the sweep. Wait until it ends, or stop it."
+            text = f"{driver} is running the sweep."
+        text += " Wait until the other driver ends, or stop it."
         super().__init__(text)
 
 
@@ -91,7 +92,7 @@ class Lease:
     Args:
         store: The store that contains the lease.
         timing: Times of the lease.
-        owner: Random identity of this driver.
+        owner: Random identifier of this driver.
         taken_by: Host of the driver that took over the lease; "" if none did.
     """
 
@@ -118,7 +119,7 @@ class Lease:
         return not self.taken_by
 
     def lost(self) -> bool:
-        """Return whether another driver took over the lease. Reads the lease again if recent renewals did not happen.
+        """Return whether another driver took over the lease. Reads the lease again if the last check is not recent.
 
         Raises:
             OSError: The store cannot be read.
@@ -142,13 +143,13 @@ def leased(
     alone_here: bool = False,
     on_waiting: WaitingCallback = lambda host, seconds: None,
 ) -> Iterator[Lease]:
-    """Context manager. Holds the lease of `store` during the block.
+    """Context manager. Holds the lease in `store` during the block.
 
     Args:
         store: The store that contains the lease.
         timing: Times of the lease; `LEASE_TIMING` by default.
-        alone_here: Whether the file lock proves that no other process of this machine drives the sweep. Then a
-            lease of this machine was left by a killed process and is taken over at once.
+        alone_here: Whether a file lock proves that no other process of this machine drives the sweep. If so, a
+            lease of this machine was left behind by a killed process, and is taken over at once.
         on_waiting: Called before this driver watches the lease of another driver.
 
     Raises:
@@ -168,7 +169,7 @@ def leased(
     finally:
         ended.set()
         renewing.join()
-        # A lease that is left behind only delays the next driver, and an error here would hide an error of the block.
+        # A lease that is left behind only delays the next driver, and an error here would hide an error in the block.
         with contextlib.suppress(OSError):
             if lease.verify():
                 store.remove(LEASE)
@@ -177,7 +178,11 @@ def leased(
 def _wait_until_free(
     store: Store, timing: LeaseTiming, ended: threading.Event, alone_here: bool, on_waiting: WaitingCallback
 ) -> None:
-    """Wait until there is no lease, or until the lease has not been renewed for `timing.patience`."""
+    """Wait until there is no lease, or until the lease has not been renewed for `timing.patience`.
+
+    Raises:
+        LeaseHeldError: The lease was renewed or replaced.
+    """
     first = store.read(LEASE)
     if first is None or (alone_here and _field(first, "machine") == machine_id()):
         return

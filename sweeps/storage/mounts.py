@@ -1,4 +1,4 @@
-"""Detection of local file systems, based on the list of mounts in Linux."""
+"""Detection of local file systems, based on Linux's list of mounts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def is_local_filesystem(folder: Path, mounts: Path = MOUNTS) -> bool:
 
 
 def _filesystem_of(folder: Path, lines: list[str]) -> str:
-    """Return the type of the deepest mount that contains `folder`; the last one of several at the same path."""
+    """Return the file system type of the deepest mount that contains `folder` (the last of several at one path)."""
     filesystem, depth = "", -1
     for line in lines:
-        # ID PARENT DEVICE ROOT PATH OPTIONS [TAG...] - TYPE SOURCE OPTIONS, with blanks as octal escapes
+        # ID PARENT DEVICE ROOT PATH OPTIONS [TAG...] - TYPE SOURCE OPTIONS, with spaces as octal escapes
         of_path, _, of_filesystem = line.partition(" - ")
         path = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), of_path.split(" ")[4]))
         if folder.is_relative_to(path) and len(path.parts) >= depth:

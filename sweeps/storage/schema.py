@@ -52,15 +52,15 @@ def metric_columns() -> tuple[Column, ...]:
 
 COST_COLUMNS: tuple[Column, ...] = (
     Column("seconds", "float", "wall time of the trial without interruptions", "min"),
-    Column("seconds_train", "float", "wall time of training, a part of seconds", "min"),
+    Column("seconds_train", "float", "wall time of training, included in seconds", "min"),
     Column(
         "cpu_seconds_train",
         "float",
-        "processor time of training, which hardly increases if runs share a machine",
+        "processor time of training, which hardly increases when runs share a machine",
         "min",
     ),
-    Column("seconds_validate", "float", "wall time of validation after each epoch, a part of seconds"),
-    Column("seconds_evaluate", "float", "wall time of the final evaluation, a part of seconds"),
+    Column("seconds_validate", "float", "wall time of validation after each epoch, included in seconds"),
+    Column("seconds_evaluate", "float", "wall time of the final evaluation, included in seconds"),
     Column("encoder_steps", "int", "number of encoder updates", "min"),
     Column("decoder_steps", "int", "number of decoder updates", "min"),
     Column("peak_memory_bytes", "int", "peak memory of the worker process; on CUDA, of PyTorch's allocator", "min"),
@@ -75,10 +75,10 @@ IDENTITY = (
     ("seed", "int", "seed of the run, which is a replicate of its configuration"),
     ("attempt", "int", "number of times that the run was started"),
     ("status", "str", "running, finished, stopped_early, diverged, out_of_memory, failed or interrupted"),
-    ("stop_reason", "str", "reason for the end of the run, a sentence"),
+    ("stop_reason", "str", "reason why the run ended, as a sentence"),
     ("error_class", "str", "class of the exception that ended the run"),
     ("traceback", "str", "last lines of the traceback of that exception"),
-    ("history", "str", "JSON: status, error, host and end of every earlier attempt"),
+    ("history", "str", "JSON: status, error, host and end time of every earlier attempt"),
     ("warnings", "str", "JSON: warnings about the configuration"),
     ("parameters", "str", "JSON: searched fields of the configuration"),
     ("config", "str", "JSON: full configuration"),
@@ -88,7 +88,7 @@ PROVENANCE = (
     ("started_at", "time", "start of this attempt, UTC"),
     ("ended_at", "time", "end of this attempt, UTC"),
     ("data_fingerprint", "str", "SHA-256 of the content of the data"),
-    ("spec_hash", "str", "hash of the content of the sweep file, without comments and layout"),
+    ("spec_hash", "str", "hash of the content of the sweep file, ignoring comments and layout"),
     ("lagvae_version", "str", "version of lagvae"),
     ("git_commit", "str", "commit of the code, if it runs from a checkout"),
     ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
@@ -96,8 +96,8 @@ PROVENANCE = (
     ("torch_version", "str", "version of PyTorch"),
     ("ray_version", "str", "version of Ray"),
     ("host", "str", "host of the worker process"),
-    ("device", "str", "device of the training"),
-    ("threads", "int", "CPU cores of the run"),
+    ("device", "str", "device used for training"),
+    ("threads", "int", "number of CPU cores of the run"),
 )
 
 

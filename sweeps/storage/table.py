@@ -50,18 +50,19 @@ class ResultsFolder(SweepFolder):
         self.write(name, buffer.getvalue().to_pybytes())
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return every row, in the order of arm, configuration and seed. Skips a damaged file with a warning."""
+        """Return every row, sorted by arm, configuration and seed. Damaged files are skipped with a warning."""
         rows = self.rows("runs", RUNS_SCHEMA)
         return sorted(rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
 
     def curves(self) -> list[dict[str, Any]]:
-        """Return every epoch of every run, in the order of run and epoch."""
+        """Return every epoch of every run, sorted by run and epoch."""
         return sorted(self.rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))
 
     def rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
         """Return the rows of every file in the subfolder `part`, with the columns of `schema`.
 
-        Columns that a file lacks are null, and its other columns are dropped. A damaged file is skipped with a warning.
+        Columns of `schema` that a file lacks are null; columns that are not in `schema` are dropped. A damaged file is
+        skipped with a warning.
 
         Raises:
             StoreError: A file cannot be accessed. It is not skipped, because the driver would then repeat its run.
@@ -76,12 +77,15 @@ class ResultsFolder(SweepFolder):
                 # The files are so small that starting threads would take as long as reading.
                 table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
             except (pa.ArrowInvalid, OSError) as error:
-                warnings.warn(f"{path} is skipped because it is not a readable Parquet file ({error}).", stacklevel=2)
+                hint = "Restore it from a backup, or delete it."
+                message = f"{path} was skipped because it is not a readable Parquet file ({error}). {hint}"
+                warnings.warn(message, stacklevel=2)
                 continue
             empty = dict.fromkeys(schema.names)
             rows_of_file = [empty | {k: _finite(v) for k, v in row.items() if k in empty} for row in table.to_pylist()]
             if any(row[column] is None for row in rows_of_file for column in REQUIRED if column in empty):
-                warnings.warn(f"{path} is skipped because it is not a table written by lagvae.", stacklevel=2)
+                hint = "Move it out of this folder."
+                warnings.warn(f"{path} was skipped because it was not written by lagvae. {hint}", stacklevel=2)
                 continue
             rows += rows_of_file
         return rows
@@ -99,5 +103,5 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which lagvae never writes, by null."""
+    """Replace NaN and infinity, which lagvae never writes, with null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

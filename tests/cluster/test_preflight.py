@@ -242,7 +242,7 @@ class TestVersions:
     def test_requirements(self):
         assert problems({"x": "1.9"}, "x>=1,<2") == []
         [unsuitable] = problems({"x": "2.0"}, "x>=1,<2")
-        assert str(unsuitable) == "x: must be <2,>=1, got '2.0'. Run: pip install 'x>=1,<2'"
+        assert str(unsuitable) == "x: must satisfy <2,>=1, got '2.0'. Run: pip install 'x>=1,<2'"
         [absent] = problems({"x": None}, "x>=1")
         assert str(absent) == "x: must be installed. Run: pip install 'x>=1'"
 

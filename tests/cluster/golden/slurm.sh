@@ -89,7 +89,7 @@ run_node() { # HEAD_ADDRESS PORT CLIENT_PORT CPUS GPUS OBJECT_STORE_BYTES FOLDER
     local code=0
     wait "$ray" || code=$?
     ray=
-    echo "lagvae: Ray ended on $(hostname) with $code" >&2
+    echo "lagvae: Ray ended on $(hostname) with exit code $code" >&2
     tail -n 20 "$folder/start.log" >&2
     exit 1
 }

@@ -140,7 +140,7 @@ class TestReplicates:
         assert replicated.n_M.shape == (0,)
 
     def test_every_row_needs_a_group(self):
-        with pytest.raises(ValueError, match="2 rows, 1 groups"):
+        with pytest.raises(ValueError, match="1 entries for 2 rows"):
             replicates([[1.0], [2.0]], ["a"])
 
 

@@ -221,10 +221,8 @@ class TestLock:
             time.sleep(0.5)  # ten renewals
             with pytest.raises(LeaseHeldError) as caught:
                 guard()
-            assert str(caught.value) == (
-                "Another driver on elsewhere took over the sweep, because this driver could not reach the results for "
-                "too long."
-            )
+            assert str(caught.value).startswith("Another driver on elsewhere took over")
+            assert caught.value.host == "elsewhere"
 
     def test_the_lock_is_released_at_the_end_of_the_block(self, folder):
         for _ in range(2):
