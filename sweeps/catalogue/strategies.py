@@ -96,10 +96,11 @@ def _reason(issue: ValidationIssue) -> str:
 
 
 def grouped_conflicts(conflicts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each reason with the kinds that share it. If there are several, "the other" replaces them in the reason."""
+    """Yield each reason with the kinds that share it; if there are several, the reason says "the other strategy"."""
     kinds_by_reason: dict[str, list[str]] = {}
     for kind, reason in conflicts.items():
-        kinds_by_reason.setdefault(re.sub(rf"\b{kind}\b", "the other", reason), []).append(kind)
+        general = re.sub(rf"\b{kind}\.", "the other strategy's ", reason)
+        kinds_by_reason.setdefault(re.sub(rf"\b{kind}\b", "the other strategy", general), []).append(kind)
     for reason, kinds in kinds_by_reason.items():
         yield ", ".join(kinds), reason if len(kinds) > 1 else conflicts[kinds[0]]
 
