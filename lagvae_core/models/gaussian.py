@@ -66,7 +66,7 @@ class Proposal(ABC):
         """Return one proposal over the examples of this one and of `others`, in order."""
 
     def select(self, index: Tensor) -> Self:
-        """Return the proposal over the examples `index`, in that order."""
+        """Return the proposal for the examples at the positions `index`, in that order."""
         return self.map(lambda rows: rows[index.to(rows.device)])
 
     @property

@@ -91,7 +91,7 @@ class Lease:
 
     Args:
         store: The store that contains the lease.
-        timing: Times of the lease.
+        timing: Intervals at which the lease is renewed and expires.
         owner: Random identifier of this driver.
         taken_by: Host of the driver that took over the lease; "" if none did.
     """

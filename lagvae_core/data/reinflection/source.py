@@ -133,7 +133,8 @@ class ReinflectionData(FrozenConfig):
                 wrong_lines.append(issue)
         issues += _first_issues(path, wrong_lines)
         if not file.rows and not wrong_lines:
-            issues.append(ValidationIssue(str(path), "must contain at least one example"))
+            hint = "Choose another file, or download it again."
+            issues.append(ValidationIssue(str(path), "must contain at least one example", hint))
         return file
 
     def _parse(self, line: str, number: int) -> _Row:
