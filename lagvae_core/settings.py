@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EvaluationConfig", "FrozenConfig", "TrainingConfig", "Tunable", "describe_constraints", "tunables"]
+__all__ = [
+    "AddedField",
+    "EvaluationConfig",
+    "FrozenConfig",
+    "TrainingConfig",
+    "Tunable",
+    "describe_constraints",
+    "identifying_values",
+    "tunables",
+]
 
 
 class FrozenConfig(BaseModel):
@@ -47,6 +56,29 @@ def tunables(config: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
         for mark in field.metadata:
             if isinstance(mark, Tunable):
                 yield name, field.annotation, mark
+
+
+@dataclass(frozen=True)
+class AddedField:
+    """Mark of a field that was added after results had been stored.
+
+    At its default, the field is left out of the identity of a configuration, so that stored runs keep theirs. The
+    default must mean the behaviour before the field existed, and must never change.
+    """
+
+
+def identifying_values(config: FrozenConfig) -> dict[str, Any]:
+    """Return the values of `config` as plain data, without every `AddedField` that has its default."""
+    values = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value == field.default and any(isinstance(mark, AddedField) for mark in field.metadata):
+            del values[name]
+        elif isinstance(value, FrozenConfig):
+            values[name] = identifying_values(value)
+        elif isinstance(value, tuple) and all(isinstance(item, FrozenConfig) for item in value):
+            values[name] = [identifying_values(item) for item in value]
+    return values
 
 
 _CONSTRAINTS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "at least {} long"}

@@ -47,7 +47,8 @@ def describe_data(report: Mapping[str, int | float | str]) -> str:
     sizes = "/".join(f"{report[f'{split}_examples']:,}" for split in ("train", "valid", "test"))
     content = _describe_images(report) if "height" in report else _describe_sequences(report)
     labels = f", labels {report['labels']}" if report.get("labels") else ""
-    return f"data: {sizes} train/valid/test examples of {content}{labels}"
+    remarks = f"; {report['remarks']}" if "remarks" in report else ""
+    return f"data: {sizes} train/valid/test examples of {content}{labels}{remarks}"
 
 
 def _describe_images(report: Mapping[str, int | float | str]) -> str:

@@ -16,7 +16,7 @@ from lagvae_core.data import DataConfig, DataSource, SyntheticData
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
+from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values
 from lagvae_core.strategies import AnyStrategy
 from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.rules import ConfigWarning
@@ -127,9 +127,12 @@ class TrialConfig(FrozenConfig):
     def canonical(self) -> str:
         """Return the JSON that identifies the configuration.
 
-        The JSON contains every value except the seed and the location of the data files. Its keys are sorted.
+        The JSON contains every value except the seed, the location of the data files, and every `AddedField` that has
+        its default. Its keys are sorted.
         """
-        values = self.model_dump(mode="json", exclude={"seed": True, "data": {"path"}})
+        values = identifying_values(self)
+        del values["seed"]
+        values["data"].pop("path", None)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def config_id(self, data_fingerprint: str) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-__all__ = ["Batch", "Batching", "DataSource", "Dataset", "Domain", "Partition", "Split"]
+from lagvae_core.settings import AddedField, FrozenConfig
+
+__all__ = ["Batch", "Batching", "DataSource", "Dataset", "Domain", "Partition", "Split", "SplitLimits", "remarks_entry"]
 
 Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
 """How the training examples are divided into batches: at random before each epoch, at random once, or so that each
@@ -62,6 +65,31 @@ class DataSource(Protocol):
             seed: Seed of the trial.
             epoch: Index of the epoch, counted from 0.
         """
+
+
+class SplitLimits(FrozenConfig):
+    """Fields of every kind of data that cut its splits, for a quick look or a study of small data.
+
+    A limited split is the same as a shorter file: training and every measurement use only the examples that remain.
+    """
+
+    limit: int | None = Field(None, ge=1, description="number of leading training examples to use; null: all")
+    valid_limit: Annotated[
+        int | None, Field(ge=1, description="number of leading validation examples to use; null: all"), AddedField()
+    ] = None
+    test_limit: Annotated[
+        int | None, Field(ge=1, description="number of leading test examples to use; null: all"), AddedField()
+    ] = None
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """Largest number of examples of each split; None for all."""
+        return {"train": self.limit, "valid": self.valid_limit, "test": self.test_limit}
+
+    def limit_remarks(self) -> list[str]:
+        """Return one remark for the report if a split is limited, and none otherwise."""
+        parts = [f"{limit:,} of {split}" for split, limit in self.limits.items() if limit is not None]
+        return [f"limited to the first {', '.join(parts)}"] if parts else []
 
 
 class Batch(ABC):
@@ -166,7 +194,8 @@ class Dataset(ABC):
     Attributes:
         fingerprint: SHA-256 (hex) of all content that training or measurement uses. Two data sets have the same
             fingerprint if and only if this content is equal.
-        report: Facts about the data that are shown to the user.
+        report: Facts about the data that are shown to the user. The entry `remarks`, if there is one, says what was
+            limited, guessed or changed when the data were read.
         truth: Latent variables of generated data, by split and name; None for other data.
     """
 
@@ -181,3 +210,8 @@ class Dataset(ABC):
     @abstractmethod
     def domain(self) -> Domain:
         """Sizes of the data, as a model needs them."""
+
+
+def remarks_entry(remarks: Sequence[str]) -> dict[str, str]:
+    """Return the entry `remarks` of a `Dataset.report`; nothing if there are no remarks."""
+    return {"remarks": "; ".join(remarks)} if remarks else {}

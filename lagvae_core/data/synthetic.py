@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lagvae_core.data.base import Batching, Partition
+from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.cache import Entry, discard_entry, read_entry, write_entry
 from lagvae_core.data.text.tokens import (
     BOS,
@@ -29,7 +29,6 @@ from lagvae_core.data.text.tokens import (
     Vocabulary,
 )
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import FrozenConfig
 
 __all__ = ["MEANS", "SyntheticData", "Weights", "weights"]
 
@@ -41,7 +40,7 @@ _BLOCK = 250  # number of lines drawn from one random generator; another number 
 _FORMAT = 1  # increased whenever a code change makes the same fields produce different lines
 
 
-class SyntheticData(FrozenConfig):
+class SyntheticData(SplitLimits):
     """Lines drawn from an LSTM with random weights and a two-dimensional mixture prior.
 
     Source: He et al. 2019, "Lagging Inference Networks and Posterior Collapse in Variational Autoencoders",
@@ -74,7 +73,6 @@ class SyntheticData(FrozenConfig):
     seed: int = Field(
         19950927, ge=0, description="seed of the generator's weights and lines; independent of the trial's seed"
     )
-    limit: int | None = Field(None, ge=1, description="number of leading training lines to use; null: all")
     partition: Partition = Field("fixed_random", description="division of the training lines into batches")
 
     def load(self) -> TokenDataset:
@@ -90,11 +88,11 @@ class SyntheticData(FrozenConfig):
         if drawn is None:
             drawn = _generate(self)
             write_entry(_entry_name(self), Entry(drawn, {}))
-        if self.limit is not None:
-            drawn |= {name: rows[: self.limit] for name, rows in drawn.items() if name.startswith("train_")}
+        drawn = {name: rows[: self.limits[name.partition("_")[0]]] for name, rows in drawn.items()}
         vocabulary = Vocabulary((*SPECIALS, *map(str, range(self.vocabulary))))
         train, valid, test = (_split(drawn.pop(f"{split}_words"), drawn[f"{split}_component"]) for split in self._sizes)
-        return TokenDataset.of(train, valid, test, vocabulary, truth=drawn)  # z and component are left in `drawn`
+        remarks = self.limit_remarks()  # z and component are left in `drawn`
+        return TokenDataset.of(train, valid, test, vocabulary, truth=drawn, remarks=remarks)
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
@@ -223,8 +221,8 @@ def _split(words: NDArray[np.int32], component: NDArray[np.int64]) -> TokenSplit
 
 
 def _entry_name(config: SyntheticData) -> str:
-    """Return the name of the cache entry. `limit` and `partition` do not change the generated lines."""
-    identity = f"{_FORMAT} {config.model_dump_json(exclude={'limit', 'partition'})}"
+    """Return the name of the cache entry. The limits and `partition` do not change the generated lines."""
+    identity = f"{_FORMAT} {config.model_dump_json(exclude={*SplitLimits.model_fields, 'partition'})}"
     return f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()}"
 
 

@@ -2,7 +2,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lagvae_core.settings import FrozenConfig, Tunable, describe_constraints, tunables
+from lagvae_core.settings import (
+    AddedField,
+    FrozenConfig,
+    Tunable,
+    describe_constraints,
+    identifying_values,
+    tunables,
+)
 
 
 class Example(FrozenConfig):
@@ -19,3 +26,20 @@ def test_constraints_as_text():
 
 def test_tunable_fields_with_their_ranges():
     assert list(tunables(Example)) == [("rate", float, Tunable(0.1, 0.8))]
+
+
+class Nested(FrozenConfig):
+    old: int | None = None
+    new: Annotated[int | None, Field(ge=1), AddedField()] = None
+    inner: tuple["Nested", ...] = ()
+    one: "Nested | None" = None
+
+
+def test_an_added_field_identifies_only_if_it_is_not_at_its_default():
+    plain = {"old": None, "inner": [], "one": None}
+    config = Nested(inner=(Nested(), Nested(new=2)), one=Nested(old=1))
+    assert identifying_values(config) == {
+        "old": None,
+        "inner": [plain, {**plain, "new": 2}],
+        "one": {**plain, "old": 1},
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ class CorpusRules:
         max_length: Maximum length of a sentence to keep [words]; None for no limit.
         min_freq: Minimum number of occurrences in training; rarer words become `<unk>`.
         max_vocabulary: Maximum number of words; None for no limit.
-        limit: Number of training sentences to use; None for all.
+        limits: Number of leading sentences of each split to use; None for all.
     """
 
     labelled: bool
@@ -39,7 +39,7 @@ class CorpusRules:
     max_length: int | None
     min_freq: int
     max_vocabulary: int | None
-    limit: int | None
+    limits: Mapping[str, int | None]
 
 
 class _WordNumbers(dict[str, int]):
@@ -60,7 +60,7 @@ class _WordNumbers(dict[str, int]):
 class _FileContent:
     """Content of one file.
 
-    `classes` maps each label to an index. It covers every sentence that is not dropped, including those beyond `limit`.
+    `classes` maps each label to an index. It covers every sentence that is not dropped, even beyond the limit.
     """
 
     tokens: array[int] = field(default_factory=lambda: array("i"))
@@ -98,7 +98,7 @@ def read_corpus(
 ) -> Entry:
     """Read the files of all splits.
 
-    The vocabulary is built from the first `rules.limit` training sentences. In addition to the arrays, memory holds
+    The vocabulary is built from the training sentences up to their limit. In addition to the arrays, memory holds
     only a dictionary of all word types.
 
     Args:
@@ -119,7 +119,7 @@ def read_corpus(
     for split, file in files.items():
         content = _FileContent()
         with collect_issues(issues):
-            content.read(file, numbers, rules, rules.limit if split == "train" else None)
+            content.read(file, numbers, rules, rules.limits[split])
             issues += _content_issues(file, content)
             contents[split] = content
     if not issues and rules.keep_labels:
@@ -147,7 +147,7 @@ def _content_issues(file: SentenceFile, content: _FileContent) -> list[Validatio
 def _class_issues(files: Mapping[str, SentenceFile], contents: Mapping[str, _FileContent]) -> list[ValidationIssue]:
     """Check that all splits have the same classes.
 
-    All labels of the training file count, so the validity of the files does not depend on `limit`.
+    All labels of the training file count, so the validity of the files does not depend on limits.
     """
     issues: list[ValidationIssue] = []
     trained = set(contents["train"].classes)
@@ -193,10 +193,14 @@ def _counts(tokens: NDArray[np.int32], words: int) -> NDArray[np.int64]:
     return counts
 
 
-def token_dataset(entry: Entry) -> TokenDataset:
+def token_dataset(entry: Entry, remarks: Sequence[str] = ()) -> TokenDataset:
     """Return the data set of an entry from `read_corpus`. It uses the arrays of the entry without copying them.
 
     The fingerprint is taken from the entry's facts if they contain it, and otherwise computed from the arrays.
+
+    Args:
+        entry: The arrays and facts.
+        remarks: What was limited, guessed or changed when the files were read.
     """
     vocabulary = Vocabulary(tuple(entry.arrays["vocabulary"].tobytes().decode().split("\n")))
     splits = {}
@@ -210,5 +214,6 @@ def token_dataset(entry: Entry) -> TokenDataset:
         splits["test"],
         vocabulary,
         entry.facts["notes"],
+        remarks=remarks,
         fingerprint=entry.facts.get("fingerprint"),
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lagvae_core.data.base import Batching, Partition
+from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.cache import read_entry, write_entry
 from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
 from lagvae_core.data.text.files import SPLITS, SentenceFile, TextFile, find_split_file
@@ -20,7 +20,6 @@ from lagvae_core.data.text.parquet import ParquetFile
 from lagvae_core.data.text.tokens import TokenBatch, TokenDataset, TokenSplit
 from lagvae_core.errors import ConfigError, DataError, ValidationIssue, collect_issues
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import FrozenConfig
 
 __all__ = ["TextData"]
 
@@ -32,7 +31,7 @@ def _yes_or_no(value: object) -> object:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
-class TextData(FrozenConfig):
+class TextData(SplitLimits):
     """Sentences from the files of one folder, with words separated by white space.
 
     Each split (train, valid, test) is one file: a .txt file in UTF-8 with one sentence per line, such a file compressed
@@ -87,7 +86,6 @@ class TextData(FrozenConfig):
         ge=1,
         description="maximum number of words, special words not included; the most frequent are kept; null: no limit",
     )
-    limit: int | None = Field(None, ge=1, description="number of leading training sentences to use; null: all")
     batching: Batching = Field(
         "constant_length", description="composition of a training batch: sentences of one length, or padded sentences"
     )
@@ -125,16 +123,17 @@ class TextData(FrozenConfig):
                 labels of the splits differ. The error carries all issues found in the files.
         """
         files, issues = self._files()
+        remarks = self.limit_remarks()
         name = self._entry_name(files)
         entry = None if issues else read_entry(name)
         if entry is not None:
-            return token_dataset(entry)
+            return token_dataset(entry, remarks)
         entry = read_corpus(files, self._rules(files), issues)
         if self._entry_name(files) != name:  # a file has changed in the meantime
-            return token_dataset(entry)
+            return token_dataset(entry, remarks)
         entry = replace(entry, facts={**entry.facts, "fingerprint": token_dataset(entry).fingerprint})
         write_entry(name, entry)
-        return token_dataset(read_entry(name) or entry)
+        return token_dataset(read_entry(name) or entry, remarks)
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
@@ -163,7 +162,7 @@ class TextData(FrozenConfig):
     def _rules(self, files: Mapping[str, SentenceFile]) -> CorpusRules:
         labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_has_labels, files.values())))
         keep = labelled and self.labels != "drop"
-        return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limit)
+        return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limits)
 
     def _entry_name(self, files: Mapping[str, SentenceFile]) -> str:
         """Return the name of the cache entry. Reading the files gives the same result whenever the name is the same."""

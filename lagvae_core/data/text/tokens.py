@@ -11,7 +11,7 @@ import math
 import textwrap
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.data.base import Batch, Dataset, Domain, Split
+from lagvae_core.data.base import Batch, Dataset, Domain, Split, remarks_entry
 
 __all__ = [
     "BOS",
@@ -354,6 +354,7 @@ class TokenDataset(Dataset):
         notes: Mapping[str, int | float | str] | None = None,
         truth: dict[str, np.ndarray] | None = None,
         *,
+        remarks: Sequence[str] = (),
         fingerprint: str | None = None,
     ) -> TokenDataset:
         """Return the data set with its fingerprint and report.
@@ -365,10 +366,11 @@ class TokenDataset(Dataset):
             vocabulary: Vocabulary of all splits.
             notes: Additional entries of the report.
             truth: Latent variables of generated data.
+            remarks: What was limited, guessed or changed when the data were read; see `Dataset.report`.
             fingerprint: The fingerprint, if already known; None to compute it.
         """
         splits = {"train": train, "valid": valid, "test": test}
-        report = {**_report(splits, vocabulary), **(notes or {})}
+        report = {**_report(splits, vocabulary), **(notes or {}), **remarks_entry(remarks)}
         fingerprint = fingerprint or _fingerprint(splits.values(), vocabulary)
         return cls(train, valid, test, vocabulary, fingerprint, report, truth)
 
