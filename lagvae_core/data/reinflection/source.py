@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lagvae_core.data.base import Batching, Partition
+from lagvae_core.data.files import unreadable
 from lagvae_core.data.reinflection.arrays import ABSENT, Characters, InflectionBatch, InflectionDataset, InflectionSplit
-from lagvae_core.data.text.files import unreadable
 from lagvae_core.data.text.tokens import TokenSplit
 from lagvae_core.errors import DataError, ValidationIssue, did_you_mean
 from lagvae_core.randomness import derive_seed

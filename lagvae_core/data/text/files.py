@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
 
+from lagvae_core.data.files import unreadable
 from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["SPLITS", "Sentence", "SentenceFile", "TextFile", "find_split_file", "unreadable"]
+__all__ = ["SPLITS", "Sentence", "SentenceFile", "TextFile", "find_split_file"]
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
 """Permitted names of the file of each split, without suffix."""
@@ -87,12 +88,6 @@ def find_split_file(folder: Path, split: str) -> Path:
     message = f"must be a folder with a file {stems} (or with the suffix .txt.gz or .parquet)"
     hint = f"The folder contains {textwrap.shorten(content, 200)}. Add or rename the file."
     raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
-
-
-def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the DataError for a file that could not be read because of `error`."""
-    message = f"cannot be read ({error.strerror or error})"
-    return DataError([ValidationIssue(str(path), message, "Check the path and its permissions.")])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lagvae_core.data.text.files import Sentence, SentenceFile, unreadable
+from lagvae_core.data.files import unreadable
+from lagvae_core.data.text.files import Sentence, SentenceFile
 from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["ParquetFile"]

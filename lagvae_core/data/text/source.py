@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.cache import read_entry, write_entry
+from lagvae_core.data.files import data_folder
 from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
 from lagvae_core.data.text.files import SPLITS, SentenceFile, TextFile, find_split_file
 from lagvae_core.data.text.padding import padded_batches
@@ -146,10 +146,7 @@ class TextData(SplitLimits):
 
     def _files(self) -> tuple[dict[str, SentenceFile], list[ValidationIssue]]:
         """Return the file of each split in SPLITS, and an issue for each split that has no file or several files."""
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            hint = f"Check the path. It resolves to {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "must be an existing folder", hint, self.path)])
+        folder = data_folder(self.path)
         files: dict[str, SentenceFile] = {}
         issues: list[ValidationIssue] = []
         for split in SPLITS:
