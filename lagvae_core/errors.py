@@ -54,6 +54,10 @@ MAX_VALUE_CHARACTERS = 200
 """Largest number of characters of a value in a message; longer representations are truncated."""
 
 
+MAX_SHOWN_ISSUES = 100
+"""Largest number of issues in the message of an error; the error carries all of them."""
+
+
 @dataclass(frozen=True)
 class ValidationIssue:
     """One problem in the user's input, shown as `where: message [code], got VALUE. Hint.`
@@ -107,7 +111,9 @@ class UserError(LagvaeError, ValueError):
             text = f"{source}: {lines[0]}" if source else lines[0]
         else:
             head = f"{source}: " if source else ""
-            text = "\n".join([f"{head}{len(lines)} problems.", *(f"  {line}" for line in lines)])
+            shown = [f"  {line}" for line in lines[:MAX_SHOWN_ISSUES]]
+            more = [f"  and {len(lines) - len(shown):,} more."] if len(lines) > len(shown) else []
+            text = "\n".join([f"{head}{len(lines):,} problems.", *shown, *more])
         super().__init__(text)
 
 

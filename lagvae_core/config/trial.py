@@ -17,7 +17,7 @@ from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values
-from lagvae_core.strategies import AnyStrategy
+from lagvae_core.strategies import CATALOGUE, AnyStrategy
 from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.rules import ConfigWarning
 from lagvae_core.strategies.slots import TrainingComponents
@@ -35,7 +35,8 @@ class TrialConfig(FrozenConfig):
     data: Annotated[DataConfig, Field(description="source of the training, validation and test data")] = SyntheticData()
     model: Annotated[AnyModel, Field(description="encoder and decoder")] = LstmModel()
     strategies: Annotated[
-        tuple[AnyStrategy, ...], Field(description="stack of remedies; the empty stack is the plain VAE")
+        tuple[AnyStrategy, ...],
+        Field(max_length=len(CATALOGUE), description="stack of remedies; the empty stack is the plain VAE"),
     ] = ()
     training: Annotated[TrainingConfig, Field(description="optimisation and learning-rate decay")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, Field(description="measurement of the trained model")] = EvaluationConfig()

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.spec.yaml import load_yaml
+from sweeps.spec.yaml import MAX_DEPTH, load_yaml
 
 __all__ = ["parse_arm_text", "parse_items", "parse_sets"]
 
 OUTSIDE_BRACKETS = r"(?![^\[\]]*\])"
+
+MAX_OPTION = 10_000
+"""Largest number of characters of an option that is parsed here; matching takes a time quadratic in it."""
 
 
 def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
@@ -26,8 +29,12 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
         One mapping per item of the text, with its `kind` and its fields.
 
     Raises:
-        ConfigError: A field has no value, or its value is not valid YAML; the error lists every problem.
+        ConfigError: The text is too long, or a field has no value or one that is not valid YAML; the error lists every
+            problem.
     """
+    if len(text) > MAX_OPTION:
+        message = f"must have at most {MAX_OPTION:,} characters, but has {len(text):,}"
+        raise ConfigError([ValidationIssue(option, message, "Write the configuration in a file.", text)])
     items: list[dict[str, Any]] = []
     issues: list[ValidationIssue] = []
     for part in re.split(r"\+(?=\s*[A-Za-z_])", text):  # the + in 1e+3 is not a separator
@@ -43,8 +50,8 @@ def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
                 continue
             try:
                 item[name.strip()] = load_yaml(value)
-            except ValueError:
-                message = f"must give {name.strip()} a value that is valid YAML"
+            except ValueError as error:
+                message = f"must give {name.strip()} a value that is valid YAML ({error})"
                 issues.append(ValidationIssue(option, message, "Quote the value if it is text.", part))
         items.append(item)
     if issues:
@@ -67,7 +74,8 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
         Mapping from each dotted key to its value.
 
     Raises:
-        ConfigError: An option is not KEY=VALUE, or its value is not valid YAML; the error lists every problem.
+        ConfigError: An option is not KEY=VALUE, its key has too many words, or its value is not valid YAML; the error
+            lists every problem.
     """
     values: dict[str, Any] = {}
     issues = []
@@ -77,10 +85,15 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
             hint = "Write, for example, --set training.epochs=3."
             issues.append(ValidationIssue("--set", "must be KEY=VALUE", hint, item))
             continue
+        if key.count(".") >= MAX_DEPTH:
+            message = f"must be a key of at most {MAX_DEPTH} words"
+            issues.append(ValidationIssue("--set", message, "Check the number of dots.", key))
+            continue
         try:
             values[key] = load_yaml(text)
-        except ValueError:
-            issues.append(ValidationIssue(f"--set {key}", "must be valid YAML", "Quote the value if it is text.", text))
+        except ValueError as error:
+            message = f"must be valid YAML ({error})"
+            issues.append(ValidationIssue(f"--set {key}", message, "Quote the value if it is text.", text))
     if issues:
         raise ConfigError(issues)
     return values

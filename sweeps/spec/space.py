@@ -21,8 +21,6 @@ __all__ = ["Arm", "Dimension", "Value", "parse_arm"]
 
 Value = int | float | str
 
-MAX_PROBES = 4096
-
 
 @dataclass(frozen=True)
 class Dimension:
@@ -125,14 +123,14 @@ class Arm:
         """Return one point of the space: the lower bound or the first choice of every dimension."""
         return {dimension.name: dimension.probes()[0] for dimension in self.dimensions}
 
-    def probes(self) -> list[dict[str, Value]]:
+    def probes(self, limit: int) -> list[dict[str, Value]]:
         """Return the points at which to validate the space.
 
         They are all combinations of the bounds of its ranges and the values of its choices. If there are more than
-        `MAX_PROBES` combinations, each bound or choice is combined only with the first value of every other dimension.
+        `limit` combinations, each bound or choice is combined only with the first value of every other dimension.
         """
         names, values = [d.name for d in self.dimensions], [d.probes() for d in self.dimensions]
-        if math.prod(map(len, values)) <= MAX_PROBES:
+        if math.prod(map(len, values)) <= limit:
             return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
         first = self.probe()
         return [first, *(first | {d.name: value} for d in self.dimensions for value in d.probes()[1:])]
@@ -161,6 +159,10 @@ def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | Non
     key = f"arms.{name}"
     if not isinstance(items, list | tuple):
         issues.append(ValidationIssue(key, "must be a list of strategies", "Write [] for the plain VAE.", items))
+        return None
+    if len(items) > len(CATALOGUE):
+        message = f"must list each strategy at most once, but has {len(items):,} entries"
+        issues.append(ValidationIssue(key, message, f"There are {len(CATALOGUE)} strategies."))
         return None
     issues_before = len(issues)
     stack: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ from lagvae_core.settings import FrozenConfig
 from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Value
 from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, parse_arms, validate_trials
-from sweeps.spec.yaml import edit_yaml, load_yaml, set_dotted
+from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 
 __all__ = ["SweepSpec", "load_spec", "parse_spec"]
 
@@ -29,6 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 LIBRARY = resources.files("sweeps") / "library"
 """The sweep files that ship with the package."""
 DEFAULT_CONFIGURATIONS = 8
+MAX_BYTES = 4 * MAX_CHARACTERS  # a character has at most 4 bytes in UTF-8
 
 
 class _SweepFile(FrozenConfig):
@@ -138,10 +139,14 @@ def read_text(path: Path) -> str:
     """Return the text of a configuration file.
 
     Raises:
-        ConfigError: The file does not exist, cannot be read or is not UTF-8.
+        ConfigError: The file does not exist, cannot be read, is too large or is not UTF-8.
     """
     try:
-        return path.read_text("utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) <= MAX_BYTES:
+            return content.decode().replace("\r\n", "\n").replace("\r", "\n")
+        message, hint = f"must have at most {MAX_CHARACTERS:,} characters", "Remove what the sweep does not need."
     except FileNotFoundError:
         names = sorted(p.name.removesuffix(".yaml") for p in LIBRARY.iterdir())
         shipped = ", ".join(name for name in names if not name.startswith("_"))
@@ -171,7 +176,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         hint = "Write each setting as `key: value`."
         raise ConfigError([ValidationIssue("the file", "must be a mapping of keys to values", hint, values)], source)
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
 def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -188,8 +193,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     values = parse_yaml(text, source)
     if overrides:
         text = edit_yaml(text, overrides)
-        for key, value in overrides.items():
-            set_dotted(values, key, value)
+        values = parse_yaml(text, source)  # the text with its overrides must be within the limits too
     issues: list[ValidationIssue] = []
     file = _parse_top_level(values, issues)
     arms = parse_arms(values.get("arms"), issues)

@@ -18,16 +18,25 @@ __all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "parse_arms
 
 DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
 
+MAX_ARMS = 500
+
+MAX_PROBES = 4096
+"""Largest number of points of all arms together at which every combination of bounds and choices is validated."""
+
 
 def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
     """Return the valid arms of the sweep file, and append issues about the others."""
     if not isinstance(arms, Mapping):
         return []
+    if len(arms) > MAX_ARMS:
+        message = f"must name at most {MAX_ARMS:,} arms, but names {len(arms):,}"
+        issues.append(ValidationIssue("arms", message, "Divide the arms among several sweeps."))
+        return []
     parsed: list[Arm] = []
     for name, items in arms.items():
         if not _is_arm_name(name):
             message = "must have names of 1 to 100 printable characters, without spaces at the start or end"
-            hint = 'Rename the arm, or quote the name if YAML reads it as a number: "1": [].'
+            hint = "Rename the arm."
             issues.append(ValidationIssue("arms", message, hint, name))
             continue
         arm = parse_arm(name, items, issues)
@@ -65,7 +74,8 @@ def validate_trials(
     warnings: dict[str, dict[str, None]] = {}
     arms_by_identity: dict[tuple[str, ...], str] = {}
     for arm in arms:
-        configs = _valid_configs(arm, trial, {str(issue) for issue in default_issues}, issues)
+        probes = arm.probes(MAX_PROBES // len(arms))
+        configs = _valid_configs(arm, probes, trial, {str(issue) for issue in default_issues}, issues)
         for config in configs:
             for text in (*map(str, config.warnings()), *_unmeasured_objectives(config, objectives)):
                 warnings.setdefault(text, {})[arm.name] = None
@@ -82,16 +92,20 @@ def validate_trials(
 
 
 def _valid_configs(
-    arm: Arm, trial: Mapping[str, Any], reported: set[str], issues: list[ValidationIssue]
+    arm: Arm,
+    probes: Sequence[Mapping[str, Value]],
+    trial: Mapping[str, Any],
+    reported: set[str],
+    issues: list[ValidationIssue],
 ) -> list[TrialConfig]:
-    """Return the valid configurations of an arm at its probes, and append issues about the invalid ones.
+    """Return the valid configurations of an arm at `probes`, and append issues about the invalid ones.
 
     Issues with a text in `reported` are not repeated: they are about the trial defaults.
     """
     arm_issues: dict[str, ValidationIssue] = {}
     configs: list[TrialConfig] = []
     points: dict[str, Mapping[str, Value]] = {}
-    for point in arm.probes():
+    for point in probes:
         try:
             config = parse_trial({**trial, "strategies": arm.strategies(point)})
         except ConfigError as error:

@@ -1,6 +1,13 @@
 import pytest
 
-from lagvae_core.errors import ConfigError, DataError, ValidationIssue, collect_issues, did_you_mean
+from lagvae_core.errors import (
+    MAX_SHOWN_ISSUES,
+    ConfigError,
+    DataError,
+    ValidationIssue,
+    collect_issues,
+    did_you_mean,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +49,11 @@ def test_suggestions_are_similar_known_words():
     assert did_you_mean("epochss", ["batch_size", "epochs"]) == "Did you mean epochs?"
     assert did_you_mean("zzz", ["batch_size", "epochs"]) == ""
     assert did_you_mean("beta", ["beta_a", "beta_b"], count=2) == "Did you mean beta_b or beta_a?"
+
+
+def test_a_message_shows_the_first_issues_and_the_number_of_the_others():
+    error = ConfigError([ValidationIssue(f"key {number}", "not valid") for number in range(MAX_SHOWN_ISSUES + 1234)])
+    lines = str(error).splitlines()
+    assert len(lines) == MAX_SHOWN_ISSUES + 2
+    assert lines[-1].strip() == "and 1,234 more."
+    assert len(error.issues) == MAX_SHOWN_ISSUES + 1234

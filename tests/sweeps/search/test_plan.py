@@ -10,6 +10,7 @@ from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
 
 from lagvae_core.config.trial import TrialConfig
 from sweeps.search.plan import Plan
+from sweeps.spec.validation import MAX_PROBES
 
 ARMS = {"vae": [], "beta": ["beta_vae"], "lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}]}
 
@@ -251,7 +252,7 @@ class TestParsing:
     def test_a_sweep_validates_its_probes_and_then_each_configuration_once(self, count_parsed):
         """Version 0.1.0 validated 13 for the spec and its warnings, 26 for the runs, and 33 to resume the sweep."""
         spec = spec_of(arms=ARMS)
-        probes = sum(len(arm.probes()) for arm in spec.arms)
+        probes = sum(len(arm.probes(MAX_PROBES)) for arm in spec.arms)
         assert spec.warnings == ()
         assert count_parsed() == 1 + probes == 7
         rows, _ = play(spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -15,7 +15,8 @@ from lagvae_core.strategies import CATALOGUE
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_sets
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
-from sweeps.spec.yaml import edit_yaml, load_yaml, set_dotted
+from sweeps.spec.validation import MAX_ARMS
+from sweeps.spec.yaml import MAX_CHARACTERS, MAX_NODES, edit_yaml, load_yaml, set_dotted
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
 SHIPPED = sorted(p.name for p in LIBRARY.iterdir() if p.name.endswith(".yaml"))
@@ -339,9 +340,34 @@ class TestArms:
     def test_a_value_without_json_form(self, value):
         assert issues_of(arms={"b": [{"kind": "beta_vae", "beta": value}]})
 
-    @pytest.mark.parametrize("name", [1, "", "a\nb", " a", "n" * 101, None])
+    @pytest.mark.parametrize("name", ["", "a\nb", " a", "n" * 101])
     def test_a_name_that_is_not_one_line_of_text(self, name):
         assert [(issue.where, issue.value) for issue in issues_of(arms={name: []})][-1] == ("arms", name)
+
+    def test_names_that_yaml_reads_as_other_values(self):
+        names = ["no", "off", "y", "1", "1.0", "010", "null", "~", "2020-01-01", "0x10", "1e3", ".inf", "true", "="]
+        lines = [f"  {name}: [{{kind: beta_vae, beta: 0.{number + 10}}}]" for number, name in enumerate(names)]
+        spec = parse_spec("\n".join(["name: x", "arms:", *lines]))
+        assert [arm.name for arm in spec.arms] == names
+        edited = parse_spec(spec.source, overrides={"search.seeds": 1, "keep": "models"})
+        assert [arm.name for arm in edited.arms] == names
+        assert [arm.name for arm in parse_spec(edited.source).arms] == names
+
+    @pytest.mark.parametrize("names", [("no", "'no'"), ("1", '"1"'), ("~", "~")])
+    def test_a_duplicate_name_is_one_issue(self, names):
+        (issue,) = error_of(f"name: x\narms: {{{names[0]}: [], {names[1]}: [beta_vae]}}").issues
+        assert issue.where == "the file"
+        assert f"duplicate key {names[0]!r}" in issue.message
+
+    def test_too_many_arms(self):
+        issue = issue_of(arms={f"arm {number}": [] for number in range(MAX_ARMS + 1)})
+        assert issue.where == "arms"
+        assert f"{MAX_ARMS + 1:,}" in issue.message
+
+    def test_too_many_strategies(self):
+        issue = issue_of(arms={"all": ["beta_vae"] * 2000})
+        assert issue.where == "arms.all"
+        assert "2,000" in issue.message
 
     def test_names_as_in_papers(self):
         names = ["Ours + anneal", "β-VAE (0.4)", "[/x]", "BN-VAE(0.0, 0.7)"]
@@ -381,14 +407,80 @@ class TestYaml:
 
     def test_values_of_yaml_1_1(self):
         """Later versions of YAML read them as text, or as other numbers; existing sweep files rely on these values."""
-        text = "{a: no, b: off, c: 010, d: 1:30, e: 1_000, f: 2020-01-02, g: 0x10, h: 1., i: ~}"
-        date = datetime.date(2020, 1, 2)
-        expected = {"a": False, "b": False, "c": 8, "d": 90, "e": 1000, "f": date, "g": 16, "h": 1.0, "i": None}
+        text = "{a: no, b: off, c: 010, d: 1:30, e: 1_000, g: 0x10, h: 1., i: ~}"
+        expected = {"a": False, "b": False, "c": 8, "d": 90, "e": 1000, "g": 16, "h": 1.0, "i": None}
         assert load_yaml(text) == expected
 
-    def test_nested_too_deeply(self):
+    @pytest.mark.parametrize("text", ["2020-01-02", "2020-13-45", "2001-12-14t21:59:43.10-05:00"])
+    def test_a_date_is_text(self, text):
+        assert load_yaml(text) == text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("!!bool abc", '!!int ""', "!!int 1x", "!!float .", "!!map x", "!!seq x", "!!str [1]", "1" * 5000),
+            *("!!timestamp x", "!!set {a}", "!!binary x", "!!omap [a: 1]", "!local x", "!!python/tuple [1]"),
+            "!!merge x",
+        ],
+    )
+    def test_a_value_that_its_tag_does_not_allow(self, value):
+        (issue,) = error_of(f"name: x\narms: {{a: []}}\ntrial: {value}").issues
+        assert issue.where == "the file"
+        assert "line 3" in issue.message
+
+    @pytest.mark.parametrize("nest", ["[", "{a: ", "- ", "? "])
+    def test_nested_too_deeply(self, nest):
+        with rejects("the file") as issues:
+            parse_spec(nest * 3000)
+        assert "deep" in issues[0].message
+
+    BOMBS: ClassVar = {
+        "lists": ("[x]", lambda alias: f"[{', '.join([alias] * 10)}]"),
+        "mappings": ("{k: v}", lambda alias: f"{{{', '.join(f'k{i}: {alias}' for i in range(10))}}}"),
+        "merges": ("{k: v}", lambda alias: f"{{<<: [{', '.join([alias] * 10)}]}}"),
+        "keys": ("[x]", lambda alias: f"{{? [{', '.join([alias] * 10)}] : v}}"),
+        "chain": ("[x]", lambda alias: f"[{alias}]"),
+        "chain of merges": ("{k: v}", lambda alias: f"{{<<: {alias}, {alias[1:]}: v}}"),
+    }
+
+    @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+    @pytest.mark.parametrize("place", ["arms:", "trial: {}\narms: {}\nx:", "search:\n  space:"])
+    def test_aliases_whose_content_is_too_large(self, bomb, place):
+        innermost, around = bomb
+        lines = [f"    a0: &a0 {innermost}", *(f"    a{i}: &a{i} {around(f'*a{i - 1}')}" for i in range(1, 60))]
+        (issue,) = error_of("\n".join(["name: x", place, *lines])).issues
+        assert issue.where == "the file"
+        assert "aliases" in issue.message or "deep" in issue.message
+
+    def test_an_alias_counts_as_its_content(self):
+        item = "{kind: beta_vae, beta: 0.5}"
+        text = f"a: &a [{', '.join([item] * 100)}]\n" + "".join(f"b{i}: *a\n" for i in range(15))
+        assert len(load_yaml(text)) == 16
+        with pytest.raises(ValueError, match=f"{MAX_NODES:,}"):
+            load_yaml(text + "".join(f"c{i}: *a\n" for i in range(15)))
+
+    @pytest.mark.parametrize("text", ["# " + "x" * MAX_CHARACTERS, "x: " + "y" * MAX_CHARACTERS, "\n" * MAX_CHARACTERS])
+    def test_a_text_that_is_too_long(self, text, tmp_path):
+        text = f"{text}\nname: x\narms: {{a: []}}\n"
         with rejects("the file"):
-            parse_spec("[" * 3000)
+            parse_spec(text)
+        path = tmp_path / "long.yaml"
+        path.write_text(text)
+        with rejects("the file"):
+            load_spec(str(path))
+        path.write_text(text * 5)
+        with rejects("the file") as issues:
+            load_spec(str(path))
+        assert issues[0].value == str(path)
+
+    def test_overrides_that_make_the_text_too_long(self):
+        with rejects("the file"):
+            parse_spec(yaml.safe_dump(sweep()), overrides={"name": "x" * MAX_CHARACTERS})
+
+    def test_text_that_looks_like_a_number_stays_text_when_the_file_is_rewritten(self):
+        text = "name: x\narms: {a: &a [], b: *a}\ntrial: &t {data: {path: '1e3'}}\nu: *t\n"
+        edited = load_yaml(edit_yaml(text, {"trial.data.kind": "2020-01-01"}))
+        assert edited["trial"]["data"] == {"path": "1e3", "kind": "2020-01-01"}
 
     @pytest.mark.parametrize("search", [{"seeds": 10**18}, {"configurations": 10**18}])
     def test_budgets_that_are_too_large(self, search):
@@ -472,7 +564,6 @@ class TestFile:
             "name: x\nname: y\narms: {vae: []}",
             "name: x\narms: {vae: [], vae: [beta_vae]}",
             "name: x\narms: {vae: []}\n? [1, 2]\n: 3",
-            "name: x\narms: {vae: []}\ntrial: 2020-13-45",
             "a: &a [*a]",
             "name: !!python/object:os.system x",
             "\x00",
@@ -502,7 +593,7 @@ class TestFile:
         assert (issues[0].value, issues[0].message) == (path, "must exist")
         assert "quickstart" in issues[0].hint
 
-    @pytest.mark.parametrize("where", ["x" * 300, "a\0b", "", "../library/quickstart", "quickstart/x"])
+    @pytest.mark.parametrize("where", ["x" * 300, "x" * 5000, "a\0b", "", "../library/quickstart", "quickstart/x"])
     def test_an_impossible_path(self, where):
         with rejects("the file") as issues:
             load_spec(where)
