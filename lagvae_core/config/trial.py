@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.config.validation import issues_of
+from lagvae_core.config.validation import issues_of, models_in
 from lagvae_core.data import DataConfig, DataSource, SyntheticData
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.models import AnyModel
@@ -74,7 +74,7 @@ class TrialConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_combination(self) -> TrialConfig:
-        issues = [*self._model_issues()] or [*self._stack_issues()]
+        issues = [*self._subclass_issues()] or [*self._model_issues()] or [*self._stack_issues()]
         if issues:
             raise ConfigError(issues)
         return self
@@ -89,6 +89,21 @@ class TrialConfig(FrozenConfig):
         """The parts of the configuration that a strategy may inspect to check its combination with other strategies."""
         data: DataSource = self.data
         return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, data.batching)
+
+    def _subclass_issues(self) -> Iterator[ValidationIssue]:
+        """Refuse subclasses of shipped classes: identities contain the fields of an object but not its code."""
+        parts = {section: getattr(self, section) for section in ("data", "model", "training", "evaluation")}
+        parts |= {f"strategies[{number}]": strategy for number, strategy in enumerate(self.strategies)}
+        for where, part in parts.items():
+            shipped = set(models_in(TrialConfig.model_fields[where.partition("[")[0]].annotation))
+            if type(part) not in shipped:
+                parent = next(base.__name__ for base in type(part).__mro__ if base in shipped)
+                message = f"must not be an instance of a subclass of {parent}"
+                hint = (
+                    f"Its runs would have the same identity as those of {parent}. Use {parent} itself, or add the "
+                    "class to lagvae_core with a kind of its own."
+                )
+                yield ValidationIssue(where, message, hint, type(part).__name__)
 
     def _model_issues(self) -> Iterator[ValidationIssue]:
         kind, model = self.data.kind, self.model

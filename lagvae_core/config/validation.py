@@ -18,7 +18,7 @@ from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.settings import FrozenConfig
 from lagvae_core.strategies import CATALOGUE, Strategy
 
-__all__ = ["issues_of"]
+__all__ = ["issues_of", "models_in"]
 
 Path = Sequence[int | str]
 """Keys and list positions that lead to a value, such as ("strategies", 0, "beta")."""
@@ -159,7 +159,7 @@ def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[in
     field: FieldInfo | None = None
     known: list[str] = []
     for part in loc:
-        models = list(_models_in(annotation))
+        models = list(models_in(annotation))
         tagged = [
             model for model in models if "kind" in model.model_fields and model.model_fields["kind"].default == part
         ]
@@ -178,7 +178,7 @@ def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[in
     return path, field, known
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the pydantic models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if annotation is Strategy:
@@ -186,7 +186,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         else:
             yield annotation
     elif typing.get_origin(annotation) is Annotated:
-        yield from _models_in(typing.get_args(annotation)[0])
+        yield from models_in(typing.get_args(annotation)[0])
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list, dict):
         for argument in typing.get_args(annotation):
-            yield from _models_in(argument)
+            yield from models_in(argument)

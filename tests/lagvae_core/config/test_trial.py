@@ -42,6 +42,25 @@ def codes(issues):
     return [issue.code for issue in issues]
 
 
+# --- objects of subclasses -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", ["data", "model", "strategies[1]", "training", "evaluation"])
+def test_an_object_of_a_subclass_is_rejected(section):
+    """Its runs would have the identity of the parent's."""
+    plain = parse_trial({"strategies": ["mae", "beta_vae"]})
+    name, _, position = section.partition("[")
+    part = getattr(plain, name)
+    part = part[1] if position else part
+    changed = type("Changed", (type(part),), {})()
+    values = {name: (plain.strategies[0], changed) if position else changed}
+    with rejects(section) as found:
+        parse_trial(values)
+    assert found[0].value == "Changed"
+    assert type(part).__name__ in found[0].message
+    assert parse_trial({name: getattr(plain, name)}).config_id("x")
+
+
 # --- defaults --------------------------------------------------------------------------------------------------------
 
 
