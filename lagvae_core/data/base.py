@@ -101,6 +101,10 @@ class Batch(ABC):
 
     index_B: Tensor
 
+    def __repr__(self) -> str:
+        """Return the sizes. The `repr` of a dataclass would contain every tensor."""
+        return f"{type(self).__name__}(size={self.size}, units={self.units})"
+
     @property
     def size(self) -> int:
         """Number of examples."""
@@ -150,6 +154,11 @@ class Split(ABC):
     """
 
     labels: tuple[str, ...] | None
+
+    def __repr__(self) -> str:
+        """Return the sizes. The `repr` of a dataclass would contain every array and every label."""
+        classes = f", classes={len(set(self.labels))}" if self.labels else ""
+        return f"{type(self).__name__}(examples={len(self)}, units={self.units}{classes})"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -205,6 +214,11 @@ class Dataset(ABC):
     fingerprint: str
     report: dict[str, int | float | str]
     truth: dict[str, np.ndarray] | None
+
+    def __repr__(self) -> str:
+        """Return the domain, the number of examples of each split and the first digits of the fingerprint."""
+        sizes = ", ".join(f"{name}={len(getattr(self, name))}" for name in ("train", "valid", "test"))
+        return f"{type(self).__name__}({self.domain}, {sizes}, fingerprint={self.fingerprint[:12]})"
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ MONTE_CARLO = 100
 """Number of samples per example from which a mean without a closed form is estimated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EncodedSplit:
     """A split after inference, on the CPU in float64. Row i belongs to example i. Densities are in nats.
 
@@ -49,6 +49,10 @@ class EncodedSplit:
     kl_ND: Tensor
     kl_train_N: Tensor
     precision: torch.dtype = torch.float32
+
+    def __repr__(self) -> str:
+        examples, latent = self.z_NZ.shape
+        return f"{type(self).__name__}(examples={examples}, latent={latent})"
 
     @property
     def q(self) -> Proposal:

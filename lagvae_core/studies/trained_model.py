@@ -26,7 +26,7 @@ __all__ = ["TrainedModel", "configuration_of", "restore"]
 TRAIN_AGAIN = "Train the model again."
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel:
     """A model in eval mode with its configuration, training components and data."""
 
@@ -35,6 +35,9 @@ class TrainedModel:
     model: Vae
     components: TrainingComponents
     device: torch.device
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(run_id={self.run_id!r}, dataset={self.dataset}, device={str(self.device)!r})"
 
     @property
     def run_id(self) -> str:

@@ -50,12 +50,20 @@ CURVE_COLUMNS: tuple[Column, ...] = (
 )
 """Columns of the record of an epoch."""
 
+EPOCH_SUMMARY = ("epoch", "train_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
+TRIAL_SUMMARY = ("run_id", "status", "nll_iw", "kl", "mi", "au")
+"""Values in the `repr` of a record."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class EpochRecord:
     """The values of `CURVE_COLUMNS` for one epoch; columns about z are None for a model without a latent variable."""
 
     values: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return the values that show the course of the training; `values` has all columns."""
+        return f"{type(self).__name__}({_selected(self.values, EPOCH_SUMMARY)})"
 
     @property
     def epoch(self) -> int:
@@ -83,7 +91,7 @@ class Progress:
     total: int
 
 
-@dataclass
+@dataclass(repr=False)
 class TrialRecord:
     """The result of one trial.
 
@@ -117,6 +125,11 @@ class TrialRecord:
     error_class: str | None = None
     traceback: str | None = None
 
+    def __repr__(self) -> str:
+        """Return the identity, the status and the main metrics; the attributes have everything."""
+        summary = _selected({"run_id": self.run_id, "status": self.status} | self.metrics, TRIAL_SUMMARY)
+        return f"{type(self).__name__}({summary})"
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values; numbers that are not finite become null."""
         values = asdict(self) | {
@@ -137,6 +150,12 @@ class TrialRecord:
                 "warnings": tuple(values["warnings"]),
             }
         )
+
+
+def _selected(values: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Return those of the values that exist as `name=value`; floats have four significant digits."""
+    shown = ((name, values[name]) for name in names if name in values)
+    return ", ".join(f"{name}={f'{v:.4g}' if isinstance(v, float) else repr(v)}" for name, v in shown)
 
 
 def _finite(value: Any) -> Any:

@@ -31,7 +31,7 @@ WHITE = 255
 """Grey level of a white pixel in an array of bytes; it represents the pixel value 1."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageBatch(Batch):
     """Images of one size: black and white, or grey and binarised at random at each use.
 
@@ -97,7 +97,7 @@ def fixed_bits(levels_NHW: NDArray[Any], seed: int, split: str) -> NDArray[np.ui
     return np.stack(rows)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSplit(Split):
     """N images, grey and binarised.
 
@@ -186,7 +186,7 @@ class ImageDomain(Domain):
         return {BITS_PER_DIM.name: nll * examples / (units * math.log(2.0))}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageDataset(Dataset):
     """Three splits of images of one size.
 

@@ -97,7 +97,7 @@ class InflectionHistory(History):
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class InflectionBatch(TokenBatch):
     """Target forms as sentences of characters, each with its source form and its features.
 
@@ -131,7 +131,7 @@ class InflectionBatch(TokenBatch):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InflectionSplit(Split):
     """N examples.
 
@@ -216,7 +216,7 @@ class InflectionDomain(TextDomain):
     features: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InflectionDataset(Dataset):
     """Three splits with one set of characters and one set of features.
 

@@ -50,7 +50,7 @@ SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vocabulary:
     """The words in the order of their ids: first the four `SPECIALS`, then every other word once."""
 
@@ -83,6 +83,9 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={len(self)})"
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -151,7 +154,7 @@ class Ragged:
     kept_N: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenBatch(Batch):
     """Sentences of equal length, or sentences padded with `<pad>` to the length of the longest.
 
@@ -215,7 +218,7 @@ class TokenBatch(Batch):
         return batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenSplit(Split):
     """N sentences in one array.
 
@@ -319,7 +322,7 @@ class TextDomain(Domain):
         return {TOKENS.name: units, PERPLEXITY.name: math.exp(min(nll * examples / units, 700.0))}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenDataset(Dataset):
     """Three splits with one vocabulary.
 
