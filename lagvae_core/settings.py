@@ -163,9 +163,10 @@ class TrainingConfig(FrozenConfig):
 class EvaluationConfig(FrozenConfig):
     """Settings for the measurement of the trained model."""
 
-    split: Annotated[Literal["test", "valid"], Field(description="split on which the table's metrics are measured")] = (
-        "test"
-    )
+    split: Annotated[
+        Literal["test", "valid", "train"],
+        Field(description="split on which the table's metrics are measured; train shows whether a model can overfit"),
+    ] = "test"
     iw_samples: Annotated[int, Field(ge=1, description="number of importance samples per example (K of nll_iw)")] = 500
     mi_batch_size: Annotated[int, Field(ge=2, description="number of examples in each group of mi_batch")] = 32
     limit: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_the_worked_example_is_the_code() -> None:
 def test_the_readme_names_only_sweeps_that_ship() -> None:
     for name in re.findall(r"lagvae (?:run|plan) ([\w-]+)(?=[`\s]|$)", read("README.md")):
         load_spec(name)
+
+
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = read("README.md")
+    block = page[page.index("    from lagvae_core import") :]
+    lines = itertools.takewhile(lambda line: not line or line.startswith("    "), block.splitlines())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(line[4:] for line in lines), names)
+    assert names["record"].status == "finished"
+    assert names["record"].metrics["au"] == 1
+    assert len(names["findings"].tables["sentences"]["original"]) == 3
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])

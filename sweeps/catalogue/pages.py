@@ -49,7 +49,8 @@ A folder can contain rows of earlier versions of its sweep. They differ in `conf
   objective was.
 - Metrics refer to the split `evaluation.split`. The default is the test set, as in the papers. A search that uses test
   metrics as objectives selects configurations on the test set. To search on the validation set instead, set
-  `objectives: {{valid_nll_elbo: min, valid_au: max}}`.
+  `objectives: {{valid_nll_elbo: min, valid_au: max}}`. `evaluation.split: train` shows whether a model can overfit a
+  few examples; its numbers are not comparable with those of another split.
 - `mi` mixes the posteriors of the whole split and saturates at `mi_cap`. `mi_batch` mixes them within batches, as
   He et al. 2019 do, and saturates at `mi_batch_cap`. Never compare `mi` with `mi_batch`.
 - A KL above zero does not prove that the latent space is used. Interpret it together with `mi` and `au`.

@@ -126,8 +126,17 @@ def trial(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for the tables and figures of --watch.")
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Measure as a sweep does. By default, a trial uses fewer importance samples to be quick."
+        ),
+    ] = False,
 ) -> None:
-    """Train and evaluate one configuration on this machine, without Ray."""
+    """Train and evaluate one configuration on this machine, without Ray.
+
+    --arm replaces the strategies of CONFIG.yaml (or of the stored run of --from), and --set then changes single fields.
+    """
     from sweeps.cli.trial import TrialRequest, run_trial
 
     request = TrialRequest(
@@ -143,6 +152,7 @@ def trial(
         keep=keep,
         watch=watch,
         out=out,
+        full=full,
     )
     raise typer.Exit(run_trial(request))
 

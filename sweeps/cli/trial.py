@@ -13,6 +13,7 @@ from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
 from lagvae_core.files import check_writable
+from lagvae_core.settings import EvaluationConfig
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 from sweeps.cli.terminal import ProgressLine, print_json
 from sweeps.spec.arm_syntax import parse_arm_text
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["TrialProgress", "TrialRequest", "changed_data", "default_threads", "report_equality", "run_trial"]
 
 Row = Mapping[str, Any]
+
+QUICK_IW_SAMPLES = 50
+"""Default of `evaluation.iw_samples` for a trial without `--full`. With the default of a sweep, measurement takes most
+of the time of a short trial."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class TrialRequest:
     keep: Path | None
     watch: str | None
     out: Path | None
+    full: bool
 
 
 def run_trial(request: TrialRequest) -> int:
@@ -55,7 +61,14 @@ def run_trial(request: TrialRequest) -> int:
         StoreError: The stored run of `--from` cannot be read.
     """
     stored = _stored_run(request.results, request.from_run) if request.from_run is not None else None
-    config = _checked_config(request, stored)
+    config, is_quick = _checked_config(request, stored)
+    if is_quick:
+        default = EvaluationConfig().iw_samples
+        print(
+            f"evaluation.iw_samples = {QUICK_IW_SAMPLES} for a quick trial; use --full for the {default} of sweeps, "
+            "or --set evaluation.iw_samples=K",
+            file=sys.stderr,
+        )
     dataset = config.data.load()
     if stored is not None and not request.sets and request.arm is None:
         hint = "The files have changed since the run. Give the path of the original files with --set data.path=PATH."
@@ -91,18 +104,22 @@ def _stored_run(results: str, run_id: str) -> dict[str, Any]:
     raise ConfigError([ValidationIssue("--from", f"must be a run that is stored in {results}", hint, run_id)])
 
 
-def _checked_config(request: TrialRequest, stored: Row | None) -> TrialConfig:
-    """Return the configuration, or raise a ConfigError that lists all issues with the configuration and the options."""
+def _checked_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig, bool]:
+    """Return the configuration, and whether its measurement has the quick default.
+
+    Raises:
+        ConfigError: The configuration or an option is invalid. The error lists all issues with both.
+    """
     issues = _option_issues(request)
     try:
-        config = _read_config(request.config, request.arm, request.sets, stored)
+        config, is_quick = _read_config(request, stored)
     except UserError as error:
         raise ConfigError([*error.issues, *issues], error.source) from None
     # Folders are created only if everything else is valid.
     issues = issues or _folder_issues(request)
     if issues:
         raise ConfigError(issues)
-    return config
+    return config, is_quick
 
 
 def _output_files(request: TrialRequest) -> dict[str, Path]:
@@ -141,31 +158,40 @@ def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
     return issues
 
 
-def _read_config(config: str | None, arm: str | None, sets: Mapping[str, Any], stored: Row | None) -> TrialConfig:
-    """Return the configuration of a file or a stored run, changed by `--arm` and then by `--set`."""
+def _read_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig, bool]:
+    """Return the configuration, and whether its measurement has the quick default.
+
+    `--arm` replaces the strategies of the file or of the stored run; then `--set` changes single fields. A stored
+    configuration contains every value, so it never gets the quick default.
+    """
     from sweeps.spec.sweep import parse_yaml, read_text
     from sweeps.spec.yaml import set_dotted
 
-    if config is not None and stored is not None:
+    if request.config is not None and stored is not None:
         message = "must not be combined with --from"
-        raise ConfigError([ValidationIssue("CONFIG.yaml", message, "Give either CONFIG.yaml or --from.", config)])
-    source = config or ""
+        hint = "Give either CONFIG.yaml or --from."
+        raise ConfigError([ValidationIssue("CONFIG.yaml", message, hint, request.config)])
+    source = request.config or ""
     values: dict[str, Any] = {}
-    if config is not None:
-        values = parse_yaml(read_text(Path(config)), config)
+    if request.config is not None:
+        values = parse_yaml(read_text(Path(request.config)), request.config)
     elif stored is not None:
         values = parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}")
     issues: list[ValidationIssue] = []
-    if arm is not None:
+    if request.arm is not None:
         with collect_issues(issues):
-            values["strategies"] = parse_arm_text(arm)
-    for key, value in sets.items():
+            values["strategies"] = parse_arm_text(request.arm)
+    for key, value in request.sets.items():
         set_dotted(values, key, value)
+    evaluation = values.get("evaluation", {})
+    is_quick = not request.full and isinstance(evaluation, Mapping) and "iw_samples" not in evaluation
+    if is_quick:
+        values["evaluation"] = {**evaluation, "iw_samples": QUICK_IW_SAMPLES}
     with collect_issues(issues):
         parsed = parse_trial(values, source)
     if issues:
         raise ConfigError(issues, source)
-    return parsed
+    return parsed, is_quick
 
 
 def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | None:
