@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
-import shutil
 import socket
-import tempfile
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.scratch import RAY_FOLDER, scratch_folder
 from lagvae_core.errors import LagvaeError
 
 __all__ = ["ConnectionFailed", "check_address", "connect"]
@@ -28,6 +29,19 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+EMBEDDED = {
+    "RAY_AUTH_MODE": "token",
+    # These would take precedence over the token file and over the embedded Ray.
+    "RAY_AUTH_TOKEN": None,
+    "RAY_ADDRESS": None,
+    "RAY_REDIS_ADDRESS": None,
+    "RAY_enable_metrics_collection": "0",
+    "RAY_gcs_server_port_wait_time_s": "20",
+}
+"""Environment variables of an embedded Ray: authentication, no other cluster, no server of metrics."""
+
+COMMON = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+"""Arguments of each call of `ray.init`."""
 
 CONNECT_SECONDS = 5.0
 """Timeout for connecting to the port of a cluster [s]. Ray itself would retry a closed port for minutes."""
@@ -39,57 +53,75 @@ HINT = "Start a cluster with `ray start --head`, or omit --address to run on thi
 
 
 class ConnectionFailed(LagvaeError):
-    """No Ray cluster can be reached at an address. The message includes a hint."""
+    """Ray cannot be started on this machine, or no cluster can be reached at an address."""
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
+def connect(address: str | None = None, cpus: int | None = None, scratch: Path | None = None) -> Iterator[Any]:
     """Context manager. Connects to Ray for the duration of the block, and shuts an embedded Ray down afterwards.
 
     Args:
         address: Running cluster to join: `auto` or HOST:PORT. Its token comes from RAY_AUTH_TOKEN_PATH or
             ~/.ray/auth_token. None starts an embedded Ray on this machine, with a new token that only this user
-            can read. It has no dashboard, collects no usage statistics and prints no logs.
+            can read. All its sockets listen on the loopback interface. It has no dashboard, collects no statistics
+            and prints no logs.
         cpus: Number of cores of the embedded Ray; all by default.
+        scratch: Folder for the token and the files of the embedded Ray, from `scratch_folder`; a new one by default.
 
     Yields:
         The module `ray`, connected to the cluster.
 
     Raises:
-        ConnectionFailed: No cluster answers at `address`.
+        ConnectionFailed: No cluster answers at `address`, the embedded Ray does not start, or this process is already
+            connected to a cluster.
+        ConfigError: There is no folder for the files of an embedded Ray.
     """
     if address is not None:
         check_address(address)
-    private = Path(tempfile.mkdtemp(prefix="lagvae-"))
-    environment: dict[str, str | None] = dict(QUIET)
-    if address is None:
-        token = private / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        # RAY_AUTH_TOKEN would take precedence over the token file, and RAY_ADDRESS over the embedded Ray.
-        environment |= {"RAY_AUTH_TOKEN": None, "RAY_ADDRESS": None}
-    elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
-        environment["RAY_AUTH_MODE"] = "token"
-    before = {name: os.environ.get(name) for name in environment}
-    _set(environment)
-    try:
-        yield _start(address, cpus)
-    finally:
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        raise ConnectionFailed("This process is already connected to Ray. Call ray.shutdown() first.")
+    with ExitStack() as stack:
+        environment: dict[str, str | None] = dict(QUIET)
+        if address is None:
+            scratch = scratch or stack.enter_context(scratch_folder())
+            environment |= EMBEDDED | {"RAY_AUTH_TOKEN_PATH": str(_new_token(scratch))}
+        elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
+            environment["RAY_AUTH_MODE"] = "token"
+        before = {name: os.environ.get(name) for name in environment}
+        _set(environment)
+        stack.callback(_set, before)
+        # The authentication mode is read when ray is imported, so it must not be imported earlier.
         import ray
 
-        ray.shutdown()
-        _set(before)
-        shutil.rmtree(private, ignore_errors=True)
+        stack.callback(ray.shutdown, wait_for_processes=True)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if address is None:
+            assert scratch is not None
+            _start(cpus, scratch)
+        else:
+            _join(address)
+        yield ray
+
+
+def _new_token(scratch: Path) -> Path:
+    token = scratch / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    return token
 
 
 def _set(environment: Mapping[str, str | None]) -> None:
-    """Set environment variables; remove those whose value is None."""
+    """Set environment variables; remove those whose value is None. Ray reads them again if it is already imported."""
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if "ray" in sys.modules:
+        from ray import _raylet
+
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 def check_address(address: str) -> None:
@@ -123,21 +155,70 @@ def _speaks_http2(line: socket.socket) -> bool:
 def _token_exists() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
-    return (Path.home() / ".ray" / "auth_token").exists()
+    return os.path.exists(os.path.expanduser("~/.ray/auth_token"))
 
 
-def _start(address: str | None, cpus: int | None) -> Any:
-    # The authentication mode is read when ray is imported, so ray must not be imported earlier.
+def _start(cpus: int | None, scratch: Path) -> None:
+    """Start an embedded Ray whose sockets listen on the loopback interface.
+
+    Raises:
+        ConnectionFailed: Ray does not start.
+    """
+    import ray
+    from ray._private import ray_constants
+
+    _check_loopback()
+    # Ray uses the loopback interface on macOS and Windows, where it does not support clusters, and has no public option
+    # for it elsewhere: it replaces _node_ip_address="127.0.0.1" by the address of another interface.
+    supports_clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(scratch / RAY_FOLDER),
+            **COMMON,
+        )
+    except Exception as error:
+        hint = "Check the limits on memory, processes and open files (ulimit -a)."
+        raise ConnectionFailed(f"Ray cannot start on this machine: {_reason(error)}. {hint}") from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = supports_clusters
+    listens_at = ray.nodes()[0]["NodeManagerAddress"]
+    assert ipaddress.ip_address(listens_at).is_loopback, f"the embedded Ray listens at {listens_at}"
+
+
+def _check_loopback() -> None:
+    """Check that a server on the loopback interface can be reached. Ray itself would retry for half a minute."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=CONNECT_SECONDS),
+        ):
+            pass
+    except OSError as error:
+        reason = f"no connection to 127.0.0.1 is possible ({error.strerror or error})"
+        hint = "Check the loopback interface and the firewall. As root, `ip link set lo up` starts the interface."
+        raise ConnectionFailed(f"Ray cannot start on this machine: {reason}. {hint}") from None
+
+
+def _join(address: str) -> None:
+    """Join the cluster at `address`.
+
+    Raises:
+        ConnectionFailed: No cluster can be joined there.
+    """
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
-        return ray
     try:
-        ray.init(address=address, **common)
+        ray.init(address=address, **COMMON)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0].rstrip('.')}"
-        raise ConnectionFailed(f"Cannot join the Ray cluster at {address}: {reason}. {HINT}") from None
-    return ray
+        raise ConnectionFailed(f"Cannot join the Ray cluster at {address}: {_reason(error)}. {HINT}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the name of an exception and the first line of its message."""
+    first, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first.rstrip('.')}"

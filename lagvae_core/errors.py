@@ -8,7 +8,7 @@ LagvaeError
 ├── StoreError (OSError)            results that cannot be reached, read or written; exit code 1
 ├── Diverged (ArithmeticError)      training diverged: a value is not finite, or a divergence criterion is met
 ├── LeaseHeldError                  another driver runs the sweep (sweeps.storage.lease)
-├── ConnectionFailed                no Ray cluster at an address (cluster.connection)
+├── ConnectionFailed                Ray does not start, or no cluster at an address (cluster.connection)
 ├── AccessDenied                    a cluster that requires a token, or rejects the given one (cluster.access)
 ├── JobError                        a job request that the cluster did not fulfil (cluster.jobs)
 └── PackageTooLarge                 a job package over its size limit (cluster.job_package)

@@ -8,14 +8,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-__all__ = ["MARK", "Ended", "descendants", "kill_all", "lagvae", "private_home", "survivors"]
+__all__ = [
+    "MARK",
+    "Ended",
+    "Listener",
+    "descendants",
+    "kill_all",
+    "lagvae",
+    "listeners",
+    "private_home",
+    "survivors",
+    "watched_listeners",
+]
 
 MARK = "LAGVAE_TEST_PROCESS"
 """Environment variable that identifies the processes of one command, including Ray's daemons, which inherit it."""
@@ -47,6 +60,63 @@ def descendants(mark: str) -> set[int]:
         if f"{MARK}={mark}".encode() in environment and state != "Z":
             pids.add(int(folder.name))
     return pids
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A socket on which a process accepts connections, and the interface that it is bound to."""
+
+    process: str
+    address: IPv4Address | IPv6Address
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only processes of this machine can connect."""
+        address = self.address
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            return address.ipv4_mapped.is_loopback
+        return address.is_loopback
+
+
+def listeners(mark: str) -> set[Listener]:
+    """Return the listening TCP sockets of the living processes that carry `mark`."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # LISTEN
+                words = bytes.fromhex(fields[1].partition(":")[0])  # 32-bit words in the byte order of the machine
+                order = 1 if sys.byteorder == "big" else -1
+                swapped = b"".join(words[i : i + 4][::order] for i in range(0, len(words), 4))
+                addresses[f"socket:[{fields[9]}]"] = ip_address(swapped)
+    found = set()
+    for pid in descendants(mark):
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            targets = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        found |= {Listener(name, addresses[target]) for target in targets if target in addresses}
+    return found
+
+
+@contextmanager
+def watched_listeners(mark: str) -> Iterator[set[Listener]]:
+    """Context manager. Yields a set that receives each listening socket of the processes that carry `mark`."""
+    found: set[Listener] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            found.update(listeners(mark))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def survivors(mark: str, patience: float = 30.0) -> list[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import check_address, connect
+from cluster.scratch import scratch_folder
 from sweeps.execution.datasets import load_data, make_plan
 from sweeps.execution.monitor import Monitor
 from sweeps.execution.recorder import RunRecorder
@@ -75,9 +74,9 @@ def run_sweep(
         retry: Whether runs that failed or ran out of memory are repeated.
 
     Raises:
-        ConfigError: No node can hold a run, or the folder is not writable.
+        ConfigError: No node can hold a run, or the results folder or the temporary folder is not writable.
         DataError: The data are missing or invalid.
-        ConnectionFailed: No cluster answers at `address`.
+        ConnectionFailed: No cluster answers at `address`, or Ray cannot start on this machine.
         LeaseHeldError: Another driver is running the sweep.
         StoreError: The results could not be read or written during the sweep.
     """
@@ -105,7 +104,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
     if not scheduler.fill_queue():
         _store_spec(plan, folder)
         return SweepOutcome(Counter(statuses.values()), "", False)
-    with connect(address, cpus=local_capacity().cpus) as ray:
+    with scratch_folder() as scratch, connect(address, local_capacity().cpus, scratch) as ray:
         nodes = cluster_nodes(ray)
         spec = _with_gpu_share(ray, plan, nodes, monitor)
         concurrent = concurrent_runs(spec.resources, nodes, grows=address is not None)
@@ -119,7 +118,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
             origin=provenance(),
             on_run_ended=scheduler.on_run_ended,
         )
-        _train_runs(scheduler, recorder, spec.resources, nodes, concurrent)
+        _train_runs(scheduler, recorder, spec.resources, nodes, concurrent, scratch)
     # After SIGINT, Tune returns as if all runs had ended. Without an error, remaining runs mean an interruption.
     interrupted = not scheduler.exhausted and recorder.error is None
     recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
@@ -158,15 +157,17 @@ def _train_runs(
     resources: ResourceSpec,
     nodes: Sequence[NodeCapacity],
     concurrent: int,
+    scratch: Path,
 ) -> None:
-    """Train the runs of the scheduler with Ray Tune; return early on SIGINT."""
+    """Train the runs of the scheduler with Ray Tune; return early on SIGINT.
+
+    Tune always stores snapshots of its state in `scratch`, although they are never read here.
+    """
     from ray import tune
 
     from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, placement_for
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # Tune always stores snapshots of its state, although they are never read here.
-    scratch = Path(tempfile.mkdtemp(prefix="lagvae-tune-"))
     try:
         tuner = tune.Tuner(
             tune.with_resources(train_run, placement_for(resources, nodes)),
@@ -179,7 +180,7 @@ def _train_runs(
             ),
             run_config=tune.RunConfig(
                 name="runs",
-                storage_path=str(scratch),
+                storage_path=str(scratch / "tune"),
                 callbacks=[RecorderCallback(recorder)],
                 stop=StopOnRecorderError(recorder),
                 failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
@@ -190,8 +191,6 @@ def _train_runs(
             tuner.fit()
     except KeyboardInterrupt:
         pass
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager

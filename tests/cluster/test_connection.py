@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from processes import MARK, kill_all, private_home, survivors
 
-from cluster.connection import ConnectionFailed, check_address, connect
+from cluster.connection import ConnectionFailed, _check_loopback, check_address, connect
 
 SET_BY_RAY = {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}
 """Variables that ray.init sets and does not remove."""
@@ -25,7 +25,7 @@ SET_BY_RAY = {"PYTHONBREAKPOINT", "RAY_CLIENT_MODE"}
 TIMEOUT = 180
 """Timeout of a start of Ray [s]. It takes about 10 s on two busy cores."""
 
-EMBEDDED = """
+EMBEDDED = r"""
 import json, os, socket, sys
 from pathlib import Path
 from cluster.connection import connect
@@ -55,6 +55,24 @@ seen["gone"] = not token.exists() and not token.parent.exists()
 after = dict(os.environ)
 seen["changed"] = {n: [before.get(n), after.get(n)] for n in before.keys() | after if before.get(n) != after.get(n)}
 seen["initialized"] = ray.is_initialized()
+with connect(cpus=1) as ray:
+    seen["again"] = ray.get(ray.remote(lambda: 6 * 7).remote())
+    try:
+        with connect(cpus=1):
+            pass
+    except Exception as error:
+        seen["nested"] = type(error).__name__
+    seen["still"] = ray.is_initialized()
+def fail(**options):
+    Path(options["_temp_dir"], "session").mkdir(parents=True)
+    raise RuntimeError("Failed to start GCS.\nLast 0 lines")
+ray.init = fail
+try:
+    with connect(cpus=1):
+        pass
+except Exception as error:
+    seen["failed"] = [type(error).__name__, str(error)]
+seen["left"] = os.listdir(os.environ["TMPDIR"])
 with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
@@ -155,6 +173,23 @@ class TestEmbedded:
         assert embedded.seen["changed"].keys() <= SET_BY_RAY
         assert not embedded.seen["initialized"]
 
+    def test_starts_again_in_the_same_process(self, embedded):
+        assert embedded.seen["again"] == 42
+
+    def test_a_connected_process_cannot_connect_and_stays_connected(self, embedded):
+        assert embedded.seen["nested"] == "ConnectionFailed"
+        assert embedded.seen["still"]
+
+    def test_a_start_that_fails_is_one_line(self, embedded):
+        kind, message = embedded.seen["failed"]
+        assert kind == "ConnectionFailed"
+        assert "Failed to start GCS" in message
+        assert "\n" not in message
+
+    def test_no_file_is_left(self, embedded):
+        assert "seen.json" not in embedded.seen["left"]
+        assert [name for name in embedded.seen["left"] if name == "ray" or name.startswith("lagvae")] == []
+
     def test_no_process_is_left(self, embedded):
         assert embedded.left == []
 
@@ -217,6 +252,18 @@ class TestJoining:
         ended = home.python(JOIN, head.address, RAY_AUTH_TOKEN_PATH=str(wrong))
         assert ended.returncode == 1
         assert "cluster.connection.ConnectionFailed" in ended.stderr
+
+
+class TestThisMachine:
+    """An embedded Ray on a machine on which it cannot start."""
+
+    def test_without_a_loopback_interface(self, monkeypatch):
+        def refuse(*arguments, **options):
+            raise OSError(101, "Network is unreachable")
+
+        monkeypatch.setattr("cluster.connection.socket.create_connection", refuse)
+        with pytest.raises(ConnectionFailed, match="Network is unreachable"):
+            _check_loopback()
 
 
 class TestNoCluster:

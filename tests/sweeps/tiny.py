@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from processes import Ended
+from processes import Ended, Listener
 from worlds import TINY_TRIAL, sweep
 
 from sweeps.storage.table import ResultsFolder
@@ -17,10 +18,19 @@ DIVERGES = 1e30
 
 @dataclass(frozen=True)
 class TinySweep:
-    """A finished sweep: its working directory, the result of its command, and its table."""
+    """A finished sweep: its working directory, the result of its command, and its table.
+
+    Args:
+        here: Working directory of the command.
+        ended: Result of the command.
+        listeners: Sockets on which a process of the sweep listened.
+        temporary: Names of the files and folders that were left in the folder for temporary files.
+    """
 
     here: Path
     ended: Ended
+    listeners: Set[Listener] = frozenset()
+    temporary: Set[str] = frozenset()
 
     @property
     def folder(self) -> ResultsFolder:

@@ -55,6 +55,13 @@ class TestFinished:
         assert "12 finished" in tiny_sweep.ended.stderr
         assert "Traceback" not in tiny_sweep.ended.stderr
 
+    def test_every_socket_listens_on_the_loopback_interface(self, tiny_sweep):
+        assert {"raylet", "gcs_server"} <= {listener.process for listener in tiny_sweep.listeners}
+        assert [listener for listener in tiny_sweep.listeners if not listener.loopback] == []
+
+    def test_no_temporary_file_is_left(self, tiny_sweep):
+        assert [name for name in tiny_sweep.temporary if name.startswith("lagvae") or name == "ray"] == []
+
     def test_every_run_has_one_row_of_the_declared_types(self, tiny_sweep):
         files = sorted(Path(tiny_sweep.folder.local_path, "runs").iterdir())
         assert len(files) == 14

@@ -57,10 +57,10 @@ RAY_WITH_A_GPU = """
 import functools
 import cluster.connection as connection
 start = connection._start
-def start_with_gpu(address, cpus):
+def start_with_gpu(cpus, scratch):
     import ray
     ray.init = functools.partial(ray.init, num_gpus=1)
-    return start(address, cpus)
+    start(cpus, scratch)
 connection._start = start_with_gpu
 """
 
@@ -124,7 +124,7 @@ def test_a_run_that_no_node_holds_is_rejected_before_its_memory_is_estimated(tmp
     many_cores = (
         "import sweeps.execution.driver as driver\ndriver.local_capacity = lambda: driver.NodeCapacity(64, 1.0)\n"
     )
-    two_cores = "start_all = connection._start\nconnection._start = lambda address, cpus: start_all(address, 2)\n"
+    two_cores = "start_all = connection._start\nconnection._start = lambda cpus, scratch: start_all(2, scratch)\n"
     ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=RAY_WITH_A_GPU + many_cores + two_cores)
     assert ended.returncode == 2, ended.stderr
     assert "resources.cpus: " in ended.stderr
