@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import platform
 import resource
+from pathlib import Path
 
 import torch
 
@@ -15,6 +18,7 @@ __all__ = [
     "choose_device",
     "keep_freed_memory",
     "limit_gpu_memory",
+    "memory_bytes",
     "peak_memory_bytes",
     "peak_reserved_bytes",
     "reset_peak_memory",
@@ -45,6 +49,17 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(libc.mallopt(M_MMAP_MAX, 0))
+
+
+def memory_bytes() -> int | None:
+    """Return the memory that this process may use: that of the machine, or less in a control group; None if unknown."""
+    limits = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # version 2 writes "max" if there is no limit
+            limits.append(int(Path(file).read_text()))
+    return min(limits, default=None)
 
 
 def choose_device(name: str) -> torch.device:

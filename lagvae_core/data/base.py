@@ -54,6 +54,13 @@ class DataSource(Protocol):
                 found in the files.
         """
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the data that `load` returns. Generated data are not generated for it.
+
+        Raises:
+            DataError: The data cannot be loaded on this machine; see `load`.
+        """
+
     def train_batches(self, train: Any, batch_size: int, seed: int, epoch: int) -> Sequence[Batch]:
         """Return the training batches of one epoch, on the CPU.
 
@@ -202,7 +209,8 @@ class Dataset(ABC):
 
     Attributes:
         fingerprint: SHA-256 (hex) of all content that training or measurement uses. Two data sets have the same
-            fingerprint if and only if this content is equal.
+            fingerprint if and only if this content is equal. For generated data, the hash is that of the fields on
+            which the content depends, followed by the version of the generator.
         report: Facts about the data that are shown to the user. The entry `remarks`, if there is one, says what was
             limited, guessed or changed when the data were read.
         truth: Latent variables of generated data, by split and name; None for other data.
@@ -224,6 +232,13 @@ class Dataset(ABC):
     @abstractmethod
     def domain(self) -> Domain:
         """Sizes of the data, as a model needs them."""
+
+    def under(self, fingerprint: str) -> Self:
+        """Return the data with `fingerprint` as their fingerprint if that is an earlier one of the same content.
+
+        For any other fingerprint, the data are returned as they are.
+        """
+        return self
 
 
 def remarks_entry(remarks: Sequence[str]) -> dict[str, str]:

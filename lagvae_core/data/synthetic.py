@@ -7,6 +7,8 @@ order), Z = 2 latent dimensions.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ from lagvae_core.data.text.tokens import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
+from lagvae_core.runtime import memory_bytes
 
 __all__ = ["MEANS", "SyntheticData", "Weights", "weights"]
 
@@ -80,10 +84,14 @@ class SyntheticData(SplitLimits):
 
         Without a usable cache folder the data are generated each time, which takes seconds.
 
+        Raises:
+            DataError: The data do not fit in the memory of this machine.
+
         Returns:
             The data set. Its `truth` holds `<split>_z` (float64 [N, Z]) and `<split>_component` (int64 [N]) for each
             split.
         """
+        _check_memory(self)
         drawn = _read_cache(self)
         if drawn is None:
             drawn = _generate(self)
@@ -92,7 +100,35 @@ class SyntheticData(SplitLimits):
         vocabulary = Vocabulary((*SPECIALS, *map(str, range(self.vocabulary))))
         train, valid, test = (_split(drawn.pop(f"{split}_words"), drawn[f"{split}_component"]) for split in self._sizes)
         remarks = self.limit_remarks()  # z and component are left in `drawn`
-        return TokenDataset.of(train, valid, test, vocabulary, truth=drawn, remarks=remarks)
+        fingerprint = self.fingerprint()
+        return TokenDataset.of(train, valid, test, vocabulary, truth=drawn, remarks=remarks, fingerprint=fingerprint)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all that the lines depend on, and the version of the generator; nothing is generated.
+
+        Fields that give the same lines give the same fingerprint: `examples: 30, limit: 20` equals `examples: 20`, and
+        `partition` does not count.
+
+        Raises:
+            DataError: The data do not fit in the memory of this machine.
+        """
+        _check_memory(self)
+        sizes = {
+            split: size if (limit := self.limits[split]) is None else min(size, limit)
+            for split, size in self._sizes.items()
+        }
+        fields = self.model_dump(mode="json", exclude={*SplitLimits.model_fields, "partition", "examples", "heldout"})
+        identity = json.dumps([_FORMAT, fields, sizes], sort_keys=True)
+        return f"{hashlib.sha256(identity.encode()).hexdigest()}-v{_FORMAT}"
+
+    @staticmethod
+    def is_former_fingerprint(fingerprint: str | None) -> bool:
+        """Return whether a stored fingerprint is the hash of the content of generated data, as version 0.1.0 stored it.
+
+        Only the first version of the generator was identified that way. So a stored run with such a fingerprint and
+        the same fields used the same lines.
+        """
+        return _FORMAT == 1 and fingerprint is not None and re.fullmatch("[0-9a-f]{64}", fingerprint) is not None
 
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
@@ -218,6 +254,27 @@ def _split(words: NDArray[np.int32], component: NDArray[np.int64]) -> TokenSplit
     lines = np.pad(words + len(SPECIALS), ((0, 0), (1, 1)), constant_values=(BOS, EOS))
     offsets = np.arange(len(lines) + 1) * lines.shape[1]
     return TokenSplit(lines.ravel(), offsets, tuple(map(str, component.tolist())))
+
+
+def _check_memory(config: SyntheticData) -> None:
+    """Raise a DataError if generating the data takes more memory than this machine has."""
+    needed, memory = _peak_bytes(config), memory_bytes()
+    if memory is not None and needed > memory:
+        lines = sum(config._sizes.values())
+        message = f"must be data that fit in the memory of this machine, {memory / 2**30:.1f} GiB"
+        hint = (
+            f"Generating {lines:,} lines of {config.length:,} words takes {needed / 2**30:,.1f} GiB. "
+            "Lower data.examples, data.heldout, data.length or the size of the generator."
+        )
+        raise DataError([ValidationIssue("data", message, hint, f"{needed / 2**30:,.1f} GiB")])
+
+
+def _peak_bytes(config: SyntheticData) -> int:
+    """Return the approximate memory that generating the data takes: the generator, and the lines with two copies."""
+    gates, words, inputs = 4 * config.hidden, config.vocabulary, config.embedding + _LATENT
+    generator = words * (inputs + config.hidden + gates) + gates * (inputs + config.hidden)
+    per_line = 3 * 4 * (config.length + 2) + 8 * (2 * _LATENT + 4)
+    return int(8 * generator + sum(config._sizes.values()) * per_line)
 
 
 def _entry_name(config: SyntheticData) -> str:

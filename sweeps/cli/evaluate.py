@@ -106,7 +106,7 @@ def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]
     if issues:
         raise ConfigError(issues)
     for target in targets:
-        dataset = _load_dataset(target.config)
+        dataset = _load_dataset(target)
         hint = "The files have changed since the run. Give the path of the original files with --data."
         if target.row is not None and (issue := changed_data(target.row, dataset.fingerprint, hint)):
             issues.append(issue)
@@ -116,12 +116,12 @@ def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]
         raise DataError(list({str(issue): issue for issue in issues}.values()))
 
 
-def _load_dataset(config: TrialConfig) -> Dataset:
-    """Return the data of `config`, loaded once for all targets that use the same data."""
+def _load_dataset(target: EvaluationTarget) -> Dataset:
+    """Return the data of `target`, loaded once for all targets that use the same data."""
     from sweeps.execution.datasets import load_trial_data
 
-    dataset: Dataset = load_trial_data(config.data.model_dump_json())
-    return dataset
+    dataset: Dataset = load_trial_data(target.config.data.model_dump_json())
+    return dataset.under(target.row["data_fingerprint"]) if target.row is not None else dataset
 
 
 def _create_figure_folder(png: Path) -> None:
@@ -181,7 +181,7 @@ def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
 
 def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line: ProgressLine) -> TrainedModel:
     """Restore the model from its weights. With `retrain`, train it again if the weights are missing or damaged."""
-    dataset = _load_dataset(target.config)
+    dataset = _load_dataset(target)
     content = target.weights.load()
     try:
         if content is not None:

@@ -57,10 +57,10 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
         results: Folder or URI of the results.
         as_json: Print one JSON object instead of a table.
     """
-    from sweeps.execution.datasets import load_data, make_plan
+    from sweeps.execution.datasets import make_plan
 
     spec = load_spec(where, sets)
-    plan = make_plan(spec, ResultsFolder(results, spec.name), load_data(spec).fingerprint)
+    plan = make_plan(spec, ResultsFolder(results, spec.name))
     arms = plan.arms()
     seconds = _missing_seconds(arms)
     if as_json:
@@ -77,6 +77,12 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
         console.print("the duration is unknown, because no run has finished yet")
     if plan.others:
         console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and are kept")
+    if plan.refused:
+        run_id, reason = next(iter(plan.refused.items()))
+        text = (
+            f"{len(plan.refused)} of them have parameters that are no longer valid; the first is run {run_id}: {reason}"
+        )
+        console.print(text, soft_wrap=True)
 
 
 def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
@@ -97,6 +103,7 @@ def _plan_json(plan: Plan, arms: Sequence[ArmPlan], seconds: Sequence[float] | N
         "runs": sum(arm.runs for arm in arms),
         "missing": plan.missing,
         "stored_of_other_versions": len(plan.others),
+        "stored_and_no_longer_valid": plan.refused,
         "warnings": plan.spec.warnings,
         "core_seconds": sum(seconds) * plan.spec.resources.cpus if seconds is not None else None,
         "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],

@@ -70,6 +70,8 @@ def run_trial(request: TrialRequest) -> int:
             file=sys.stderr,
         )
     dataset = config.data.load()
+    if stored is not None:
+        dataset = dataset.under(stored["data_fingerprint"])
     if stored is not None and not request.sets and request.arm is None:
         hint = "The files have changed since the run. Give the path of the original files with --set data.path=PATH."
         if issue := changed_data(stored, dataset.fingerprint, hint):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from lagvae_core.data import Dataset
+from lagvae_core.data import Dataset, SyntheticData
 from lagvae_core.errors import DataError
 from sweeps.search.plan import Plan
 from sweeps.spec.sweep import SweepSpec
@@ -21,19 +23,50 @@ def load_data(spec: SweepSpec) -> Dataset:
     Raises:
         DataError: The data are missing or invalid. Its issues name keys of the sweep file, such as `trial.data.path`.
     """
-    try:
+    with _issues_of_sweep(spec):
         return spec.defaults.data.load()
+
+
+def make_plan(spec: SweepSpec, folder: ResultsFolder, data: Dataset | None = None, *, retry: bool = False) -> Plan:
+    """Return the plan of the sweep `spec`, given the rows stored in `folder`.
+
+    Rows of generated data that version 0.1.0 stored have a former fingerprint (`SyntheticData.is_former_fingerprint`).
+    If more rows match the sweep under that one, the plan keeps it, so that no stored run is trained again.
+
+    Args:
+        spec: The sweep.
+        folder: The folder of its results.
+        data: The data of the sweep; None if they are not loaded. Generated data are then not generated, and their
+            content is not compared with an earlier fingerprint.
+        retry: Whether runs that failed or ran out of memory are repeated.
+
+    Raises:
+        DataError: The data are missing or invalid; see `load_data`.
+    """
+    rows = folder.runs() if folder.exists() else []
+    source = spec.defaults.data
+    with _issues_of_sweep(spec):
+        fingerprints = [data.fingerprint if data is not None else source.fingerprint()]
+    if isinstance(source, SyntheticData):
+        former = sorted({f for row in rows if source.is_former_fingerprint(f := row["data_fingerprint"])})
+        fingerprints += [f for f in former if data is None or data.under(f).fingerprint == f]
+    plans = [Plan(spec, fingerprint, rows, retry=retry) for fingerprint in fingerprints]
+    return max(plans, key=lambda plan: len(plan.rows))
+
+
+@contextmanager
+def _issues_of_sweep(spec: SweepSpec) -> Iterator[None]:
+    """Context manager. Names the keys of a DataError as the sweep file has them."""
+    try:
+        yield
     except DataError as error:
         issues = [
-            replace(issue, where=f"trial.{issue.where}") if issue.where.startswith("data.") else issue
+            replace(issue, where=f"trial.{issue.where}")
+            if issue.where == "data" or issue.where.startswith("data.")
+            else issue
             for issue in error.issues
         ]
         raise DataError(issues, f"sweep {spec.name}") from None
-
-
-def make_plan(spec: SweepSpec, folder: ResultsFolder, fingerprint: str, *, retry: bool = False) -> Plan:
-    """Return the plan of the sweep `spec`, given the rows stored in `folder`."""
-    return Plan(spec, fingerprint, folder.runs() if folder.exists() else [], retry=retry)
 
 
 @functools.lru_cache(maxsize=2)

@@ -42,7 +42,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
         if device.type == "cuda":
             location["device"] = torch.cuda.get_device_name(device)
         config = TrialConfig.model_validate(run["config"])
-        dataset = load_trial_data(config.data.model_dump_json())
+        dataset = load_trial_data(config.data.model_dump_json()).under(run["data_fingerprint"])
         if dataset.fingerprint != run["data_fingerprint"]:
             message = (
                 f"must not change after the sweep starts (fingerprint at the start: {run['data_fingerprint'][:12]})"

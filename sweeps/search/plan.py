@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.config.trial import TrialConfig, format_run_id
+from lagvae_core.errors import ConfigError
 from sweeps.spec.space import Arm, Value
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.schema import ENDED
@@ -104,7 +105,8 @@ class Plan:
 
     A row belongs to the current sweep file if the file contains its arm and seed, the index of its configuration is
     within the budget, its parameters are within the ranges, and its `config_id` equals that of the configuration with
-    these parameters. The plan ignores all other rows, which stay in the table.
+    these parameters. The plan ignores all other rows, which stay in the table. Among them are rows whose parameters no
+    longer give a valid trial, for example because a later version refuses a value.
 
     Args:
         spec: The sweep.
@@ -116,6 +118,7 @@ class Plan:
         configurations: The configurations found in the rows, by arm and index, whatever the seeds of the rows.
         rows: The rows that belong to the sweep, by `run_id`.
         others: The rows that do not belong to the sweep.
+        refused: The reasons why the parameters of some of the others do not give a valid trial, by `run_id`.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Plan:
         self.configurations: dict[tuple[str, int], Configuration] = {}
         self.rows: dict[str, Mapping[str, Any]] = {}
         self.others: list[Mapping[str, Any]] = []
+        self.refused: dict[str, str] = {}
         self._retry = retry
         self._configs: dict[tuple[str, str], tuple[TrialConfig, str]] = {}
         arms = {arm.name: arm for arm in spec.arms}
@@ -220,7 +224,7 @@ class Plan:
     def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
         """Return the configuration that `row` belongs to; None if the row does not match the sweep file."""
         index = row["configuration"]
-        if arm is None or index is None or index >= self.spec.configurations(arm):
+        if arm is None or index is None or not 0 <= index < self.spec.configurations(arm):
             return None
         try:
             parameters = dict(json.loads(row["parameters"] or "{}"))
@@ -231,7 +235,11 @@ class Plan:
             return None
         if not all(dimensions[name].contains(value) for name, value in parameters.items()):
             return None
-        configuration = self.configuration(arm, index, parameters)
+        try:
+            configuration = self.configuration(arm, index, parameters)
+        except ConfigError as error:
+            self.refused[row["run_id"]] = str(error.issues[0])
+            return None
         first = self.configurations.get((arm.name, index), configuration)
         return configuration if configuration.config_id == row["config_id"] == first.config_id else None
 

@@ -87,7 +87,7 @@ IDENTITY = (
 PROVENANCE = (
     ("started_at", "time", "start of this attempt, UTC"),
     ("ended_at", "time", "end of this attempt, UTC"),
-    ("data_fingerprint", "str", "SHA-256 of the content of the data"),
+    ("data_fingerprint", "str", "SHA-256 of the content of the data; of generated data, of their fields and version"),
     ("spec_hash", "str", "hash of the content of the sweep file, ignoring comments and layout"),
     ("lagvae_version", "str", "version of lagvae"),
     ("git_commit", "str", "commit of the code, if it runs from a checkout"),

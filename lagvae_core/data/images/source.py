@@ -66,6 +66,10 @@ class ImageData(FrozenConfig):
             splits.append(ImageSplit(grey, fixed_bits(grey, self.binarisation_seed, name), labels))
         return ImageDataset.of(*splits)
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the data; see `DataSource.fingerprint`."""
+        return self.load().fingerprint
+
     def train_batches(self, train: ImageSplit, batch_size: int, seed: int, epoch: int) -> list[ImageBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
         shuffle = derive_seed(seed, "partition", epoch if self.partition == "resplit_random" else 0)

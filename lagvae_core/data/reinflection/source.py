@@ -99,6 +99,10 @@ class ReinflectionData(FrozenConfig):
         dropped = {f"{split}_dropped_empty": file.empty for split, file in files.items()}
         return InflectionDataset.of(splits, characters, features, dropped)
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the data; see `DataSource.fingerprint`."""
+        return self.load().fingerprint
+
     def train_batches(self, train: InflectionSplit, batch_size: int, seed: int, epoch: int) -> list[InflectionBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
         if self.partition == "fixed_by_group":

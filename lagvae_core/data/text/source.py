@@ -135,6 +135,10 @@ class TextData(SplitLimits):
         write_entry(name, entry)
         return token_dataset(read_entry(name) or entry, remarks)
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the data; see `DataSource.fingerprint`."""
+        return self.load().fingerprint
+
     def train_batches(self, train: TokenSplit, batch_size: int, seed: int, epoch: int) -> list[TokenBatch]:
         """Return the training batches of one epoch; see `DataSource.train_batches`."""
         if self.partition == "fixed_by_group":

@@ -3,10 +3,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from helpers import rejects
 from pydantic import ValidationError
 
 from lagvae_core.data import SPECIALS, SyntheticData, synthetic
 from lagvae_core.data.synthetic import MEANS, weights
+from lagvae_core.errors import DataError
+
+CONTENT = "5a5662868abf89ee7bc54d9eb6da227432d42743d13b95a3265e75716c0d5a7d"
+"""Hash of the content of the lines of `SMALL`."""
 
 SMALL = {"examples": 30, "heldout": 20, "vocabulary": 25, "length": 5, "hidden": 7, "embedding": 6}
 
@@ -31,7 +36,9 @@ def words_of(split):
 
 
 def assert_same(one, other):
-    assert one.fingerprint == other.fingerprint
+    for split in ("train", "valid", "test"):
+        np.testing.assert_array_equal(getattr(one, split).tokens, getattr(other, split).tokens)
+        assert getattr(one, split).labels == getattr(other, split).labels
     assert one.truth.keys() == other.truth.keys()
     for name in one.truth:
         np.testing.assert_array_equal(one.truth[name], other.truth[name])
@@ -137,13 +144,77 @@ class TestReproducibility:
 
     def test_the_generated_lines_never_change(self):
         # After an intended change of the lines, raise synthetic._FORMAT.
-        assert SyntheticData(**SMALL).load().fingerprint == (
-            "5a5662868abf89ee7bc54d9eb6da227432d42743d13b95a3265e75716c0d5a7d"
-        )
+        assert SyntheticData(**SMALL).load().under(CONTENT).fingerprint == CONTENT
 
     @pytest.mark.parametrize("change", [{"seed": 1}, {"z_scale": 1.0}, {"weight_scale": 0.5}, {"hidden": 8}])
     def test_other_fields_generate_other_lines(self, change):
-        assert SyntheticData(**SMALL | change).load().fingerprint != SyntheticData(**SMALL).load().fingerprint
+        other = SyntheticData(**SMALL | change).load()
+        assert other.fingerprint != SyntheticData(**SMALL).load().fingerprint
+        assert other.under(CONTENT) is other
+
+
+class TestFingerprint:
+    def test_it_is_that_of_the_loaded_data(self):
+        config = SyntheticData(**SMALL)
+        assert config.load().fingerprint == config.fingerprint()
+
+    def test_it_never_changes(self):
+        # After an intended change of the lines, raise synthetic._FORMAT; nothing else may change it.
+        assert SyntheticData(**SMALL).fingerprint() == (
+            "5427b892be750ce59055d87e0fe9fe959b36549cc44769a1331f4ea767e48c07-v1"
+        )
+
+    def test_it_is_known_without_generating_the_data(self, monkeypatch):
+        monkeypatch.setattr(synthetic, "_generate", None)
+        monkeypatch.setattr(synthetic, "memory_bytes", lambda: None)
+        assert SyntheticData(examples=10**12).fingerprint() != SyntheticData(examples=10**12 + 1).fingerprint()
+
+    @pytest.mark.parametrize(
+        "same",
+        [
+            {"partition": "fixed_by_group"},
+            {"limit": 30},
+            {"examples": 40, "limit": 30},
+            {"valid_limit": 20, "test_limit": 99},
+        ],
+    )
+    def test_fields_that_give_the_same_lines(self, same):
+        one, other = SyntheticData(**SMALL), SyntheticData(**SMALL | same)
+        assert one.fingerprint() == other.fingerprint()
+        assert_same(one.load(), other.load())
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({name: value + 1} for name, value in SMALL.items()),
+            *({name: 7} for name in ("weight_scale", "z_scale", "seed", "limit", "valid_limit", "test_limit")),
+        ],
+    )
+    def test_every_other_field_counts(self, change):
+        assert SyntheticData(**SMALL | change).fingerprint() != SyntheticData(**SMALL).fingerprint()
+
+    def test_it_is_not_a_former_fingerprint(self):
+        config = SyntheticData(**SMALL)
+        assert config.is_former_fingerprint(CONTENT)
+        assert not config.is_former_fingerprint(config.fingerprint())
+        assert not config.is_former_fingerprint(None)
+
+    @pytest.mark.parametrize(
+        "large",
+        [
+            {"examples": 10**12},
+            {"heldout": 10**12},
+            {"examples": 10**10, "length": 1000, "limit": 1},
+            {"vocabulary": 50_000, "hidden": 10_000, "embedding": 10_000},
+        ],
+    )
+    def test_data_larger_than_the_memory_are_refused_before_they_are_generated(self, large, monkeypatch):
+        monkeypatch.setattr(synthetic, "_generate", None)
+        monkeypatch.setattr(synthetic, "memory_bytes", lambda: 16 * 2**30)
+        for method in (SyntheticData(**large).load, SyntheticData(**large).fingerprint):
+            with rejects("data", error=DataError) as issues:
+                method()
+            assert "16.0 GiB" in issues[0].message
 
 
 class TestPartition:

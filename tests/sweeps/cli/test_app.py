@@ -18,6 +18,8 @@ from helpers import tiny_image_file
 from processes import lagvae
 from worlds import TINY_TRIAL, sweep
 
+from lagvae_core import TrialConfig, train
+from lagvae_core.data.text.tokens import _fingerprint
 from lagvae_core.errors import ConfigError, LagvaeError, StoreError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
@@ -54,6 +56,26 @@ def stored(tiny_sweep) -> list[str]:
 
 def set_options(values: dict[str, Any]) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def store_record(record: dict[str, Any]) -> None:
+    """Store the record of a trial as a run of the sweep `s` in `results`."""
+    folder = ResultsFolder("results", "s")
+    folder.prepare()
+    folder.write_run(
+        {
+            **{name: record[name] for name in ("run_id", "config_id", "data_fingerprint", "status")},
+            "sweep": "s",
+            "arm": "vae",
+            "configuration": 0,
+            "seed": 0,
+            "attempt": 1,
+            "device": "cpu",
+            "threads": 1,
+            "config": json.dumps(record["config"]),
+            "nll_iw": record["metrics"]["nll_iw"],
+        }
+    )
 
 
 def write_corpus(folder: Path, **files: str | bytes) -> Path:
@@ -192,26 +214,24 @@ class TestFrom:
         ended = call("trial", "--from", row["run_id"], "--results", uri, "--json")
         assert ended.returncode == 0, ended.stderr
 
+    def test_a_run_on_generated_data_of_version_0_1_0(self, call, tmp_path):
+        """Its data had the fingerprint of their content, so that its ids differ from those of the same trial today."""
+        config = TrialConfig.model_validate(TINY_TRIAL)
+        data = config.data.load()
+        content = _fingerprint((data.train, data.valid, data.test), data.vocabulary)
+        record = train(config, dataset=data.under(content))
+        assert record.data_fingerprint == content
+        store_record(record.to_json())
+        ended = call("trial", "--from", record.run_id)
+        assert ended.returncode == 0, ended.stderr
+        assert f"run {record.run_id}:" in ended.stderr
+
     def test_changed_data_are_rejected(self, call, tmp_path):
         path = write_corpus(tmp_path / "corpus")
         sets = {"data": {"kind": "text", "path": str(path)}, "model": TINY_TRIAL["model"]}
         (tmp_path / "text.yaml").write_text(yaml.safe_dump(TINY_TRIAL | sets))
         record = json.loads(call("trial", "text.yaml", "--json").stdout)
-        folder = ResultsFolder("results", "s")
-        folder.prepare()
-        folder.write_run(
-            {
-                **{name: record[name] for name in ("run_id", "config_id", "data_fingerprint", "status")},
-                "sweep": "s",
-                "arm": "vae",
-                "configuration": 0,
-                "seed": 0,
-                "attempt": 1,
-                "device": "cpu",
-                "threads": 1,
-                "config": json.dumps(record["config"]),
-            }
-        )
+        store_record(record)
         (path / "train.txt").write_text("x y z\n" * 9)
         check_rejected(call("trial", "--from", record["run_id"]), "data: ", record["run_id"])
 
@@ -227,7 +247,7 @@ class TestInvalidTrial:
             (["--set", "training.epochs"], ["--set: ", "KEY=VALUE"]),
             (["--set", "training..epochs=3"], ["--set: ", "KEY=VALUE"]),
             (["--set", "training.epochs=["], ["--set training.epochs: ", "'['"]),
-            (["--set", "training.epochs=2020-13-45"], ["--set training.epochs: "]),
+            (["--set", "training.epochs=!!int x"], ["--set training.epochs: "]),
             (["--set", "seed=-1"], ["seed: ", "-1"]),
             (["--set", "strategies=[beta_vae, beta_vae]"], ["strategies: ", "[E-SLOT]"]),
             (["--arm", "beta_vae+kl_linear_epoch"], ["strategies: ", "[E02]", "'beta_vae+kl_linear_epoch'"]),

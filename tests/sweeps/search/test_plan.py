@@ -9,7 +9,9 @@ import pytest
 from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
 
 from lagvae_core.config.trial import TrialConfig
+from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.search.plan import Plan
+from sweeps.spec.sweep import SweepSpec
 from sweeps.spec.validation import MAX_PROBES
 
 ARMS = {"vae": [], "beta": ["beta_vae"], "lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 4]}}]}
@@ -150,6 +152,23 @@ class TestStoredRows:
         blank = dict.fromkeys(rows[0])
         plan = Plan(spec_of(), FINGERPRINT, [*rows, blank | {"arm": "beta", "run_id": "x-0"}])
         assert [row["run_id"] for row in plan.others] == ["x-0"]
+
+    def test_a_row_whose_parameters_are_no_longer_valid_is_ignored_with_its_reason(self, monkeypatch):
+        rows, _ = play(spec_of())
+        (bad, *_) = [row for row in rows if row["arm"] == "beta"]
+        beta = json.loads(bad["parameters"])["beta_vae.beta"]
+        valid = SweepSpec.trial_config
+
+        def refuse(spec, arm, parameters, seed):
+            if parameters.get("beta_vae.beta") == beta:
+                raise ConfigError([ValidationIssue("strategies[0].beta", "must be allowed", value=beta)])
+            return valid(spec, arm, parameters, seed)
+
+        monkeypatch.setattr(SweepSpec, "trial_config", refuse)
+        plan = Plan(spec_of(), FINGERPRINT, rows)
+        refused = {row["run_id"] for row in rows if row["config_id"] == bad["config_id"]}
+        assert set(plan.refused) == refused == {row["run_id"] for row in plan.others}
+        assert "must be allowed" in plan.refused[bad["run_id"]]
 
 
 class TestExtension:
