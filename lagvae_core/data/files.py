@@ -92,9 +92,12 @@ def refuse_placeholder(path: Path) -> None:
         raise unreadable(path, error) from None
     name = shlex.quote(path.name)
     if start.startswith(_GIT_LFS):
-        message, hint = "must be the data, not a pointer of Git LFS", f"Fetch the file: git lfs pull --include {name}"
+        message, hint = "must be the data, not a pointer of Git LFS", "Run `git lfs pull` in the folder of the file."
     elif start.startswith(_GIT_ANNEX):
-        message, hint = "must be the data, not a pointer of git-annex", f"Fetch the file: git annex get {name}"
+        message, hint = (
+            "must be the data, not a pointer of git-annex",
+            f"Run `git annex get {name}` in the folder of the file.",
+        )
     elif start.startswith(_WEB_PAGE):
         message = "must be the data, not a web page"
         hint = 'Download the file itself; websites with code or data sets offer it as "raw" or "download".'

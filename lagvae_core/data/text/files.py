@@ -1,36 +1,34 @@
-"""Locating the text file of each split and reading its sentences one at a time."""
+"""Files of sentences: the interface of all formats, lines of text, and a random share of a file."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import textwrap
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import Any, ClassVar
+
+import numpy as np
 
 from lagvae_core.data.files import unreadable
+from lagvae_core.data.text.lines import read_lines
 from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["SPLITS", "Sentence", "SentenceFile", "TextFile", "find_split_file"]
-
-SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
-"""Permitted names of the file of each split, without suffix."""
-
-SUFFIXES = (".txt", ".txt.gz", ".parquet")
+__all__ = ["FileShare", "Sentence", "SentenceFile", "SentenceTable", "TextFile"]
 
 Sentence = tuple[int, str, str]
 """Number of the line or row (from 1), label ("" if there is none), and text."""
 
 
+@dataclass(frozen=True)
 class SentenceFile(ABC):
     """A file of sentences.
 
-    Attributes:
+    Args:
         path: Location of the file.
+
+    Attributes:
         unit: Part of the file that holds one sentence: "line" or "row".
     """
 
@@ -69,43 +67,21 @@ class SentenceFile(ABC):
             raise unreadable(self.path, error) from None
 
 
-def find_split_file(folder: Path, split: str) -> Path:
-    """Return the file of a split.
-
-    Raises:
-        DataError: The folder has no file, or several files, for the split.
-    """
-    names = [stem + suffix for stem in SPLITS[split] for suffix in SUFFIXES]
-    present = [name for name in names if (folder / name).exists()]
-    if len(present) == 1:
-        return folder / present[0]
-    if present:
-        message = f"must be a folder with only one file for {split}"
-        hint = f"The folder contains {' and '.join(present)}. Move all but one of them to another folder."
-        raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
-    content = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-    stems = " or ".join(f"{stem}.txt" for stem in SPLITS[split])
-    message = f"must be a folder with a file {stems} (or with the suffix .txt.gz or .parquet)"
-    hint = f"The folder contains {textwrap.shorten(content, 200)}. Add or rename the file."
-    raise DataError([ValidationIssue("data.path", message, hint, str(folder))])
-
-
 @dataclass(frozen=True)
 class TextFile(SentenceFile):
-    """A UTF-8 file with one sentence per line, plain or compressed with gzip.
+    """A file with one sentence per line, plain or compressed; see `read_lines`.
 
-    A labelled line has the form label<TAB>text. Only the first tab is a separator, and only a newline ends a line: form
-    feeds and Unicode's line separators do not.
+    A labelled line has the form label<TAB>text. Only the first tab is a separator. Form feeds, Unicode's line
+    separators and carriage returns inside a line do not end it.
     """
 
-    path: Path
     unit: ClassVar[str] = "line"
 
     def labelled(self) -> bool:
-        return any(_label(line) for _, line in self._lines())
+        return any(_label(line) for _, line in read_lines(self.path))
 
     def sentences(self, labelled: bool) -> Iterator[Sentence]:
-        for number, line in self._lines():
+        for number, line in read_lines(self.path):
             if not labelled:
                 yield number, "", line
             elif label := _label(line):
@@ -113,31 +89,84 @@ class TextFile(SentenceFile):
             else:
                 yield number, "", line
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        number = 0
-        try:
-            with self._open() as file:
-                start = 0
-                for number, raw in enumerate(file, start=1):
-                    try:
-                        yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                    except UnicodeDecodeError as error:
-                        where = f"{self.path}, line {number}, byte offset {start + error.start}"
-                        hint = "Convert the file to UTF-8, for example with iconv."
-                        raise DataError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
-                    start += len(raw)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            message = f"must be a complete and undamaged gzip file ({error})"
-            hint = "Copy the file again and check it with gzip -t."
-            where = f"{self.path}, after line {number}"
-            raise DataError([ValidationIssue(where, message, hint)]) from None
-        except OSError as error:
-            raise unreadable(self.path, error) from None
-
-    def _open(self) -> BinaryIO:
-        return cast(BinaryIO, gzip.open(self.path)) if self.path.suffix == ".gz" else self.path.open("rb")
-
 
 def _label(line: str) -> str:
     label, tab, _ = line.partition("\t")
     return label.strip() if tab else ""
+
+
+@dataclass(frozen=True)
+class SentenceTable(SentenceFile):
+    """A file of rows, with a column of texts and, for labelled sentences, a column of labels.
+
+    Labels are strings, integers or booleans.
+    """
+
+    text_column: str
+    label_column: str
+    unit: ClassVar[str] = "row"
+
+    @abstractmethod
+    def rows(self, labelled: bool) -> Iterator[tuple[Any, Any]]:
+        """Yield text and label of each row; None for what is missing, and for every label if not `labelled`.
+
+        Raises:
+            DataError: The file cannot be read, or a column is missing or unsuitable.
+        """
+
+    def sentences(self, labelled: bool) -> Iterator[Sentence]:
+        for number, (text, label) in enumerate(self.rows(labelled), start=1):
+            if text is None:
+                message = f"must have a text in the column {self.text_column!r}, not null"
+                hint = "Fill in the missing texts, or remove their rows."
+                raise DataError([ValidationIssue(f"{self.path}, row {number}", message, hint)])
+            yield number, "" if label is None else str(label).strip(), text
+
+    def column_issues(self, names: Sequence[str], labelled: bool) -> list[ValidationIssue]:
+        """Return an issue for each column that the file lacks or has more than once.
+
+        Args:
+            names: Columns of the file.
+            labelled: Whether the column of labels is needed.
+        """
+        issues = []
+        needed = {"data.text_column": self.text_column} | ({"data.label_column": self.label_column} if labelled else {})
+        columns = f"The columns are {', '.join(map(str, names)) or 'none'}."
+        for key, name in needed.items():
+            others = [other for other in names if other not in needed.values() and names.count(other) == 1]
+            if name in names and names.count(name) > 1:
+                hint = f"{columns} Rename all but one of them."
+                issues.append(ValidationIssue(key, f"must name only one column of {self.path}", hint, name))
+            elif name not in names:
+                remedy = f" Name one of them: {key}={others[0]}" if len(others) == 1 else ""
+                issues.append(ValidationIssue(key, f"must name a column of {self.path}", columns + remedy, name))
+        return issues
+
+
+@dataclass(frozen=True)
+class FileShare:
+    """The sentences of a file, or a random share of them.
+
+    A sentence belongs to the share if its own uniform draw is at least `low` and below `high`. The draw depends only on
+    `seed` and the position of the sentence, so shares with disjoint bounds are disjoint.
+    """
+
+    file: SentenceFile
+    low: float = 0.0
+    high: float = 1.0
+    seed: int = 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the share may lack sentences of the file."""
+        return self.high - self.low < 1
+
+    def sentences(self, labelled: bool) -> Iterator[Sentence]:
+        """Yield the sentences of the share; see `SentenceFile.sentences`."""
+        if not self.is_partial:
+            yield from self.file.sentences(labelled)
+            return
+        draw = np.random.default_rng(self.seed).random
+        for sentence in self.file.sentences(labelled):
+            if self.low <= draw() < self.high:
+                yield sentence

@@ -5,13 +5,13 @@ This is the only module of the package that uses pyarrow. It imports pyarrow whe
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from lagvae_core.data.files import unreadable
-from lagvae_core.data.text.files import Sentence, SentenceFile
+from lagvae_core.data.files import refuse_placeholder, unreadable
+from lagvae_core.data.text.files import SentenceTable
 from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["ParquetFile"]
@@ -21,46 +21,40 @@ _ROWS = 8192
 
 
 @dataclass(frozen=True)
-class ParquetFile(SentenceFile):
-    """A Parquet file with a column of texts and, for labelled sentences, a column of labels.
+class ParquetFile(SentenceTable):
+    """A Parquet file.
 
-    Labels are strings, integers or booleans.
+    Texts may have any of Arrow's types of strings, may be encoded by a dictionary, or may be bytes in UTF-8, as old
+    writers of Parquet store strings.
     """
-
-    path: Path
-    text_column: str
-    label_column: str
-    unit: ClassVar[str] = "row"
 
     def labelled(self) -> bool:
         with self._open() as file:
             return self.label_column in file.schema_arrow.names
 
-    def sentences(self, labelled: bool) -> Iterator[Sentence]:
+    def rows(self, labelled: bool) -> Iterator[tuple[Any, Any]]:
         with self._open() as file:
-            self._check(file.schema_arrow, labelled)
+            import pyarrow
+
+            issues = self.column_issues(file.schema_arrow.names, labelled) or self._type_issues(
+                file.schema_arrow, labelled
+            )
+            if issues:
+                raise DataError(issues)
             columns = [self.text_column, *([self.label_column] if labelled else [])]
-            number = 0
-            for texts, labels in self._blocks(file, columns):
-                for text, label in zip(texts, labels, strict=True):
-                    number += 1
-                    if text is None:
-                        message = f"must have a text in the column {self.text_column!r}, not null"
-                        hint = "Fill in the missing texts, or remove their rows."
-                        raise DataError([ValidationIssue(f"{self.path}, row {number}", message, hint)])
-                    yield number, "" if label is None else str(label).strip(), text
+            try:
+                for block in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
+                    texts = self._values(block.column(self.text_column))
+                    labels = self._values(block.column(self.label_column)) if labelled else [None] * len(texts)
+                    yield from zip(texts, labels, strict=True)
+            except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+                raise self._damaged(error) from None
 
-    def _blocks(self, file: Any, columns: list[str]) -> Iterator[tuple[list[Any], list[Any]]]:
-        import pyarrow
-
-        try:
-            for block in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
-                texts = block.column(self.text_column).to_pylist()
-                yield texts, block.column(self.label_column).to_pylist() if len(columns) > 1 else [None] * len(texts)
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise self._damaged(error) from None
+    def _values(self, column: Any) -> list[Any]:
+        return [value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()]
 
     def _open(self) -> Any:
+        refuse_placeholder(self.path)
         try:
             import pyarrow
             from pyarrow import parquet
@@ -80,28 +74,37 @@ class ParquetFile(SentenceFile):
         message = f"must be a complete and undamaged Parquet file ({' '.join(str(error).split())[:200]})"
         return DataError([ValidationIssue(str(self.path), message, "Write the file again.")])
 
-    def _check(self, schema: Any, labelled: bool) -> None:
-        """Check that the columns exist and have the right types; raise DataError with all issues."""
+    def _type_issues(self, schema: Any, labelled: bool) -> list[ValidationIssue]:
+        """Check that the columns have the right types."""
         from pyarrow import types
 
         def is_text(kind: Any) -> bool:
-            kind = kind.value_type if types.is_dictionary(kind) else kind
-            return bool(types.is_string(kind) or types.is_large_string(kind))
+            tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+            return any(getattr(types, f"is_{test}")(kind) for test in tests)
 
         def is_label(kind: Any) -> bool:
             return is_text(kind) or bool(types.is_integer(kind) or types.is_boolean(kind))
 
-        required = {"data.text_column": (self.text_column, is_text, "strings")}
+        needed = {"data.text_column": (self.text_column, is_text, "strings")}
         if labelled:
-            required["data.label_column"] = (self.label_column, is_label, "strings, integers or booleans")
+            needed["data.label_column"] = (self.label_column, is_label, "strings, integers or booleans")
         issues = []
-        for key, (name, is_right, content) in required.items():
-            if name not in schema.names:
-                hint = f"The columns are {', '.join(schema.names) or 'none'}."
-                issues.append(ValidationIssue(key, f"must name a column of {self.path}", hint, name))
-            elif not is_right(schema.field(name).type):
+        for key, (name, is_right, content) in needed.items():
+            kind = schema.field(name).type
+            value = kind.value_type if types.is_dictionary(kind) else kind
+            if not is_right(value):
                 message = f"must name a column of {content} in {self.path}"
-                hint = f"The column has the type {schema.field(name).type}. Name another column, or convert it."
+                joined = types.is_list(value) and is_text(value.value_type) and key == "data.text_column"
+                hint = (
+                    f"The column has the type {kind}. Name another column, or convert it: {self._convert(name, joined)}"
+                )
                 issues.append(ValidationIssue(key, message, hint, name))
-        if issues:
-            raise DataError(issues)
+        return issues
+
+    def _convert(self, name: str, joined: bool) -> str:
+        """Return the command that converts a column to strings; lists of words are joined by spaces."""
+        path, call = str(self.path), ".str.join(' ')" if joined else ".astype(str)"
+        code = (
+            f"import pandas; t = pandas.read_parquet({path!r}); t[{name!r}] = t[{name!r}]{call}; t.to_parquet({path!r})"
+        )
+        return f"python -c {shlex.quote(code)}"

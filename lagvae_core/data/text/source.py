@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,16 +15,28 @@ from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.cache import read_entry, write_entry
 from lagvae_core.data.files import data_folder
 from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
-from lagvae_core.data.text.files import SPLITS, SentenceFile, TextFile, find_split_file
+from lagvae_core.data.text.files import FileShare, SentenceFile, TextFile
+from lagvae_core.data.text.layout import Layout, find_layout
+from lagvae_core.data.text.lines import COMPRESSIONS
 from lagvae_core.data.text.padding import padded_batches
 from lagvae_core.data.text.parquet import ParquetFile
+from lagvae_core.data.text.records import CsvFile, JsonLinesFile
 from lagvae_core.data.text.tokens import TokenBatch, TokenDataset, TokenSplit
-from lagvae_core.errors import ConfigError, DataError, ValidationIssue, collect_issues
+from lagvae_core.errors import ConfigError, DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
+from lagvae_core.settings import AddedField
 
 __all__ = ["TextData"]
 
-_FORMAT = 1  # increased whenever a code change makes the same files and fields produce a different entry
+_FORMAT = 2  # increased whenever a code change makes the same files and fields produce a different entry
+_TABLES: Mapping[str, Callable[[Path, str, str], SentenceFile]] = {
+    ".csv": CsvFile,
+    ".tsv": CsvFile,
+    ".jsonl": JsonLinesFile,
+    ".json": JsonLinesFile,
+    ".parquet": ParquetFile,
+}
+"""Format of each suffix; every other file is a `TextFile`."""
 
 
 def _yes_or_no(value: object) -> object:
@@ -34,10 +47,16 @@ def _yes_or_no(value: object) -> object:
 class TextData(SplitLimits):
     """Sentences from the files of one folder, with words separated by white space.
 
-    Each split (train, valid, test) is one file: a .txt file in UTF-8 with one sentence per line, such a file compressed
-    with gzip (.txt.gz), or a .parquet file with a column of texts. The validation file may also be called dev or val.
-    Two files for one split are an error. A line may begin with a label and a tab; only its first tab is a separator. In
-    Parquet files the labels are a column of strings, integers or booleans. All splits must have the same set of labels.
+    Each split (train, valid, test) is one file: a .txt file with one sentence per line, or a .csv, .tsv, .jsonl, .json
+    (one object per line) or .parquet file with a column of texts. All but .parquet may be compressed with gzip, bzip2
+    or xz (.txt.gz). The validation file may also be called validation, dev or val. A file may be cut into shards
+    (train-00000-of-00002.parquet), and all names may begin with the same prefix (ptb.train.txt). Two files for one
+    split are an error. If the file of valid or test is missing, `held_out` takes that split from train at random.
+
+    Text is UTF-8 and is brought to Unicode's NFC. A line of a .txt file may begin with a label and a tab; only its
+    first tab is a separator. In the other files the labels are a column of strings, integers or booleans. All splits
+    must have the same set of labels. A .csv file has quotes as in RFC 4180; in a .tsv file, quotes are ordinary
+    characters.
 
     The vocabulary consists of the words of the training sentences used, in order of first appearance. `min_freq` and
     `max_vocabulary` reduce it; of equally frequent words, `max_vocabulary` keeps those that appear first. Every other
@@ -64,15 +83,27 @@ class TextData(SplitLimits):
 
     kind: Literal["text"] = "text"
     path: str = Field(
-        min_length=1, description="folder with one .txt, .txt.gz or .parquet file for each of train, valid and test"
+        min_length=1,
+        description="folder with a .txt, .csv, .tsv, .jsonl or .parquet file for each of train, valid and test",
     )
     labels: Annotated[Literal["auto", "yes", "no", "drop"], BeforeValidator(_yes_or_no)] = Field(
         "auto",
         description="whether sentences have labels (label<TAB>text in text files); auto: if any sentence has one, "
         "all must; drop: labels are present but ignored",
     )
-    text_column: str = Field("text", min_length=1, description="column of the sentences in Parquet files")
-    label_column: str = Field("label", min_length=1, description="column of the labels in Parquet files")
+    text_column: str = Field("text", min_length=1, description="column of the sentences in all but .txt files")
+    label_column: str = Field("label", min_length=1, description="column of the labels in all but .txt files")
+    held_out: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=0.5,
+            description="share of the training sentences, drawn at random, for each of valid and test that has no "
+            "file; null: both must have one",
+        ),
+        AddedField(),
+    ] = None
+    held_out_seed: Annotated[int, Field(ge=0, description="seed of the draw of `held_out`"), AddedField()] = 0
     max_length: int | None = Field(
         None,
         ge=1,
@@ -122,8 +153,10 @@ class TextData(SplitLimits):
                 lacks a column or has only sentences that are dropped; a required label is missing; or the sets of
                 labels of the splits differ. The error carries all issues found in the files.
         """
-        files, issues = self._files()
-        remarks = self.limit_remarks()
+        layout = find_layout(data_folder(self.path))
+        issues = [*layout.issues, *self._missing(layout)]
+        files = self._files(layout)
+        remarks = [*layout.remarks, *self._held_out_remarks(layout), *self.limit_remarks()]
         name = self._entry_name(files)
         entry = None if issues else read_entry(name)
         if entry is not None:
@@ -148,28 +181,58 @@ class TextData(SplitLimits):
             return padded_batches(train, batch_size, shuffle)
         return train.batches(batch_size, seed=shuffle)
 
-    def _files(self) -> tuple[dict[str, SentenceFile], list[ValidationIssue]]:
-        """Return the file of each split in SPLITS, and an issue for each split that has no file or several files."""
-        folder = data_folder(self.path)
-        files: dict[str, SentenceFile] = {}
-        issues: list[ValidationIssue] = []
-        for split in SPLITS:
-            with collect_issues(issues):
-                path = find_split_file(folder, split)
-                is_table = path.suffix == ".parquet"
-                files[split] = ParquetFile(path, self.text_column, self.label_column) if is_table else TextFile(path)
-        return files, issues
+    def _missing(self, layout: Layout) -> list[ValidationIssue]:
+        """Return the issues with missing files, or with `held_out` if none is missing."""
+        if self.held_out is None or "train" in layout.missing:
+            return list(layout.missing.values())
+        if not layout.missing and not layout.issues:
+            message = "must be null if train, valid and test have files"
+            return [ValidationIssue("data.held_out", message, "Remove data.held_out.", self.held_out)]
+        return []
 
-    def _rules(self, files: Mapping[str, SentenceFile]) -> CorpusRules:
-        labelled = self.labels in ("yes", "drop") or (self.labels == "auto" and any(map(_has_labels, files.values())))
+    def _held_out_remarks(self, layout: Layout) -> list[str]:
+        if self.held_out is None or not layout.missing:
+            return []
+        return [
+            f"{' and '.join(layout.missing)} drawn from train ({self.held_out:.4g} each, seed {self.held_out_seed})"
+        ]
+
+    def _files(self, layout: Layout) -> dict[str, list[FileShare]]:
+        """Return the files of each split; if some are missing and may be held out, the shares of train."""
+        files = {split: [FileShare(self._file(path)) for path in paths] for split, paths in layout.files.items()}
+        if self.held_out is None or not layout.missing or "train" not in files:
+            return files
+        bound = self.held_out * len(layout.missing)
+        shares = {"train": (bound, 1.0)}
+        shares |= {split: (i * self.held_out, (i + 1) * self.held_out) for i, split in enumerate(layout.missing)}
+        for split, (low, high) in shares.items():
+            files[split] = [
+                FileShare(share.file, low, high, derive_seed(self.held_out_seed, "held_out", shard))
+                for shard, share in enumerate(files["train"])
+            ]
+        return files
+
+    def _file(self, path: Path) -> SentenceFile:
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        suffix = suffixes[-2] if suffixes[-1] in COMPRESSIONS else suffixes[-1]
+        return _TABLES[suffix](path, self.text_column, self.label_column) if suffix in _TABLES else TextFile(path)
+
+    def _rules(self, files: Mapping[str, Sequence[FileShare]]) -> CorpusRules:
+        labelled = self.labels in ("yes", "drop")
+        if self.labels == "auto":
+            labelled = any(map(_has_labels, dict.fromkeys(share.file for shares in files.values() for share in shares)))
         keep = labelled and self.labels != "drop"
         return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limits)
 
-    def _entry_name(self, files: Mapping[str, SentenceFile]) -> str:
+    def _entry_name(self, files: Mapping[str, Sequence[FileShare]]) -> str:
         """Return the name of the cache entry. Reading the files gives the same result whenever the name is the same."""
         fields = self.model_dump(mode="json", exclude={"path", "batching", "partition"})
-        digests = {split: (type(file).__name__, _digest(file)) for split, file in files.items()}
-        identity = json.dumps([_FORMAT, fields, digests], sort_keys=True)
+        digests = {share.file: _digest(share.file) for shares in files.values() for share in shares}
+        content = {
+            split: [(type(share.file).__name__, digests[share.file], share.low, share.high) for share in shares]
+            for split, shares in files.items()
+        }
+        identity = json.dumps([_FORMAT, fields, content], sort_keys=True)
         return f"text-{hashlib.sha256(identity.encode()).hexdigest()}"
 
 

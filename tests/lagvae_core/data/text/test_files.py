@@ -6,6 +6,7 @@ import sys
 
 import pyarrow as pa
 import pytest
+from following import follow
 from pyarrow import parquet
 
 from lagvae_core.data import TextData
@@ -98,6 +99,44 @@ def test_the_columns_of_a_parquet_file_can_be_named(corpus):
     assert [(issue.where, issue.value) for issue in found] == [("data.text_column", "text")] * 3
     assert "valid.parquet" in found[1].message
     assert "stars, review" in found[1].hint
+
+
+TEXT_TYPES = {
+    "large_string": lambda texts: texts.cast(pa.large_string()),
+    "string_view": lambda texts: texts.cast(pa.string_view()),
+    "dictionary": lambda texts: texts.dictionary_encode(),
+    "binary": lambda texts: texts.cast(pa.binary()),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_TYPES)
+def test_a_parquet_column_of_any_type_of_string(corpus, plain, kind):
+    folder = corpus(*[".parquet"] * 3)
+    texts = TEXT_TYPES[kind](pa.array([text for _, text in ROWS["train"]]))
+    labels = TEXT_TYPES[kind](pa.array([label for label, _ in ROWS["train"]]))
+    parquet.write_table(pa.table({"label": labels, "text": texts}), folder / "train.parquet")
+    assert TextData(path=str(folder)).load().fingerprint == plain.fingerprint
+
+
+def test_two_parquet_columns_of_one_name_are_refused(corpus):
+    folder = corpus(*[".parquet"] * 3)
+    texts = pa.array(["a", "b"])
+    parquet.write_table(pa.Table.from_arrays([texts] * 4, ["text", "x", "text", "x"]), folder / "train.parquet")
+    (issue,) = issues(folder, labels="no")
+    assert (issue.where, issue.value) == ("data.text_column", "text")
+    assert "only one" in issue.message
+    assert "text, x, text, x" in issue.hint
+    parquet.write_table(pa.Table.from_arrays([texts] * 3, ["text", "x", "x"]), folder / "train.parquet")
+    assert len(TextData(path=str(folder), labels="no").load().train) == 2
+
+
+@pytest.mark.parametrize("texts", [[["the", "cow"], ["a"]], [1.5, 2.5]])
+def test_a_parquet_column_of_another_type_is_refused_with_the_command_that_converts(corpus, texts):
+    folder = corpus(*[".parquet"] * 3)
+    parquet.write_table(pa.table({"text": texts, "label": [1, 0]}), folder / "valid.parquet")
+    (issue,) = issues(folder)
+    follow(issue.hint, "python")
+    assert TextData(path=str(folder)).load().report["valid_length_max"] == len(str(texts[0]).split())
 
 
 def test_a_parquet_text_of_several_lines_is_one_sentence(corpus):

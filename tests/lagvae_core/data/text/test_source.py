@@ -67,6 +67,29 @@ class TestReading:
         data = TextData(path=folder(**PLAIN | {"train": train})).load()
         assert sentences(data) == ["a b c", "d e f\u00e9"]
 
+    def test_accents_are_the_same_whether_composed_or_not(self, folder):
+        composed, decomposed = "caf\u00e9 \u1ed9 x\n", "cafe\u0301 o\u0323\u0302 x\n"
+        data = TextData(path=folder(train=composed + "a\n", valid=decomposed, test=decomposed + composed)).load()
+        assert data.vocabulary.words[4:] == ("caf\u00e9", "\u1ed9", "x", "a")
+        assert data.report["valid_oov_rate"] == data.report["test_oov_rate"] == 0
+        assert [data.report[f"{split}_normalised"] for split in ("train", "valid", "test")] == [0, 1, 1]
+        assert data.report["remarks"] == "2 sentences brought to Unicode's NFC"
+
+    def test_labels_with_accents_are_the_same_whether_composed_or_not(self, folder):
+        data = TextData(path=folder(train="\u00e9\ta\n", valid="e\u0301\tb\n", test="\u00e9\tc\n")).load()
+        assert data.train.labels == data.valid.labels == ("\u00e9",)
+
+    def test_carriage_returns_alone_end_the_lines_of_a_file_without_newlines(self, folder):
+        data = TextData(path=folder(train="1\tthe cat\r0\tthe dog\r", valid="1\ta\r0\tb", test="1\ta\n0\tb\n")).load()
+        assert sentences(data) == ["the cat", "the dog"]
+        assert data.train.labels == ("1", "0")
+        assert len(data.valid) == 2
+
+    def test_other_carriage_returns_are_white_space_and_said(self, folder):
+        data = TextData(path=folder(**PLAIN | {"train": "a\rb\nc\r\r\nd\re f\r\n"})).load()
+        assert sentences(data) == ["a b", "c", "d e f"]
+        assert data.report["remarks"] == "carriage returns inside 2 lines read as spaces"
+
     def test_empty_lines_are_dropped_and_counted(self, folder):
         data = TextData(path=folder(**PLAIN | {"train": "\na\n \t \r\n\nb\n"})).load()
         assert sentences(data) == ["a", "b"]
@@ -132,6 +155,24 @@ class TestLabels:
         assert sentences(data) == ["the cat", "dog"]
         assert data.report["train_dropped_empty"] == 2
         assert data.report["labels"] == "1 pos itive"
+
+    def test_words_between_tabs_are_refused_with_the_field_that_reads_them(self, folder):
+        def words(first, last):
+            return "".join(f"w{number}\tw{number % 7}\tw{number % 5}\n" for number in range(first, last))
+
+        path = folder(train=words(0, 20), valid=words(20, 30), test=words(0, 20))
+        found = issues(TextData(path=path))
+        assert set(places(found)) == {"valid.txt"}
+        for issue in found:
+            assert issue.hint.index("data.labels=no") < issue.hint.index("data.labels=drop")
+        data = TextData(path=path, labels="no").load()
+        assert [data.train.lengths.tolist()[0], data.vocabulary.words[4:6]] == [5, ("w0", "w1")]
+
+    def test_words_between_tabs_that_could_be_labels_are_said(self, folder):
+        lines = "".join(f"w{number}\tw{number % 7}\n" for number in range(20))
+        report = TextData(path=folder(train=lines, valid=lines, test=lines)).load().report
+        assert report["remarks"] == "first column read as 20 labels (if it holds words, set data.labels=no)"
+        assert "remarks" not in TextData(path=folder(), labels="drop").load().report
 
     @pytest.mark.parametrize("labels", ["no", False])
     def test_with_labels_no_a_tab_is_white_space(self, folder, labels):
@@ -230,7 +271,7 @@ class TestIssues:
     def test_a_missing_file_is_reported_with_the_content_of_the_folder(self, folder):
         valid, test = issues(TextData(path=folder(train="a\n", tests="b\n")))
         assert valid.where == test.where == "data.path"
-        assert "valid.txt or dev.txt or val.txt" in valid.message
+        assert "valid.txt or validation.txt or dev.txt or val.txt" in valid.message
         assert "test.txt" in test.message
         assert "tests.txt, train.txt" in test.hint
 
