@@ -28,6 +28,11 @@ __all__ = ["Entry", "cache_folder", "discard_entry", "read_entry", "write_entry"
 
 _CONTENTS = "contents.json"
 
+_UNUSABLE = (
+    "the data cache %s cannot be used (%s), so the data are prepared at every start; set LAGVAE_CACHE to a folder with "
+    "free space that may be written"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,21 +69,47 @@ def read_entry(name: str) -> Entry | None:
         folder = cache_folder() / name
         if not folder.is_dir():
             return None
-        contents = json.loads((folder / _CONTENTS).read_text("utf-8"))
-        arrays = {array: _read_array(folder, array, digest) for array, digest in contents["arrays"].items()}
+        contents = _read_contents(folder / _CONTENTS)
+        arrays = {array: _read_array(folder / f"{array}.npy", digest) for array, digest in contents["arrays"].items()}
         return Entry(arrays, contents["facts"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        discard_entry(name, str(error))
+    except (OSError, ValueError) as error:
+        discard_entry(name, _reason(error))
     except RuntimeError:  # no home folder
         pass
     return None
 
 
-def _read_array(folder: Path, name: str, digest: str) -> NDArray[Any]:
-    array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+def _read_contents(path: Path) -> dict[str, Any]:
+    try:
+        contents: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        arrays, facts = dict(contents["arrays"]), dict(contents["facts"])
+        is_valid = contents.get("digest") in (None, _text_digest(arrays, facts))  # entries of 0.1.0 have no digest
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_valid = False
+    if not is_valid:
+        raise ValueError(f"{path.name} is damaged")
+    return contents
+
+
+def _read_array(path: Path, digest: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (EOFError, ValueError):
+        raise ValueError(f"{path.name} is damaged") from None
     if _digest(array) != digest:
-        raise ValueError(f"{name}.npy does not match its digest")
+        raise ValueError(f"{path.name} is damaged")
     return array
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error without its number and the long path of a temporary file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _text_digest(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([arrays, facts], sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: NDArray[Any]) -> str:
@@ -89,7 +120,7 @@ def _digest(array: NDArray[Any]) -> str:
 
 def discard_entry(name: str, reason: str) -> None:
     """Log why an entry is unusable, and delete it. Processes that have mapped its arrays can still use them."""
-    _log.warning("cache entry %s cannot be used, so its data are prepared again: %s", name, reason)
+    _log.warning("an entry of the data cache cannot be used (%s), so its data are prepared again", reason)
     with suppress(OSError):
         discarded = tempfile.mkdtemp(dir=cache_folder(), suffix=".tmp")
         with suppress(OSError):
@@ -107,8 +138,11 @@ def write_entry(name: str, entry: Entry) -> None:
             for array_name, array in entry.arrays.items():
                 with write_synced(folder / f"{array_name}.npy") as file:
                     np.save(file, array, allow_pickle=False)
-            digests = {array_name: _digest(array) for array_name, array in entry.arrays.items()}
+            arrays, facts = {key: _digest(array) for key, array in entry.arrays.items()}, dict(entry.facts)
+            contents = {"arrays": arrays, "facts": facts, "digest": _text_digest(arrays, facts)}
             with write_synced(folder / _CONTENTS) as file:
-                file.write(json.dumps({"arrays": digests, "facts": dict(entry.facts)}).encode())
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
-        _log.warning("cannot write cache entry %s: %s", name, error)
+                file.write(json.dumps(contents).encode())
+    except OSError as error:
+        _log.warning(_UNUSABLE, cache_folder(), error.strerror or error)
+    except RuntimeError:
+        _log.warning(_UNUSABLE, "~/.cache/lagvae", "the home folder is unknown")

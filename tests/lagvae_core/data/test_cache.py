@@ -88,7 +88,15 @@ def without_fingerprint(entry):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"limit": 1}, {"max_length": 2}, {"min_freq": 2}, {"max_vocabulary": 1}, {"labels": "no"}, {"labels": "drop"}],
+    [
+        {"limit": 1},
+        {"valid_limit": 1},
+        {"max_length": 2},
+        {"min_freq": 2},
+        {"max_vocabulary": 1},
+        {"labels": "no"},
+        {"labels": "drop"},
+    ],
 )
 def test_other_fields_have_another_entry(cache, text, fields, tmp_path, monkeypatch):
     TextData(path=str(text)).load()
@@ -124,7 +132,21 @@ DAMAGE = {
     "no contents": lambda entry: (entry / "contents.json").unlink(),
     "other contents": lambda entry: (entry / "contents.json").write_text("[]"),
     "half of the contents": lambda entry: (entry / "contents.json").write_text('{"arrays": {"tr'),
+    "no arrays": lambda entry: (entry / "contents.json").write_text('{"arrays": {}, "facts": {}, "digest": ""}'),
+    "a changed fact": lambda entry: change_contents(entry, '"1"', '"7"'),
+    "a folder in place of an array": lambda entry: replace_by_folder(entry / "test_offsets.npy"),
 }
+
+
+def change_contents(entry, old, new):
+    path = entry / "contents.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
@@ -133,18 +155,34 @@ def test_a_damaged_entry_is_replaced(cache, text, damage, caplog, monkeypatch):
     (name,) = entries(cache)
     damage(cache / name)
     assert_same(TextData(path=str(text)).load(), first)
-    assert "cannot be used" in caplog.text
+    (record,) = caplog.records
+    assert "an entry of the data cache cannot be used" in record.getMessage()
+    assert "Errno" not in record.getMessage()
     assert entries(cache) == [name]
     forbid_reading(monkeypatch)
     assert_same(TextData(path=str(text)).load(), first)
 
 
-def test_without_a_usable_cache_folder_the_files_are_read_each_time(text, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["file", "file/cache"])
+def test_without_a_usable_cache_folder_the_files_are_read_each_time(text, tmp_path, name, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / name))
     one, other = (TextData(path=str(text)).load() for _ in range(2))
     assert_same(one, other)
-    assert "cannot write" in caplog.text
+    for record in caplog.records:
+        assert f"the data cache {tmp_path / name} cannot be used" in record.getMessage()
+        assert "LAGVAE_CACHE" in record.getMessage()
+        assert "Errno" not in record.getMessage()
+
+
+def test_an_entry_of_an_older_version_is_read(cache, text, monkeypatch):
+    first = TextData(path=str(text)).load()
+    (name,) = entries(cache)
+    contents = json.loads((cache / name / "contents.json").read_text())
+    del contents["digest"]
+    (cache / name / "contents.json").write_text(json.dumps(contents))
+    forbid_reading(monkeypatch)
+    assert_same(TextData(path=str(text)).load(), first)
 
 
 def test_files_that_change_while_they_are_read_are_not_cached(cache, text, monkeypatch):

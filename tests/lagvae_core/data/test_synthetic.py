@@ -304,7 +304,7 @@ class TestCache:
         (tmp_path / "file").write_text("a file is not a folder")
         monkeypatch.setenv("LAGVAE_CACHE", str(tmp_path / "file" / "below"))
         assert_same(generated, SyntheticData(**SMALL).load())
-        assert "cannot write" in caplog.text
+        assert "cannot be used" in caplog.text
 
     def test_the_environment_decides_the_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("LAGVAE_CACHE", "")
