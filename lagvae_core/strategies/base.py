@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lagvae_core.columns import Column
 from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
@@ -24,6 +24,7 @@ from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import KlWeight, Penalty, TrainingComponents
 
 __all__ = [
+    "DEFAULT",
     "BuildContext",
     "ConfigContext",
     "KlExchange",
@@ -34,6 +35,10 @@ __all__ = [
     "needs_batch_statistics",
     "without_effect",
 ]
+
+
+DEFAULT = "default"
+"""Value that stands for the default of a field of a strategy, in files and on the command line."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,15 @@ class Strategy(FrozenConfig, ABC):
     columns: ClassVar[tuple[Column, ...]] = ()
     unmeasured: ClassVar[frozenset[str]] = frozenset()
     kind: Any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_defaults(cls, values: Any) -> Any:
+        """Remove each field with the value `default` that has a default."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = {name for name, field in cls.model_fields.items() if not field.is_required() and name != "kind"}
+        return {key: value for key, value in values.items() if not (key in fields and value == DEFAULT)}
 
     @property
     def pretraining_epochs(self) -> int:

@@ -14,7 +14,15 @@ from lagvae_core.strategies import CATALOGUE, Strategy
 from sweeps.catalogue.fields import describe_docstring, describe_fields
 from sweeps.formatting import format_value, markdown_table
 
-__all__ = ["HEADING", "catalogue_page", "conflicts_of", "describe_strategy", "format_range", "grouped_conflicts"]
+__all__ = [
+    "HEADING",
+    "catalogue_page",
+    "conflicts_of",
+    "describe_range",
+    "describe_strategy",
+    "format_range",
+    "grouped_conflicts",
+]
 
 HEADING = "## The catalogue\n"
 
@@ -24,7 +32,7 @@ OTHER_DATA = "E09"
 
 def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
     """Return everything that the catalogue and the documentation show about a strategy, as plain data."""
-    ranges = {name: _describe_range(tunable) for name, _, tunable in tunables(strategy)}
+    ranges = {name: describe_range(tunable) for name, _, tunable in tunables(strategy)}
     return {
         "kind": strategy.name(),
         **describe_docstring(strategy),
@@ -37,7 +45,8 @@ def describe_strategy(strategy: type[Strategy]) -> dict[str, Any]:
     }
 
 
-def _describe_range(tunable: Tunable) -> dict[str, Any]:
+def describe_range(tunable: Tunable) -> dict[str, Any]:
+    """Return a range or choices as plain data."""
     if tunable.choices:
         return {"choices": list(tunable.choices)}
     return {"low": tunable.low, "high": tunable.high, "log": tunable.log}

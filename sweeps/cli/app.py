@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from lagvae_core.errors import ConfigError, LagvaeError, ValidationIssue, did_you_mean
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
-from sweeps.cli.options import Json, Sets, Spec, Sweep
+from sweeps.cli.options import Json, Spec, Sweep, SweepSets, TrialSets
 from sweeps.spec.arm_syntax import parse_sets
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def trial(
     arm: Annotated[
         str | None, typer.Option(help="Stack of strategies, for example 'aggressive:budget=30+kl_linear_epoch'.")
     ] = None,
-    sets: Sets = None,
+    sets: TrialSets = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from", metavar="RUN_ID", help="Repeat a stored run, by default with its number of threads."),
@@ -160,7 +160,7 @@ def trial(
 @app.command()
 def plan(
     spec: Spec,
-    sets: Sets = None,
+    sets: SweepSets = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
@@ -173,7 +173,7 @@ def plan(
 @app.command()
 def run(
     spec: Spec,
-    sets: Sets = None,
+    sets: SweepSets = None,
     results: Results = "results",
     address: Address = None,
     keep: Keep = None,
@@ -185,7 +185,7 @@ def run(
 @app.command()
 def retry(
     spec: Spec,
-    sets: Sets = None,
+    sets: SweepSets = None,
     results: Results = "results",
     address: Address = None,
     keep: Keep = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
-from sweeps.cli.options import Json, Sets, Spec, Sweep
+from sweeps.cli.options import Json, Spec, Sweep, SweepSets
 
 if TYPE_CHECKING:
     from cluster.jobs import Cluster
@@ -48,7 +48,7 @@ def submit(
     spec: Spec,
     address: Head,
     results: SharedResults = None,
-    sets: Sets = None,
+    sets: SweepSets = None,
     insecure: Insecure = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Skip the check of the nodes.")] = False,
     retry: Annotated[

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Json", "Sets", "Spec", "Sweep"]
+__all__ = ["Json", "Spec", "Sweep", "SweepSets", "TrialSets"]
 
 Spec = Annotated[str, typer.Argument(help="Sweep file, or name of a shipped sweep.")]
 Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
-Sets = Annotated[
+TrialSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key: training.epochs=3. Repeatable."),
+]
+SweepSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key: trial.training.epochs=3. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -14,6 +14,8 @@ from sweeps.analysis.front import FrontRow, front_of
 from sweeps.analysis.pareto import Direction
 from sweeps.analysis.statistics import TIME, Statistic, Summary
 from sweeps.analysis.stored import current_rows, stored_spec, summaries_of
+from sweeps.catalogue.arms import describe_arm
+from sweeps.cli.arms import print_arms
 from sweeps.cli.terminal import (
     OutputFormat,
     TextTable,
@@ -70,6 +72,7 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
     print_whole(console, _plan_table(arms, seconds, spec.resources.cpus).rich())
     objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
     runs = sum(arm.runs for arm in arms)
+    print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
     console.print(f"{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
     for warning in spec.warnings:
         console.print(f"warning, {warning}", soft_wrap=True)
@@ -106,7 +109,10 @@ def _plan_json(plan: Plan, arms: Sequence[ArmPlan], seconds: Sequence[float] | N
         "stored_and_no_longer_valid": plan.refused,
         "warnings": plan.spec.warnings,
         "core_seconds": sum(seconds) * plan.spec.resources.cpus if seconds is not None else None,
-        "arms": [vars(arm) | {"missing": arm.missing} for arm in arms],
+        "arms": [
+            vars(planned) | {"missing": planned.missing} | describe_arm(plan.spec, arm)
+            for planned, arm in zip(arms, plan.spec.arms, strict=True)
+        ],
     }
 
 

@@ -82,7 +82,7 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
     for item in items or []:
         key, sign, text = item.partition("=")
         if not sign or not key or not all(key.split(".")):
-            hint = "Write, for example, --set training.epochs=3."
+            hint = "Write, for example, training.epochs=3 for a trial, or trial.training.epochs=3 for a sweep."
             issues.append(ValidationIssue("--set", "must be KEY=VALUE", hint, item))
             continue
         if key.count(".") >= MAX_DEPTH:

@@ -12,6 +12,7 @@ from typing import Any
 from lagvae_core.errors import ValidationIssue, did_you_mean
 from lagvae_core.settings import Tunable, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
+from lagvae_core.strategies.base import DEFAULT
 from sweeps.storage.schema import is_integral
 
 if typing.TYPE_CHECKING:
@@ -145,8 +146,9 @@ def parse_arm(name: str, items: Any, issues: list[ValidationIssue]) -> Arm | Non
     """Parse one arm of a sweep file.
 
     Each item of the arm is either the kind of a strategy, or a mapping with the key `kind` and any fields of the
-    strategy. A field is either fixed to a value, or searched over a range `{low:, high:}` (optionally with `log:`) or
-    over `{choices:}`. A tunable field that the item omits is searched over the range that the strategy declares.
+    strategy. A field is either fixed to a value, which may be `default`, or searched over a range `{low:, high:}`
+    (optionally with `log:`) or over `{choices:}`. A tunable field that the item omits is searched over the range that
+    the strategy declares.
 
     Args:
         name: Name of the arm.
@@ -206,6 +208,8 @@ def _parse_fields(
     for field, value in item.items():
         if field == "kind":
             continue
+        if value == DEFAULT and field in strategy.model_fields:
+            continue  # without a value and a range, it has its default
         if not isinstance(value, Mapping):
             fixed[field] = value
         elif field not in integral:
@@ -241,6 +245,10 @@ def _parse_range(where: str, value: Mapping[str, Any], integral: bool, issues: l
 
 def _parse_choices(where: str, choices: Any, issues: list[ValidationIssue]) -> Tunable | None:
     plain = isinstance(choices, list | tuple) and all(isinstance(choice, int | float | str) for choice in choices)
+    if plain and DEFAULT in choices:
+        hint = "Write the default as a value; `lagvae strategies NAME` lists the defaults."
+        issues.append(ValidationIssue(where, f"must not contain {DEFAULT}", hint, choices))
+        return None
     if plain and choices and len(set(choices)) == len(choices):
         return Tunable(choices=tuple(choices))
     hint = "Write, for example, {choices: [1, 2, 4]}."

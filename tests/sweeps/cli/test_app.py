@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from processes import lagvae
 from worlds import TINY_TRIAL, sweep
 
 from lagvae_core import TrialConfig, train
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.data.text.tokens import _fingerprint
 from lagvae_core.errors import ConfigError, LagvaeError, StoreError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
@@ -464,6 +466,39 @@ class TestPlan:
             ("beta", 3, 6),
         ]
 
+    def test_it_shows_what_is_fixed_and_what_is_searched(self, call, tmp_path):
+        searched = {"kind": "kl_linear_epoch", "w_start": {"low": 0, "high": 0.5}, "w_end": {"choices": [0.5, 1]}}
+        fixed = {"kind": "kl_linear_epoch", "warm_up": "default"}
+        arms = {"vae": [], "searched": [searched], "fixed": [fixed, {"kind": "encoder_lr", "multiplier": 3}]}
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep(arms=arms)))
+        stacks = {arm["arm"]: arm for arm in json.loads(call("plan", "s.yaml", "--json").stdout)["arms"]}
+        assert (stacks["vae"]["strategies"], stacks["vae"]["points"]) == ([], 1)
+        (strategy,) = stacks["searched"]["strategies"]
+        assert strategy["searched"]["w_start"] == {"low": 0, "high": 0.5, "log": False, "own": False}
+        assert strategy["searched"]["w_end"] == {"choices": [0.5, 1], "own": False}
+        assert strategy["searched"]["warm_up"]["own"]
+        assert set(strategy["fixed"]).isdisjoint(strategy["searched"])
+        schedule, rate = stacks["fixed"]["strategies"]
+        assert schedule["searched"] == rate["searched"] == {}
+        assert (schedule["fixed"]["warm_up"], rate["fixed"]) == (10, {"multiplier": 3})
+        shown = call("plan", "s.yaml").stdout
+        for text in (
+            "plain VAE",
+            "warm_up 1 to 20*",
+            "w_start 0 to 0.5",
+            "w_end {0.5, 1}",
+            "multiplier=3",
+            "warm_up=10",
+        ):
+            assert text in shown
+
+    @pytest.mark.parametrize(("verb", "key"), [("plan", "trial.training.epochs"), ("trial", "training.epochs")])
+    def test_the_example_of_its_help_works(self, call, verb, key, sweep_file, trial_file):
+        example = re.search(r"Override a dotted key: (\S+)\.", call(verb, "--help").stdout)[1]
+        assert example.partition("=")[0] == key
+        ended = call(verb, sweep_file if verb == "plan" else trial_file, "--set", example)
+        assert ended.returncode == 0, ended.stderr
+
     def test_of_a_finished_sweep(self, call, tiny_sweep):
         before = tiny_sweep.files
         arguments = [str(tiny_sweep.here / "tiny.yaml"), "--results", str(tiny_sweep.here / "results"), "--json"]
@@ -588,6 +623,13 @@ def test_the_plus_sign_of_a_number_does_not_split_a_stack():
     stack = parse_arm_text("encoder_lr:multiplier=1e+1 + kl_linear_epoch:warm_up=2.5e+0")
     assert [item["kind"] for item in stack] == ["encoder_lr", "kl_linear_epoch"]
     assert parse_arm_text("vae") == []
+
+
+def test_the_word_default_stands_for_the_default_of_a_field():
+    stack = parse_arm_text("kl_linear_epoch:warm_up=default,w_start=0.2")
+    assert TrialConfig(strategies=stack) == TrialConfig(strategies=[{"kind": "kl_linear_epoch", "w_start": 0.2}])
+    with pytest.raises(ConfigError):
+        parse_trial({"strategies": parse_arm_text("kl_linear_epoch:warm=default")})
 
 
 def test_commas_inside_a_list_do_not_separate_fields():

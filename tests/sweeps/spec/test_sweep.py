@@ -12,6 +12,7 @@ from worlds import FINGERPRINT, TINY_TRIAL, spec_of, sweep
 
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
+from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_sets
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
@@ -358,6 +359,21 @@ class TestArms:
         (issue,) = error_of(f"name: x\narms: {{{names[0]}: [], {names[1]}: [beta_vae]}}").issues
         assert issue.where == "the file"
         assert f"duplicate key {names[0]!r}" in issue.message
+
+    def test_a_field_with_its_default_is_neither_searched_nor_written(self):
+        arms = {"a": [{"kind": "kl_linear_epoch", "warm_up": "default", "w_start": 0.2}], "b": ["kl_linear_epoch"]}
+        spec = spec_of(arms=arms)
+        assert [len(arm.dimensions) for arm in spec.arms] == [0, 1]
+        (strategy,) = spec.trial_config(spec.arms[0], {}, 0).strategies
+        assert strategy == KlLinearEpoch(w_start=0.2)
+
+    def test_the_default_of_an_unknown_field(self):
+        issue = issue_of(arms={"a": [{"kind": "beta_vae", "betta": "default", "beta": 1}]})
+        assert issue.where == "arms.a[0].betta"
+
+    def test_the_default_is_no_choice(self):
+        issue = issue_of(arms={"a": [{"kind": "beta_vae", "beta": {"choices": ["default", 1]}}]})
+        assert issue.where == "arms.a[0].beta.choices"
 
     def test_too_many_arms(self):
         issue = issue_of(arms={f"arm {number}": [] for number in range(MAX_ARMS + 1)})
