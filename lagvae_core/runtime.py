@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import resource
 from pathlib import Path
 
@@ -66,20 +67,23 @@ def choose_device(name: str) -> torch.device:
     """Return the torch device called `name`; "auto" is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: `name` is not the name of a device, or it names a CUDA device and none is visible.
+        ConfigError: `name` is not auto, cpu, cuda or cuda:N, or this process does not see that CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = re.fullmatch("cpu|cuda(?::(0|[1-9][0-9]{0,3}))?", name)
+    if known is None:
+        message, hint = "must be auto, cpu or cuda[:N]", "The default is auto."
+    elif name != "cpu" and not devices:
         message = "must be auto or cpu, because no CUDA device is visible"
         hint = "If the machine has a GPU, check its driver and CUDA_VISIBLE_DEVICES."
-        raise ConfigError([ValidationIssue("device", message, hint, name)])
-    try:
+    elif int(known[1] or 0) >= devices > 0:
+        message = f"must be one of the {devices} visible CUDA devices, cuda:0 to cuda:{devices - 1}"
+        hint = "CUDA_VISIBLE_DEVICES limits which devices are visible."
+    else:
         return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(
-            [ValidationIssue("device", "must be auto, cpu or cuda[:N]", "The default is auto.", name)]
-        ) from None
+    raise ConfigError([ValidationIssue("--device", message, hint, name)])
 
 
 def peak_memory_bytes(device: torch.device) -> int:

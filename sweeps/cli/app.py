@@ -5,11 +5,9 @@ Each verb imports what it needs when it runs, so that `lagvae trial` never impor
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +18,7 @@ from lagvae_core.errors import ConfigError, LagvaeError, ValidationIssue, did_yo
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
 from sweeps.cli.options import Json, Spec, Sweep, SweepSets, TrialSets
+from sweeps.cli.streams import check_stdout, prepare_streams
 from sweeps.spec.arm_syntax import parse_sets
 
 if TYPE_CHECKING:
@@ -32,35 +31,21 @@ __all__ = ["app", "main"]
 class Commands(TyperGroup):
     """The top-level command group. It turns expected errors into a message and an exit code.
 
-    If a LagvaeError is raised, the command prints its message and exits with its `exit_code`. If the reader of stdout
-    closes the pipe early, as `head` does, the command exits with code 0.
+    If a LagvaeError is raised, the command prints its message and exits with its `exit_code`. If stdout cannot be
+    written, see `check_stdout`.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        with _ignore_closed_stdout():
+        with check_stdout():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        with _ignore_closed_stdout():
+        with check_stdout():
             try:
                 return super().invoke(ctx)
             except LagvaeError as error:
                 print(f"lagvae: {error}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
-
-
-@contextlib.contextmanager
-def _ignore_closed_stdout() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise typer.Exit(0) from None
-    finally:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes stdout again at exit. With /dev/null as stdout, that flush succeeds.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -75,6 +60,34 @@ results_app = typer.Typer(help="Show the results of a sweep.", no_args_is_help=T
 app.add_typer(results_app, name="results")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app)
+
+
+def _print_versions(asked: bool) -> None:
+    if asked:
+        import platform
+
+        from sweeps.storage.provenance import versions
+
+        found = {name.removesuffix("_version"): version or "not installed" for name, version in versions().items()}
+        print(f"lagvae {found['lagvae']}")
+        print(f"Python {found['python']}, torch {found['torch']}, Ray {found['ray']}, {platform.platform()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of lagvae, Python, torch, Ray and the platform.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options of the command itself; each of them has a callback."""
+
 
 Results = Annotated[
     str,
@@ -108,7 +121,7 @@ def trial(
             min=1, help="Number of CPU threads. By default, 1 for a small model and PyTorch's default otherwise."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Checkpoint file. If the file exists, training resumes from it.")
     ] = None,
@@ -209,8 +222,11 @@ def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str 
     loaded = load_spec(spec, overrides)
     folder = ResultsFolder(results, loaded.name)
     outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
-    with contextlib.suppress(BrokenPipeError):  # the exit code remains that of the sweep
+    try:
         print_front(folder, None, as_json=False)
+    except OSError:
+        if outcome.exit_code == 0:
+            raise
     return outcome.exit_code
 
 
@@ -337,7 +353,7 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="PATH", help="New path of the data, if they have moved.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of CPU threads. By default, the number that the run used.")
     ] = None,
@@ -408,12 +424,20 @@ def find_sweep(results: str, sweep: str) -> ResultsFolder:
     raise ConfigError([ValidationIssue("SWEEP", f"must be a sweep that is stored in {results}", hint, sweep)])
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
+) -> str:
+    """Return a warning as one line. A warning for programmers keeps its category and place."""
+    place = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
+    return f"lagvae: warning, {place}{message}\n"
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 success, 1 failed runs or lost results, 2 invalid input, 130 interrupted."""
-    # Characters that the terminal cannot encode are replaced, so that printing does not fail.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    prepare_streams()
+    # Figures must look alike everywhere. A notebook sets a backend that only its own environment has.
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    warnings.formatwarning = _format_warning
     try:
         app()
     except KeyboardInterrupt:

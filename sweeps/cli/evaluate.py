@@ -58,6 +58,7 @@ def run_studies(request: EvaluationRequest) -> None:
     """
     from lagvae_core.runtime import choose_device
 
+    device = choose_device("auto" if request.device is None else request.device)
     studies = parse_studies(request.what)
     targets = find_targets(
         request.run_ids,
@@ -69,7 +70,6 @@ def run_studies(request: EvaluationRequest) -> None:
     )
     targets = [_with_data_path(target, request.data) for target in targets]
     _check_studies(targets, studies)
-    device = choose_device(request.device or "auto")
     for folder in {target.folder for target in targets if target.folder is not None}:
         folder.prove_writable("evaluations")
     if request.png is not None:

@@ -19,6 +19,9 @@ from sweeps.cli.terminal import ProgressLine, print_json
 from sweeps.spec.arm_syntax import parse_arm_text
 
 if TYPE_CHECKING:
+    import torch
+
+    from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder
     from sweeps.cli.watch import PosteriorMeanWriter
 
 __all__ = ["TrialProgress", "TrialRequest", "changed_data", "default_threads", "report_equality", "run_trial"]
@@ -61,8 +64,9 @@ def run_trial(request: TrialRequest) -> int:
         StoreError: The stored run of `--from` cannot be read.
     """
     stored = _stored_run(request.results, request.from_run) if request.from_run is not None else None
-    config, is_quick = _checked_config(request, stored)
-    if is_quick:
+    checked = _checked_request(request, stored)
+    config = checked.config
+    if checked.is_quick:
         default = EvaluationConfig().iw_samples
         print(
             f"evaluation.iw_samples = {QUICK_IW_SAMPLES} for a quick trial; use --full for the {default} of sweeps, "
@@ -77,8 +81,8 @@ def run_trial(request: TrialRequest) -> int:
         if issue := changed_data(stored, dataset.fingerprint, hint):
             raise ConfigError([issue])
     stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
-    writer = _posterior_mean_writer(request.watch, request.out, config.run_id(dataset.fingerprint))
-    record = _train(request, config, dataset, stored, writer, stack)
+    writer = _posterior_mean_writer(checked.recorder, request.out, config.run_id(dataset.fingerprint))
+    record = _train(request, checked, dataset, stored, writer, stack)
     if stored is not None:
         report_equality(record, stored)
     if request.as_json:
@@ -106,13 +110,27 @@ def _stored_run(results: str, run_id: str) -> dict[str, Any]:
     raise ConfigError([ValidationIssue("--from", f"must be a run that is stored in {results}", hint, run_id)])
 
 
-def _checked_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig, bool]:
-    """Return the configuration, and whether its measurement has the quick default.
+@dataclass(frozen=True)
+class _CheckedRequest:
+    """What a valid request asks for."""
 
-    Raises:
-        ConfigError: The configuration or an option is invalid. The error lists all issues with both.
-    """
+    config: TrialConfig
+    is_quick: bool
+    """Whether its measurement has the quick default."""
+    device: torch.device
+    recorder: PosteriorMeanRecorder | None
+
+
+def _checked_request(request: TrialRequest, stored: Row | None) -> _CheckedRequest:
+    """Return what the request asks for, or raise a ConfigError that lists all issues about it."""
+    from lagvae_core.runtime import choose_device
+
     issues = _option_issues(request)
+    default_device = "cpu" if stored is not None and stored["device"] == "cpu" else "auto"
+    with collect_issues(issues):
+        device = choose_device(default_device if request.device is None else request.device)
+    with collect_issues(issues):
+        recorder = _posterior_mean_recorder(request.watch, request.out)
     try:
         config, is_quick = _read_config(request, stored)
     except UserError as error:
@@ -121,7 +139,7 @@ def _checked_config(request: TrialRequest, stored: Row | None) -> tuple[TrialCon
     issues = issues or _folder_issues(request)
     if issues:
         raise ConfigError(issues)
-    return config, is_quick
+    return _CheckedRequest(config, is_quick, device, recorder)
 
 
 def _output_files(request: TrialRequest) -> dict[str, Path]:
@@ -204,17 +222,29 @@ def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | 
     return ValidationIssue("data", message, hint, fingerprint[:12])
 
 
-def _posterior_mean_writer(watch: str | None, out: Path | None, run_id: str) -> PosteriorMeanWriter | None:
-    """Return the callback requested by `--watch` and `--out`; None if neither option is given."""
+def _posterior_mean_recorder(watch: str | None, out: Path | None) -> PosteriorMeanRecorder | None:
+    """Return the recorder requested by `--watch`; None if neither `--watch` nor `--out` is given."""
     if watch is None and out is None:
         return None
     if watch is None or out is None:
         missing, given = ("--watch", "--out") if watch is None else ("--out", "--watch")
         hint = "For example: --watch posterior_means --out FOLDER."
         raise ConfigError([ValidationIssue(missing, f"must be given together with {given}", hint)])
-    from sweeps.cli.watch import PosteriorMeanWriter, parse_watch
+    from sweeps.cli.watch import parse_watch
 
-    return PosteriorMeanWriter(parse_watch(watch), out, run_id)
+    return parse_watch(watch)
+
+
+def _posterior_mean_writer(
+    recorder: PosteriorMeanRecorder | None, out: Path | None, run_id: str
+) -> PosteriorMeanWriter | None:
+    """Return the callback that writes what `recorder` records to the folder `out`; None if there is no recorder."""
+    if recorder is None:
+        return None
+    from sweeps.cli.watch import PosteriorMeanWriter
+
+    assert out is not None, "--watch without --out must be rejected"
+    return PosteriorMeanWriter(recorder, out, run_id)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -222,7 +252,7 @@ def _posterior_mean_writer(watch: str | None, out: Path | None, run_id: str) -> 
 
 def _train(
     request: TrialRequest,
-    config: TrialConfig,
+    checked: _CheckedRequest,
     dataset: Dataset,
     stored: Row | None,
     writer: PosteriorMeanWriter | None,
@@ -230,12 +260,11 @@ def _train(
 ) -> TrialRecord:
     """Train the trial and print its progress on stderr."""
     from lagvae_core import train
-    from lagvae_core.runtime import choose_device, keep_freed_memory, use_threads
+    from lagvae_core.runtime import keep_freed_memory, use_threads
     from lagvae_core.training.checkpoint import FileCheckpoint
     from sweeps.formatting import describe_data
 
-    default_device = "cpu" if stored is not None and stored["device"] == "cpu" else "auto"
-    device = choose_device(request.device or default_device)
+    config, device = checked.config, checked.device
     threads = request.threads or (stored["threads"] if stored is not None else default_threads(config))
     use_threads(threads)
     memory = ", the process keeps freed memory for reuse" if keep_freed_memory() else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.files import check_writable, write_atomically
 from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Rows, Snapshots
 from lagvae_core.training.callbacks import TrainingState
+from sweeps.plots.posterior_means import ScatterPanel, TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
 
 __all__ = ["SNAPSHOT_SCHEMA", "TRAJECTORY_SCHEMA", "PosteriorMeanWriter", "parse_watch"]
 
@@ -76,7 +78,8 @@ def parse_watch(text: str) -> PosteriorMeanRecorder:
     try:
         return PosteriorMeanRecorder.model_validate(items[0])
     except ValidationError as error:
-        raise ConfigError(issues_of(error, PosteriorMeanRecorder), "--watch") from None
+        issues = issues_of(error, PosteriorMeanRecorder)
+        raise ConfigError(replace(issue, where=f"--watch: {issue.where}") for issue in issues) from None
 
 
 class PosteriorMeanWriter:
@@ -146,8 +149,6 @@ class PosteriorMeanWriter:
 
     def draw(self, title: str) -> list[Path]:
         """Draw the snapshots at the selected steps and the whole trajectory, and return the files of the figures."""
-        from sweeps.plots.posterior_means import TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
-
         files = []
         if self._snapshots:
             steps = select_steps(sorted({row["step"] for row in self._snapshots}), self._config.panels)
@@ -170,10 +171,8 @@ def _merged(stored: Rows, rows: Rows) -> Rows:
     return sorted([row for row in stored if row["step"] not in steps] + rows, key=lambda row: row["step"])
 
 
-def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> Any:
+def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> ScatterPanel:
     """Return the panel that shows dimension `d` of a snapshot."""
-    from sweeps.plots.posterior_means import ScatterPanel
-
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
     dimension = f", z{d + 1}" if dimensions > 1 else ""
     measured = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]

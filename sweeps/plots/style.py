@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from sweeps.plots.fonts import DEFAULT_FONT, missing_letters, supplementary_fonts
 
 __all__ = ["COLOURS", "COUNTS", "DPI", "MARKERS", "PAGE_WIDTH", "WIDTH", "add_title", "axis_label", "save_figure"]
 
@@ -49,7 +52,7 @@ PAGE_WIDTH = 7.0
 DPI = 200
 
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": DEFAULT_FONT,
     "font.size": 7.0,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -79,8 +82,9 @@ def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
 def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
     """Draw a figure in the common style and write it without changing matplotlib's global state.
 
-    A PNG is always written. If `path` has another extension, that format is written as well: `front.pdf` gives
-    `front.pdf` and `front.png`. The folder must exist.
+    The settings of the user (matplotlibrc) have no effect. Letters that the default font lacks are drawn with other
+    fonts of the system; if none has them, a warning lists them. A PNG is always written. If `path` has another
+    extension, that format is written as well: `front.pdf` gives `front.pdf` and `front.png`. The folder must exist.
 
     Args:
         draw: Builds the figure; called only if the extension is valid.
@@ -91,8 +95,14 @@ def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
         OSError: A file cannot be written.
     """
     files = _figure_files(Path(path))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # the settings of the user have no effect
+        matplotlib.rcParams.update(STYLE)
         figure = draw()
+        if letters := missing_letters(figure):
+            matplotlib.rcParams["font.family"] = [DEFAULT_FONT, *supplementary_fonts(letters)]
+            figure = draw()
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `supplementary_fonts` has listed them
         for file in files:
             figure.savefig(file, dpi=DPI, metadata=NO_DATE.get(file.suffix.lower()))
 

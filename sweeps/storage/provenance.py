@@ -1,4 +1,4 @@
-"""Provenance of a run: the version of its code, and the history of its earlier attempts."""
+"""Provenance of a run: the versions of its code and of its packages, and the history of its earlier attempts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["history_of", "now", "provenance"]
+__all__ = ["history_of", "now", "provenance", "versions"]
 
 
 def now() -> datetime.datetime:
@@ -29,18 +29,28 @@ def provenance() -> dict[str, Any]:
     return {**_local_provenance(), **origin}
 
 
-@functools.cache
-def _local_provenance() -> Mapping[str, Any]:
+def versions() -> dict[str, str | None]:
+    """Return the versions of lagvae, Python, torch and Ray by column, without importing torch or Ray.
+
+    The version of a package that is not installed is None.
+    """
     import platform
-    import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
-    columns: dict[str, Any] = {"python_version": platform.python_version()}
+    columns: dict[str, str | None] = {"python_version": platform.python_version()}
     for name, package in (("lagvae_version", "lagvae"), ("torch_version", "torch"), ("ray_version", "ray")):
         try:
             columns[name] = version(package)
         except PackageNotFoundError:
             columns[name] = None
+    return columns
+
+
+@functools.cache
+def _local_provenance() -> Mapping[str, Any]:
+    import subprocess
+
+    columns: dict[str, Any] = dict(versions())
     root = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(root)]
     try:

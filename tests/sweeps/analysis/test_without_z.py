@@ -60,7 +60,7 @@ def test_it_is_only_on_fronts_of_measured_objectives(rows):
 
 def test_the_printed_front_lists_the_arms_that_are_not_compared(folder, capsys):
     print_front(folder, None, as_json=False)
-    assert "arms that do not measure every objective are not compared: lm\n" in capsys.readouterr().out
+    assert "arms without a value for every objective are not compared: lm\n" in capsys.readouterr().out
     print_front(folder, {"nll_iw": "min"}, as_json=False)
     shown = capsys.readouterr().out
     assert "not compared" not in shown
