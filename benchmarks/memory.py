@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import Streams
+from lagvae_core.runtime import peak_resident_bytes
 from lagvae_core.strategies.slots import TrainingComponents
 
 LATENT, VOCABULARY, PREDICTED = 32, 20_001, 80
@@ -52,15 +52,6 @@ def write_text(folder: Path, sentences: int) -> None:
                 for _ in range(min(10_000, lines - start)):
                     drawn = np.searchsorted(cumulative, random.random(random.integers(2, 19)) * cumulative[-1])
                     file.write(f"{int(drawn[0]) % 2}\t{' '.join(words[drawn])}\n")
-
-
-def peak_bytes() -> int:
-    """Return the peak resident set of this process. On Linux, getrusage would include that of the parent process."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def load(folder: str) -> Callable[[], object]:
@@ -98,9 +89,9 @@ def measure(task: str, arguments: list[Any]) -> None:
     """Run one task and print its seconds and bytes as JSON."""
     torch.set_num_threads(1)
     run = TASKS[task](*arguments)
-    before, started = peak_bytes(), time.perf_counter()
+    before, started = peak_resident_bytes(), time.perf_counter()
     run()
-    print(json.dumps({"seconds": time.perf_counter() - started, "bytes": peak_bytes() - before}))
+    print(json.dumps({"seconds": time.perf_counter() - started, "bytes": peak_resident_bytes() - before}))
 
 
 def measured(what: str, bound: int, task: str, *arguments: Any, **environment: str) -> dict[str, Any]:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
 import platform
 import re
 import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.machine import available_cores
 
 __all__ = [
     "CONTEXT_BYTES",
     "choose_device",
+    "default_threads",
     "keep_freed_memory",
     "limit_gpu_memory",
-    "memory_bytes",
     "peak_memory_bytes",
     "peak_reserved_bytes",
+    "peak_resident_bytes",
     "reset_peak_memory",
-    "use_threads",
+    "torch_threads",
 ]
 
 CONTEXT_BYTES = 600 * 2**20
@@ -32,9 +35,27 @@ CONTEXT_BYTES = 600 * 2**20
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
-def use_threads(threads: int) -> None:
-    """Set torch's number of threads. With more threads than cores, training a small model takes 100 times as long."""
+def default_threads(small: bool) -> int:
+    """Return the default number of threads: 1 for a small model, otherwise PyTorch's number.
+
+    It never exceeds the cores that this process may use. With more threads than cores, training takes many times as
+    long.
+
+    Args:
+        small: Whether training the model is faster on one core than on several cores (`ModelConfig.small`).
+    """
+    return 1 if small else min(torch.get_num_threads(), available_cores())
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Context manager. Sets torch's number of threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> bool:
@@ -50,17 +71,6 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(libc.mallopt(M_MMAP_MAX, 0))
-
-
-def memory_bytes() -> int | None:
-    """Return the memory that this process may use: that of the machine, or less in a control group; None if unknown."""
-    limits = []
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # version 2 writes "max" if there is no limit
-            limits.append(int(Path(file).read_text()))
-    return min(limits, default=None)
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,7 +100,20 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak memory in use [bytes]: allocated on a CUDA device, otherwise the resident set of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Return the peak resident set of this process [bytes].
+
+    On Linux, it is read from /proc: `getrusage` would return that of the process that started this one if it is larger.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_memory(device: torch.device) -> None:

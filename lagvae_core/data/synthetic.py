@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,8 +30,9 @@ from lagvae_core.data.text.tokens import (
     Vocabulary,
 )
 from lagvae_core.errors import DataError, ValidationIssue
+from lagvae_core.machine import memory_bytes
 from lagvae_core.randomness import derive_seed
-from lagvae_core.runtime import memory_bytes
+from lagvae_core.runtime import torch_threads
 
 __all__ = ["MEANS", "SyntheticData", "Weights", "weights"]
 
@@ -176,21 +176,7 @@ def weights(config: SyntheticData) -> Weights:
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Context manager. Limits torch to one thread.
-
-    If many trials start at once, contention between threads makes generation ten times slower.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@torch_threads(1)  # if many trials start at once, contention between threads makes generation ten times slower
 def _generate(config: SyntheticData) -> dict[str, np.ndarray]:
     """Draw `<split>_words`, `<split>_z` and `<split>_component` of every split."""
     parameters = weights(config)
@@ -233,7 +219,7 @@ def _draw_block(
 
 
 def _project(x_NI: NDArray[np.float64], weight_OI: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return x W', computed by torch, because numpy offers no control over its threads (see `_one_thread`)."""
+    """Return x W', computed by torch, because numpy offers no control over its threads (see `_generate`)."""
     product: NDArray[np.float64] = (torch.from_numpy(x_NI) @ torch.from_numpy(weight_OI).T).numpy()
     return product
 

@@ -15,6 +15,7 @@ from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Batch, Dataset
 from lagvae_core.errors import Diverged
 from lagvae_core.evaluation.evaluate import evaluate
+from lagvae_core.runtime import default_threads, torch_threads
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.callbacks import TrainingCallback, TrainingEvent, TrainingState
 from lagvae_core.training.checkpoint import CheckpointManager, CheckpointStore, has_weights_of
@@ -38,6 +39,7 @@ def train(
     checkpoint_seconds: float = 30.0,
     model_store: CheckpointStore | None = None,
     device: torch.device | str = "cpu",
+    threads: int | None = None,
     dataset: Dataset | None = None,
     callback: TrainingCallback | None = None,
 ) -> TrialRecord:
@@ -56,6 +58,8 @@ def train(
         model_store: Where the best weights of a finished trial are stored, before its record is saved. A trial with a
             finished record but without weights in this store is trained again from scratch.
         device: Device of the model and of the training batches.
+        threads: Number of CPU threads; by default, 1 for a small model, otherwise PyTorch's number, but never more
+            than the cores that this process may use. PyTorch's number is restored at the end.
         dataset: Result of `config.data.load()`; if None, the data set is loaded.
         callback: Called at every `TrainingEvent`; it cannot affect results. It is called before the state is saved, so
             a resumed trial may repeat events but never omits one.
@@ -71,30 +75,31 @@ def train(
         >>> config = TrialConfig.model_validate({"strategies": ["aggressive"], "training": {"epochs": 2}})
         >>> train(config).metrics["nll_iw"]
     """
-    trial = Trial(config, dataset or config.data.load(), torch.device(device), callback)
-    stored = checkpoint.load() if checkpoint is not None else None
-    if stored is not None:
-        state = checkpoints.decode(stored, trial.run_id)
-        if state["record"] is None:
-            trial.load_state_dict(state)
-        else:
-            record = TrialRecord.from_json(state["record"])
-            if model_store is None or record.status != "finished" or has_weights_of(model_store, trial.run_id):
-                return record
-    checkpoint_manager = CheckpointManager(trial.state_dict, checkpoint, checkpoint_seconds)
-    try:
-        early_stop = trial.fit(report, progress, checkpoint_manager)
-        if early_stop:
-            record = trial.record("stopped_early", early_stop)
-        else:
-            metrics = trial.measure(progress)
-            record = trial.record("finished", trial.stop_reason, metrics)
-            if model_store is not None:
-                model_store.save(trial.best_weights())
-    except Diverged as error:
-        record = trial.record("diverged", f"{error}.")
-    checkpoint_manager.save_record(record)
-    return record
+    with torch_threads(threads or default_threads(config.model.small)):
+        trial = Trial(config, dataset or config.data.load(), torch.device(device), callback)
+        stored = checkpoint.load() if checkpoint is not None else None
+        if stored is not None:
+            state = checkpoints.decode(stored, trial.run_id)
+            if state["record"] is None:
+                trial.load_state_dict(state)
+            else:
+                record = TrialRecord.from_json(state["record"])
+                if model_store is None or record.status != "finished" or has_weights_of(model_store, trial.run_id):
+                    return record
+        checkpoint_manager = CheckpointManager(trial.state_dict, checkpoint, checkpoint_seconds)
+        try:
+            early_stop = trial.fit(report, progress, checkpoint_manager)
+            if early_stop:
+                record = trial.record("stopped_early", early_stop)
+            else:
+                metrics = trial.measure(progress)
+                record = trial.record("finished", trial.stop_reason, metrics)
+                if model_store is not None:
+                    model_store.save(trial.best_weights())
+        except Diverged as error:
+            record = trial.record("diverged", f"{error}.")
+        checkpoint_manager.save_record(record)
+        return record
 
 
 class Trial(TrialState):

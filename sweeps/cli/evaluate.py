@@ -17,7 +17,7 @@ from lagvae_core.studies import Study
 from lagvae_core.studies.trained_model import TrainedModel, restore
 from sweeps.cli.outcomes import StudyResult, print_study_results
 from sweeps.cli.terminal import ProgressLine, figure_errors, print_json
-from sweeps.cli.trial import TrialProgress, changed_data, default_threads, report_equality
+from sweeps.cli.trial import TrialProgress, changed_data, report_equality
 from sweeps.studies.syntax import parse_studies
 from sweeps.studies.table import checked_values, write_evaluation
 from sweeps.studies.targets import EvaluationTarget, find_targets
@@ -170,12 +170,11 @@ def _threads(requested: int | None, target: EvaluationTarget) -> Iterator[None]:
     """Context manager. Sets the threads of torch and scikit-learn: as requested, as in the stored run, or a default."""
     from threadpoolctl import threadpool_limits
 
-    from lagvae_core.runtime import use_threads
+    from lagvae_core.runtime import default_threads, torch_threads
 
     stored = target.row["threads"] if target.row is not None else None
-    threads = requested or stored or default_threads(target.config)
-    use_threads(threads)
-    with threadpool_limits(threads):
+    threads = requested or stored or default_threads(target.config.model.small)
+    with threadpool_limits(threads), torch_threads(threads):
         yield
 
 
@@ -199,6 +198,8 @@ def _restore(target: EvaluationTarget, device: torch.device, retrain: bool, line
 
 def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, line: ProgressLine) -> None:
     """Train a stored run again, keep its model, and print whether its metrics equal the stored ones."""
+    import torch
+
     from lagvae_core import train
 
     assert target.row is not None
@@ -210,6 +211,7 @@ def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, l
             progress=progress.on_progress,
             model_store=target.weights,
             device=device,
+            threads=torch.get_num_threads(),
             dataset=dataset,
         )
     if record.status != "finished":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
 from lagvae_core.files import check_writable
+from lagvae_core.machine import available_cores
 from lagvae_core.settings import EvaluationConfig
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 from sweeps.cli.terminal import ProgressLine, print_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder
     from sweeps.cli.watch import PosteriorMeanWriter
 
-__all__ = ["TrialProgress", "TrialRequest", "changed_data", "default_threads", "report_equality", "run_trial"]
+__all__ = ["TrialProgress", "TrialRequest", "changed_data", "report_equality", "run_trial"]
 
 Row = Mapping[str, Any]
 
@@ -158,9 +158,9 @@ def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
     if len(files) == 2 and len({file.resolve() for file in files.values()}) == 1:
         hint = "Choose another file."
         issues.append(ValidationIssue("--keep", "must differ from --checkpoint", hint, str(request.keep)))
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     if request.threads is not None and request.threads > cores:
-        message = f"must not exceed the {cores} cores of this machine"
+        message = f"must not exceed the {cores} cores that this process may use"
         issues.append(ValidationIssue("--threads", message, value=request.threads))
     return issues
 
@@ -260,13 +260,12 @@ def _train(
 ) -> TrialRecord:
     """Train the trial and print its progress on stderr."""
     from lagvae_core import train
-    from lagvae_core.runtime import keep_freed_memory, use_threads
+    from lagvae_core.runtime import default_threads, keep_freed_memory
     from lagvae_core.training.checkpoint import FileCheckpoint
     from sweeps.formatting import describe_data
 
     config, device = checked.config, checked.device
-    threads = request.threads or (stored["threads"] if stored is not None else default_threads(config))
-    use_threads(threads)
+    threads = request.threads or (stored["threads"] if stored is not None else default_threads(config.model.small))
     memory = ", the process keeps freed memory for reuse" if keep_freed_memory() else ""
     with TrialProgress(config) as progress:
         progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")
@@ -281,18 +280,12 @@ def _train(
             checkpoint=FileCheckpoint(request.checkpoint) if request.checkpoint is not None else None,
             model_store=FileCheckpoint(request.keep) if request.keep is not None else None,
             device=device,
+            threads=threads,
             dataset=dataset,
             callback=writer,
         )
         progress.print(f"{record.status}: {record.stop_reason}")
     return record
-
-
-def default_threads(config: TrialConfig) -> int:
-    """Return the default number of threads: 1 for a small model, and PyTorch's default otherwise."""
-    import torch
-
-    return 1 if config.model.small else torch.get_num_threads()
 
 
 def report_equality(record: TrialRecord, stored: Row) -> None:

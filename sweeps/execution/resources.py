@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.machine import available_cores
 from sweeps.spec.sections import ResourceSpec
 
 __all__ = [
@@ -44,7 +44,7 @@ def local_capacity() -> NodeCapacity:
     """Return the cores that this process may use, and the GPUs of this machine."""
     import torch
 
-    return NodeCapacity(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return NodeCapacity(available_cores(), torch.cuda.device_count())
 
 
 def cluster_nodes(ray: Any) -> list[NodeCapacity]:

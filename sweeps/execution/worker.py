@@ -27,13 +27,12 @@ def train_run(trial_config: dict[str, Any]) -> None:
 
     from lagvae_core import TrialConfig, train
     from lagvae_core.errors import DataError, StoreError, ValidationIssue
-    from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory, use_threads
+    from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory
     from sweeps.execution.datasets import load_trial_data
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
     run = trial_config["run"]
     folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
-    use_threads(run["threads"])
     keep_freed_memory()
     location = {"host": socket.gethostname(), "device": "cpu"}
     try:
@@ -55,6 +54,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
             model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
+            threads=run["threads"],
             dataset=dataset,
         )
         tune.report({**location, "record": json.dumps(record.to_json())})

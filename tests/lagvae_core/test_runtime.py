@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import rejects
 
-from lagvae_core.runtime import choose_device
+from lagvae_core.runtime import choose_device, default_threads, peak_memory_bytes, peak_resident_bytes
 
 
 def test_auto_is_a_cuda_device_if_there_is_one(monkeypatch):
@@ -30,3 +32,29 @@ def test_visible_devices_are_chosen_by_name(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(name) == torch.device(name)
+
+
+def test_default_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    for cores, expected in ((64, 8), (8, 8), (2, 2)):
+        monkeypatch.setattr("lagvae_core.runtime.available_cores", lambda cores=cores: cores)
+        assert default_threads(small=False) == expected
+        assert default_threads(small=True) == 1
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_without_proc_the_peak_is_read_in_the_unit_of_the_platform(monkeypatch, platform, unit):
+    def missing(path):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("lagvae_core.runtime.Path.read_text", missing)
+    monkeypatch.setattr("lagvae_core.runtime.sys.platform", platform)
+    monkeypatch.setattr("lagvae_core.runtime.resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=5))
+    assert peak_memory_bytes(torch.device("cpu")) == 5 * unit
+
+
+def test_the_peak_includes_memory_that_is_freed():
+    before = peak_resident_bytes()
+    block = bytearray(before + 2**24)
+    del block
+    assert before + 2**24 <= peak_resident_bytes() < 2**40

@@ -7,8 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from lagvae_core import train
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.files import write_atomically
@@ -32,9 +30,8 @@ CONFIG = {
 
 
 def main(folder: Path, threads: int) -> None:
-    torch.set_num_threads(threads)
-    assert torch.get_num_threads() == threads
-    record = train(parse_trial(CONFIG), checkpoint=FileCheckpoint(folder / "trial.pt"), checkpoint_seconds=0.0)
+    store = FileCheckpoint(folder / "trial.pt")
+    record = train(parse_trial(CONFIG), checkpoint=store, checkpoint_seconds=0.0, threads=threads)
     write_atomically(folder / "record.json", json.dumps(record.to_json()).encode())
 
 

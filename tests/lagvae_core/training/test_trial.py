@@ -23,9 +23,11 @@ from helpers import (
     trial_of,
 )
 
+from lagvae_core import train
 from lagvae_core.errors import CheckpointError, DataError
 from lagvae_core.evaluation.evaluate import on_device
 from lagvae_core.metrics.encoding import encode_split
+from lagvae_core.runtime import torch_threads
 from lagvae_core.strategies.slots import Objective
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.record import EpochRecord, Progress
@@ -42,6 +44,20 @@ STACKS = {
 }
 REPOSITORY = Path(__file__).parents[3]
 KILLS, TIMEOUT = 2, 120
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hidden", "requested", "expected"), [(8, None, 1), (256, None, 3), (8, 2, 2)])
+def test_a_small_model_is_trained_with_one_thread_by_default(monkeypatch, hidden, requested, expected):
+    monkeypatch.setattr("lagvae_core.runtime.available_cores", lambda: 3)
+    used = set()
+    with torch_threads(4):
+        config = tiny(training={"epochs": 1}, model={"hidden": hidden})
+        train(config, progress=lambda place: used.add(torch.get_num_threads()), threads=requested)
+        assert torch.get_num_threads() == 4
+    assert used == {expected}
 
 
 # --- content of a record ---------------------------------------------------------------------------------------------

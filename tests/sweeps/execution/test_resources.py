@@ -15,6 +15,7 @@ from sweeps.execution.resources import (
     cluster_nodes,
     concurrent_runs,
     exclusive_resources,
+    local_capacity,
     shared_resources,
 )
 from sweeps.spec.sections import ResourceSpec
@@ -39,6 +40,11 @@ from sweeps.spec.sections import ResourceSpec
 )
 def test_number_of_runs_that_fit_on_a_node(cpus, gpus, node, runs):
     assert node.fits(ResourceSpec(cpus=cpus, gpus=gpus)) == runs
+
+
+def test_the_capacity_of_this_machine_is_what_this_process_may_use(monkeypatch):
+    monkeypatch.setattr("sweeps.execution.resources.available_cores", lambda: 3)
+    assert local_capacity().cpus == 3
 
 
 def test_a_run_does_not_use_cores_of_two_nodes():
