@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from sweeps.catalogue.pages import results_page
+from sweeps.catalogue.reference import reference_page
 from sweeps.catalogue.strategies import HEADING, catalogue_page
 from sweeps.cli.app import app
 from sweeps.spec.sweep import load_spec
@@ -48,6 +49,11 @@ def shown_commands(page: str) -> list[tuple[str, str]]:
 
 def test_the_results_page_is_current() -> None:
     assert read("docs/results.md") == results_page(), "run: python -m sweeps.catalogue.pages results > docs/results.md"
+
+
+def test_the_reference_is_current() -> None:
+    command = "python -m sweeps.catalogue.pages reference > docs/reference.md"
+    assert read("docs/reference.md") == reference_page(), f"run: {command}"
 
 
 def test_the_catalogue_of_strategies_is_current() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lagvae_core.settings import tunables
@@ -9,7 +10,7 @@ from sweeps.catalogue.strategies import describe_range
 from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec
 
-__all__ = ["describe_arm"]
+__all__ = ["describe_arm", "resolved_sweep"]
 
 
 def describe_arm(spec: SweepSpec, arm: Arm) -> dict[str, Any]:
@@ -32,3 +33,25 @@ def describe_arm(spec: SweepSpec, arm: Arm) -> dict[str, Any]:
         values = strategy.model_dump(mode="json", exclude={"kind", *searched})
         strategies.append({"kind": strategy.kind, "fixed": values, "searched": searched})
     return {"strategies": strategies, "points": arm.size()}
+
+
+def resolved_sweep(spec: SweepSpec) -> dict[str, Any]:
+    """Return the content of a sweep file that states every value of `spec`; its configurations have the same ids."""
+    return {
+        "name": spec.name,
+        "trial": spec.defaults.model_dump(mode="json", exclude={"strategies", "seed"}),
+        "arms": {arm.name: [_resolved(item) for item in describe_arm(spec, arm)["strategies"]] for arm in spec.arms},
+        "objectives": dict(spec.objectives),
+        "search": spec.search.model_dump(mode="json", exclude_none=True),
+        "stopping": "none",
+        "resources": spec.resources.model_dump(mode="json"),
+        "keep": spec.keep,
+    }
+
+
+def _resolved(strategy: Mapping[str, Any]) -> dict[str, Any]:
+    searched = {
+        field: {key: value for key, value in search.items() if key != "own"}
+        for field, search in strategy["searched"].items()
+    }
+    return {"kind": strategy["kind"], **strategy["fixed"], **searched}

@@ -2,6 +2,7 @@
 
 python -m sweeps.catalogue.pages results       prints docs/results.md
 python -m sweeps.catalogue.pages strategies    prints the catalogue, the last part of docs/strategies.md
+python -m sweeps.catalogue.pages reference     prints docs/reference.md
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
+from sweeps.catalogue.reference import reference_page
 from sweeps.catalogue.strategies import catalogue_page
 from sweeps.catalogue.studies import COLUMN_TYPES, study_section
 from sweeps.formatting import markdown_table
@@ -119,5 +121,5 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    pages = {"results": results_page, "strategies": catalogue_page}
+    pages = {"results": results_page, "strategies": catalogue_page, "reference": reference_page}
     print(pages[sys.argv[1]](), end="")

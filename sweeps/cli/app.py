@@ -171,6 +171,18 @@ def trial(
 
 
 @app.command()
+def show(
+    file: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Shipped sweep, sweep file or trial file.")],
+    sets: SweepSets = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print every value, defaults included.")] = False,
+) -> None:
+    """Print a sweep file or a trial file, as it is or with all its defaults."""
+    from sweeps.cli.show import print_file
+
+    print_file(file, parse_sets(sets), resolved=resolved)
+
+
+@app.command()
 def plan(
     spec: Spec,
     sets: SweepSets = None,

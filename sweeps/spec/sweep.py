@@ -23,7 +23,7 @@ from sweeps.spec.space import Arm, Value
 from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, parse_arms, validate_trials
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 
-__all__ = ["SweepSpec", "load_spec", "parse_spec"]
+__all__ = ["SweepFile", "SweepSpec", "load_spec", "parse_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 LIBRARY = resources.files("sweeps") / "library"
@@ -32,7 +32,7 @@ DEFAULT_CONFIGURATIONS = 8
 MAX_BYTES = 4 * MAX_CHARACTERS  # a character has at most 4 bytes in UTF-8
 
 
-class _SweepFile(FrozenConfig):
+class SweepFile(FrozenConfig):
     """The top level of a sweep file. The contents of `trial` and `arms` are validated separately."""
 
     name: Annotated[str, Field(description="name of the sweep and of its results folder")]
@@ -126,13 +126,20 @@ def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSp
     Raises:
         ConfigError: The file cannot be read or is invalid; the error lists every problem.
     """
+    return parse_spec(read_spec(where), source=where, overrides=overrides)
+
+
+def read_spec(where: str) -> str:
+    """Return the text of a sweep file; see `load_spec`.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     path = Path(where)
     shipped = LIBRARY.joinpath(f"{where}.yaml") if NAME.fullmatch(where) else None
     if shipped is not None and shipped.is_file() and not path.is_file():
-        text = shipped.read_text("utf-8")
-    else:
-        text = read_text(path)
-    return parse_spec(text, source=where, overrides=overrides)
+        return shipped.read_text("utf-8")
+    return read_text(path)
 
 
 def read_text(path: Path) -> str:
@@ -225,13 +232,13 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     )
 
 
-def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -> _SweepFile | None:
+def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -> SweepFile | None:
     """Return the validated top level of the sweep file. If it is invalid, append issues and return None."""
-    file: _SweepFile | None = None
+    file: SweepFile | None = None
     try:
-        file = _SweepFile.model_validate(values)
+        file = SweepFile.model_validate(values)
     except ValidationError as error:
-        issues += map(_with_hint_at_trial, issues_of(error, _SweepFile))
+        issues += map(_with_hint_at_trial, issues_of(error, SweepFile))
     name = values.get("name")
     if isinstance(name, str) and not NAME.fullmatch(name):
         message = "must consist of 1 to 100 letters, digits and . - + _ characters, and begin with a letter or digit"
@@ -242,7 +249,7 @@ def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -
 
 def _with_hint_at_trial(issue: ValidationIssue) -> ValidationIssue:
     """Add a hint to an issue about an unknown top-level key if the key belongs under `trial`."""
-    is_trial_key = issue.where not in _SweepFile.model_fields and issue.where in TrialConfig.model_fields
+    is_trial_key = issue.where not in SweepFile.model_fields and issue.where in TrialConfig.model_fields
     return replace(issue, hint=f"Did you mean trial.{issue.where}?") if is_trial_key else issue
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "MAX_NODES", "edit_yaml", "load_yaml", "set_dotted"]
+__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "MAX_NODES", "dump_yaml", "edit_yaml", "load_yaml", "set_dotted"]
 
 MAX_CHARACTERS = 200_000
 """Largest number of characters of a YAML text."""
@@ -171,6 +171,11 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Return a text that `load_yaml` reads as `values`."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
+
+
 def edit_yaml(text: str, overrides: Mapping[str, Any]) -> str:
     """Return the text of a YAML mapping with the dotted keys of `overrides` set, keeping comments and order.
 
@@ -192,7 +197,7 @@ def edit_yaml(text: str, overrides: Mapping[str, Any]) -> str:
             return edited
     except Exception:
         pass  # ruamel.yaml rejects some texts that PyYAML accepts
-    return yaml.dump(expected, Dumper=_Dumper, sort_keys=False)
+    return dump_yaml(expected)
 
 
 def _edit_in_place(text: str, overrides: Mapping[str, Any]) -> str:
