@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,8 @@ from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.validation import issues_of, models_in
 from lagvae_core.data import DataConfig, DataSource, SyntheticData
 from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.metrics.likelihood import UNRELIABLE_SHARE
+from lagvae_core.metrics.pareto_tail import KHAT_LIMIT
 from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values
@@ -134,11 +137,37 @@ class TrialConfig(FrozenConfig):
                 hint = f"Remove {one.kind} or {other.kind}."
                 yield ValidationIssue("strategies", message, hint, stack, "E-SLOT")
 
-    def warnings(self) -> tuple[ConfigWarning, ...]:
-        """Return the warnings of the model and the strategies about this configuration, without duplicates."""
+    def warnings(
+        self, batches_per_epoch: int | None = None, trained_epochs: int | None = None
+    ) -> tuple[ConfigWarning, ...]:
+        """Return the warnings of the model and the strategies about this configuration, without duplicates.
+
+        Args:
+            batches_per_epoch: Number of training batches; None if the data are not loaded yet. Some warnings depend on
+                it.
+            trained_epochs: Number of epochs of the main training, once it has ended; None for the planned number.
+        """
+        context = replace(self.context, batches_per_epoch=batches_per_epoch, trained_epochs=trained_epochs)
         of_model = (ConfigWarning(None, text) for text in self.model.warnings())
-        of_strategies = (warning for strategy in self.strategies for warning in strategy.warnings(self.context))
+        of_strategies = (warning for strategy in self.strategies for warning in strategy.warnings(context))
         return tuple(dict.fromkeys([*of_model, *of_strategies]))
+
+    def result_warnings(self, metrics: Mapping[str, Any]) -> tuple[ConfigWarning, ...]:
+        """Return the warnings about the result of a finished trial, without duplicates.
+
+        Args:
+            metrics: Values of the metric columns by name; empty if the trial did not finish.
+        """
+        of_strategies = [warning for strategy in self.strategies for warning in strategy.result_warnings(metrics)]
+        share = metrics.get("iw_unreliable")
+        if share is not None and share > UNRELIABLE_SHARE:
+            text = (
+                f"nll_iw is unreliable, because the importance weights of {share:.0%} of the examples have a Pareto "
+                f"k-hat above {KHAT_LIMIT}: another draw of the samples may change it by much more than nll_iw_mc_se; "
+                "compare nll_elbo instead."
+            )
+            of_strategies.append(ConfigWarning("W10", text))
+        return tuple(dict.fromkeys(of_strategies))
 
     def canonical(self) -> str:
         """Return the JSON that identifies the configuration.

@@ -13,12 +13,14 @@ from torch import Tensor
 from lagvae_core.columns import Column
 from lagvae_core.data import Batch
 from lagvae_core.metrics.encoding import Infer
+from lagvae_core.metrics.pareto_tail import KHAT_LIMIT, pareto_khat, tail_size
 from lagvae_core.models.gaussian import Draw, Inference
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
 __all__ = [
     "LIKELIHOOD_COLUMNS",
+    "UNRELIABLE_SHARE",
     "LogMean",
     "LogWeight",
     "StreamedLogMean",
@@ -34,11 +36,32 @@ LIKELIHOOD_COLUMNS: tuple[Column, ...] = (
         "importance-weighted NLL with iw_k samples, under the generative prior, from which the model is sampled [nats]",
         "min",
     ),
-    Column("nll_iw_mc_se", "float", "standard error of nll_iw due to the finite number of importance samples [nats]"),
+    Column(
+        "nll_iw_mc_se",
+        "float",
+        "standard error of nll_iw due to the finite number of importance samples [nats]; far too small if "
+        "iw_unreliable is large, because it cannot exceed 1 / sqrt(n)",
+    ),
     Column("iw_k", "int", "number of importance samples per example"),
     Column("iw_ess", "float", "median effective sample size of the importance weights, at most iw_k"),
+    Column(
+        "iw_khat",
+        "float",
+        "median Pareto k-hat of the importance weights, the shape of their tail (Vehtari et al. 2024); null if iw_k is "
+        "less than 21",
+    ),
+    Column(
+        "iw_unreliable",
+        "float",
+        f"share of examples whose k-hat exceeds {KHAT_LIMIT}; at more than half, nll_iw is unreliable: another draw of "
+        "the samples may differ by nats",
+        "min",
+    ),
 )
 """Columns that `likelihood_columns` computes."""
+
+UNRELIABLE_SHARE = 0.5
+"""Value of `iw_unreliable` above which `nll_iw` is called unreliable."""
 
 LogWeight = Callable[[Inference, Draw], Tensor]
 """Function from an inference and S samples of its q to the log-weights [B, S] that are added to log p(x|z)."""
@@ -52,11 +75,13 @@ class LogMean:
         value_N: The logarithm [nats].
         ess_N: Effective sample size of the weights.
         samples: Number of samples K.
+        khat_N: Pareto k-hat of the weights; NaN if there are too few to compute it.
     """
 
     value_N: Tensor
     ess_N: Tensor
     samples: int
+    khat_N: Tensor
 
     @property
     def nll(self) -> float:
@@ -65,19 +90,40 @@ class LogMean:
 
     @property
     def mc_se(self) -> float:
-        """Standard error of `nll` due to the finite number of samples, by the delta method on the weights [nats]."""
+        """Standard error of `nll` due to the finite number of samples, by the delta method on the weights [nats].
+
+        It is meaningful only if the weights have a finite variance; see `unreliable`.
+        """
         variance = (1.0 / self.ess_N - 1.0 / self.samples).clamp(min=0.0)
         return float(variance.sum().sqrt()) / len(self.value_N)
 
+    @property
+    def khat(self) -> float | None:
+        """Median k-hat over examples; None if there are too few samples."""
+        return None if bool(self.khat_N.isnan().any()) else float(self.khat_N.median())
+
+    @property
+    def unreliable(self) -> float | None:
+        """Share of examples whose k-hat exceeds `KHAT_LIMIT`; None if there are too few samples."""
+        return None if self.khat is None else float((self.khat_N > KHAT_LIMIT).double().mean())
+
 
 class StreamedLogMean:
-    """Running log-mean-exp over chunks of log-weights [B, S] of any size, in float64 with a running maximum."""
+    """Running log-mean-exp over chunks of log-weights [B, S] of any size, in float64 with a running maximum.
 
-    def __init__(self, batch: int, device: torch.device) -> None:
+    Args:
+        batch: Number of examples B.
+        device: Device of the log-weights.
+        tail: Number of largest weights that are kept to compute k-hat, besides the threshold.
+    """
+
+    def __init__(self, batch: int, device: torch.device, tail: int = 0) -> None:
         self._maximum = torch.full((batch,), -math.inf, dtype=torch.float64, device=device)
         self._sum = torch.zeros(batch, dtype=torch.float64, device=device)
         self._squares = torch.zeros_like(self._sum)
         self._samples = 0
+        self._kept = tail + 1
+        self._largest = torch.empty(batch, 0, dtype=torch.float64, device=device)
 
     def add(self, log_w_BS: Tensor) -> None:
         """Add a chunk of samples."""
@@ -89,11 +135,14 @@ class StreamedLogMean:
         self._squares = self._squares * shift.square() + weights.square().sum(1)
         self._maximum = maximum
         self._samples += log_w.shape[1]
+        self._largest = torch.cat([self._largest, log_w], 1)
+        if self._largest.shape[1] > self._kept:
+            self._largest = self._largest.topk(self._kept, 1).values
 
     def result(self) -> LogMean:
         """Return the log-mean over all samples added so far."""
         value = self._maximum + self._sum.log() - math.log(self._samples)
-        return LogMean(value, self._sum.square() / self._squares, self._samples)
+        return LogMean(value, self._sum.square() / self._squares, self._samples, pareto_khat(self._largest))
 
 
 def proposal_weight(model: Vae) -> LogWeight:
@@ -109,6 +158,8 @@ def likelihood_columns(log_mean: LogMean) -> dict[str, Any]:
         "nll_iw_mc_se": log_mean.mc_se,
         "iw_k": log_mean.samples,
         "iw_ess": float(log_mean.ess_N.median()),
+        "iw_khat": log_mean.khat,
+        "iw_unreliable": log_mean.unreliable,
     }
 
 
@@ -156,7 +207,7 @@ def importance_weighted(
         inference = infer(batch)
         mean = inference.q.base.mean_BZ
         noise_BKZ = example_noise(seed, "importance", batch.index_B, samples, mean.shape[1]).to(mean)
-        streams = {name: StreamedLogMean(batch.size, mean.device) for name in log_weights}
+        streams = {name: StreamedLogMean(batch.size, mean.device, tail_size(samples)) for name in log_weights}
         for part in _samples_at_a_time(batch, samples, sequences):
             draw = inference.q.draw(noise_BKZ[:, part])
             log_px_BS = -model.reconstruct(batch, batch.history, draw.z_BSZ)
@@ -172,6 +223,7 @@ def importance_weighted(
             torch.cat([part.value_N.cpu() for part in parts])[order],
             torch.cat([part.ess_N.cpu() for part in parts])[order],
             samples,
+            torch.cat([part.khat_N.cpu() for part in parts])[order],
         )
         for name, parts in results.items()
     }

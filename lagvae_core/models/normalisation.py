@@ -46,6 +46,12 @@ class MeanNormalisation(nn.Module):
             self._record(centre.detach(), unbiased)
         return (mean_BZ - centre) / (variance + self._epsilon).sqrt()
 
+    def share_Z(self) -> Tensor:
+        """Return Var / (Var + epsilon) of each dimension, with the running variances; 0 before the first batch."""
+        if not self.count:
+            return torch.zeros_like(self.running_var)
+        return self.running_var / (self.running_var + self._epsilon)
+
     def _record(self, centre_Z: Tensor, variance_Z: Tensor) -> None:
         self.count += 1
         share = self.count.to(centre_Z).reciprocal().clamp(min=self._momentum)

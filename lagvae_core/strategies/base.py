@@ -52,6 +52,8 @@ class ConfigContext:
         data_kind: Value of `data.kind`.
         partition: How the examples are assigned to batches.
         batching: How sentences are grouped into batches; None for data without this option.
+        batches_per_epoch: Number of outer updates in one epoch; None until the data are loaded.
+        trained_epochs: Number of epochs of the main training; None until it has ended.
     """
 
     strategies: tuple[Strategy, ...]
@@ -60,6 +62,13 @@ class ConfigContext:
     data_kind: str
     partition: Partition = "fixed_random"
     batching: Batching | None = None
+    batches_per_epoch: int | None = None
+    trained_epochs: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of the main training: planned until it has ended, then actual."""
+        return self.training.epochs if self.trained_epochs is None else self.trained_epochs
 
     @property
     def token_model(self) -> TokenModel:
@@ -225,6 +234,10 @@ class Strategy(FrozenConfig, ABC):
         if self.has(Trait.BATCH_STATISTICS):
             yield from _grouped_batches(self.kind, context)
 
+    def result_warnings(self, metrics: Mapping[str, Any]) -> Iterator[ConfigWarning]:
+        """Yield advice on a result of this strategy, given the metrics of a finished trial by column name."""
+        yield from ()
+
     @classmethod
     def name(cls) -> str:
         """Return the value of `kind`."""
@@ -246,14 +259,25 @@ def _grouped_batches(kind: str, context: ConfigContext) -> Iterator[ConfigWarnin
     )
 
 
-class KlSchedule(Strategy):
-    """The KL weight at outer update t is w_start + (w_end - w_start) * share(t); evaluation uses weight 1.
+REACHED = 0.99
+"""Fraction of the final KL weight from which a schedule counts as completed; a sigmoid never reaches all of it."""
 
-    t is counted from 0, and the weight depends on t alone. `w_start` = `w_end` = 1 is the plain VAE.
+MANY_BATCHES = 100_000
+"""Number of batches per epoch assumed before the data are loaded. A schedule in epochs hardly depends on it."""
+
+
+class KlSchedule(Strategy):
+    """The KL weight rises from `w_start` to `w_end` over the outer updates; evaluation uses weight 1.
+
+    The weight depends only on the number t of the update, counted from 0. `w_start` = `w_end` = 1 is the plain VAE.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"kl_weight"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.FIXED_KL_WEIGHT})
+    length: ClassVar[str] = "warm_up"
+    """Name of the field that sets the length of the rise."""
+    in_epochs: ClassVar[bool] = False
+    """Whether the field `length` counts epochs; otherwise it counts updates."""
 
     w_start: Annotated[float, Field(ge=0, le=1, description="initial KL weight")] = 0.0
     w_end: Annotated[float, Field(ge=0, description="final KL weight")] = 1.0
@@ -263,8 +287,12 @@ class KlSchedule(Strategy):
         return self.w_end
 
     @abstractmethod
-    def share(self, step: int, batches_per_epoch: int) -> float:
-        """Return the fraction of the rise from `w_start` to `w_end` reached at outer update `step`, between 0 and 1."""
+    def weight(self, step: int, batches_per_epoch: int) -> float:
+        """Return the weight of outer update `step`."""
+
+    def between(self, share: float) -> float:
+        """Return the weight at `share`, a fraction of the rise from `w_start` to `w_end`."""
+        return min(self.w_end, self.w_start + (self.w_end - self.w_start) * share)
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _ScheduledWeight(self, context.batches_per_epoch)}
@@ -278,6 +306,23 @@ class KlSchedule(Strategy):
                 "w_start or raise w_end",
             )
 
+    def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
+        yield from super().warnings(context)
+        if context.batches_per_epoch is None and not self.in_epochs:
+            return
+        batches = context.batches_per_epoch or MANY_BATCHES
+        last = self.weight(context.epochs * batches - 1, batches)
+        if last < REACHED * self.w_end:
+            length = f"{context.epochs} epochs"
+            if context.batches_per_epoch is not None:
+                length += f" ({context.epochs * batches:,} updates)"
+            yield ConfigWarning(
+                "W7",
+                f"With {self.kind}.{self.length} = {getattr(self, self.length)}, the KL weight is {last:.2g} when "
+                f"training ends after {length}, {last / self.w_end:.0%} of {self.kind}.w_end, so the model is trained "
+                f"like a beta-VAE whose beta ends at {last:.2g}; lower {self.kind}.{self.length} or train longer.",
+            )
+
 
 class _ScheduledWeight(KlWeight):
     def __init__(self, schedule: KlSchedule, batches_per_epoch: int) -> None:
@@ -285,8 +330,7 @@ class _ScheduledWeight(KlWeight):
         self._batches = batches_per_epoch
 
     def __call__(self, step: int) -> float:
-        start, end = self._schedule.w_start, self._schedule.w_end
-        return min(end, start + (end - start) * self._schedule.share(step, self._batches))
+        return self._schedule.weight(step, self._batches)
 
 
 class LanguageModel(Strategy):
@@ -294,7 +338,18 @@ class LanguageModel(Strategy):
 
     slots: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.NO_LATENT_VARIABLE, Trait.WORKS_WITHOUT_Z})
-    unmeasured: ClassVar[frozenset[str]] = frozenset({*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"})
+    unmeasured: ClassVar[frozenset[str]] = frozenset(
+        {
+            *LATENT_COLUMNS,
+            "iw_khat",
+            "iw_unreliable",
+            "kl_weight",
+            "kl_weight_final",
+            "valid_kl",
+            "valid_mi",
+            "valid_au",
+        }
+    )
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"encoder": NoEncoder, "decoder": decoder_without_z}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lagvae_core.columns import Column
 from lagvae_core.models.gaussian import Gaussian, Inference
 from lagvae_core.models.normalisation import MeanNormalisation, start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
+from lagvae_core.strategies.normalised_means import NORMALISED_SHARE, NormalisationMetrics, weak_normalisation
 from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 
 __all__ = ["DuPosterior", "DuVae"]
@@ -41,14 +43,16 @@ class DuVae(Strategy):
     - The code also rescales the stored standard deviations in evaluation; in this implementation evaluation rescales a
       copy and stores nothing.
     - Batches smaller than `min_batch` are skipped, as in the code; this removes small length buckets from training.
+    - `epsilon` is 1e-12, for the reason given in bn_vae; the published code has PyTorch's 1e-5.
     - The running averages start as plain means (see bn_vae). A `gamma` of 0, which selects another encoder in the code,
       is not allowed; use the plain VAE instead.
     """
 
-    slots: ClassVar[frozenset[str]] = frozenset({"posterior"})
+    slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
     paper: ClassVar[str] = (
         "Shen et al. 2021, Regularizing Variational Autoencoder with Diversity and Uncertainty Awareness"
     )
+    columns: ClassVar[tuple[Column, ...]] = (NORMALISED_SHARE,)
     traits: ClassVar[frozenset[Trait]] = frozenset({Trait.BATCH_STATISTICS, Trait.NORMALISES_MEANS})
 
     kind: Literal["du_vae"] = "du_vae"
@@ -63,7 +67,9 @@ class DuVae(Strategy):
     regularise_from: Annotated[
         Literal["full_weight", "start"], Field(description="when the floor and the dropout of the variances begin")
     ] = "full_weight"
-    epsilon: Annotated[float, Field(gt=0, description="constant added to the variance of the batch")] = 1e-5
+    epsilon: Annotated[
+        float, Field(gt=0, description="constant added to the variance of the batch; 1e-5 in the published code")
+    ] = 1e-12
     momentum: Annotated[float, Field(gt=0, le=1, description="weight of each new batch in the running averages")] = 0.1
     min_batch: Annotated[
         int, Field(ge=2, description="smallest batch that is used for training; smaller ones are skipped")
@@ -71,7 +77,10 @@ class DuVae(Strategy):
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         masks = context.streams["variance_dropout"]
-        return {"posterior": DuPosterior(self, context.latent_dim, masks)}
+        return {
+            "posterior": DuPosterior(self, context.latent_dim, masks),
+            "extra_metrics": (NormalisationMetrics(),),
+        }
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
@@ -95,6 +104,10 @@ class DuVae(Strategy):
                 f"du_vae.delta_rate must be greater than 0 with du_vae.dropout = {self.dropout}, because otherwise "
                 "dropped variances are 0 and the KL is infinite; raise du_vae.delta_rate or set du_vae.dropout = 0",
             )
+
+    def result_warnings(self, metrics: Mapping[str, Any]) -> Iterator[ConfigWarning]:
+        yield from super().result_warnings(metrics)
+        yield from weak_normalisation("du_vae", self.epsilon, metrics)
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
         yield from super().warnings(context)

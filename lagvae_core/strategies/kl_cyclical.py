@@ -32,6 +32,9 @@ class KlCyclical(KlSchedule):
 
     paper: ClassVar[str] = "Fu et al. 2019, Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing"
 
+    length: ClassVar[str] = "epochs"
+    in_epochs: ClassVar[bool] = True
+
     kind: Literal["kl_cyclical"] = "kl_cyclical"
     epochs: Annotated[float, Field(gt=0, description="length of all cycles together [epochs]")] = 40.0
     cycles: Annotated[int, Field(ge=1, description="number of cycles"), Tunable(2, 8)] = 4
@@ -40,14 +43,14 @@ class KlCyclical(KlSchedule):
     ] = 0.5
     shape: Annotated[Literal["linear", "sigmoid", "cosine"], Field(description="shape of the rise")] = "linear"
 
-    def share(self, step: int, batches_per_epoch: int) -> float:
+    def weight(self, step: int, batches_per_epoch: int) -> float:
         total = self.epochs * batches_per_epoch
         progress = (step * self.cycles) % total / (self.ramp * total)
         if step >= total or progress > 1.0:
-            return 1.0
+            return self.between(1.0)
         if self.shape == "sigmoid":
-            return 1.0 / (1.0 + math.exp(6.0 - 12.0 * progress))
-        return progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress)
+            return self.between(1.0 / (1.0 + math.exp(6.0 - 12.0 * progress)))
+        return self.between(progress if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * progress))
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
         yield from super().warnings(context)

@@ -38,8 +38,10 @@ class KlExp(KlSchedule):
         float, Field(ge=-50, le=50, description="logarithm of the ratio of the final slope to the initial slope")
     ] = 5.0
 
-    def share(self, step: int, batches_per_epoch: int) -> float:
+    def weight(self, step: int, batches_per_epoch: int) -> float:
         if step >= self.warm_up:
-            return 1.0
-        progress = step / self.warm_up
-        return math.expm1(self.curvature * progress) / math.expm1(self.curvature) if self.curvature else progress
+            return self.between(1.0)
+        share = step / self.warm_up
+        if self.curvature:
+            share = math.expm1(self.curvature * share) / math.expm1(self.curvature)
+        return self.between(share)

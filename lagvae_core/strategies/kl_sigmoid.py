@@ -26,6 +26,8 @@ class KlSigmoid(KlSchedule):
 
     paper: ClassVar[str] = "Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1"
 
+    length: ClassVar[str] = "midpoint"
+
     kind: Literal["kl_sigmoid"] = "kl_sigmoid"
     slope: Annotated[
         float, Field(gt=0, description="4 times the slope of the sigmoid at its midpoint [1 / update]")
@@ -34,7 +36,7 @@ class KlSigmoid(KlSchedule):
         int, Field(ge=0, description="update at which half the rise is reached"), Tunable(1_000, 20_000, log=True)
     ] = 2_500
 
-    def share(self, step: int, batches_per_epoch: int) -> float:
+    def weight(self, step: int, batches_per_epoch: int) -> float:
         x = self.slope * (step - self.midpoint)
         decay = math.exp(-abs(x))
-        return 1.0 / (1.0 + decay) if x >= 0 else decay / (1.0 + decay)
+        return self.between(1.0 / (1.0 + decay) if x >= 0 else decay / (1.0 + decay))

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["CODES", "ConfigWarning", "Incompatibility", "Trait"]
+__all__ = ["CODES", "RESULT_CODES", "ConfigWarning", "Incompatibility", "Trait"]
 
 
 CODES: Final[Mapping[str, str]] = MappingProxyType(
@@ -40,9 +40,16 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "W4": "The strategy uses batch statistics, but each batch contains a single group of examples.",
         "W5": "A term of the loss is not part of the refinement steps; it applies only at the refined posterior.",
         "W6": "Several strategies add a penalty, and no paper gives weights for this combination.",
+        "W7": "The KL weight does not reach the final value of its schedule within the training.",
+        "W8": "Epsilon weakens the normalisation of the posterior means, and with it the guaranteed KL.",
+        "W9": "The factor of the posterior means has reached its upper bound, so it scales noise.",
+        "W10": "The importance weights vary so much that the estimate of the likelihood is unreliable.",
     }
 )
 """Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md says what to do."""
+
+RESULT_CODES: Final[frozenset[str]] = frozenset({"W7", "W8", "W9", "W10"})
+"""Codes of warnings that can depend on the result of a trial, and that tables and fronts repeat."""
 
 
 class Trait(StrEnum):

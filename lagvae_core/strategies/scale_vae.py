@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lagvae_core.columns import Column
 from lagvae_core.metrics.active_units import active_units
@@ -15,10 +15,11 @@ from lagvae_core.metrics.encoding import EncodedSplit
 from lagvae_core.metrics.information import mutual_information
 from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
+from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.models.vae import Posterior
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
-from lagvae_core.strategies.rules import Incompatibility, Trait
+from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
 
 __all__ = ["ScalePosterior", "ScaleVae"]
@@ -39,7 +40,16 @@ class ScaleVae(Strategy):
     With `f_average` `pooled`, f_bar is des_std divided by the pooled standard deviation instead of the paper's
     `arithmetic` mean of f. With `objective` `valid`, the KL is that of the scaled posterior to N(0, f^2), which makes
     the objective a bound. `detach_f` stops the gradient through the standard deviation of the batch (the paper does not
-    stop it). Only outer updates (steps on the main objective) record f.
+    stop it). Only outer updates (steps on the main objective) record f. The standard deviation of a batch is at least
+    `std_floor`, so that f is at most des_std / std_floor; the column `f_at_bound` and a warning (W9) show when f has
+    reached this bound.
+
+    The paper does not describe the start of the encoder. With `start` `default`, all its weights, embeddings included,
+    have PyTorch's default initialisation, as in the code of BN-VAE, whose options are the baselines of the paper. With
+    `model` they have that of the model. For the LSTM this is U(-0.01, 0.01), where the means of a batch differ by only
+    about 1e-5: f is then tens of thousands and grows until it reaches its bound, at a learning rate of 1.0 as well as
+    0.5. A learning rate of 1.0 makes f run away from PyTorch's start, too; the code of BN-VAE uses 0.5
+    (docs/strategies.md compares both).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})
@@ -72,6 +82,13 @@ class ScaleVae(Strategy):
             "floats",
             "standard deviation of f_bar * mu over the split, by dimension; compare with des_std",
         ),
+        Column("f_bar_median", "float", "median of f_bar over dimensions"),
+        Column(
+            "f_at_bound",
+            "int",
+            "dimensions whose f_bar is at least half of des_std / std_floor, its upper bound: their means do not vary, "
+            "and kl follows from std_floor alone",
+        ),
     )
     traits: ClassVar[frozenset[Trait]] = frozenset(
         {Trait.BATCH_STATISTICS, Trait.SCALES_MEANS, Trait.UNTESTED_WITH_INNER_LOOP}
@@ -98,10 +115,14 @@ class ScaleVae(Strategy):
         Literal["paper", "valid"],
         Field(description="KL in the objective: of the unscaled posterior, or of the scaled posterior to N(0, f^2)"),
     ] = "paper"
+    start: Annotated[
+        Literal["default", "model"],
+        Field(description="initial weights of the encoder: PyTorch's defaults, or those of the model"),
+    ] = "default"
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         posterior = ScalePosterior(self, context.latent_dim)
-        return {"posterior": posterior, "extra_metrics": (_PaperMetrics(),)}
+        return {"posterior": posterior, "extra_metrics": (_PaperMetrics(self.des_std / self.std_floor),)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
@@ -113,6 +134,16 @@ class ScaleVae(Strategy):
                     f"scale_vae is defined only for the prior N(0, I), which {other.kind} replaces; remove scale_vae "
                     f"or {other.kind}",
                 )
+
+    def result_warnings(self, metrics: Mapping[str, Any]) -> Iterator[ConfigWarning]:
+        yield from super().result_warnings(metrics)
+        if count := metrics.get("f_at_bound"):
+            yield ConfigWarning(
+                "W9",
+                f"scale_vae: the factor of {count} dimensions has reached its bound des_std / std_floor = "
+                f"{self.des_std / self.std_floor:g}, so their means have collapsed, and nll_iw and kl depend on "
+                "scale_vae.std_floor; set scale_vae.start = default and a lower training.learning_rate, such as 0.5.",
+            )
 
 
 class ScalePosterior(Posterior):
@@ -174,6 +205,10 @@ class ScalePosterior(Posterior):
         self._count = 0
         self._epoch += 1
 
+    def start(self, encoder: nn.Module) -> None:
+        if self._config.start == "default":
+            start_by_default(encoder)
+
     def generative_prior(self, prior: Prior) -> Prior:
         return NormalPrior(self.f_bar)
 
@@ -186,7 +221,14 @@ class ScalePosterior(Posterior):
 
 
 class _PaperMetrics(ExtraMetrics):
-    """Columns computed by the paper's protocol, and valid likelihoods of two related generators."""
+    """Columns computed by the paper's protocol, and valid likelihoods of two related generators.
+
+    Args:
+        bound: Upper bound of the factor f.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
 
     def log_weights(self, encoded_train: Callable[[], EncodedSplit]) -> dict[str, LogWeight]:
         unit = NormalPrior()
@@ -208,10 +250,13 @@ class _PaperMetrics(ExtraMetrics):
         }
 
     def measure(self, measurement: Measurement) -> dict[str, Any]:
-        encoded = measurement.encoded
+        encoded, posterior = measurement.encoded, measurement.model.posterior
+        assert isinstance(posterior, ScalePosterior)
         return {
             "nll_elbo_paper": float((encoded.rec_N + encoded.kl_train_N).mean()),
             "mi_q": mutual_information(encoded.kl_posterior.base, encoded.noise_NZ).value,
             "au_hat": active_units(encoded.mean_NZ).count,
             "std_fmu_split": encoded.mean_NZ.std(0).tolist(),
+            "f_bar_median": float(posterior.f_bar.median()),
+            "f_at_bound": int((posterior.f_bar >= 0.5 * self._bound).sum()),
         }

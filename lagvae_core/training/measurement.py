@@ -18,9 +18,9 @@ from lagvae_core.models.vae import Vae
 from lagvae_core.strategies.slots import TrainingComponents
 from lagvae_core.training.record import EpochRecord
 
-__all__ = ["TrainingMeans", "Validation", "best_epoch_columns"]
+__all__ = ["TrainingMeans", "Validation", "epoch_columns"]
 
-AT_BEST_EPOCH = ("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
+AT_BEST_EPOCH = ("kl_weight", "valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")
 """Columns whose values at the best epoch are repeated among the metrics."""
 
 
@@ -73,6 +73,8 @@ class Validation:
         }
 
 
-def best_epoch_columns(best: EpochRecord, epochs: int) -> dict[str, Any]:
-    """Return the metric columns that describe the epoch whose weights are measured."""
-    return {"best_epoch": best.epoch, "epochs": epochs} | {name: best[name] for name in AT_BEST_EPOCH}
+def epoch_columns(curve: Sequence[EpochRecord], best_epoch: int) -> dict[str, Any]:
+    """Return the metric columns that describe the epoch whose weights are measured, and the last epoch."""
+    best, last = curve[best_epoch - 1], curve[-1]
+    columns = {"best_epoch": best.epoch, "epochs": last.epoch, "kl_weight_final": last["kl_weight"]}
+    return columns | {name: best[name] for name in AT_BEST_EPOCH}

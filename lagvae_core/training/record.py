@@ -16,6 +16,8 @@ METRIC_COLUMNS: tuple[Column, ...] = (
     *EVALUATION_COLUMNS,
     Column("best_epoch", "int", "number of the epoch whose weights are measured, from 1"),
     Column("epochs", "int", "number of trained epochs"),
+    Column("kl_weight", "float", "KL weight of the last update of best_epoch"),
+    Column("kl_weight_final", "float", "KL weight of the last update of the training"),
     Column(
         "valid_loss",
         "float",
@@ -106,7 +108,7 @@ class TrialRecord:
         curve: One record per epoch.
         cost: Time by phase [s], numbers of optimiser steps and peak memory [bytes].
         data: Statistics of the loaded data.
-        warnings: Warnings about the configuration.
+        warnings: Warnings about the configuration and, if the trial is finished, about its result.
         error_class: Class of the exception that ended the trial.
         traceback: Traceback of that exception.
     """

@@ -112,6 +112,9 @@ class TrialState:
 
     def record(self, status: str, reason: str, metrics: dict[str, Any] | None = None) -> TrialRecord:
         """Return the record of this trial in its current state."""
+        metrics = metrics or {}
+        trained = self.epoch - self.components.pretraining.epochs if status == "finished" else None
+        warnings = (*self.config.warnings(len(self.train_batches), trained), *self.config.result_warnings(metrics))
         return TrialRecord(
             config=self.config,
             run_id=self.run_id,
@@ -119,7 +122,7 @@ class TrialState:
             data_fingerprint=self.dataset.fingerprint,
             status=status,
             stop_reason=reason,
-            metrics=metrics or {},
+            metrics=metrics,
             curve=self.curve,
             cost={
                 "seconds": sum(self.stopwatch.seconds.values()),
@@ -130,7 +133,7 @@ class TrialState:
                 "peak_memory_bytes": peak_memory_bytes(self.device),
             },
             data=self.dataset.report,
-            warnings=tuple(map(str, self.config.warnings())),
+            warnings=tuple(map(str, warnings)),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.callbacks import TrainingCallback, TrainingEvent, TrainingState
 from lagvae_core.training.checkpoint import CheckpointManager, CheckpointStore, has_weights_of
 from lagvae_core.training.divergence import check_finite
-from lagvae_core.training.measurement import TrainingMeans, best_epoch_columns
+from lagvae_core.training.measurement import TrainingMeans, epoch_columns
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 from lagvae_core.training.state import TrialState
 
@@ -249,7 +249,7 @@ class Trial(TrialState):
                 "train_loss": means.loss,
                 "train_rec": means.rec,
                 "train_kl": means.kl if columns["valid_kl"] is not None else None,
-                "kl_weight": weight,
+                "kl_weight": weight if columns["valid_kl"] is not None else None,
                 "learning_rate": self.learner.learning_rate,
                 **columns,
                 "encoder_steps": self.learner.encoder_steps,
@@ -303,4 +303,4 @@ class Trial(TrialState):
             lambda phase, done, total: progress(Progress(phase, self.epoch, done, total)),
         )
         self.stopwatch.charge("evaluate")
-        return metrics | best_epoch_columns(self.curve[self.best.epoch - 1], self.epoch)
+        return metrics | epoch_columns(self.curve, self.best.epoch)

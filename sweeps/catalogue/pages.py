@@ -55,6 +55,11 @@ A folder can contain rows of earlier versions of its sweep. They differ in `conf
   few examples; its numbers are not comparable with those of another split.
 - `mi` mixes the posteriors of the whole split and saturates at `mi_cap`. `mi_batch` mixes them within batches, as
   He et al. 2019 do, and saturates at `mi_batch_cap`. Never compare `mi` with `mi_batch`.
+- `nll_iw` is an estimate. If `iw_unreliable` exceeds 0.5, a few importance weights dominate it: `nll_iw_mc_se` is then
+  much too small, another draw may differ by many nats, and `nll_elbo` is the bound to compare. A front can require
+  reliable values: `--objectives nll_iw:min,iw_unreliable:min`.
+- `kl_weight_final` below the end of the schedule means that the remedy was not applied as configured: the model was
+  trained like a beta-VAE (W7 in [messages.md](messages.md)).
 - A KL above zero does not prove that the latent space is used. Interpret it together with `mi` and `au`.
 - `au` measures variances in units of the prior's standard deviation. A remedy that only rescales its latent space
   therefore gains no active units.

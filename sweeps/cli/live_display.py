@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import deque
@@ -40,6 +41,7 @@ class Display(Monitor):
         self.progress = SweepProgress()
         self._live: Live | None = None
         self._recent: deque[str] = deque(maxlen=4)
+        self._warned: set[tuple[str, str]] = set()
         self._concurrent = 1
         self._started = time.monotonic()
 
@@ -102,6 +104,16 @@ class Display(Monitor):
         if self._live is None:
             self._print(f"[{self.progress.done}/{self.progress.total}] {text.rstrip()}  {self._time_left()}")
         self._recent.append(text.rstrip())
+        self._print_new_warnings(run, json.loads(row.get("warnings") or "[]"))
+
+    def _print_new_warnings(self, run: Run, warnings: Sequence[str]) -> None:
+        """Print the warnings of an ended run that the sweep file did not imply, once per arm and code."""
+        known = {_code(str(warning)) for warning in run.config.warnings()}
+        for warning in warnings:
+            key = run.arm, _code(warning)
+            if key[1] not in known and key not in self._warned:
+                self._warned.add(key)
+                self._print(f"warning, {run.arm}: {warning}")
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()
@@ -155,6 +167,11 @@ class Display(Monitor):
             age = format_duration(time.monotonic() - running.started)
             table.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, position, age)
         return table
+
+
+def _code(warning: str) -> str:
+    """Return the code of a warning such as "W1: text"; the whole text if it has no code."""
+    return warning.split(": ", 1)[0]
 
 
 def _parameters(run: Run) -> str:

@@ -12,6 +12,7 @@ from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.analysis.curves import Curve, curves_of
 from sweeps.analysis.front import FrontRow, front_of
 from sweeps.analysis.pareto import Direction
+from sweeps.analysis.result_warnings import result_warnings_of
 from sweeps.analysis.statistics import TIME, Statistic, Summary
 from sweeps.analysis.stored import current_rows, stored_spec, summaries_of
 from sweeps.catalogue.arms import describe_arm
@@ -181,6 +182,9 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
         f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
     )
     print_whole(console, _front_table(members, axes).rich())
+    on_front = {row.config_id for row in members}
+    for warning in result_warnings_of([row for row in stored if row["config_id"] in on_front]):
+        console.print(f"warning, {warning}", soft_wrap=True)
     compared = {row.arm for row in rows}
     missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
     if missing:
@@ -274,7 +278,7 @@ def print_runs(
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)
-    for warning in several_settings(folder, names):
+    for warning in (*result_warnings_of(rows), *several_settings(folder, names)):
         console.print(f"warning, {warning}", soft_wrap=True)
 
 

@@ -271,7 +271,9 @@ def _train(
         progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")
         progress.print(describe_data(dataset.report))
         progress.print(f"{device}, {threads} thread{'s' if threads > 1 else ''}{memory}")
-        for warning in config.warnings():
+        updates = len(config.data.train_batches(dataset.train, config.training.batch_size, config.seed, 0))
+        shown = tuple(map(str, config.warnings(updates)))
+        for warning in shown:
             progress.print(f"warning, {warning}")
         record = train(
             config,
@@ -285,6 +287,9 @@ def _train(
             callback=writer,
         )
         progress.print(f"{record.status}: {record.stop_reason}")
+        for warning in record.warnings:
+            if warning not in shown:
+                progress.print(f"warning, {warning}")
     return record
 
 
@@ -293,7 +298,8 @@ def report_equality(record: TrialRecord, stored: Row) -> None:
     if record.run_id != stored["run_id"]:
         return
     metrics = record.to_json()["metrics"]
-    different = [name for name, value in metrics.items() if name in stored and stored[name] != value]
+    # A column that the stored run did not measure was added by a later version.
+    different = [name for name, value in metrics.items() if stored.get(name) is not None and stored[name] != value]
     if different:
         print(f"the repeated run differs from the stored run in {', '.join(different)}", file=sys.stderr)
     else:

@@ -96,7 +96,7 @@ class RunRecorder:
         if "record" in report:
             record = json.loads(report["record"])
             values = {name: record[name] for name in ("status", "stop_reason")}
-            values |= record["metrics"] | record["cost"]
+            values |= record["metrics"] | record["cost"] | {"warnings": json.dumps(record["warnings"])}
             self._record_end(run_id, values, record["curve"])
         elif "failure" in report:
             self._record_end(run_id, json.loads(report["failure"]), [])

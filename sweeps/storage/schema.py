@@ -42,12 +42,12 @@ _TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats"
 
 
 def metric_columns() -> tuple[Column, ...]:
-    """Return the columns of metrics: the general ones, then those of each kind of data and of each strategy."""
-    return (
-        *METRIC_COLUMNS,
-        *data_specific_columns(),
-        *(column for strategy in CATALOGUE.values() for column in strategy.columns),
-    )
+    """Return the columns of metrics: the general ones, then those of each kind of data and of each strategy.
+
+    Strategies that measure the same quantity share its column, which occurs once.
+    """
+    of_strategies = dict.fromkeys(column for strategy in CATALOGUE.values() for column in strategy.columns)
+    return (*METRIC_COLUMNS, *data_specific_columns(), *of_strategies)
 
 
 COST_COLUMNS: tuple[Column, ...] = (
@@ -79,7 +79,7 @@ IDENTITY = (
     ("error_class", "str", "class of the exception that ended the run"),
     ("traceback", "str", "last lines of the traceback of that exception"),
     ("history", "str", "JSON: status, error, host and end time of every earlier attempt"),
-    ("warnings", "str", "JSON: warnings about the configuration"),
+    ("warnings", "str", "JSON: warnings about the configuration and, once the run has finished, about its result"),
     ("parameters", "str", "JSON: searched fields of the configuration"),
     ("config", "str", "JSON: full configuration"),
 )

@@ -210,7 +210,7 @@ WORDS += ("total_batch", "cosine", "softplus", "ar1")
 WORDS += ("resplit_random", "padded", "zero", "row", "hidden", "encoder")
 WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl", "step")
 WORDS += ("sgd", "last", "best", "fixed", "fixed_random", "reduced", "gated13")
-CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], [1, 3], {"kind": "lstm"})
+CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], [1, 3], {"kind": "lstm"}, "model")
 
 
 def valid_changes(values, path, config):

@@ -4,7 +4,13 @@ import pytest
 import torch
 from linear_gaussian import LinearGaussian, VectorBatch, batches
 
-from lagvae_core.metrics.likelihood import LogMean, StreamedLogMean, importance_weighted, proposal_weight
+from lagvae_core.metrics.likelihood import (
+    LogMean,
+    StreamedLogMean,
+    importance_weighted,
+    likelihood_columns,
+    proposal_weight,
+)
 
 
 def weighted(model, data, samples, seed=0, **options):
@@ -207,6 +213,46 @@ class TestBatching:
 
 
 def test_the_standard_error_treats_examples_as_independent():
-    log_mean = LogMean(torch.tensor([-1.0, -3.0]), torch.tensor([4.0, 2.0]), 8)
+    log_mean = LogMean(torch.tensor([-1.0, -3.0]), torch.tensor([4.0, 2.0]), 8, torch.zeros(2))
     assert log_mean.nll == 2.0
     assert log_mean.mc_se == pytest.approx(math.sqrt((1 / 4 - 1 / 8) + (1 / 2 - 1 / 8)) / 2)
+
+
+class TestReliability:
+    """A linear Gaussian model, in which the exact likelihood shows whether the estimate can be trusted."""
+
+    def columns(self, offset, scale, samples=100):
+        """Return the likelihood columns of two draws, and the exact NLL.
+
+        q is `offset` posterior standard deviations off in each of 6 dimensions, with `scale` times its variance.
+        """
+        fixture = LinearGaussian.orthogonal(*[0.5 + 0.3 * number for number in range(6)])
+        x = fixture.draw(100)
+        shift = offset * fixture.variance_Z.sqrt()
+        model = fixture.vae(lambda x: fixture.mean(x) + shift, scale * fixture.variance_Z)
+        draws = [likelihood_columns(weighted(model, batches(x), samples, seed)) for seed in (0, 1)]
+        return draws, -float(fixture.log_marginal(x).mean())
+
+    def test_with_the_exact_posterior_the_estimate_is_reliable_and_right(self):
+        (one, _), exact = self.columns(0.0, 1.0)
+        assert one["iw_unreliable"] == 0.0
+        assert one["nll_iw"] == pytest.approx(exact, abs=1e-9)
+
+    def test_near_the_posterior_the_estimate_is_reliable_and_its_standard_error_covers_the_error(self):
+        (one, other), exact = self.columns(0.1, 1.1)
+        assert one["iw_unreliable"] < 0.2
+        assert abs(one["nll_iw"] - other["nll_iw"]) < 4 * math.hypot(one["nll_iw_mc_se"], other["nll_iw_mc_se"])
+        assert one["nll_iw"] == pytest.approx(exact, abs=0.02)
+
+    def test_far_from_the_posterior_the_error_is_many_standard_errors_and_the_column_says_so(self):
+        (one, _), exact = self.columns(3.0, 1.0)
+        assert one["nll_iw"] - exact > 50 * one["nll_iw_mc_se"]
+        assert one["nll_iw_mc_se"] <= 0.1  # 1 / sqrt(n)
+        assert one["iw_ess"] < 2
+        assert one["iw_unreliable"] > 0.95
+        assert one["iw_khat"] > 1.0
+
+    def test_one_sample_has_neither_value(self):
+        (one, _), _ = self.columns(1.0, 1.0, samples=1)
+        assert one["iw_khat"] is None
+        assert one["iw_unreliable"] is None

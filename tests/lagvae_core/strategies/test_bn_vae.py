@@ -64,7 +64,7 @@ def test_the_means_of_a_batch_have_mean_beta_and_standard_deviation_gamma(batch,
     mean = posterior(gaussian).q.mean_BZ
     variance = gaussian.mean_BZ.var(0, correction=0)
     torch.testing.assert_close(mean.mean(0), posterior.beta.data)
-    torch.testing.assert_close(mean.std(0, correction=0), 0.7 * (variance / (variance + 1e-5)).sqrt())
+    torch.testing.assert_close(mean.std(0, correction=0), 0.7 * (variance / (variance + 1e-12)).sqrt())
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.1, 17.0, 1e6])
@@ -265,3 +265,47 @@ def test_it_can_be_stacked_with_annealing_and_aggressive_training():
     for batch in trial.train_batches[:2]:
         trial.train_batch(batch)
     assert torch.stack(trial.history).isfinite().all()
+
+
+# --- where the guarantee ends ----------------------------------------------------------------------------------------
+
+
+def kl_of_scaled_means(scale, **fields):
+    """Return the mean KL of a batch whose means have variance scale^2, with unit variances of q."""
+    posterior = posterior_of(2, **fields).train()
+    mean = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = (mean - mean.mean(0)) / mean.std(0, correction=0)
+    with torch.no_grad():
+        q = posterior(Gaussian(scale * mean, torch.zeros_like(mean))).q
+    return float((q.mean_BZ**2).sum(1).mean()) / 2, posterior.normalise.share_Z()
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 0.1, 1.0, 10.0, 1e4])
+def test_with_the_published_epsilon_the_kl_vanishes_with_the_variance(ratio):
+    kl, share = kl_of_scaled_means((1e-5 * ratio) ** 0.5, gamma=0.6, epsilon=1e-5)
+    assert kl == pytest.approx(0.36 * ratio / (ratio + 1))
+    unbiased = 64 / 63 * ratio
+    assert share.tolist() == pytest.approx([unbiased / (unbiased + 1)] * 2)
+
+
+@pytest.mark.parametrize("variance", [1e-10, 1e-7, 1e-5, 1.0])
+def test_with_the_default_epsilon_the_kl_is_the_promised_one_at_any_variance_above_rounding(variance):
+    kl, share = kl_of_scaled_means(variance**0.5, gamma=0.6)
+    assert kl == pytest.approx(0.36, rel=0.02)
+    assert float(share.min()) > 0.98
+
+
+@pytest.mark.parametrize(("epsilon", "shrinks"), [(1e-5, True), (1e-12, False)])
+def test_the_gradient_of_the_kl_shrinks_the_means_only_with_the_published_epsilon(epsilon, shrinks):
+    scale = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
+    mean = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    posterior = posterior_of(2, epsilon=epsilon).train()
+    (posterior(Gaussian(scale * mean, torch.zeros_like(mean))).q.mean_BZ ** 2).sum(1).mean().backward()
+    relative = float(scale.grad * scale.detach())
+    assert relative > 0.01 if shrinks else relative < 1e-6
+
+
+def test_a_warning_says_when_epsilon_weakens_the_guarantee():
+    strategy = BnVae(epsilon=1e-5)
+    assert [warning.code for warning in strategy.result_warnings({"normalised_share": 0.5})] == ["W8"]
+    assert [*strategy.result_warnings({"normalised_share": 0.99})] == [*strategy.result_warnings({})] == []
