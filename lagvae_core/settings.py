@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 __all__ = [
     "AddedField",
@@ -17,6 +18,7 @@ __all__ = [
     "describe_constraints",
     "identifying_values",
     "tunables",
+    "value_before",
 ]
 
 
@@ -62,17 +64,28 @@ def tunables(config: type[FrozenConfig]) -> Iterator[tuple[str, Any, Tunable]]:
 class AddedField:
     """Mark of a field that was added after results had been stored.
 
-    At its default, the field is left out of the identity of a configuration, so that stored runs keep theirs. The
-    default must mean the behaviour before the field existed, and must never change.
+    At the value that means the behaviour before the field existed, the field is left out of the identity of a
+    configuration, so that stored runs keep theirs. This value must never change.
+
+    Args:
+        before: That value; None for the default of the field.
     """
+
+    before: Any = None
+
+
+def value_before(field: FieldInfo) -> Any:
+    """Return the value of an `AddedField` that means the behaviour before it existed; `...` for any other field."""
+    marks = [mark for mark in field.metadata if isinstance(mark, AddedField)]
+    return ... if not marks else field.default if marks[0].before is None else marks[0].before
 
 
 def identifying_values(config: FrozenConfig) -> dict[str, Any]:
-    """Return the values of `config` as plain data, without every `AddedField` that has its default."""
+    """Return the values of `config` as plain data, without every `AddedField` that means nothing new."""
     values = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if value == field.default and any(isinstance(mark, AddedField) for mark in field.metadata):
+        if value == value_before(field):
             del values[name]
         elif isinstance(value, FrozenConfig):
             values[name] = identifying_values(value)

@@ -19,13 +19,13 @@ from lagvae_core.metrics.likelihood import UNRELIABLE_SHARE
 from lagvae_core.metrics.pareto_tail import KHAT_LIMIT
 from lagvae_core.models import AnyModel
 from lagvae_core.models.lstm import LstmModel
-from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values
+from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values, value_before
 from lagvae_core.strategies import CATALOGUE, AnyStrategy
 from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.rules import ConfigWarning
 from lagvae_core.strategies.slots import TrainingComponents
 
-__all__ = ["TrialConfig", "format_run_id", "parse_trial"]
+__all__ = ["TrialConfig", "complete_stored", "format_run_id", "parse_trial"]
 
 
 class TrialConfig(FrozenConfig):
@@ -172,8 +172,8 @@ class TrialConfig(FrozenConfig):
     def canonical(self) -> str:
         """Return the JSON that identifies the configuration.
 
-        The JSON contains every value except the seed, the location of the data files, and every `AddedField` that has
-        its default. Its keys are sorted.
+        The JSON contains every value except the seed, the location of the data files, and every `AddedField` with the
+        behaviour before it existed. Its keys are sorted.
         """
         values = identifying_values(self)
         del values["seed"]
@@ -196,6 +196,20 @@ class TrialConfig(FrozenConfig):
 def format_run_id(config_id: str, seed: int) -> str:
     """Return the identifier of the run of one configuration with one seed."""
     return f"{config_id}-{seed}"
+
+
+def complete_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a stored configuration with the fields that were added since.
+
+    A stored configuration contains the value of every field that existed, so a missing field gets the value that means
+    the behaviour before it existed, even if that is not its default.
+    """
+    strategies = []
+    for strategy in values.get("strategies", ()):
+        fields = CATALOGUE[strategy["kind"]].model_fields if strategy.get("kind") in CATALOGUE else {}
+        before = {name: value_before(field) for name, field in fields.items() if name not in strategy}
+        strategies.append({**strategy, **{name: value for name, value in before.items() if value is not ...}})
+    return {**values, "strategies": strategies}
 
 
 def parse_trial(values: Mapping[str, Any], source: str = "") -> TrialConfig:

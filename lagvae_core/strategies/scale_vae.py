@@ -17,7 +17,7 @@ from lagvae_core.metrics.likelihood import LogWeight
 from lagvae_core.models.gaussian import Draw, Gaussian, Inference, NormalPrior, Prior
 from lagvae_core.models.normalisation import start_by_default
 from lagvae_core.models.vae import Posterior
-from lagvae_core.settings import Tunable
+from lagvae_core.settings import AddedField, Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, needs_batch_statistics
 from lagvae_core.strategies.rules import ConfigWarning, Incompatibility, Trait
 from lagvae_core.strategies.slots import ExtraMetrics, Measurement
@@ -118,6 +118,7 @@ class ScaleVae(Strategy):
     start: Annotated[
         Literal["default", "model"],
         Field(description="initial weights of the encoder: PyTorch's defaults, or those of the model"),
+        AddedField(before="model"),
     ] = "default"
 
     def build(self, context: BuildContext) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lagvae_core.config.trial import TrialConfig
+from lagvae_core.config.trial import TrialConfig, complete_stored
 from lagvae_core.data import Dataset, Split
 from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
@@ -122,7 +123,7 @@ def configuration_of(content: bytes) -> TrialConfig:
     """
     state = _decode(content, None)
     try:
-        return TrialConfig.model_validate_json(state.get("config", ""))
+        return TrialConfig.model_validate(complete_stored(json.loads(state.get("config", ""))))
     except ValueError:
         message = "The configuration of the stored model is missing or not valid in this version of lagvae."
         raise CheckpointError(f"{message} {TRAIN_AGAIN}") from None

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lagvae_core.columns import Column
-from lagvae_core.config.trial import TrialConfig
+from lagvae_core.config.trial import TrialConfig, complete_stored
 from lagvae_core.evaluation.evaluate import EVALUATION_COLUMNS
 
 __all__ = ["CURVE_COLUMNS", "METRIC_COLUMNS", "EpochRecord", "Progress", "TrialRecord"]
@@ -147,7 +147,7 @@ class TrialRecord:
         return cls(
             **values
             | {
-                "config": TrialConfig.model_validate(values["config"]),
+                "config": TrialConfig.model_validate(complete_stored(values["config"])),
                 "curve": [EpochRecord(epoch) for epoch in values["curve"]],
                 "warnings": tuple(values["warnings"]),
             }

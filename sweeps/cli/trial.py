@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lagvae_core.config.trial import TrialConfig, parse_trial
-from lagvae_core.data import Dataset
+from lagvae_core.config.trial import TrialConfig, complete_stored, parse_trial
+from lagvae_core.data import Dataset, DataSource
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
 from lagvae_core.files import check_writable
 from lagvae_core.machine import available_cores
@@ -196,7 +196,7 @@ def _read_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig
     if request.config is not None:
         values = parse_yaml(read_text(Path(request.config)), request.config)
     elif stored is not None:
-        values = parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}")
+        values = complete_stored(parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}"))
     issues: list[ValidationIssue] = []
     if request.arm is not None:
         with collect_issues(issues):
@@ -271,7 +271,8 @@ def _train(
         progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")
         progress.print(describe_data(dataset.report))
         progress.print(f"{device}, {threads} thread{'s' if threads > 1 else ''}{memory}")
-        updates = len(config.data.train_batches(dataset.train, config.training.batch_size, config.seed, 0))
+        source: DataSource = config.data
+        updates = len(source.train_batches(dataset.train, config.training.batch_size, config.seed, 0))
         shown = tuple(map(str, config.warnings(updates)))
         for warning in shown:
             progress.print(f"warning, {warning}")

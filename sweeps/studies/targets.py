@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lagvae_core.config.trial import TrialConfig, parse_trial
+from lagvae_core.config.trial import TrialConfig, complete_stored, parse_trial
 from lagvae_core.errors import CheckpointError, ConfigError, ValidationIssue
 from lagvae_core.studies.trained_model import configuration_of
 from lagvae_core.training.checkpoint import CheckpointStore, FileCheckpoint
@@ -155,7 +155,7 @@ def _targets_of(
             issues.append(ValidationIssue("RUN_ID", "must be a run with a stored model", HOW_TO_KEEP, run.run_id))
         else:
             try:
-                config = parse_trial(json.loads(run.row["config"]))
+                config = parse_trial(complete_stored(json.loads(run.row["config"])))
             except ConfigError as error:
                 reason = str(error.issues[0]).rstrip(".")
                 message = f"must be a run with a configuration that this version of lagvae can read ({reason})"

@@ -31,15 +31,20 @@ def test_tunable_fields_with_their_ranges():
 class Nested(FrozenConfig):
     old: int | None = None
     new: Annotated[int | None, Field(ge=1), AddedField()] = None
+    changed: Annotated[int, AddedField(before=1)] = 2
     inner: tuple["Nested", ...] = ()
     one: "Nested | None" = None
 
 
 def test_an_added_field_identifies_only_if_it_is_not_at_its_default():
     plain = {"old": None, "inner": [], "one": None}
-    config = Nested(inner=(Nested(), Nested(new=2)), one=Nested(old=1))
+    config = Nested(inner=(Nested(changed=1), Nested(new=2, changed=1)), one=Nested(old=1, changed=1), changed=1)
     assert identifying_values(config) == {
         "old": None,
         "inner": [plain, {**plain, "new": 2}],
         "one": {**plain, "old": 1},
     }
+
+
+def test_a_default_that_changes_the_behaviour_identifies():
+    assert identifying_values(Nested()) == {"old": None, "inner": [], "one": None, "changed": 2}

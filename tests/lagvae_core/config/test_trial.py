@@ -9,7 +9,7 @@ from helpers import IMAGE_STRATEGIES, rejects
 from pydantic import ValidationError
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.config.trial import TrialConfig, format_run_id, parse_trial
+from lagvae_core.config.trial import TrialConfig, complete_stored, format_run_id, parse_trial
 from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import MISSING, ConfigError
 from lagvae_core.strategies import CATALOGUE
@@ -263,6 +263,15 @@ def test_the_stack_its_order_and_the_data_are_part_of_the_identity():
         for fingerprint in ("one", "other")
     ]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_stored_scale_vae_of_0_1_0_keeps_its_start_and_its_identity():
+    stored = parse_trial({"strategies": [{"kind": "scale_vae", "start": "model"}]})
+    values = stored.model_dump(mode="json")
+    del values["strategies"][0]["start"]
+    assert parse_trial(complete_stored(values)) == stored
+    assert "start" not in json.loads(stored.canonical())["strategies"][0]
+    assert parse_trial({"strategies": ["scale_vae"]}).config_id("") != stored.config_id("")
 
 
 def test_a_config_id_has_twelve_digits_and_a_run_id_adds_the_seed():

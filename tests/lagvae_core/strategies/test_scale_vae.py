@@ -62,11 +62,11 @@ class TestFactorOne:
 
     @pytest.mark.parametrize("objective", ["paper", "valid"])
     def test_it_is_the_plain_vae(self, objective):
-        assert_equals_plain_vae({"kind": "scale_vae", "objective": objective})
+        assert_equals_plain_vae({"kind": "scale_vae", "start": "model", "objective": objective})
 
     def test_the_gradients_equal_those_of_the_plain_vae(self):
         gradients = []
-        for stack in (({"kind": "scale_vae"},), ()):
+        for stack in (({"kind": "scale_vae", "start": "model"},), ()):
             trial = trial_of(tiny(*stack))
             trial.model.double().train()
             trial.learner.loss(trial.train_batches[0], 0.3).total.backward()
@@ -75,7 +75,7 @@ class TestFactorOne:
 
     def test_the_default_columns_equal_those_of_the_plain_vae(self):
         """f_bar stays 1 because no factor is recorded."""
-        scaled, plain = run(tiny("scale_vae")).metrics, run(tiny()).metrics
+        scaled, plain = run(tiny({"kind": "scale_vae", "start": "model"})).metrics, run(tiny()).metrics
         for name, value in plain.items():
             assert scaled[name] == (None if value is None else pytest.approx(value, rel=1e-9)), name
         for name in ("nll_iw_unit", "nll_iw_paper"):
@@ -569,3 +569,26 @@ def test_another_prior_is_rejected(other):
         with rejects("strategies") as issues:
             tiny(*stack)
         assert issues[0].code == "E08"
+
+
+# --- start and bound of the factor -----------------------------------------------------------------------------------
+
+
+def test_the_encoder_starts_with_the_default_initialisation_of_torch_unless_told_otherwise():
+    started = trial_of(tiny({"kind": "scale_vae"})).model.encoder.embedding.weight.detach()
+    assert float(started.std()) == pytest.approx(1.0, abs=0.2)  # torch draws embeddings from N(0, 1)
+    plain = trial_of(tiny()).model.encoder.state_dict()
+    kept = trial_of(tiny({"kind": "scale_vae", "start": "model"})).model.encoder.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in plain.items())
+
+
+def test_columns_and_a_warning_show_that_the_factor_is_at_its_bound():
+    """Under a floor above every standard deviation, f is des_std / std_floor in all dimensions."""
+    fields = {"kind": "scale_vae", "des_std": 0.9, "std_floor": 50.0}
+    record = run(tiny(fields))
+    assert record.metrics["f_at_bound"] == record.config.model.latent_dim
+    assert record.metrics["f_bar_median"] == pytest.approx(0.9 / 50)
+    assert "W9" in [text.partition(":")[0] for text in record.warnings]
+    free = run(tiny("scale_vae"))
+    assert free.metrics["f_at_bound"] == 0
+    assert "W9" not in [text.partition(":")[0] for text in free.warnings]

@@ -311,7 +311,7 @@ def test_a_validation_kl_above_its_limit_in_two_epochs_ends_as_diverged():
 
 
 def test_a_large_kl_outside_the_training_objective_is_no_divergence():
-    scaled = {"kind": "scale_vae", "des_std": 30.0, "f_epo": 1}
+    scaled = {"kind": "scale_vae", "des_std": 30.0, "f_epo": 1, "start": "model"}
     record = run(tiny(scaled, training={"kl_explode": 1.0, "epochs": 5}))
     assert record.status == "finished", record.stop_reason
     assert min(epoch["valid_kl"] for epoch in record.curve[1:]) > 1.0 > record.metrics["kl_train"]
