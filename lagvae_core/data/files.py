@@ -25,7 +25,7 @@ def data_folder(value: str) -> Path:
     Raises:
         DataError: There is no such folder, or it is not readable.
     """
-    path = _existing(value, "folder")
+    path = _existing(value, "folder", "folder")
     try:
         os.scandir(path).close()
         os.stat(os.path.join(path, "."))  # a Path drops the dot
@@ -34,16 +34,19 @@ def data_folder(value: str) -> Path:
     return path
 
 
-def data_file(value: str) -> Path:
+def data_file(value: str, *, or_folder: bool = False) -> Path:
     """Return the file that `data.path` names. It exists, is readable and is not a placeholder for the data.
 
     Args:
         value: The path as the user wrote it; a leading `~` is expanded.
+        or_folder: Whether it may also be a folder; see `data_folder`.
 
     Raises:
         DataError: There is no such file, it is not readable, or it is a placeholder; see `refuse_placeholder`.
     """
-    path = _existing(value, "file")
+    if or_folder and os.path.isdir(os.path.expanduser(value)):
+        return data_folder(value)
+    path = _existing(value, "file", "file or folder" if or_folder else "file")
     try:
         path.open("rb").close()
     except OSError as error:
@@ -52,7 +55,7 @@ def data_file(value: str) -> Path:
     return path
 
 
-def _existing(value: str, kind: str) -> Path:
+def _existing(value: str, kind: str, noun: str) -> Path:
     is_kind = stat.S_ISDIR if kind == "folder" else stat.S_ISREG
     path = Path(value)
     try:
@@ -64,7 +67,7 @@ def _existing(value: str, kind: str) -> Path:
     except OSError as error:
         raise _not_readable(value, error) from None
     hint = f"Check the path. It resolves to {path.absolute()}."
-    raise DataError([ValidationIssue("data.path", f"must be an existing {kind}", hint, value)])
+    raise DataError([ValidationIssue("data.path", f"must be an existing {noun}", hint, value)])
 
 
 def _not_readable(value: str, error: OSError) -> DataError:

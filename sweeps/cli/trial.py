@@ -66,13 +66,6 @@ def run_trial(request: TrialRequest) -> int:
     stored = _stored_run(request.results, request.from_run) if request.from_run is not None else None
     checked = _checked_request(request, stored)
     config = checked.config
-    if checked.is_quick:
-        default = EvaluationConfig().iw_samples
-        print(
-            f"evaluation.iw_samples = {QUICK_IW_SAMPLES} for a quick trial; use --full for the {default} of sweeps, "
-            "or --set evaluation.iw_samples=K",
-            file=sys.stderr,
-        )
     dataset = config.data.load()
     if stored is not None:
         dataset = dataset.under(stored["data_fingerprint"])
@@ -80,6 +73,13 @@ def run_trial(request: TrialRequest) -> int:
         hint = "The files have changed since the run. Give the path of the original files with --set data.path=PATH."
         if issue := changed_data(stored, dataset.fingerprint, hint):
             raise ConfigError([issue])
+    if checked.is_quick:
+        default = EvaluationConfig().iw_samples
+        print(
+            f"evaluation.iw_samples = {QUICK_IW_SAMPLES} for a quick trial; use --full for the {default} of sweeps, "
+            "or --set evaluation.iw_samples=K",
+            file=sys.stderr,
+        )
     stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
     writer = _posterior_mean_writer(checked.recorder, request.out, config.run_id(dataset.fingerprint))
     record = _train(request, checked, dataset, stored, writer, stack)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.data.base import Batch, Dataset, Domain, Split
+from lagvae_core.data.base import Batch, Dataset, Domain, Split, remarks_entry
 from lagvae_core.randomness import derive_seed
 
 __all__ = ["BITS_PER_DIM", "ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "cut", "fixed_bits"]
@@ -210,10 +210,11 @@ class ImageDataset(Dataset):
         return ImageDomain(height, width)
 
     @classmethod
-    def of(cls, train: ImageSplit, valid: ImageSplit, test: ImageSplit) -> ImageDataset:
-        """Return the data set with its fingerprint and report."""
+    def of(cls, train: ImageSplit, valid: ImageSplit, test: ImageSplit, *, remarks: Sequence[str] = ()) -> ImageDataset:
+        """Return the data set with its fingerprint and report, which contains `remarks`."""
         splits = {"train": train, "valid": valid, "test": test}
-        return cls(train, valid, test, _fingerprint(list(splits.values())), _report(splits))
+        report = _report(splits) | remarks_entry(remarks)
+        return cls(train, valid, test, _fingerprint(list(splits.values())), report)
 
 
 def _fingerprint(splits: Sequence[ImageSplit]) -> str:

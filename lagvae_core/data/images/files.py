@@ -1,235 +1,232 @@
-"""Reading image files and checking their arrays."""
+"""Reading images and checking their arrays: shape, channels, type, range and labels."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lagvae_core.data.images.arrays import WHITE
-from lagvae_core.errors import DataError, ValidationIssue
+from lagvae_core.data.images.containers import read_container
+from lagvae_core.data.images.pictures import read_pictures
+from lagvae_core.data.images.raw import SPLITS, Array, RawImages, as_grey
+from lagvae_core.errors import DataError
 
 __all__ = ["SPLITS", "Images", "Levels", "read_images"]
 
-SPLITS = ("train", "valid", "test")
 Levels = NDArray[np.uint8] | NDArray[np.float32]
-_Arrays = dict[str, NDArray[Any]]
-_READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Content of an image file.
+    """Content of an image file or a folder of pictures.
 
     Args:
         levels: Grey levels [N, H, W] of each split: uint8 from 0 to 255, or float32 from 0 to 1.
-        labels: Labels of each split, one per image; None if the file has none.
+        labels: Labels of each split, one per image; None if there are none.
+        remarks: What was guessed or converted.
     """
 
     levels: Mapping[str, Levels]
     labels: Mapping[str, tuple[str, ...]] | None
+    remarks: tuple[str, ...]
 
 
-def read_images(path: Path) -> Images:
-    """Read the images of an .npz file or a torch file.
+def read_images(path: Path, *, luminance: bool = False, labels: bool = True) -> Images:
+    """Read the images of an .npz file, a torch file or a folder of pictures.
+
+    Args:
+        path: The file or folder, which is readable.
+        luminance: Whether to turn colour into its luminance; otherwise, colour is an issue.
+        labels: Whether to read the labels.
 
     Raises:
-        DataError: The file is missing, unreadable or not in the format that `ImageData` describes. The error carries
-            all issues found in the arrays.
+        DataError: The content is damaged or not in the format that `ImageData` describes. The error carries all issues.
     """
-    readers: dict[str, Callable[[Path, _Issues], _Arrays]] = {".npz": _read_npz, ".pt": _read_torch}
-    readers[".pth"] = _read_torch
-    issues = _Issues(path)
-    reader = readers.get(path.suffix.lower())
-    if not path.is_file():
-        issues.add(None, "must be an existing file", f"Check the path. It resolves to {path.absolute()}.")
-    elif reader is None:
-        hint = "Save the images with numpy.savez_compressed."
-        issues.add(None, f"must have one of the suffixes {', '.join(readers)}", hint)
-    arrays = {} if issues.all or reader is None else reader(path, issues)
+    raw = read_pictures(path, luminance=luminance) if path.is_dir() else read_container(path)
+    grey = {split: _grey(split, raw.arrays[split], raw, luminance) for split in SPLITS if split in raw.arrays}
+    levels = _levels({split: array for split, array in grey.items() if array is not None}, raw)
+    _check_sizes(levels, raw)
+    _check_bytes(levels, raw)
+    by_split = _labels(raw) if labels else None
+    if raw.issues:
+        raise DataError(raw.issues)
+    return Images(levels, by_split, tuple(raw.remarks))
+
+
+def _grey(split: str, array: Array, raw: RawImages, luminance: bool) -> Array | None:
+    """Return the images [N, H, W] in the type of the array; None if there is an issue."""
+    if array.dtype.kind not in "biuf":
+        hint = f"The type is {array.dtype}. Save grey levels as bytes."
+        raw.add(split, "must contain bytes from 0 to 255, booleans, or floats from 0 to 1", hint)
+        return None
+    if array.ndim and len(array) == 0:
+        raw.add(split, "must contain at least one image", "Move images from another split to this one.")
+        return None
+    images = _with_channels(array)
+    if images is None or 0 in images.shape:
+        hint = f"The shape is {list(array.shape)}. {_reshaping(array)}"
+        message = "must have the shape N x H x W, N x C x H x W or N x H x W x C with 1, 3 (RGB) or 4 (RGBA) channels C"
+        raw.add(split, message, hint)
+        return None
+    if images.shape[-1] == 1:
+        return images[..., 0]
+    levels, kinds = zip(*(as_grey(image_HWC, luminance=luminance) for image_HWC in images), strict=True)
+    counts = Counter(kinds)
+    for kind, adjective, hint in (
+        ("colour", "in colour", "Set data.colour=grey to use their luminance."),
+        ("transparent", "transparent", f"Drop the alpha channel: {_without_alpha(array)}"),
+    ):
+        if counts[kind]:
+            found = f"{counts[kind]:,} of {len(kinds):,} are {adjective}, the first with index {kinds.index(kind)}."
+            raw.add(split, f"must contain images that are not {adjective}", f"{found} {hint}")
+    if counts["colour"] or counts["transparent"]:
+        return None
+    for kind, remark in (("equal channels", "equal channels read as grey"), ("luminance", "colour turned into grey")):
+        if counts[kind] and remark not in raw.remarks:
+            raw.remarks.append(remark)
+    return np.stack([level for level in levels if level is not None])
+
+
+def _with_channels(array: Array) -> Array | None:
+    """Return the array as [N, H, W, C]; None if it does not have that form, or has it in two ways."""
+    if array.ndim == 3:
+        return array[..., None]
+    if array.ndim != 4:
+        return None
+    first, last = array.shape[1] in (1, 3, 4), array.shape[3] in (1, 3, 4)
+    if array.shape[1] == 1 or (first and not last):
+        return np.moveaxis(array, 1, -1)
+    return array if last and not first else None
+
+
+def _without_alpha(array: Array) -> str:
+    return "x = x[..., :3]" if array.shape[-1] == 4 else "x = x[:, :3]"
+
+
+def _reshaping(array: Array) -> str:
+    """Return how to reshape an array that is not [N, H, W]; flat images are assumed to be square."""
+    pixels = math.prod(array.shape[1:]) if array.ndim > 1 else 0
+    for channels in (1, 3):
+        side = math.isqrt(pixels // channels)
+        if array.ndim == 2 and side > 1 and side * side * channels == pixels:
+            shape = f"-1, {side}, {side}" if channels == 1 else f"-1, {channels}, {side}, {side}"
+            return f"If the images are square, reshape them: x = x.reshape({shape})"
+    return "Reshape the array."
+
+
+def _levels(images: Mapping[str, Array], raw: RawImages) -> dict[str, Levels]:
+    """Return the images as bytes or float32, without those that have an issue."""
     levels: dict[str, Levels] = {}
-    for split in SPLITS:
-        grey = _levels(split, arrays[split], issues) if split in arrays else None
-        if grey is not None:
-            levels[split] = grey
-    _check_sizes(levels, issues)
-    _check_greys(levels, issues)
-    labels = _labels(arrays, issues)
-    if issues.all:
-        raise DataError(issues.all)
-    return Images(levels, labels)
-
-
-class _Issues:
-    """Issues with one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.all: list[ValidationIssue] = []
-
-    def add(self, array: str | None, message: str, hint: str) -> None:
-        """Add an issue about an array, or about the whole file if `array` is None."""
-        where = str(self.path) if array is None else f"{self.path}, array {array}"
-        self.all.append(ValidationIssue(where, message, hint))
-
-
-def _read_npz(path: Path, issues: _Issues) -> _Arrays:
-    if not zipfile.is_zipfile(path):
-        issues.add(None, "must be a complete .npz file", "Save the images with numpy.savez_compressed.")
-        return {}
-    arrays: _Arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            for name in names:
-                if name.removesuffix("_labels") in SPLITS:
-                    _read_array(archive, name, arrays, issues)
-    except _READ_ERRORS as error:
-        issues.add(None, f"must be a complete .npz file ({error})", "Save the images with numpy.savez_compressed.")
-        return {}
-    _check_names(names, issues)
-    return arrays
-
-
-def _read_array(archive: Mapping[str, NDArray[Any]], name: str, arrays: _Arrays, issues: _Issues) -> None:
-    """Read one array. An array of Python objects, which numpy creates from ragged lists, is rejected."""
-    try:
-        arrays[name] = archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        hint = "numpy creates arrays of objects from ragged lists. Convert the array to a type such as uint8."
-        issues.add(name, "must be a rectangular array without Python objects, which are never read", hint)
-
-
-def _read_torch(path: Path, issues: _Issues) -> _Arrays:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns about old formats; errors are reported below
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        issues.add(None, "must contain only tensors", "Other objects are never read. Save the tensors alone.")
-        return {}
-    except _READ_ERRORS as error:
-        issues.add(None, f"must be a complete torch file ({error})", "Save the tensors again with torch.save.")
-        return {}
-    if isinstance(content, list | tuple) and len(content) == len(SPLITS):
-        content = dict(zip(SPLITS, content, strict=True))
-    if not isinstance(content, dict):
-        hint = f"The content has the type {type(content).__name__}. Save [train, valid, test] instead."
-        issues.add(None, "must contain three tensors, in a list or a dictionary", hint)
-        return {}
-    _check_names(content, issues)
-    arrays: _Arrays = {}
-    for name in (name for name in content if str(name).removesuffix("_labels") in SPLITS):
-        value = content[name]
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype != torch.bfloat16:
-            arrays[name] = value.detach().resolve_neg().numpy()
+    finite: dict[str, Array] = {}
+    for split, array in images.items():
+        if array.dtype == np.bool_:
+            levels[split] = array.astype(np.uint8) * np.uint8(WHITE)
+        elif array.dtype == np.uint8:
+            levels[split] = array
+        elif _check_finite(split, array, raw):
+            finite[split] = array
+    if not finite:
+        return levels
+    low, high = min(float(a.min()) for a in finite.values()), max(float(a.max()) for a in finite.values())
+    for split, array in finite.items():
+        least, largest = float(array.min()), float(array.max())
+        if array.dtype.kind == "f" and least >= 0 and largest <= 1:
+            levels[split] = _from_floats(array)
         else:
-            kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-            hint = f"The type is {kind}. Convert it, for example with tensor.to_dense().float()."
-            issues.add(name, "must be a dense tensor that numpy can represent", hint)
-    return arrays
+            kind = "floats" if array.dtype.kind == "f" else str(array.dtype)
+            remedy = _rescaling(low, high, is_float=array.dtype.kind == "f")
+            hint = f"It contains {kind} from {least:g} to {largest:g}. Convert all splits: x = {remedy}"
+            raw.add(split, "must contain bytes from 0 to 255, booleans, or floats from 0 to 1", hint)
+    return levels
 
 
-def _check_names(names: Iterable[Any], issues: _Issues) -> None:
-    names = sorted(map(str, names))
-    missing = [split for split in SPLITS if split not in names]
-    if missing:
-        message = f"must contain the arrays {', '.join(SPLITS)}; missing: {', '.join(missing)}"
-        issues.add(None, message, f"The file contains {', '.join(names) or 'nothing'}. Add or rename arrays.")
-
-
-def _levels(split: str, array: NDArray[Any], issues: _Issues) -> Levels | None:
-    """Return the images [N, H, W] as bytes or float32; None if there is an issue."""
-    if array.dtype not in (np.uint8, np.bool_) and not np.issubdtype(array.dtype, np.floating):
-        hint = f"The type is {array.dtype}. Convert it with astype(numpy.uint8), or divide by the largest grey level."
-        issues.add(split, "must contain bytes from 0 to 255, booleans, or floats from 0 to 1", hint)
-        return None
-    shape = array.shape
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1) or 0 in shape[1:]:
-        hint = f"The shape is {list(shape)}. Reshape the array."
-        issues.add(split, "must have the shape N x 1 x H x W or N x H x W", hint)
-        return None
-    if shape[0] == 0:
-        issues.add(split, "must contain at least one image", "Move images from another split to this one.")
-        return None
-    array = array.reshape(shape[0], *shape[-2:])
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(WHITE)
-    return array if array.dtype == np.uint8 else _from_floats(split, array, issues)
-
-
-def _from_floats(split: str, array: NDArray[Any], issues: _Issues) -> Levels | None:
+def _check_finite(split: str, array: Array, raw: RawImages) -> bool:
     finite_N = np.isfinite(array).all((1, 2))
-    if not finite_N.all():
-        count, first = int((~finite_N).sum()), int(np.argmin(finite_N))
-        hint = f"Correct or remove the images with other pixels: {count} of {len(array)}, the first with index {first}."
-        issues.add(split, "must contain only finite pixels", hint)
-        return None
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        hint = f"The values range from {low:g} to {high:g}. Divide them by the largest grey level."
-        issues.add(split, "must contain floats from 0 to 1", hint)
-        return None
+    if finite_N.all():
+        return True
+    count, first = int((~finite_N).sum()), int(np.argmin(finite_N))
+    hint = f"Correct or remove the images with other pixels: {count} of {len(array)}, the first with index {first}."
+    raw.add(split, "must contain only finite pixels", hint)
+    return False
+
+
+def _rescaling(low: float, high: float, *, is_float: bool) -> str:
+    """Return an expression of numpy that turns an array x with values from `low` to `high` into levels."""
+    if not is_float and low >= 0 and high <= 1:
+        return "x.astype(bool)"
+    if not is_float and low >= 0 and high <= WHITE:
+        return "x.astype(numpy.uint8)"
+    if low >= -0.01 and high <= 1.01:  # interpolation overshoots
+        return "x.clip(0, 1)"
+    if low >= -1 and high <= 1:
+        return "(x + 1) / 2"
+    for white in (WHITE, 65535):
+        if low >= 0 and high <= white:
+            return f"x / {white}"
+    return f"((x - {low!r}) / ({high!r} - {low!r})).clip(0, 1)".replace("- -", "+ ")
+
+
+def _from_floats(array: Array) -> Levels:
     levels = np.rint(array * float(WHITE)).astype(np.uint8)
     exact = np.abs(levels / float(WHITE) - array).max() < 1e-6
     return levels if exact else array.astype(np.float32)
 
 
-def _check_sizes(levels: Mapping[str, Levels], issues: _Issues) -> None:
+def _check_sizes(levels: Mapping[str, Levels], raw: RawImages) -> None:
     train = levels.get("train")
     for split, grey in levels.items():
         if train is not None and grey.shape[1:] != train.shape[1:]:
             message = f"must contain images of {train.shape[1]} x {train.shape[2]} pixels, as train does"
-            issues.add(split, message, f"The images have {grey.shape[1]} x {grey.shape[2]} pixels. Resize them.")
+            raw.add(split, message, f"The images have {grey.shape[1]} x {grey.shape[2]} pixels. Resize them.")
 
 
-def _check_greys(levels: Mapping[str, Levels], issues: _Issues) -> None:
-    """Reject a file whose bytes are all 0 or 1: as grey levels, they mean black and almost black, not white."""
+def _check_bytes(levels: Mapping[str, Levels], raw: RawImages) -> None:
+    """Reject images whose bytes are all 0 or 1: as grey levels, they mean black and almost black, not white."""
     if len(levels) == len(SPLITS) and all(grey.dtype == np.uint8 and grey.max() == 1 for grey in levels.values()):
-        hint = "All bytes are 0 or 1. Save black and white images as booleans."
-        issues.add(None, "must contain bytes from 0 (black) to 255 (white)", hint)
+        raw.add(
+            None,
+            "must contain bytes from 0 (black) to 255 (white)",
+            "All bytes are 0 or 1. Convert all splits: x = x * numpy.uint8(255)",
+        )
 
 
-def _labels(arrays: _Arrays, issues: _Issues) -> dict[str, tuple[str, ...]] | None:
+def _labels(raw: RawImages) -> dict[str, tuple[str, ...]] | None:
     """Return the labels of every split; None if no split has labels."""
     names = [f"{split}_labels" for split in SPLITS]
-    if not any(name in arrays for name in names):
+    if not any(name in raw.arrays for name in names):
         return None
     labels: dict[str, tuple[str, ...]] = {}
     for split, name in zip(SPLITS, names, strict=True):
-        array, images = arrays.get(name), arrays.get(split)
+        array, images = raw.arrays.get(name), raw.arrays.get(split)
         if array is None:
-            hint = "Add this array, or remove the labels of all splits."
-            issues.add(name, "must exist, because another split has labels", hint)
+            if images is not None:
+                hint = "Add them, or set data.labels=drop to ignore those of the others."
+                raw.add(name, "must have labels, because another split has some", hint)
         elif array.dtype.kind not in "iuUSb" or array.ndim != 1:
             hint = f"The type is {array.dtype} and the shape {list(array.shape)}. Convert the labels."
-            issues.add(name, "must contain one integer, boolean or string per image", hint)
+            raw.add(name, "must contain one integer, boolean or string per image", hint)
         elif images is not None and images.ndim and len(array) != len(images):
             hint = f"There are {len(array)} labels for {len(images)} images. Add or remove labels."
-            issues.add(name, "must contain one label per image", hint)
+            raw.add(name, "must contain one label per image", hint)
         else:
             texts = array.astype(str).tolist()
             labels[split] = tuple(" ".join(text.split()) for text in texts)
     if len(labels) == len(SPLITS):
-        _check_classes(labels, issues)
+        _check_classes(labels, raw)
     return labels
 
 
-def _check_classes(labels: Mapping[str, tuple[str, ...]], issues: _Issues) -> None:
+def _check_classes(labels: Mapping[str, tuple[str, ...]], raw: RawImages) -> None:
     trained = set(labels["train"])
     for split in SPLITS[1:]:
         unknown = sorted(set(labels[split]) - trained)
         if unknown:
             listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            hint = f"It also contains {listed}. Split the data differently, or remove the labels of all splits."
-            issues.add(f"{split}_labels", "must contain only labels that train_labels contains", hint)
+            hint = f"It also contains {listed}. Split the data differently, or set data.labels=drop."
+            raw.add(f"{split}_labels", "must contain only labels that train contains", hint)

@@ -1,29 +1,38 @@
-"""Images in the user's own file, which has one array for each split."""
+"""Images in the user's own file or folder, which has one array or subfolder for each split."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lagvae_core.data.base import Batching, Partition
+from lagvae_core.data.base import Batching, Partition, SplitLimits
+from lagvae_core.data.files import data_file
 from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageSplit, cut, fixed_bits
 from lagvae_core.data.images.files import SPLITS, read_images
 from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import FrozenConfig
+from lagvae_core.settings import AddedField
 
 __all__ = ["ImageData"]
 
 
-class ImageData(FrozenConfig):
+class ImageData(SplitLimits):
     """Images, either grey or black and white. The model always sees black and white images.
 
-    The file is an .npz file with the arrays `train`, `valid` and `test`, each [N, 1, H, W] or [N, H, W], of bytes from
-    0 to 255, of booleans, or of floats from 0 to 1. It may also be a .pt or .pth file written by torch.save, with three
-    such tensors in a list (in this order) or in a dictionary. Labels, if any, are in the arrays `train_labels`,
-    `valid_labels` and `test_labels`, one per image. Python objects in a file are never unpickled.
+    The data are a file or a folder:
+
+    - An .npz file with the arrays `train`, `valid` and `test`, each [N, H, W] or with a dimension of channels in second
+      or last place, of bytes from 0 to 255, of booleans, or of floats from 0 to 1. Labels, if any, are in the arrays
+      `train_labels`, `valid_labels` and `test_labels`, one per image.
+    - A file written by torch.save, with three such tensors in a list (in this order) or in a dictionary.
+    - A folder with the subfolders `train`, `valid` (or validation, val, dev) and `test` of pictures in PNG, JPEG or
+      another common format. If the pictures of a split lie in subfolders, the names of these are the labels. Pictures
+      are sorted by their paths. 16-bit pictures keep their precision.
+
+    The content of a file decides about its format, not its name. Python objects in a file are never unpickled. Channels
+    that are all equal count as grey, and an alpha channel must be opaque. Colour is an error unless `colour` is `grey`;
+    then it becomes the luminance 0.299 R + 0.587 G + 0.114 B.
 
     A grey level is the probability that its pixel is 1. With `dynamic` binarisation, training sees a new draw of an
     image at every use, including the uses in inner loops. With `fixed` binarisation, and in every measurement, each
@@ -38,8 +47,17 @@ class ImageData(FrozenConfig):
     batching: ClassVar[Batching | None] = None
 
     kind: Literal["images"] = "images"
-    path: str = Field(min_length=1, description=".npz or torch file with the arrays train, valid and test")
-    limit: int | None = Field(None, ge=1, description="number of leading training images to use; null: all")
+    path: str = Field(min_length=1, description=".npz or torch file, or folder of pictures, with train, valid and test")
+    colour: Annotated[
+        Literal["refuse", "grey"],
+        Field(description="colour images: refuse them, or turn them into grey by their luminance"),
+        AddedField(),
+    ] = "refuse"
+    labels: Annotated[
+        Literal["auto", "drop"],
+        Field(description="labels: used if there are any (auto), or ignored (drop)"),
+        AddedField(),
+    ] = "auto"
     binarisation: Literal["dynamic", "fixed"] = Field(
         "dynamic", description="pixels in training: a new random draw at every use (dynamic), or one fixed draw (fixed)"
     )
@@ -47,24 +65,25 @@ class ImageData(FrozenConfig):
     partition: Partition = Field("resplit_random", description="division of the training images into batches")
 
     def load(self) -> ImageDataset:
-        """Read and check the file.
+        """Read and check the images.
 
         Raises:
-            DataError: The file is missing, unreadable or not in the format described above, or `fixed_by_group` is used
-                without labels. The error carries all issues found in the arrays.
+            DataError: The file or folder is missing, unreadable or not in the format described above, or
+                `fixed_by_group` is used without labels. The error carries all issues found.
         """
-        images = read_images(Path(self.path).expanduser())
+        path = data_file(self.path, or_folder=True)
+        images = read_images(path, luminance=self.colour == "grey", labels=self.labels == "auto")
         if self.partition == "fixed_by_group" and images.labels is None:
             message = "must be fixed_random or resplit_random for images without labels"
             hint = "To use fixed_by_group, add train_labels, valid_labels and test_labels to the file."
             raise DataError([ValidationIssue("data.partition", message, hint, self.partition)])
         splits = []
         for name in SPLITS:
-            examples = slice(self.limit) if name == "train" else slice(None)
+            examples = slice(self.limits[name])
             grey = images.levels[name][examples]
             labels = images.labels[name][examples] if images.labels is not None else None
             splits.append(ImageSplit(grey, fixed_bits(grey, self.binarisation_seed, name), labels))
-        return ImageDataset.of(*splits)
+        return ImageDataset.of(*splits, remarks=[*images.remarks, *self.limit_remarks()])
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the data; see `DataSource.fingerprint`."""

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import rejects
+from PIL import Image
 
 from lagvae_core.data import ImageBatch, ImageData
 from lagvae_core.data.images.arrays import fixed_bits
+from lagvae_core.data.images.raw import SPLITS
 from lagvae_core.errors import DataError
 from lagvae_core.randomness import Streams
 
@@ -85,6 +87,82 @@ def test_labels_are_read_and_reported(tmp_path):
     assert load(tmp_path, {"limit": 2}, **labels(list("abababa"), list("aab"), list("bbbb"))).train.labels == ("a", "b")
 
 
+# --- channels and remedies -------------------------------------------------------------------------------------------
+
+
+def followed(hint, array):
+    """Return the array after the remedy of a hint, an expression of numpy at its end."""
+    expression = hint.rpartition("x = ")[2]
+    return eval(expression, {"numpy": np, "x": array})
+
+
+def colour(count=4, channels=3, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 5, 6, channels)).astype(dtype)
+
+
+def coloured(**options):
+    return {split: colour(seed=seed, **options) for seed, split in enumerate(SPLITS)}
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_colour_becomes_grey_only_when_asked(tmp_path, channels_first):
+    arrays = coloured()
+    given = {split: np.moveaxis(x, -1, 1) if channels_first else x for split, x in arrays.items()}
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, **given)
+    assert [issue.where.rpartition(" ")[2] for issue in caught.value.issues] == list(SPLITS)
+    assert all("data.colour=grey" in issue.hint for issue in caught.value.issues)
+    data = load(tmp_path, {"colour": "grey"}, **given)
+    pictures = [np.asarray(Image.fromarray(image).convert("L")) for image in arrays["test"]]
+    assert np.abs(data.test.levels_NHW.astype(int) - np.stack(pictures)).max() <= 1  # Pillow rounds differently
+    assert data.report["remarks"] == "colour turned into grey"
+    floats = {split: (x / 255).astype(np.float32) for split, x in given.items()}
+    finer = load(tmp_path, {"colour": "grey"}, **floats)
+    assert np.allclose(finer.test.levels_NHW * 255, data.test.levels_NHW, atol=0.51)
+
+
+def test_equal_channels_and_opaque_alpha_are_grey(tmp_path):
+    plain = {split: grey(3, 5, 6, seed)[:, 0] for seed, split in enumerate(SPLITS)}
+    opaque = {split: np.stack([x, x, x, np.full_like(x, 255)], -1) for split, x in plain.items()}
+    expected = load(tmp_path, **plain)
+    data = load(tmp_path, **opaque)
+    assert data.fingerprint == expected.fingerprint
+    assert data.report["remarks"] == "equal channels read as grey"
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda x: (x / 127.5 - 1).astype(np.float32), "(x + 1) / 2"),
+        (lambda x: x / 127.5 - 1, "(x + 1) / 2"),
+        (lambda x: x.astype(np.float32), "x / 255"),
+        (lambda x: x * 257.0, "x / 65535"),
+        (lambda x: x.astype(np.int64), "x.astype(numpy.uint8)"),
+        (lambda x: x.astype(np.uint16) * 257, "x / 65535"),
+        (lambda x: (x > 9).astype(np.int32), "x.astype(bool)"),
+        (lambda x: x / 254.999, "x.clip(0, 1)"),
+        (lambda x: ((x / 255 - 0.1307) / 0.3081).astype(np.float32), None),
+        (lambda x: x.astype(np.int64) - 300, None),
+        (lambda x: x.reshape(len(x), -1), "x.reshape(-1, 6, 6)"),
+        (lambda x: x.repeat(3, -1).reshape(len(x), -1), "x.reshape(-1, 3, 6, 6)"),
+        (lambda x: np.stack([x, x, x, x // 2], -1), "x[..., :3]"),
+        (lambda x: np.stack([x, x, x, x // 2], 1), "x[:, :3]"),
+    ],
+)
+def test_the_remedy_of_a_message_gives_readable_images(tmp_path, change, remedy):
+    arrays = {split: np.random.default_rng(seed).integers(0, 256, (4, 6, 6)) for seed, split in enumerate(SPLITS)}
+    arrays = {split: change(np.where(x == x.flat[0], 0, x).astype(np.uint8)) for split, x in arrays.items()}
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, **arrays)
+    remedied = dict(arrays)
+    for issue in caught.value.issues:
+        split = issue.where.rpartition(" ")[2]
+        assert remedy is None or issue.hint.endswith(f"x = {remedy}")
+        remedied[split] = followed(issue.hint, arrays[split])
+    data = load(tmp_path, {"colour": "grey"}, **remedied)
+    assert data.domain.height == 6
+
+
 # --- issues ----------------------------------------------------------------------------------------------------------
 
 RAGGED = np.array([np.zeros((2, 2)), np.zeros((3, 3))], dtype=object)
@@ -95,7 +173,8 @@ BAD = {
     "integers": ({"test": grey().astype(np.int64)}, "test", "int64"),
     "complex": ({"test": grey().astype(np.complex64)}, "test", "complex64"),
     "flat": ({"train": grey().reshape(5, 12)}, "train", "[5, 12]"),
-    "colour": ({"train": grey().repeat(3, 1)}, "train", "[5, 3, 4, 3]"),
+    "two channels": ({"train": grey(width=5).repeat(2, 1)}, "train", "[5, 2, 4, 5]"),
+    "ambiguous channels": ({"train": grey().repeat(3, 1)}, "train", "[5, 3, 4, 3]"),
     "no pixels": ({"train": grey(5, 0)}, "train", "[5, 1, 0, 3]"),
     "empty": ({"valid": grey(0)}, "valid", "at least one image"),
     "other size": ({"test": grey(4, 5, 5)}, "test", "5 x 5"),
@@ -137,7 +216,8 @@ def test_labels_of_one_split_require_labels_of_the_others(tmp_path):
 def test_black_and_white_bytes_are_rejected(tmp_path):
     with rejects(str(tmp_path / "images.npz"), error=DataError) as issues:
         load(tmp_path, **{name: array // 128 for name, array in splits().items()})
-    assert "booleans" in issues[0].hint
+    remedied = {name: followed(issues[0].hint, array // 128) for name, array in splits().items()}
+    assert set(np.unique(load(tmp_path, **remedied).test.levels_NHW)) == {0, 255}
 
 
 def test_the_issues_of_all_arrays_are_reported_at_once(tmp_path):
@@ -166,7 +246,6 @@ def test_files_of_other_formats_and_damaged_files_are_rejected(tmp_path):
     with open(saved(tmp_path), "rb") as file:
         content = file.read()
     files = {
-        "no.npz": None,
         "a.csv": b"1,2",
         "empty.npz": b"",
         "half.npz": content[: len(content) // 2],
@@ -175,8 +254,7 @@ def test_files_of_other_formats_and_damaged_files_are_rejected(tmp_path):
         "array.npz": npy(grey()),
     }
     for name, raw in files.items():
-        if raw is not None:
-            (tmp_path / name).write_bytes(raw)
+        (tmp_path / name).write_bytes(raw)
         with rejects(str(tmp_path / name), error=DataError) as issues:
             ImageData(path=str(tmp_path / name)).load()
         assert issues[0].hint != ""
