@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["describe_data", "format_duration", "format_parameters", "format_value", "markdown_table"]
+__all__ = ["describe_data", "format_duration", "format_parameters", "format_value", "markdown_table", "printable"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes such as `\\x1b` in place of characters that control a terminal or reorder its text.
+
+    Texts from files pass through this function before they are printed or drawn. Newlines and tabs remain.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -22,13 +33,14 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def format_value(value: object, digits: int = 4) -> str:
-    """Return a float with `digits` significant digits, and any other value as `str`."""
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    """Return a float with `digits` significant digits, and any other value as text that can be printed."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else printable(str(value))
 
 
 def format_parameters(parameters: Mapping[str, object], digits: int = 4) -> str:
     """Return the searched fields of a configuration without the names of their strategies: `beta=0.5 warm_up=3`."""
-    return " ".join(f"{name.partition('.')[2]}={format_value(value, digits)}" for name, value in parameters.items())
+    texts = (f"{name.partition('.')[2]}={format_value(value, digits)}" for name, value in parameters.items())
+    return printable(" ".join(texts))
 
 
 def format_duration(seconds: float) -> str:

@@ -35,8 +35,9 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
 def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
     """Return the plan of `spec`, given the stored rows and the data of the latest run."""
     rows = folder.runs()
-    latest = max(rows, key=lambda row: row["started_at"], default=None)
-    return Plan(spec, latest["data_fingerprint"] if latest is not None else "", rows)
+    started = [row for row in rows if row["started_at"] is not None]
+    latest = max(started, key=lambda row: row["started_at"], default={})
+    return Plan(spec, latest.get("data_fingerprint") or "", rows)
 
 
 def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:

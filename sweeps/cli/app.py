@@ -19,6 +19,7 @@ from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
 from sweeps.cli.options import Json, Spec, Sweep, SweepSets, TrialSets
 from sweeps.cli.streams import check_stdout, prepare_streams
+from sweeps.formatting import printable
 from sweeps.spec.arm_syntax import parse_sets
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except LagvaeError as error:
-                print(f"lagvae: {error}", file=sys.stderr)
+                print(printable(f"lagvae: {error}"), file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
 
 
@@ -424,11 +425,11 @@ def find_sweep(results: str, sweep: str) -> ResultsFolder:
     Raises:
         ConfigError: The sweep is not stored in `results`; the message lists the stored sweeps.
     """
-    from sweeps.spec.sweep import NAME
+    from sweeps.storage.identifiers import SWEEP_NAME
     from sweeps.storage.table import ResultsFolder, stored_sweeps
 
     folder = ResultsFolder(results, sweep)
-    if NAME.fullmatch(sweep) and folder.exists():
+    if SWEEP_NAME.fullmatch(sweep) and folder.exists():
         return folder
     stored = stored_sweeps(results)
     hint = f"The stored sweeps are {', '.join(stored)}." if stored else "No sweep is stored there. Check --results."
@@ -441,7 +442,7 @@ def _format_warning(
 ) -> str:
     """Return a warning as one line. A warning for programmers keeps its category and place."""
     place = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
-    return f"lagvae: warning, {place}{message}\n"
+    return printable(f"lagvae: warning, {place}{message}\n")
 
 
 def main() -> None:

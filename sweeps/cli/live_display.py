@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.cli.sweep_progress import SweepProgress
+from sweeps.cli.terminal import EscapingConsole
 from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
 from sweeps.execution.monitor import Monitor
-from sweeps.formatting import describe_data, format_duration, format_parameters
+from sweeps.formatting import describe_data, format_duration, format_parameters, printable
 from sweeps.search.plan import Plan, Run
 
 __all__ = ["Display"]
@@ -37,7 +38,7 @@ class Display(Monitor):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, markup=False)
+        self.console = console or EscapingConsole(file=sys.stderr, markup=False)
         self.progress = SweepProgress()
         self._live: Live | None = None
         self._recent: deque[str] = deque(maxlen=4)
@@ -144,7 +145,7 @@ class Display(Monitor):
         progress = self.progress
         unsuccessful = "".join(f", {count} {status}" for status, count in progress.unsuccessful.items())
         head = f"{progress.done}/{progress.total} runs{unsuccessful}   {self._elapsed()}   {self._time_left()}"
-        recent = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
+        recent = [Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
         return Group(Text(head, style="bold"), self._arm_table(), self._run_table(), *recent)
 
     def _arm_table(self) -> Table:

@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.formatting import markdown_table
+from sweeps.formatting import markdown_table, printable
 
 __all__ = [
+    "EscapingConsole",
     "OutputFormat",
     "ProgressLine",
     "TextTable",
@@ -37,7 +38,17 @@ LINE_INTERVAL = 30.0
 """Minimum number of seconds between two lines of progress if stderr is not a terminal."""
 
 
-class _StdoutConsole(Console):
+class EscapingConsole(Console):
+    """A console that prints texts with control characters escaped, because texts from files may contain them.
+
+    A `Text` is not escaped; build it from `printable` text.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+class _StdoutConsole(EscapingConsole):
     def on_broken_pipe(self) -> None:
         """Re-raise the current BrokenPipeError, because rich would exit with 1."""
         raise
@@ -93,7 +104,12 @@ class TextTable:
 
     def markdown(self) -> Iterator[str]:
         """Yield the lines of a Markdown table."""
-        return markdown_table(self.headings, [[str(cell) for cell in row] for row in self.rows])
+        return markdown_table(self.headings, [[_markdown_text(str(cell)) for cell in row] for row in self.rows])
+
+
+def _markdown_text(text: str) -> str:
+    """Return a text from a file as Markdown, on one line and without HTML tags."""
+    return " ".join(printable(text).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
 
 
 @contextmanager
@@ -114,7 +130,7 @@ class ProgressLine:
     """Context manager that shows progress on stderr: a bar on a terminal, and otherwise an occasional line."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = EscapingConsole(file=sys.stderr)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

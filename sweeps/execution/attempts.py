@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.jobs import Cluster, Job
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.spec.sweep import NAME
+from sweeps.storage.identifiers import SWEEP_NAME
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["Attempt", "attempts", "count_rows", "find_attempt", "last_attempt", "lineage_of"]
@@ -71,7 +71,7 @@ def lineage_of(sweep: str, results: str) -> str:
 
 def attempts(cluster: Cluster) -> list[Attempt]:
     """Return all jobs of the cluster that belong to a sweep, oldest first."""
-    pattern = re.compile(rf"lagvae-({NAME.pattern})-[0-9a-f]{{8}}-([1-9][0-9]{{0,8}})")
+    pattern = re.compile(rf"lagvae-({SWEEP_NAME.pattern})-[0-9a-f]{{8}}-([1-9][0-9]{{0,8}})")
     matches = ((pattern.fullmatch(job.submission_id), job) for job in cluster.jobs())
     return [Attempt(match[1], int(match[2]), job) for match, job in matches if match]
 

@@ -27,7 +27,14 @@ def load_data(spec: SweepSpec) -> Dataset:
         return spec.defaults.data.load()
 
 
-def make_plan(spec: SweepSpec, folder: ResultsFolder, data: Dataset | None = None, *, retry: bool = False) -> Plan:
+def make_plan(
+    spec: SweepSpec,
+    folder: ResultsFolder,
+    data: Dataset | None = None,
+    *,
+    retry: bool = False,
+    set_aside: bool = False,
+) -> Plan:
     """Return the plan of the sweep `spec`, given the rows stored in `folder`.
 
     Rows of generated data that version 0.1.0 stored have a former fingerprint (`SyntheticData.is_former_fingerprint`).
@@ -39,11 +46,12 @@ def make_plan(spec: SweepSpec, folder: ResultsFolder, data: Dataset | None = Non
         data: The data of the sweep; None if they are not loaded. Generated data are then not generated, and their
             content is not compared with an earlier fingerprint.
         retry: Whether runs that failed or ran out of memory are repeated.
+        set_aside: Whether unreadable rows are moved to the archive; see `ResultsFolder.runs`.
 
     Raises:
         DataError: The data are missing or invalid; see `load_data`.
     """
-    rows = folder.runs() if folder.exists() else []
+    rows = folder.runs(set_aside=set_aside) if folder.exists() else []
     source = spec.defaults.data
     with _issues_of_sweep(spec):
         fingerprints = [data.fingerprint if data is not None else source.fingerprint()]

@@ -87,7 +87,7 @@ def run_sweep(
         check_address(address)
     folder.prepare()
     with folder.locked(monitor.on_lease_wait) as guard, contextlib.closing(monitor):
-        plan = make_plan(spec, folder, data, retry=retry)
+        plan = make_plan(spec, folder, data, retry=retry, set_aside=True)
         monitor.on_sweep_started(plan, data.report)
         folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         outcome = _run_with_ray(plan, folder, monitor, address)

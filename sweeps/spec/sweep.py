@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -22,10 +21,10 @@ from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Value
 from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, parse_arms, validate_trials
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
+from sweeps.storage.identifiers import SWEEP_NAME
 
 __all__ = ["SweepFile", "SweepSpec", "load_spec", "parse_spec"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 LIBRARY = resources.files("sweeps") / "library"
 """The sweep files that ship with the package."""
 DEFAULT_CONFIGURATIONS = 8
@@ -136,7 +135,7 @@ def read_spec(where: str) -> str:
         ConfigError: The file cannot be read.
     """
     path = Path(where)
-    shipped = LIBRARY.joinpath(f"{where}.yaml") if NAME.fullmatch(where) else None
+    shipped = LIBRARY.joinpath(f"{where}.yaml") if SWEEP_NAME.fullmatch(where) else None
     if shipped is not None and shipped.is_file() and not path.is_file():
         return shipped.read_text("utf-8")
     return read_text(path)
@@ -240,7 +239,7 @@ def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -
     except ValidationError as error:
         issues += map(_with_hint_at_trial, issues_of(error, SweepFile))
     name = values.get("name")
-    if isinstance(name, str) and not NAME.fullmatch(name):
+    if isinstance(name, str) and not SWEEP_NAME.fullmatch(name):
         message = "must consist of 1 to 100 letters, digits and . - + _ characters, and begin with a letter or digit"
         hint = "Choose another name; the results folder has the same name."
         issues.append(ValidationIssue("name", message, hint, name))

@@ -11,6 +11,7 @@ from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
 from sweeps.spec.sections import Direction, SearchSpec
 from sweeps.spec.space import Arm, Value, parse_arm
+from sweeps.storage.identifiers import is_arm_name
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
 __all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "parse_arms", "validate_trials"]
@@ -34,7 +35,7 @@ def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
         return []
     parsed: list[Arm] = []
     for name, items in arms.items():
-        if not _is_arm_name(name):
+        if not is_arm_name(name):
             message = "must have names of 1 to 100 printable characters, without spaces at the start or end"
             hint = "Rename the arm."
             issues.append(ValidationIssue("arms", message, hint, name))
@@ -45,10 +46,6 @@ def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
     if not arms:
         issues.append(ValidationIssue("arms", "must name at least one arm", "Write, for example, {vae: []}.", {}))
     return parsed
-
-
-def _is_arm_name(name: Any) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 and name == name.strip()
 
 
 def validate_trials(

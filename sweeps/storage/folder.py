@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import functools
 import os
 import time
@@ -21,6 +19,7 @@ import pyarrow.fs
 from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
 from lagvae_core.files import write_atomically
 from sweeps.storage.lease import LeaseHeldError, WaitingCallback, leased
+from sweeps.storage.locks import lock_file
 from sweeps.storage.mounts import is_local_filesystem
 
 __all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
@@ -72,7 +71,8 @@ class SweepFolder:
     """`<results>/<sweep>` with runs/*.parquet, curves/*.parquet, spec.yaml, checkpoints/, models/ and evaluations/.
 
     On a file system, each file is written under a temporary name, flushed and renamed, so that no reader sees an
-    incomplete file. An object store always replaces an object as a whole.
+    incomplete file. An object store always replaces an object as a whole. A link below the folder that leads out of it
+    is not followed; the folder itself may be a link.
 
     Args:
         results: A local path, or a URI that pyarrow knows (file://, s3://, gs://).
@@ -110,8 +110,9 @@ class SweepFolder:
         """Create the subfolder `part`, and prove that it is writable by writing a temporary file to it.
 
         Raises:
-            ConfigError: The subfolder is not writable.
+            ConfigError: The subfolder is not writable, or is a link that leads out of the folder.
         """
+        self._check(part)
         try:
             filesystem, root = self._filesystem()
             filesystem.create_dir(f"{root}/{part}", recursive=True)
@@ -172,6 +173,23 @@ class SweepFolder:
         """
         self._retry(f"{name} cannot be removed", lambda: self._remove(name))
 
+    def move(self, name: str, target: str) -> None:
+        """Move the file `name` to `target`, creating its folder if necessary.
+
+        Raises:
+            StoreError: The file cannot be moved.
+        """
+
+        def move() -> None:
+            self.guard()
+            self._check(name)
+            self._check(target)
+            filesystem, root = self._filesystem()
+            filesystem.create_dir(f"{root}/{target}".rpartition("/")[0], recursive=True)
+            filesystem.move(f"{root}/{name}", f"{root}/{target}")
+
+        self._retry(f"{name} cannot be moved", move)
+
     def folders(self) -> list[str]:
         """Return the names of the subfolders, sorted."""
 
@@ -184,6 +202,8 @@ class SweepFolder:
 
     def files(self, part: str) -> list[str]:
         """Return the names of the files in the subfolder `part`, sorted; an empty list if there is no such folder."""
+
+        self._check(part)
 
         def list_files() -> list[str]:
             filesystem, root = self._filesystem()
@@ -208,10 +228,11 @@ class SweepFolder:
 
         Raises:
             LeaseHeldError: Another driver runs the sweep.
+            ConfigError: The file of the lock cannot be opened.
         """
         folder = self.local_path
         with contextlib.ExitStack() as stack:
-            locked = folder is not None and self._lock(stack, folder / ".driver.lock")
+            locked = folder is not None and stack.enter_context(lock_file(folder / ".driver.lock"))
             lease = None
             if folder is None or not (locked and is_local_filesystem(folder)):
                 lease = stack.enter_context(
@@ -220,7 +241,8 @@ class SweepFolder:
             if folder is not None:
                 # Remove temporary files that a killed process left behind.
                 for leftover in folder.glob("**/.*.tmp"):
-                    leftover.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # files of another user may stay
+                        leftover.unlink()
 
             def guard() -> None:
                 if lease is not None and lease.lost():
@@ -228,19 +250,31 @@ class SweepFolder:
 
             yield guard
 
-    @staticmethod
-    def _lock(stack: contextlib.ExitStack, file: Path) -> bool:
-        """Lock `file` until `stack` closes; return False if the file system does not support locks."""
-        lock = stack.enter_context(file.open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LeaseHeldError() from None
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                return False
-            raise
-        return True
+    def unsafe(self, name: str) -> str | None:
+        """Return why the file or subfolder `name` must not be used, for a message; None if nothing is wrong with it.
+
+        A link that leads out of the folder would let whoever wrote the folder choose files of whoever reads it.
+        """
+        filesystem, root = self._filesystem()
+        if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+            return None
+        path = root
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            if os.path.islink(path):
+                target = os.path.realpath(path)
+                if not Path(target).is_relative_to(os.path.realpath(root)):
+                    return f"leads out of the folder of the sweep, to {target}"
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            return "is not a regular file"
+        return None
+
+    def _check(self, name: str) -> None:
+        """Raise a ConfigError if the file or subfolder `name` must not be used."""
+        reason = self.unsafe(name)
+        if reason is not None:
+            hint = "Remove it. A results folder, or the whole folder of a sweep, may be a link."
+            raise ConfigError([ValidationIssue(f"{self.root}/{self.sweep}/{name}", reason, hint)])
 
     def _filesystem(self) -> tuple[pyarrow.fs.FileSystem, str]:
         filesystem, root = _open_uri(self.results) if "://" in self.results else (LOCAL, _absolute(self.results))
@@ -248,6 +282,7 @@ class SweepFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         self.guard()
+        self._check(name)
         filesystem, root = self._filesystem()
         if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
             path = Path(root) / name
@@ -258,6 +293,7 @@ class SweepFolder:
                 stream.write(content)
 
     def _read(self, name: str) -> bytes | None:
+        self._check(name)
         filesystem, root = self._filesystem()
         try:
             with filesystem.open_input_stream(f"{root}/{name}") as stream:
@@ -267,11 +303,14 @@ class SweepFolder:
 
     def _remove(self, name: str) -> None:
         self.guard()
+        self._check(name)
         filesystem, root = self._filesystem()
         with contextlib.suppress(FileNotFoundError):
             filesystem.delete_file(f"{root}/{name}")
 
     def _type(self, name: str) -> pyarrow.fs.FileType:
+        self._check(name)
+
         def get_type() -> pyarrow.fs.FileType:
             filesystem, root = self._filesystem()
             return filesystem.get_file_info(f"{root}/{name}").type

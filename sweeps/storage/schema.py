@@ -25,15 +25,21 @@ __all__ = [
     "RUNS_SCHEMA",
     "RUN_KEYS",
     "SCHEMA_VERSION",
+    "STATUSES",
     "fields_of",
     "is_integral",
     "metric_columns",
     "tunable_columns",
 ]
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Version of the files. Files of version 2 have a checksum (see `sweeps.storage.parquet`)."""
+
 ENDED = ("finished", "stopped_early", "diverged", "out_of_memory", "failed")
 """Final values of `status`. Runs that are `running` or `interrupted` are resumed."""
+
+STATUSES = frozenset({*ENDED, "running", "interrupted"})
+"""All values of `status`."""
 
 RUN_KEYS = ("sweep", "arm", "run_id", "config_id", "seed")
 """Columns that identify a run in tables with several rows per run, such as the curves."""

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweeps.storage.folder import SweepFolder
+from sweeps.storage.identifiers import RUN_ID, SWEEP_NAME
+from sweeps.storage.parquet import DamagedFileError, encode_table
+from sweeps.storage.provenance import now
+from sweeps.storage.rows import decode_rows
 from sweeps.storage.schema import CURVES_SCHEMA, RUN_KEYS, RUNS_SCHEMA
 
-__all__ = ["ResultsFolder", "stored_sweeps"]
+__all__ = ["ResultsFolder", "StoredTable", "stored_sweeps"]
 
-REQUIRED = ("arm", "run_id", "seed")
-"""Columns that are never null in any table that contains them."""
+
+@dataclass(frozen=True)
+class StoredTable:
+    """The files of a table.
+
+    Args:
+        part: Name of the subfolder.
+        files: Rows of each file that counts, by the name of the file. No two files hold rows of the same run.
+        copies: Names of the files whose run has another file that counts.
+        unreadable: Reasons by the names of the files that cannot be read.
+    """
+
+    part: str
+    files: Mapping[str, list[dict[str, Any]]]
+    copies: list[str]
+    unreadable: Mapping[str, str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that count."""
+        return [row for rows in self.files.values() for row in rows]
 
 
 class ResultsFolder(SweepFolder):
@@ -43,57 +67,97 @@ class ResultsFolder(SweepFolder):
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Replace the Parquet file `name` as a whole."""
-        buffer = pa.BufferOutputStream()
-        # Each file has only a few rows. Dictionaries and statistics of its columns would be useless and take a third of
-        # the file, and setting up a stronger compression for each column would double the time to read the file.
-        pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
-        self.write(name, buffer.getvalue().to_pybytes())
+        self.write(name, encode_table(table))
 
-    def runs(self) -> list[dict[str, Any]]:
-        """Return every row, sorted by arm, configuration and seed. Damaged files are skipped with a warning."""
-        rows = self.rows("runs", RUNS_SCHEMA)
-        return sorted(rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
+    def runs(self, *, set_aside: bool = False) -> list[dict[str, Any]]:
+        """Return every row, sorted by arm, configuration and seed. A run has one row.
+
+        Args:
+            set_aside: Move the unreadable files of runs to the archive, so that repeating the runs does not overwrite
+                them. Only the driver of the sweep may do so.
+        """
+        stored = self.read_table("runs", RUNS_SCHEMA)
+        damaged = [name for name in stored.unreadable if RUN_ID.fullmatch(_stem(name)) and not self.unsafe(name)]
+        if set_aside and damaged:
+            place = self.archive(damaged)
+            hint = f"It was moved to {place}. A run of the sweep file that has no row is trained again."
+            self._warn(stored, dict.fromkeys(damaged, hint))
+        else:
+            self._warn(stored)
+        return sorted(stored.rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
 
     def curves(self) -> list[dict[str, Any]]:
         """Return every epoch of every run, sorted by run and epoch."""
         return sorted(self.rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))
 
     def rows(self, part: str, schema: pa.Schema) -> list[dict[str, Any]]:
-        """Return the rows of every file in the subfolder `part`, with the columns of `schema`.
+        """Return the rows in the subfolder `part` (see `read_table`), and warn about the files that do not count."""
+        stored = self.read_table(part, schema)
+        self._warn(stored)
+        return stored.rows
 
-        Columns of `schema` that a file lacks are null; columns that are not in `schema` are dropped. A damaged file is
-        skipped with a warning.
+    def read_table(self, part: str, schema: pa.Schema) -> StoredTable:
+        """Read every file in the subfolder `part`. This is the only reader of rows.
+
+        If several files hold rows of one run, as a synchronising tool leaves them, one of them counts: the file with
+        the name of the run, or else the first in the order of the names.
+
+        Args:
+            part: Name of the subfolder.
+            schema: Columns of the table; see `decode_rows`.
 
         Raises:
             StoreError: A file cannot be accessed. It is not skipped, because the driver would then repeat its run.
         """
-        rows: list[dict[str, Any]] = []
         names = [name for name in self.files(part) if name.endswith(".parquet") and not name.startswith(f"{part}/.")]
-        for name, content in self.read_each(names):
+        unreadable = {name: reason for name in names if (reason := self.unsafe(name)) is not None}
+        files: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for name, content in self.read_each([name for name in names if name not in unreadable]):
             if content is None:
                 continue
-            path = f"{self.root}/{self.sweep}/{name}"
             try:
-                # The files are so small that starting threads would take as long as reading.
-                table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-            except (pa.ArrowInvalid, OSError) as error:
-                hint = "Restore it from a backup, or delete it."
-                message = f"{path} was skipped because it is not a readable Parquet file ({error}). {hint}"
-                warnings.warn(message, stacklevel=2)
-                continue
-            empty = dict.fromkeys(schema.names)
-            rows_of_file = [empty | {k: _finite(v) for k, v in row.items() if k in empty} for row in table.to_pylist()]
-            if any(row[column] is None for row in rows_of_file for column in REQUIRED if column in empty):
-                hint = "Move it out of this folder."
-                warnings.warn(f"{path} was skipped because it was not written by lagvae. {hint}", stacklevel=2)
-                continue
-            rows += rows_of_file
-        return rows
+                rows = decode_rows(content, schema)
+            except DamagedFileError as error:
+                unreadable[name] = str(error)
+            else:
+                files.setdefault(rows[0]["run_id"], {})[name] = rows
+        counted, copies = {}, []
+        for run_id, files_of_run in files.items():
+            first, *others = sorted(files_of_run, key=lambda name: (_stem(name) != run_id, name))
+            counted[first] = files_of_run[first]
+            copies += others
+        return StoredTable(part, counted, copies, unreadable)
+
+    def archive(self, names: Iterable[str]) -> str:
+        """Move files to a new subfolder of `archive/`, where no command reads them, and return its name.
+
+        Raises:
+            StoreError: A file cannot be moved.
+        """
+        place = f"archive/{now():%Y%m%dT%H%M%S.%fZ}"
+        for name in names:
+            self.move(name, f"{place}/{name}")
+        return place
+
+    def _warn(self, stored: StoredTable, hints: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Warn about the files of a table that do not count, with `hints` by name in place of the usual hint."""
+        place = f"{self.root}/{self.sweep}"
+        for name, reason in stored.unreadable.items():
+            hint = hints.get(name, f"Restore it from a backup, or move it: {self._remedy('--unreadable')}.")
+            warnings.warn(f"{place}/{name} is not counted: {reason}. {hint}", stacklevel=3)
+        if stored.copies:
+            count = f"{len(stored.copies)} of the files hold copies of rows and are not counted"
+            names = ", ".join(stored.copies)
+            warnings.warn(f"{place}: {count} ({names}). To move them: {self._remedy('--copies')}.", stacklevel=3)
+
+    def _remedy(self, option: str) -> str:
+        return f"`lagvae results archive {self.sweep} {option} --results {shlex.quote(self.results)}`"
 
 
 def stored_sweeps(results: str) -> list[str]:
     """Return the names of the sweeps that have a table in `results`, which is a path or URI."""
-    return [name for name in ResultsFolder(results, "").folders() if ResultsFolder(results, name).exists()]
+    folders = [name for name in ResultsFolder(results, "").folders() if SWEEP_NAME.fullmatch(name)]
+    return [name for name in folders if ResultsFolder(results, name).exists()]
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -102,6 +166,6 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which lagvae never writes, with null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _stem(name: str) -> str:
+    """Return the name of a Parquet file without its folder and extension."""
+    return name.rpartition("/")[2].removesuffix(".parquet")

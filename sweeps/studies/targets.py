@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from lagvae_core.errors import CheckpointError, ConfigError, ValidationIssue
 from lagvae_core.studies.trained_model import configuration_of
 from lagvae_core.training.checkpoint import CheckpointStore, FileCheckpoint
 from sweeps.storage.folder import FolderFile, model_name
+from sweeps.storage.identifiers import RUN_ID
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
-__all__ = ["RUN_ID", "EvaluationTarget", "find_targets"]
+__all__ = ["EvaluationTarget", "find_targets"]
 
-RUN_ID = re.compile(r"[0-9a-f]{12}-[0-9]{1,16}")
 HOW_TO_KEEP = "Train the model again with `lagvae evaluate --retrain`. A sweep with `keep: models` stores its models."
 HOW_TO_LIST = "`lagvae results show SWEEP` lists the configurations; a run id is CONFIG_ID-SEED."
 

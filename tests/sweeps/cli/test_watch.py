@@ -119,6 +119,10 @@ class TestWatch:
         assert figures == ["posterior_means.png", "posterior_means_way_0.png", "posterior_means_way_1.png"]
 
 
+IDS = {"vae": "a" * 12, "beta": "b" * 12}
+"""Ids of the configurations of two arms."""
+
+
 class TestCurves:
     @pytest.fixture
     def stored(self, tmp_path):
@@ -126,7 +130,8 @@ class TestCurves:
         folder.prepare()
         folder.write("spec.yaml", yaml.safe_dump(sweep(), sort_keys=False).encode())
         for arm, seed in (("beta", 0), ("vae", 0), ("vae", 1)):
-            run = {"sweep": "tiny", "arm": arm, "run_id": f"{arm}-{seed}", "config_id": arm, "seed": seed}
+            config_id = IDS[arm]
+            run = {"sweep": "tiny", "arm": arm, "run_id": f"{config_id}-{seed}", "config_id": config_id, "seed": seed}
             empty = dict.fromkeys(column.name for column in CURVE_COLUMNS)
             rows = [empty | {"epoch": e, "step": 4 * e, "valid_kl": e + seed, "valid_mi": 0.5} for e in (1, 2)]
             folder.write_curve(run, rows)
@@ -136,7 +141,7 @@ class TestCurves:
         assert ended.returncode == 0
         lines = [line.split() for line in ended.stdout.splitlines()]
         assert lines[0] == ["arm", "epoch", "step", "runs", "valid_kl", "valid_mi", "valid_kl_agg", "config_id"]
-        assert lines[1] == ["vae", "1", "4", "2", "1.500", "±", "0.500", "0.500", "±", "0.000", "vae"]
+        assert lines[1] == ["vae", "1", "4", "2", "1.500", "±", "0.500", "0.500", "±", "0.000", IDS["vae"]]
         assert [line[0] for line in lines[1:]] == ["vae", "vae", "beta", "beta"]
 
     def test_json_and_figure(self, call, stored, tmp_path):

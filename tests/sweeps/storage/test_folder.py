@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from helpers import rejects
 
-from lagvae_core.errors import StoreError
+from lagvae_core.errors import ConfigError, StoreError
 from sweeps.storage import folder as folder_module
-from sweeps.storage import lease
+from sweeps.storage import lease, locks
 from sweeps.storage.folder import SweepFolder
 from sweeps.storage.lease import LeaseHeldError
 
@@ -113,6 +113,52 @@ class TestReadEach:
             list(folder.read_each(["runs/a", "runs/b"]))
 
 
+class TestLinks:
+    """Whoever writes a results folder must not choose the files that a reader of the folder opens or replaces."""
+
+    @pytest.fixture
+    def outside(self, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "x").write_bytes(b"precious")
+        return outside
+
+    def test_a_folder_that_leads_out_is_rejected(self, folder, outside):
+        (Path(folder.results) / "s" / "models").symlink_to(outside)
+        where = f"{folder.root}/s/models"
+        for act in (
+            lambda: folder.read("models/x"),
+            lambda: folder.write("models/y", b""),
+            lambda: folder.remove("models/x"),
+            lambda: folder.holds("models/x"),
+            lambda: folder.files("models"),
+            lambda: folder.prove_writable("models"),
+            lambda: folder.move("models/x", "runs/x"),
+        ):
+            with pytest.raises(ConfigError, match=where):
+                act()
+        assert [path.name for path in outside.iterdir()] == ["x"]
+
+    def test_a_file_that_leads_out_is_rejected(self, folder, outside):
+        (Path(folder.results) / "s" / "runs" / "a").symlink_to("../../../outside/x")
+        assert folder.unsafe("runs/a")
+        with pytest.raises(ConfigError, match="runs/a"):
+            folder.read("runs/a")
+
+    def test_a_named_pipe_is_rejected(self, folder):
+        os.mkfifo(Path(folder.results) / "s" / "spec.yaml")
+        with pytest.raises(ConfigError, match="regular"):
+            folder.read("spec.yaml")
+
+    def test_links_within_the_folder_and_to_the_whole_folder_are_followed(self, folder, tmp_path):
+        folder.write("runs/a", b"a")
+        (Path(folder.results) / "s" / "runs" / "b").symlink_to("a")
+        (tmp_path / "linked").symlink_to(folder.results)
+        linked = SweepFolder(str(tmp_path / "linked"), "s")
+        assert linked.read("runs/b") == b"a"
+        assert linked.files("runs") == ["runs/a", "runs/b"]
+
+
 class TestPatience:
     """A store that fails temporarily, as if the network were down or the disk full."""
 
@@ -180,7 +226,7 @@ class TestLock:
         def without_locks(file: object, operation: int) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(folder_module.fcntl, "flock", without_locks)
+        monkeypatch.setattr(locks.fcntl, "flock", without_locks)
         monkeypatch.setattr(lease, "LEASE_TIMING", lease.LeaseTiming(0.05, 2.0, 0.0))
         with folder.locked():
             assert folder.read(lease.LEASE) is not None
@@ -200,7 +246,7 @@ class TestLock:
                 folder.locked().__enter__()
             assert caught.value.host == ""
             # A driver on a different machine does not see the lock.
-            monkeypatch.setattr(folder_module.fcntl, "flock", lambda file, operation: None)
+            monkeypatch.setattr(locks.fcntl, "flock", lambda file, operation: None)
             monkeypatch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
             with pytest.raises(LeaseHeldError) as caught:
                 folder.locked().__enter__()
