@@ -108,10 +108,12 @@ class Summary(ConfigurationIdentity):
     Args:
         ends: Number of runs by status.
         columns: Statistic of each column over the finished runs that measured it; None if no run measured it.
+        earlier: Whether the runs belong to an earlier version of the sweep.
     """
 
     ends: Mapping[str, int]
     columns: Mapping[str, Statistic | None]
+    earlier: bool = False
 
     @property
     def runs(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
@@ -12,7 +13,7 @@ from sweeps.spec.sweep import SweepSpec, parse_spec
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import non_numeric_columns, with_evaluations
 
-__all__ = ["current_plan", "current_rows", "stored_spec", "summaries_of"]
+__all__ = ["current_plan", "stored_spec", "summaries_of"]
 
 
 def stored_spec(folder: ResultsFolder) -> SweepSpec:
@@ -32,23 +33,19 @@ def stored_spec(folder: ResultsFolder) -> SweepSpec:
         raise ConfigError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
 
 
-def current_plan(spec: SweepSpec, folder: ResultsFolder) -> Plan:
+def current_plan(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> Plan:
     """Return the plan of `spec`, given the stored rows and the data of the latest run."""
-    rows = folder.runs()
     started = [row for row in rows if row["started_at"] is not None]
     latest = max(started, key=lambda row: row["started_at"], default={})
     return Plan(spec, latest.get("data_fingerprint") or "", rows)
-
-
-def current_rows(spec: SweepSpec, folder: ResultsFolder) -> list[Mapping[str, Any]]:
-    """Return the stored rows that belong to the current plan, without rows of earlier versions of the sweep."""
-    return list(current_plan(spec, folder).rows.values())
 
 
 def summaries_of(
     folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], baseline: str | None
 ) -> list[Summary]:
     """Summarise the configurations of stored rows (see `summarise`), in the order of the arms in the sweep file.
+
+    The rows that belong to the current plan come first. Rows of an earlier version of the sweep are summarised apart.
 
     Args:
         folder: The folder of the sweep.
@@ -66,6 +63,13 @@ def summaries_of(
         issues.append(ValidationIssue("--baseline", f"must be an arm of {folder.sweep}", hint, baseline))
     if issues:
         raise ConfigError(issues)
-    order = [arm.name for arm in stored_spec(folder).arms]
-    summaries = summarise(with_evaluations(folder, rows, columns), columns, baseline)
-    return sorted(summaries, key=lambda s: order.index(s.arm) if s.arm in order else len(order))
+    spec = stored_spec(folder)
+    order = [arm.name for arm in spec.arms]
+    current = current_plan(spec, rows).rows
+    summaries = []
+    for earlier in (False, True):
+        of_version = [row for row in rows if (row["run_id"] not in current) == earlier]
+        summarised = summarise(with_evaluations(folder, of_version, columns), columns, baseline)
+        summarised.sort(key=lambda s: order.index(s.arm) if s.arm in order else len(order))
+        summaries += [replace(summary, earlier=earlier) for summary in summarised]
+    return summaries

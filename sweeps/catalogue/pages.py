@@ -33,16 +33,20 @@ The results of a sweep are in `<results>/<sweep>/`:
 - `runs/*.parquet`: one row per run.
 - `curves/*.parquet`: one row per run and epoch.
 - `spec.yaml`: the sweep file.
+- `archive/*/`: files that `lagvae results archive` or a driver moved there. No command reads them.
 
 Every column is always present and typed. Null means "not measured". NaN and infinity are never stored. Counts are
-64-bit integers. The metadata of each file holds the schema version, which is {SCHEMA_VERSION}. DuckDB, pandas, polars
-and pyarrow read the folders directly:
+64-bit integers. The metadata of each file holds the schema version, which is {SCHEMA_VERSION}, and `lagvae_sha256`, the
+SHA-256 of the file with 64 zeros in place of this value. lagvae does not read a file that differs from it. Each page
+has a CRC-32 as well. Files of version 1 have neither. DuckDB, pandas, polars and pyarrow read the folders directly:
 
     SELECT arm, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
     WHERE status = 'finished' GROUP BY arm;
 
 A folder can contain rows of earlier versions of its sweep. They differ in `config_id`, `spec_hash` or
-`data_fingerprint`, and `lagvae results pareto` ignores them.
+`data_fingerprint`. `lagvae results pareto` ignores them, `lagvae results show` marks them, and
+`lagvae results archive SWEEP --orphans` moves them away. If several files hold the row of one run, the file
+`<run_id>.parquet` counts, or else the first by name.
 
 ## Which numbers are comparable
 

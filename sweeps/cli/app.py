@@ -243,6 +243,35 @@ def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str 
     return outcome.exit_code
 
 
+@results_app.command("list")
+def results_list(results: Results = "results", as_json: Json = False) -> None:
+    """List the stored sweeps, with the number of their runs by status and the time of the latest run."""
+    from sweeps.cli.folders import print_sweeps
+
+    print_sweeps(results, as_json=as_json)
+
+
+@results_app.command("archive")
+def results_archive(
+    sweep: Sweep,
+    results: Results = "results",
+    as_json: Json = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Runs that the stored sweep file does not plan, with all their files.")
+    ] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Copies of rows, as synchronising tools leave them.")
+    ] = False,
+    unreadable: Annotated[bool, typer.Option("--unreadable", help="Files of the tables that cannot be read.")] = False,
+) -> None:
+    """Move files that do not belong to a sweep to its folder `archive/`, where no command reads them."""
+    from sweeps.cli.folders import archive_files
+
+    chosen = {"--orphans": orphans, "--copies": copies, "--unreadable": unreadable}
+    folder = find_sweep(results, sweep)
+    archive_files(folder, [option for option, is_chosen in chosen.items() if is_chosen], as_json=as_json)
+
+
 @results_app.command("show")
 def results_show(
     sweep: Sweep,
@@ -336,7 +365,7 @@ def dashboard(
 
     folder = find_sweep(results, sweep)
     spec = stored_spec(folder)
-    serve(spec, current_plan(spec, folder), host, port)
+    serve(spec, current_plan(spec, folder.runs()), host, port)
 
 
 @app.command()

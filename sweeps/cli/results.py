@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.analysis.curves import Curve, curves_of
@@ -14,7 +16,7 @@ from sweeps.analysis.front import FrontRow, front_of
 from sweeps.analysis.pareto import Direction
 from sweeps.analysis.result_warnings import result_warnings_of
 from sweeps.analysis.statistics import TIME, Statistic, Summary
-from sweeps.analysis.stored import current_rows, stored_spec, summaries_of
+from sweeps.analysis.stored import current_plan, stored_spec, summaries_of
 from sweeps.catalogue.arms import describe_arm
 from sweeps.cli.arms import print_arms
 from sweeps.cli.terminal import (
@@ -35,7 +37,7 @@ __all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "pri
 
 Row = Mapping[str, Any]
 
-LEFT = ("arm", "parameters")
+LEFT = ("arm", "parameters", "version")
 """Headings of left-aligned columns."""
 
 RUN_COLUMNS = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
@@ -80,13 +82,20 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
     if seconds is None:
         console.print("the duration is unknown, because no run has finished yet")
     if plan.others:
-        console.print(f"{len(plan.others)} stored rows belong to an earlier version of the sweep and are kept")
+        _print_earlier(console, plan.spec.name, len(plan.others))
     if plan.refused:
         run_id, reason = next(iter(plan.refused.items()))
         text = (
             f"{len(plan.refused)} of them have parameters that are no longer valid; the first is run {run_id}: {reason}"
         )
         console.print(text, soft_wrap=True)
+
+
+def _print_earlier(console: Console, sweep: str, rows: int) -> None:
+    """Print how many rows belong to an earlier version of the sweep, unless there are none."""
+    if rows:
+        remedy = f"`lagvae results archive {sweep} --orphans` moves them away"
+        console.print(f"{rows} stored rows belong to an earlier version of the sweep; {remedy}", soft_wrap=True)
 
 
 def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
@@ -168,7 +177,8 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     """
     spec = stored_spec(folder)
     axes = objectives or spec.objectives
-    stored = with_evaluations(folder, current_rows(spec, folder), axes)
+    plan = current_plan(spec, folder.runs())
+    stored = with_evaluations(folder, list(plan.rows.values()), axes)
     rows = front_of(stored, axes)
     members = [row for row in rows if row.member]
     if as_json:
@@ -189,6 +199,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
     if missing:
         console.print(f"arms without a value for every objective are not compared: {', '.join(missing)}")
+    _print_earlier(console, folder.sweep, len(plan.others))
 
 
 def _front_table(members: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
@@ -225,9 +236,10 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
         hint = "Choose two objectives with --objectives."
         raise ConfigError([ValidationIssue("--png", "must be used with exactly two objectives", hint, list(axes))])
     (y, y_direction), (x, x_direction) = axes.items()
+    rows = list(current_plan(spec, folder.runs()).rows.values())
     points = [
         FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
-        for row in front_of(with_evaluations(folder, current_rows(spec, folder), axes), axes)
+        for row in front_of(with_evaluations(folder, rows, axes), axes)
     ]
     if not points:
         message = "must name a sweep with finished runs that have a value for both objectives"
@@ -269,12 +281,14 @@ def print_runs(
         print_json(_runs_json(folder, rows, columns or ()))
         return
     names = columns or RUN_COLUMNS
-    table = _runs_table(summaries_of(folder, rows, names, baseline), _with_time(names, baseline))
+    summaries = summaries_of(folder, rows, names, baseline)
+    table = _runs_table(summaries, _with_time(names, baseline))
     if output_format == "markdown":
         print("\n".join(table.markdown()))
         return
     console = console_of_stdout()
     print_whole(console, table.rich())
+    _print_earlier(console, folder.sweep, sum(summary.runs for summary in summaries if summary.earlier))
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)
@@ -304,6 +318,10 @@ def _runs_table(summaries: Sequence[Summary], columns: Sequence[str]) -> TextTab
         headings.append("parameters")
         for row, summary in zip(rows, summaries, strict=True):
             row.append(format_parameters(summary.parameters))
+    if any(summary.earlier for summary in summaries):
+        headings.append("version")
+        for row, summary in zip(rows, summaries, strict=True):
+            row.append("earlier" if summary.earlier else "current")
     return TextTable(headings, rows, LEFT)
 
 

@@ -51,9 +51,10 @@ def _draw(summaries: Sequence[Summary], columns: Sequence[str], title: str) -> F
 
 def _row_label(summary: Summary, summaries: Sequence[Summary]) -> str:
     """Return the arm, followed by the parameters if the arm has several configurations."""
+    label = summary.arm + (" (earlier)" if summary.earlier else "")
     if sum(other.arm == summary.arm for other in summaries) == 1:
-        return summary.arm
-    return f"{summary.arm} {format_parameters(summary.parameters, digits=3)}"
+        return label
+    return f"{label} {format_parameters(summary.parameters, digits=3)}"
 
 
 def _outliers(means: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -182,7 +182,7 @@ class SweepFolder:
 
         def move() -> None:
             self.guard()
-            self._check(name)
+            self._check(name.rpartition("/")[0] or ".")  # a link itself may be moved
             self._check(target)
             filesystem, root = self._filesystem()
             filesystem.create_dir(f"{root}/{target}".rpartition("/")[0], recursive=True)

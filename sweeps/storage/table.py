@@ -18,7 +18,7 @@ from sweeps.storage.provenance import now
 from sweeps.storage.rows import decode_rows
 from sweeps.storage.schema import CURVES_SCHEMA, RUN_KEYS, RUNS_SCHEMA
 
-__all__ = ["ResultsFolder", "StoredTable", "stored_sweeps"]
+__all__ = ["ResultsFolder", "StoredTable", "stem", "stored_sweeps"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class StoredTable:
     Args:
         part: Name of the subfolder.
         files: Rows of each file that counts, by the name of the file. No two files hold rows of the same run.
-        copies: Names of the files whose run has another file that counts.
+        copies: Runs by the names of the files whose run has another file that counts.
         unreadable: Reasons by the names of the files that cannot be read.
     """
 
     part: str
     files: Mapping[str, list[dict[str, Any]]]
-    copies: list[str]
+    copies: Mapping[str, str]
     unreadable: Mapping[str, str]
 
     @property
@@ -77,7 +77,7 @@ class ResultsFolder(SweepFolder):
                 them. Only the driver of the sweep may do so.
         """
         stored = self.read_table("runs", RUNS_SCHEMA)
-        damaged = [name for name in stored.unreadable if RUN_ID.fullmatch(_stem(name)) and not self.unsafe(name)]
+        damaged = [name for name in stored.unreadable if RUN_ID.fullmatch(stem(name))]
         if set_aside and damaged:
             place = self.archive(damaged)
             hint = f"It was moved to {place}. A run of the sweep file that has no row is trained again."
@@ -121,11 +121,12 @@ class ResultsFolder(SweepFolder):
                 unreadable[name] = str(error)
             else:
                 files.setdefault(rows[0]["run_id"], {})[name] = rows
-        counted, copies = {}, []
+        counted: dict[str, list[dict[str, Any]]] = {}
+        copies: dict[str, str] = {}
         for run_id, files_of_run in files.items():
-            first, *others = sorted(files_of_run, key=lambda name: (_stem(name) != run_id, name))
+            first, *others = sorted(files_of_run, key=lambda name: (stem(name) != run_id, name))
             counted[first] = files_of_run[first]
-            copies += others
+            copies |= dict.fromkeys(others, run_id)
         return StoredTable(part, counted, copies, unreadable)
 
     def archive(self, names: Iterable[str]) -> str:
@@ -166,6 +167,6 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """Return the name of a Parquet file without its folder and extension."""
     return name.rpartition("/")[2].removesuffix(".parquet")

@@ -426,7 +426,7 @@ class TestExitCodes:
         def fail(*arguments: object, **options: object) -> None:
             raise StoreError("the store is away")
 
-        monkeypatch.setattr(ResultsFolder, "rows", fail)
+        monkeypatch.setattr(ResultsFolder, "read_table", fail)
         ended = call(*arguments.split())
         assert ended.returncode == 1, ended
         assert ended.stderr.splitlines()[-1] == "lagvae: the store is away"

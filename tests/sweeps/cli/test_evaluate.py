@@ -276,7 +276,7 @@ class TestInvalidRuns:
         folder.write_run(
             dict.fromkeys(RUNS_SCHEMA.names)
             | same
-            | {"sweep": "s", "arm": "vae", "configuration": 0, "seed": 0, "threads": 1}
+            | {"sweep": "s", "arm": "vae", "configuration": 0, "seed": 0, "attempt": 1, "threads": 1}
             | {"config": json.dumps(record["config"])}
         )
         shutil.copytree("corpus", "elsewhere")

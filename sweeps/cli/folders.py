@@ -1,0 +1,91 @@
+"""`lagvae results list` and `lagvae results archive`: the stored sweeps, and files that do not belong to them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
+from sweeps.analysis import archive
+from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole
+from sweeps.storage.table import ResultsFolder, stored_sweeps
+
+__all__ = ["archive_files", "print_sweeps"]
+
+SELECTIONS: dict[str, Callable[[ResultsFolder], list[str]]] = {
+    "--orphans": archive.orphans,
+    "--copies": archive.copies,
+    "--unreadable": archive.unreadable,
+}
+"""What each option of `lagvae results archive` selects."""
+
+
+def print_sweeps(results: str, *, as_json: bool) -> None:
+    """Print the stored sweeps with the number of their runs by status and the time of the latest start or end.
+
+    Args:
+        results: Folder or URI of the results.
+        as_json: Print a list of JSON objects instead of a table.
+    """
+    sweeps = []
+    for name in stored_sweeps(results):
+        try:
+            rows = ResultsFolder(results, name).runs()
+        except (StoreError, ConfigError) as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        statuses = dict(sorted(Counter(row["status"] for row in rows).items()))
+        times = [row[column] for row in rows for column in ("started_at", "ended_at") if row[column] is not None]
+        sweeps.append((name, statuses, max(times, default=None)))
+    if as_json:
+        keys = ("sweep", "statuses", "latest")
+        print_json([dict(zip(keys, (n, s, t.isoformat() if t else None), strict=True)) for n, s, t in sweeps])
+        return
+    console = console_of_stdout()
+    if not sweeps:
+        console.print(f"no sweep is stored in {results}")
+        return
+    rows_of_table = [
+        [
+            name,
+            str(sum(statuses.values())),
+            ", ".join(f"{count} {status}" for status, count in statuses.items()),
+            f"{latest:%Y-%m-%d %H:%M} UTC" if latest else "",
+        ]
+        for name, statuses, latest in sweeps
+    ]
+    table = TextTable(["sweep", "runs", "by status", "latest"], rows_of_table, ("sweep", "by status", "latest"))
+    print_whole(console, table.rich())
+
+
+def archive_files(folder: ResultsFolder, options: Sequence[str], *, as_json: bool) -> None:
+    """Move files to the archive of a sweep, and print their names.
+
+    Args:
+        folder: The results of the sweep.
+        options: What to move; keys of `SELECTIONS`.
+        as_json: Print one JSON object instead of text.
+
+    Raises:
+        ConfigError: No option is given, or the stored sweep file is missing or invalid.
+        LeaseHeldError: A driver runs the sweep.
+        StoreError: A file cannot be moved.
+    """
+    if not options:
+        message, hint = "must be given", "They can be combined. Nothing is deleted: files are moved to archive/."
+        raise ConfigError([ValidationIssue(" or ".join(SELECTIONS), message, hint)])
+    with folder.locked():
+        files = list(dict.fromkeys(name for option in options for name in SELECTIONS[option](folder)))
+        place = folder.archive(files) if files else None
+    if as_json:
+        print_json({"archive": place, "files": files})
+        return
+    console = console_of_stdout()
+    if place is None:
+        console.print("there is nothing to move")
+        return
+    for name in files:
+        console.print(f"  {name}", soft_wrap=True)
+    count = f"{len(files)} file{'s' if len(files) > 1 else ''}"
+    console.print(f"{count} moved to {folder.root}/{folder.sweep}/{place}; to undo, move them back", soft_wrap=True)

@@ -1,0 +1,97 @@
+"""`lagvae results list` and `lagvae results archive`, and rows of an earlier version of a sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import check_rejected, files_below
+from worlds import play, spec_of
+
+from sweeps.storage.folder import model_name
+from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.table import ResultsFolder
+
+CHANGED = {"arms": {"vae": [], "beta": [{"kind": "beta_vae", "beta": 0.5}]}}
+"""A later version of the sweep, whose arm `beta` has the old name and another configuration."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ResultsFolder:
+    """The results of two versions of a sweep; the latest version is stored."""
+    folder = ResultsFolder(str(tmp_path / "results"), "tiny")
+    folder.prepare()
+    rows = {row["run_id"]: row for version in ({}, CHANGED) for row in play(spec_of(**version))[0]}
+    for row in rows.values():
+        folder.write_run(row)
+        folder.write_curve(row, [{"epoch": 1, "step": 4, "valid_kl": 1.0}])
+        folder.write(model_name(row["run_id"]), b"weights")
+    folder.write("spec.yaml", spec_of(**CHANGED).source.encode())
+    return folder
+
+
+class TestList:
+    def test_it_counts_the_runs_by_status(self, call, folder):
+        (entry,) = json.loads(call("results", "list", "--json").stdout)
+        rows = folder.runs()
+        assert (entry["sweep"], entry["statuses"]) == ("tiny", {"finished": len(rows)})
+        assert entry["latest"] == max(row["started_at"] for row in rows).isoformat()
+
+    def test_folders_that_are_no_sweeps_are_not_listed(self, call, folder):
+        for name in ("empty", "\x1b[31m", ".hidden"):
+            (Path(folder.results) / name / ("other" if name == "empty" else "runs")).mkdir(parents=True)
+        assert [line.split()[0] for line in call("results", "list").stdout.splitlines()] == ["sweep", "tiny"]
+
+    def test_no_results(self, call):
+        assert call("results", "list").stdout == "no sweep is stored in results\n"
+
+
+class TestEarlierVersions:
+    def test_their_rows_are_told_apart(self, call, folder):
+        lines = call("results", "show", "tiny").stdout.splitlines()
+        versions = [(line.split()[0], line.split()[-1]) for line in lines[1:-1]]
+        assert versions == [("vae", "current"), ("beta", "current"), *[("beta", "earlier")] * 3]
+        assert lines[-1].startswith("6 stored rows belong to an earlier version")
+        assert "6 stored rows belong to an earlier version" in call("results", "pareto", "tiny").stdout
+
+    def test_they_are_archived_with_all_their_files(self, call, folder):
+        before = folder.runs()
+        moved = json.loads(call("results", "archive", "tiny", "--orphans", "--json").stdout)
+        assert len(moved["files"]) == 3 * 6
+        assert {name.split("/")[0] for name in moved["files"]} == {"runs", "curves", "models"}
+        assert all(folder.holds(f"{moved['archive']}/{name}") for name in moved["files"])
+        after = folder.runs()
+        assert len(before) - len(after) == 6
+        assert {row["run_id"] for row in folder.curves()} == {row["run_id"] for row in after}
+        assert "version" not in call("results", "show", "tiny").stdout
+        assert call("results", "archive", "tiny", "--orphans").stdout == "there is nothing to move\n"
+
+    def test_their_copies_do_not_take_their_place(self, call, folder):
+        rows = folder.read_table("runs", RUNS_SCHEMA).files
+        for name in rows:
+            folder.write(name.replace(".parquet", " 2.parquet"), folder.read(name))
+        json.loads(call("results", "archive", "tiny", "--orphans", "--json").stdout)
+        assert len(folder.read_table("runs", RUNS_SCHEMA).files) == len(rows) - 6
+
+
+class TestArchive:
+    @pytest.mark.filterwarnings("ignore:.*not counted")
+    def test_copies_and_unreadable_files(self, call, folder):
+        (first, second, *_) = folder.files("runs")
+        folder.write("curves/copy.parquet", folder.read(folder.files("curves")[0]))
+        folder.write("runs/copy.parquet", folder.read(first))
+        folder.write(second, b"damaged")
+        (Path(folder.results) / "tiny" / "runs" / "link.parquet").symlink_to("/etc/hostname")
+        moved = json.loads(call("results", "archive", "tiny", "--copies", "--unreadable", "--json").stdout)
+        assert moved["files"] == ["runs/copy.parquet", "curves/copy.parquet", "runs/link.parquet", second]
+        assert not {"runs/copy.parquet", second, "runs/link.parquet"} & set(folder.files("runs"))
+
+    def test_without_a_selection_nothing_is_moved(self, call, folder):
+        before = files_below(folder.local_path)
+        check_rejected(call("results", "archive", "tiny"), "--orphans", "--copies", "--unreadable")
+        assert files_below(folder.local_path) == before
+
+    def test_a_running_driver_is_not_disturbed(self, call, folder):
+        with folder.locked():
+            check_rejected(call("results", "archive", "tiny", "--orphans"), "driver")
