@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sweeps.analysis.statistics import group_rows, mean_and_se
 from sweeps.spec.sections import Direction
 
-__all__ = ["Direction", "Replicates", "front", "front_probability", "hypervolume", "replicates"]
+__all__ = ["Direction", "Replicates", "beaten", "front", "front_probability", "hypervolume", "replicates"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -93,6 +93,36 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
     member_M = _finite(points_MD)
     member_M[member_M] = moocore.is_nondominated(points_MD[member_M], maximise=maximise_D, keep_weakly=True)
     return member_M
+
+
+def beaten(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction], errors: float) -> NDArray[np.bool_]:
+    """Return which configurations are worse than another one beyond the error of the difference.
+
+    A configuration is *clearly better* than another in an objective if it is better by more than `errors` standard
+    errors of the difference, sqrt(se_1^2 + se_2^2). It is beaten if some other configuration is clearly better in
+    at least one objective and clearly worse in none. A configuration that is not beaten may be dominated: then it
+    is tied with the front. One that is beaten may be on the front: then it owes this to differences within the error.
+
+    Args:
+        mean_MD: Means.
+        se_MD: Standard errors of the means. A NaN counts as 0, because the error of a single seed is unknown.
+        directions: Direction of improvement of each column.
+        errors: Number of standard errors.
+
+    Returns:
+        A mask [M].
+
+    Raises:
+        ValueError: As for `front`.
+    """
+    mean_MD, se_MD = _matrix(mean_MD, "mean_MD"), np.nan_to_num(_matrix(se_MD, "se_MD"))
+    score_MD = np.where(_maximise(directions, mean_MD.shape[1]), mean_MD, -mean_MD)
+
+    def is_beaten(score_D: Floats, se_D: Floats) -> bool:
+        gain_MD, error_MD = score_MD - score_D, errors * np.hypot(se_MD, se_D)
+        return bool(((gain_MD > error_MD).any(axis=1) & ~(-gain_MD > error_MD).any(axis=1)).any())
+
+    return np.array([is_beaten(score_D, se_D) for score_D, se_D in zip(score_MD, se_MD, strict=True)], dtype=bool)
 
 
 def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:

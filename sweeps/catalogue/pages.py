@@ -16,6 +16,7 @@ from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
+from sweeps.analysis.front import DIGITS, ERRORS
 from sweeps.catalogue.reference import reference_page
 from sweeps.catalogue.strategies import catalogue_page
 from sweeps.catalogue.studies import COLUMN_TYPES, study_section
@@ -72,6 +73,27 @@ A folder can contain rows of earlier versions of its sweep. They differ in `conf
   value is not a likelihood, and it decreases as the scale factor grows, whatever the model. The valid `nll_iw` uses the
   prior that the paper samples from, u ~ N(0, f_bar^2), and is larger.
 - Runs that were interrupted or that diverged have a row but no metrics. They never count as replicates.
+
+## Which configurations are on the front
+
+`lagvae results pareto` compares the means over seeds, rounded to the {DIGITS} decimals that it prints: smaller
+differences are noise of floating-point arithmetic. A configuration is on the front if no other one is at least as good
+in every objective and better in one.
+
+A difference is *clear* if it exceeds {ERRORS:g} standard errors of the difference, sqrt(se_1^2 + se_2^2). A
+configuration is *beaten* if another one is clearly better in one objective and clearly worse in none. The column
+`front`, which is `standing` in JSON, combines both:
+
+| `front` | on the front | beaten | meaning |
+|---|---|---|---|
+| on | yes | no | The seeds do not contradict the front. |
+| in doubt | yes | yes | The configuration owes its place to a difference that is not clear, such as noise in `mi`. |
+| tied | no | no | The configurations that dominate it are not clearly better. |
+| off (not listed) | no | yes | |
+
+With two or three seeds the standard error is itself uncertain: a tie is a reason for more seeds, not a proof of
+equality. The error of a single seed is unknown; its differences count in full. Seeds do not show the error of a metric
+that all runs share, such as that of importance sampling far from the posterior.
 """
 
 STUDIES_INTRODUCTION = """\

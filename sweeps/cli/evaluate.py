@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["EvaluationRequest", "run_studies"]
+
+
+MAX_NAME = 100
+"""Largest number of characters of the name of a run in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ def run_studies(request: EvaluationRequest) -> None:
     if request.png is not None:
         _create_figure_folder(request.png)
     with ProgressLine() as line:
-        results = [result for target in targets for result in _results(target, studies, request, device, line)]
+        names = _names_of_runs(targets)
+        results = [
+            result
+            for target, name in zip(targets, names, strict=True)
+            for result in _results(target, name, studies, request, device, line)
+        ]
     if request.as_json:
         print_json([result.to_json() for result in results])
     else:
@@ -136,8 +146,26 @@ def _create_figure_folder(png: Path) -> None:
 # --- studies --------------------------------------------------------------------------------------------------------
 
 
+def _names_of_runs(targets: Sequence[EvaluationTarget]) -> list[str]:
+    """Return a name for each run: arm, configuration and seed; for a model without a stored run, the name of its file.
+
+    Runs of earlier versions of a sweep can have the same name. Then their ids are added.
+    """
+    names = [
+        Path(target.place).stem
+        if (row := target.row) is None
+        else f"{row['arm']}-config{row['configuration']}-seed{row['seed']}"
+        for target in targets
+    ]
+    return [
+        f"{name}-{target.row['config_id']}" if target.row is not None and names.count(name) > 1 else name
+        for name, target in zip(names, targets, strict=True)
+    ]
+
+
 def _results(
     target: EvaluationTarget,
+    name: str,
     studies: Sequence[Study],
     request: EvaluationRequest,
     device: torch.device,
@@ -161,7 +189,7 @@ def _results(
                 line.print(f"stored in {files[0]}")
             result = StudyResult(trained.run_id, arm, study, findings, seconds, files)
             if request.png is not None:
-                _draw(result, request.png, line)
+                _draw(result, name, request.png, line)
             yield result
 
 
@@ -221,11 +249,13 @@ def _retrain(target: EvaluationTarget, dataset: Dataset, device: torch.device, l
     report_equality(record, target.row)
 
 
-def _draw(result: StudyResult, folder: Path, line: ProgressLine) -> None:
+def _draw(result: StudyResult, name: str, folder: Path, line: ProgressLine) -> None:
     from sweeps.plots.studies import draw_study
 
     kind = result.study.name()
-    path = folder / f"{result.run_id}-{kind}.png"
+    # The name of an arm comes from a table, and may contain anything.
+    file = re.sub(r"[^\w.+-]", "_", name)[:MAX_NAME]
+    path = folder / f"{file}-{kind}.png"
     with figure_errors(path):
-        if draw_study(kind, result.findings, path, title=result.run_id):
+        if draw_study(kind, result.findings, path, title=f"{name}, run {result.run_id}"):
             line.print(f"figure: {path}")

@@ -12,7 +12,7 @@ from rich.console import Console
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.analysis.curves import Curve, curves_of
-from sweeps.analysis.front import FrontRow, front_of
+from sweeps.analysis.front import DIGITS, ERRORS, FrontRow, Standing, front_of
 from sweeps.analysis.pareto import Direction
 from sweeps.analysis.result_warnings import result_warnings_of
 from sweeps.analysis.statistics import TIME, Statistic, Summary
@@ -37,7 +37,7 @@ __all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "pri
 
 Row = Mapping[str, Any]
 
-LEFT = ("arm", "parameters", "version")
+LEFT = ("arm", "front", "parameters", "version")
 """Headings of left-aligned columns."""
 
 RUN_COLUMNS = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
@@ -48,6 +48,14 @@ RUN_FIGURE_COLUMNS = ("nll_iw", "kl", "mi", "au")
 
 CURVES = ("valid_kl", "valid_mi", "valid_kl_agg")
 """Default columns of `lagvae results curves`: the columns shown in figure 5 of He et al. 2019."""
+
+STANDINGS: Mapping[Standing, str] = {
+    "in doubt": f"on the front, but another configuration is better by more than {ERRORS:g} standard errors of the "
+    "difference in one objective, and not worse by more than that in any",
+    "tied": f"dominated, but no configuration is better by more than {ERRORS:g} standard errors of the difference in "
+    "one objective without being worse by more than that in another",
+}
+"""Explanation of each standing that needs one."""
 
 
 # --- lagvae plan ----------------------------------------------------------------------------------------------------
@@ -180,19 +188,22 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     plan = current_plan(spec, folder.runs())
     stored = with_evaluations(folder, list(plan.rows.values()), axes)
     rows = front_of(stored, axes)
-    members = [row for row in rows if row.member]
+    shown = [row for row in rows if row.standing != "off"]
     if as_json:
-        print_json([row.to_json() for row in members])
+        print_json([row.to_json() for row in shown])
         return
     console = console_of_stdout()
+    members = sum(row.member for row in rows)
     if not members:
         console.print("no finished run has a value for every objective")
         return
-    console.print(
-        f"Pareto front of {folder.sweep}: {len(members)} of {len(rows)} configurations, mean ± standard error"
-    )
-    print_whole(console, _front_table(members, axes).rich())
-    on_front = {row.config_id for row in members}
+    console.print(f"Pareto front of {folder.sweep}: {members} of {len(rows)} configurations, mean ± standard error")
+    print_whole(console, _front_table(shown, axes).rich())
+    for standing in dict.fromkeys(row.standing for row in shown if row.standing in STANDINGS):
+        console.print(f"{standing}: {STANDINGS[standing]}", soft_wrap=True)
+    if all(row.n == 1 for row in rows) and len(rows) > 1:
+        console.print("one seed per configuration: the error of the differences is unknown", soft_wrap=True)
+    on_front = {row.config_id for row in shown}
     for warning in result_warnings_of([row for row in stored if row["config_id"] in on_front]):
         console.print(f"warning, {warning}", soft_wrap=True)
     compared = {row.arm for row in rows}
@@ -202,24 +213,27 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     _print_earlier(console, folder.sweep, len(plan.others))
 
 
-def _front_table(members: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
-    headings = ["arm", *(f"{name} ({direction})" for name, direction in axes.items()), "n", "config_id", "parameters"]
+def _front_table(shown: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
+    headings = [
+        "arm",
+        "front",
+        *(f"{name} ({direction})" for name, direction in axes.items()),
+        "n",
+        "config_id",
+        "parameters",
+    ]
     rows = [
         [
             row.arm,
-            *(_mean_and_se(row, name) for name in axes),
+            row.standing,
+            *(Statistic(row.mean[name], row.se[name], row.n).text(DIGITS) for name in axes),
             str(row.n),
             row.config_id,
             format_parameters(row.parameters),
         ]
-        for row in members
+        for row in shown
     ]
     return TextTable(headings, rows, LEFT)
-
-
-def _mean_and_se(row: FrontRow, column: str) -> str:
-    se = row.se[column]
-    return f"{row.mean[column]:.3f}" + (f" ± {se:.3f}" if se is not None else "")
 
 
 def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None, path: Path) -> None:
@@ -238,7 +252,7 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
     (y, y_direction), (x, x_direction) = axes.items()
     rows = list(current_plan(spec, folder.runs()).rows.values())
     points = [
-        FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.member)
+        FrontPoint(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.standing)
         for row in front_of(with_evaluations(folder, rows, axes), axes)
     ]
     if not points:

@@ -8,11 +8,21 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from sweeps.analysis.statistics import TIME, Statistic, Summary
 from sweeps.formatting import format_parameters
-from sweeps.plots.style import COLOURS, PAGE_WIDTH, add_title, axis_label, save_figure
+from sweeps.plots.style import (
+    COLOURS,
+    MIN_SPAN,
+    PAGE_WIDTH,
+    add_title,
+    axis_label,
+    column_of,
+    is_count,
+    save_figure,
+)
 
 __all__ = ["arms_figure"]
 
@@ -21,6 +31,8 @@ HEADER_HEIGHT = 0.75
 SHORT_LABELS = {"nll_iw": "NLL [nats]", "mi": "MI [nats]"}
 """Shorter versions of axis labels that are too long for a panel."""
 LOGARITHMIC = frozenset({TIME})
+REMEDY_SPREAD = 10.0
+"""Difference in KL, MI or active units that a remedy can make."""
 
 
 def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = "") -> None:
@@ -57,13 +69,20 @@ def _row_label(summary: Summary, summaries: Sequence[Summary]) -> str:
     return f"{label} {format_parameters(summary.parameters, digits=3)}"
 
 
-def _outliers(means: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _outliers(means: NDArray[np.float64], spread: float) -> NDArray[np.bool_]:
     """Return a mask [M] of the values that would compress the scale for all other values.
 
-    An outlier exceeds the ninth decile by more than five times the distance between minimum and ninth decile.
+    An outlier exceeds the ninth decile by more than five times the distance between minimum and ninth decile, or five
+    times `spread` if that is larger.
     """
     decile, least = np.quantile(means, 0.9, method="lower"), means.min()
-    return np.asarray(means > decile + 5.0 * (decile - least))
+    return np.asarray(means > decile + 5.0 * max(decile - least, spread))
+
+
+def _spread(column: str) -> float:
+    """Return a difference in `column` that is not large. One remedy among collapsed models is no outlier of the MI."""
+    declared = column_of(column)
+    return MIN_SPAN if declared is not None and declared.direction == "min" else REMEDY_SPREAD
 
 
 def _draw_panel(axes: Axes, statistics: Sequence[Statistic | None], column: str) -> None:
@@ -78,7 +97,7 @@ def _draw_panel(axes: Axes, statistics: Sequence[Statistic | None], column: str)
     means = np.array([statistic.mean for _, statistic in measured])
     errors = np.array([statistic.se or 0.0 for _, statistic in measured])
     logarithmic = column in LOGARITHMIC and bool((means > 0).all())
-    outlying = np.zeros(len(means), dtype=bool) if logarithmic else _outliers(means)
+    outlying = np.zeros(len(means), dtype=bool) if logarithmic else _outliers(means, _spread(column))
     axes.errorbar(
         means[~outlying],
         rows[~outlying],
@@ -94,6 +113,11 @@ def _draw_panel(axes: Axes, statistics: Sequence[Statistic | None], column: str)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
         axes.minorticks_off()
+    else:
+        low, high = axes.get_xlim()
+        if high - low < MIN_SPAN:
+            axes.set_xlim(low - 0.05 * MIN_SPAN, low + MIN_SPAN)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=is_count(column), min_n_ticks=1))
     if statistics[0] is not None:
         axes.axvline(statistics[0].mean, color="0.5", linewidth=0.6, linestyle=":", zorder=1)
     right = axes.get_xlim()[1]

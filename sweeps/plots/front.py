@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from sweeps.analysis.front import ERRORS, Standing
 from sweeps.analysis.pareto import Direction, front
-from sweeps.plots.style import COLOURS, COUNTS, MARKERS, WIDTH, axis_label, save_figure
+from sweeps.plots.style import COLOURS, MARKERS, MIN_SPAN, WIDTH, axis_label, is_count, save_figure
 
 __all__ = ["FrontPoint", "front_figure", "outliers", "staircase"]
 
@@ -26,10 +28,16 @@ PLOT_HEIGHT = 2.55
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
 """Number of characters of legend text, including handles, that fit into the width of the figure."""
-DODGE = 0.05
-"""Horizontal offset between arms with the same x, if the x axis shows a count."""
-MAX_DODGES = 6
-"""Number of different offsets. Further arms reuse the offsets, so that no point comes near the next integer."""
+HIDDEN = (0.014, 0.02)
+"""Distance below which a point hides another, as a share of the width and of the height of the axes."""
+OFFSET = 0.024
+"""Horizontal offset between points that would hide each other, as a share of the width of the axes."""
+MAX_OFFSETS = 12
+"""Largest number of offsets of a point. Further points hide each other."""
+NOISE = 0.01
+"""Size of a negative estimate of a quantity that is never negative."""
+MARGINS = (0.07, 0.1)
+"""Margins of the x axis and of the y axis, as a share of the range of the values."""
 
 EDGE_COLOUR = "0.3"
 ARROWS: dict[Directions, str] = {
@@ -52,10 +60,20 @@ class FrontPoint:
     """Standard error of the mean. If it is None or NaN (a single seed), no error bar is drawn."""
     n: int
     """Number of seeds."""
-    member: bool
-    """Whether the configuration is on the front."""
+    standing: Standing
+    """Whether the configuration is on the front, and whether that exceeds the error."""
     label: str = ""
     """Text next to the point. Keep it short, because labels of close points overlap."""
+
+    @property
+    def member(self) -> bool:
+        """Whether the configuration is on the front."""
+        return self.standing in ("on", "in doubt")
+
+    @property
+    def fill(self) -> Literal["full", "left", "none"]:
+        """How the marker is filled: half if the standing is not decided by the error."""
+        return "full" if self.standing == "on" else "none" if self.standing == "off" else "left"
 
 
 def front_figure(
@@ -69,14 +87,15 @@ def front_figure(
 ) -> None:
     """Draw the Pareto front of column `y` against column `x`.
 
-    Members of the front are filled and joined by the staircase that bounds the dominated region; other configurations
-    are drawn lighter. Error bars extend one standard error to each side. Arms get colours and markers in the order in
-    which they first appear in `points`.
+    The staircase joins the members of the front and bounds the dominated region. Markers are filled on the front, half
+    filled where the error does not decide (on the front but in doubt, or tied with it), and hollow elsewhere. Error
+    bars extend one standard error to each side. Arms get colours and markers in the order in which they first appear in
+    `points`.
 
-    If x is a count, several arms can share an integer. Points off the front are then shifted by multiples of
-    `DODGE`, so that they do not hide each other. The shift is always to the worse side, so that no point appears
-    to lie beyond the front. Configurations far worse in y than the rest (see `outliers`) are drawn as triangles at the
-    edge, and the caption gives the range of their values. See `save_figure` for the files that are written.
+    Points that would hide each other are drawn side by side. The shift is always to the worse side, so that no point
+    appears to lie beyond the front. Dominated configurations far worse in y than the rest (see `outliers`) are drawn as
+    triangles at the edge, and the caption gives the range of their values. No axis shows less than `MIN_SPAN`, and
+    the axis of a count has ticks only at integers. See `save_figure` for the files that are written.
 
     Args:
         points: At least one configuration.
@@ -130,15 +149,15 @@ def staircase(
     return edge if worst and len(members) else edge[1:-1]
 
 
-def outliers(ys: Sequence[float], direction: Direction) -> NDArray[np.bool_]:
+def outliers(ys: Sequence[float], direction: Direction, spread: float = MIN_SPAN) -> NDArray[np.bool_]:
     """Return a mask [M] of the values that would compress the y axis because they are far worse than the rest.
 
-    An outlier lies beyond the worse quartile by more than three times the interquartile range. A value on the better
-    side is never an outlier.
+    An outlier lies beyond the worse quartile by more than three times the interquartile range, or three times `spread`
+    if that is larger. A value on the better side is never an outlier.
     """
     badness = np.asarray(ys, dtype=np.float64) * (1.0 if direction == "min" else -1.0)
     lower, upper = np.quantile(badness, (0.25, 0.75))
-    return np.asarray(badness > upper + 3.0 * max(upper - lower, 1e-9 * abs(upper)))
+    return np.asarray(badness > upper + 3.0 * max(upper - lower, spread))
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,19 @@ class _ArmStyle:
     colour: str
     marker: str
 
+    def of(self, fill: str) -> dict[str, Any]:
+        """Return the properties of a marker that is filled in this way, in the plot as in the legend."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "fillstyle": fill,
+            "markersize": 4.2 if fill != "none" else 3.6,
+            "markeredgecolor": self.colour,
+            "markeredgewidth": 0.7,
+            "markerfacecoloralt": "white",
+            "alpha": 0.65 if fill == "none" else None,
+        }
+
 
 def _arm_styles(points: Sequence[FrontPoint]) -> dict[str, _ArmStyle]:
     arms = dict.fromkeys(point.arm for point in points)
@@ -155,18 +187,46 @@ def _arm_styles(points: Sequence[FrontPoint]) -> dict[str, _ArmStyle]:
     return {arm: _ArmStyle(colour, marker) for arm, colour, marker in pairs}
 
 
-def _dodged(points: Sequence[FrontPoint], direction: Direction) -> list[float]:
-    """Return the x coordinate at which each point is drawn if x is a count."""
-    step = -DODGE if direction == "max" else DODGE
-    arms_at: dict[float, dict[str, int]] = {}
-    xs = []
-    for point in points:
-        x = float(point.mean[0])
-        if x.is_integer() and not point.member:
-            arms = arms_at.setdefault(x, {})
-            x += step * (arms.setdefault(point.arm, len(arms)) % MAX_DODGES)
-        xs.append(x)
-    return xs
+def _outlying(points: Sequence[FrontPoint], direction: Direction) -> NDArray[np.bool_]:
+    """Return which points are drawn at the edge. No point that is on the front or tied with it is."""
+    ys_of_front = [point.mean[1] for point in points if point.standing != "off"] or [0.0]
+    spread = max(MIN_SPAN, max(ys_of_front) - min(ys_of_front))
+    far = outliers([point.mean[1] for point in points], direction, spread)
+    return np.asarray(far & np.array([point.standing == "off" for point in points]))
+
+
+def _limits(points: Sequence[FrontPoint], axis: int, count: bool) -> tuple[float, float]:
+    """Return the limits of the x axis (0) or the y axis (1)."""
+    means = np.array([point.mean[axis] for point in points])
+    errors = np.nan_to_num(np.array([point.se[axis] for point in points], dtype=np.float64))
+    low, high = float((means - errors).min()), float((means + errors).max())
+    span = 1.0 if count else MIN_SPAN
+    if high - low < span:
+        centre = (low + high) / 2
+        # A quantity that is never negative gets no axis below 0.
+        low = max(centre - span / 2, 0.0 if -NOISE < low < span / 2 and not count else -np.inf)
+        high = low + span
+    margin = MARGINS[axis] * (high - low)
+    return low - margin, high + margin
+
+
+def _side_by_side(
+    points: Sequence[FrontPoint], limits: Sequence[tuple[float, float]], direction: Direction
+) -> NDArray[np.float64]:
+    """Return the x coordinate of each point, shifted to the worse side as long as the point would hide another one."""
+    (left, right), (bottom, top) = limits
+    step = (right - left) * (-OFFSET if direction == "max" else OFFSET)
+    reach = np.array([(right - left) * HIDDEN[0], (top - bottom) * HIDDEN[1]])
+    drawn = np.full((len(points), 2), np.inf)
+    for index in sorted(range(len(points)), key=lambda index: not points[index].member):
+        x, y = points[index].mean
+        for offset in range(MAX_OFFSETS + 1):
+            drawn[index] = np.inf
+            hides = (np.abs(drawn - (x + offset * step, y)) < reach).all(axis=1).any()
+            drawn[index] = (x + offset * step, y)
+            if not hides:
+                break
+    return drawn[:, 0]
 
 
 def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], directions: Directions, title: str) -> Figure:
@@ -175,38 +235,31 @@ def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], directions: Di
     legend_rows = -(-(len(styles) + 1) // legend_columns)
     figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
     axes = figure.add_subplot()
-    xs = _dodged(points, directions[0]) if columns[0] in COUNTS else [point.mean[0] for point in points]
-    outlying = outliers([point.mean[1] for point in points], directions[1])
-    for point, x, outside in zip(points, xs, outlying, strict=True):
-        if not outside:
-            _draw_point(axes, point, x, styles[point.arm])
-            _draw_label(axes, point, directions)
-    _draw_edge(axes, points, directions)
+    outlying = _outlying(points, directions[1])
+    inside = [point for point, outside in zip(points, outlying, strict=True) if not outside]
+    x_limits, y_limits = (_limits(inside, axis, is_count(column)) for axis, column in enumerate(columns))
+    x_limits = _limits(points, 0, is_count(columns[0]))
+    xs = _side_by_side(points, (x_limits, y_limits), directions[0])
+    beyond = OFFSET * (x_limits[1] - x_limits[0])
+    axes.set(xlim=(min(x_limits[0], xs.min() - beyond), max(x_limits[1], xs.max() + beyond)), ylim=y_limits)
     for point, x, outside in zip(points, xs, outlying, strict=True):
         if outside:
             _draw_outlier(axes, x, styles[point.arm], directions[1])
-    _annotate(axes, columns, directions, title)
-    _draw_legend(figure, _caption(points, outlying), styles, legend_columns)
+        else:
+            _draw_point(axes, point, x, styles[point.arm])
+            _draw_label(axes, point, directions)
+    _draw_edge(axes, points, directions)
+    _set_ticks(axes, columns, [min(point.mean[axis] for point in points) for axis in (0, 1)])
+    _annotate(axes, directions, title)
+    shifted = bool((xs != np.array([point.mean[0] for point in points])).any())
+    _draw_legend(figure, _caption(points, outlying, shifted), points, styles, legend_columns)
     return figure
 
 
 def _draw_point(axes: Axes, point: FrontPoint, x: float, style: _ArmStyle) -> None:
     x_se, y_se = (np.nan if se is None else se for se in point.se)
-    axes.errorbar(
-        x,
-        point.mean[1],
-        xerr=x_se,
-        yerr=y_se,
-        color=style.colour,
-        marker=style.marker,
-        markersize=4.2 if point.member else 3.4,
-        markerfacecolor=style.colour if point.member else "white",
-        markeredgecolor="white" if point.member else style.colour,
-        markeredgewidth=0.4 if point.member else 0.7,
-        elinewidth=0.7 if point.member else 0.5,
-        alpha=None if point.member else 0.5,
-        zorder=4 if point.member else 2,
-    )
+    zorder = {"full": 4, "left": 3, "none": 2}[point.fill]
+    axes.errorbar(x, point.mean[1], xerr=x_se, yerr=y_se, elinewidth=0.6, zorder=zorder, **style.of(point.fill))
 
 
 def _draw_label(axes: Axes, point: FrontPoint, directions: Directions) -> None:
@@ -226,8 +279,7 @@ def _draw_label(axes: Axes, point: FrontPoint, directions: Directions) -> None:
 
 
 def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions) -> None:
-    """Draw the staircase of the members up to the worse limit of each axis, and fix the limits of both axes."""
-    axes.margins(0.07, 0.1)
+    """Draw the staircase of the members up to the worse limit of each axis."""
     limits = axes.get_xlim(), axes.get_ylim()
     worst_x, worst_y = (
         min(limit) if direction == "max" else max(limit) for limit, direction in zip(limits, directions, strict=True)
@@ -235,7 +287,6 @@ def _draw_edge(axes: Axes, points: Sequence[FrontPoint], directions: Directions)
     means = np.array([point.mean for point in points if point.member]).reshape(-1, 2)
     edge = staircase(means[:, 0], means[:, 1], directions, worst=(worst_x, worst_y))
     axes.plot(edge[:, 0], edge[:, 1], color=EDGE_COLOUR, linewidth=0.8, zorder=1)
-    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _draw_outlier(axes: Axes, x: float, style: _ArmStyle, direction: Direction) -> None:
@@ -245,12 +296,20 @@ def _draw_outlier(axes: Axes, x: float, style: _ArmStyle, direction: Direction) 
     axes.plot(x, y, color=style.colour, marker=marker, markersize=3.4, clip_on=False, zorder=5, linestyle="")
 
 
-def _annotate(axes: Axes, columns: tuple[str, str], directions: Directions, title: str) -> None:
-    for axis, column in zip((axes.xaxis, axes.yaxis), columns, strict=True):
+def _set_ticks(axes: Axes, columns: tuple[str, str], least: Sequence[float]) -> None:
+    """Set the labels and ticks of both axes. An axis has no tick below 0 if its least value has not."""
+    for axis, column, least_value in zip((axes.xaxis, axes.yaxis), columns, least, strict=True):
         axis.set_label_text(axis_label(column))
-        count = column in COUNTS
-        axis.set_major_locator(MaxNLocator(6, integer=count, steps=[1, 2, 4, 8, 10] if count else [1, 2, 5, 10]))
-    axes.ticklabel_format(useOffset=False)
+        count = is_count(column)
+        steps = [1, 2, 4, 8, 10] if count else [1, 2, 5, 10]
+        locator = MaxNLocator(6, integer=count, min_n_ticks=1 if count else 2, steps=steps)
+        ticks = np.asarray(locator.tick_values(*axis.get_view_interval()))
+        axis.set_major_locator(locator if least_value < -NOISE else FixedLocator(ticks[ticks > -NOISE].tolist()))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+def _annotate(axes: Axes, directions: Directions, title: str) -> None:
     if title:
         axes.set_title(title, loc="left", fontsize=7.5, pad=12)
     axes.annotate(
@@ -265,11 +324,15 @@ def _annotate(axes: Axes, columns: tuple[str, str], directions: Directions, titl
     )
 
 
-def _draw_legend(figure: Figure, caption: str, styles: dict[str, _ArmStyle], legend_columns: int) -> None:
-    handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, linestyle="", markersize=4, label=arm)
-        for arm, style in styles.items()
-    ]
+def _draw_legend(
+    figure: Figure, caption: str, points: Sequence[FrontPoint], styles: dict[str, _ArmStyle], legend_columns: int
+) -> None:
+    """Draw the legend. The marker of an arm is filled as that of its best configuration in the plot."""
+    handles = []
+    for arm, style in styles.items():
+        fills = {point.fill for point in points if point.arm == arm}
+        best = next(fill for fill in ("full", "left", "none") if fill in fills)
+        handles.append(Line2D([], [], linestyle="", label=arm, **style.of(best)))
     handles.append(Line2D([], [], color=EDGE_COLOUR, linewidth=0.8, label="front"))
     legend = figure.legend(
         handles=handles,
@@ -287,12 +350,16 @@ def _draw_legend(figure: Figure, caption: str, styles: dict[str, _ArmStyle], leg
     legend.get_title().set_color("0.35")
 
 
-def _caption(points: Sequence[FrontPoint], outlying: NDArray[np.bool_]) -> str:
-    """Return a caption: the meaning of markers and error bars, the number of seeds, and the range of the outliers."""
+def _caption(points: Sequence[FrontPoint], outlying: NDArray[np.bool_], shifted: bool) -> str:
+    """Return a caption: the meaning of markers and error bars, the number of seeds, shifts, and range of outliers."""
     fewest, most = min(point.n for point in points), max(point.n for point in points)
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     spread = f"mean \N{PLUS-MINUS SIGN} 1 standard error of {seeds} seeds" if most > 1 else "one seed each"
     caption = f"{spread}; filled: on the front"
+    if any(point.fill == "left" for point in points):
+        caption += f"\nhalf filled: on or off the front by less than {ERRORS:g} standard errors"
+    if shifted:
+        caption += "\npoints that coincide are drawn side by side"
     if outlying.any():
         ys = [point.mean[1] for point, outside in zip(points, outlying, strict=True) if outside]
         y_range = f"{min(ys):.4g} to {max(ys):.4g}" if len(ys) > 1 else f"{ys[0]:.4g}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,25 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lagvae_core.columns import Column
+from lagvae_core.studies import STUDIES
+from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.plots.fonts import DEFAULT_FONT, missing_letters, supplementary_fonts
+from sweeps.storage.schema import COST_COLUMNS, metric_columns
 
-__all__ = ["COLOURS", "COUNTS", "DPI", "MARKERS", "PAGE_WIDTH", "WIDTH", "add_title", "axis_label", "save_figure"]
+__all__ = [
+    "COLOURS",
+    "DPI",
+    "MARKERS",
+    "MIN_SPAN",
+    "PAGE_WIDTH",
+    "WIDTH",
+    "add_title",
+    "axis_label",
+    "column_of",
+    "is_count",
+    "save_figure",
+]
 
 
 AXIS_LABELS = {
@@ -32,10 +50,10 @@ AXIS_LABELS = {
     "valid_mi_batch": "I(x; z) within batches [nats]",
     "valid_nll_elbo": "-ELBO [nats]",
 }
-"""Axis labels by column; a column that is not listed is its own label."""
+"""Axis labels by column. Any other label is the name of the column, with the unit from its description."""
 
-COUNTS = frozenset({"au"})
-"""Columns that hold counts. Their axes have ticks only at integers."""
+MIN_SPAN = 0.1
+"""Least range of an axis, in the unit of its column. It keeps an axis from magnifying noise."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colour-blind-safe palette of Okabe and Ito, without its yellow, which is hard to see on white."""
@@ -68,9 +86,27 @@ NO_DATE = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 """Metadata that removes the date from a file, so that equal data give equal bytes."""
 
 
-def axis_label(column: str) -> str:
+@functools.cache
+def column_of(name: str) -> Column | None:
+    """Return the declaration of a measured column; None for any other quantity."""
+    studies = (column for study in STUDIES.values() for column in study.columns)
+    columns = (*metric_columns(), *COST_COLUMNS, *CURVE_COLUMNS, *studies)
+    return next((column for column in columns if column.name == name), None)
+
+
+def is_count(name: str) -> bool:
+    """Return whether a column holds counts. Its axis has ticks only at integers."""
+    column = column_of(name)
+    return column is not None and column.kind == "int"
+
+
+def axis_label(name: str) -> str:
     """Return the axis label of a column."""
-    return AXIS_LABELS.get(column, column)
+    if name in AXIS_LABELS:
+        return AXIS_LABELS[name]
+    column = column_of(name)
+    unit = re.search(r"\[[^\]]+\]", column.doc) if column is not None else None
+    return f"{name} {unit[0]}" if unit is not None else name
 
 
 def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:

@@ -104,7 +104,11 @@ class TestEvaluation:
     def test_it_draws_each_study_that_has_a_figure(self, evaluated):
         here, entries = evaluated
         for entry in entries:
-            assert (here / f"pictures/{entry['run_id']}-{entry['study']}.png").read_bytes().startswith(b"\x89PNG")
+            assert (
+                (here / f"pictures/vae-config0-seed{entry['run_id'][-1]}-{entry['study']}.png")
+                .read_bytes()
+                .startswith(b"\x89PNG")
+            )
 
     def test_it_does_not_change_the_rows_of_the_runs(self, evaluated, tiny_sweep):
         for row in tiny_sweep.folder.runs():
@@ -221,7 +225,7 @@ class TestModels:
         assert probe["values"]["probe_bow"] is not None
         assert set(tsne["values"].values()) == {None}
         assert probe["files"] == tsne["files"] == []
-        assert [path.name for path in (tmp_path / "pictures").iterdir()] == [f"{probe['run_id']}-probe.png"]
+        assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["m-probe.png"]
 
     def test_a_trial_rejects_a_file_that_cannot_be_written(self, call, tmp_path):
         (tmp_path / "file").write_text("")

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from figures import png_size
 
-from sweeps.plots.front import DODGE, FrontPoint, _dodged, _draw, front_figure, outliers, staircase
-from sweeps.plots.style import DPI, WIDTH
+from sweeps.plots.front import FrontPoint, _draw, front_figure, outliers, staircase
+from sweeps.plots.style import DPI, WIDTH, axis_label
 
 POINTS = [
-    FrontPoint("vae", "a0", (0.0, 330.1), (0.0, 0.2), 3, member=False),
-    FrontPoint("anneal", "b0", (0.0, 330.2), (None, None), 1, member=False),
-    FrontPoint("lagging", "c0", (1.0, 328.0), (0.3, 0.2), 3, member=True, label="30"),
-    FrontPoint("scale $x$", "d0", (2.0, 328.5), (float("nan"), 0.1), 2, member=True),
+    FrontPoint("vae", "a0", (0.0, 330.1), (0.0, 0.2), 3, standing="off"),
+    FrontPoint("anneal", "b0", (0.0, 330.2), (None, None), 1, standing="off"),
+    FrontPoint("lagging", "c0", (1.0, 328.0), (0.3, 0.2), 3, standing="on", label="30"),
+    FrontPoint("scale $x$", "d0", (2.0, 328.5), (float("nan"), 0.1), 2, standing="on"),
 ]
+
+
+FILLS = {"on": "full", "in doubt": "left", "tied": "left", "off": "none"}
 
 
 class TestStaircase:
@@ -54,11 +57,72 @@ class TestStaircase:
         assert staircase([1], [2], ("max", "min")).tolist() == [[1, 2]]
 
 
-class TestDodge:
-    @pytest.mark.parametrize(("direction", "step"), [("max", -DODGE), ("min", DODGE)])
-    def test_arms_that_share_an_integer_are_shifted_to_the_worse_side(self, direction, step):
-        lone, fraction = replace(POINTS[0], mean=(1.0, 0.0)), replace(POINTS[1], mean=(0.5, 0.0))
-        assert _dodged([*POINTS, lone, fraction, POINTS[1]], direction) == [0.0, step, 1.0, 2.0, 1.0, 0.5, step]
+def axes_of(points, x="au", directions=("max", "min")):
+    return _draw(points, (x, "nll_iw"), directions, "").axes[0]
+
+
+def drawn(axes) -> list[tuple[float, float]]:
+    """Return the points that are drawn with error bars, in their order."""
+    return [tuple(float(v[0]) for v in bars.lines[0].get_data()) for bars in axes.containers]
+
+
+class TestAxes:
+    @pytest.mark.parametrize("x", ["au", "mi"])
+    @pytest.mark.parametrize(("direction", "sign"), [("max", -1), ("min", 1)])
+    def test_points_that_coincide_are_shifted_to_the_worse_side(self, x, direction, sign):
+        member = FrontPoint("a", "a", (0.0, 3.0), (0.0, 0.1), 2, "on")
+        points = [replace(member, arm=arm, standing=s) for arm, s in (("b", "off"), ("a", "on"), ("c", "tied"))]
+        axes = axes_of([*points, replace(member, arm="d", mean=(0.0, 3.09), standing="off")], x, (direction, "min"))
+        xs = [sign * x for x, _ in drawn(axes)]
+        assert xs[1] == xs[3] == 0.0
+        assert 0.0 < xs[0] < xs[2]
+        assert [y for _, y in drawn(axes)] == [3.0, 3.0, 3.0, 3.09]
+        low, high = axes.get_xlim()
+        assert low < min(x for x, _ in drawn(axes))
+        assert high > max(x for x, _ in drawn(axes))
+
+    @pytest.mark.parametrize("largest", [0.0, 1.0, 3.0, 32.0])
+    def test_counts_have_whole_ticks_and_none_below_0(self, largest):
+        points = [FrontPoint(str(i), str(i), (0.0, 3.0), (0.0, 0.1), 2, "on") for i in range(8)]
+        ticks = axes_of([*points, replace(points[0], mean=(largest, 3.0))]).get_xticks()
+        assert ticks.min() == 0.0
+        assert (ticks == ticks.round()).all()
+
+    def test_no_axis_magnifies_noise(self):
+        points = [FrontPoint(str(i), str(i), (1e-6 * i, 3.0 + 1e-6 * i), (0.0, 0.0), 2, "on") for i in range(3)]
+        axes = axes_of(points, "mi")
+        assert all(high - low >= 0.1 for low, high in (axes.get_xlim(), axes.get_ylim()))
+        assert axes.get_xticks().min() == 0.0
+
+    def test_one_remedy_among_collapsed_models_is_not_cut_off(self):
+        collapsed = [FrontPoint(str(i), str(i), (0.0, 330.0 + 0.01 * i), (0.0, 0.01), 2, "off") for i in range(9)]
+        points = [replace(collapsed[0], standing="on"), *collapsed[1:]]
+        remedies = [FrontPoint("r", s, (x, y), (0.1, 0.1), 2, s) for s, x, y in (("on", 6, 333), ("off", 5, 336))]
+        axes = axes_of([*points, *remedies, FrontPoint("far", "far", (1.0, 900.0), (0.1, 0.1), 2, "off")], "mi")
+        assert {y for _, y in drawn(axes)} >= {333.0, 336.0}
+        assert 900.0 not in {y for _, y in drawn(axes)}
+        assert axes.get_ylim()[1] < 400.0
+
+    def test_the_markers_of_the_legend_are_those_of_the_points(self):
+        points = [FrontPoint(s, s, (float(i), 3.0 + i), (0.1, 0.1), 2, s) for i, s in enumerate(FILLS)]
+        figure = _draw(points, ("mi", "nll_iw"), ("max", "min"), "")
+        handles = figure.legends[0].legend_handles
+        for bars, handle, fill in zip(figure.axes[0].containers, handles, FILLS.values(), strict=False):
+            for name in ("fillstyle", "color", "marker", "markersize", "alpha", "markeredgecolor", "markerfacecolor"):
+                value = getattr(bars.lines[0], f"get_{name}")()
+                assert value == getattr(handle, f"get_{name}")()
+            assert handle.get_fillstyle() == fill
+
+    @pytest.mark.parametrize(
+        ("column", "label"),
+        [
+            ("valid_mi_batch", "I(x; z) within batches [nats]"),
+            ("kl_agg", "kl_agg [nats]"),
+            ("mi", "mutual information [nats]"),
+        ],
+    )
+    def test_labels_have_units(self, column, label):
+        assert axis_label(column) == label
 
 
 class TestFrontFigure:
@@ -111,7 +175,7 @@ class TestFrontFigure:
         script = (
             "import sys\n"
             "from sweeps.plots.front import FrontPoint, front_figure\n"
-            "front_figure([FrontPoint('vae', 'a', (0.0, 1.0), (None, None), 1, True)], sys.argv[1])\n"
+            "front_figure([FrontPoint('vae', 'a', (0.0, 1.0), (None, None), 1, 'on')], sys.argv[1])\n"
             "assert 'matplotlib.pyplot' not in sys.modules\n"
         )
         root = Path(__file__).parents[3]
@@ -145,8 +209,11 @@ def test_equal_values_and_a_single_value_are_not_outliers() -> None:
 
 
 def test_an_outlier_does_not_change_the_y_axis() -> None:
-    points = [FrontPoint("a", str(y), (1.0, y), (None, None), 1, member=y == 24.0) for y in (24.0, 24.5, 25.0, 25.5)]
-    far = FrontPoint("b", "far", (1.0, 500.0), (None, None), 1, member=False)
+    points = [
+        FrontPoint("a", str(y), (1.0, y), (None, None), 1, standing="on" if y == 24.0 else "off")
+        for y in (24.0, 24.5, 25.0, 25.5)
+    ]
+    far = FrontPoint("b", "far", (1.0, 500.0), (None, None), 1, standing="off")
     drawn = [_draw(some, ("au", "nll_iw"), ("max", "min"), "").axes[0].get_ylim() for some in (points, [*points, far])]
     assert drawn[0] == drawn[1]
     assert drawn[1][1] < 30.0
