@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lagvae_core.data.images.raw import SPLITS, Array, RawImages
+from lagvae_core.data.images.raw import HOLD_OUT, SPLITS, Array, RawImages
 
 __all__ = ["read_container"]
 
@@ -27,9 +27,9 @@ _OLD_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)[:-1]
 """Start of a file that torch.save wrote before version 1.6, or writes with _use_new_zipfile_serialization=False."""
 
 
-def read_container(path: Path) -> RawImages:
-    """Read the arrays of a file; `RawImages.issues` says what is wrong with it."""
-    raw = RawImages(path)
+def read_container(raw: RawImages) -> None:
+    """Read the arrays of a file, or add an issue that says what is wrong with it."""
+    path = raw.path
     with path.open("rb") as file:
         start = file.read(1024)
     names = _zip_names(path)
@@ -43,7 +43,6 @@ def read_container(path: Path) -> RawImages:
     else:
         kind, hint = _conversion(path, start, bool(names))
         raw.add(None, f"must be an .npz file, a torch file or a folder of pictures, not {kind}", hint)
-    return raw
 
 
 def _zip_names(path: Path) -> list[str]:
@@ -84,10 +83,11 @@ def _read_array(archive: Mapping[str, Array], name: str, raw: RawImages) -> None
 
 def _check_names(names: Iterable[Any], raw: RawImages) -> None:
     names = sorted(map(str, names))
-    missing = [split for split in SPLITS if split not in names]
+    missing = [split for split in raw.required if split not in names]
     if missing:
-        message = f"must contain the arrays {', '.join(SPLITS)}; missing: {', '.join(missing)}"
-        raw.add(None, message, f"The file contains {', '.join(names) or 'nothing'}. Add or rename arrays.")
+        message = f"must contain the arrays {', '.join(raw.required)}; missing: {', '.join(missing)}"
+        remedy = "Add or rename arrays." if "train" in missing else f"Add or rename arrays, {HOLD_OUT}."
+        raw.add(None, message, f"The file contains {', '.join(names) or 'nothing'}. {remedy}")
 
 
 # --- torch files ----------------------------------------------------------------------------------------------------

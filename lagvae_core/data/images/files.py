@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lagvae_core.data.held_out import HeldOut
 from lagvae_core.data.images.arrays import WHITE
 from lagvae_core.data.images.containers import read_container
 from lagvae_core.data.images.pictures import read_pictures
@@ -37,18 +38,25 @@ class Images:
     remarks: tuple[str, ...]
 
 
-def read_images(path: Path, *, luminance: bool = False, labels: bool = True) -> Images:
+def read_images(path: Path, held_out: HeldOut, *, luminance: bool = False, labels: bool = True) -> Images:
     """Read the images of an .npz file, a torch file or a folder of pictures.
 
     Args:
         path: The file or folder, which is readable.
+        held_out: Whether and how to draw missing splits from train.
         luminance: Whether to turn colour into its luminance; otherwise, colour is an issue.
         labels: Whether to read the labels.
 
     Raises:
         DataError: The content is damaged or not in the format that `ImageData` describes. The error carries all issues.
     """
-    raw = read_pictures(path, luminance=luminance) if path.is_dir() else read_container(path)
+    raw = RawImages(path, SPLITS if held_out.held_out is None else ("train",))
+    if path.is_dir():
+        read_pictures(raw, luminance=luminance)
+    else:
+        read_container(raw)
+    if not raw.issues:
+        _hold_out(raw, held_out)
     grey = {split: _grey(split, raw.arrays[split], raw, luminance) for split in SPLITS if split in raw.arrays}
     levels = _levels({split: array for split, array in grey.items() if array is not None}, raw)
     _check_sizes(levels, raw)
@@ -57,6 +65,18 @@ def read_images(path: Path, *, luminance: bool = False, labels: bool = True) -> 
     if raw.issues:
         raise DataError(raw.issues)
     return Images(levels, by_split, tuple(raw.remarks))
+
+
+def _hold_out(raw: RawImages, held_out: HeldOut) -> None:
+    """Draw the splits that are missing from train."""
+    missing = [split for split in SPLITS if split not in raw.arrays]
+    raw.issues += held_out.held_out_issues(missing)
+    train = {name: raw.arrays[name] for name in ("train", "train_labels") if name in raw.arrays}
+    if not missing or len({len(array) if array.ndim else 0 for array in train.values()}) != 1:
+        return
+    raw.remarks += held_out.held_out_remarks(missing)
+    for split, index in held_out.held_out_indices(len(train["train"]), missing).items():
+        raw.arrays |= {name.replace("train", split): array[index] for name, array in train.items()}
 
 
 def _grey(split: str, array: Array, raw: RawImages, luminance: bool) -> Array | None:

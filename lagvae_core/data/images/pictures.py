@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lagvae_core.data.files import unreadable
-from lagvae_core.data.images.raw import SPLITS, Array, RawImages, as_grey
+from lagvae_core.data.images.raw import HOLD_OUT, SPLITS, Array, RawImages, as_grey
 from lagvae_core.errors import ValidationIssue
 
 __all__ = ["SPLIT_FOLDERS", "SUFFIXES", "read_pictures"]
@@ -33,19 +33,18 @@ _MAX_ISSUES = 5
 """Largest number of pictures of a split that are reported individually."""
 
 
-def read_pictures(folder: Path, *, luminance: bool) -> RawImages:
+def read_pictures(raw: RawImages, *, luminance: bool) -> None:
     """Read the pictures of a folder with one subfolder for each split.
 
     The pictures of a split are sorted by their paths. If they lie in subfolders of the split, the name of the first
     subfolder is their label.
 
     Args:
-        folder: A folder that may be listed.
+        raw: Where the arrays and issues are added; its path is a folder that may be listed.
         luminance: Whether to turn colour into its luminance; otherwise, pictures in colour are an issue.
     """
-    raw = RawImages(folder)
     kinds: Counter[str] = Counter()
-    for split, split_folder in _split_folders(folder, raw).items():
+    for split, split_folder in _split_folders(raw.path, raw).items():
         before = len(raw.issues)
         files, others = _pictures_below(split_folder, raw)
         if others:
@@ -59,7 +58,6 @@ def read_pictures(folder: Path, *, luminance: bool) -> RawImages:
         raw.remarks.append("pictures with equal channels read as grey")
     if kinds["luminance"]:
         raw.remarks.append("colour turned into grey")
-    return raw
 
 
 def _split_folders(folder: Path, raw: RawImages) -> dict[str, Path]:
@@ -76,10 +74,12 @@ def _split_folders(folder: Path, raw: RawImages) -> dict[str, Path]:
             raw.issues.append(issue)
         elif matching:
             found[split] = matching[0]
-        else:
+        elif split in raw.required:
             missing.append(split)
     if missing:
-        message = f"must be an .npz file, a torch file, or a folder with subfolders {', '.join(SPLITS)} of pictures"
+        message = (
+            f"must be an .npz file, a torch file, or a folder with subfolders {', '.join(raw.required)} of pictures"
+        )
         hint = f"{_content(present)}{_advice(folder, present, missing)}"
         raw.issues.append(ValidationIssue("data.path", message, hint, str(folder)))
     return found
@@ -94,8 +94,8 @@ def _advice(folder: Path, present: list[Path], missing: list[str]) -> str:
     """Return how to make a folder readable that lacks the subfolders `missing`."""
     containers = [entry for entry in present if entry.suffix.lower() in (".npz", ".pt", ".pth")]
     inner = [entry for entry in present if entry.is_dir() and any((entry / name).is_dir() for name in SPLITS)]
-    if len(missing) < len(SPLITS):
-        return f"Add the subfolder {' and '.join(missing)}."
+    if "train" not in missing:
+        return f"Add the subfolder {' and '.join(missing)}, {HOLD_OUT}."
     if len(containers) == 1 or len(inner) == 1:
         return f"Set data.path={shlex.quote(str((containers or inner)[0]))}"
     if any(entry.suffix == ".parquet" for entry in present):
@@ -108,7 +108,10 @@ def _advice(folder: Path, present: list[Path], missing: list[str]) -> str:
         )
         target = folder.with_name(f"{folder.name}-pictures")
         return f'Write its pictures to files: python -c "{code}" {shlex.quote(str(folder))} {shlex.quote(str(target))}'
-    return "Put the pictures of each split into its subfolder; a further level of subfolders gives their labels."
+    return (
+        "Put the pictures of each split into its subfolder; a further level of subfolders gives their labels. If they "
+        "are not divided into splits, put all into train and set data.held_out=0.1."
+    )
 
 
 def _pictures_below(folder: Path, raw: RawImages) -> tuple[list[Path], int]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from lagvae_core.errors import ValidationIssue
 
-__all__ = ["SPLITS", "Array", "RawImages", "as_grey"]
+__all__ = ["HOLD_OUT", "SPLITS", "Array", "RawImages", "as_grey"]
 
 SPLITS = ("train", "valid", "test")
+HOLD_OUT = "or set data.held_out=0.1 to use a random tenth of train for each of valid and test that is missing"
 Array = NDArray[Any]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -27,6 +28,7 @@ class RawImages:
 
     Args:
         path: The file or folder.
+        required: The splits that it must have; others may be drawn from train.
         arrays: The images of each split [N, H, W], [N, C, H, W] or [N, H, W, C], and `<split>_labels` [N] if there are
             labels.
         issues: What is wrong so far.
@@ -34,6 +36,7 @@ class RawImages:
     """
 
     path: Path
+    required: tuple[str, ...] = SPLITS
     arrays: dict[str, Array] = field(default_factory=dict)
     issues: list[ValidationIssue] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)

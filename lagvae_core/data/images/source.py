@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.files import data_file
+from lagvae_core.data.held_out import HeldOut
 from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageSplit, cut, fixed_bits
 from lagvae_core.data.images.files import SPLITS, read_images
 from lagvae_core.errors import DataError, ValidationIssue
@@ -17,7 +18,7 @@ from lagvae_core.settings import AddedField
 __all__ = ["ImageData"]
 
 
-class ImageData(SplitLimits):
+class ImageData(SplitLimits, HeldOut):
     """Images, either grey or black and white. The model always sees black and white images.
 
     The data are a file or a folder:
@@ -32,7 +33,8 @@ class ImageData(SplitLimits):
 
     The content of a file decides about its format, not its name. Python objects in a file are never unpickled. Channels
     that are all equal count as grey, and an alpha channel must be opaque. Colour is an error unless `colour` is `grey`;
-    then it becomes the luminance 0.299 R + 0.587 G + 0.114 B.
+    then it becomes the luminance 0.299 R + 0.587 G + 0.114 B. If valid or test is missing, `held_out` takes that split
+    from train at random.
 
     A grey level is the probability that its pixel is 1. With `dynamic` binarisation, training sees a new draw of an
     image at every use, including the uses in inner loops. With `fixed` binarisation, and in every measurement, each
@@ -72,7 +74,7 @@ class ImageData(SplitLimits):
                 `fixed_by_group` is used without labels. The error carries all issues found.
         """
         path = data_file(self.path, or_folder=True)
-        images = read_images(path, luminance=self.colour == "grey", labels=self.labels == "auto")
+        images = read_images(path, self, luminance=self.colour == "grey", labels=self.labels == "auto")
         if self.partition == "fixed_by_group" and images.labels is None:
             message = "must be fixed_random or resplit_random for images without labels"
             hint = "To use fixed_by_group, add train_labels, valid_labels and test_labels to the file."

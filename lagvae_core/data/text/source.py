@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lagvae_core.data.base import Batching, Partition, SplitLimits
 from lagvae_core.data.cache import read_entry, write_entry
 from lagvae_core.data.files import data_folder
+from lagvae_core.data.held_out import HeldOut
 from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
 from lagvae_core.data.text.files import FileShare, SentenceFile, TextFile
 from lagvae_core.data.text.layout import Layout, find_layout
@@ -24,7 +25,6 @@ from lagvae_core.data.text.records import CsvFile, JsonLinesFile
 from lagvae_core.data.text.tokens import TokenBatch, TokenDataset, TokenSplit
 from lagvae_core.errors import ConfigError, DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
-from lagvae_core.settings import AddedField
 
 __all__ = ["TextData"]
 
@@ -44,7 +44,7 @@ def _yes_or_no(value: object) -> object:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
-class TextData(SplitLimits):
+class TextData(SplitLimits, HeldOut):
     """Sentences from the files of one folder, with words separated by white space.
 
     Each split (train, valid, test) is one file: a .txt file with one sentence per line, or a .csv, .tsv, .jsonl, .json
@@ -93,17 +93,6 @@ class TextData(SplitLimits):
     )
     text_column: str = Field("text", min_length=1, description="column of the sentences in all but .txt files")
     label_column: str = Field("label", min_length=1, description="column of the labels in all but .txt files")
-    held_out: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=0.5,
-            description="share of the training sentences, drawn at random, for each of valid and test that has no "
-            "file; null: both must have one",
-        ),
-        AddedField(),
-    ] = None
-    held_out_seed: Annotated[int, Field(ge=0, description="seed of the draw of `held_out`"), AddedField()] = 0
     max_length: int | None = Field(
         None,
         ge=1,
@@ -156,7 +145,7 @@ class TextData(SplitLimits):
         layout = find_layout(data_folder(self.path))
         issues = [*layout.issues, *self._missing(layout)]
         files = self._files(layout)
-        remarks = [*layout.remarks, *self._held_out_remarks(layout), *self.limit_remarks()]
+        remarks = [*layout.remarks, *self.held_out_remarks([*layout.missing]), *self.limit_remarks()]
         name = self._entry_name(files)
         entry = None if issues else read_entry(name)
         if entry is not None:
@@ -185,29 +174,16 @@ class TextData(SplitLimits):
         """Return the issues with missing files, or with `held_out` if none is missing."""
         if self.held_out is None or "train" in layout.missing:
             return list(layout.missing.values())
-        if not layout.missing and not layout.issues:
-            message = "must be null if train, valid and test have files"
-            return [ValidationIssue("data.held_out", message, "Remove data.held_out.", self.held_out)]
-        return []
-
-    def _held_out_remarks(self, layout: Layout) -> list[str]:
-        if self.held_out is None or not layout.missing:
-            return []
-        return [
-            f"{' and '.join(layout.missing)} drawn from train ({self.held_out:.4g} each, seed {self.held_out_seed})"
-        ]
+        return [] if layout.issues else self.held_out_issues([*layout.missing])
 
     def _files(self, layout: Layout) -> dict[str, list[FileShare]]:
         """Return the files of each split; if some are missing and may be held out, the shares of train."""
         files = {split: [FileShare(self._file(path)) for path in paths] for split, paths in layout.files.items()}
         if self.held_out is None or not layout.missing or "train" not in files:
             return files
-        bound = self.held_out * len(layout.missing)
-        shares = {"train": (bound, 1.0)}
-        shares |= {split: (i * self.held_out, (i + 1) * self.held_out) for i, split in enumerate(layout.missing)}
-        for split, (low, high) in shares.items():
+        for split, (low, high) in self.held_out_bounds([*layout.missing]).items():
             files[split] = [
-                FileShare(share.file, low, high, derive_seed(self.held_out_seed, "held_out", shard))
+                FileShare(share.file, low, high, self.held_out_draws_seed(shard))
                 for shard, share in enumerate(files["train"])
             ]
         return files

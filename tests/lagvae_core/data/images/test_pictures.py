@@ -31,7 +31,7 @@ def folder(tmp_path):
     for seed, (split, count) in enumerate((("train", 2), ("valid", 1), ("test", 1))):
         for label in ("a", "b c"):
             for number in range(count):
-                write(root / split / label / f"{number}.png", pixels(10 * seed + number + ord(label[0])))
+                write(root / split / label / f"{number}.png", pixels(10 * seed + number + 1000 * ord(label[0])))
     return root
 
 
@@ -208,3 +208,25 @@ class TestLayouts:
         (issue,) = issues_of(tmp_path / "hub")
         follow(issue.hint, "python")
         assert load(tmp_path / "hub-pictures").fingerprint == load(folder, labels="drop").fingerprint
+
+    def test_missing_splits_are_drawn_from_train(self, folder):
+        whole = load(folder)
+        shutil.rmtree(folder / "test")
+        (issue,) = issues_of(folder)
+        assert "data.held_out=0.1" in issue.hint
+        for number in range(30):
+            write(folder / "train" / "a" / f"more{number:02}.png", pixels(100 + number))
+        data = load(folder, held_out=0.1)
+        assert data.valid.labels == whole.valid.labels
+        assert len(data.train) + len(data.test) == 34
+        assert 1 <= len(data.test) <= 10
+        levels = {image.tobytes() for image in data.train.levels_NHW} | {x.tobytes() for x in data.test.levels_NHW}
+        assert len(levels) == 34
+        assert data.report["remarks"] == "test drawn from train (0.1 each, seed 0)"
+        assert load(folder, held_out=0.1).fingerprint == data.fingerprint
+        assert load(folder, held_out=0.1, held_out_seed=1).fingerprint != data.fingerprint
+
+    def test_held_out_of_complete_data_or_without_train(self, folder):
+        assert issues_of(folder, held_out=0.1)[0].where == "data.held_out"
+        shutil.rmtree(folder / "train")
+        assert issues_of(folder, held_out=0.1)[0].where == "data.path"

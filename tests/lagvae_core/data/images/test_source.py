@@ -79,6 +79,17 @@ def test_limit_applies_to_the_training_images_only(tmp_path):
     assert len(whole.valid.limit(2)) == 2
 
 
+def test_missing_arrays_are_drawn_from_train(tmp_path):
+    train = np.arange(200, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 5), np.uint8)
+    arrays = {"train": train, "train_labels": np.arange(200) % 2, "valid": None, "test": None}
+    data = load(tmp_path, {"held_out": 0.2}, **arrays)
+    assert data.report["remarks"] == "valid and test drawn from train (0.2 each, seed 0)"
+    drawn = [getattr(data, split).levels_NHW[:, 0, 0] for split in SPLITS]
+    assert sorted(np.concatenate(drawn)) == list(range(200))
+    assert all(20 < len(split) < 60 for split in drawn[1:])
+    assert [int(label) for label in data.test.labels] == [level % 2 for level in drawn[2]]
+
+
 def test_labels_are_read_and_reported(tmp_path):
     data = load(tmp_path, **labels([1, 2, 1, 2, 3, 3, 1], [1, 1, 2], [3, 3, 3, 3]))
     assert data.train.labels == ("1", "2", "1", "2", "3", "3", "1")
