@@ -144,6 +144,14 @@ class Batch(ABC):
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on `device`."""
 
+    @classmethod
+    def gather(cls, batches: Sequence[Self], places: Sequence[tuple[int, int]]) -> Self:
+        """Return a batch of the examples at `places`, pairs of the index of a batch and of a row in it.
+
+        Only kinds of data whose examples all have one shape implement it.
+        """
+        raise NotImplementedError(cls.__name__)
+
     def observed(self, generator: torch.Generator) -> Self:
         """Return the batch as training sees it in a single use.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from lagvae_core.data import ImageDomain
 from lagvae_core.models.decoder import DecoderOptions
@@ -16,6 +16,7 @@ from lagvae_core.models.model_config import Features, ModelConfig
 from lagvae_core.models.pixel_decoder import PixelDecoder
 from lagvae_core.models.pixelcnn import ResidualPixelCnn
 from lagvae_core.models.resnet import ResNetEncoder
+from lagvae_core.settings import AddedField
 
 __all__ = ["ResNetPixelCnn"]
 
@@ -94,6 +95,18 @@ class ResNetPixelCnn(ModelConfig):
         Field(ge=1, le=65536, description="number of hidden units of the encoder; null: determined by size"),
     ] = None
 
+    border: Annotated[
+        Literal["bias", "zero"],
+        Field(description="values beyond the border of shifted maps of `gated12_kim`; `zero` as in the published code"),
+        AddedField(),
+    ] = "bias"
+
+    @model_validator(mode="after")
+    def _check_border(self) -> ResNetPixelCnn:
+        if self.border == "zero" and self.variant != "gated12_kim":
+            raise ValueError(f"must have border = bias with variant = {self.variant}; zero is for gated12_kim only")
+        return self
+
     @property
     def small(self) -> bool:
         return self.layers[1] < SMALL_MAPS
@@ -111,4 +124,7 @@ class ResNetPixelCnn(ModelConfig):
 
     def decoder(self, domain: ImageDomain, stream: torch.Generator, options: DecoderOptions) -> PixelDecoder:
         kernels, maps = self.layers
-        return DECODERS[self.variant](domain, self.latent_dim, self.z_maps, maps, kernels, stream, options)
+        build = DECODERS[self.variant]
+        if self.border == "zero":
+            build = functools.partial(build, zero_border=True)
+        return build(domain, self.latent_dim, self.z_maps, maps, kernels, stream, options)

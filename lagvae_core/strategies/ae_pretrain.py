@@ -28,6 +28,9 @@ class AePretrain(Strategy):
     - The paper trains the autoencoder for as long as any other model and with learning-rate decay, and keeps the
       encoder with the lowest validation reconstruction loss. In this implementation the learning rate is constant, the
       encoder of the last epoch is kept, and the default is a short pretraining of 5 epochs.
+    - The README of the paper's code trains with a learning rate of 0.5 and waits 5 bad epochs for a decay, and its code
+      selects the best epoch by the loss at the current KL weight. This strategy changes none of these: the learning
+      rate and the patience are those of `training`, and the best epoch is selected at weight 1.
     - Dropout, word dropout and the encoder's learning rate are the same in pretraining and in the main training.
     - Counts of epochs, updates and seconds include pretraining: with 5 epochs of pretraining, the first epoch of the
       main training is counted as epoch 6, and `best_epoch` is at least 6.

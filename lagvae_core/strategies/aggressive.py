@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lagvae_core.data import Batch
 from lagvae_core.errors import Diverged
-from lagvae_core.settings import Tunable
+from lagvae_core.settings import AddedField, Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
 from lagvae_core.strategies.rules import Incompatibility, Trait
 from lagvae_core.strategies.slots import Loss, Trainer, Update
@@ -33,8 +33,10 @@ class Aggressive(Strategy):
       the first increase, or after `max_inner` - 1 steps. A window has 10 steps in the paper; in the code it has 15
       steps for text and 10 for images, which are the defaults of `check`.
     - In the aggressive phase, the outer update changes the decoder only. The first inner step uses the batch of the
-      outer update; every later inner step uses a batch drawn uniformly from all stored batches, so examples in small
-      batches are drawn more often.
+      outer update. With `inner_batches` `stored`, every later inner step uses a batch drawn uniformly from all stored
+      batches, so examples in small batches are drawn more often; this is the published code for text. With `fresh`, it
+      uses new examples of the training set, drawn without replacement; this is the published code for images, and
+      available for images only.
     - The aggressive phase ends permanently when the mutual information of the validation set (`mi_batch`) meets the
       criterion `mi_stop` after an epoch. `text`: the value is below the value of the previous epoch minus `mi_tol`.
       `image`: in five epochs the value has been below the best value so far minus `mi_tol`. `paper`: the value is not
@@ -69,6 +71,11 @@ class Aggressive(Strategy):
         Literal["all", "per_module"],
         Field(description="parameters whose joint gradient norm is clipped in an inner step"),
     ] = "all"
+    inner_batches: Annotated[
+        Literal["stored", "fresh"],
+        Field(description="source of the examples of inner steps: stored batches, or new draws (images only)"),
+        AddedField(),
+    ] = "stored"
     allow_untested: Annotated[
         bool, Field(description="whether combinations that are untested with an inner loop are allowed")
     ] = False
@@ -78,6 +85,12 @@ class Aggressive(Strategy):
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
+        if self.inner_batches == "fresh" and context.data_kind != "images":
+            yield Incompatibility(
+                "E09",
+                f"aggressive.inner_batches = fresh is available for images only, but data.kind is {context.data_kind}; "
+                "set aggressive.inner_batches = stored",
+            )
         if self.allow_untested:
             return
         for other in context.with_trait(Trait.UNTESTED_WITH_INNER_LOOP):
@@ -119,7 +132,8 @@ class AggressiveUpdate(Update):
             if step < last_step:
                 window.append(loss.total.detach() * batch.size)
                 units += batch.units
-                batch = learner.random_batch()
+                fresh = self._config.inner_batches == "fresh"
+                batch = learner.random_examples(batch.size) if fresh else learner.random_batch()
             if budget == "converge" and step % self._check == 0 and step < last_step:
                 current = float(torch.stack(window).sum()) / units
                 if not math.isfinite(current):

@@ -193,7 +193,7 @@ class Strategy(FrozenConfig, ABC):
 
     @property
     def dropout_rates(self) -> Mapping[str, float]:
-        """Dropout rates of the decoder that replace those of the model, keyed by the model's field names."""
+        """Dropout rates of the decoder. Under the name of a field of the model, a rate replaces that of the model."""
         return {}
 
     def has(self, trait: Trait) -> bool:

@@ -23,6 +23,9 @@ class BetaVae(Strategy):
     et al. 2019 use 0.2, 0.4, 0.6 and 0.8 to prevent collapse. Evaluation always uses weight 1, so the measured bounds
     are comparable. At low `beta` the batch-wise MI estimate saturates at the logarithm of the batch size, and the
     aggregate posterior departs from the prior (`kl_agg`).
+
+    The best epoch is selected by the validation loss at weight 1, as in the code of He et al.; the codes of Li et al.
+    2019 and of BN-VAE select it by the loss at weight `beta`.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})

@@ -78,7 +78,7 @@ class CnnDecoder(Strategy):
 
     @property
     def dropout_rates(self) -> Mapping[str, float]:
-        return {"dropout_out": self.dropout}
+        return {"cnn_decoder.dropout": self.dropout}
 
     @property
     def stack(self) -> tuple[int, ...]:

@@ -31,8 +31,9 @@ class ContiguousDropout(Strategy):
 
     - The post gives no rate; the default is a choice of this implementation. The mean length of 3.5 comes from the
       post's code.
-    - The post's code uses `starts` 2 and draws starts and lengths once for the whole batch; in this implementation they
-      are drawn for each sentence.
+    - The post's code uses `starts` 2 and draws starts and lengths once for the whole batch, with starts anywhere in the
+      padded length, and may drop `<s>` too; in this implementation they are drawn for each sentence, within it, and
+      `<s>` never changes.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"corrupt"})

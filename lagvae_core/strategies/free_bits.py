@@ -40,7 +40,8 @@ class FreeBits(Strategy):
     dimensions, correspond to 0.06 to 0.28. For a KL below the floor, the code of Li et al. adds 0 to the loss and this
     implementation adds the floor; the gradient is the same. In the blog post, `habits` averages the reconstruction loss
     over words and the KL over dimensions, which amounts to a KL weight of words / Z; in this implementation both are in
-    nats per example, as in all other strategies.
+    nats per example, as in all other strategies. The README of Li et al. trains with a learning rate of 0.5 and waits 5
+    bad epochs for a decay; here both are those of `training`.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})

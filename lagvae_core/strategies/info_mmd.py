@@ -38,6 +38,8 @@ class InfoMmd(KlExchange):
 
     The posteriors that are used and sampled are those whose KL is in the objective.
 
+    Pelsmaeker & Aziz 2019 use `mmd_scale` 10,000 and the kernel exp(-d^2 / Z), which is `bandwidth` 0.7071 here.
+
     - alpha + scale < 1 is rejected (E17), because it rewards divergence from the prior. Public code has such defaults.
     - The kernel has one bandwidth; published code of Wasserstein autoencoders also sums kernels of several bandwidths.
     - Pelsmaeker & Aziz 2019 use an `mmd_scale` of 10,000; the default in this implementation is 1, because `scale` is

@@ -28,8 +28,8 @@ class Mae(Strategy):
     between 0 and diversity * ln 2, so it can encourage the use of z but cannot force it. The posteriors are those whose
     KL is in the objective; for a flow posterior these are the Gaussians that the flow transforms.
 
-    - The published code has diversity * softplus(-m_d / diversity); in this implementation m_d is not divided, so that
-      `diversity` is only a weight. At the default of 1 both formulas are the same.
+    - The first term is that of the published code. Its versions before 5 October 2018 had diversity * softplus(-m_d /
+      diversity), which is the same at the default of 1.
     - The code also averages the model weights over updates and uses an autoregressive flow as the prior. Neither is
       part of this strategy.
     - Two examples give only two pairs, too few to measure the spread: with `smoothness` above 0, batches of fewer than

@@ -32,7 +32,9 @@ class MogPrior(Strategy):
     slots: ClassVar[frozenset[str]] = frozenset({"prior"})
     paper: ClassVar[str] = "Kamoi & Fukutomi 2018, multimodal prior"
     unmeasured: ClassVar[frozenset[str]] = frozenset({"kl_by_dimension"})
-    traits: ClassVar[frozenset[Trait]] = frozenset({Trait.KL_NOT_BY_DIMENSION, Trait.KL_SAMPLED})
+    traits: ClassVar[frozenset[Trait]] = frozenset(
+        {Trait.KL_NOT_BY_DIMENSION, Trait.KL_SAMPLED, Trait.UNTESTED_WITH_INNER_LOOP}
+    )
 
     kind: Literal["mog_prior"] = "mog_prior"
     components: Annotated[

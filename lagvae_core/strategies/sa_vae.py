@@ -82,6 +82,10 @@ class SaVae(Strategy):
     - `difference_step` is 1e-5 in the code. A direction d has the size of a refinement step, so in float32 a tenth of
       the difference at 1e-5 is rounding error. At 0.003, rounding and curvature contribute equally to the error, and
       the relative error of the gradient is 1e-3.
+    - The SA-VAE rows of He et al. 2019 come from a script in the history of their repository: 10 steps with rates of 1
+      and momentum 0.5, gradients clipped to norm 5, encoder and decoder in one SGD, and importance sampling with the
+      refined posterior as proposal. Here `momentum`, `clip` and the two optimisers are those of this strategy and of
+      `training`.
     - The additional loss terms of multitask_bow and fraternal_dropout are not part of the refinement steps; they apply
       only at the refined posterior (W5).
     """

@@ -49,7 +49,7 @@ class ScaleVae(Strategy):
     `model` they have that of the model. For the LSTM this is U(-0.01, 0.01), where the means of a batch differ by only
     about 1e-5: f is then tens of thousands and grows until it reaches its bound, at a learning rate of 1.0 as well as
     0.5. A learning rate of 1.0 makes f run away from PyTorch's start, too; the code of BN-VAE uses 0.5
-    (docs/strategies.md compares both).
+    (docs/measurements.md compares both).
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"posterior", "extra_metrics"})

@@ -18,7 +18,8 @@ __all__ = ["SkipVae"]
 class SkipVae(Strategy):
     """z also enters the decoder's output layer and every layer before it, so that no layer can discard z.
 
-    Source: Dieng et al. 2019, in the form `add` (recalled from memory); DG-VAE's code uses `concat` at the output.
+    Source: Dieng et al. 2019. `concat` is the form of their published code for text; `add` is the form of the paper, as
+    recalled from memory.
 
     With h_t the input of the output layer W, `path` `concat` gives the logits W [h_t; z], at the cost of Z * V weights
     for V words; `add` gives W (h_t + U z). The paths of z in the plain decoder remain. Dropout applies to h_t alone,
@@ -27,10 +28,11 @@ class SkipVae(Strategy):
     - With `to` `all`, z also enters the layers before the output layer. The LSTM has one layer, and all its steps
       already read z, so for the LSTM `all` equals `output`. In `cnn_decoder` each block reads [x; z] with `concat` and
       x + U z with `add`.
-    - In a decoder of images, projected maps of z are added to the input of a layer; `concat` is rejected for images.
+    - In a decoder of images, projections of the same maps of z are added to the input of each layer. In the published
+      code each layer, and the layer before the output, has a linear map of z of its own, which is concatenated to its
+      input. `concat` is not available for images here.
     - `add` applies no nonlinearity to the sum, because the h_t of the LSTM is already the output of a nonlinearity.
-    - The published code leaves the skip connection out when it generates text. In this implementation generation
-      includes it.
+    - Generation includes the skip connection, as in the published code; the code of DG-VAE leaves it out there.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"skip"})

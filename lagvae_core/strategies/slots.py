@@ -126,6 +126,9 @@ class Trainer(Protocol):
     def random_batch(self) -> Batch:
         """Return a stored batch, drawn uniformly."""
 
+    def random_examples(self, count: int) -> Batch:
+        """Return `count` training examples, drawn uniformly without replacement, if examples can be mixed freely."""
+
 
 class Stateful:
     """A component whose state persists across steps and is stored in every checkpoint; by default it has no state."""

@@ -26,8 +26,8 @@ class SoftFreeBits(Strategy):
 
     Departures. The default `weight_start` of 0.1 is from the code of Pelsmaeker & Aziz; with 1 the weight would start
     at its upper bound. Their code derives its factor, 11 by default, from the slope of an annealing schedule; the
-    default in this implementation is the paper's 1.1. `weight_min` is an addition, because no factor can raise a weight
-    of 0.
+    default in this implementation is the paper's 1.1. `weight_min` and its default are from their code; the paper has
+    no lower bound, but no factor can raise a weight of 0.
     """
 
     slots: ClassVar[frozenset[str]] = frozenset({"objective"})

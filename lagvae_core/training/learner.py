@@ -148,6 +148,13 @@ class Learner:
             if self.components.accepts(batch.size):
                 return self.observed(batch)
 
+    def random_examples(self, count: int) -> Batch:
+        """Return `count` training examples, drawn uniformly without replacement from all `batches`."""
+        places = [(number, row) for number, batch in enumerate(self.batches) for row in range(batch.size)]
+        draw = torch.randperm(len(places), generator=self.streams["inner_batches"])[:count]
+        chosen = [places[number] for number in draw.tolist()]
+        return self.observed(self.batches[0].gather(self.batches, chosen))
+
     def state_dict(self) -> dict[str, Any]:
         """Return the learning rate, the step counts and the state of both optimisers."""
         return {

@@ -72,6 +72,12 @@ class ImageBatch(Batch):
     def to(self, device: torch.device | str) -> ImageBatch:
         return ImageBatch(self.levels_BHW.to(device), self.index_B, self.drawn)
 
+    @classmethod
+    def gather(cls, batches: Sequence[ImageBatch], places: Sequence[tuple[int, int]]) -> ImageBatch:
+        levels_BHW = torch.stack([batches[number].levels_BHW[row] for number, row in places])
+        index_B = torch.stack([batches[number].index_B[row] for number, row in places])
+        return ImageBatch(levels_BHW, index_B, batches[0].drawn)
+
     def observed(self, generator: torch.Generator) -> ImageBatch:
         """Return a new binary draw of the grey images; a batch with fixed pixels is returned unchanged."""
         if not self.drawn:

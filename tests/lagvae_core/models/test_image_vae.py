@@ -9,7 +9,7 @@ from torch import nn
 
 from lagvae_core.data import ImageBatch, ImageDomain
 from lagvae_core.models.decoder import DecoderOptions, Skip
-from lagvae_core.models.gated_pixelcnn import _Layer
+from lagvae_core.models.gated_pixelcnn import _Layer, gate
 from lagvae_core.models.image_vae import DECODERS, ResNetPixelCnn
 from lagvae_core.models.resnet import running_statistics, start_normally
 
@@ -211,7 +211,7 @@ def test_additional_blocks_of_v2_bypass_two_layers():
 
 
 def test_a_gated_layer_reads_the_rows_above_and_the_same_row_to_the_left():
-    layer = _Layer(1, 2, 3).double()
+    layer = _Layer(1, 2, 3, zero_border=False).double()
     v, h = draws(1, 1, 5, 5, seed=1).requires_grad_(), draws(1, 1, 5, 5, seed=2).requires_grad_()
 
     def positions_read(output, source):
@@ -224,7 +224,7 @@ def test_a_gated_layer_reads_the_rows_above_and_the_same_row_to_the_left():
     assert positions_read(vertical[0, 0, 3, 2], h) == []
     assert positions_read(horizontal[0, 0, 3, 2], v) == above
     assert positions_read(horizontal[0, 0, 3, 2], h) == [[3, 1], [3, 2]]
-    first = _Layer(2, 2, 3).double()
+    first = _Layer(2, 2, 3, zero_border=False).double()
     for shift, same_row in ((0, [[3, 1], [3, 2]]), (1, [[3, 0], [3, 1]])):
         maps = draws(1, 1, 5, 5, seed=3).requires_grad_()
         _, horizontal = first.enter(v[:, 0], maps, shift)
@@ -234,6 +234,47 @@ def test_a_gated_layer_reads_the_rows_above_and_the_same_row_to_the_left():
             position for n, position in enumerate(expected) if position not in expected[:n]
         ]
         assert positions_read(horizontal[0, 0, 3, 2], v) == [*above, [3, 0], [3, 1]]
+
+
+def test_a_zero_border_fills_shifted_outputs_with_0_instead_of_the_bias():
+    """The published code of Kim et al. pads the output of the convolution: v_pad2(v_conv(x))[:, :, :-1]."""
+    made = {border: decoder("gated12_kim", 5, 5, border=border) for border in ("bias", "zero")}
+    pixels, maps = bits(2, 5, 5), draws(2, 4, 5, 5)
+    entry = made["zero"].entry
+    read = torch.cat([pixels[:, None], maps], 1)
+    reach = entry.reach
+    below = entry.vertical(nn.functional.pad(read, (reach, reach, reach, 0)))
+    vertical = torch.cat([torch.zeros_like(below[:, :, :1]), below[:, :, :-1]], 2)
+    right = entry.horizontal(nn.functional.pad(read, (reach, 0, 0, 0)))
+    horizontal = torch.cat([torch.zeros_like(right[..., :1]), right[..., :-1]], 3)
+    v, h = entry.enter(pixels, maps, 1)
+    torch.testing.assert_close(v, gate(vertical))
+    torch.testing.assert_close(h, entry.leave(gate(horizontal + entry.across(vertical))))
+
+    one, other = (made[border].logits(pixels, maps) for border in made)
+    assert not torch.allclose(one, other, atol=1e-6)
+    with torch.no_grad():
+        for model in made.values():
+            for layer in (model.entry, *model.layers):
+                layer.vertical.bias.zero_()
+            model.entry.horizontal.bias.zero_()
+    one, other = (made[border].logits(pixels, maps) for border in made)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_zero_border_keeps_the_order_of_dependence_and_the_probabilities():
+    slopes = jacobian(decoder("gated12_kim", 6, 5, border="zero"), 6, 5)
+    assert (slopes[torch.ones(30, 30).triu().bool()] == 0).all()
+    made, images = decoder("gated12_kim", 3, 2, border="zero"), every_image(3, 2)
+    with torch.no_grad():
+        mass = (-made(images, images, draws(1, 1, 2).expand(len(images), -1, -1))).exp().sum()
+    assert float(mass) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("variant", sorted(set(EVERY) - {"gated12_kim"}))
+def test_a_zero_border_is_refused_for_other_variants(variant):
+    with pytest.raises(ValueError, match="gated12_kim only"):
+        ResNetPixelCnn(variant=variant, border="zero")
 
 
 # --- probabilities ---------------------------------------------------------------------------------------------------

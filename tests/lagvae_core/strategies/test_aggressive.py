@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import assert_equals_plain_vae, tiny, trial_of
+from helpers import assert_equals_plain_vae, essence, rejects, run, run_interrupted, tiny, tiny_images, trial_of
 
 from lagvae_core.data import Domain, TextDomain
 from lagvae_core.errors import Diverged
@@ -300,3 +300,41 @@ def test_a_restored_phase_ends_at_the_same_epoch(rule, tolerance, information, a
         update.after_epoch({"mi_batch": mi})
         seen.append(update.active)
     assert seen == active
+
+
+# --- examples of inner steps -----------------------------------------------------------------------------------------
+
+
+def test_fresh_inner_batches_mix_examples_of_all_batches_without_replacement():
+    config = tiny_images(aggressive(budget=3, inner_batches="fresh"), data={"binarisation": "fixed"})
+    trial = trial_of(config)
+    stored = {
+        int(index): batch.pixels_BHW[row] for batch in trial.train_batches for row, index in enumerate(batch.index_B)
+    }
+    drawn = [trial.learner.random_examples(16) for _ in range(4)]
+    for batch in drawn:
+        assert len(set(batch.index_B.tolist())) == batch.size == 16
+        assert all(torch.equal(batch.pixels_BHW[row], stored[int(index)]) for row, index in enumerate(batch.index_B))
+    sets = [frozenset(batch.index_B.tolist()) for batch in drawn]
+    assert not set(sets) & {frozenset(batch.index_B.tolist()) for batch in trial.train_batches}
+    assert len(set(sets)) == 4
+
+
+def test_fresh_grey_examples_are_binarised_again():
+    trial = trial_of(tiny_images(aggressive(budget=3, inner_batches="fresh")))
+    every = len(trial.dataset.train)
+    one, other = (trial.learner.random_examples(every) for _ in range(2))
+    pairs = zip((one.index_B.argsort(), other.index_B.argsort()), (one, other), strict=True)
+    first, second = (batch.pixels_BHW[order] for order, batch in pairs)
+    assert not torch.equal(first, second)
+
+
+def test_fresh_inner_batches_resume_bit_for_bit():
+    config = tiny_images(aggressive(budget=2, inner_batches="fresh"), training={"epochs": 2})
+    assert essence(run_interrupted(config)[0]) == essence(run(config))
+
+
+def test_fresh_inner_batches_are_for_images_only():
+    with rejects("strategies") as issues:
+        tiny(aggressive(inner_batches="fresh"))
+    assert issues[0].code == "E09"

@@ -192,6 +192,29 @@ def test_passes_that_cannot_differ_are_rejected(model, others):
         assert "fraternal_dropout" in str(issues[0])
 
 
+@pytest.mark.parametrize(
+    ("dropout_in", "dropout_out", "in_blocks", "is_random"),
+    [(0.0, 0.0, 0.0, False), (0.0, 0.5, 0.0, True), (0.0, 0.0, 0.5, True), (0.5, 0.0, 0.0, True)],
+)
+def test_every_dropout_of_a_convolutional_decoder_makes_the_passes_differ(
+    dropout_in, dropout_out, in_blocks, is_random
+):
+    """cnn_decoder has dropout in its blocks in addition to the two dropout rates of the model."""
+    stack = fraternal(), {"kind": "cnn_decoder", "size": "scnn", "dropout": in_blocks}
+    model = {"dropout_in": dropout_in, "dropout_out": dropout_out}
+    if not is_random:
+        with rejects("strategies") as issues:
+            tiny(*stack, model=model)
+        assert issues[0].code == "E11"
+        return
+    trial = trial_of(tiny(*stack, model=model))
+    trial.model.train()
+    batch = trial.train_batches[0]
+    z_BSZ = torch.zeros(batch.size, 1, trial.config.model.latent_dim)
+    _, penalty = trial.components.decode(trial.learner, batch, z_BSZ)
+    assert float(penalty.detach()) > 0
+
+
 def test_passes_that_drop_the_same_words_and_nothing_else_are_rejected():
     for stack in ((fraternal(same_word_mask=True), "word_dropout"), ("word_dropout", fraternal(same_word_mask=True))):
         with rejects("strategies") as issues:
