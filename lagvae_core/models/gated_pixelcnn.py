@@ -41,8 +41,8 @@ def gate(x: Tensor) -> Tensor:
 class _Layer(nn.Module):
     """Gated layer of two stacks: `vertical` reads the rows above, `horizontal` the pixels to the left.
 
-    The output of `vertical` before its gate is added to `horizontal`. With `zero_border`, the output of a convolution is
-    shifted instead of its input, so that the border is 0 instead of the bias.
+    The output of `vertical` before its gate is added to `horizontal`. With `zero_border`, the output of a convolution
+    is shifted instead of its input, so that the border is 0 instead of the bias.
     """
 
     def __init__(self, inputs: int, maps: int, kernel: int, *, zero_border: bool) -> None:

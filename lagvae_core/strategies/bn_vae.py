@@ -34,10 +34,10 @@ class BnVae(Strategy):
 
     - The published code has PyTorch's `epsilon` of 1e-5. Then the KL can vanish after all: an encoder that makes the
       variance of its means much smaller than epsilon switches the normalisation off, and the gradient of the KL leads
-      it there (docs/measurements.md has an example). The default of 1e-12 is about the square of the rounding error of a
-      mean of size 1, so that the bound is half the sum of gamma^2 + beta^2 for every variance above rounding errors,
-      and the KL has almost no gradient in the scale of the means. The column `normalised_share` and a warning (W8) show
-      where epsilon weakens the bound.
+      it there (docs/measurements.md has an example). The default of 1e-12 is a little above the squared rounding error
+      of a mean of size 1, so that the bound is half the sum of gamma^2 + beta^2 for every variance above rounding
+      errors, and the KL has almost no gradient in the scale of the means. The column `normalised_share` and a warning
+      (W8) show where epsilon weakens the bound.
     - The encoder, including its embeddings, is initialised with PyTorch's defaults, as in the published code;
       `model.init_range` and `model.init_embedding` apply to the decoder only. With initial weights from U(-0.01, 0.01),
       the means of a batch would differ so little that the gradient through the normalisation would be a thousand
