@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -248,9 +249,35 @@ class Plan:
         count, size = self.spec.configurations(arm), arm.size()
         if size is None or not arm.dimensions:
             return count
-        foreign = {c.config_id for c in self.configurations.values() if c.arm != arm.name}
-        foreign |= {self.configuration(fixed, 0, {}).config_id for fixed in self.spec.arms if not fixed.dimensions}
+        foreign = {c.config_id: c.config for c in self.configurations.values() if c.arm != arm.name}
+        for fixed in self.spec.arms:
+            if not fixed.dimensions:
+                configuration = self.configuration(fixed, 0, {})
+                foreign[configuration.config_id] = configuration.config
         if size >= count + len(foreign):
             return count
-        points = (self.configuration(arm, number, arm.point(number)) for number in range(size))
-        return min(count, sum(point.config_id not in foreign for point in points))
+        shared = sum(self._has_point(arm, config_id, config) for config_id, config in foreign.items())
+        return min(count, size - shared)
+
+    def _has_point(self, arm: Arm, config_id: str, config: TrialConfig) -> bool:
+        """Return whether a configuration of another arm is a point of `arm`, whose space is finite."""
+        strategies = {strategy.kind: strategy for strategy in config.strategies}
+        if list(strategies) != [item["kind"] for item in arm.stack]:
+            return False
+        values: list[Sequence[Value]] = []
+        for dimension in arm.dimensions:
+            kind, field = dimension.name.split(".", 1)
+            value = getattr(strategies[kind], field)
+            # A choice may be written differently from the value that it gives, such as "1" and 1.
+            near = [choice for choice in dimension.tunable.choices if choice == value or str(choice) == str(value)]
+            values.append(near or dimension.tunable.choices or [value] * dimension.contains(value))
+        names = [dimension.name for dimension in arm.dimensions]
+        points = (dict(zip(names, point, strict=True)) for point in itertools.product(*values))
+        return any(self._config_id(arm, point) == config_id for point in points)
+
+    def _config_id(self, arm: Arm, point: Mapping[str, Value]) -> str | None:
+        """Return the `config_id` at a point; None if the trial is invalid there."""
+        try:
+            return self.configuration(arm, 0, point).config_id
+        except ConfigError:
+            return None

@@ -15,10 +15,13 @@ else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 
-__all__ = ["Direction", "Keep", "ResourceSpec", "SearchSpec"]
+__all__ = ["MAX_CONFIGURATIONS", "Direction", "Keep", "ResourceSpec", "SearchSpec"]
 
 
 Direction = Literal["min", "max"]
+
+MAX_CONFIGURATIONS = 10**6
+"""Largest number of configurations of an arm."""
 
 
 Keep = Literal["nothing", "models"]
@@ -35,7 +38,11 @@ class SearchSpec(FrozenConfig):
     sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of values")] = "tpe"
     configurations: Annotated[
         int | None,
-        Field(ge=1, le=10**6, description="number of configurations per arm; must be omitted with the grid sampler"),
+        Field(
+            ge=1,
+            le=MAX_CONFIGURATIONS,
+            description="number of configurations per arm; must be omitted with the grid sampler",
+        ),
     ] = None
     seeds: Annotated[
         Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],

@@ -9,7 +9,7 @@ from typing import Any
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
-from sweeps.spec.sections import Direction, SearchSpec
+from sweeps.spec.sections import MAX_CONFIGURATIONS, Direction, SearchSpec
 from sweeps.spec.space import Arm, Value, parse_arm
 from sweeps.storage.identifiers import is_arm_name
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
@@ -164,6 +164,10 @@ def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[Validatio
         message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
         issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
     for arm in arms:
+        if (size := arm.size()) is not None and size > MAX_CONFIGURATIONS:
+            message = f"must have at most {MAX_CONFIGURATIONS:,} combinations of values with the grid sampler"
+            hint = "List fewer values, or choose another sampler."
+            issues.append(ValidationIssue(f"arms.{arm.name}", message, hint, size))
         for dimension in arm.dimensions:
             if dimension.values() is None:
                 message = "must be a finite set of values with the grid sampler"

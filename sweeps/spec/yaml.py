@@ -18,7 +18,7 @@ __all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "MAX_NODES", "dump_yaml", "edit_yaml",
 MAX_CHARACTERS = 200_000
 """Largest number of characters of a YAML text."""
 
-MAX_NODES = 10_000
+MAX_NODES = 5_000
 """Largest number of keys and values in a YAML text, where each use of an alias counts as the content of its anchor."""
 
 MAX_DEPTH = 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import textwrap
 import unicodedata
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lagvae_core.data.base import Batching, Partition
-from lagvae_core.data.files import unreadable
+from lagvae_core.data.files import data_folder, unreadable
 from lagvae_core.data.reinflection.arrays import ABSENT, Characters, InflectionBatch, InflectionDataset, InflectionSplit
 from lagvae_core.data.text.tokens import TokenSplit
 from lagvae_core.errors import DataError, ValidationIssue, did_you_mean
@@ -80,10 +81,7 @@ class ReinflectionData(FrozenConfig):
                 has the wrong number of columns, an empty column, a malformed feature, or a feature that the training
                 file lacks. The error carries the issues found in all files, with at most 5 lines of each file.
         """
-        folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            hint = f"Check the path. It resolves to {folder.absolute()}."
-            raise DataError([ValidationIssue("data.path", "must be an existing folder", hint, self.path)])
+        folder = data_folder(self.path)
         issues: list[ValidationIssue] = []
         files = {split: self._read(folder, suffix, issues) for split, suffix in SUFFIXES.items()}
         features = tuple(dict.fromkeys(name for row in files["train"].rows for name in row.features))
@@ -114,7 +112,7 @@ class ReinflectionData(FrozenConfig):
         """Read the file of a split and append all problems with it to `issues`."""
         path = folder / f"{self.language}-task{self.task}-{suffix}"
         file = _DataFile(path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # false for a name that is too long, too
             present = sorted({entry.name.rpartition("-")[0] for entry in folder.glob("*-task?-*")})
             content = f"files of {textwrap.shorten(', '.join(present), 200)}" if present else "no file of the task"
             hint = f"The folder contains {content}. Add the file, or correct data.language or data.task."

@@ -466,6 +466,19 @@ class TestPlan:
             ("beta", 3, 6),
         ]
 
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {"kind": "text", "path": "x" * 5000},
+            {"kind": "reinflection", "language": "turkish", "path": "x" * 5000},
+            {"kind": "reinflection", "language": "x" * 5000, "path": "."},
+        ],
+    )
+    def test_a_path_that_is_too_long(self, call, sweep_file, data):
+        values = TINY_TRIAL | {"data": data, "model": {}}
+        ended = call("plan", sweep_file, "--set", f"trial={json.dumps(values)}")
+        check_rejected(ended, "trial.data.path: ")
+
     def test_it_shows_what_is_fixed_and_what_is_searched(self, call, tmp_path):
         searched = {"kind": "kl_linear_epoch", "w_start": {"low": 0, "high": 0.5}, "w_end": {"choices": [0.5, 1]}}
         fixed = {"kind": "kl_linear_epoch", "warm_up": "default"}

@@ -11,6 +11,7 @@ from worlds import FINGERPRINT, TINY_TRIAL, play, run_ids, spec_of
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.search.plan import Plan
+from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec
 from sweeps.spec.validation import MAX_PROBES
 
@@ -234,6 +235,24 @@ class TestSharedPoints:
         assert [(arm.arm, arm.configurations) for arm in plan.arms()] == [("searched", 2), ("fixed", 1)]
         assert Plan(spec, FINGERPRINT, []).missing == 6
         assert plan.missing == 0
+
+    @pytest.mark.parametrize("choices", [[1, 2, 4], ["1", "2", "4"], [1.0, 2.0, 4.0], ["1e0", "2e0", "4e0"]])
+    def test_a_choice_that_is_written_differently_is_the_same_point(self, choices):
+        arms = self.ARMS | {"searched": [{"kind": "encoder_lr", "multiplier": {"choices": choices}}]}
+        spec = spec_of(arms=arms, search={"sampler": "grid", "seeds": 2})
+        assert [arm.configurations for arm in Plan(spec, FINGERPRINT, []).arms()] == [2, 1]
+
+    def test_large_spaces_are_not_enumerated(self, monkeypatch):
+        item = {"kind": "scale_vae", "des_std": 1.0}
+        arms = {
+            "searched": [item | {"f_epo": {"low": 1, "high": 10**6}}],
+            "inside": [item | {"f_epo": 7}],
+            "outside": [item | {"f_epo": 10**6 + 1}],
+            "other": [item | {"f_epo": 8, "min_f_batch": 9}],
+        }
+        plan = Plan(spec_of(arms=arms, search={"sampler": "grid", "seeds": 1}), FINGERPRINT, [])
+        monkeypatch.setattr(Arm, "point", None)
+        assert [arm.configurations for arm in plan.arms()] == [10**6 - 1, 1, 1, 1]
 
     @pytest.mark.parametrize("sampler", ["random", "grid"])
     def test_two_searched_arms_share_a_point(self, sampler):

@@ -15,6 +15,7 @@ from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_sets
+from sweeps.spec.sections import MAX_CONFIGURATIONS
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
 from sweeps.spec.validation import MAX_ARMS
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_NODES, edit_yaml, load_yaml, set_dotted
@@ -195,6 +196,11 @@ class TestSearch:
         issue = issue_of(arms=arms, search={"sampler": "grid"})
         assert issue.where == "arms.beta: beta_vae.beta"
         assert "choices" in issue.hint
+
+    def test_a_grid_that_is_too_large(self):
+        item = {"kind": "scale_vae", "des_std": 1.0, "f_epo": {"low": 1, "high": MAX_CONFIGURATIONS + 1}}
+        issue = issue_of(arms={"x": [item]}, search={"sampler": "grid"})
+        assert (issue.where, issue.value) == ("arms.x", MAX_CONFIGURATIONS + 1)
 
     def test_an_integer_range_with_grid_is_enumerated(self):
         arms = {"x": [{"kind": "aggressive", "budget": 3, "max_inner": {"low": 2, "high": 5}}]}
@@ -470,10 +476,10 @@ class TestYaml:
 
     def test_an_alias_counts_as_its_content(self):
         item = "{kind: beta_vae, beta: 0.5}"
-        text = f"a: &a [{', '.join([item] * 100)}]\n" + "".join(f"b{i}: *a\n" for i in range(15))
-        assert len(load_yaml(text)) == 16
+        text = f"a: &a [{', '.join([item] * 100)}]\n" + "".join(f"b{i}: *a\n" for i in range(7))
+        assert len(load_yaml(text)) == 8
         with pytest.raises(ValueError, match=f"{MAX_NODES:,}"):
-            load_yaml(text + "".join(f"c{i}: *a\n" for i in range(15)))
+            load_yaml(text + "".join(f"c{i}: *a\n" for i in range(4)))
 
     @pytest.mark.parametrize("text", ["# " + "x" * MAX_CHARACTERS, "x: " + "y" * MAX_CHARACTERS, "\n" * MAX_CHARACTERS])
     def test_a_text_that_is_too_long(self, text, tmp_path):
