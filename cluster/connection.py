@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ QUIET = {
 
 EMBEDDED = {
     "RAY_AUTH_MODE": "token",
-    # These would take precedence over the token file and over the embedded Ray.
+    # These would take precedence over the token file and over the embedded Ray, or need certificates.
     "RAY_AUTH_TOKEN": None,
     "RAY_ADDRESS": None,
     "RAY_REDIS_ADDRESS": None,
+    "RAY_USE_TLS": None,
     "RAY_enable_metrics_collection": "0",
     "RAY_gcs_server_port_wait_time_s": "20",
 }
@@ -87,6 +88,8 @@ def connect(address: str | None = None, cpus: int | None = None, scratch: Path |
             environment |= EMBEDDED | {"RAY_AUTH_TOKEN_PATH": str(_new_token(scratch))}
         elif "RAY_AUTH_MODE" not in os.environ and _token_exists():
             environment["RAY_AUTH_MODE"] = "token"
+        if scratch is not None and os.path.expanduser("~") == "~":
+            environment["HOME"] = str(scratch)  # this user has no home, and Ray needs one
         before = {name: os.environ.get(name) for name in environment}
         _set(environment)
         stack.callback(_set, before)
@@ -183,11 +186,22 @@ def _start(cpus: int | None, scratch: Path) -> None:
         )
     except Exception as error:
         hint = "Check the limits on memory, processes and open files (ulimit -a)."
-        raise ConnectionFailed(f"Ray cannot start on this machine: {_reason(error)}. {hint}") from error
+        reason = _logged_error(scratch) or _reason(error)
+        raise ConnectionFailed(f"Ray cannot start on this machine: {reason}. {hint}") from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = supports_clusters
     listens_at = ray.nodes()[0]["NodeManagerAddress"]
     assert ipaddress.ip_address(listens_at).is_loopback, f"the embedded Ray listens at {listens_at}"
+
+
+def _logged_error(scratch: Path) -> str:
+    """Return the first line that a server of an embedded Ray has written on its stderr; "" if there is none."""
+    for server in ("gcs_server", "raylet"):
+        with suppress(OSError):
+            log = scratch / RAY_FOLDER / "session_latest" / "logs" / f"{server}.err"
+            if first := log.read_text(errors="replace").partition("\n")[0]:
+                return f"{server}: {first.rpartition('] ')[2].strip().rstrip('.')}"
+    return ""
 
 
 def _check_loopback() -> None:

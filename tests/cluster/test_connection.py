@@ -64,7 +64,9 @@ with connect(cpus=1) as ray:
         seen["nested"] = type(error).__name__
     seen["still"] = ray.is_initialized()
 def fail(**options):
-    Path(options["_temp_dir"], "session").mkdir(parents=True)
+    logs = Path(options["_temp_dir"], "session_latest", "logs")
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.err").write_text("[2026-11-29 14:16:31,544 C 21 21] Out of ports.\nA stack")
     raise RuntimeError("Failed to start GCS.\nLast 0 lines")
 ray.init = fail
 try:
@@ -138,6 +140,7 @@ def embedded(home) -> Embedded:
     variables = {
         "RAY_ADDRESS": "127.0.0.1:1",
         "RAY_AUTH_TOKEN": "of another cluster",
+        "RAY_USE_TLS": "1",
         "DASHBOARD_BEFORE": str(int(in_use)),
     }
     ended = home.python(EMBEDDED, **variables)
@@ -183,7 +186,7 @@ class TestEmbedded:
     def test_a_start_that_fails_is_one_line(self, embedded):
         kind, message = embedded.seen["failed"]
         assert kind == "ConnectionFailed"
-        assert "Failed to start GCS" in message
+        assert "gcs_server: Out of ports. " in message
         assert "\n" not in message
 
     def test_no_file_is_left(self, embedded):
@@ -255,7 +258,7 @@ class TestJoining:
 
 
 class TestThisMachine:
-    """An embedded Ray on a machine on which it cannot start."""
+    """An embedded Ray on an unusual machine."""
 
     def test_without_a_loopback_interface(self, monkeypatch):
         def refuse(*arguments, **options):
