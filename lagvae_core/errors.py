@@ -6,6 +6,7 @@ LagvaeError
 │   └── DataError                   in a data file
 ├── CheckpointError (ValueError)    a damaged checkpoint, or one that belongs to a different trial
 ├── StoreError (OSError)            results that cannot be reached, read or written; exit code 1
+├── Interrupted                     training was asked to end early; raised by a progress function
 ├── Diverged (ArithmeticError)      training diverged: a value is not finite, or a divergence criterion is met
 ├── LeaseHeldError                  another driver runs the sweep (sweeps.storage.lease)
 ├── ConnectionFailed                Ray does not start, or no cluster at an address (cluster.connection)
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Diverged",
+    "Interrupted",
     "LagvaeError",
     "StoreError",
     "UserError",
@@ -160,6 +162,12 @@ class StoreError(LagvaeError, OSError):
     """Results cannot be reached, read or written. The message gives the reason and how to fix it."""
 
     exit_code = 1
+
+
+class Interrupted(LagvaeError):
+    """Training was asked to end early. A progress function raises it, and training saves its checkpoint first."""
+
+    exit_code = 130
 
 
 class Diverged(LagvaeError, ArithmeticError):

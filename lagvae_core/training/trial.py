@@ -13,7 +13,7 @@ import torch
 
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Batch, Dataset
-from lagvae_core.errors import Diverged
+from lagvae_core.errors import Diverged, Interrupted
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.runtime import default_threads, torch_threads
 from lagvae_core.training import checkpoint as checkpoints
@@ -49,7 +49,8 @@ def train(
         config: Configuration of the trial.
         report: Called with the record of each epoch, after the state has been saved if a save was due. If it returns
             "stop", the trial ends as `stopped_early` and is not measured.
-        progress: Called after each training batch and each evaluated batch. It should be fast.
+        progress: Called after each training batch and each evaluated batch. It should be fast. If it raises
+            `Interrupted`, the state is saved before the exception leaves `train`.
         checkpoint: Where the state of the trial is stored. If it holds the state of this trial, training resumes from
             that state; on a CPU, all results except times are bit-identical to those of an uninterrupted trial. If it
             holds the record of this trial, that record is returned.
@@ -70,6 +71,7 @@ def train(
     Raises:
         CheckpointError: `checkpoint` holds damaged content, or the content of a different trial.
         UserError: The data cannot be loaded, or every training batch is too small for a strategy.
+        Interrupted: `progress` raised it.
 
     Example:
         >>> config = TrialConfig.model_validate({"strategies": ["aggressive"], "training": {"epochs": 2}})
@@ -148,7 +150,11 @@ class Trial(TrialState):
             self._notify("start")
         while not self.stop_reason:
             for place in self.updates():
-                progress(place)
+                try:
+                    progress(place)
+                except Interrupted:
+                    checkpoint_manager.save()
+                    raise
                 checkpoint_manager.save_if_due()
             record = self.validate()
             self._notify("epoch")

@@ -19,6 +19,7 @@ from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
 from sweeps.cli.options import Json, Spec, Sweep, SweepSets, TrialSets
 from sweeps.cli.streams import check_stdout, prepare_streams
+from sweeps.execution.signals import interrupt_on_signals
 from sweeps.formatting import printable
 from sweeps.spec.arm_syntax import parse_sets
 
@@ -32,8 +33,8 @@ __all__ = ["app", "main"]
 class Commands(TyperGroup):
     """The top-level command group. It turns expected errors into a message and an exit code.
 
-    If a LagvaeError is raised, the command prints its message and exits with its `exit_code`. If stdout cannot be
-    written, see `check_stdout`.
+    If a LagvaeError is raised, the command prints its message and exits with its `exit_code`. After SIGINT, SIGTERM or
+    SIGHUP, it exits with 130. If stdout cannot be written, see `check_stdout`.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
@@ -47,6 +48,9 @@ class Commands(TyperGroup):
             except LagvaeError as error:
                 print(printable(f"lagvae: {error}"), file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                print("lagvae: interrupted.", file=sys.stderr)
+                raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -480,11 +484,8 @@ def main() -> None:
     # Figures must look alike everywhere. A notebook sets a backend that only its own environment has.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     warnings.formatwarning = _format_warning
-    try:
+    with interrupt_on_signals():
         app()
-    except KeyboardInterrupt:
-        print("lagvae: interrupted.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ REASON_CHARACTERS = 120
 class Display(Monitor):
     """A monitor that shows the progress of one driver.
 
-    Its methods are called in the driver's thread. On a terminal, a separate thread redraws the board.
+    Its methods are called in threads of the driver. On a terminal, a separate thread redraws the board.
 
     Args:
         console: Console to print on; stderr by default.
@@ -115,6 +115,9 @@ class Display(Monitor):
             if key[1] not in known and key not in self._warned:
                 self._warned.add(key)
                 self._print(f"warning, {run.arm}: {warning}")
+
+    def on_interrupted(self, saving: bool) -> None:
+        self._print(f"{'saving running runs' if saving else 'stopping'}; press again to stop now")
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()

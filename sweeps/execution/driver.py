@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
-import threading
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import check_address, connect
+from cluster.processes import RayProcesses
 from cluster.scratch import scratch_folder
 from sweeps.execution.datasets import load_data, make_plan
 from sweeps.execution.monitor import Monitor
 from sweeps.execution.recorder import RunRecorder
 from sweeps.execution.resources import NodeCapacity, check_fits, cluster_nodes, concurrent_runs, local_capacity
+from sweeps.execution.stop_flag import StopFlag
+from sweeps.execution.supervisor import INTERRUPTED, Supervisor
 from sweeps.execution.worker import train_run
 from sweeps.search.plan import Plan
 from sweeps.spec.sections import ResourceSpec
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SweepOutcome", "run_sweep"]
 
-LOST_RETRIES = 3
-"""Maximum number of restarts of a run after its process or node is lost. A restart resumes from the checkpoint."""
-
 
 @dataclass(frozen=True)
 class SweepOutcome:
@@ -43,7 +42,7 @@ class SweepOutcome:
     Args:
         statuses: Number of rows of the sweep by status, including rows from earlier drivers.
         stop_reason: Sentence that explains why the sweep was stopped early; "" if it was not.
-        interrupted: Whether SIGINT or SIGTERM interrupted the driver.
+        interrupted: Whether SIGINT, SIGTERM or SIGHUP interrupted the driver.
     """
 
     statuses: Mapping[str, int]
@@ -54,7 +53,7 @@ class SweepOutcome:
     def exit_code(self) -> int:
         """Exit code of the command: 130 after an interruption, 1 if runs failed or ran out of memory, else 0."""
         if self.interrupted:
-            return 130
+            return INTERRUPTED
         return 1 if self.stop_reason or self.statuses.get("failed") or self.statuses.get("out_of_memory") else 0
 
 
@@ -65,6 +64,9 @@ def run_sweep(
 
     Runs that have ended are not repeated (see `Plan.has_ended`). Runs that an earlier driver left `running` or
     `interrupted` resume from their checkpoints.
+
+    The work is done in a thread, from which the monitor is called; the calling thread answers signals. After the first
+    SIGINT, SIGTERM or SIGHUP, running runs save their checkpoints. A second one stops them at once.
 
     Args:
         spec: The sweep.
@@ -79,7 +81,22 @@ def run_sweep(
         ConnectionFailed: No cluster answers at `address`, or Ray cannot start on this machine.
         LeaseHeldError: Another driver is running the sweep.
         StoreError: The results could not be read or written during the sweep.
+        RayLost: A process of the embedded Ray ended unexpectedly.
+        KeyboardInterrupt: A signal arrived before the first run started, or the work could not be stopped.
     """
+    supervisor = Supervisor(monitor)
+    return supervisor.run(lambda: _run_sweep(spec, folder, monitor, address, supervisor, retry=retry))
+
+
+def _run_sweep(
+    spec: SweepSpec,
+    folder: ResultsFolder,
+    monitor: Monitor,
+    address: str | None,
+    supervisor: Supervisor,
+    *,
+    retry: bool,
+) -> SweepOutcome:
     data = load_data(spec)
     if address is None:
         check_fits(spec.resources, [local_capacity()])
@@ -90,13 +107,15 @@ def run_sweep(
         plan = make_plan(spec, folder, data, retry=retry, set_aside=True)
         monitor.on_sweep_started(plan, data.report)
         folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
-        outcome = _run_with_ray(plan, folder, monitor, address)
+        outcome = _run_with_ray(plan, folder, monitor, address, supervisor)
         reason = "interrupted; the same command resumes the sweep" if outcome.interrupted else outcome.stop_reason
         monitor.on_sweep_ended(outcome.statuses, reason)
         return outcome
 
 
-def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None) -> SweepOutcome:
+def _run_with_ray(
+    plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None, supervisor: Supervisor
+) -> SweepOutcome:
     from sweeps.search.scheduler import RunScheduler
 
     statuses = {run_id: row["status"] for run_id, row in plan.rows.items()}
@@ -104,7 +123,7 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
     if not scheduler.fill_queue():
         _store_spec(plan, folder)
         return SweepOutcome(Counter(statuses.values()), "", False)
-    with scratch_folder() as scratch, connect(address, local_capacity().cpus, scratch) as ray:
+    with scratch_folder() as scratch, _connected(address, supervisor, scratch) as ray:
         nodes = cluster_nodes(ray)
         spec = _with_gpu_share(ray, plan, nodes, monitor)
         concurrent = concurrent_runs(spec.resources, nodes, grows=address is not None)
@@ -117,15 +136,36 @@ def _run_with_ray(plan: Plan, folder: ResultsFolder, monitor: Monitor, address: 
             fingerprint=plan.fingerprint,
             origin=provenance(),
             on_run_ended=scheduler.on_run_ended,
+            on_run_lost=scheduler.on_run_lost,
         )
-        _train_runs(scheduler, recorder, spec.resources, nodes, concurrent, scratch)
-    # After SIGINT, Tune returns as if all runs had ended. Without an error, remaining runs mean an interruption.
-    interrupted = not scheduler.exhausted and recorder.error is None
-    recorder.close("the sweep was interrupted." if interrupted else "the driver failed.")
-    if recorder.error is not None:
-        raise recorder.error
+        supervisor.on_abandoned.append(lambda: recorder.close(_reason(recorder, supervisor)))
+        supervisor.start_training()
+        _train_runs(scheduler, recorder, supervisor, spec.resources, nodes, concurrent, scratch)
+        recorder.close(_reason(recorder, supervisor))
+    if error := recorder.error or supervisor.failure:
+        raise error
+    interrupted = not scheduler.exhausted
     statuses |= recorder.statuses
     return SweepOutcome(Counter(statuses.values()), scheduler.stop_reason, interrupted)
+
+
+def _reason(recorder: RunRecorder, supervisor: Supervisor) -> str:
+    """Return the reason why runs of this driver did not end."""
+    if recorder.error is not None:
+        return "the driver failed."
+    return "the sweep was interrupted." if supervisor.failure is None else "Ray was lost."
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, supervisor: Supervisor, scratch: Path) -> Iterator[Any]:
+    """Context manager. Connects to Ray. An embedded Ray is watched, and all its processes are gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(RayProcesses()) if address is None else None
+        ray = stack.enter_context(connect(address, local_capacity().cpus, scratch))
+        if processes is not None:
+            supervisor.on_abandoned.append(processes.kill)
+            stack.enter_context(supervisor.watching(processes.failure))
+        yield ray
 
 
 def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
@@ -154,25 +194,27 @@ def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor
 def _train_runs(
     scheduler: RunScheduler,
     recorder: RunRecorder,
+    supervisor: Supervisor,
     resources: ResourceSpec,
     nodes: Sequence[NodeCapacity],
     concurrent: int,
     scratch: Path,
 ) -> None:
-    """Train the runs of the scheduler with Ray Tune; return early on SIGINT.
+    """Train the runs of the scheduler with Ray Tune; return early if the supervisor demands it.
 
     Tune always stores snapshots of its state in `scratch`, although they are never read here.
     """
     from ray import tune
 
-    from sweeps.execution.tune import RecorderCallback, RunSearcher, StopOnRecorderError, placement_for
+    from sweeps.execution.tune import DriverCallback, DriverStopper, RunSearcher, placement_for
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    stop_flag = StopFlag(f"lagvae-stop-{secrets.token_hex(8)}")
     try:
         tuner = tune.Tuner(
             tune.with_resources(train_run, placement_for(resources, nodes)),
             tune_config=tune.TuneConfig(
-                search_alg=RunSearcher(scheduler, recorder),
+                search_alg=RunSearcher(scheduler, recorder, supervisor, stop_flag),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -181,33 +223,16 @@ def _train_runs(
             run_config=tune.RunConfig(
                 name="runs",
                 storage_path=str(scratch / "tune"),
-                callbacks=[RecorderCallback(recorder)],
-                stop=StopOnRecorderError(recorder),
-                failure_config=tune.FailureConfig(max_failures=LOST_RETRIES),
+                callbacks=[DriverCallback(recorder, supervisor, stop_flag)],
+                stop=DriverStopper(recorder, supervisor),
+                failure_config=tune.FailureConfig(max_failures=0),  # the recorder decides about restarts
                 verbose=0,
             ),
         )
-        with _silenced(), _sigterm_as_sigint():
+        with _silenced():
             tuner.fit()
     except KeyboardInterrupt:
         pass
-
-
-@contextlib.contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Context manager. Treats SIGTERM, which cluster schedulers such as Slurm send, as SIGINT.
-
-    Ray's own handler would exit at once and leave rows with status `running`. Python can set signal handlers only in
-    the main thread, so in other threads this context manager has no effect.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -91,6 +91,8 @@ def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
 def _result(ray: Any, reference: Any) -> Mapping[str, Any]:
     """Wait for an estimate and return its fields. If its process was lost, the fields contain an error."""
     try:
+        while not ray.wait([reference], timeout=0.5)[0]:
+            pass  # short waits, because an interruption cannot end a wait inside of Ray
         result: Mapping[str, Any] = ray.get(reference)
     except ray.exceptions.RayError as error:
         return {"peak_bytes": 0, "device_bytes": 0, "error": f"{type(error).__name__}: the process was lost"}

@@ -12,7 +12,8 @@ __all__ = ["Monitor", "SilentMonitor"]
 
 
 class Monitor(Protocol):
-    """Receives the events of one driver. All methods are called in the driver's thread.
+    """Receives the events of one driver. All methods are called in the working thread of the driver,
+    except `on_interrupted`, which the supervising thread calls.
 
     Implementations are the live display of the terminal, and `SilentMonitor`.
     """
@@ -40,6 +41,9 @@ class Monitor(Protocol):
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
         """`run` has ended; `row` is its final row."""
+
+    def on_interrupted(self, saving: bool) -> None:
+        """A signal interrupts the driver. If `saving`, running runs save their checkpoints, unless another comes."""
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         """The driver ends. `statuses` counts rows by status; `stop_reason` is "" unless the sweep stopped early."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sweeps.execution.failures import TRACEBACK_CHARACTERS
+from sweeps.execution.failures import describe_loss
+from sweeps.execution.losses import LOST_RETRIES, LossCounter, Position
 from sweeps.execution.monitor import Monitor
 from sweeps.search.plan import Run
 from sweeps.spec.sweep import SweepSpec
@@ -22,7 +24,8 @@ __all__ = ["RunRecorder"]
 class RunRecorder:
     """Writes one row per run: with status `running` when the run starts, and with its final status when it ends.
 
-    There is one recorder per driver. All methods are called in the driver's thread.
+    There is one recorder per driver. Its methods are called in the working thread of the driver within
+    `capture_errors`. Only `close` may also be called in the supervising thread; afterwards nothing is written.
 
     Args:
         spec: The sweep.
@@ -31,8 +34,10 @@ class RunRecorder:
         fingerprint: Fingerprint of the data.
         origin: Provenance of the code, as columns of a row.
         on_run_ended: Called with each ended run and its final row, before the monitor is notified.
+        on_run_lost: Called with each run whose process was lost and which is to be started again.
 
     Attributes:
+        closed: Whether `close` was called.
         error: The first captured exception, which ends the sweep; None if no exception has been captured.
         statuses: Latest status of every run that was recorded, by run id.
     """
@@ -46,36 +51,48 @@ class RunRecorder:
         fingerprint: str,
         origin: Mapping[str, Any],
         on_run_ended: Callable[[Run, Mapping[str, Any]], None],
+        on_run_lost: Callable[[Run], None],
     ) -> None:
         self.spec = spec
         self.folder = folder
         self.fingerprint = fingerprint
+        self.closed = False
         self.error: Exception | None = None
         self.statuses: dict[str, str] = {}
         self._monitor = monitor
         self._origin = origin
         self._run_ended = on_run_ended
+        self._run_lost = on_run_lost
+        self._lock = threading.RLock()
         self._scheduled: dict[str, Run] = {}
         self._running: dict[str, tuple[Run, dict[str, Any]]] = {}
+        self._epochs: dict[str, int] = {}
+        self._losses = LossCounter()
+
+    @property
+    def has_active_runs(self) -> bool:
+        """Whether the process of a run has started and has not ended."""
+        return bool(self._running.keys() - self._scheduled.keys())
 
     @contextlib.contextmanager
     def capture_errors(self) -> Iterator[None]:
         """Context manager. Catches exceptions and stores the first one in `error`, which ends the sweep."""
-        try:
-            yield
-        except Exception as error:
-            self.error = self.error or error
+        with self._lock:
+            try:
+                yield
+            except Exception as error:
+                self.error = self.error or error
 
     def on_run_scheduled(self, run: Run) -> None:
-        """`run` was passed to Ray Tune, which starts it some time later."""
+        """`run` was passed to Ray Tune, which starts it some time later, for the first time or again."""
         self._scheduled[run.run_id] = run
 
     def on_run_started(self, run_id: str) -> None:
         """The process of the run starts, for the first time or because its previous process was lost."""
+        run = self._scheduled.pop(run_id)
         if run_id in self._running:
             self._record_restart(run_id)
             return
-        run = self._scheduled.pop(run_id)
         row = self._first_row(run)
         self._write(row)
         self._running[run_id] = (run, row)
@@ -89,10 +106,11 @@ class RunRecorder:
             row |= location
             self._write(row)
         if "epoch" in report:
+            self._epochs[run_id] = max(self._epochs.get(run_id, 0), int(report["epoch"]))
             self._monitor.on_run_progress(run, int(report["epoch"]), int(report["epochs"]))
 
     def on_run_ended(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run ended. Its last report contains its record or its failure."""
+        """The run ended. Its last report contains its record or its failure, or that it saved its checkpoint."""
         if "record" in report:
             record = json.loads(report["record"])
             values = {name: record[name] for name in ("status", "stop_reason")}
@@ -100,25 +118,45 @@ class RunRecorder:
             self._record_end(run_id, values, record["curve"])
         elif "failure" in report:
             self._record_end(run_id, json.loads(report["failure"]), [])
+        elif "interrupted" in report:
+            self._record_interrupted(run_id, "the sweep was interrupted.")
         else:
-            self.on_run_failed(run_id, "its worker ended without a record", "")
+            self.on_run_lost(run_id, "its worker ended without a record")
 
-    def on_run_failed(self, run_id: str, reason: str, error_text: str) -> None:
-        """The run ended without a result, usually because its process was lost more often than Tune restarts it."""
-        values = {
-            "status": "failed",
-            "stop_reason": reason,
-            "error_class": "WorkerLost",
-            "traceback": error_text[-TRACEBACK_CHARACTERS:],
-        }
-        self._record_end(run_id, values, [])
+    def on_run_lost(self, run_id: str, error_text: str) -> None:
+        """The process of the run, its node or the connection to the results was lost.
+
+        The run is started again unless Ray killed it for lack of memory, or it was lost more than `LOST_RETRIES` times
+        in a row without progress.
+
+        Args:
+            run_id: The run.
+            error_text: Ray's description of the loss.
+        """
+        position = Position(self._epochs.get(run_id, 0), self.folder.modified(checkpoint_name(run_id)))
+        losses = self._losses.add(run_id, position)
+        failure = describe_loss(error_text, losses)
+        if failure["status"] == "out_of_memory" or losses > LOST_RETRIES:
+            self._record_end(run_id, failure, [])
+        else:
+            run = self._scheduled.get(run_id) or self._running[run_id][0]
+            self._scheduled[run_id] = run
+            self._run_lost(run)
+
+    def was_lost(self, run: Run) -> bool:
+        """Return whether the process of `run` was lost since the driver started."""
+        return self._losses.was_lost(run.run_id)
 
     def close(self, reason: str) -> None:
         """Record all runs that have not ended as interrupted, with `reason`. Their checkpoints are kept."""
         with self.capture_errors():
-            for _, row in self._running.values():
-                self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
-        self._running.clear()
+            self.closed = True
+            for run_id in list(self._running):
+                self._record_interrupted(run_id, reason)
+
+    def _record_interrupted(self, run_id: str, reason: str) -> None:
+        _, row = self._running.pop(run_id)
+        self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
 
     def _first_row(self, run: Run) -> dict[str, Any]:
         return {
@@ -153,13 +191,13 @@ class RunRecorder:
     def _record_end(self, run_id: str, values: Mapping[str, Any], curve: Sequence[dict[str, Any]]) -> None:
         if run_id in self._scheduled:
             self.on_run_started(run_id)
-        run, row = self._running[run_id]
+        # From here on, an interruption leaves the row `running`, and never overwrites the final row.
+        run, row = self._running.pop(run_id)
         row = {**row, **values, "ended_at": now()}
         assert row["status"] in ENDED, row["status"]
         if curve:
             self.folder.write_curve(row, list(curve))
         self._write(row)
-        del self._running[run_id]
         self.folder.remove(checkpoint_name(run_id))
         self._run_ended(run, row)
         self._monitor.on_run_ended(run, row)

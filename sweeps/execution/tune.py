@@ -1,4 +1,4 @@
-"""The interface to Ray Tune: a searcher that supplies runs, and callbacks that forward events to the recorder.
+"""The interface to Ray Tune: a searcher that supplies runs, and a callback that forwards events to the recorder.
 
 Snapshots of Tune's state are never restored: a sweep resumes from its table.
 """
@@ -19,9 +19,17 @@ from sweeps.storage.table import ResultsFolder
 
 if TYPE_CHECKING:
     from sweeps.execution.recorder import RunRecorder
+    from sweeps.execution.stop_flag import StopFlag
+    from sweeps.execution.supervisor import Supervisor
     from sweeps.search.scheduler import RunScheduler
 
-__all__ = ["RecorderCallback", "RunSearcher", "StopOnRecorderError", "placement_for", "worker_config"]
+__all__ = ["DriverCallback", "DriverStopper", "RunSearcher", "placement_for", "worker_config"]
+
+CHECKPOINT_SECONDS = 30.0
+"""Time between two checkpoints of a run [s]."""
+
+CHECKPOINT_SECONDS_AFTER_LOSS = 5.0
+"""The same after its process was lost, so that a run makes progress even if its processes are lost often [s]."""
 
 NEVER_RESTORED = "a snapshot of Ray Tune is never restored; the sweep resumes from its table"
 
@@ -39,20 +47,26 @@ class _StatelessMixin:
 class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
     """Passes the next run of the scheduler to Tune. The scheduler receives results from the recorder, not from Tune."""
 
-    def __init__(self, scheduler: RunScheduler, recorder: RunRecorder) -> None:
+    def __init__(
+        self, scheduler: RunScheduler, recorder: RunRecorder, supervisor: Supervisor, stop_flag: StopFlag
+    ) -> None:
         super().__init__()
         self._scheduler = scheduler
         self._recorder = recorder
+        self._supervisor = supervisor
+        self._stop_flag = stop_flag
 
     def suggest(self, trial_id: str) -> Any:
         recorder = self._recorder
-        if recorder.error is not None:
+        if recorder.error is not None or self._supervisor.interrupted:
             return Searcher.FINISHED
         run = self._scheduler.next_run()
         if run is None:
             return Searcher.FINISHED if self._scheduler.exhausted else None
         recorder.on_run_scheduled(run)
-        return {"run": worker_config(run, recorder.spec, recorder.folder, recorder.fingerprint)}
+        seconds = CHECKPOINT_SECONDS_AFTER_LOSS if recorder.was_lost(run) else CHECKPOINT_SECONDS
+        values = worker_config(run, recorder.spec, recorder.folder, recorder.fingerprint)
+        return {"run": values | {"stop_flag": self._stop_flag.name, "checkpoint_seconds": seconds}}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         pass
@@ -65,7 +79,7 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
 
 
 def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint: str) -> dict[str, Any]:
-    """Return everything that a worker needs to train `run`, as plain JSON values (see `worker.train_run`)."""
+    """Return what a worker must know to train `run`, whatever the driver, as plain JSON values."""
     return {
         "run_id": run.run_id,
         "config": run.config.model_dump(mode="json"),
@@ -79,15 +93,25 @@ def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint:
     }
 
 
-class RecorderCallback(_StatelessMixin, Callback):  # type: ignore[misc]
-    """Forwards Tune's events to the recorder.
+class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
+    """Forwards Tune's events to the recorder, and interruptions to the running runs.
 
     If a callback raised an exception, Tune would treat it as a failure of the trial and repeat the trial. Therefore the
     recorder captures the exception, and the sweep ends.
     """
 
-    def __init__(self, recorder: RunRecorder) -> None:
+    def __init__(self, recorder: RunRecorder, supervisor: Supervisor, stop_flag: StopFlag) -> None:
         self._recorder = recorder
+        self._supervisor = supervisor
+        self._stop_flag = stop_flag
+        self._told = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._supervisor.urgent:
+            raise KeyboardInterrupt
+        if self._supervisor.interrupted and not self._told:
+            self._told = True
+            self._stop_flag.set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notify(self._recorder.on_run_started, trial)
@@ -103,26 +127,27 @@ class RecorderCallback(_StatelessMixin, Callback):  # type: ignore[misc]
         if trial.error_file:
             with open(trial.error_file, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-        reason = "its process or node was lost repeatedly."
-        self._notify(self._recorder.on_run_failed, trial, reason=reason, error_text=text)
+        self._notify(self._recorder.on_run_lost, trial, error_text=text)
 
     def _notify(self, event: Callable[..., None], trial: Any, **values: Any) -> None:
-        if self._recorder.error is None:
-            with self._recorder.capture_errors():
+        with self._recorder.capture_errors():
+            if self._recorder.error is None and not self._recorder.closed:
                 event(trial.config["run"]["run_id"], **values)
 
 
-class StopOnRecorderError(_StatelessMixin, Stopper):  # type: ignore[misc]
-    """Stops all trials once the recorder has captured an error."""
+class DriverStopper(_StatelessMixin, Stopper):  # type: ignore[misc]
+    """Stops Tune once the recorder has captured an error, or after an interruption once no run is active any more."""
 
-    def __init__(self, recorder: RunRecorder) -> None:
+    def __init__(self, recorder: RunRecorder, supervisor: Supervisor) -> None:
         self._recorder = recorder
+        self._supervisor = supervisor
 
     def __call__(self, trial_id: str, result: Any) -> bool:
-        return self.stop_all()
+        return self._recorder.error is not None
 
     def stop_all(self) -> bool:
-        return self._recorder.error is not None
+        interrupted = self._supervisor.interrupted and not self._recorder.has_active_runs
+        return interrupted or self._recorder.error is not None
 
 
 def placement_for(resources: ResourceSpec, nodes: Sequence[NodeCapacity]) -> Callable[[dict[str, Any]], Any]:

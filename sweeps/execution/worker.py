@@ -12,12 +12,13 @@ __all__ = ["train_run"]
 
 
 def train_run(trial_config: dict[str, Any]) -> None:
-    """Train the run in `trial_config["run"]` (see `tune.worker_config`) and report to Ray Tune.
+    """Train the run in `trial_config["run"]` (see `tune.RunSearcher`) and report to Ray Tune.
 
-    There is one report after each epoch. The last report contains the record of the run, or its failure.
+    There is one report after each epoch. The last report contains the record of the run, or its failure, or that it was
+    interrupted and has saved its checkpoint.
 
-    An exception in training is reported instead of raised, because it would occur again in a retry. Therefore Ray Tune
-    retries a run only if its node, its process, or the connection to the results was lost.
+    An exception in training is reported instead of raised, because it would occur again in a retry. Therefore a
+    run is started again only if its node, its process, or the connection to the results was lost.
 
     Raises:
         StoreError: The results cannot be reached.
@@ -26,14 +27,21 @@ def train_run(trial_config: dict[str, Any]) -> None:
     from ray import tune
 
     from lagvae_core import TrialConfig, train
-    from lagvae_core.errors import DataError, StoreError, ValidationIssue
+    from lagvae_core.errors import DataError, Interrupted, StoreError, ValidationIssue
     from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory
     from sweeps.execution.datasets import load_trial_data
+    from sweeps.execution.stop_flag import StopFlag
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
     run = trial_config["run"]
     folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     keep_freed_memory()
+    stop_flag = StopFlag(run["stop_flag"])
+
+    def end_if_interrupted(progress: Any) -> None:
+        if stop_flag.is_set():
+            raise Interrupted
+
     location = {"host": socket.gethostname(), "device": "cpu"}
     try:
         limit_gpu_memory(1.0 if run["alone"] else run["gpus"])
@@ -51,7 +59,9 @@ def train_run(trial_config: dict[str, Any]) -> None:
         record = train(
             config,
             report=lambda epoch: tune.report({**location, "epoch": epoch.epoch, "epochs": config.epochs}),
+            progress=end_if_interrupted,
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
+            checkpoint_seconds=run["checkpoint_seconds"],
             model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
             threads=run["threads"],
@@ -60,5 +70,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
         tune.report({**location, "record": json.dumps(record.to_json())})
     except StoreError:
         raise
+    except Interrupted:
+        tune.report({**location, "interrupted": True})
     except Exception as error:
         tune.report({**location, "failure": json.dumps(describe_failure(error))})

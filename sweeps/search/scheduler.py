@@ -103,6 +103,11 @@ class RunScheduler:
         self._ended_rows[run.arm, run.configuration][run.seed] = row
         self._tell_if_complete(run.arm, run.configuration)
 
+    def on_run_lost(self, run: Run) -> None:
+        """Record that the process of `run` was lost. The run is the next one to start."""
+        self._running.discard(run.run_id)
+        (self._alone if run.alone else self._queue).appendleft(run)
+
     def _queue_runs(self, arm: Arm, index: int) -> None:
         """Queue the missing runs of configuration `index` of `arm`, if the arm's space still has an unused point."""
         configuration = self._configurations.get((arm.name, index)) or self._choose(arm, index)

@@ -159,11 +159,20 @@ class SweepFolder:
 
     def holds(self, name: str) -> bool:
         """Return whether the file `name` exists."""
-        return bool(self._type(name) == pyarrow.fs.FileType.File)
+        return bool(self._info(name).type == pyarrow.fs.FileType.File)
+
+    def modified(self, name: str) -> int | None:
+        """Return when the file `name` was last written [ns]; None if it does not exist.
+
+        Raises:
+            StoreError: The storage cannot be accessed.
+        """
+        info = self._info(name)
+        return int(info.mtime_ns) if info.type == pyarrow.fs.FileType.File else None
 
     def holds_folder(self, name: str) -> bool:
         """Return whether the folder `name` exists."""
-        return bool(self._type(name) == pyarrow.fs.FileType.Directory)
+        return bool(self._info(name).type == pyarrow.fs.FileType.Directory)
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it exists.
@@ -308,14 +317,14 @@ class SweepFolder:
         with contextlib.suppress(FileNotFoundError):
             filesystem.delete_file(f"{root}/{name}")
 
-    def _type(self, name: str) -> pyarrow.fs.FileType:
+    def _info(self, name: str) -> pyarrow.fs.FileInfo:
         self._check(name)
 
-        def get_type() -> pyarrow.fs.FileType:
+        def get_info() -> pyarrow.fs.FileInfo:
             filesystem, root = self._filesystem()
-            return filesystem.get_file_info(f"{root}/{name}").type
+            return filesystem.get_file_info(f"{root}/{name}")
 
-        return self._retry(f"the status of {name} cannot be read", get_type)
+        return self._retry(f"the status of {name} cannot be read", get_info)
 
     def _retry(self, failure: str, act: Callable[[], T]) -> T:
         """Call `act` until it succeeds; after `patience` seconds, raise a StoreError that reports `failure`."""

@@ -24,7 +24,7 @@ from helpers import (
 )
 
 from lagvae_core import train
-from lagvae_core.errors import CheckpointError, DataError
+from lagvae_core.errors import CheckpointError, DataError, Interrupted
 from lagvae_core.evaluation.evaluate import on_device
 from lagvae_core.metrics.encoding import encode_split
 from lagvae_core.runtime import torch_threads
@@ -438,6 +438,20 @@ def test_an_interruption_in_report_does_not_change_the_record():
             continue
     assert seen == {1, 2, 3}
     assert essence(record) == essence(run(config))
+
+
+def test_a_trial_that_is_asked_to_end_saves_its_state_first():
+    config, store = tiny(), MemoryCheckpoint()
+
+    def end_at_the_third_update(progress: Progress) -> None:
+        if progress.done == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(config, checkpoint=store, progress=end_at_the_third_update)
+    assert store.content is not None
+    assert checkpoints.decode(store.content, None)["record"] is None
+    assert essence(run(config, checkpoint=store)) == essence(run(config))
 
 
 def test_before_a_save_is_due_only_the_trained_state_and_the_record_are_saved():

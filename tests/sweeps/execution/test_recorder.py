@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
-from worlds import FINGERPRINT, spec_of
+from worlds import FINGERPRINT, plausible, row_of, spec_of
 
+from sweeps.execution.losses import LOST_RETRIES
 from sweeps.execution.monitor import SilentMonitor
 from sweeps.execution.recorder import RunRecorder
 from sweeps.search.plan import Plan, Run
 from sweeps.search.scheduler import RunScheduler
+from sweeps.storage.folder import checkpoint_name
 from sweeps.storage.lease import LeaseHeldError
 from sweeps.storage.table import ResultsFolder
 
@@ -43,7 +45,13 @@ def world(tmp_path):
     folder.prepare()
     scheduler = RunScheduler(Plan(spec, FINGERPRINT, []))
     recorder = RunRecorder(
-        spec, folder, SilentMonitor(), fingerprint=FINGERPRINT, origin={}, on_run_ended=scheduler.on_run_ended
+        spec,
+        folder,
+        SilentMonitor(),
+        fingerprint=FINGERPRINT,
+        origin={},
+        on_run_ended=scheduler.on_run_ended,
+        on_run_lost=scheduler.on_run_lost,
     )
     return World(recorder, scheduler)
 
@@ -62,7 +70,8 @@ def test_a_running_row_shows_host_and_device_from_the_first_report_on(world):
 def test_a_restarted_run_shows_its_new_host_and_keeps_the_old_one_in_its_history(world):
     run = world.start()
     world.recorder.on_run_progress(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2})
-    world.recorder.on_run_started(run.run_id)
+    world.recorder.on_run_lost(run.run_id, "killed")
+    assert world.start() == run, "a lost run is the next to start"
     row = world.row
     assert (row["status"], row["attempt"], row["host"], row["device"]) == ("running", 2, None, None)
     [before] = json.loads(row["history"])
@@ -81,6 +90,71 @@ def test_a_failure_is_recorded_and_reaches_the_scheduler(world):
     assert world.scheduler.next_run() != run
 
 
+def test_a_run_that_is_lost_again_and_again_without_progress_fails(world):
+    run = world.start()
+    for _ in range(LOST_RETRIES):
+        world.recorder.on_run_lost(run.run_id, "killed")
+        assert world.start() == run
+    world.recorder.on_run_lost(run.run_id, "killed")
+    row = world.row
+    assert (row["status"], row["error_class"], row["attempt"]) == ("failed", "WorkerLost", 1 + LOST_RETRIES)
+    assert row["traceback"] == "killed"
+    assert world.scheduler.next_run() != run
+
+
+def test_losses_are_forgiven_if_the_run_makes_progress_in_between(world):
+    run = world.start()
+    folder = world.recorder.folder
+    for n in range(4 * LOST_RETRIES):
+        if n % 4 == 0:
+            world.recorder.on_run_progress(run.run_id, {"host": "h", "device": "cpu", "epoch": n + 1, "epochs": 99})
+        elif n % 4 == 2:
+            folder.write(checkpoint_name(run.run_id), b"")
+        world.recorder.on_run_lost(run.run_id, "killed")
+        assert world.start() == run
+    assert world.row["status"] == "running"
+    assert world.recorder.was_lost(run)
+
+
+def test_a_process_that_is_lost_before_its_run_started_is_replaced(world):
+    run = world.scheduler.next_run()
+    world.recorder.on_run_scheduled(run)
+    world.recorder.on_run_lost(run.run_id, "killed")
+    assert world.recorder.folder.runs() == []
+    assert world.start() == run
+    assert world.row["attempt"] == 1
+
+
+KILL_BY_RAY = """1 worker(s) were killed due to the node running low on memory. \
+Memory on the node (IP: 192.0.2.1, ID: 0) was 1.74GB used / 23.54GB limit (0.073)
+OOM kill reason: Memory usage 1868285248B exceeded threshold of 505530016B (2.0% of 25276502016B limit)
+"""
+
+
+def test_a_kill_by_ray_for_lack_of_memory_is_out_of_memory_and_repeated_alone(world):
+    run = world.start()
+    world.recorder.on_run_lost(run.run_id, KILL_BY_RAY)
+    row = world.row
+    assert (row["status"], row["error_class"]) == ("out_of_memory", "OutOfMemoryError")
+    for number in ("1.7 of 23.5 GB", "threshold 2 %"):
+        assert number in row["stop_reason"]
+    runs = []
+    while (following := world.scheduler.next_run()) is not None:
+        runs.append(following)
+        world.scheduler.on_run_ended(following, row_of(following, **plausible(following)))
+    assert [(following.run_id, following.alone) for following in runs if following.alone] == [(run.run_id, True)]
+    assert runs[-1].alone
+
+
+def test_an_interrupted_run_is_recorded_at_once_and_has_not_ended(world):
+    run = world.start()
+    assert world.recorder.has_active_runs
+    world.recorder.on_run_ended(run.run_id, {"host": "h", "device": "cpu", "interrupted": True})
+    assert world.row["status"] == "interrupted"
+    assert not world.recorder.has_active_runs
+    assert not world.scheduler.exhausted
+
+
 def test_close_records_running_runs_as_interrupted(world):
     run = world.start()
     world.recorder.close("the sweep was interrupted.")
@@ -97,7 +171,7 @@ def test_nothing_is_written_once_the_guard_forbids_it_and_the_sweep_ends(world):
 
     world.recorder.folder = replace(world.recorder.folder, guard=taken_over)
     with world.recorder.capture_errors():
-        world.recorder.on_run_failed(run.run_id, "its process was lost", "")
+        world.recorder.on_run_ended(run.run_id, {"interrupted": True})
     world.recorder.close("the driver failed.")
     assert world.row == before
     assert isinstance(world.recorder.error, LeaseHeldError)
