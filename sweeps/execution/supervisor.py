@@ -42,9 +42,9 @@ T = TypeVar("T")
 class Supervisor:
     """Runs the work of a driver in a thread and answers signals in the calling thread.
 
-    The first signal interrupts the work. While runs are training (see `start_training`), the work should end once they have
-    saved their checkpoints; at any other time, KeyboardInterrupt is raised in the working thread. The second signal,
-    or the loss of Ray, demands that the work stops now.
+    The first signal interrupts the work. From `start_training` on, the work should end once running runs have saved
+    their checkpoints; before, KeyboardInterrupt is raised in the working thread. The second signal, or the loss of Ray,
+    demands that the work stops now.
 
     Args:
         monitor: Notified of the first signal, in the calling thread.
