@@ -77,6 +77,8 @@ class SweepProgress:
 
     def end(self, run: Run, row: Mapping[str, Any]) -> None:
         self.running.pop(run.run_id, None)
+        if run.is_repeated_after(row):
+            return
         self.ended[run.arm] += 1
         if row["status"] != "finished":
             self.unsuccessful[row["status"]] += 1

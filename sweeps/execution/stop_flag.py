@@ -13,6 +13,8 @@ POLL_SECONDS = 1.0
 class StopFlag:
     """A key in the store of the Ray cluster, which the driver and all workers reach. Ray must be connected.
 
+    A flag that was set stays in the store until the cluster ends.
+
     Args:
         name: Name of the flag; the same in the driver and its workers, and different for each driver.
     """
@@ -26,12 +28,6 @@ class StopFlag:
         from ray.experimental import internal_kv
 
         internal_kv._internal_kv_put(self.name, b"1")
-
-    def clear(self) -> None:
-        """Remove the flag from the cluster."""
-        from ray.experimental import internal_kv
-
-        internal_kv._internal_kv_del(self.name)
 
     def is_set(self) -> bool:
         """Return whether the flag is set. It is looked up at most once per second; in between, the answer is False."""

@@ -30,6 +30,9 @@ INTERRUPTED = 130
 POLL_SECONDS = 0.1
 """Time between two looks at the signals and at the processes of Ray [s]."""
 
+REPEAT_SECONDS = 0.5
+"""Time within which a further signal belongs to the first one [s]. `timeout` signals its child and then its group."""
+
 SAVE_SECONDS = 30.0
 """Maximum time for running runs to save their checkpoints [s]. Without a signal, they save one every 30 s."""
 
@@ -64,6 +67,7 @@ class Supervisor:
         self.on_abandoned: list[Callable[[], None]] = []
         self._monitor = monitor
         self._signals = self._answered = 0
+        self._last_signal = float("-inf")
         self._lock = threading.Lock()
         self._abortable = True
         self._deadline = float("inf")
@@ -111,7 +115,10 @@ class Supervisor:
             self._check = lambda: None
 
     def _on_signal(self) -> None:
-        self._signals += 1
+        now = time.monotonic()
+        if now - self._last_signal > REPEAT_SECONDS:
+            self._signals += 1
+            self._last_signal = now
 
     def _supervise(self, thread: threading.Thread) -> None:
         if self._signals > self._answered:

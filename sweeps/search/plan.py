@@ -46,6 +46,10 @@ class Run:
         """Id of the run in the table."""
         return format_run_id(self.config_id, self.seed)
 
+    def is_repeated_after(self, row: Mapping[str, Any]) -> bool:
+        """Return whether the run, which ended with `row`, is repeated: it ran out of memory for the first time."""
+        return row["status"] == "out_of_memory" and not self.alone
+
     @property
     def attempt(self) -> int:
         """Number of this attempt, from 1."""

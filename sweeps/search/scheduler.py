@@ -96,7 +96,7 @@ class RunScheduler:
         If the run ran out of memory for the first time, it is queued again.
         """
         self._running.discard(run.run_id)
-        if row["status"] == "out_of_memory" and not run.alone:
+        if run.is_repeated_after(row):
             self._alone.append(replace(run, stored=row, alone=True))
             return
         self._check_first_failures(run.arm, row)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from processes import Ended, Listener
 from worlds import TINY_TRIAL, sweep
 
+from sweeps.storage.schema import RUNS_SCHEMA
 from sweeps.storage.table import ResultsFolder
 
 DIVERGES = 1e30
 """Multiplier of the encoder's learning rate that makes the loss NaN after one step."""
+
+WHEN_AND_WHERE = {
+    *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes", "git_commit", "git_dirty"),
+    *(name for name in RUNS_SCHEMA.names if name.startswith(("seconds", "cpu_seconds"))),
+}
+"""Columns that may differ between two runs of the same configuration and seed."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +63,8 @@ def write_tiny_sweep(here: Path) -> None:
     search = {"sampler": "tpe", "configurations": 3, "seeds": 2, "seed": 0}
     values = sweep(trial=trial, arms=arms, search=search, keep="models")
     (here / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows without the columns that depend on time and place."""
+    return [{name: value for name, value in row.items() if name not in WHEN_AND_WHERE} for row in rows]

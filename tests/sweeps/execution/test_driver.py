@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from processes import MARK, Ended, lagvae, private_home, survivors
-from tiny import DIVERGES, TinySweep, write_tiny_sweep
+from tiny import DIVERGES, TinySweep, numbers, write_tiny_sweep
 from worlds import sweep
 
 from lagvae_core.evaluation.evaluate import evaluate
@@ -27,16 +27,6 @@ from sweeps.storage.schema import CURVES_SCHEMA, ENDED, RUNS_SCHEMA
 from sweeps.storage.table import ResultsFolder
 
 PARTS = ("runs", "curves")
-WHEN_AND_WHERE = {
-    *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes", "git_commit", "git_dirty"),
-    *(name for name in RUNS_SCHEMA.names if name.startswith(("seconds", "cpu_seconds"))),
-}
-"""Columns that may differ between two runs of the same configuration and seed."""
-
-
-def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows without the columns that depend on time and place."""
-    return [{name: value for name, value in row.items() if name not in WHEN_AND_WHERE} for row in rows]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, here: Path, *arguments: str) -> int:

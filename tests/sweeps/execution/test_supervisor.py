@@ -39,7 +39,8 @@ def send(number: int) -> None:
 
 
 @pytest.fixture
-def supervisor() -> Supervisor:
+def supervisor(monkeypatch) -> Supervisor:
+    monkeypatch.setattr(module, "REPEAT_SECONDS", 0.0)
     return Supervisor(Notices())
 
 
@@ -85,6 +86,21 @@ def test_during_training_the_first_signal_lets_runs_save_and_the_second_does_not
         return "ended"
 
     assert supervisor.run(work) == "ended"
+    assert notices(supervisor) == [True]
+
+
+def test_two_signals_in_quick_succession_are_one(supervisor, monkeypatch):
+    """`timeout` signals its child and then the group of its child."""
+    monkeypatch.setattr(module, "REPEAT_SECONDS", 60.0)
+
+    def work() -> bool:
+        supervisor.start_training()
+        for _ in range(2):
+            send(signal.SIGTERM)
+            time.sleep(0.3)
+        return supervisor.urgent
+
+    assert not supervisor.run(work)
     assert notices(supervisor) == [True]
 
 
