@@ -109,9 +109,7 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._supervisor.urgent:
             raise KeyboardInterrupt
-        if self._supervisor.interrupted and not self._told:
-            self._told = True
-            self._stop_flag.set()
+        self._tell_runs()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notify(self._recorder.on_run_started, trial)
@@ -133,6 +131,13 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
         with self._recorder.capture_errors():
             if self._recorder.error is None and not self._recorder.closed:
                 event(trial.config["run"]["run_id"], **values)
+        self._tell_runs()
+
+    def _tell_runs(self) -> None:
+        """Set the stop flag after an interruption; if a run has just reported, before it continues."""
+        if self._supervisor.interrupted and not self._told:
+            self._told = True
+            self._stop_flag.set()
 
 
 class DriverStopper(_StatelessMixin, Stopper):  # type: ignore[misc]

@@ -226,7 +226,7 @@ def write_curve(self, *arguments):
 ResultsFolder.write_curve = write_curve
 """
 COUNT_ENDS = """
-import os, signal
+import os, signal, time
 from sweeps.execution.recorder import RunRecorder
 record_end, on_run_progress, ends = RunRecorder._record_end, RunRecorder.on_run_progress, []
 def record_end_and_count(self, *arguments):
@@ -249,9 +249,10 @@ RunRecorder.on_run_progress, os.replace = on_run_progress_at_risk, replace_or_di
 CTRL_C_AFTER_TWO_ENDS = f"""{COUNT_ENDS}
 def on_run_progress_and_interrupt(self, *arguments, **options):
     on_run_progress(self, *arguments, **options)
-    if len(ends) >= 2:
+    if len(ends) >= 2 and options["report"].get("epoch") == 1:
         ends.clear()
         os.killpg(0, signal.SIGINT)
+        time.sleep(1.5)  # the run looks for the stop flag once per second, and continues when this method has returned
 RunRecorder.on_run_progress = on_run_progress_and_interrupt
 """
 KILL_THE_WORKER_OF_THE_FIRST_REPORT = """
