@@ -319,7 +319,7 @@ class KlSchedule(Strategy):
             yield ConfigWarning(
                 "W7",
                 f"With {self.kind}.{self.length} = {getattr(self, self.length)}, the KL weight is {last:.2g} when "
-                f"training ends after {length}, {last / self.w_end:.0%} of {self.kind}.w_end, so the model is trained "
+                f"training ends after {length}, {last / self.w_end:.2g} of {self.kind}.w_end, so the model is trained "
                 f"like a beta-VAE whose beta ends at {last:.2g}; lower {self.kind}.{self.length} or train longer.",
             )
 

@@ -81,7 +81,7 @@ def test_the_warning_names_the_weight_and_the_share_that_are_reached():
     )
     (warning,) = config.warnings(batches_per_epoch=50)
     assert "the KL weight is 0.12 " in warning.message
-    assert "5 epochs (250 updates), 25 % of" in warning.message.replace("25%", "25 %")
+    assert "5 epochs (250 updates), 0.25 of kl_linear_iter.w_end" in warning.message
 
 
 def test_a_training_that_ends_early_is_judged_by_the_epochs_that_it_trained():

@@ -152,6 +152,7 @@ class TestShipped:
         assert plan.missing == sum(arm.runs for arm in plan.arms()) > 0
         for arm, _ in plan.order():
             spec.trial_config(arm, arm.probe(), seed=spec.search.run_seeds[0])
+        assert not any(" W7: " in warning for warning in spec.warnings), "a KL schedule is longer than the training"
 
     def test_the_quickstart_is_among_them(self):
         assert "quickstart.yaml" in SHIPPED
@@ -675,7 +676,7 @@ def test_issues_of_arms_are_reported_with_those_of_the_trial_defaults():
 
 def test_each_warning_occurs_once_and_names_its_arms():
     both = [{"kind": "aggressive", "budget": 10}, {"kind": "encoder_lr", "multiplier": {"choices": [1, 2]}}]
-    spec = spec_of(arms={"vae": [], "one": both, "two": [*both, "kl_linear_epoch"]})
+    spec = spec_of(arms={"vae": [], "one": both, "two": [*both, {"kind": "kl_linear_epoch", "warm_up": 1}]})
     (warning,) = spec.warnings
     assert warning.startswith("one, two: W1")
 
