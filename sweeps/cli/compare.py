@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from sweeps.cli.terminal import OutputFormat, TextTable, console_of_stdout, print_json, print_whole
-from sweeps.formatting import format_parameters
+from sweeps.formatting import format_parameters, printable
 from sweeps.papers import Metric, find_paper
 from sweeps.papers.comparison import Comparison, ComparisonRow, Section, compare_with_paper
 from sweeps.storage.table import ResultsFolder
@@ -39,7 +39,7 @@ def print_comparison(
     if output_format == "json":
         print_json(comparison.to_json())
     elif output_format == "markdown":
-        print("\n".join(_markdown(comparison)))
+        print(printable("\n".join(_markdown(comparison))))
     else:
         _print_tables(comparison)
 

@@ -27,7 +27,7 @@ from sweeps.cli.terminal import (
     print_json,
     print_whole,
 )
-from sweeps.formatting import format_duration, format_parameters
+from sweeps.formatting import format_duration, format_parameters, printable
 from sweeps.search.plan import ArmPlan, Plan
 from sweeps.spec.sweep import load_spec
 from sweeps.storage.table import ResultsFolder
@@ -298,7 +298,7 @@ def print_runs(
     summaries = summaries_of(folder, rows, names, baseline)
     table = _runs_table(summaries, _with_time(names, baseline))
     if output_format == "markdown":
-        print("\n".join(table.markdown()))
+        print(printable("\n".join(table.markdown())))
         return
     console = console_of_stdout()
     print_whole(console, table.rich())

@@ -265,7 +265,8 @@ def _train(
     from sweeps.formatting import describe_data
 
     config, device = checked.config, checked.device
-    threads = request.threads or (stored["threads"] if stored is not None else default_threads(config.model.small))
+    stored_threads = stored["threads"] if stored is not None else None
+    threads = request.threads or stored_threads or default_threads(config.model.small)
     memory = ", the process keeps freed memory for reuse" if keep_freed_memory() else ""
     with TrialProgress(config) as progress:
         progress.print(f"run {config.run_id(dataset.fingerprint)}: {stack}, seed {config.seed}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from lagvae_core.config.validation import issues_of
@@ -18,6 +17,7 @@ from lagvae_core.files import check_writable, write_atomically
 from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Rows, Snapshots
 from lagvae_core.training.callbacks import TrainingState
 from sweeps.plots.posterior_means import ScatterPanel, TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
+from sweeps.storage.parquet import DamagedFileError, decode_table, encode_table
 
 __all__ = ["SNAPSHOT_SCHEMA", "TRAJECTORY_SCHEMA", "PosteriorMeanWriter", "parse_watch"]
 
@@ -121,8 +121,8 @@ class PosteriorMeanWriter:
         if not file.exists():
             return []
         try:
-            table = pq.read_table(file)
-        except (pa.ArrowException, OSError):
+            table = decode_table(file.read_bytes())
+        except (DamagedFileError, OSError):
             table = None
         if table is None or not table.schema.equals(schema):
             message = f"must not contain a {file.name} that is damaged or was written by another version of lagvae"
@@ -143,9 +143,7 @@ class PosteriorMeanWriter:
         self._write(TRAJECTORY, self._trajectory, TRAJECTORY_SCHEMA)
 
     def _write(self, name: str, rows: Rows, schema: pa.Schema) -> None:
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
-        write_atomically(self._folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
+        write_atomically(self._folder / f"{name}.parquet", encode_table(pa.Table.from_pylist(rows, schema=schema)))
 
     def draw(self, title: str) -> list[Path]:
         """Draw the snapshots at the selected steps and the whole trajectory, and return the files of the figures."""

@@ -107,6 +107,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "step": _is_count,
     "configuration": lambda value: value is None or _is_count(value),
     "attempt": lambda value: _is_count(value, 1),
+    "threads": lambda value: value is None or 1 <= value < 2**16,
     "status": lambda value: value in STATUSES,
     "history": _is_json(_is_history),
     "warnings": _is_json(lambda value: isinstance(value, list)),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lagvae_core.errors import ConfigError, StoreError
 from sweeps.storage.folder import SweepFolder
 from sweeps.storage.identifiers import RUN_ID, SWEEP_NAME
 from sweeps.storage.parquet import DamagedFileError, encode_table
@@ -156,9 +157,18 @@ class ResultsFolder(SweepFolder):
 
 
 def stored_sweeps(results: str) -> list[str]:
-    """Return the names of the sweeps that have a table in `results`, which is a path or URI."""
-    folders = [name for name in ResultsFolder(results, "").folders() if SWEEP_NAME.fullmatch(name)]
-    return [name for name in folders if ResultsFolder(results, name).exists()]
+    """Return the names of the sweeps that have a table in `results`, which is a path or URI.
+
+    Folders that cannot be entered are left out with a warning.
+    """
+    sweeps = []
+    for name in ResultsFolder(results, "").folders():
+        try:
+            if SWEEP_NAME.fullmatch(name) and ResultsFolder(results, name).exists():
+                sweeps.append(name)
+        except (ConfigError, StoreError) as error:
+            warnings.warn(f"{name} is left out. {error}", stacklevel=2)
+    return sweeps
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

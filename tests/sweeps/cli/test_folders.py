@@ -43,6 +43,13 @@ class TestList:
             (Path(folder.results) / name / ("other" if name == "empty" else "runs")).mkdir(parents=True)
         assert [line.split()[0] for line in call("results", "list").stdout.splitlines()] == ["sweep", "tiny"]
 
+    def test_a_folder_that_cannot_be_used_is_left_out(self, call, folder, tmp_path):
+        (tmp_path / "results" / "other").mkdir()
+        (tmp_path / "results" / "other" / "runs").symlink_to(tmp_path)
+        with pytest.warns(UserWarning, match="other is left out"):
+            ended = call("results", "list")
+        assert [line.split()[0] for line in ended.stdout.splitlines()] == ["sweep", "tiny"]
+
     def test_no_results(self, call):
         assert call("results", "list").stdout == "no sweep is stored in results\n"
 

@@ -44,6 +44,7 @@ def test_a_row_has_all_columns():
         ("status", "done"),
         ("attempt", None),
         ("configuration", -1),
+        ("threads", 0),
         ("history", "[1]"),
         ("history", "[{}]"),
         ("warnings", "{}"),
