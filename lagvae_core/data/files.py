@@ -56,17 +56,18 @@ def data_file(value: str, *, or_folder: bool = False) -> Path:
 
 
 def _existing(value: str, kind: str, noun: str) -> Path:
-    is_kind = stat.S_ISDIR if kind == "folder" else stat.S_ISREG
-    path = Path(value)
+    path, hint = Path(value), ""
     try:
         path = path.expanduser()
-        if is_kind(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode):
             return path
+        hint = f"It is a file. Name its folder: data.path={path.parent}" if stat.S_ISREG(mode) else ""
     except (FileNotFoundError, NotADirectoryError, RuntimeError, ValueError):
         pass  # RuntimeError: ~name of an unknown user; ValueError: a zero byte in the path
     except OSError as error:
         raise _not_readable(value, error) from None
-    hint = f"Check the path. It resolves to {path.absolute()}."
+    hint = hint or f"Check the path. It resolves to {path.absolute()}."
     raise DataError([ValidationIssue("data.path", f"must be an existing {noun}", hint, value)])
 
 

@@ -33,6 +33,7 @@ class CorpusRules:
     Args:
         labelled: Whether each sentence has a label.
         keep_labels: Whether the labels become part of the data set.
+        labels_guessed: Whether the files decide if there are labels, and not the user.
         max_length: Maximum length of a sentence to keep [words]; None for no limit.
         min_freq: Minimum number of occurrences in training; rarer words become `<unk>`.
         max_vocabulary: Maximum number of words; None for no limit.
@@ -41,6 +42,7 @@ class CorpusRules:
 
     labelled: bool
     keep_labels: bool
+    labels_guessed: bool
     max_length: int | None
     min_freq: int
     max_vocabulary: int | None
@@ -215,7 +217,7 @@ def _arrays(
     arrays: dict[str, NDArray[Any]] = {
         "vocabulary": np.frombuffer("\n".join(vocabulary.words).encode(), dtype=np.uint8)
     }
-    facts: dict[str, Any] = {"notes": {}, "classes": {}, "labels_resemble_words": suspicious and rules.keep_labels}
+    facts: dict[str, Any] = {"notes": {}, "classes": {}, "labels_resemble_words": suspicious and rules.labels_guessed}
     for split, content in contents.items():
         arrays[f"{split}_tokens"] = ids[np.frombuffer(content.tokens, dtype=np.int32)]
         arrays[f"{split}_offsets"] = np.frombuffer(content.offsets, dtype=np.int64)

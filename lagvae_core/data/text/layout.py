@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +113,10 @@ def find_layout(folder: Path) -> Layout:
     names = [name for name in names if name.prefix == prefix]
     if prefix:
         layout.remarks.append(f"read from {', '.join(name.name for name in names)}")
+    if not names and (inner := _folder_with_files(folder, present)):
+        hint = f"A folder inside it has such files. Name it: data.path={inner}"
+        layout.issues.append(ValidationIssue("data.path", "must be a folder with files of text", hint, str(folder)))
+        return layout
     for split in SPLITS:
         groups: dict[tuple[int, str, str], list[_Name]] = {}
         for name in names:
@@ -118,6 +124,13 @@ def find_layout(folder: Path) -> Layout:
                 groups.setdefault(name.group, []).append(name)
         if len(groups) == 1:
             (shards,) = groups.values()
+            special = [
+                path for shard in shards if os.path.exists(path := folder / shard.name) and not os.path.isfile(path)
+            ]
+            if special:
+                message, hint = "must be a file", "Move it to another folder."
+                layout.issues += [ValidationIssue(str(path), message, hint) for path in special]
+                continue
             layout.files[split] = [folder / shard.name for shard in shards]
             layout.issues += _shard_issues(folder, shards)
         elif groups:
@@ -128,6 +141,16 @@ def find_layout(folder: Path) -> Layout:
         else:
             layout.missing[split] = _missing(folder, split, present, parsed)
     return layout
+
+
+def _folder_with_files(folder: Path, present: list[str]) -> Path | None:
+    """Return the only folder in `folder` that has a file of train; None if there is none or are several."""
+    inner = []
+    for name in present:
+        with suppress(OSError):
+            files = map(_Name.of, os.listdir(folder / name))
+            inner += [folder / name] if any(file is not None and file.split == "train" for file in files) else []
+    return inner[0] if len(inner) == 1 else None
 
 
 def _shard_issues(folder: Path, shards: list[_Name]) -> list[ValidationIssue]:

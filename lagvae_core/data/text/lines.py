@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from lagvae_core.data.files import refuse_placeholder, unreadable
 from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["COMPRESSIONS", "read_lines", "rewrite"]
+__all__ = ["COMPRESSIONS", "compression", "read_lines", "rewrite"]
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 """Suffix and name of each kind of compression that is read; the name is also that of its command."""
@@ -42,7 +42,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: The file cannot be read, is damaged, is not UTF-8, or holds something else than text.
     """
     refuse_placeholder(path)
-    kind = _compression(path)
+    kind = compression(path)
     number, start = 0, 0
     try:
         with _open(path, kind) as file:
@@ -76,8 +76,12 @@ def rewrite(path: Path, command: str, kind: str | None = None) -> str:
     return f"{pipe} > {name}.new && mv {name}.new {name}"
 
 
-def _compression(path: Path) -> str | None:
-    """Return the compression of the file, by its first bytes, else by its suffix; None if it is plain."""
+def compression(path: Path) -> str | None:
+    """Return the compression of the file, by its first bytes, else by its suffix; None if it is plain.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(10)
@@ -123,8 +127,8 @@ def _decode(path: Path, kind: str | None, number: int, start: int, raw: bytes) -
         line = raw.decode()
     except UnicodeDecodeError as error:
         where = f"{path}, line {number}, byte offset {start + error.start}"
-        command = rewrite(path, "iconv -f LATIN1 -t UTF-8", kind)
-        hint = f"If its encoding is Latin-1, convert the file: {command}"
+        command = rewrite(path, "iconv -f CP1252 -t UTF-8", kind)
+        hint = f"If its encoding is Latin-1 or Windows-1252, convert the file: {command}"
         raise DataError([ValidationIssue(where, "must be UTF-8 text", hint)]) from None
     if "\0" in line:
         where = f"{path}, line {number}, byte offset {start + raw.index(0)}"

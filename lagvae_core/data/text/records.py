@@ -6,11 +6,11 @@ import csv
 import json
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lagvae_core.data.text.files import SentenceTable
-from lagvae_core.data.text.lines import COMPRESSIONS, read_lines
+from lagvae_core.data.text.lines import COMPRESSIONS, compression, read_lines, rewrite
 from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = ["CsvFile", "JsonLinesFile"]
@@ -31,7 +31,7 @@ class CsvFile(SentenceTable):
         records = self._records()
         _, names = next(records, (1, []))
         if issues := self.column_issues(names, labelled):
-            raise DataError([*issues, *self._separator_issues(names)])
+            raise DataError(self._separator_issues(names) or [self._with_names(issue, names) for issue in issues])
         text, label = names.index(self.text_column), names.index(self.label_column) if labelled else None
         for line, cells in records:
             if not cells:
@@ -71,6 +71,15 @@ class CsvFile(SentenceTable):
                 message = f"must have commas between the cells; {separator!r} seems to separate them"
                 return [ValidationIssue(path, message, hint)]
         return []
+
+    def _with_names(self, issue: ValidationIssue, names: list[str]) -> ValidationIssue:
+        """Add the command that adds a line with names to a file without one, as many public files are."""
+        columns = ["label", *(f"column{number}" for number in range(2, len(names))), "text"][-len(names) :]
+        line = ("," if self._is_csv else "\\t").join(columns)
+        command = rewrite(self.path, f"sed '1i {line}'", compression(self.path))
+        return replace(
+            issue, hint=f"{issue.hint} If the first line does not name the columns, add one that does: {command}"
+        )
 
     def _invalid(self, line: int, message: str, hint: str) -> DataError:
         return DataError([ValidationIssue(f"{self.path}, line {line}", message, hint)])

@@ -194,11 +194,11 @@ class TextData(SplitLimits, HeldOut):
         return _TABLES[suffix](path, self.text_column, self.label_column) if suffix in _TABLES else TextFile(path)
 
     def _rules(self, files: Mapping[str, Sequence[FileShare]]) -> CorpusRules:
-        labelled = self.labels in ("yes", "drop")
-        if self.labels == "auto":
-            labelled = any(map(_has_labels, dict.fromkeys(share.file for shares in files.values() for share in shares)))
+        distinct = dict.fromkeys(share.file for shares in files.values() for share in shares)
+        guessed = self.labels == "auto" and any(map(_has_labels, distinct))
+        labelled = guessed or self.labels in ("yes", "drop")
         keep = labelled and self.labels != "drop"
-        return CorpusRules(labelled, keep, self.max_length, self.min_freq, self.max_vocabulary, self.limits)
+        return CorpusRules(labelled, keep, guessed, self.max_length, self.min_freq, self.max_vocabulary, self.limits)
 
     def _entry_name(self, files: Mapping[str, Sequence[FileShare]]) -> str:
         """Return the name of the cache entry. Reading the files gives the same result whenever the name is the same."""

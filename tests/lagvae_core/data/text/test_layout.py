@@ -1,7 +1,9 @@
 """Names of the files of each split: other names, prefixes, shards, missing splits and shares of train."""
 
 import gzip
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +206,37 @@ class TestHeldOut:
             for fields in ({}, {"held_out": None}, {"held_out": 0.1}, {"held_out": 0.1, "held_out_seed": 1})
         }
         assert len(ids) == 3
+
+
+def test_a_folder_inside_the_folder_is_named(folder):
+    path = folder("README.md")
+    (path / "data").mkdir()
+    for split in ("train", "valid", "test"):
+        (path / "data" / f"{split}-00000-of-00001.txt").write_text("a b\n")
+    (issue,) = issues(path)
+    assert (issue.where, issue.value) == ("data.path", str(path))
+    assert len(TextData(path=issue.hint.rpartition("data.path=")[2]).load().train) == 1
+
+
+def test_a_file_in_place_of_the_folder_is_refused_with_the_folder(folder):
+    path = folder("train.txt", "valid.txt", "test.txt")
+    (issue,) = issues(path / "train.txt")
+    assert len(TextData(path=issue.hint.rpartition("data.path=")[2]).load().train) == 1
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_split_that_is_not_a_file_is_refused(folder, make):
+    path = folder("train.txt", "test.txt")
+    make(path / "valid.txt")
+    assert [issue.where for issue in issues(path)] == [str(path / "valid.txt")]
+
+
+def test_a_link_to_nowhere_is_refused(folder):
+    path = folder("train.txt", "test.txt")
+    (path / "valid.txt").symlink_to(path / "absent")
+    (issue,) = issues(path)
+    assert issue.where == str(path / "valid.txt")
+    assert "No such file" in issue.message
 
 
 def test_a_folder_that_vanishes_or_is_a_file_is_refused(tmp_path):

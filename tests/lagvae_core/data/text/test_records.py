@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -80,9 +81,26 @@ def test_a_missing_column_is_refused_with_the_only_other_one(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.csv").write_text("sentence,label\na,1\n")
     (first, *_) = issues(tmp_path)
-    key, value = first.hint.rpartition(": ")[2].split("=")
-    data = TextData(path=str(tmp_path), **{key.removeprefix("data."): value}).load()
+    ((key, value),) = re.findall(r"data\.(\w+)=(\w+)", first.hint)
+    data = TextData(path=str(tmp_path), **{key: value}).load()
     assert len(data.train) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.csv", b'"1","the cat"\n"0","a dog"\n'),
+        ("train.csv.gz", gzip.compress(b"1,the title,the cat\n0,title,a dog\n")),
+        ("train.tsv", b"the cat\na dog\n"),
+    ],
+)
+def test_a_file_without_names_of_columns_is_refused_with_the_command_that_adds_them(tmp_path, name, content):
+    write(tmp_path, ".csv", splits=("valid", "test"))
+    (tmp_path / name).write_bytes(content)
+    (issue,) = issues(tmp_path, labels="no")
+    follow(issue.hint, "gzip -dc" if name.endswith(".gz") else "sed")
+    data = TextData(path=str(tmp_path), labels="no").load()
+    assert data.vocabulary.words[4:] == ("the", "cat", "a", "dog")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
