@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.connection import check_address, connect
 from cluster.processes import RayProcesses
 from cluster.scratch import scratch_folder
+from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.packages import find_foreign
 from sweeps.execution.datasets import load_data, make_plan
 from sweeps.execution.monitor import Monitor
 from sweeps.execution.recorder import RunRecorder
@@ -76,7 +78,8 @@ def run_sweep(
         retry: Whether runs that failed or ran out of memory are repeated.
 
     Raises:
-        ConfigError: No node can hold a run, or the results folder or the temporary folder is not writable.
+        ConfigError: No node can hold a run, the results folder or the temporary folder is not writable, or the current
+            folder contains a package `sweeps` of the user's.
         DataError: The data are missing or invalid.
         ConnectionFailed: No cluster answers at `address`, or Ray cannot start on this machine.
         LeaseHeldError: Another driver is running the sweep.
@@ -97,6 +100,10 @@ def _run_sweep(
     *,
     retry: bool,
 ) -> SweepOutcome:
+    if (place := find_foreign("sweeps", Path.cwd())) is not None:
+        message = "must not be called sweeps, because the workers would import it instead of the package of lagvae"
+        hint = "Rename it, or start lagvae in another folder."
+        raise ConfigError([ValidationIssue(place, message, hint)])
     data = load_data(spec)
     if address is None:
         check_fits(spec.resources, [local_capacity()])

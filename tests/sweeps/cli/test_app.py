@@ -333,6 +333,13 @@ class TestInvalidSweep:
         check_rejected(call("run", "wrong.yaml"), *fragments)
         assert files_below(tmp_path) == before
 
+    def test_a_package_called_sweeps_in_the_current_folder(self, call, tmp_path, sweep_file):
+        (tmp_path / "sweeps").mkdir()
+        (tmp_path / "sweeps" / "__init__.py").write_text("")
+        before = files_below(tmp_path)
+        check_rejected(call("run", sweep_file), f"{tmp_path / 'sweeps'}: ")
+        assert files_below(tmp_path) == before
+
     @pytest.mark.parametrize("verb", ["run", "plan"])
     def test_a_file_that_does_not_exist(self, call, tmp_path, verb):
         check_rejected(call(verb, "nonsense"), "nonsense", "quickstart")
