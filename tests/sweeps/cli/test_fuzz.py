@@ -77,11 +77,30 @@ def paths_of(value: Any) -> list[tuple[Any, ...]]:
 PATHS = paths_of(BASE)
 
 
+numbers = st.sampled_from([0, 1, 2, 10, 0.5, 0.01, -1, 1e400, 10**18])
+ranges = st.builds(lambda low, high, log: {"low": low, "high": high, "log": log}, numbers, numbers, st.booleans())
+choices = st.builds(lambda members: {"choices": members}, st.lists(numbers, max_size=4))
+
+
+@st.composite
+def plausible_stacks(draw: st.DrawFn) -> list[Any]:
+    """Return an arm of known strategies, some with known fields that are fixed or searched."""
+    stack: list[Any] = []
+    for kind in draw(st.lists(st.sampled_from(list(CATALOGUE)), max_size=3)):
+        fields = [field for field in CATALOGUE[kind].model_fields if field != "kind"]
+        settled = st.one_of(numbers, ranges, choices, st.just("default"), st.none(), st.booleans())
+        chosen = draw(st.dictionaries(st.sampled_from(fields), settled, max_size=3)) if fields else {}
+        stack.append({"kind": kind, **chosen} if chosen else kind)
+    return stack
+
+
 @st.composite
 def changed_files(draw: st.DrawFn) -> str:
     """Return the text of a valid sweep file in which some values, keys and characters are replaced."""
     content = yaml.safe_load(yaml.safe_dump(BASE))
-    for path in draw(st.lists(st.sampled_from(PATHS), max_size=3, unique=True)):
+    content["arms"] |= draw(st.dictionaries(st.sampled_from(["no", "1", "β", "new"]), plausible_stacks(), max_size=2))
+    many = draw(st.sampled_from([0, 0, 1, 3]))
+    for path in draw(st.lists(st.sampled_from(PATHS), max_size=many, unique=True)):
         place = content
         try:
             for key in path[:-1]:
@@ -89,12 +108,12 @@ def changed_files(draw: st.DrawFn) -> str:
             place[path[-1]] = draw(values)
         except (TypeError, KeyError, IndexError):
             continue  # an earlier change has replaced the place
-    for path in draw(st.lists(st.sampled_from([(), ("trial",), ("arms",), ("search",)]), max_size=1)):
+    for path in draw(st.lists(st.sampled_from([(), ("trial",), ("arms",), ("search",)]), max_size=many // 3)):
         place = content.get(path[0]) if path else content
         if isinstance(place, dict):
             place[draw(st.text(max_size=8))] = draw(values)
     text = yaml.dump(content, sort_keys=False, allow_unicode=True)
-    for _ in range(draw(st.integers(0, 2))):
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         start = draw(st.integers(0, len(text)))
         text = text[:start] + draw(st.sampled_from(SNIPPETS)) + text[start + draw(st.integers(0, 30)) :]
     return text
