@@ -1,6 +1,6 @@
 """A sweep of 24 runs whose processes are killed at random: workers, Ray's daemons and the driver with its group.
 
-LAGVAE_KILLS is the number of kills of each kind (default 1). With 20 the test takes half an hour on two cores.
+LAGVAE_KILLS is the number of kills of each kind (default 1). With 20 the test takes about 40 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from sweeps.storage.table import ResultsFolder
 
 KILLS = int(os.environ.get("LAGVAE_KILLS", "1"))
 SEED = 0
+EPOCHS = 60 * KILLS
+"""Epochs of a run: so many that the sweep does not end before the kills."""
+
+PAUSE_SECONDS = 3.0 * min(KILLS, 5)
+"""Longest time between the start of a worker and the next kill [s]."""
 VICTIMS = {"worker": "ray::ImplicitFunc", "raylet": "/raylet/raylet ", "gcs_server": "/gcs_server ", "driver": ""}
 """What may be killed, with a part of its command line."""
 
@@ -33,7 +38,7 @@ EXIT_CODES = {"raylet": 1, "gcs_server": 1, "driver": -signal.SIGKILL}
 
 
 def write_sweep(here: Path) -> ResultsFolder:
-    trial = TINY_TRIAL | {"training": {"epochs": 60}}
+    trial = TINY_TRIAL | {"training": {"epochs": EPOCHS}}
     arms = {
         "vae": [{"kind": "encoder_lr", "multiplier": {"low": 0.5, "high": 2.0}}],
         "beta": ["beta_vae"],
@@ -84,7 +89,7 @@ def test_kills_neither_lose_nor_change_a_row_and_the_table_is_that_of_an_undistu
             while kills:
                 pids = [driver.pid] if kills[0] == "driver" else find(kills[0], home)
                 if driver.poll() is None and pids and find("worker", home):
-                    time.sleep(generator.uniform(0.0, 3.0))
+                    time.sleep(generator.uniform(0.0, PAUSE_SECONDS))
                     victim = kills.pop(0)
                     try:
                         (os.killpg if victim == "driver" else os.kill)(generator.choice(pids), signal.SIGKILL)
