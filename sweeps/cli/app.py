@@ -239,6 +239,8 @@ def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str 
     loaded = load_spec(spec, overrides)
     folder = ResultsFolder(results, loaded.name)
     outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
+    if outcome.interrupted:
+        return outcome.exit_code
     try:
         print_front(folder, None, as_json=False)
     except OSError:

@@ -396,6 +396,7 @@ def test_sigterm_interrupts_a_driver_like_ctrl_c(tmp_path):
         ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=sigterm, home=home)
         assert survivors(home[MARK]) == []
     assert ended.returncode == 130, ended.stderr
+    assert ended.stdout == "", "an interrupted command ends at once, without a front"
     assert "interrupted; " in ended.stderr
     assert "SIGTERM" not in ended.stderr
     states = {row["status"] for row in ResultsFolder(str(tmp_path / "results"), "tiny").runs()}
