@@ -34,8 +34,8 @@ def train_run(trial_config: dict[str, Any]) -> None:
     from sweeps.execution.stop_flag import StopFlag
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
-    # If the thread of a run takes longer than this to end [s], as on a busy machine, Tune silently gives up the next run
-    # of this process. The default is 2.
+    # If the thread of a run takes longer than this to end [s], Tune silently gives up the next run of this process. The
+    # default of 2 s is too short on a busy machine.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
     run = trial_config["run"]
     folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
