@@ -269,9 +269,9 @@ def _remarks(facts: Mapping[str, Any]) -> Iterator[str]:
         return sum(count for key, count in facts["notes"].items() if key.endswith(f"_{name}"))
 
     if normalised := total("normalised"):
-        yield f"{normalised:,} sentences brought to Unicode's NFC"
+        yield f"{normalised:,} sentence{'s' * (normalised > 1)} brought to Unicode's NFC"
     if returns := total("carriage_returns"):
-        yield f"carriage returns inside {returns:,} lines read as spaces"
+        yield f"carriage returns inside {returns:,} line{'s' * (returns > 1)} read as spaces"
     if facts["labels_resemble_words"]:
         count = len(facts["classes"]["train"])
         yield f"first column read as {count:,} labels (if it holds words, set data.labels=no)"

@@ -37,8 +37,14 @@ _NAME = re.compile(
 _SUFFIXES = {suffix + packed for suffix in FORMATS for packed in ("", *COMPRESSIONS)} - {
     ".parquet" + packed for packed in COMPRESSIONS
 }
-_UNPACK = {".zip": "unzip -p", ".zst": "zstd -dc"}
-"""Command that writes the content of a file of a compression that is not read to standard output, by suffix."""
+_UNPACK = {
+    ".zip": "unzip -p",
+    ".zst": "zstd -dc",
+    ".tar": "tar -xOf",
+    ".tar.gz": "tar -xzOf",
+    ".tgz": "tar -xzOf",
+}
+"""Command that writes the content of a file that is not read to standard output, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +183,23 @@ def _missing(folder: Path, split: str, present: list[str], parsed: list[_Name]) 
     content = textwrap.shorten(", ".join(present) or "nothing", 200)
     hint = f"The folder contains {content}. "
     others = [name.name for name in parsed if name.split == split and name.suffix not in _SUFFIXES]
-    if len(others) == 1 and (unpack := _UNPACK.get(Path(others[0]).suffix.lower())):
-        old, new = (shlex.quote(str(path)) for path in (folder / others[0], folder / Path(others[0]).stem))
-        hint += f"Unpack {others[0]}: {unpack} {old} > {new} && rm {old}"
-    elif len(others) == 1:
-        old, new = (shlex.quote(str(folder / name)) for name in (others[0], f"{split}.txt"))
-        hint += f"If {others[0]} has one sentence per line, rename it: mv {old} {new}"
+    if len(others) == 1:
+        hint += _conversion(folder, split, others[0])
     elif split == "train":
         hint += "Add or rename the file."
     else:
         hint += f"Add or rename the file, or set data.held_out=0.1 to use a random tenth of train as {split}."
     return ValidationIssue("data.path", message, hint, str(folder))
+
+
+def _conversion(folder: Path, split: str, name: str) -> str:
+    """Return the command that makes the file of a split readable if its suffix is not a known one."""
+    old = shlex.quote(str(folder / name))
+    for suffix, unpack in _UNPACK.items():
+        if name.lower().endswith(suffix):
+            inner = name[: -len(suffix)]
+            parsed = _Name.of(inner)
+            inner = inner if parsed is not None and parsed.suffix in _SUFFIXES else f"{inner}.txt"
+            return f"Unpack {name}: {unpack} {old} > {shlex.quote(str(folder / inner))} && rm {old}"
+    new = shlex.quote(str(folder / f"{split}.txt"))
+    return f"If {name} has one sentence per line, rename it: mv {old} {new}"

@@ -1,7 +1,9 @@
 """Names of the files of each split: other names, prefixes, shards, missing splits and shares of train."""
 
 import gzip
+import io
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -107,12 +109,18 @@ class TestMissing:
             follow(issue.hint, "mv")
         assert len(TextData(path=str(path)).load().valid) == 1
 
-    def test_a_packed_file_is_refused_with_the_command_that_unpacks(self, folder):
+    @pytest.mark.parametrize("name", ["dev.txt.zip", "dev.txt.tar.gz", "dev.tgz"])
+    def test_a_packed_file_is_refused_with_the_command_that_unpacks(self, folder, name):
         path = folder("train.txt", "test.txt")
-        with zipfile.ZipFile(path / "dev.txt.zip", "w") as archive:
-            archive.writestr("dev.txt", "a\nb\n")
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(path / name, "w") as archive:
+                archive.writestr("dev.txt", "a\nb\n")
+        else:
+            with tarfile.open(path / name, "w:gz") as archive:
+                (member := tarfile.TarInfo("dev.txt")).size = 4
+                archive.addfile(member, io.BytesIO(b"a\nb\n"))
         (issue,) = issues(path)
-        follow(issue.hint, "unzip")
+        follow(issue.hint, "unzip" if name.endswith(".zip") else "tar")
         assert len(TextData(path=str(path)).load().valid) == 2
 
     def test_a_missing_split_is_refused_with_the_field_that_makes_it(self, folder):
