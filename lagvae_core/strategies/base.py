@@ -5,6 +5,7 @@ An outer update is one optimiser step on the main objective, as opposed to the i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -311,17 +312,22 @@ class KlSchedule(Strategy):
         if context.batches_per_epoch is None and not self.in_epochs:
             return
         batches = context.batches_per_epoch or MANY_BATCHES
-        last = self.weight(context.epochs * batches - 1, batches)
-        if last < REACHED * self.w_end:
-            length = f"{context.epochs} epochs"
-            if context.batches_per_epoch is not None:
-                length += f" ({context.epochs * batches:,} updates)"
-            yield ConfigWarning(
-                "W7",
-                f"With {self.kind}.{self.length} = {getattr(self, self.length)}, the KL weight is {last:.2g} when "
-                f"training ends after {length}, {last / self.w_end:.2g} of {self.kind}.w_end, so the model is trained "
-                f"like a beta-VAE whose beta ends at {last:.2g}; lower {self.kind}.{self.length} or train longer.",
-            )
+        updates = context.epochs * batches
+        last = self.weight(updates - 1, batches)
+        if last >= REACHED * self.w_end:
+            return
+        highest = max(self.weight(step, batches) for step in range(0, updates, math.ceil(updates / 1000)))
+        verb = "is again below" if highest >= REACHED * self.w_end else "never reaches"
+        length = f"{context.epochs} epochs"
+        if context.batches_per_epoch is not None:
+            length += f" ({updates:,} updates)"
+        yield ConfigWarning(
+            "W7",
+            f"With {self.kind}.{self.length} = {getattr(self, self.length)}, the KL weight {verb} {self.kind}.w_end = "
+            f"{self.w_end}: it is {last:.2g}, a fraction of {last / self.w_end:.2g}, when training ends after {length}. "
+            f"The model is trained like a beta-VAE whose beta ends at {last:.2g}; lower {self.kind}.{self.length} or "
+            "train longer.",
+        )
 
 
 class _ScheduledWeight(KlWeight):

@@ -80,8 +80,17 @@ def test_the_warning_names_the_weight_and_the_share_that_are_reached():
         {"strategies": [{"kind": "kl_linear_iter", "warm_up": 1000, "w_end": 0.5}], "training": {"epochs": 5}}
     )
     (warning,) = config.warnings(batches_per_epoch=50)
-    assert "the KL weight is 0.12 " in warning.message
-    assert "5 epochs (250 updates), 0.25 of kl_linear_iter.w_end" in warning.message
+    assert "never reaches kl_linear_iter.w_end = 0.5" in warning.message
+    assert "a fraction of 0.25, when training ends after 5 epochs (250 updates)" in warning.message
+
+
+def test_a_cycle_that_is_cut_off_is_told_from_a_weight_that_was_never_reached():
+    def message(**fields):
+        config = parse_trial({"strategies": [{"kind": "kl_cyclical", **fields}], "training": {"epochs": 12}})
+        return next(warning.message for warning in config.warnings() if warning.code == "W7")
+
+    assert "is again below" in message()
+    assert "never reaches" in message(cycles=1)
 
 
 def test_a_training_that_ends_early_is_judged_by_the_epochs_that_it_trained():
