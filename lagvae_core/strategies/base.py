@@ -324,9 +324,9 @@ class KlSchedule(Strategy):
         yield ConfigWarning(
             "W7",
             f"With {self.kind}.{self.length} = {getattr(self, self.length)}, the KL weight {verb} {self.kind}.w_end = "
-            f"{self.w_end}: it is {last:.2g}, a fraction of {last / self.w_end:.2g}, when training ends after {length}. "
-            f"The model is trained like a beta-VAE whose beta ends at {last:.2g}; lower {self.kind}.{self.length} or "
-            "train longer.",
+            f"{self.w_end}: it is {last:.2g}, a fraction of {last / self.w_end:.2g}, when training ends after {length}."
+            f" The model is trained like a beta-VAE whose beta ends at {last:.2g}; lower "
+            f"{self.kind}.{self.length} or train longer.",
         )
 
 
