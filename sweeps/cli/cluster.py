@@ -42,7 +42,6 @@ def render(
 
     from cluster.render import TARGETS
     from cluster.render import render as render_text
-    from lagvae_core.config.validation import issues_of
     from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
     from sweeps.spec.arm_syntax import parse_sets
 
@@ -57,6 +56,8 @@ def render(
     try:
         text = render_text(target, parse_sets(sets))
     except ValidationError as error:
+        from lagvae_core.config.validation import issues_of  # knows the strategies, which import torch
+
         raise ConfigError(issues_of(error, config), f"lagvae cluster render {target}") from None
     if out is None:
         print(text, end="")

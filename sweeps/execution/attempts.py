@@ -16,7 +16,6 @@ from typing import Any
 from cluster.jobs import Cluster, Job
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.storage.identifiers import SWEEP_NAME
-from sweeps.storage.table import ResultsFolder
 
 __all__ = ["Attempt", "attempts", "count_rows", "find_attempt", "last_attempt", "lineage_of"]
 
@@ -116,6 +115,8 @@ def count_rows(attempt: Attempt) -> dict[str, int] | None:
     """Return the number of rows of the sweep by status; None if its table cannot be read from this machine."""
     if not attempt.results:
         return None
+    from sweeps.storage.table import ResultsFolder  # its columns are those of all strategies, which import torch
+
     folder = ResultsFolder(attempt.results, attempt.sweep)
     try:
         rows = folder.runs() if folder.exists() else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lagvae_core.errors import MISSING, ConfigError, ValidationIssue
-from sweeps.spec.sweep import SweepSpec, parse_yaml
 from sweeps.storage.folder import check_uri
+
+if TYPE_CHECKING:
+    from sweeps.spec.sweep import SweepSpec
 
 __all__ = ["check_paths", "check_results", "data_path"]
 
@@ -61,6 +64,8 @@ def data_path(spec: SweepSpec) -> str | None:
     Raises:
         ConfigError: The path is relative.
     """
+    from sweeps.spec.sweep import parse_yaml  # imports torch, which the other functions do not need
+
     trial = parse_yaml(spec.source, spec.name).get("trial")
     data = trial.get("data") if isinstance(trial, Mapping) else None
     path = data.get("path") if isinstance(data, Mapping) else None

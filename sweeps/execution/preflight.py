@@ -7,13 +7,15 @@ import platform
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job_package import packed
 from cluster.jobs import Cluster, Job, JobError
 from cluster.preflight import MARK, PreflightRequest, request_text
 from sweeps.execution.resources import NodeCapacity, check_fits
-from sweeps.spec.sweep import SweepSpec
+
+if TYPE_CHECKING:
+    from sweeps.spec.sweep import SweepSpec
 
 __all__ = ["check_report_fits", "preflight", "requirements"]
 
