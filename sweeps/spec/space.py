@@ -217,6 +217,10 @@ def _parse_fields(
             hint = f"{did_you_mean(field, known)} Known keys of {kind}: {', '.join(known)}.".lstrip()
             issues.append(ValidationIssue(f"{where}.{field}", "unknown key", hint))
         elif (tunable := _parse_range(f"{where}.{field}", value, integral[field], issues)) is not None:
+            if DEFAULT in tunable.choices and (default := strategy.model_fields[field].default) != DEFAULT:
+                hint = f"Write the value of the default, {default}."
+                where_choices = f"{where}.{field}.choices"
+                issues.append(ValidationIssue(where_choices, f"must not contain {DEFAULT}", hint, tunable.choices))
             ranges[field] = tunable
     searched = [
         Dimension(f"{kind}.{field}", tunable, integral[field] and not tunable.choices)
@@ -245,10 +249,6 @@ def _parse_range(where: str, value: Mapping[str, Any], integral: bool, issues: l
 
 def _parse_choices(where: str, choices: Any, issues: list[ValidationIssue]) -> Tunable | None:
     plain = isinstance(choices, list | tuple) and all(isinstance(choice, int | float | str) for choice in choices)
-    if plain and DEFAULT in choices:
-        hint = "Write the default as a value; `lagvae strategies NAME` lists the defaults."
-        issues.append(ValidationIssue(where, f"must not contain {DEFAULT}", hint, choices))
-        return None
     if plain and choices and len(set(choices)) == len(choices):
         return Tunable(choices=tuple(choices))
     hint = "Write, for example, {choices: [1, 2, 4]}."

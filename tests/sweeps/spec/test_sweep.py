@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import typing
 from typing import Any, ClassVar
 
 import pytest
@@ -381,6 +382,14 @@ class TestArms:
     def test_the_default_is_no_choice(self):
         issue = issue_of(arms={"a": [{"kind": "beta_vae", "beta": {"choices": ["default", 1]}}]})
         assert issue.where == "arms.a[0].beta.choices"
+
+    def test_a_choice_called_default_is_the_default_of_its_field(self):
+        """Otherwise the word would stand for two values."""
+        for strategy in CATALOGUE.values():
+            for name, field in strategy.model_fields.items():
+                if "default" in typing.get_args(field.annotation):
+                    assert field.default == "default", f"{strategy.name()}.{name}"
+        spec_of(arms={"a": [{"kind": "scale_vae", "start": {"choices": ["default", "model"]}}]})
 
     def test_too_many_arms(self):
         issue = issue_of(arms={f"arm {number}": [] for number in range(MAX_ARMS + 1)})
