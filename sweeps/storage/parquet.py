@@ -65,7 +65,8 @@ def decode_table(content: bytes) -> pa.Table:
         # The files are so small that starting threads would take as long as reading.
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except UNREADABLE as error:
-        raise DamagedFileError(f"it is not a readable Parquet file: {error}") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DamagedFileError(f"it is not a readable Parquet file: {reason}") from None
     if start is None and (table.schema.metadata or {}).get(b"lagvae_schema") not in WITHOUT_CHECKSUM:
         raise DamagedFileError("its checksum is missing")
     return table
