@@ -18,6 +18,9 @@ from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.formatting import describe_data
 from sweeps.storage.schema import RUNS_SCHEMA, metric_columns
 
+TOO_FEW_SAMPLES = ("iw_khat", "iw_unreliable")
+"""Columns that are null with the few importance samples of these tests."""
+
 
 def expected_code(name):
     """Return the code with which a strategy is refused, or None if it trains."""
@@ -77,7 +80,7 @@ def test_a_trial_measures_every_column_within_its_bounds(stack, model):
     metrics = run(tiny(*stack, **model)).metrics
     unmeasured = {column for name in stack if isinstance(name, str) for column in CATALOGUE[name].unmeasured}
     for column in (*METRIC_COLUMNS, *data_specific_columns()):
-        if column.name not in {*unmeasured, "bits_per_dim"}:
+        if column.name not in {*unmeasured, "bits_per_dim", *TOO_FEW_SAMPLES}:
             assert metrics[column.name] is not None, column.name
     assert set(metrics) <= {column.name for column in metric_columns()} <= set(RUNS_SCHEMA.names)
     assert metrics["n"] == 12
