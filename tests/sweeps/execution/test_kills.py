@@ -1,6 +1,6 @@
 """A sweep of 24 runs whose processes are killed at random: workers, Ray's daemons and the driver with its group.
 
-LAGVAE_KILLS is the number of kills of each kind (default 1). With 20 the test takes about 40 minutes on two cores.
+LAGVAE_KILLS is the number of kills of each kind (default 1). With 20 the test takes about an hour on two cores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sweeps.storage.table import ResultsFolder
 
 KILLS = int(os.environ.get("LAGVAE_KILLS", "1"))
 SEED = 0
-EPOCHS = 60 * KILLS
+EPOCHS = 60 if KILLS == 1 else 400 * KILLS
 """Epochs of a run: so many that the sweep does not end before the kills."""
 
 PAUSE_SECONDS = 3.0 * min(KILLS, 5)
