@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
     issues = [
         ValidationIssue(option, "must be a file, not a folder", "Add a file name to the path.", str(file))
         for option, file in files.items()
-        if file.is_dir()
+        if os.path.isdir(file)  # False for a folder that may not be entered
     ]
     if len(files) == 2 and len({file.resolve() for file in files.values()}) == 1:
         hint = "Choose another file."

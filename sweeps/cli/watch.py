@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,7 @@ class PosteriorMeanWriter:
 
     def _stored_rows(self, name: str, schema: pa.Schema) -> Rows:
         file = self._folder / f"{name}.parquet"
-        if not file.exists():
+        if not os.path.exists(file):  # also if the folder may not be entered
             return []
         try:
             table = decode_table(file.read_bytes())

@@ -294,6 +294,11 @@ class TestInvalidTrial:
         keys = ("training.epochs: ", "model.hiden: ", "strategies[0].beta: ", "--threads: ", "--keep: ")
         check_rejected(call("trial", *arguments), "5 problems", *keys)
 
+    @pytest.mark.parametrize("option", ["--keep", "--checkpoint"])
+    def test_a_file_about_which_the_system_tells_nothing(self, call, trial_file, option):
+        """Too long a name fails as a file does in a folder that may not be entered, but also for root."""
+        check_rejected(call("trial", trial_file, option, "x" * 300), f"{option}: ", "File name too long")
+
     def test_a_file_and_from_exclude_each_other(self, call, trial_file, tiny_sweep):
         run_id = tiny_sweep.folder.runs()[0]["run_id"]
         stored = ["--from", run_id, "--results", str(tiny_sweep.here / "results")]
