@@ -19,10 +19,11 @@ from helpers import tiny_image_file
 from processes import lagvae
 from worlds import TINY_TRIAL, sweep
 
+from cluster.processes import RayLost
 from lagvae_core import TrialConfig, train
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data.text.tokens import _fingerprint
-from lagvae_core.errors import ConfigError, LagvaeError, StoreError, ValidationIssue
+from lagvae_core.errors import ConfigError, Interrupted, LagvaeError, StoreError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from sweeps.spec.arm_syntax import parse_arm_text
@@ -33,6 +34,7 @@ MODULES_WITH_ERRORS = (
     "cluster.connection",
     "cluster.job_package",
     "cluster.jobs",
+    "cluster.processes",
     "sweeps.storage.lease",
 )
 """The modules that define a subclass of LagvaeError, besides `lagvae_core.errors`."""
@@ -389,7 +391,7 @@ class TestInvalidSweep:
 class TestExitCodes:
     """The exit codes that README.md states."""
 
-    def test_lost_results_exit_with_1_and_every_other_error_with_2(self):
+    def test_lost_results_or_a_lost_ray_exit_with_1_and_an_interruption_with_130(self):
         for module in MODULES_WITH_ERRORS:
             importlib.import_module(module)
 
@@ -398,7 +400,11 @@ class TestExitCodes:
 
         every = subclasses(LagvaeError)
         assert len(every) >= 10
-        assert {error for error in every if error.exit_code != 2} == {StoreError}
+        assert {error: error.exit_code for error in every if error.exit_code != 2} == {
+            StoreError: 1,
+            RayLost: 1,
+            Interrupted: 130,
+        }
 
     @pytest.mark.parametrize(
         ("error", "code"),
