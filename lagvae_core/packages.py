@@ -22,9 +22,13 @@ def use_own_package(name: str) -> None:
     the path would otherwise take the place of the package. If there is one, PYTHONPATH is extended, so that processes
     that this process starts, such as the workers of Ray, find the package of lagvae as well.
 
+    Ray gives each package of a submitted job a folder of its own. The path is then left as it is.
+
     Raises:
         ImportError: Another package `name` is already imported.
     """
+    if not (ROOT / name).is_dir():
+        return
     if (module := sys.modules.get(name)) is not None:
         places = [_resolved(path) for path in getattr(module, "__path__", [])]
         if str(ROOT / name) not in places:
@@ -33,8 +37,7 @@ def use_own_package(name: str) -> None:
             raise ImportError(f"{message} Rename it, or import lagvae in another process.", name=name)
         return
     spec = PathFinder.find_spec(name, [str(ROOT)])
-    if spec is None:
-        raise ImportError(f"{ROOT / name} is missing. Install lagvae again.", name=name)
+    assert spec is not None, name
     module = module_from_spec(spec)
     sys.modules[name] = module
     if spec.loader is not None:

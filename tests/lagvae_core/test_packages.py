@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -32,6 +33,18 @@ def test_the_command_runs_its_own_packages(folder, arguments):
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout != ""
+
+
+def test_each_package_may_be_in_a_folder_of_its_own(tmp_path):
+    """Ray installs the packages of a submitted job like this."""
+    packages = ("lagvae_core", "cluster", "sweeps")
+    for package in packages:
+        shutil.copytree(ROOT / package, tmp_path / package / package, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(tmp_path / package) for package in packages)}
+    command = [sys.executable, "-c", "import cluster, sweeps; print(cluster.__file__, sweeps.__file__)"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split() == [str(tmp_path / name / name / "__init__.py") for name in ("cluster", "sweeps")]
 
 
 def test_a_foreign_package_is_found_and_hidden_from_child_processes(folder, monkeypatch):
