@@ -41,8 +41,8 @@ Every column is always present and typed. Null means "not measured". NaN and inf
 SHA-256 of the file with 64 zeros in place of this value. lagvae does not read a file that differs from it. Each page
 has a CRC-32 as well. Files of version 1 have neither. DuckDB, pandas, polars and pyarrow read the folders directly:
 
-    SELECT arm, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
-    WHERE status = 'finished' GROUP BY arm;
+    SELECT arm, config_id, avg(nll_iw), avg(mi), avg(au) FROM 'results/quickstart/runs/*.parquet'
+    WHERE status = 'finished' GROUP BY arm, config_id;
 
 A folder can contain rows of earlier versions of its sweep. They differ in `config_id`, `spec_hash` or
 `data_fingerprint`. `lagvae results pareto` ignores them, `lagvae results show` marks them, and

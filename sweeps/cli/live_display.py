@@ -158,7 +158,7 @@ class Display(Monitor):
         for arm in self.progress.arms:
             ended = self.progress.ended[arm.arm]
             bar = ProgressBar(total=arm.runs, completed=ended, width=24)
-            best = "  ".join(f"{name} {value:.2f}" for name, value in self.progress.best.get(arm.arm, {}).items())
+            best = "  ".join(f"{name} {value:z.2f}" for name, value in self.progress.best.get(arm.arm, {}).items())
             table.add_row(arm.arm, f"{ended}/{arm.runs}", bar, best)
         return table
 

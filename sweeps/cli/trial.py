@@ -330,7 +330,7 @@ class TrialProgress(ProgressLine):
 
 
 def _three_decimals(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"
 
 
 def _print_record(record: TrialRecord) -> None:
@@ -341,11 +341,12 @@ def _print_record(record: TrialRecord) -> None:
     from sweeps.storage.schema import metric_columns
 
     table = rich_table("", "", "")
+    table.show_header = False
     for column in metric_columns():
         value = record.metrics.get(column.name)
         if value is None or isinstance(value, list):
             continue
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        shown = f"{value:z.4f}" if isinstance(value, float) else str(value)
         table.add_row(column.name, shown, Text(column.doc, style="dim"))
     console = console_of_stdout()
     if record.metrics:

@@ -175,5 +175,5 @@ def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> ScatterPa
     p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
     dimension = f", z{d + 1}" if dimensions > 1 else ""
     measured = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
-    note = "\n".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in measured)  # + 0.0 turns -0.0 into 0.0
+    note = "\n".join(f"{name} {value:z.2f}" for name, value in measured)
     return ScatterPanel(p, q, f"update {rows[0]['step']:,}{dimension}", note)

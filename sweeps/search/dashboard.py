@@ -55,7 +55,7 @@ def serve(spec: SweepSpec, plan: Plan, host: str, port: int) -> None:
     try:
         from optuna_dashboard import run_server
     except ModuleNotFoundError:
-        hint = "Run: pip install 'lagvae[dashboard]'"
+        hint = "Run: pip install optuna-dashboard"
         raise ConfigError([ValidationIssue("optuna-dashboard", "must be installed", hint)]) from None
     with tempfile.TemporaryDirectory(prefix="lagvae-dashboard-") as folder:
         path = Path(folder) / "sweep.log"

@@ -33,7 +33,11 @@ Trained models are kept only on request, because they are large: a model for Yah
 
 
 class SearchSpec(FrozenConfig):
-    """Settings of the search. Unless the sampler is `grid`, every arm has the same budget of configurations."""
+    """Settings of the search.
+
+    Unless the sampler is `grid`, every arm has the same budget of configurations. An arm whose fields have fewer
+    combinations of values runs each of them once.
+    """
 
     sampler: Annotated[Sampler, Field(description="Optuna sampler; grid runs every combination of values")] = "tpe"
     configurations: Annotated[
@@ -41,7 +45,7 @@ class SearchSpec(FrozenConfig):
         Field(
             ge=1,
             le=MAX_CONFIGURATIONS,
-            description="number of configurations per arm; must be omitted with the grid sampler",
+            description="largest number of configurations per arm, 8 if omitted; must be omitted with the grid sampler",
         ),
     ] = None
     seeds: Annotated[
