@@ -112,7 +112,7 @@ def test_other_content_has_another_entry(cache, text):
     assert TextData(path=str(text)).load().fingerprint != first.fingerprint
     assert len(entries(cache)) == 2
     (text / "test.txt").rename(text / "old")
-    (text / "test.txt.gz").write_bytes(gzip.compress((text / "old").read_bytes()))
+    (text / "test.txt.gz").write_bytes(gzip.compress((text / "old").read_bytes(), mtime=0))
     TextData(path=str(text)).load()
     assert len(entries(cache)) == 3
 

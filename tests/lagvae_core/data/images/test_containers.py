@@ -64,7 +64,7 @@ def save_tar(path):
 
 def save_gzip(path):
     save_npz(path)
-    path.write_bytes(gzip.compress(path.read_bytes()))
+    path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
 
 def save_pickle(path):

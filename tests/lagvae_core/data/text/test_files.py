@@ -34,7 +34,7 @@ def write(folder, split, suffix, rows):
     if suffix == ".parquet":
         parquet.write_table(as_table(rows), path)
     else:
-        path.write_bytes(gzip.compress(as_lines(rows)) if suffix == ".txt.gz" else as_lines(rows))
+        path.write_bytes(gzip.compress(as_lines(rows), mtime=0) if suffix == ".txt.gz" else as_lines(rows))
     return path
 
 

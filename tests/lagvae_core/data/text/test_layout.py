@@ -205,7 +205,7 @@ class TestHeldOut:
 
     def test_an_issue_with_train_is_reported_once(self, folder):
         path = folder()
-        (path / "train.txt.gz").write_bytes(gzip.compress(b"a\n\xff"))
+        (path / "train.txt.gz").write_bytes(gzip.compress(b"a\n\xff", mtime=0))
         assert len(issues(path, held_out=0.1)) == 1
 
     def test_it_is_part_of_the_identity_where_it_is_set(self):

@@ -106,7 +106,7 @@ def zstandard():
     return bytes(pa.compress(TEXT.encode(), "zstd").to_pybytes())
 
 
-@pytest.mark.parametrize(("content", "command"), [(zipped(), "unzip"), (zstandard(), "zstd")])
+@pytest.mark.parametrize(("content", "command"), [(zipped(), "unzip"), (zstandard(), "zstd")], ids=["zip", "zstd"])
 def test_another_compression_is_refused_with_the_command_that_unpacks(file, content, command):
     path = file(content)
     follow(issue_of(path).hint, command)

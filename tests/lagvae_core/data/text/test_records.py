@@ -90,7 +90,7 @@ def test_a_missing_column_is_refused_with_the_only_other_one(tmp_path):
     ("name", "content"),
     [
         ("train.csv", b'"1","the cat"\n"0","a dog"\n'),
-        ("train.csv.gz", gzip.compress(b"1,the title,the cat\n0,title,a dog\n")),
+        ("train.csv.gz", gzip.compress(b"1,the title,the cat\n0,title,a dog\n", mtime=0)),
         ("train.tsv", b"the cat\na dog\n"),
     ],
 )
@@ -169,6 +169,6 @@ def test_a_null_text_is_refused_and_a_null_label_is_none(tmp_path):
 def test_text_of_a_table_that_is_not_utf_8_is_located(tmp_path):
     write(tmp_path, ".csv")
     (tmp_path / "test.csv").unlink()
-    (tmp_path / "test.csv.gz").write_bytes(gzip.compress(b"text,label\ncaf\xe9,1\n"))
+    (tmp_path / "test.csv.gz").write_bytes(gzip.compress(b"text,label\ncaf\xe9,1\n", mtime=0))
     (issue,) = issues(tmp_path)
     assert issue.where == f"{tmp_path / 'test.csv.gz'}, line 2, byte offset 14"
