@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["handling_signals", "interrupt_on_signals"]
 
@@ -16,18 +16,25 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 @contextlib.contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Context manager. SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
+    """Context manager. SIGTERM and SIGHUP do what SIGINT does, which raises KeyboardInterrupt.
+
+    SIGINT keeps its handler. asyncio replaces only Python's own one, by a handler that ends the event loop in order.
+    """
 
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        if not callable(signal.getsignal(signal.SIGINT)):  # ignored, as in the background of a script
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
-    with handling_signals(interrupt):
+    with handling_signals(interrupt, SIGNALS[1:]):
         yield
 
 
 @contextlib.contextmanager
-def handling_signals(handler: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Context manager. Calls `handler` after each of `SIGNALS`, except those that the process ignores.
+def handling_signals(
+    handler: Callable[[], None], signals: Sequence[signal.Signals] = SIGNALS
+) -> Iterator[Callable[[], None]]:
+    """Context manager. Calls `handler` after each of `signals`, except those that the process ignores.
 
     Python handles signals only in the main thread, so in other threads this context manager has no effect.
 
@@ -44,8 +51,8 @@ def handling_signals(handler: Callable[[], None]) -> Iterator[Callable[[], None]
             _detach(terminals)
         handler()
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in signals}
+    handled = [number for number in signals if before[number] != signal.SIG_IGN]
 
     def install() -> None:
         for number in handled:

@@ -7,7 +7,7 @@ from pathlib import Path
 import lagvae_core
 from lagvae_core.strategies.rules import CODES, ConfigWarning
 
-CODE = re.compile(r"E\d\d|E-[A-Z]+|W\d")
+CODE = re.compile(r"E\d\d|E-[A-Z]+|W\d+")
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
 
 
