@@ -162,7 +162,8 @@ def test_two_exchanges_of_the_kl_are_refused():
 
 
 def test_a_schedule_of_a_kl_outside_of_the_loss_gives_a_warning():
-    (warning,) = tiny("agg_kl", "kl_linear_epoch").warnings()
+    schedule = {"kind": "kl_linear_epoch", "warm_up": 1}
+    (warning,) = tiny("agg_kl", schedule).warnings()
     assert warning.code is None
     assert "kl_linear_epoch" in warning.message
-    assert tiny(agg_kl(alpha=0.5), "kl_linear_epoch").warnings() == ()
+    assert tiny(agg_kl(alpha=0.5), schedule).warnings() == ()

@@ -137,12 +137,13 @@ def test_the_likelihood_is_exact_for_any_number_of_samples():
 def test_columns_about_z_are_null_and_not_zero():
     record = run(tiny("lstm_lm"))
     assert record.status == "finished"
-    of_z = {*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au"}
+    of_z = {*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au", "kl_weight", "kl_weight_final"}
+    of_z |= {"iw_khat", "iw_unreliable"}
     assert {name for name, value in record.metrics.items() if value is None} == of_z | {"bits_per_dim"}
     assert of_z == LstmLm.unmeasured
     for epoch in record.curve:
         nulls = {name for name, value in epoch.values.items() if value is None}
-        assert nulls == {"train_kl", "valid_kl", "valid_mi", "valid_mi_batch", "valid_kl_agg", "valid_au"}
+        assert nulls == {"train_kl", "kl_weight", "valid_kl", "valid_mi", "valid_mi_batch", "valid_kl_agg", "valid_au"}
         assert epoch["valid_loss"] == epoch["valid_nll_elbo"]
     assert (record.cost["encoder_steps"], record.cost["decoder_steps"]) == (0, 8)
     assert TrialRecord.from_json(record.to_json()).to_json() == record.to_json()

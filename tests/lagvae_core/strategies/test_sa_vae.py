@@ -540,6 +540,6 @@ def test_terms_that_the_steps_leave_out_give_a_warning(other):
     assert other in warning
 
 
-@pytest.mark.parametrize("other", ["beta_vae", "kl_linear_epoch", "encoder_lr"])
+@pytest.mark.parametrize("other", ["beta_vae", {"kind": "kl_linear_epoch", "warm_up": 1}, "encoder_lr"])
 def test_compatible_strategies_give_no_warning(other):
     assert tiny("sa_vae", other).warnings() == ()
