@@ -119,8 +119,11 @@ def watched_listeners(mark: str) -> Iterator[set[Listener]]:
         thread.join()
 
 
-def survivors(mark: str, patience: float = 30.0) -> list[str]:
-    """Wait up to `patience` seconds until no process carries `mark`; return the command lines of those that do."""
+def survivors(mark: str, patience: float = 100.0) -> list[str]:
+    """Wait up to `patience` seconds until no process carries `mark`; return the command lines of those that do.
+
+    An agent of Ray whose driver was killed may try to reach the rest of its cluster for a while before it ends.
+    """
     deadline = time.monotonic() + patience
     while (left := descendants(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
