@@ -38,7 +38,7 @@ EXIT_CODES = {"raylet": 1, "gcs_server": 1, "driver": -signal.SIGKILL}
 
 
 def write_sweep(here: Path) -> ResultsFolder:
-    trial = TINY_TRIAL | {"training": {"epochs": EPOCHS}}
+    trial = TINY_TRIAL | {"training": {"epochs": EPOCHS, "decay_min_epoch": EPOCHS}}
     arms = {
         "vae": [{"kind": "encoder_lr", "multiplier": {"low": 0.5, "high": 2.0}}],
         "beta": ["beta_vae"],
