@@ -55,13 +55,14 @@ def find_foreign(name: str, folder: Path | None = None) -> str | None:
         folder: The only folder to search; by default, the whole path.
 
     Returns:
-        Its path; None if nothing is found, or the package itself.
+        Its path; None if nothing is found, or a package of lagvae, in this folder or in another checkout.
     """
     spec = PathFinder.find_spec(name, None if folder is None else [str(folder)])
     if spec is None or spec.loader is None:  # A folder without __init__.py gives way to any package.
         return None
     places = list(spec.submodule_search_locations or [str(spec.origin)])
-    return None if str(ROOT / name) in map(_resolved, places) else places[0]
+    is_own = any((Path(place).parent / "lagvae_core" / Path(__file__).name).is_file() for place in places)
+    return None if is_own else places[0]
 
 
 def _resolved(path: str) -> str:

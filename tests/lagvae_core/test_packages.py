@@ -64,6 +64,15 @@ def test_a_foreign_package_is_found_and_hidden_from_child_processes(folder, monk
     assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}other"
 
 
+def test_a_checkout_of_lagvae_is_not_foreign(tmp_path):
+    """An installed lagvae may run in its checkout, as the README says."""
+    for package in ("lagvae_core", "sweeps"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert find_foreign("sweeps", tmp_path) is None
+    shutil.rmtree(tmp_path / "lagvae_core")
+    assert find_foreign("sweeps", tmp_path) == str(tmp_path / "sweeps")
+
+
 def test_a_foreign_package_that_is_already_imported_is_named(monkeypatch):
     module = types.ModuleType("cluster")
     module.__file__ = "/home/me/cluster.py"
