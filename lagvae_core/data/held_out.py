@@ -13,7 +13,12 @@ from lagvae_core.errors import ValidationIssue
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import AddedField, FrozenConfig
 
-__all__ = ["HeldOut"]
+__all__ = ["HeldOut", "held_out_remedy"]
+
+
+def held_out_remedy(split: str) -> str:
+    """Return the advice, a part of a sentence, for data that lack `split`."""
+    return f"set data.held_out=0.1 to use a random tenth of train as {split}"
 
 
 class HeldOut(FrozenConfig):

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import ConfigContext, KlSchedule
+from lagvae_core.strategies.base import ConfigContext
+from lagvae_core.strategies.kl_schedule import KlSchedule
 from lagvae_core.strategies.rules import ConfigWarning
 
 __all__ = ["KlCyclical"]

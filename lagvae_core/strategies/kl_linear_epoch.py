@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.base import KlSchedule
+from lagvae_core.strategies.kl_schedule import KlSchedule
 
 __all__ = ["KlLinearEpoch"]
 

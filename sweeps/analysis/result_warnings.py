@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,5 +25,5 @@ def result_warnings_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             code = text.partition(":")[0]
             if code in RESULT_CODES:
                 texts.setdefault((row["arm"], code), []).append(text)
-    runs = {arm: sum(row["arm"] == arm for row in finished) for arm, _ in texts}
+    runs = Counter(row["arm"] for row in finished)
     return [f"{arm} ({len(found)} of {runs[arm]} runs): {found[0]}" for (arm, _), found in texts.items()]

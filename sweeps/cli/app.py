@@ -195,7 +195,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show which runs are missing and how long they will take, without changing anything."""
-    from sweeps.cli.results import print_plan
+    from sweeps.cli.plan import print_plan
 
     print_plan(spec, parse_sets(sets), results, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""Output of `lagvae plan` and `lagvae results`: tables, JSON and figures."""
+"""Output of `lagvae results`: tables, JSON and figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.training.record import CURVE_COLUMNS
@@ -17,8 +15,7 @@ from sweeps.analysis.pareto import Direction
 from sweeps.analysis.result_warnings import result_warnings_of
 from sweeps.analysis.statistics import TIME, Statistic, Summary
 from sweeps.analysis.stored import current_plan, stored_spec, summaries_of
-from sweeps.catalogue.arms import describe_arm
-from sweeps.cli.arms import print_arms
+from sweeps.cli.plan import print_earlier_rows
 from sweeps.cli.terminal import (
     OutputFormat,
     TextTable,
@@ -27,13 +24,11 @@ from sweeps.cli.terminal import (
     print_json,
     print_whole,
 )
-from sweeps.formatting import format_duration, format_parameters, printable
-from sweeps.search.plan import ArmPlan, Plan
-from sweeps.spec.sweep import load_spec
+from sweeps.formatting import format_parameters, printable
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import non_numeric_columns, several_settings, with_evaluations
 
-__all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_plan", "print_runs"]
+__all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_runs"]
 
 Row = Mapping[str, Any]
 
@@ -56,93 +51,6 @@ STANDINGS: Mapping[Standing, str] = {
     "one objective without being worse by more than that in another",
 }
 """Explanation of each standing that needs one."""
-
-
-# --- lagvae plan ----------------------------------------------------------------------------------------------------
-
-
-def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool) -> None:
-    """Print what `lagvae run` would do. Nothing is written.
-
-    Args:
-        where: Sweep file, or name of a shipped sweep.
-        sets: Overridden values by dotted key.
-        results: Folder or URI of the results.
-        as_json: Print one JSON object instead of a table.
-    """
-    from sweeps.execution.datasets import make_plan
-
-    spec = load_spec(where, sets)
-    plan = make_plan(spec, ResultsFolder(results, spec.name))
-    arms = plan.arms()
-    seconds = _missing_seconds(arms)
-    if as_json:
-        print_json(_plan_json(plan, arms, seconds))
-        return
-    console = console_of_stdout()
-    print_whole(console, _plan_table(arms, seconds, spec.resources.cpus).rich())
-    objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
-    runs = sum(arm.runs for arm in arms)
-    print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
-    console.print(f"{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
-    for warning in spec.warnings:
-        console.print(f"warning, {warning}", soft_wrap=True)
-    if seconds is None:
-        console.print("the duration is unknown, because no run has finished yet")
-    if plan.others:
-        _print_earlier(console, plan.spec.name, len(plan.others))
-    if plan.refused:
-        run_id, reason = next(iter(plan.refused.items()))
-        text = (
-            f"{len(plan.refused)} of them have parameters that are no longer valid; the first is run {run_id}: {reason}"
-        )
-        console.print(text, soft_wrap=True)
-
-
-def _print_earlier(console: Console, sweep: str, rows: int) -> None:
-    """Print how many rows belong to an earlier version of the sweep, unless there are none."""
-    if rows:
-        remedy = f"`lagvae results archive {sweep} --orphans` moves them away"
-        console.print(f"{rows} stored rows belong to an earlier version of the sweep; {remedy}", soft_wrap=True)
-
-
-def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
-    """Return the estimated duration of the missing runs of each arm; None if no run has finished.
-
-    For an arm without finished runs, the average duration over the other arms is assumed.
-    """
-    known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
-    if not known:
-        return None
-    average = sum(known) / len(known)
-    return [arm.missing * (arm.mean_seconds or average) for arm in arms]
-
-
-def _plan_json(plan: Plan, arms: Sequence[ArmPlan], seconds: Sequence[float] | None) -> dict[str, Any]:
-    return {
-        "sweep": plan.spec.name,
-        "runs": sum(arm.runs for arm in arms),
-        "missing": plan.missing,
-        "stored_of_other_versions": len(plan.others),
-        "stored_and_no_longer_valid": plan.refused,
-        "warnings": plan.spec.warnings,
-        "core_seconds": sum(seconds) * plan.spec.resources.cpus if seconds is not None else None,
-        "arms": [
-            vars(planned) | {"missing": planned.missing} | describe_arm(plan.spec, arm)
-            for planned, arm in zip(arms, plan.spec.arms, strict=True)
-        ],
-    }
-
-
-def _plan_table(arms: Sequence[ArmPlan], seconds: Sequence[float] | None, cpus: int) -> TextTable:
-    rows = []
-    for number, arm in enumerate(arms):
-        counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
-        mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
-        core_time = format_duration(seconds[number] * cpus) if seconds is not None and arm.missing else ""
-        rows.append([arm.arm, *map(str, counts), mean, core_time])
-    headings = ["arm", "configurations", "runs", "stored", "resumed", "to run", "seconds per run", "core time"]
-    return TextTable(headings, rows, LEFT)
 
 
 # --- lagvae results pareto ------------------------------------------------------------------------------------------
@@ -210,7 +118,7 @@ def print_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | Non
     missing = dict.fromkeys(r["arm"] for r in stored if r["status"] == "finished" and r["arm"] not in compared)
     if missing:
         console.print(f"arms without a value for every objective are not compared: {', '.join(missing)}")
-    _print_earlier(console, folder.sweep, len(plan.others))
+    print_earlier_rows(console, folder.sweep, len(plan.others))
 
 
 def _front_table(shown: Sequence[FrontRow], axes: Mapping[str, Direction]) -> TextTable:
@@ -302,7 +210,7 @@ def print_runs(
         return
     console = console_of_stdout()
     print_whole(console, table.rich())
-    _print_earlier(console, folder.sweep, sum(summary.runs for summary in summaries if summary.earlier))
+    print_earlier_rows(console, folder.sweep, sum(summary.runs for summary in summaries if summary.earlier))
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)

@@ -35,7 +35,8 @@ def supplementary_fonts(letters: set[str]) -> Sequence[str]:
             font = FT2Font(path)
         except (OSError, RuntimeError):  # damaged, or of a format that matplotlib cannot read
             continue
-        found = {letter for letter in wanted if ord(letter) in font.get_charmap()} if font.scalable else set()
+        charmap = font.get_charmap() if font.scalable else {}
+        found = {letter for letter in wanted if ord(letter) in charmap}
         if found:
             font_manager.fontManager.addfont(path)
             names.append(font.family_name)

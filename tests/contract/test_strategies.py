@@ -29,7 +29,7 @@ from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.spec.space import Dimension
 from sweeps.storage.schema import is_integral
 
-NO_STRATEGY = {"base", "normalised_means", "refinement", "rules", "slots"}
+NO_STRATEGY = {"base", "kl_schedule", "normalised_means", "refinement", "rules", "slots"}
 """Modules of the folder without a strategy of their own."""
 
 FILES = sorted({module.name for module in pkgutil.iter_modules(strategies.__path__)} - NO_STRATEGY)

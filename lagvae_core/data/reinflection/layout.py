@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from lagvae_core.data.files import unreadable
+from lagvae_core.data.held_out import held_out_remedy
 from lagvae_core.errors import ValidationIssue, did_you_mean
 
 __all__ = ["Columns", "Layout", "Size", "columns_of_later_files", "find_files"]
@@ -191,5 +192,5 @@ def _missing(folder: Path, split: str, expected: str, language: str, present: Se
     elif split == "test" and any(name.startswith(language) and "covered" in name for name in present):
         hint += "A covered test file lacks the forms. Add the uncovered one, or set data.held_out=0.1."
     else:
-        hint += f"Add the file, or set data.held_out=0.1 to use a random tenth of train as {split}."
+        hint += f"Add the file, or {held_out_remedy(split)}."
     return ValidationIssue("data.path", f"must be a folder with the file {expected}", hint, str(folder))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lagvae_core.data.files import unreadable
+from lagvae_core.data.held_out import held_out_remedy
 from lagvae_core.data.text.lines import COMPRESSIONS
 from lagvae_core.errors import ValidationIssue
 
@@ -188,7 +189,7 @@ def _missing(folder: Path, split: str, present: list[str], parsed: list[_Name]) 
     elif split == "train":
         hint += "Add or rename the file."
     else:
-        hint += f"Add or rename the file, or set data.held_out=0.1 to use a random tenth of train as {split}."
+        hint += f"Add or rename the file, or {held_out_remedy(split)}."
     return ValidationIssue("data.path", message, hint, str(folder))
 
 

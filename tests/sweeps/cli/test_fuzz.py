@@ -11,21 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from commands import invoke
-from hypothesis import HealthCheck, given, settings
+from fuzzing import BOUNDED
+from hypothesis import given
 from hypothesis import strategies as st
 from worlds import sweep
 
 from lagvae_core.strategies import CATALOGUE
 
 pytestmark = pytest.mark.slow
-
-bounded = settings(
-    max_examples=300,
-    database=None,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 SNIPPETS = (
     *("!!bool abc", '!!int ""', "!!timestamp x", "!!python/name:os.system", "!!binary x", "&a [*a]", "*a", "<<: *a"),
@@ -152,14 +145,14 @@ def check_bounded(folder: Path, *arguments: str, codes: tuple[int, ...] = (0, 2)
 
 
 @given(changed_files())
-@bounded
+@BOUNDED
 def test_sweep_files(tmp_path, text):
     (tmp_path / "s.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     check_bounded(tmp_path, "plan", "s.yaml")
 
 
 @given(st.lists(st.tuples(keys, texts), min_size=1, max_size=3), arm_options(), st.booleans())
-@bounded
+@BOUNDED
 def test_options(tmp_path, sets, arm, of_trial):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
     options = [part for key, text in sets for part in ("--set", f"{key.removeprefix('trial.')}={text}")]

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import invoke
-from hypothesis import HealthCheck, given, settings
+from fuzzing import BOUNDED
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import play, spec_of
 
@@ -24,14 +25,6 @@ ROWS = play(spec_of())[0]
 TABLE = pa.Table.from_pylist([ROWS[0] | {"nll_iw": 14.25, "mean_variance": [0.5, 0.25]}], schema=RUNS_SCHEMA)
 CONTENT = encode_table(TABLE)
 STORED = decode_rows(CONTENT, RUNS_SCHEMA)
-
-BOUNDED = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 def without_checksum() -> bytes:

@@ -276,7 +276,7 @@ class TestDamage:
 
 
 class TestCopies:
-    """Copies of a row, as synchronising tools leave them beside the original."""
+    """Copies of a row, which synchronising tools leave next to the original."""
 
     @pytest.fixture
     def copied(self, folder) -> ResultsFolder:

@@ -5,7 +5,7 @@ from helpers import run, tiny
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.base import KlSchedule
+from lagvae_core.strategies.kl_schedule import KlSchedule
 
 SCHEDULES = {kind: strategy for kind, strategy in CATALOGUE.items() if issubclass(strategy, KlSchedule)}
 
