@@ -68,7 +68,8 @@ def forked_workers(folder: Path) -> Iterator[Path]:
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent), path=path))
     # The process is not started by a worker, because Ray ends the processes that a worker leaves behind.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # one heap for each of 20 threads takes 10 MB per worker
-    with subprocess.Popen([sys.executable, __file__, path], env=environment) as forking:
+    # Ray kills the process group of a worker that ends, so neither the process nor a worker may share the caller's.
+    with subprocess.Popen([sys.executable, __file__, path], env=environment, process_group=0) as forking:
         try:
             yield script
         finally:
@@ -104,6 +105,7 @@ def _fork(path: str) -> None:
             _import()
             ready = True
         if os.fork() == 0:
+            os.setpgid(0, 0)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
             line.close()
