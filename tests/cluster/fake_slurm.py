@@ -74,8 +74,8 @@ if sys.argv[1:3] == ["cluster", "wait"]:
         time.sleep(60)
 record()
 if sys.argv[1] == "run" and os.environ.get("HANGS"):
-    Path(os.environ["CALLS"] + ".running").touch()
     try:
+        Path(os.environ["CALLS"] + ".running").touch()
         time.sleep(60)
     except KeyboardInterrupt:
         record(interrupted=True)
