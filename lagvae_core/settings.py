@@ -40,12 +40,14 @@ class Tunable:
         high: Largest value.
         log: Whether the scale between `low` and `high` is logarithmic.
         choices: The values to choose from.
+        step: Distance between the values of the range; None for every number, or every integer, of the range.
     """
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[int | float | str, ...] = ()
+    step: float | None = None
 
     def __post_init__(self) -> None:
         bounded = self.low is not None and self.high is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["describe_data", "format_duration", "format_parameters", "format_value", "markdown_table", "printable"]
@@ -38,9 +39,13 @@ def format_value(value: object, digits: int = 4) -> str:
 
 
 def format_parameters(parameters: Mapping[str, object], digits: int = 4) -> str:
-    """Return the searched fields of a configuration without the names of their strategies: `beta=0.5 warm_up=3`."""
-    texts = (f"{name.partition('.')[2]}={format_value(value, digits)}" for name, value in parameters.items())
-    return printable(" ".join(texts))
+    """Return the searched fields of a configuration as text: `beta=0.5 warm_up=3`.
+
+    The name of the strategy or section is left out, unless another field has the same name.
+    """
+    fields = Counter(name.partition(".")[2] for name in parameters)
+    short = {name: key if fields[key := name.partition(".")[2]] == 1 else name for name in parameters}
+    return printable(" ".join(f"{short[name]}={format_value(value, digits)}" for name, value in parameters.items()))
 
 
 def format_duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ from sweeps.catalogue.reference import reference_page
 from sweeps.catalogue.strategies import catalogue_page
 from sweeps.catalogue.studies import COLUMN_TYPES, study_section
 from sweeps.formatting import markdown_table
-from sweeps.storage.schema import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION, tunable_columns
+from sweeps.storage.schema import COST_COLUMNS, IDENTITY, PROVENANCE, SCHEMA_VERSION, trial_columns, tunable_columns
 from sweeps.studies.table import EVALUATION_COLUMNS
 
 __all__ = ["results_page"]
@@ -119,7 +119,8 @@ def results_page() -> str:
     """Return the content of docs/results.md."""
     sections = [
         ("Identity and status", IDENTITY),
-        ("Searched fields (null if the arm does not have them)", _searched_fields()),
+        ("Fields of the trial (null if the model or the data do not have them)", list(trial_columns())),
+        ("Fields of strategies (null if the arm does not have them)", _searched_fields()),
         ("Metrics", _rows(METRIC_COLUMNS)),
         *((f"Metrics of {kind} data only", _rows(m.columns)) for kind, m in DATA_SPECIFIC_METRICS.items()),
         *((f"Metrics of {kind} only", _rows(s.columns)) for kind, s in CATALOGUE.items() if s.columns),

@@ -13,9 +13,9 @@ from lagvae_core.models import AnyModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from sweeps.catalogue.fields import describe_docstring, describe_fields
 from sweeps.formatting import format_value, markdown_table
+from sweeps.spec.arms import MAX_ARMS, ArmFile
 from sweeps.spec.sections import ResourceSpec, SearchSpec
 from sweeps.spec.sweep import SweepFile
-from sweeps.spec.validation import MAX_ARMS
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES
 
 __all__ = ["reference_page"]
@@ -36,9 +36,10 @@ all its defaults.
 ARMS = """\
 ### arms
 
-Each arm is a list of strategies: `vae: []` is the plain VAE. An item of the list is the name of a strategy, or a
-mapping with `kind` and any of its fields. [strategies.md](strategies.md) lists all strategies with their fields and
-search ranges, and `lagvae plan FILE` prints what each arm fixes and searches.
+Each arm is a list of strategies: `vae: []` is the plain VAE. Or it is a mapping that contains this list as
+`strategies`, with the other keys of the second table. An item of the list is the name of a strategy, or a mapping with
+`kind` and any of its fields. [strategies.md](strategies.md) lists all strategies with their fields and search ranges,
+and `lagvae plan FILE` prints what each arm fixes and searches.
 
 | value of a field | meaning |
 |---|---|
@@ -46,8 +47,40 @@ search ranges, and `lagvae plan FILE` prints what each arm fixes and searches.
 | `beta: default` | the field has the default of the strategy |
 | `beta: {low: 0.1, high: 1}` | the field is searched between both bounds, which are included |
 | `beta: {low: 0.001, high: 1, log: true}` | the same on a logarithmic scale |
+| `beta: {low: 0, high: 1, step: 0.1}` | the field is searched over 0, 0.1, ..., 1 |
 | `beta: {choices: [0.1, 0.4, 1]}` | the field is searched over these values |
-| the field is left out | it is searched over the range that the strategy declares; if it has none, it has its default |
+| `beta: search` | the field is searched over the range that the strategy declares |
+| the field is left out | as `search` if the field has a range and the arm is a list or has `search: true` |
+"""
+
+SPACE = """\
+### space
+
+`space` of the sweep, and `space` of an arm, map the names of fields to ranges as in the first table. A name is
+`KIND.FIELD` for a strategy, `training.FIELD` or `model.FIELD` for any number, truth value or word of these sections,
+or one of `data.batching` and `data.partition`.
+
+    space:
+      training.learning_rate: {low: 1e-3, high: 1, log: true}
+      training.optimiser: {choices: [sgd, adam]}
+      training.momentum: {low: 0, high: 0.9, when: {training.optimiser: sgd}}
+    arms:
+      vae: []
+      free_bits:
+        strategies: [{kind: free_bits, floor: search}, kl_linear_epoch]
+        space: {model.latent_dim: {choices: [16, 32]}}
+        points: [{free_bits.floor: 0.1}]
+      adam: {strategies: [], trial: {training: {optimiser: adam}}}
+    search: {configurations: 16, paired: true}
+
+- A value or range that an arm states for itself takes precedence over the `space` of the sweep.
+- `when` names a field and the value or values at which the other field is searched; elsewhere, this one has its fixed
+  value. The field it names is either fixed or searched over choices.
+- With `paired: true`, configuration i of all arms has the same values of the fields in the `space` of the sweep:
+  configuration 0 the defaults, the others random values. The sampler chooses the remaining fields of each arm.
+- `points` are tried first; the sampler completes the fields that they omit. An arm without `points` starts with the
+  defaults of its searched fields, if the arm is a mapping or the sweep has a `space`.
+
 """
 
 TRIAL = """\
@@ -66,6 +99,9 @@ def reference_page() -> str:
         *_table(SweepFile),
         "",
         ARMS,
+        *_table(ArmFile),
+        "",
+        SPACE,
         *_section("search", SearchSpec),
         *_section("resources", ResourceSpec),
         TRIAL,

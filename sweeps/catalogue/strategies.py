@@ -49,7 +49,8 @@ def describe_range(tunable: Tunable) -> dict[str, Any]:
     """Return a range or choices as plain data."""
     if tunable.choices:
         return {"choices": list(tunable.choices)}
-    return {"low": tunable.low, "high": tunable.high, "log": tunable.log}
+    step = {} if tunable.step is None else {"step": tunable.step}
+    return {"low": tunable.low, "high": tunable.high, "log": tunable.log} | step
 
 
 def format_range(search: Mapping[str, Any] | None) -> str:
@@ -58,7 +59,8 @@ def format_range(search: Mapping[str, Any] | None) -> str:
         return ""
     if "choices" in search:
         return "{" + ", ".join(map(str, search["choices"])) + "}"
-    return f"{search['low']:g} to {search['high']:g}" + (" (log)" if search["log"] else "")
+    step = f" by {search['step']:g}" if "step" in search else ""
+    return f"{search['low']:g} to {search['high']:g}{step}" + (" (log)" if search["log"] else "")
 
 
 def conflicts_of(kind: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from sweeps.catalogue.arms import describe_arm
 from sweeps.catalogue.strategies import format_range
 from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole, rich_table
-from sweeps.formatting import format_duration, format_value
+from sweeps.formatting import format_duration, format_parameters, format_value
 from sweeps.search.plan import ArmPlan, Plan
 from sweeps.spec.sweep import load_spec
 from sweeps.storage.table import ResultsFolder
@@ -20,6 +20,9 @@ __all__ = ["print_earlier_rows", "print_plan"]
 
 OWN = "*"
 """Mark of a range that the strategy declares."""
+
+SHARED = "+"
+"""Mark of a range that holds for the whole sweep."""
 
 
 def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool) -> None:
@@ -111,16 +114,34 @@ def _print_arms(console: Console, arms: Mapping[str, Mapping[str, Any]]) -> None
     for name, arm in arms.items():
         points = "" if arm["points"] is None else f"{arm['points']:,}"
         rows = [(s["kind"], _searched(s["searched"]), _fixed(s["fixed"])) for s in arm["strategies"]]
-        for number, row in enumerate(rows or [("plain VAE", "", "")]):
+        rows = rows or [("plain VAE", "", "")]
+        trial = arm["trial"]
+        if trial["fixed"] or trial["searched"]:
+            rows.append(("(trial)", _searched(trial["searched"]), _fixed(trial["fixed"])))
+        for number, row in enumerate(rows):
             table.add_row(*((name, points) if number == 0 else ("", "")), *row)
     console.print(table)
-    if any(search["own"] for arm in arms.values() for s in arm["strategies"] for search in s["searched"].values()):
+    fields = [f for arm in arms.values() for s in (*arm["strategies"], arm["trial"]) for f in s["searched"].values()]
+    if any(field.get("own") for field in fields):
         text = f"{OWN} the range that the strategy declares; `FIELD: default` fixes the field at its default"
         console.print(text, soft_wrap=True)
+    if any("shared" in field for field in fields):
+        console.print(f"{SHARED} the range in the `space` of the sweep", soft_wrap=True)
+    for name, arm in arms.items():
+        if arm["first"]:
+            points = "; ".join(map(format_parameters, arm["first"]))
+            console.print(f"{name} tries first: {points}", soft_wrap=True, highlight=False)
 
 
 def _searched(fields: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{name} {format_range(search)}{OWN if search['own'] else ''}" for name, search in fields.items())
+    return ", ".join(f"{name} {_range(search)}" for name, search in fields.items())
+
+
+def _range(search: Mapping[str, Any]) -> str:
+    when = [f"{name} is {' or '.join(map(str, values))}" for name, values in search.get("when", {}).items()]
+    condition = f" if {' and '.join(when)}" if when else ""
+    mark = OWN if search.get("own") else SHARED if "shared" in search else ""
+    return f"{format_range(search)}{mark}{condition}"
 
 
 def _fixed(fields: Mapping[str, Any]) -> str:

@@ -12,10 +12,11 @@ from sweeps.execution.failures import describe_loss
 from sweeps.execution.losses import LOST_RETRIES, LossCounter, Position
 from sweeps.execution.monitor import Monitor
 from sweeps.search.plan import Run
+from sweeps.spec.space import value_of
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.folder import checkpoint_name
 from sweeps.storage.provenance import history_of, now
-from sweeps.storage.schema import ENDED, RUNS_SCHEMA, tunable_columns
+from sweeps.storage.schema import ENDED, RUNS_SCHEMA, trial_columns, tunable_columns
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["RunRecorder"]
@@ -177,7 +178,7 @@ class RunRecorder:
             "data_fingerprint": self.fingerprint,
             "spec_hash": self.spec.hash,
             "threads": self.spec.resources.cpus,
-            **_strategy_columns(run),
+            **_field_columns(run),
             **self._origin,
         }
 
@@ -211,9 +212,12 @@ _TUNABLE_COLUMNS = dict(tunable_columns())
 """Type (`float`, `int` or `str`) of every column `kind.field`."""
 
 
-def _strategy_columns(run: Run) -> dict[str, Any]:
-    """Return the columns for the tunable fields of the run's strategies, with their values."""
-    values = {}
+_TRIAL_COLUMNS = tuple(name for name, _, _ in trial_columns())
+
+
+def _field_columns(run: Run) -> dict[str, Any]:
+    """Return the columns for the fields of the trial and for the tunable fields of the run's strategies."""
+    values = {name: value_of(run.config, name) for name in _TRIAL_COLUMNS}
     for strategy in run.config.strategies:
         for name, column_type in _TUNABLE_COLUMNS.items():
             kind, field = name.split(".")

@@ -14,7 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from lagvae_core.errors import ConfigError
 from lagvae_core.randomness import derive_seed
 from sweeps.search.plan import Configuration, Plan, Value
-from sweeps.spec.samplers import make_sampler
+from sweeps.search.shared_values import SharedValues
+from sweeps.search.suggestion import suggest
+from sweeps.spec.samplers import SamplerBudget, make_sampler
 from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec
 
@@ -26,6 +28,10 @@ RESAMPLES = 32
 
 If all of them are invalid or already used, and the space is finite, the first unused point of the space is taken.
 """
+
+
+GENERATION = "NSGAIISampler:generation"
+"""Attribute in which Optuna's NSGA-II keeps the generation of a trial. It ignores trials without it."""
 
 
 class ArmStudy:
@@ -49,6 +55,10 @@ class ArmStudy:
         self.arm = arm
         self._spec = spec
         self._distributions = {d.name: d.distribution() for d in arm.dimensions}
+        self._points = spec.points(arm) if arm.dimensions else ()
+        self._shared = SharedValues(spec) if spec.search.paired else None
+        conditional = any(dimension.when for dimension in arm.dimensions)
+        self._budget = SamplerBudget(len(arm.dimensions), spec.configurations(arm), conditional)
         by_name = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
         directions = [by_name[direction] for direction in spec.objectives.values()]
         self.study = optuna.create_study(directions=directions)
@@ -59,7 +69,8 @@ class ArmStudy:
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(configuration.parameters),
-            distributions=self._distributions,
+            distributions={name: self._distributions[name] for name in configuration.parameters},
+            system_attrs={GENERATION: configuration.index // self._budget.population},
         )
         self.study.add_trial(trial)
         self._numbers[configuration.index] = len(self._trials()) - 1
@@ -135,6 +146,16 @@ class ArmStudy:
         search = self._spec.search
         # A sampler that has converged suggests its best point repeatedly; random sampling finds other points.
         sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
-        self.study.sampler = make_sampler(sampler, derive_seed(search.seed, self.arm.name, index, attempt))
-        trial = self.study.ask(self._distributions)
-        return trial.number, dict(trial.params)
+        seed = derive_seed(search.seed, self.arm.name, index, attempt)
+        self.study.sampler = make_sampler(sampler, seed, self._budget)
+        return suggest(self.study, self.arm, self._fixed(index, attempt))
+
+    def _fixed(self, index: int, attempt: int) -> dict[str, Value]:
+        """Return the values of configuration `index` that the sampler must not choose."""
+        fixed: dict[str, Value] = {}
+        if index < len(self._points) and (attempt == 0 or len(self._points[index]) < len(self.arm.dimensions)):
+            fixed |= self._points[index]
+        if self._shared is not None:
+            shared = self._shared[index]
+            fixed |= {d.name: shared[d.name] for d in self.arm.dimensions if d.shared and d.name in shared}
+        return fixed

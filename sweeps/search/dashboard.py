@@ -37,7 +37,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
                 continue
             arm_study.enqueue(configuration)
             ended = plan.ended_rows(configuration)
-            if len(ended) == len(spec.search.run_seeds):
+            if len(ended) == len(spec.seeds(arm)):
                 arm_study.tell(index, list(ended.values()))
             trial = arm_study.trial(index)
             trial.set_user_attr("config_id", configuration.config_id)

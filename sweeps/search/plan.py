@@ -10,7 +10,7 @@ from typing import Any
 
 from lagvae_core.config.trial import TrialConfig, format_run_id
 from lagvae_core.errors import ConfigError
-from sweeps.spec.space import Arm, Value
+from sweeps.spec.space import Arm, Value, value_of
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.schema import ENDED
 
@@ -24,7 +24,7 @@ class Run:
     Args:
         arm: Name of the arm.
         configuration: Index of the configuration within its arm.
-        parameters: Values of the searched fields, keyed by `kind.field`.
+        parameters: Values of the searched fields, by name (`kind.field` or `section.field`).
         config: The full configuration, including the seed.
         config_id: Id of the configuration, the same for all its seeds.
         seed: Seed of the run.
@@ -63,7 +63,7 @@ class Configuration:
     Args:
         arm: Name of the arm.
         index: Number of the point within its arm, counting from 0 in the order in which points are chosen.
-        parameters: Values of the searched fields, keyed by `kind.field`.
+        parameters: Values of the searched fields, by name (`kind.field` or `section.field`).
         config: The full configuration with seed 0.
         config_id: Id of the configuration, the same for all its seeds.
     """
@@ -137,12 +137,12 @@ class Plan:
         self.refused: dict[str, str] = {}
         self._retry = retry
         self._configs: dict[tuple[str, str], tuple[TrialConfig, str]] = {}
-        arms = {arm.name: arm for arm in spec.arms}
+        self._arms = arms = {arm.name: arm for arm in spec.arms}
         for row in rows:
             configuration = self._configuration_of(row, arms.get(row["arm"]))
             if configuration is not None:
                 self.configurations[configuration.arm, configuration.index] = configuration
-            if configuration is not None and row["seed"] in spec.search.run_seeds:
+            if configuration is not None and row["seed"] in spec.seeds(arms[row["arm"]]):
                 self.rows[row["run_id"]] = row
             else:
                 self.others.append(row)
@@ -184,13 +184,14 @@ class Plan:
 
     def ended_rows(self, configuration: Configuration) -> dict[int, Mapping[str, Any]]:
         """Return the stored rows of the ended runs of a configuration, by seed."""
-        rows = {seed: self.rows.get(configuration.run_id(seed)) for seed in self.spec.search.run_seeds}
+        seeds = self.spec.seeds(self._arms[configuration.arm])
+        rows = {seed: self.rows.get(configuration.run_id(seed)) for seed in seeds}
         return {seed: row for seed, row in rows.items() if row is not None and self.has_ended(row)}
 
     def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
         """Return the runs of a configuration that have not ended, in the order of the seeds."""
         runs = []
-        for seed in self.spec.search.run_seeds:
+        for seed in self.spec.seeds(arm):
             stored = self.rows.get(configuration.run_id(seed))
             if stored is not None and self.has_ended(stored):
                 continue
@@ -210,7 +211,6 @@ class Plan:
 
     def arms(self) -> list[ArmPlan]:
         """Return the counts of every arm, in the order of the sweep file."""
-        seeds = self.spec.search.run_seeds
         plans = []
         for arm in self.spec.arms:
             rows = [row for row in self.rows.values() if row["arm"] == arm.name]
@@ -218,7 +218,8 @@ class Plan:
             seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
             count = self._count(arm)
             mean = sum(seconds) / len(seconds) if seconds else None
-            plans.append(ArmPlan(arm.name, count, count * len(seeds), len(ended), len(rows) - len(ended), mean))
+            runs = count * len(self.spec.seeds(arm))
+            plans.append(ArmPlan(arm.name, count, runs, len(ended), len(rows) - len(ended), mean))
         return plans
 
     @property
@@ -235,10 +236,7 @@ class Plan:
             parameters = dict(json.loads(row["parameters"] or "{}"))
         except (TypeError, ValueError):
             return None
-        dimensions = {dimension.name: dimension for dimension in arm.dimensions}
-        if set(parameters) != set(dimensions):
-            return None
-        if not all(dimensions[name].contains(value) for name, value in parameters.items()):
+        if not arm.accepts(parameters):
             return None
         try:
             configuration = self.configuration(arm, index, parameters)
@@ -265,23 +263,22 @@ class Plan:
 
     def _has_point(self, arm: Arm, config_id: str, config: TrialConfig) -> bool:
         """Return whether a configuration of another arm is a point of `arm`, whose space is finite."""
-        strategies = {strategy.kind: strategy for strategy in config.strategies}
-        if list(strategies) != [item["kind"] for item in arm.stack]:
+        if [strategy.kind for strategy in config.strategies] != [item["kind"] for item in arm.stack]:
             return False
         values: list[Sequence[Value]] = []
         for dimension in arm.dimensions:
-            kind, field = dimension.name.split(".", 1)
-            value = getattr(strategies[kind], field)
+            value = value_of(config, dimension.name)
             # A choice may be written differently from the value that it gives, such as "1" and 1.
             near = [choice for choice in dimension.tunable.choices if choice == value or str(choice) == str(value)]
-            values.append(near or dimension.tunable.choices or [value] * dimension.contains(value))
+            own = [value] * (dimension.contains(value) or bool(dimension.when))
+            values.append(near or dimension.tunable.choices or own)
         names = [dimension.name for dimension in arm.dimensions]
-        points = (dict(zip(names, point, strict=True)) for point in itertools.product(*values))
+        points = (arm.active(dict(zip(names, point, strict=True))) for point in itertools.product(*values))
         return any(self._config_id(arm, point) == config_id for point in points)
 
     def _config_id(self, arm: Arm, point: Mapping[str, Value]) -> str | None:
         """Return the `config_id` at a point; None if the trial is invalid there."""
         try:
-            return self.configuration(arm, 0, point).config_id
+            return self.configuration(arm, 0, point).config_id if arm.accepts(point) else None
         except ConfigError:
             return None

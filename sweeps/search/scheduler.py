@@ -139,8 +139,9 @@ class RunScheduler:
 
     def _tell_if_complete(self, arm: str, index: int) -> None:
         rows = self._ended_rows[arm, index]
-        if len(rows) == len(self.plan.spec.search.run_seeds):
-            self._studies[arm].tell(index, list(rows.values()))
+        study = self._studies[arm]
+        if len(rows) == len(self.plan.spec.seeds(study.arm)):
+            study.tell(index, list(rows.values()))
 
     def _check_first_failures(self, arm: str, row: Mapping[str, Any]) -> None:
         """Abort the sweep if every run so far failed with the same error; see `IDENTICAL_FAILURES_TO_ABORT`."""

@@ -15,7 +15,7 @@ else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 
-__all__ = ["MAX_CONFIGURATIONS", "Direction", "Keep", "ResourceSpec", "SearchSpec"]
+__all__ = ["MAX_CONFIGURATIONS", "Direction", "Keep", "ResourceSpec", "SearchSpec", "Seeds", "as_seeds"]
 
 
 Direction = Literal["min", "max"]
@@ -30,6 +30,15 @@ Keep = Literal["nothing", "models"]
 Trained models are kept only on request, because they are large: a model for Yahoo takes 215 MB, so 170 such runs take
 36 GB.
 """
+
+
+Seeds = Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...]
+"""A number of seeds, or a list of distinct seeds."""
+
+
+def as_seeds(seeds: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Return the seeds that a number or a list stands for."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else seeds
 
 
 class SearchSpec(FrozenConfig):
@@ -49,15 +58,23 @@ class SearchSpec(FrozenConfig):
         ),
     ] = None
     seeds: Annotated[
-        Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0, lt=2**53)], ...],
-        Field(description="seeds of each configuration: a number of seeds, or a list of distinct seeds"),
+        Seeds, Field(description="seeds of each configuration: a number of seeds, or a list of distinct seeds")
     ] = 3
     seed: Annotated[int, Field(ge=0, description="seed of the search")] = 0
+    paired: Annotated[
+        bool,
+        Field(
+            description="whether configuration i of all arms has the same values of the fields in the `space` of the "
+            "sweep, so that arms are compared at equal recipes"
+        ),
+    ] = False
 
     @property
     def run_seeds(self) -> tuple[int, ...]:
         """Seeds of the runs of each configuration."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        seeds = as_seeds(self.seeds)
+        assert seeds is not None
+        return seeds
 
 
 class ResourceSpec(FrozenConfig):

@@ -17,9 +17,10 @@ from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import FrozenConfig
+from sweeps.spec.arms import parse_arms, parse_space
 from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec
-from sweeps.spec.space import Arm, Value
-from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, parse_arms, validate_trials
+from sweeps.spec.space import Arm, Dimension, Value, value_of
+from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, validate_trials
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 from sweeps.storage.identifiers import SWEEP_NAME
 
@@ -39,6 +40,10 @@ class SweepFile(FrozenConfig):
         default_factory=dict
     )
     arms: Annotated[dict[str, Any], Field(description="arms by name, each a stack of strategies")]
+    space: Annotated[
+        dict[str, Any],
+        Field(description="searched fields of all arms, such as `training.learning_rate`, each with a range"),
+    ] = Field(default_factory=dict)
     objectives: Annotated[
         dict[str, Direction], Field(description="columns of the table to optimise, each with min or max")
     ] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
@@ -60,6 +65,7 @@ class SweepSpec:
         trial: Defaults of all trials as written in the file, except that a relative `data.path` is made absolute.
         defaults: The same defaults, completed to a full configuration without strategies.
         arms: The arms.
+        space: Searched fields of the whole sweep.
         objectives: Columns of the table to optimise, each with "min" or "max".
         search: Settings of the search.
         resources: Resources of each run.
@@ -72,6 +78,7 @@ class SweepSpec:
     trial: Mapping[str, Any]
     defaults: TrialConfig
     arms: tuple[Arm, ...]
+    space: tuple[Dimension, ...]
     objectives: Mapping[str, Direction]
     search: SearchSpec
     resources: ResourceSpec
@@ -90,6 +97,7 @@ class SweepSpec:
             "name": self.name,
             "trial": self.defaults.model_dump(mode="json"),
             "arms": [asdict(arm) for arm in self.arms],
+            "space": [asdict(dimension) for dimension in self.space],
             "objectives": list(self.objectives.items()),
             "search": self.search.model_dump(mode="json"),
             "resources": self.resources.model_dump(mode="json"),
@@ -103,7 +111,27 @@ class SweepSpec:
         Raises:
             ConfigError: The trial with these parameters is invalid.
         """
-        return parse_trial({**self.trial, "strategies": arm.strategies(parameters), "seed": seed})
+        return parse_trial({**arm.values(self.trial, parameters), "seed": seed})
+
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        """Return the seeds of each configuration of `arm`."""
+        return arm.seeds if arm.seeds is not None else self.search.run_seeds
+
+    def points(self, arm: Arm) -> tuple[Mapping[str, Value], ...]:
+        """Return the points of `arm` to try first.
+
+        Unless the sweep file lists them, this is the point at which every searched field has its default. Fields whose
+        range excludes their default are left out, and so are shared fields if arms are paired.
+        """
+        if arm.points is not None:
+            return arm.points
+        try:
+            config = self.trial_config(replace(arm, dimensions=()), {}, seed=0)
+        except ConfigError:
+            return ()  # the sweep file was validated only at the bounds of ranges
+        point = {d.name: value_of(config, d.name) for d in arm.dimensions if not (d.shared and self.search.paired)}
+        point = {d.name: point[d.name] for d in arm.dimensions if d.name in point and d.contains(point[d.name])}
+        return (point,) if point else ()
 
     def configurations(self, arm: Arm) -> int:
         """Return the number of configurations of `arm`: the size of its space, unless a smaller budget limits it."""
@@ -111,8 +139,9 @@ class SweepSpec:
         if self.search.sampler == "grid":
             assert size is not None
             return size
-        assert self.search.configurations is not None
-        return self.search.configurations if size is None else min(self.search.configurations, size)
+        count = arm.configurations or self.search.configurations
+        assert count is not None
+        return count if size is None else min(count, size)
 
 
 def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -202,11 +231,12 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         values = parse_yaml(text, source)  # the text with its overrides must be within the limits too
     issues: list[ValidationIssue] = []
     file = _parse_top_level(values, issues)
-    arms = parse_arms(values.get("arms"), issues)
     trial = _with_absolute_data_path(values.get("trial", {}))
+    space = parse_space(values.get("space"), trial, issues)
+    arms = parse_arms(values.get("arms"), trial, values.get("space") if space else {}, issues)
     validated = validate_trials(trial, arms, file.objectives if file is not None else {}, issues)
     if file is not None:
-        check_search(file.search, arms, issues)
+        check_search(file.search, arms, space, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
     if issues:
         # Duplicates are found by their text, because an issue with a list or mapping as its value is not hashable.
@@ -222,6 +252,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         trial=trial,
         defaults=defaults,
         arms=tuple(arms),
+        space=tuple(space.values()),
         objectives=file.objectives,
         search=search,
         resources=file.resources,

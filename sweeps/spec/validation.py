@@ -10,42 +10,16 @@ from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
 from sweeps.spec.sections import MAX_CONFIGURATIONS, Direction, SearchSpec
-from sweeps.spec.space import Arm, Value, parse_arm
-from sweeps.storage.identifiers import is_arm_name
+from sweeps.spec.space import Arm, Dimension, Value
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
-__all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "parse_arms", "validate_trials"]
+__all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "validate_trials"]
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
 
-MAX_ARMS = 500
-
 MAX_PROBES = 4096
 """Largest number of points of all arms together at which every combination of bounds and choices is validated."""
-
-
-def parse_arms(arms: Any, issues: list[ValidationIssue]) -> list[Arm]:
-    """Return the valid arms of the sweep file, and append issues about the others."""
-    if not isinstance(arms, Mapping):
-        return []
-    if len(arms) > MAX_ARMS:
-        message = f"must name at most {MAX_ARMS:,} arms, but names {len(arms):,}"
-        issues.append(ValidationIssue("arms", message, "Divide the arms among several sweeps."))
-        return []
-    parsed: list[Arm] = []
-    for name, items in arms.items():
-        if not is_arm_name(name):
-            message = "must have names of 1 to 100 printable characters, without spaces at the start or end"
-            hint = "Rename the arm."
-            issues.append(ValidationIssue("arms", message, hint, name))
-            continue
-        arm = parse_arm(name, items, issues)
-        if arm is not None:
-            parsed.append(arm)
-    if not arms:
-        issues.append(ValidationIssue("arms", "must name at least one arm", "Write, for example, {vae: []}.", {}))
-    return parsed
 
 
 def validate_trials(
@@ -104,7 +78,7 @@ def _valid_configs(
     points: dict[str, Mapping[str, Value]] = {}
     for point in probes:
         try:
-            config = parse_trial({**trial, "strategies": arm.strategies(point)})
+            config = parse_trial(arm.values(trial, point))
         except ConfigError as error:
             for issue in error.issues:
                 if str(issue) not in reported:
@@ -130,8 +104,13 @@ def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) 
 
     If the arm has several dimensions, the hint names the point at which the problem occurs.
     """
+    section, _, key = issue.where.partition(".")
     if issue.where.startswith("strategies"):
         where = issue.where.replace("strategies", f"arms.{arm.name}", 1)
+    elif issue.where in point:
+        where = f"arms.{arm.name}: {issue.where}"
+    elif key in arm.trial.get(section, {}):
+        where = f"arms.{arm.name}.trial.{issue.where}"
     else:
         where = f"trial.{issue.where}"
     if len(point) < 2:
@@ -150,16 +129,26 @@ def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Directi
             )
 
 
-def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[ValidationIssue]) -> None:
-    """Append issues about the seeds, and about a grid with a number of configurations or a continuous range."""
-    seeds = search.run_seeds
-    if not seeds or len(set(seeds)) != len(seeds):
-        hint = "Write a number of seeds, such as 3, or a list of distinct seeds, such as [0, 1, 2]."
-        issues.append(
-            ValidationIssue("search.seeds", "must contain at least one seed and no duplicates", hint, list(seeds))
-        )
+def check_search(
+    search: SearchSpec, arms: Sequence[Arm], space: Mapping[str, Dimension], issues: list[ValidationIssue]
+) -> None:
+    """Append issues about the seeds and pairing, and about a grid with a budget or a continuous range."""
+    lists = {"search.seeds": search.run_seeds}
+    lists |= {f"arms.{arm.name}.seeds": arm.seeds for arm in arms if arm.seeds is not None}
+    for where, seeds in lists.items():
+        if not seeds or len(set(seeds)) != len(seeds):
+            hint = "Write a number of seeds, such as 3, or a list of distinct seeds, such as [0, 1, 2]."
+            message = "must contain at least one seed and no duplicates"
+            issues.append(ValidationIssue(where, message, hint, list(seeds)))
+    if search.paired:
+        _check_pairing(search, arms, space, issues)
     if search.sampler != "grid":
         return
+    for arm in arms:
+        if arm.configurations is not None:
+            message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
+            where = f"arms.{arm.name}.configurations"
+            issues.append(ValidationIssue(where, message, hint, arm.configurations))
     if search.configurations is not None:
         message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
         issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
@@ -174,6 +163,25 @@ def check_search(search: SearchSpec, arms: Sequence[Arm], issues: list[Validatio
                 value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
                 where = f"arms.{arm.name}: {dimension.name}"
                 issues.append(ValidationIssue(where, message, "List the values as {choices: [...]}.", value))
+
+
+def _check_pairing(
+    search: SearchSpec, arms: Sequence[Arm], space: Mapping[str, Dimension], issues: list[ValidationIssue]
+) -> None:
+    """Append issues about a sweep whose arms are to have the same values of the shared fields."""
+    if search.sampler == "grid":
+        message, hint = "must be false with the grid sampler", "In a grid, every arm has all values already."
+        issues.append(ValidationIssue("search.paired", message, hint, True))
+    if not space:
+        message, hint = "must be false, because the sweep has no shared fields", "List them under `space`."
+        issues.append(ValidationIssue("search.paired", message, hint, True))
+    for arm in arms:
+        shared = {dimension.name for dimension in arm.dimensions if dimension.shared}
+        for number, point in enumerate(arm.points or ()):
+            for name in [name for name in point if name in shared]:
+                message = "must be omitted, because paired arms have the same value of it"
+                where = f"arms.{arm.name}.points[{number}].{name}"
+                issues.append(ValidationIssue(where, message, "Remove it from the point.", point[name]))
 
 
 def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> None:

@@ -8,10 +8,14 @@ from types import UnionType
 from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import BaseModel
 
 from lagvae_core.columns import Column
+from lagvae_core.config.validation import models_in
+from lagvae_core.data import DataConfig
 from lagvae_core.evaluation.data_specific_metrics import data_specific_columns
-from lagvae_core.settings import tunables
+from lagvae_core.models import AnyModel
+from lagvae_core.settings import TrainingConfig, tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
 
@@ -25,10 +29,12 @@ __all__ = [
     "RUNS_SCHEMA",
     "RUN_KEYS",
     "SCHEMA_VERSION",
+    "SEARCHABLE_DATA",
     "STATUSES",
     "fields_of",
     "is_integral",
     "metric_columns",
+    "trial_columns",
     "tunable_columns",
 ]
 
@@ -43,6 +49,9 @@ STATUSES = frozenset({*ENDED, "running", "interrupted"})
 
 RUN_KEYS = ("sweep", "arm", "run_id", "config_id", "seed")
 """Columns that identify a run in tables with several rows per run, such as the curves."""
+
+SEARCHABLE_DATA = ("batching", "partition")
+"""Fields of the data that a sweep can search. All others change the examples, and with them the meaning of the NLL."""
 
 _TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "floats": pa.list_(pa.float64())}
 
@@ -128,6 +137,41 @@ def _number_types(annotation: Any) -> Iterator[type]:
         yield annotation
 
 
+def trial_columns() -> Iterator[tuple[str, str, str]]:
+    """Yield the name `section.field`, the type and the description of each field of a trial that a sweep can search.
+
+    A model has only some of the fields of all models; a field that several have gets one column.
+    """
+    of_section: dict[str, list[type[BaseModel]]] = {
+        "training": [TrainingConfig],
+        "model": list(models_in(AnyModel)),
+        "data": list(models_in(DataConfig)),
+    }
+    seen = set()
+    for section, configs in of_section.items():
+        for config in configs:
+            for field, info in config.model_fields.items():
+                name = f"{section}.{field}"
+                kind = _column_type(info.annotation)
+                skipped = section == "data" and field not in SEARCHABLE_DATA
+                if kind is not None and not skipped and name not in seen:
+                    seen.add(name)
+                    yield name, kind, info.description or ""
+
+
+def _column_type(annotation: Any) -> str | None:
+    """Return the type of the column of a field; None if its values are no single numbers or words."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _column_type(typing.get_args(annotation)[0])
+    if origin is typing.Literal:
+        return "str"
+    if origin is typing.Union or isinstance(annotation, UnionType):
+        kinds = {_column_type(member) for member in typing.get_args(annotation) if member is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else None
+    return {bool: "bool", int: "int", float: "float", str: "str"}.get(annotation)
+
+
 def tunable_columns() -> Iterator[tuple[str, str]]:
     """Yield the column name `kind.field` and its type (float, int or str) for every tunable field of any strategy."""
     for kind, strategy in CATALOGUE.items():
@@ -141,6 +185,7 @@ def tunable_columns() -> Iterator[tuple[str, str]]:
 RUNS_SCHEMA: pa.Schema = pa.schema(
     [
         *fields_of((name, kind) for name, kind, _ in IDENTITY),
+        *fields_of((name, kind) for name, kind, _ in trial_columns()),
         *fields_of(tunable_columns()),
         *fields_of((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
         *fields_of((name, kind) for name, kind, _ in PROVENANCE),

@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from lagvae_core.errors import ValidationIssue
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE
-from sweeps.spec.space import Arm, parse_arm
+from sweeps.spec.arms import parse_arm
+from sweeps.spec.space import Arm
 from sweeps.storage.schema import tunable_columns
 
 
@@ -169,7 +170,7 @@ class TestIssues:
             ({"low": 0.1, "high": 1, "log": "yes"}, "true or false"),
             ({"low": 0.1}, "{low:, high:}"),
             ({}, "{low:, high:}"),
-            ({"low": 0.1, "high": 1, "step": 0.1}, "{low:, high:}"),
+            ({"low": 0.1, "high": 1, "stride": 0.1}, "{low:, high:}"),
             ({"choices": [1], "low": 1}, "{low:, high:}"),
         ],
     )

@@ -16,9 +16,9 @@ from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_sets
+from sweeps.spec.arms import MAX_ARMS
 from sweeps.spec.sections import MAX_CONFIGURATIONS
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
-from sweeps.spec.validation import MAX_ARMS
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_NODES, edit_yaml, load_yaml, set_dotted
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
