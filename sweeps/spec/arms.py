@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
 
-from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.trial import TrialConfig, parse_trial
-from lagvae_core.config.validation import issues_of, models_in
-from lagvae_core.data import DataConfig
+from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
-from lagvae_core.models import AnyModel
-from lagvae_core.settings import FrozenConfig, TrainingConfig, Tunable, tunables
+from lagvae_core.settings import FrozenConfig, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from lagvae_core.strategies.base import DEFAULT
+from sweeps.spec.ranges import (
+    SEARCH,
+    dimension_of,
+    model_classes,
+    parse_dimension,
+    searchable_fields,
+    section_classes,
+)
 from sweeps.spec.sections import MAX_CONFIGURATIONS, Seeds, as_seeds
 from sweeps.spec.space import SECTIONS, Arm, Dimension, Value, value_of
 from sweeps.storage.identifiers import is_arm_name
-from sweeps.storage.schema import SEARCHABLE_DATA, is_integral
+from sweeps.storage.schema import SEARCHABLE_DATA
 
-__all__ = ["MAX_ARMS", "SEARCH", "ArmFile", "parse_arm", "parse_arms", "parse_space"]
+__all__ = ["MAX_ARMS", "ArmFile", "parse_arm", "parse_arms", "parse_space"]
 
 MAX_ARMS = 500
-
-SEARCH = "search"
-"""Value that stands for the range that a strategy declares for a field."""
-
-EXAMPLE = "Write, for example, {low: 0.1, high: 1.0} or {choices: [1, 2, 4]}."
 
 
 class ArmFile(FrozenConfig):
@@ -137,41 +135,66 @@ def _parse_arm(name: str, items: Any, context: _Context) -> Arm | None:
         except ValidationError as error:
             issues += [replace(issue, where=f"{key}.{issue.where}") for issue in issues_of(error, ArmFile)]
             return None
-    place = f"{key}.strategies" if mapping else key
-    parsed = _parse_stack(place, file, issues)
+    parsed = _parse_stack(f"{key}.strategies" if mapping else key, file, issues)
     own = _own_trial(key, file.trial, issues)
     if parsed is None or len(issues) > issues_before:
         return None
     stack, searched, written = parsed
-    arm = Arm(name, tuple(stack), (), own, (), file.configurations, as_seeds(file.seeds))
-    models = _models(context.trial, own)
-    space: dict[str, Dimension] = {dimension.name: dimension for dimension in searched}
-    for field_name, value in context.space.items():
-        # The value that the arm itself writes takes precedence over the range of the whole sweep.
-        section, _, field_key = field_name.partition(".")
-        fixed = field_key in own.get(section, {}) if section in SECTIONS else field_name in written
-        known = section in SECTIONS or section in {item["kind"] for item in stack}
-        if known and not fixed and field_key in _fields(section, models):
-            dimension = _parse_dimension(f"space.{field_name}", field_name, value, models, [])
-            if dimension is not None:
-                space[field_name] = replace(dimension, shared=True)
-    for field_name, value in file.space.items():
-        where = f"{key}.space.{field_name}"
-        if _known_field(where, field_name, stack, models, issues):
-            if field_name in written or field_name.partition(".")[2] in own.get(field_name.partition(".")[0], {}):
-                message = "must not be both fixed and searched"
-                issues.append(ValidationIssue(where, message, "Remove it from `space`, or its value.", value))
-            dimension = _parse_dimension(where, field_name, value, models, issues)
-            if dimension is not None:
-                space[field_name] = dimension
+    written |= {f"{section}.{field_name}" for section, values in own.items() for field_name in values}
+    classes = section_classes(context.trial, own) | {item["kind"]: CATALOGUE[item["kind"]] for item in stack}
+    dimensions = {dimension.name: dimension for dimension in searched}
+    dimensions |= _shared_dimensions(context.space, classes, written)
+    dimensions |= _own_dimensions(f"{key}.space", file.space, classes, written, issues)
     if len(issues) > issues_before:
         return None
-    arm = _with_conditions(key, replace(arm, dimensions=tuple(space.values())), context)
+    arm = Arm(name, tuple(stack), tuple(dimensions.values()), own, (), file.configurations, as_seeds(file.seeds))
+    arm = _with_conditions(key, arm, context)
     points = _parse_points(f"{key}.points", arm, file.points or (), issues)
-    if file.points is None and (mapping or context.space):
-        # An arm that is a list starts with a suggestion of the sampler, as it did before points existed.
-        return replace(arm, points=None) if len(issues) == issues_before else None
-    return replace(arm, points=points) if len(issues) == issues_before else None
+    # An arm that is a list starts with a suggestion of the sampler, as it did before points existed.
+    starts_with_defaults = file.points is None and (mapping or bool(context.space))
+    return replace(arm, points=None if starts_with_defaults else points) if len(issues) == issues_before else None
+
+
+def _shared_dimensions(
+    space: Mapping[str, Any], classes: Mapping[str, type[FrozenConfig]], written: Container[str]
+) -> dict[str, Dimension]:
+    """Return the searched fields of the whole sweep that an arm has.
+
+    Args:
+        space: `space` of the sweep. Its issues have been reported already.
+        classes: Class of each section and strategy of the arm.
+        written: Names of fields for which the arm itself has a value or range, which takes precedence.
+    """
+    dimensions = {}
+    for name, value in space.items():
+        section, _, field_name = name.partition(".")
+        if name not in written and field_name in searchable_fields(section, classes):
+            dimension = parse_dimension(f"space.{name}", name, value, classes, [])
+            if dimension is not None:
+                dimensions[name] = replace(dimension, shared=True)
+    return dimensions
+
+
+def _own_dimensions(
+    where: str,
+    space: Mapping[str, Any],
+    classes: Mapping[str, type[FrozenConfig]],
+    written: Container[str],
+    issues: list[ValidationIssue],
+) -> dict[str, Dimension]:
+    """Return the searched fields in the `space` of an arm, and append issues about invalid ones."""
+    dimensions = {}
+    for name, value in space.items():
+        place = f"{where}.{name}"
+        if not _check_name(place, name, classes, "a field of the trial or of a strategy of the arm", issues):
+            continue
+        if name in written:
+            message = "must be either in `space` or in the values of the arm"
+            issues.append(ValidationIssue(place, message, "Remove one of them.", value))
+        dimension = parse_dimension(place, name, value, classes, issues)
+        if dimension is not None:
+            dimensions[name] = dimension
+    return dimensions
 
 
 def _parse_stack(
@@ -227,7 +250,7 @@ def _parse_fields(
     searched: dict[str, Dimension] = {}
     for name, _, tunable in tunables(strategy):
         if name not in item and search:
-            searched[name] = _dimension(f"{kind}.{name}", tunable, strategy.model_fields[name])
+            searched[name] = dimension_of(f"{kind}.{name}", tunable, strategy.model_fields[name])
     for name, value in item.items():
         if name == "kind":
             continue
@@ -240,7 +263,7 @@ def _parse_fields(
             hint = f"{did_you_mean(name, known)} Known keys of {kind}: {', '.join(known)}.".lstrip()
             issues.append(ValidationIssue(f"{where}.{name}", "unknown key", hint))
         else:
-            dimension = _parse_dimension(f"{where}.{name}", f"{kind}.{name}", value, {}, issues)
+            dimension = parse_dimension(f"{where}.{name}", f"{kind}.{name}", value, {kind: strategy}, issues)
             if dimension is not None:
                 searched[name] = dimension
     return fixed, list(searched.values())
@@ -276,62 +299,32 @@ def _changes_data(where: str, value: Any) -> ValidationIssue:
     return ValidationIssue(where, message, hint, value)
 
 
-def _models(trial: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, type[FrozenConfig]]:
-    """Return the class of each section, given the kinds that the arm, the sweep or the recipe names."""
-    sections = {name: value for name, value in trial.items() if isinstance(value, Mapping)}
-    data = str(sections.get("data", {}).get("kind", "synthetic"))
-    recipe = RECIPES.get(data, {}).get("model", {}).get("kind")
-    model = str(own.get("model", {}).get("kind", sections.get("model", {}).get("kind", recipe)))
-    classes = {"data": (DataConfig, data), "model": (AnyModel, model)}
-    found: dict[str, type[FrozenConfig]] = {"training": TrainingConfig}
-    for section, (union, kind) in classes.items():
-        for member in models_in(union):
-            if member.model_fields["kind"].default == kind:
-                found[section] = typing.cast("type[FrozenConfig]", member)
-    return found
-
-
-def _fields(section: str, models: Mapping[str, type[FrozenConfig]]) -> dict[str, FieldInfo]:
-    """Return the fields of a section or strategy that can be searched, by name."""
-    if section in CATALOGUE:
-        fields = CATALOGUE[section].model_fields
-    else:
-        fields = models[section].model_fields if section in models else {}
-    return {
-        name: info for name, info in fields.items() if name != "kind" and (section != "data" or name in SEARCHABLE_DATA)
-    }
-
-
-def _known_field(
-    where: str,
-    name: str,
-    stack: Sequence[Mapping[str, Any]],
-    models: Mapping[str, type[FrozenConfig]],
-    issues: list[ValidationIssue],
+def _check_name(
+    where: str, name: str, classes: Mapping[str, type[FrozenConfig]], what: str, issues: list[ValidationIssue]
 ) -> bool:
-    """Return whether `name` is a field that can be searched in an arm; if not, append an issue."""
-    section, _, key = name.partition(".")
-    kinds = [item["kind"] for item in stack]
-    if section not in (*SECTIONS, *kinds):
-        known = f"Names are {', '.join(f'{part}.FIELD' for part in (*SECTIONS, *kinds))}."
-        issues.append(ValidationIssue(where, "must be a field of the trial or of a strategy of the arm", known, name))
-        return False
-    return _known_key(where, section, key, models, issues)
+    """Return whether `name` is a field that can be searched; if not, append an issue.
 
-
-def _known_key(
-    where: str, section: str, key: str, models: Mapping[str, type[FrozenConfig]], issues: list[ValidationIssue]
-) -> bool:
-    fields = _fields(section, models)
-    if key in fields:
+    Args:
+        where: Place of the name in the sweep file.
+        name: Name of the field.
+        classes: Class of each section and strategy that has fields here.
+        what: What the name must be, for the message.
+        issues: List to which the issue is appended.
+    """
+    section, _, field_name = name.partition(".")
+    fields = searchable_fields(section, classes)
+    if section not in classes:
+        hint = did_you_mean(section, classes) or "Names are, for example, training.learning_rate."
+        issues.append(ValidationIssue(where, f"must be {what}", hint, name))
+    elif field_name in fields:
         return True
-    if section == "data":
-        issues.append(_changes_data(where, f"{section}.{key}"))
-    elif (section, key) == ("model", "kind"):
+    elif section == "data":
+        issues.append(_changes_data(where, name))
+    elif name == "model.kind":
         hint = "Write one arm for each model, with trial: {model: {kind: ...}}."
-        issues.append(ValidationIssue(where, "must be the same in all configurations of an arm", hint, "model.kind"))
+        issues.append(ValidationIssue(where, "must be the same in all configurations of an arm", hint, name))
     else:
-        hint = f"{did_you_mean(key, fields)} Known fields of {section}: {', '.join(fields)}.".lstrip()
+        hint = f"{did_you_mean(field_name, fields)} Known fields of {section}: {', '.join(fields)}.".lstrip()
         issues.append(ValidationIssue(where, "unknown key", hint))
     return False
 
@@ -346,79 +339,24 @@ def parse_space(space: Any, trial: Mapping[str, Any], issues: list[ValidationIss
     """
     if not isinstance(space, Mapping):
         return {}
-    models, dimensions = _models(trial, {}), {}
-    every = {m.model_fields["kind"].default: typing.cast("type[FrozenConfig]", m) for m in models_in(AnyModel)}
+    dimensions = {}
     for name, value in space.items():
-        where, (section, _, key) = f"space.{name}", str(name).partition(".")
-        if section not in (*SECTIONS, *CATALOGUE):
-            hint = did_you_mean(section, (*SECTIONS, *CATALOGUE)) or "Names are, for example, training.learning_rate."
-            issues.append(ValidationIssue(where, "must be a field of the trial or of a strategy", hint, name))
-            continue
-        # An arm may have another model than the sweep; `_check_use_of_space` reports fields that no arm has.
-        of_another = section == "model" and key != "kind" and any(key in m.model_fields for m in every.values())
-        if not of_another and not _known_key(where, section, key, models, issues):
-            continue
-        of_models = models if key in _fields(section, models) else {**models, "model": _having(every, key)}
-        dimension = _parse_dimension(where, str(name), value, of_models, issues)
-        if dimension is not None:
-            dimensions[dimension.name] = replace(dimension, shared=True)
+        where = f"space.{name}"
+        classes: dict[str, type[FrozenConfig]] = {**section_classes(trial, {}), **CATALOGUE}
+        section, _, field_name = name.partition(".")
+        if section == "model" and field_name not in searchable_fields("model", classes):
+            # An arm may have another model than the sweep; `_check_use_of_space` reports fields that no arm has.
+            owners = [model for model in model_classes() if field_name in model.model_fields]
+            if owners:
+                classes["model"] = owners[0]
+        if _check_name(where, name, classes, "a field of the trial or of a strategy", issues):
+            dimension = parse_dimension(where, name, value, classes, issues)
+            if dimension is not None:
+                dimensions[dimension.name] = replace(dimension, shared=True)
     for name, dimension in dimensions.items():
         for other, values in dimension.when:
             _check_condition(f"space.{name}.when", other, values, dimensions, issues)
     return dimensions
-
-
-def _having(models: Mapping[str, type[FrozenConfig]], key: str) -> type[FrozenConfig]:
-    return next(model for model in models.values() if key in model.model_fields)
-
-
-def _parse_dimension(
-    where: str, name: str, value: Any, models: Mapping[str, type[FrozenConfig]], issues: list[ValidationIssue]
-) -> Dimension | None:
-    """Return one searched field. If its range is invalid, append an issue and return None."""
-    section, _, key = name.partition(".")
-    info = _fields(section, models)[key]
-    if value == SEARCH:
-        declared = {} if section in SECTIONS else {name: tunable for name, _, tunable in tunables(CATALOGUE[section])}
-        if key in declared:
-            return _dimension(name, declared[key], info)
-        hint = EXAMPLE
-        issues.append(ValidationIssue(where, "must have a range, because it declares none", hint, value))
-        return None
-    if not isinstance(value, Mapping):
-        issues.append(ValidationIssue(where, "must be a range {low:, high:} or {choices:}", EXAMPLE, value))
-        return None
-    condition = _parse_condition(f"{where}.when", value["when"], issues) if "when" in value else ()
-    rest = {inner: content for inner, content in value.items() if inner != "when"}
-    tunable = _parse_range(where, rest, is_integral(info.annotation), issues)
-    if tunable is None or condition is None:
-        return None
-    if DEFAULT in tunable.choices and info.default != DEFAULT:
-        hint = f"Write the value of the default, {info.default}."
-        issues.append(ValidationIssue(f"{where}.choices", f"must not contain {DEFAULT}", hint, tunable.choices))
-    return replace(_dimension(name, tunable, info), when=condition)
-
-
-def _dimension(name: str, tunable: Tunable, info: FieldInfo) -> Dimension:
-    return Dimension(name, tunable, is_integral(info.annotation) and not tunable.choices)
-
-
-def _parse_condition(
-    where: str, condition: Any, issues: list[ValidationIssue]
-) -> tuple[tuple[str, tuple[Value, ...]], ...] | None:
-    """Return a condition `when: {FIELD: value or list of values}`. If it is invalid, append an issue; return None."""
-    hint = "Write, for example, when: {training.optimiser: sgd}."
-    if not isinstance(condition, Mapping) or not condition:
-        issues.append(ValidationIssue(where, "must be a mapping of fields to values", hint, condition))
-        return None
-    parsed = []
-    for name, values in condition.items():
-        listed = tuple(values) if isinstance(values, list | tuple) else (values,)
-        if not listed or not all(isinstance(value, int | float | str) for value in listed):
-            issues.append(ValidationIssue(f"{where}.{name}", "must be a value or a list of values", hint, values))
-            return None
-        parsed.append((str(name), listed))
-    return tuple(parsed)
 
 
 def _check_condition(
@@ -496,64 +434,3 @@ def _check_use_of_space(context: _Context, arms: Sequence[Arm]) -> None:
             hint = "Remove it, or remove the values that fix it in every arm."
             issue = ValidationIssue(f"space.{name}", "must be a field that some arm searches", hint, name)
             context.issues.append(issue)
-
-
-def _parse_range(where: str, value: Mapping[str, Any], integral: bool, issues: list[ValidationIssue]) -> Tunable | None:
-    """Return the range of a searched field. If the range is invalid, append an issue and return None."""
-    keys = set(value)
-    if keys == {"choices"}:
-        return _parse_choices(f"{where}.choices", value["choices"], issues)
-    if {"low", "high"} <= keys <= {"low", "high", "log", "step"}:
-        low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")
-        problem = _problem_of_bounds(low, high, log, integral) or _problem_of_step(low, high, log, step, integral)
-        if problem is None:
-            return Tunable(low, high, log, step=step)
-        issues.append(ValidationIssue(where, *problem, dict(value)))
-        return None
-    message = "must be a single value, a range {low:, high:} (optionally with log: or step:), or {choices:}"
-    issues.append(ValidationIssue(where, message, EXAMPLE, dict(value)))
-    return None
-
-
-def _parse_choices(where: str, choices: Any, issues: list[ValidationIssue]) -> Tunable | None:
-    plain = isinstance(choices, list | tuple) and all(isinstance(choice, int | float | str) for choice in choices)
-    if plain and choices and len(set(choices)) == len(choices):
-        return Tunable(choices=tuple(choices))
-    hint = "Write, for example, {choices: [1, 2, 4]}."
-    issues.append(ValidationIssue(where, "must be a non-empty list of distinct numbers or words", hint, choices))
-    return None
-
-
-def _problem_of_bounds(low: Any, high: Any, log: Any, integral: bool) -> tuple[str, str] | None:
-    """Return the message and the hint for the first problem with a range; None if the range is valid."""
-    numbers = all(_is_number(end) for end in (low, high))
-    if not numbers or not isinstance(log, bool):
-        hint = "Write, for example, {low: 0.1, high: 1.0, log: true}."
-        return "must have numbers as `low` and `high`, and true or false as `log`", hint
-    if integral and not all(isinstance(end, int) or end.is_integer() for end in (low, high)):
-        return "must have whole numbers as `low` and `high`", "Round both bounds."
-    if not low < high:
-        return "must satisfy low < high", "Swap `low` and `high`, or write a single value in place of the range."
-    if log and low <= 0:
-        return "must satisfy low > 0 on a logarithmic scale", "Increase `low`, or remove `log`."
-    return None
-
-
-def _problem_of_step(low: float, high: float, log: bool, step: Any, integral: bool) -> tuple[str, str] | None:
-    """Return the message and the hint for the first problem with the step of a valid range; None if there is none."""
-    if step is None:
-        return None
-    if not _is_number(step) or not step > 0 or (integral and step != int(step)):
-        return f"must have a positive {'integer' if integral else 'number'} as `step`", "Write, for example, step: 1."
-    if log:
-        return "must not have both `log` and `step`", "Remove one of them, or write {choices: [...]}."
-    steps = (high - low) / step
-    if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
-        return "must have a `step` that divides high - low", "Change `high` or `step`."
-    if steps > MAX_CONFIGURATIONS:
-        return f"must have at most {MAX_CONFIGURATIONS:,} steps", "Increase `step`."
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
