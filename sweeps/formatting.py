@@ -6,9 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["describe_data", "format_duration", "format_parameters", "format_value", "markdown_table", "printable"]
+__all__ = [
+    "describe_data",
+    "format_duration",
+    "format_parameters",
+    "format_value",
+    "markdown_table",
+    "printable",
+    "printable_log",
+]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+_COLOUR_OR_TEXT = re.compile(r"(?P<colour>\x1b\[[0-9;]*m)|(?P<text>\x1b|[^\x1b]+)")
+"""A sequence that sets colour or weight of the following characters, or anything else."""
+
+_UNFINISHED_COLOUR = re.compile(r"\x1b(\[[0-9;]{0,20})?\Z")
 
 
 def printable(text: str) -> str:
@@ -17,6 +31,25 @@ def printable(text: str) -> str:
     Texts from files pass through this function before they are printed or drawn. Newlines and tabs remain.
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def printable_log(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the output of a command as `printable` text, but keep its colours.
+
+    Args:
+        pieces: The output, cut anywhere.
+
+    Yields:
+        The same output. A colour is never cut: the start of one at the end of a piece is held back until the next.
+    """
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        unfinished = _UNFINISHED_COLOUR.search(text)
+        end = unfinished.start() if unfinished is not None else len(text)
+        text, rest = text[:end], text[end:]
+        yield _COLOUR_OR_TEXT.sub(lambda match: match["colour"] or printable(match["text"]), text)
+    yield printable(rest)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

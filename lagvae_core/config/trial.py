@@ -25,7 +25,10 @@ from lagvae_core.strategies.base import ConfigContext
 from lagvae_core.strategies.rules import ConfigWarning
 from lagvae_core.strategies.slots import TrainingComponents
 
-__all__ = ["TrialConfig", "complete_stored", "format_run_id", "parse_trial"]
+__all__ = ["TrialConfig", "complete_stored", "data_warnings", "format_run_id", "parse_trial"]
+
+MANY_UNKNOWN = 0.05
+"""Fraction of unknown words in a held-out split above which a trial warns."""
 
 
 class TrialConfig(FrozenConfig):
@@ -191,6 +194,25 @@ class TrialConfig(FrozenConfig):
     def run_id(self, data_fingerprint: str) -> str:
         """Return the identifier of the run: the `config_id` and the seed, joined by a dash."""
         return format_run_id(self.config_id(data_fingerprint), self.seed)
+
+
+def data_warnings(report: Mapping[str, int | float | str]) -> tuple[ConfigWarning, ...]:
+    """Return the warnings about loaded data.
+
+    Args:
+        report: Facts about the data, `Dataset.report`.
+    """
+    unit = report.get("unit", "words")
+    rates = {split: float(report.get(f"{split}_oov_rate", 0.0)) for split in ("train", "valid", "test")}
+    trained = rates.pop("train") > 0
+    many = [f"{rate:.1%} of the {unit} of {split}" for split, rate in rates.items() if rate > MANY_UNKNOWN]
+    if trained or not many:
+        return ()
+    text = (
+        f"{' and '.join(many)} are unknown, but no unknown {unit} occur in train, so the probability of <unk> is "
+        "untrained: nll_iw and nll_elbo depend on the initial weights of the model."
+    )
+    return (ConfigWarning("W11", text),)
 
 
 def format_run_id(config_id: str, seed: int) -> str:

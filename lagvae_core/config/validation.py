@@ -100,8 +100,8 @@ def _issue(detail: ErrorDetails, root: type[BaseModel]) -> ValidationIssue:
         case "union_tag_invalid":
             kinds = context["expected_tags"].replace("'", "")
             kind = value["kind"] if isinstance(value, Mapping) else context["tag"]
-            hint = did_you_mean(kind, kinds.split(", "))
-            return ValidationIssue(f"{key}.kind", f"must be one of {kinds}", hint, kind)
+            hint = f"{did_you_mean(kind, kinds.split(', '))} Known kinds: {kinds}.".lstrip()
+            return ValidationIssue(f"{key}.kind", "unknown kind", hint, kind)
         case "union_tag_not_found":
             # Only strategies lack a default kind.
             return ValidationIssue(

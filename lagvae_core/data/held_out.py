@@ -33,7 +33,7 @@ class HeldOut(FrozenConfig):
         Field(
             gt=0,
             lt=0.5,
-            description="share of the training examples, drawn at random, for each of valid and test that the data "
+            description="fraction of the training examples, drawn at random, for each of valid and test that the data "
             "lack; null: the data must have both",
         ),
         AddedField(),

@@ -53,8 +53,8 @@ LIKELIHOOD_COLUMNS: tuple[Column, ...] = (
     Column(
         "iw_unreliable",
         "float",
-        f"share of examples whose k-hat exceeds {KHAT_LIMIT}; at more than half, nll_iw is unreliable: another draw of "
-        "the samples may differ by nats",
+        f"fraction of examples whose k-hat exceeds {KHAT_LIMIT}; at more than half, nll_iw is unreliable: another draw "
+        "of the samples may differ by nats",
         "min",
     ),
 )
@@ -104,7 +104,7 @@ class LogMean:
 
     @property
     def unreliable(self) -> float | None:
-        """Share of examples whose k-hat exceeds `KHAT_LIMIT`; None if there are too few samples."""
+        """Fraction of examples whose k-hat exceeds `KHAT_LIMIT`; None if there are too few samples."""
         return None if self.khat is None else float((self.khat_N > KHAT_LIMIT).double().mean())
 
 

@@ -41,7 +41,7 @@ class KlExp(KlSchedule):
     def weight(self, step: int, batches_per_epoch: int) -> float:
         if step >= self.warm_up:
             return self.between(1.0)
-        share = step / self.warm_up
+        fraction = step / self.warm_up
         if self.curvature:
-            share = math.expm1(self.curvature * share) / math.expm1(self.curvature)
-        return self.between(share)
+            fraction = math.expm1(self.curvature * fraction) / math.expm1(self.curvature)
+        return self.between(fraction)

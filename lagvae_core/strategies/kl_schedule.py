@@ -46,9 +46,9 @@ class KlSchedule(Strategy):
     def weight(self, step: int, batches_per_epoch: int) -> float:
         """Return the weight of outer update `step`."""
 
-    def between(self, share: float) -> float:
-        """Return the weight at `share`, a fraction of the rise from `w_start` to `w_end`."""
-        return min(self.w_end, self.w_start + (self.w_end - self.w_start) * share)
+    def between(self, fraction: float) -> float:
+        """Return the weight at `fraction` of the rise from `w_start` to `w_end`."""
+        return min(self.w_end, self.w_start + (self.w_end - self.w_start) * fraction)
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"kl_weight": _ScheduledWeight(self, context.batches_per_epoch)}

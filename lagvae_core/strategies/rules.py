@@ -44,6 +44,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "W8": "Epsilon weakens the normalisation of the posterior means, and with it the guaranteed KL.",
         "W9": "The factor of the posterior means has reached its upper bound, so it scales noise.",
         "W10": "The importance weights vary so much that the estimate of the likelihood is unreliable.",
+        "W11": "Many words of valid or test are unknown, and training never showed the symbol that replaces them.",
     }
 )
 """Every code of an incompatibility (E...) or a warning (W...), with its meaning; docs/messages.md says what to do."""

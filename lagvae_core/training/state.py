@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lagvae_core.config.trial import TrialConfig
+from lagvae_core.config.trial import TrialConfig, data_warnings
 from lagvae_core.data import Batch, Dataset, DataSource
 from lagvae_core.randomness import Streams
 from lagvae_core.runtime import peak_memory_bytes
@@ -114,7 +114,11 @@ class TrialState:
         """Return the record of this trial in its current state."""
         metrics = metrics or {}
         trained = self.epoch - self.components.pretraining.epochs if status == "finished" else None
-        warnings = (*self.config.warnings(len(self.train_batches), trained), *self.config.result_warnings(metrics))
+        warnings = (
+            *data_warnings(self.dataset.report),
+            *self.config.warnings(len(self.train_batches), trained),
+            *self.config.result_warnings(metrics),
+        )
         return TrialRecord(
             config=self.config,
             run_id=self.run_id,

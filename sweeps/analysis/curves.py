@@ -43,6 +43,7 @@ class Curve:
         name: Name in a legend: the arm, followed by the start of `config_id` if the arm has several curves.
         runs: Number of runs that trained at least one epoch; some may have ended before the last epoch.
         points: The epochs, in order.
+        earlier: Whether the runs belong to an earlier version of the sweep.
     """
 
     arm: str
@@ -50,6 +51,7 @@ class Curve:
     name: str
     runs: int
     points: Sequence[CurvePoint]
+    earlier: bool = False
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Curve]:

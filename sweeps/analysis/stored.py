@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
+from sweeps.analysis.curves import Curve, curves_of
 from sweeps.analysis.statistics import Summary, summarise
 from sweeps.search.plan import Plan
 from sweeps.spec.sweep import SweepSpec, parse_spec
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import non_numeric_columns, with_evaluations
 
-__all__ = ["current_plan", "stored_spec", "summaries_of"]
+__all__ = ["current_plan", "stored_curves", "stored_spec", "summaries_of"]
 
 
 def stored_spec(folder: ResultsFolder) -> SweepSpec:
@@ -64,12 +65,38 @@ def summaries_of(
     if issues:
         raise ConfigError(issues)
     spec = stored_spec(folder)
-    order = [arm.name for arm in spec.arms]
     current = current_plan(spec, rows).rows
     summaries = []
     for earlier in (False, True):
         of_version = [row for row in rows if (row["run_id"] not in current) == earlier]
         summarised = summarise(with_evaluations(folder, of_version, columns), columns, baseline)
-        summarised.sort(key=lambda s: order.index(s.arm) if s.arm in order else len(order))
+        summarised.sort(key=_arm_order(spec))
         summaries += [replace(summary, earlier=earlier) for summary in summarised]
     return summaries
+
+
+def stored_curves(folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Curve]:
+    """Return the training curves of a stored sweep (see `curves_of`), in the order of the arms in the sweep file.
+
+    The curves of runs that belong to the current plan come first. Runs of an earlier version of the sweep have curves
+    of their own, and "(earlier)" in their names.
+
+    Args:
+        folder: The folder of the sweep.
+        rows: One row per run and epoch.
+        columns: Names of columns of the curves.
+
+    Raises:
+        ConfigError: The stored sweep file is missing or invalid.
+    """
+    spec = stored_spec(folder)
+    current = current_plan(spec, folder.runs()).rows
+    curves = sorted(curves_of([row for row in rows if row["run_id"] in current], columns), key=_arm_order(spec))
+    others = sorted(curves_of([row for row in rows if row["run_id"] not in current], columns), key=_arm_order(spec))
+    return [*curves, *(replace(curve, name=f"{curve.name} (earlier)", earlier=True) for curve in others)]
+
+
+def _arm_order(spec: SweepSpec) -> Callable[[Summary | Curve], int]:
+    """Return a function that gives the position of an arm in the sweep file; arms that are not in it come last."""
+    positions = {arm.name: position for position, arm in enumerate(spec.arms)}
+    return lambda result: positions.get(result.arm, len(positions))

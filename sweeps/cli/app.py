@@ -231,7 +231,7 @@ def _overrides(sets: list[str] | None, keep: str | None) -> dict[str, Any]:
 def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
     """Run a sweep, print its front, and return the exit code."""
     from sweeps.cli.live_display import Display
-    from sweeps.cli.results import print_front
+    from sweeps.cli.results import print_front, print_runs_without_model
     from sweeps.execution.driver import run_sweep
     from sweeps.spec.sweep import load_spec
     from sweeps.storage.table import ResultsFolder
@@ -243,6 +243,8 @@ def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str 
         return outcome.exit_code
     try:
         print_front(folder, None, as_json=False)
+        if loaded.keep == "models":
+            print_runs_without_model(folder)
     except OSError:
         if outcome.exit_code == 0:
             raise

@@ -65,8 +65,8 @@ def print_studies(name: str | None, *, as_json: bool) -> None:
 
 def _check_name(name: str, known: Iterable[str], verb: str) -> str:
     if name not in known:
-        hint = f"{did_you_mean(name, known)} `lagvae {verb}` lists all {verb}.".strip()
-        raise ConfigError([ValidationIssue("NAME", f"must be one of {', '.join(known)}", hint, name)])
+        hint = f"{did_you_mean(name, known)} Known {verb}: {', '.join(known)}.".lstrip()
+        raise ConfigError([ValidationIssue("NAME", f"must be one of the {verb}", hint, name)])
     return name
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from sweeps.cli.plan import print_earlier_rows
+from sweeps.cli.results import version_of
 from sweeps.cli.terminal import OutputFormat, TextTable, console_of_stdout, print_json, print_whole
 from sweeps.formatting import format_parameters, printable
 from sweeps.papers import Metric, find_paper
@@ -14,7 +16,7 @@ from sweeps.storage.table import ResultsFolder
 
 __all__ = ["print_comparison"]
 
-LEFT = ("arm", "published as", "config_id", "parameters", "remarks")
+LEFT = ("arm", "published as", "config_id", "parameters", "version", "remarks")
 """Headings of left-aligned columns."""
 
 DIFFERENCES = "Differences in data, model and protocol"
@@ -65,17 +67,18 @@ def _table(section: Section) -> TextTable:
     """Return the table of a section without the columns that it does not need.
 
     The columns `parameters` and `remarks` are needed if some row has an entry in them. The column `config_id` is needed
-    if an arm has several configurations.
+    if an arm has several configurations, and `version` if runs belong to an earlier version of the sweep.
     """
     headings = ["arm", "runs", "published as"]
     for name, metric in section.metrics:
         headings += [*metric.columns, f"published {name}"]
-    headings += ["config_id", "parameters", "remarks"]
+    headings += ["config_id", "parameters", "version", "remarks"]
     rows = [[*_name_cells(row), *_number_cells(section, row), *_detail_cells(row)] for row in section.rows]
     arms = [row.summary.arm for row in section.rows if row.summary]
     empty = {heading for i, heading in enumerate(headings) if not any(row[i] for row in rows)}
     unneeded = {"parameters", "remarks"} & empty
     unneeded |= {"config_id"} if len(arms) == len(set(arms)) else set()
+    unneeded |= set() if any(row.summary and row.summary.earlier for row in section.rows) else {"version"}
     needed = [i for i, heading in enumerate(headings) if heading not in unneeded]
     return TextTable([headings[i] for i in needed], [[row[i] for i in needed] for row in rows], LEFT)
 
@@ -95,11 +98,12 @@ def _number_cells(section: Section, row: ComparisonRow) -> Iterator[str]:
 
 
 def _detail_cells(row: ComparisonRow) -> list[str]:
-    config_id, parameters = "", ""
+    config_id, parameters, version = "", "", ""
     if row.summary:
         config_id, parameters = row.summary.config_id, format_parameters(row.summary.parameters)
+        version = version_of(row.summary.earlier)
     remarks = [difference.text() for difference in row.differences] + ([row.note] if row.note else [])
-    return [config_id, parameters, "; ".join(remarks)]
+    return [config_id, parameters, version, "; ".join(remarks)]
 
 
 # --- lists around the tables ----------------------------------------------------------------------------------------
@@ -165,6 +169,9 @@ def _print_tables(comparison: Comparison) -> None:
         console.print()
         console.print(_heading(comparison, section), style="bold")
         _print_table(console, _table(section))
+    if comparison.earlier_runs:
+        console.print()
+        print_earlier_rows(console, comparison.sweep, comparison.earlier_runs)
     for title, items in _lists_below(comparison):
         _print_list(console, title, items)
 

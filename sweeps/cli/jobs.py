@@ -11,6 +11,7 @@ import typer
 
 from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
 from sweeps.cli.options import Json, Spec, Sweep, SweepSets
+from sweeps.formatting import printable, printable_log
 
 if TYPE_CHECKING:
     from cluster.jobs import Cluster
@@ -110,12 +111,12 @@ def status(
         return
     print(f"{sweep}: {attempt.job.status}, {_describe(attempt)}")
     if counts is None:
-        print(f"The table at {attempt.results} cannot be read from this machine.")
+        print(printable(f"The table at {attempt.results} cannot be read from this machine."))
     else:
         rows = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no runs yet"
-        print(f"The table at {attempt.results}, read from this machine: {rows}.")
+        print(printable(f"The table at {attempt.results}, read from this machine: {rows}."))
     if attempt.job.status == "FAILED" and attempt.job.message:
-        print(attempt.job.message.strip().splitlines()[-1][:500])
+        print(printable(attempt.job.message.strip().splitlines()[-1][:500]))
 
 
 @jobs_app.command()
@@ -135,9 +136,9 @@ def logs(
     cluster, attempt = _last_attempt(sweep, address, results, insecure)
     submission_id = attempt.job.submission_id
     if not follow:
-        sys.stdout.write(cluster.log(submission_id))
+        sys.stdout.writelines(printable_log([cluster.log(submission_id)]))
         return
-    for text in cluster.follow(submission_id):
+    for text in printable_log(cluster.follow(submission_id)):
         sys.stdout.write(text)
         sys.stdout.flush()
     # The log can end a moment before the cluster marks the job as ended.
@@ -180,7 +181,8 @@ def list_sweeps(address: Head, insecure: Insecure = False, as_json: Json = False
     if not all_attempts:
         print("No sweep was submitted to this cluster.")
     for attempt in all_attempts:
-        print(f"{attempt.sweep:<24} {attempt.job.status:<10} {_describe(attempt)}  {attempt.results}")
+        text = f"{attempt.sweep:<24} {attempt.job.status:<10} {_describe(attempt)}  {attempt.results}"
+        print(printable(text))
 
 
 def check(
@@ -238,11 +240,11 @@ def _describe(attempt: Attempt) -> str:
 def _print_nodes(report: Mapping[str, Any], stream: TextIO) -> None:
     """Print one line per node, followed by its problems and notes."""
     for node in report["nodes"]:
-        print(_node_line(node), file=stream)
+        print(printable(_node_line(node)), file=stream)
         for problem in node["problems"]:
-            print(f"       {problem}", file=stream)
+            print(printable(f"       {problem}"), file=stream)
         for note in node.get("notes", []):
-            print(f"       note: {note}", file=stream)
+            print(printable(f"       note: {note}"), file=stream)
 
 
 def _node_line(node: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lagvae_core.config.trial import data_warnings
 from sweeps.cli.sweep_progress import SweepProgress
 from sweeps.cli.terminal import EscapingConsole
 from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
@@ -43,6 +44,7 @@ class Display(Monitor):
         self._live: Live | None = None
         self._recent: deque[str] = deque(maxlen=4)
         self._warned: set[tuple[str, str]] = set()
+        self._warned_about_data: set[str | None] = set()
         self._concurrent = 1
         self._started = time.monotonic()
 
@@ -51,7 +53,9 @@ class Display(Monitor):
         self.progress = SweepProgress(arms, plan.spec.objectives, plan.rows.values())
         resumed = sum(arm.resumed for arm in arms)
         self._print(describe_data(report))
-        for warning in plan.spec.warnings:
+        of_data = data_warnings(report)
+        self._warned_about_data = {warning.code for warning in of_data}
+        for warning in (*of_data, *plan.spec.warnings):
             self._print(f"warning, {warning}")
         self._print(
             f"sweep {plan.spec.name}: {len(arms)} arms, {self.progress.total} runs, "
@@ -109,7 +113,7 @@ class Display(Monitor):
 
     def _print_new_warnings(self, run: Run, warnings: Sequence[str]) -> None:
         """Print the warnings of an ended run that the sweep file did not imply, once per arm and code."""
-        known = {_code(str(warning)) for warning in run.config.warnings()}
+        known = {_code(str(warning)) for warning in run.config.warnings()} | self._warned_about_data
         for warning in warnings:
             key = run.arm, _code(warning)
             if key[1] not in known and key not in self._warned:

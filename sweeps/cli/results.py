@@ -9,26 +9,37 @@ from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.training.record import CURVE_COLUMNS
-from sweeps.analysis.curves import Curve, curves_of
+from sweeps.analysis.curves import Curve
 from sweeps.analysis.front import DIGITS, ERRORS, FrontRow, Standing, front_of
+from sweeps.analysis.missing_columns import missing_columns
 from sweeps.analysis.pareto import Direction
 from sweeps.analysis.result_warnings import result_warnings_of
 from sweeps.analysis.statistics import TIME, Statistic, Summary
-from sweeps.analysis.stored import current_plan, stored_spec, summaries_of
+from sweeps.analysis.stored import current_plan, stored_curves, stored_spec, summaries_of
 from sweeps.cli.plan import print_earlier_rows
 from sweeps.cli.terminal import (
     OutputFormat,
     TextTable,
     console_of_stdout,
     figure_errors,
+    print_figures,
     print_json,
     print_whole,
 )
 from sweeps.formatting import format_parameters, printable
+from sweeps.storage.folder import model_name
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import non_numeric_columns, several_settings, with_evaluations
 
-__all__ = ["draw_front", "parse_objectives", "print_curves", "print_front", "print_runs"]
+__all__ = [
+    "draw_front",
+    "parse_objectives",
+    "print_curves",
+    "print_front",
+    "print_runs",
+    "print_runs_without_model",
+    "version_of",
+]
 
 Row = Mapping[str, Any]
 
@@ -170,7 +181,8 @@ def draw_front(folder: ResultsFolder, objectives: Mapping[str, Direction] | None
     order = [arm.name for arm in spec.arms]
     points.sort(key=lambda point: order.index(point.arm))
     with figure_errors(path):
-        front_figure(points, path, x=x, y=y, directions=(x_direction, y_direction), title=folder.sweep)
+        files = front_figure(points, path, x=x, y=y, directions=(x_direction, y_direction), title=folder.sweep)
+    print_figures(files)
 
 
 # --- lagvae results show --------------------------------------------------------------------------------------------
@@ -214,8 +226,21 @@ def print_runs(
     for row in rows:
         if row["status"] not in ("finished", "running"):
             console.print(f"{row['run_id']} ({row['arm']}): {row['status']}: {row['stop_reason']}", soft_wrap=True)
+    for text in missing_columns(folder.sweep, rows, summaries):
+        console.print(text, soft_wrap=True)
     for warning in (*result_warnings_of(rows), *several_settings(folder, names)):
         console.print(f"warning, {warning}", soft_wrap=True)
+
+
+def print_runs_without_model(folder: ResultsFolder) -> None:
+    """Print how many finished runs of the current sweep file have no stored model, unless all have one."""
+    plan = current_plan(stored_spec(folder), folder.runs())
+    stored = frozenset(folder.files("models"))
+    finished = [run_id for run_id, row in plan.rows.items() if row["status"] == "finished"]
+    if missing := sum(model_name(run_id) not in stored for run_id in finished):
+        remedy = f"`lagvae evaluate --sweep {folder.sweep} --retrain` trains their models again"
+        text = f"{missing} of {len(finished)} finished runs have no model, because they did not keep it; {remedy}"
+        console_of_stdout().print(text, soft_wrap=True)
 
 
 def _with_time(columns: Sequence[str], baseline: str | None) -> list[str]:
@@ -243,8 +268,13 @@ def _runs_table(summaries: Sequence[Summary], columns: Sequence[str]) -> TextTab
     if any(summary.earlier for summary in summaries):
         headings.append("version")
         for row, summary in zip(rows, summaries, strict=True):
-            row.append("earlier" if summary.earlier else "current")
+            row.append(version_of(summary.earlier))
     return TextTable(headings, rows, LEFT)
+
+
+def version_of(earlier: bool) -> str:
+    """Return the entry of the column `version` for runs of an earlier or of the current version of the sweep."""
+    return "earlier" if earlier else "current"
 
 
 def _statistic(statistic: Statistic | None, digits: int = 2) -> str:
@@ -258,7 +288,8 @@ def _draw_runs(
 
     summaries = summaries_of(folder, rows, columns, baseline)
     with figure_errors(path):
-        arms_figure(summaries, _with_time(columns, baseline), path, title=folder.sweep)
+        files = arms_figure(summaries, _with_time(columns, baseline), path, title=folder.sweep)
+    print_figures(files)
 
 
 # --- lagvae results curves ------------------------------------------------------------------------------------------
@@ -292,14 +323,15 @@ def print_curves(
     if issues := [*_unknown_curves(names), *_invalid_x(x), *_unknown_arms(folder.sweep, arms or (), trained)]:
         raise ConfigError(issues)
     rows = [row for row in rows if row["arm"] in (arms or trained)]
-    order = [arm.name for arm in stored_spec(folder).arms]
-    curves = sorted(curves_of(rows, names), key=lambda c: order.index(c.arm) if c.arm in order else len(order))
+    curves = stored_curves(folder, rows, names)
     if png is not None:
         _draw_curves(folder, curves, names, x, png)
     if as_json:
         print_json(rows)
-    else:
-        print_whole(console_of_stdout(), _curves_table(curves, names).rich())
+        return
+    console = console_of_stdout()
+    print_whole(console, _curves_table(curves, names).rich())
+    print_earlier_rows(console, folder.sweep, sum(curve.runs for curve in curves if curve.earlier))
 
 
 def _unknown_curves(columns: Sequence[str]) -> list[ValidationIssue]:
@@ -325,6 +357,7 @@ def _unknown_arms(sweep: str, arms: Sequence[str], trained: Sequence[str]) -> li
 
 
 def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
+    versions = any(curve.earlier for curve in curves)
     rows = [
         [
             curve.arm,
@@ -333,15 +366,18 @@ def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
             str(point.runs),
             *(_statistic(point.columns[name], 3) for name in columns),
             curve.config_id,
+            *([version_of(curve.earlier)] if versions else []),
         ]
         for curve in curves
         for point in curve.points
     ]
-    return TextTable(["arm", "epoch", "step", "runs", *columns, "config_id"], rows, LEFT)
+    headings = ["arm", "epoch", "step", "runs", *columns, "config_id", *(["version"] if versions else [])]
+    return TextTable(headings, rows, LEFT)
 
 
 def _draw_curves(folder: ResultsFolder, curves: Sequence[Curve], columns: Sequence[str], x: str, path: Path) -> None:
     from sweeps.plots.curves import curves_figure
 
     with figure_errors(path):
-        curves_figure(curves, columns, path, x=x, title=folder.sweep)
+        files = curves_figure(curves, columns, path, x=x, title=folder.sweep)
+    print_figures(files)

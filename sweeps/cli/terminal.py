@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "TextTable",
     "console_of_stdout",
     "figure_errors",
+    "print_figures",
     "print_json",
     "print_whole",
     "rich_table",
@@ -124,6 +125,11 @@ def figure_errors(path: Path) -> Iterator[None]:
     except ValueError as error:
         message = f"must name a figure that can be drawn ({error})"
         raise ConfigError([ValidationIssue("--png", message, value=str(path))]) from None
+
+
+def print_figures(files: Iterable[Path]) -> None:
+    """Print on stderr which files a figure was written to, so that stdout remains JSON or Markdown."""
+    print(printable(f"figure: {', '.join(map(str, files))}"), file=sys.stderr)
 
 
 class ProgressLine:

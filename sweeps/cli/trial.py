@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lagvae_core.config.trial import TrialConfig, complete_stored, parse_trial
+from lagvae_core.config.trial import TrialConfig, complete_stored, data_warnings, parse_trial
 from lagvae_core.data import Dataset, DataSource
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
 from lagvae_core.files import check_writable
@@ -275,7 +276,7 @@ def _train(
         progress.print(f"{device}, {threads} thread{'s' if threads > 1 else ''}{memory}")
         source: DataSource = config.data
         updates = len(source.train_batches(dataset.train, config.training.batch_size, config.seed, 0))
-        shown = tuple(map(str, config.warnings(updates)))
+        shown = tuple(map(str, (*data_warnings(dataset.report), *config.warnings(updates))))
         for warning in shown:
             progress.print(f"warning, {warning}")
         record = train(
@@ -303,10 +304,31 @@ def report_equality(record: TrialRecord, stored: Row) -> None:
     metrics = record.to_json()["metrics"]
     # A column that the stored run did not measure was added by a later version.
     different = [name for name, value in metrics.items() if stored.get(name) is not None and stored[name] != value]
-    if different:
-        print(f"the repeated run differs from the stored run in {', '.join(different)}", file=sys.stderr)
-    else:
+    if not different:
         print("all metrics equal those of the stored run bit for bit", file=sys.stderr)
+        return
+    sizes = {name: _relative_difference(stored[name], metrics[name]) for name in different}
+    name, size = max(sizes.items(), key=lambda item: item[1])
+    values = "" if isinstance(stored[name], list) else f" ({metrics[name]} instead of {stored[name]})"
+    print(
+        f"the repeated run differs from the stored run in {', '.join(different)}; the largest relative difference is "
+        f"{size:.1g}, in {name}{values}",
+        file=sys.stderr,
+    )
+
+
+def _relative_difference(stored: Any, repeated: Any) -> float:
+    """Return the difference of two values of a metric divided by the larger magnitude, for a list its largest element.
+
+    If the repeated run has no such value, or a list of another length, the difference is infinite.
+    """
+    if isinstance(stored, list):
+        if repeated is None or len(repeated) != len(stored):
+            return math.inf
+        return max(map(_relative_difference, stored, repeated), default=0.0)
+    if repeated is None:
+        return math.inf
+    return float(abs(stored - repeated) / (max(abs(stored), abs(repeated)) or 1.0))
 
 
 class TrialProgress(ProgressLine):

@@ -45,6 +45,7 @@ class ComparisonRow:
             "config_id": summary.config_id if summary else None,
             "parameters": dict(summary.parameters) if summary else {},
             "runs": dict(summary.ends) if summary else {},
+            "earlier": summary.earlier if summary else None,
             "published": {"model": row.model, "hyperparameters": row.hyperparameters, "condition": row.condition}
             if row
             else None,
@@ -93,6 +94,13 @@ class Comparison:
     dataset: str
     sections: tuple[Section, ...]
     differences: tuple[SetupDifference, ...]
+
+    @property
+    def earlier_runs(self) -> int:
+        """Number of compared runs that belong to an earlier version of the sweep."""
+        summaries = [row.summary for section in self.sections for row in section.rows if row.summary is not None]
+        runs = {(s.arm, s.config_id): s.runs for s in summaries if s.earlier}
+        return sum(runs.values())
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -35,11 +35,16 @@ REMEDY_SPREAD = 10.0
 """Difference in KL, MI or active units that a remedy can make."""
 
 
-def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = "") -> None:
+def arms_figure(
+    summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = ""
+) -> list[Path]:
     """Draw the mean and standard error of each column in its own panel, with one row per summary.
 
     A dotted line marks the value of the first row, which is usually the baseline. Values far above the rest are
     written as numbers at the right edge. See `save_figure` for the files that are written.
+
+    Returns:
+        The written files.
 
     Raises:
         ValueError: There is no summary, or matplotlib cannot write files with the extension of `path`.
@@ -47,7 +52,7 @@ def arms_figure(summaries: Sequence[Summary], columns: Sequence[str], path: Path
     """
     if not summaries:
         raise ValueError("a figure of the arms needs at least one configuration")
-    save_figure(lambda: _draw(summaries, columns, title), path)
+    return save_figure(lambda: _draw(summaries, columns, title), path)
 
 
 def _draw(summaries: Sequence[Summary], columns: Sequence[str], title: str) -> Figure:

@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sweeps.analysis.curves import Curve
-from sweeps.plots.style import COLOURS, PAGE_WIDTH, add_title, axis_label, save_figure
+from sweeps.plots.style import (
+    COLOURS,
+    PAGE_WIDTH,
+    add_title,
+    axis_label,
+    is_count,
+    least_span,
+    save_figure,
+    widened,
+)
 
 __all__ = ["curves_figure"]
 
@@ -23,15 +32,19 @@ LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 130
 """Number of characters of legend text, including handles, that fit into the width of the figure."""
 
+MARGIN = 0.05
+"""Margin of a widened y axis, as a fraction of its range."""
+
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 
 
 def curves_figure(
     curves: Sequence[Curve], columns: Sequence[str], path: Path | str, *, x: str = "epoch", title: str = ""
-) -> None:
+) -> list[Path]:
     """Draw the mean of each column against `x`, with a band of one standard error on each side.
 
-    A line becomes pale where some of its runs have ended. See `save_figure` for the files that are written.
+    A line becomes pale where some of its runs have ended. No axis shows less than `least_span`. See
+    `save_figure` for the files that are written.
 
     Args:
         curves: At least one curve.
@@ -40,13 +53,16 @@ def curves_figure(
         x: "epoch", or "step" (outer updates: optimiser steps on the main objective, without inner encoder steps).
         title: Title of the figure; "" for none.
 
+    Returns:
+        The written files.
+
     Raises:
         ValueError: There is no curve, or matplotlib cannot write files with the extension of `path`.
         OSError: A file cannot be written.
     """
     if not curves:
         raise ValueError("a figure of the curves needs at least one run that trained an epoch")
-    save_figure(lambda: _draw(curves, columns, x, title), path)
+    return save_figure(lambda: _draw(curves, columns, x, title), path)
 
 
 def _draw(curves: Sequence[Curve], columns: Sequence[str], x: str, title: str) -> Figure:
@@ -73,11 +89,17 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], column: str, x: str) -> Non
     axes.set_xlabel(axis_label(x))
     axes.set_title(axis_label(column), fontsize=7)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    count = is_count(column)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=count, min_n_ticks=1 if count else 2))
     if not any(point.columns[column] for curve in curves for point in curve.points):
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", fontsize=7)
         axes.set_xticks([])
         axes.set_yticks([])
+        return
+    low, high = axes.dataLim.intervaly
+    if high - low < (span := least_span(column)):
+        low, high = widened(low, high, span, count=count)
+        axes.set_ylim(low - MARGIN * span, high + MARGIN * span)
     low, high = axes.get_ylim()
     if 0 < low < 0.4 * high:
         axes.set_ylim(bottom=0.0)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sweeps.analysis.front import ERRORS, Standing
 from sweeps.analysis.pareto import Direction, front
-from sweeps.plots.style import COLOURS, MARKERS, MIN_SPAN, WIDTH, axis_label, is_count, save_figure
+from sweeps.plots.style import COLOURS, MARKERS, MIN_SPAN, NOISE, WIDTH, axis_label, is_count, save_figure, widened
 
 __all__ = ["FrontPoint", "front_figure", "outliers", "staircase"]
 
@@ -29,15 +29,13 @@ LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
 """Number of characters of legend text, including handles, that fit into the width of the figure."""
 HIDDEN = (0.014, 0.02)
-"""Distance below which a point hides another, as a share of the width and of the height of the axes."""
+"""Distance below which a point hides another, as a fraction of the width and of the height of the axes."""
 OFFSET = 0.024
-"""Horizontal offset between points that would hide each other, as a share of the width of the axes."""
+"""Horizontal offset between points that would hide each other, as a fraction of the width of the axes."""
 MAX_OFFSETS = 12
 """Largest number of offsets of a point. Further points hide each other."""
-NOISE = 0.01
-"""Size of a negative estimate of a quantity that is never negative."""
 MARGINS = (0.07, 0.1)
-"""Margins of the x axis and of the y axis, as a share of the range of the values."""
+"""Margins of the x axis and of the y axis, as a fraction of the range of the values."""
 
 EDGE_COLOUR = "0.3"
 ARROWS: dict[Directions, str] = {
@@ -84,7 +82,7 @@ def front_figure(
     y: str = "nll_iw",
     directions: Directions = ("max", "min"),
     title: str = "",
-) -> None:
+) -> list[Path]:
     """Draw the Pareto front of column `y` against column `x`.
 
     The staircase joins the members of the front and bounds the dominated region. Markers are filled on the front, half
@@ -105,6 +103,9 @@ def front_figure(
         directions: Direction of improvement of x and of y.
         title: Title of the figure; "" for none.
 
+    Returns:
+        The written files.
+
     Raises:
         ValueError: There is no point, a mean is not finite, or matplotlib cannot write files with the extension of
             `path`.
@@ -115,7 +116,7 @@ def front_figure(
     for point in points:
         if not np.isfinite(point.mean).all():
             raise ValueError(f"the mean of {point.config_id} must be finite, got {point.mean}")
-    save_figure(lambda: _draw(points, (x, y), directions, title), path)
+    return save_figure(lambda: _draw(points, (x, y), directions, title), path)
 
 
 def staircase(
@@ -200,12 +201,7 @@ def _limits(points: Sequence[FrontPoint], axis: int, count: bool) -> tuple[float
     means = np.array([point.mean[axis] for point in points])
     errors = np.nan_to_num(np.array([point.se[axis] for point in points], dtype=np.float64))
     low, high = float((means - errors).min()), float((means + errors).max())
-    span = 1.0 if count else MIN_SPAN
-    if high - low < span:
-        centre = (low + high) / 2
-        # A quantity that is never negative gets no axis below 0.
-        low = max(centre - span / 2, 0.0 if -NOISE < low < span / 2 and not count else -np.inf)
-        high = low + span
+    low, high = widened(low, high, 1.0 if count else MIN_SPAN, count=count)
     margin = MARGINS[axis] * (high - low)
     return low - margin, high + margin
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -24,15 +25,17 @@ __all__ = [
     "DPI",
     "MARKERS",
     "MIN_SPAN",
+    "NOISE",
     "PAGE_WIDTH",
     "WIDTH",
     "add_title",
     "axis_label",
     "column_of",
     "is_count",
+    "least_span",
     "save_figure",
+    "widened",
 ]
-
 
 AXIS_LABELS = {
     "au": "active units",
@@ -54,6 +57,9 @@ AXIS_LABELS = {
 
 MIN_SPAN = 0.1
 """Least range of an axis, in the unit of its column. It keeps an axis from magnifying noise."""
+
+NOISE = 0.01
+"""Size of a negative estimate of a quantity that is never negative."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colour-blind-safe palette of Okabe and Ito, without its yellow, which is hard to see on white."""
@@ -104,9 +110,34 @@ def axis_label(name: str) -> str:
     """Return the axis label of a column."""
     if name in AXIS_LABELS:
         return AXIS_LABELS[name]
+    unit = _unit(name)
+    return f"{name} {unit}" if unit else name
+
+
+def _unit(name: str) -> str:
+    """Return the unit in the description of a column, such as "[nats]"; "" if it has none."""
     column = column_of(name)
     unit = re.search(r"\[[^\]]+\]", column.doc) if column is not None else None
-    return f"{name} {unit[0]}" if unit is not None else name
+    return unit[0] if unit is not None else ""
+
+
+def least_span(name: str) -> float:
+    """Return the least range of the axis of a column; 0 for a column without a unit, such as the learning rate."""
+    if is_count(name):
+        return 1.0
+    return MIN_SPAN if _unit(name) else 0.0
+
+
+def widened(low: float, high: float, span: float, *, count: bool) -> tuple[float, float]:
+    """Return the range from `low` to `high`, extended to a range of `span` with the same centre if it is narrower.
+
+    A quantity that is never negative gets no axis below 0, unless it is a count.
+    """
+    if high - low >= span:
+        return low, high
+    centre = (low + high) / 2
+    low = max(centre - span / 2, 0.0 if -NOISE < low < span / 2 and not count else -math.inf)
+    return low, low + span
 
 
 def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
@@ -115,7 +146,7 @@ def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=fontsize)
 
 
-def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
+def save_figure(draw: Callable[[], Figure], path: Path | str) -> list[Path]:
     """Draw a figure in the common style and write it without changing matplotlib's global state.
 
     The settings of the user (matplotlibrc) have no effect. Letters that the default font lacks are drawn with other
@@ -125,6 +156,9 @@ def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
     Args:
         draw: Builds the figure; called only if the extension is valid.
         path: File to write, with or without an extension.
+
+    Returns:
+        The written files.
 
     Raises:
         ValueError: matplotlib cannot write files with the extension of `path`.
@@ -141,6 +175,7 @@ def save_figure(draw: Callable[[], Figure], path: Path | str) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `supplementary_fonts` has listed them
         for file in files:
             figure.savefig(file, dpi=DPI, metadata=NO_DATE.get(file.suffix.lower()))
+    return files
 
 
 def _figure_files(path: Path) -> list[Path]:

@@ -140,6 +140,9 @@ def _targets_of(
     if model is not None and len(runs) > 1:
         message, hint = "must be given with exactly one run, because the file holds one model", "Give a single RUN_ID."
         raise ConfigError([ValidationIssue("--model", message, hint, str(model))])
+    if model is None and not retrain and len(runs) > 1 and not any(run.has_model for run in runs):
+        message = f"must select runs with a stored model, but none of the {len(runs)} runs has one"
+        raise ConfigError([ValidationIssue("RUN_ID", message, HOW_TO_KEEP)])
     issues: list[ValidationIssue] = []
     unreadable: list[ValidationIssue] = []
     targets = []

@@ -150,7 +150,7 @@ class ReinflectionData(SplitLimits, HeldOut):
         indices = self.held_out_indices(len(rows), missing)
         for split, index in indices.items():
             if rows and not len(index):
-                hint = "Choose another share, another data.held_out_seed or a larger training file."
+                hint = "Choose another fraction, another data.held_out_seed or a larger training file."
                 message = f"must leave examples for {split}"
                 issues.append(ValidationIssue("data.held_out", message, hint, self.held_out))
         return {split: [rows[number] for number in index] for split, index in indices.items()}

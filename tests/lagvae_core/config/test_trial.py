@@ -9,7 +9,7 @@ from helpers import IMAGE_STRATEGIES, rejects
 from pydantic import ValidationError
 
 from lagvae_core.config.recipe import RECIPES
-from lagvae_core.config.trial import TrialConfig, complete_stored, format_run_id, parse_trial
+from lagvae_core.config.trial import TrialConfig, complete_stored, data_warnings, format_run_id, parse_trial
 from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import MISSING, ConfigError
 from lagvae_core.strategies import CATALOGUE
@@ -343,7 +343,7 @@ def test_all_issues_are_reported_at_once():
     for choice in ("sgd", "adam"):
         assert choice in found["training.optimiser"].message
     for kind in CATALOGUE:
-        assert kind in found["strategies[0].kind"].message
+        assert kind in found["strategies[0].kind"].hint
     assert "epochs" in found["training.epochss"].hint
     assert "aggressive" in found["strategies[0].kind"].hint
 
@@ -367,7 +367,8 @@ def test_all_issues_are_reported_at_once():
         ),
         (
             {"data": {"kind": "sythetic"}},
-            "data.kind: must be one of synthetic, text, reinflection, images, got 'sythetic'. Did you mean synthetic?",
+            "data.kind: unknown kind, got 'sythetic'. Did you mean synthetic? "
+            "Known kinds: synthetic, text, reinflection, images.",
         ),
     ],
 )
@@ -523,3 +524,21 @@ def test_two_strategies_that_speed_up_the_encoder_cause_a_warning():
     assert warnings(1, "aggressive") == ()
     assert warnings(2, "beta_vae") == ()
     assert parse_trial({"strategies": ["aggressive"]}).warnings() == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "test", "splits"),
+    [
+        (0.0, 0.06, 0.0, ["valid"]),
+        (0.0, 0.06, 0.5, ["valid", "test"]),
+        (0.0, 0.05, 0.05, []),
+        (0.001, 0.5, 0.5, []),
+    ],
+)
+def test_unknown_words_are_a_warning_if_training_never_showed_their_symbol(train, valid, test, splits):
+    rates = {"train_oov_rate": train, "valid_oov_rate": valid, "test_oov_rate": test}
+    warnings = data_warnings(rates | {"unit": "characters"})
+    assert [warning.code for warning in warnings] == ["W11"] * bool(splits)
+    for warning in warnings:
+        assert [split for split in ("valid", "test") if f"characters of {split}" in warning.message] == splits
+    assert data_warnings({"train_mean_grey": 0.1}) == ()

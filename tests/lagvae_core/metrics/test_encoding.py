@@ -195,6 +195,16 @@ class TestPosteriorColumns:
         with pytest.raises(AssertionError, match="must be at most E"):
             posterior_columns(model, mixed, groups)
 
+    def test_of_few_examples_a_correct_estimate_may_exceed_the_kl(self):
+        """Both samples lie on the far sides of both posteriors, and their terms are equal: the standard error is 0."""
+        _, model, _ = collapsed()
+        q = Gaussian(torch.tensor([[-0.5], [0.5]]).double(), torch.zeros(2, 1).double())
+        noise = torch.tensor([[-2.0], [2.0]]).double()
+        values = posterior_columns(model, encoded_of(q, noise), [torch.arange(2)])
+        assert values["kl"] == 0.125
+        assert 0.125 < values["mi"] < values["mi_cap"] == math.log(2)
+        assert values["mi_se"] == pytest.approx(0.0, abs=1e-12)
+
     def test_a_sampled_kl_can_be_below_the_information_only_by_its_standard_error(self):
         """All posteriors are N(0.01, I): the information is 0, the KL is 1e-4, its samples deviate by about 0.014."""
         fixture = LinearGaussian(torch.zeros(6, 2), bias=0.3)

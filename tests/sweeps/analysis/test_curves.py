@@ -6,7 +6,7 @@ import pytest
 from figures import png_size
 
 from sweeps.analysis.curves import curves_of
-from sweeps.plots.curves import curves_figure
+from sweeps.plots.curves import _draw, curves_figure
 from sweeps.plots.style import DPI, PAGE_WIDTH
 
 
@@ -47,6 +47,24 @@ def test_the_panel_of_an_unmeasured_column_is_labelled(tmp_path):
         curves_figure(curves, ["valid_kl"], tmp_path / f"{name}.svg")
     assert "not measured" in (tmp_path / "empty.svg").read_text()
     assert "not measured" not in (tmp_path / "full.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "least"),
+    [
+        ("valid_kl", (0.0, 2e-9), 0.1),
+        ("valid_nll_elbo", (14.4329951, 14.4329953), 0.1),
+        ("valid_au", (3, 3), 1.0),
+        ("learning_rate", (1e-3, 5e-4), 0.0),
+    ],
+)
+def test_no_axis_magnifies_noise(column, values, least):
+    rows = [row("r1", epoch, None) | {column: value} for epoch, value in enumerate(values, 1)]
+    figure = _draw(curves_of(rows, [column]), [column], "epoch", "")
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(values) <= max(values) <= high
+    assert high - low >= least
+    assert high - low < 2 * max(least, max(values) - min(values))
 
 
 def test_a_figure_without_curves_is_rejected(tmp_path):

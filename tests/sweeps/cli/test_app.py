@@ -256,6 +256,7 @@ class TestInvalidTrial:
             (["--set", "strategies=[beta_vae, beta_vae]"], ["strategies: ", "[E-SLOT]"]),
             (["--arm", "beta_vae+kl_linear_epoch"], ["strategies: ", "[E02]", "'beta_vae+kl_linear_epoch'"]),
             (["--arm", "nonsense"], ["nonsense", "aggressive"]),
+            (["--arm", "beta"], ["strategies[0].kind: ", "'beta'. Did you mean beta_vae? Known kinds: "]),
             (["--arm", "beta_vae:beta"], ["--arm: ", "'beta_vae:beta'"]),
             (["--arm", "beta_vae:beta=["], ["--arm: ", "["]),
             (["--arm", "beta_vae:beta=-1"], ["strategies[0].beta: ", "-1"]),
@@ -385,7 +386,7 @@ class TestInvalidSweep:
 
     @pytest.mark.parametrize(("verb", "name"), [("strategies", "agressive"), ("studies", "prob")])
     def test_an_unknown_name_is_answered_with_a_similar_one(self, call, verb, name):
-        check_rejected(call(verb, name), "NAME: ", f"'{name}'", "Did you mean ")
+        check_rejected(call(verb, name), "NAME: ", f"'{name}'. Did you mean ", f"? Known {verb}: ")
 
 
 class TestExitCodes:
@@ -586,6 +587,20 @@ class TestResults:
         check_rejected(call("results", "pareto", *stored, "--png", "front.docx"), "--png: ", "extension")
         ended = call("results", "pareto", *stored, "--png", "x.png", "--objectives", "nll_iw:min")
         check_rejected(ended, "--png: ", "two objectives")
+
+    @pytest.mark.parametrize("verb", ["show", "pareto", "curves"])
+    @pytest.mark.parametrize(("file", "written"), [("x.png", "x.png"), ("x.pdf", "x.png, x.pdf")])
+    def test_the_files_of_a_figure_are_named_on_stderr(self, call, stored, tmp_path, verb, file, written):
+        ended = call("results", verb, *stored, "--json", "--png", file)
+        assert (ended.returncode, ended.stderr) == (0, f"figure: {written}\n")
+        json.loads(ended.stdout)
+        assert all((tmp_path / name).is_file() for name in written.split(", "))
+
+    def test_show_explains_columns_without_values(self, call, stored):
+        columns = ["nll_iw", "bits_per_dim", "probe_accuracy", "normalised_share"]
+        shown = call("results", "show", *stored, "--columns", ",".join(columns)).stdout.splitlines()
+        explained = [line.split()[0] for line in shown if " has no value: " in line]
+        assert explained == columns[1:]
 
 
 class TestCatalogues:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from commands import check_rejected, invoke
 from processes import Ended
@@ -55,3 +57,20 @@ def test_an_unknown_target_and_a_missing_folder_are_rejected(call, tmp_path):
     check_rejected(call("render", "nomad"), "TARGET: ", *TARGETS, "'nomad'")
     check_rejected(call("render", "dockerfile", "--out", "no/such/folder/file"), "--out: ", "no/such/folder/file")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["logs", "status", "list"])
+def test_texts_of_a_cluster_control_no_terminal(tmp_path, monkeypatch, verb):
+    hostile = "\x1b]0;owned\x07\x1b[2J\r\x9b"
+    job = SimpleNamespace(submission_id="s", status="FAILED", message=f"Lost.\n{hostile}", started_at=None)
+    attempt = SimpleNamespace(sweep="mine", job=job, number=1, results=f"/{hostile}")
+    output = SimpleNamespace(log=lambda submission_id: f"\x1b[31mred\x1b[0m {hostile}\n")
+    monkeypatch.setattr("sweeps.cli.jobs._last_attempt", lambda *arguments: (output, attempt))
+    monkeypatch.setattr("sweeps.execution.attempts.count_rows", lambda attempt: {"finished": 1})
+    monkeypatch.setattr("sweeps.execution.attempts.attempts", lambda cluster: [attempt])
+    monkeypatch.setattr("cluster.jobs.Cluster.open", lambda *arguments, **options: output)
+    names = [] if verb == "list" else ["mine"]
+    ended = invoke(verb, *names, "--address", "http://127.0.0.1:1", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "\\x1b]0;owned\\x07\\x1b[2J\\r\\x9b" in ended.stdout
+    assert ended.stdout.count("\x1b") == 2 * (verb == "logs")

@@ -389,3 +389,19 @@ class TestCommand:
     def test_a_sweep_without_runs_is_rejected(self, compare, tmp_path):
         ResultsFolder(str(tmp_path / "results"), "tiny").prepare()
         check_rejected(compare("--paper", "he2019"), "SWEEP: ", "'tiny'")
+
+
+def test_runs_of_an_earlier_version_of_the_sweep_are_told_apart(call, tmp_path):
+    first = {"vae": [], "beta": [{"kind": "beta_vae", "beta": 0.6}]}
+    folder = stored(tmp_path, first)
+    compare = ["results", "compare", "tiny", "--paper", "he2019", "--dataset", "yahoo"]
+    assert "version" not in call(*compare).stdout
+    later = stored(tmp_path, first | {"beta": [{"kind": "beta_vae", "beta": 0.8}]})
+    rows = rows_of(compared(later), "Table 1")
+    assert {(row["arm"], row["earlier"]) for row in rows} == {("vae", False), ("beta", False), ("beta", True)}
+    assert len(folder.runs()) == 6
+    lines = call(*compare).stdout.splitlines()
+    versions = [line.split()[0] for line in lines if "earlier" in line.split() and "current" not in line]
+    assert set(versions) == {"beta", "2"}  # the rows of the tables, and the number of earlier runs
+    (heading,) = {line for line in call(*compare, "--markdown").stdout.splitlines() if line.startswith("| arm")}
+    assert "| version |" in heading

@@ -16,6 +16,7 @@ from worlds import TINY_TRIAL, sweep
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.studies import STUDIES, Findings
 from lagvae_core.studies.trained_model import restore
+from sweeps.cli.results import print_runs_without_model
 from sweeps.spec.sweep import parse_spec
 from sweeps.storage.folder import model_name
 from sweeps.storage.schema import OBJECTIVE_COLUMNS, RUNS_SCHEMA
@@ -183,6 +184,27 @@ class TestModels:
         assert ended.returncode == 0, ended.stderr
         assert "bit for bit" in ended.stderr
         assert folder.read(name) == weights
+
+    def test_a_sweep_without_any_model_is_rejected_in_one_line(self, call, folder):
+        for row in folder.runs():
+            folder.remove(model_name(row["run_id"]))
+        ended = call("evaluate", "--sweep", "tiny", "--what", QUICK_TSNE)
+        check_rejected(ended, "RUN_ID: ", "`lagvae evaluate --retrain`")
+        assert len(ended.stderr.splitlines()) == 1
+        assert "run_id" not in ended.stderr
+
+    def test_run_reports_the_runs_without_a_model_that_a_sweep_with_models_has(
+        self, folder, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.chdir(tmp_path)
+        print_runs_without_model(folder)
+        assert capsys.readouterr().out == ""
+        finished = [row["run_id"] for row in folder.runs() if row["status"] == "finished"]
+        for run_id in finished[:3]:
+            folder.remove(model_name(run_id))
+        print_runs_without_model(folder)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"3 of {len(finished)} ")
 
     @pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:-9], lambda c: b"x" + c[1:]])
     def test_a_damaged_model_is_reported_in_one_line(self, call, folder, damage, tmp_path):

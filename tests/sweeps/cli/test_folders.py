@@ -56,11 +56,18 @@ class TestList:
 
 class TestEarlierVersions:
     def test_their_rows_are_told_apart(self, call, folder):
-        lines = call("results", "show", "tiny").stdout.splitlines()
+        lines = call("results", "show", "tiny", "--columns", "nll_iw").stdout.splitlines()
         versions = [(line.split()[0], line.split()[-1]) for line in lines[1:-1]]
         assert versions == [("vae", "current"), ("beta", "current"), *[("beta", "earlier")] * 3]
         assert lines[-1].startswith("6 stored rows belong to an earlier version")
         assert "6 stored rows belong to an earlier version" in call("results", "pareto", "tiny").stdout
+
+    def test_their_curves_are_told_apart(self, call, folder):
+        lines = call("results", "curves", "tiny", "--columns", "valid_kl", "--png", "curves.svg").stdout.splitlines()
+        versions = [(line.split()[0], line.split()[-1]) for line in lines[1:-1]]
+        assert versions == [("vae", "current"), ("beta", "current"), *[("beta", "earlier")] * 3]
+        assert lines[-1].startswith("6 stored rows belong to an earlier version")
+        assert Path("curves.svg").read_text().count("(earlier)") == 3
 
     def test_they_are_archived_with_all_their_files(self, call, folder):
         before = folder.runs()
@@ -71,7 +78,8 @@ class TestEarlierVersions:
         after = folder.runs()
         assert len(before) - len(after) == 6
         assert {row["run_id"] for row in folder.curves()} == {row["run_id"] for row in after}
-        assert "version" not in call("results", "show", "tiny").stdout
+        for verb, column in (("show", "nll_iw"), ("curves", "valid_kl")):
+            assert "version" not in call("results", verb, "tiny", "--columns", column).stdout
         assert call("results", "archive", "tiny", "--orphans").stdout == "there is nothing to move\n"
 
     def test_their_copies_do_not_take_their_place(self, call, folder):

@@ -1,6 +1,8 @@
 """The progress that the live display shows: counts, best configurations and the time left."""
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
@@ -45,14 +47,30 @@ def test_the_time_left_is_rough_if_an_arm_has_no_finished_run():
     assert SweepProgress(ARMS, OBJECTIVES, [row()]).time_left(1) == TimeLeft(2 * 10.0 + 6 * 10.0, rough=True)
 
 
+def report_of(**entries):
+    """The report of tiny data, as `Dataset.report`."""
+    report = {f"{split}_examples": 1 for split in ("train", "valid", "test")}
+    return report | {"train_length_min": 1, "train_length_max": 2, "train_length_mean": 1.5, "vocabulary": 3} | entries
+
+
+def test_a_warning_about_the_data_is_shown_once_and_not_again_with_the_runs():
+    plan = Plan(spec_of(), FINGERPRINT, [])
+    file = io.StringIO()
+    display = Display(Console(file=file, width=200))
+    display.on_sweep_started(plan, report_of(train_oov_rate=0.0, test_oov_rate=0.3))
+    scheduler = RunScheduler(plan)
+    for code in ("W11", "W10"):
+        run = scheduler.next_run()
+        display.on_run_ended(run, row(run.arm) | {"warnings": json.dumps([f"{code}: text."])})
+    assert re.findall(r"W\d+", file.getvalue()) == ["W11", "W10"]
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_display_shows_counts_and_statuses(terminal):
     plan = Plan(spec_of(), FINGERPRINT, [])
     file = io.StringIO()
     display = Display(Console(file=file, width=200, force_terminal=terminal))
-    report = {f"{split}_examples": 1 for split in ("train", "valid", "test")}
-    report |= {"train_length_min": 1, "train_length_max": 2, "train_length_mean": 1.5, "vocabulary": 3}
-    display.on_sweep_started(plan, report)
+    display.on_sweep_started(plan, report_of())
     display.on_training_started(2, 2, 0.0)
     run = RunScheduler(plan).next_run()
     assert run is not None

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from worlds import TINY_TRIAL
 
+from lagvae_core import TrialRecord
+from lagvae_core.config.trial import parse_trial
 from lagvae_core.settings import EvaluationConfig
-from sweeps.cli.trial import QUICK_IW_SAMPLES
+from sweeps.cli.trial import QUICK_IW_SAMPLES, report_equality
 
 DEFAULT = EvaluationConfig().iw_samples
 
@@ -66,3 +68,27 @@ def test_the_training_split_can_be_measured(call, open_file):
     values = ["data.limit=10", "evaluation={split: train, iw_samples: 2}"]
     ended = call("trial", open_file, *(part for value in values for part in ("--set", value)), "--json")
     assert json.loads(ended.stdout)["metrics"]["n"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "size"),
+    [
+        ({"nll_iw": 1.01}, "nll_iw", "0.01"),
+        ({"nll_iw": 1.00001, "kl_by_dimension": [0.5, 1.0]}, "kl_by_dimension", "0.5"),
+        ({"au": None}, "au", "inf"),
+        ({}, None, None),
+    ],
+)
+def test_a_repeated_run_that_differs_names_its_largest_difference(capsys, changes, name, size):
+    config = parse_trial(TINY_TRIAL)
+    stored = {"run_id": "a-0", "nll_iw": 1.0, "kl_by_dimension": [0.5, 2.0], "au": 0, "mi": None}
+    metrics = {**stored, "mi": 3.0} | changes
+    del metrics["run_id"]
+    report_equality(TrialRecord(config, "a-0", "a", "0", "finished", "", metrics), stored)
+    (line,) = capsys.readouterr().err.splitlines()
+    if name is None:
+        assert "bit for bit" in line
+    else:
+        first, _, largest = line.partition(";")
+        assert all(changed in first for changed in changes)
+        assert f"{size}, in {name}" in largest

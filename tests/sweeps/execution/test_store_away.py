@@ -31,26 +31,36 @@ def finished(runs: Path) -> dict[str, bytes]:
     return {name: (runs / f"{name}.parquet").read_bytes() for name in ids}
 
 
+def link(path: Path, target: Path) -> None:
+    """Make `path` a link to its neighbour `target`. A link that exists is replaced, so that `path` always exists."""
+    new = path.with_name("new")
+    new.symlink_to(target.name)
+    new.replace(path)
+
+
 def run_with_failing_store(here: Path, seconds: float, before: str = "") -> tuple[Ended, dict[str, bytes]]:
     """Run the sweep and make its folder of rows inaccessible once a run has finished.
 
-    A file takes the place of the folder, which returns after `seconds` or when the command has ended.
+    The folder is a link. It leads to a file instead for `seconds`, or until the command has ended. No moment is without
+    a link, because the command would use it to create the folder again.
 
     Returns:
         How the command ended, and the files of the rows that had finished when the folder disappeared.
     """
     runs, final, over = here / "results" / "tiny" / "runs", dict[str, bytes](), threading.Event()
+    rows, outage = runs.with_name("rows"), runs.with_name("outage")
+    rows.mkdir(parents=True)
+    outage.touch()
+    link(runs, rows)
 
     def replace_folder() -> None:
-        while not runs.exists() or not (files := finished(runs)):
+        while not (files := finished(runs)):
             if over.wait(0.05):
                 return
         final.update(files)
-        aside = runs.rename(runs.with_name("aside"))
-        runs.write_text("")
+        link(runs, outage)
         over.wait(seconds)
-        runs.unlink()
-        aside.rename(runs)
+        link(runs, rows)
 
     breaking = threading.Thread(target=replace_folder)
     breaking.start()
