@@ -403,5 +403,5 @@ def test_runs_of_an_earlier_version_of_the_sweep_are_told_apart(call, tmp_path):
     lines = call(*compare).stdout.splitlines()
     versions = [line.split()[0] for line in lines if "earlier" in line.split() and "current" not in line]
     assert set(versions) == {"beta", "2"}  # the rows of the tables, and the number of earlier runs
-    (heading,) = {line for line in call(*compare, "--markdown").stdout.splitlines() if line.startswith("| arm")}
-    assert "| version |" in heading
+    headings = [line for line in call(*compare, "--markdown").stdout.splitlines() if line.startswith("| arm")]
+    assert any("| version |" in heading for heading in headings)

@@ -16,7 +16,6 @@ from worlds import TINY_TRIAL, sweep
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.studies import STUDIES, Findings
 from lagvae_core.studies.trained_model import restore
-from sweeps.cli.results import print_runs_without_model
 from sweeps.spec.sweep import parse_spec
 from sweeps.storage.folder import model_name
 from sweeps.storage.schema import OBJECTIVE_COLUMNS, RUNS_SCHEMA
@@ -193,18 +192,17 @@ class TestModels:
         assert len(ended.stderr.splitlines()) == 1
         assert "run_id" not in ended.stderr
 
-    def test_run_reports_the_runs_without_a_model_that_a_sweep_with_models_has(
-        self, folder, tmp_path, monkeypatch, capsys
-    ):
-        monkeypatch.chdir(tmp_path)
-        print_runs_without_model(folder)
-        assert capsys.readouterr().out == ""
+    def test_run_counts_the_runs_without_a_model_if_models_are_kept(self, call, folder, tiny_sweep, tmp_path):
+        shutil.copy(tiny_sweep.here / "tiny.yaml", tmp_path)
+        assert "have no model" not in invoke("run", "tiny.yaml", folder=tmp_path, without=()).stdout
         finished = [row["run_id"] for row in folder.runs() if row["status"] == "finished"]
         for run_id in finished[:3]:
             folder.remove(model_name(run_id))
-        print_runs_without_model(folder)
-        (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"3 of {len(finished)} ")
+        last = invoke("run", "tiny.yaml", folder=tmp_path, without=()).stdout.splitlines()[-1]
+        assert last.startswith(f"3 of {len(finished)} finished runs have no model")
+        assert "--retrain" in last
+        ended = invoke("run", "tiny.yaml", "--keep", "nothing", folder=tmp_path, without=())
+        assert "have no model" not in ended.stdout
 
     @pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:-9], lambda c: b"x" + c[1:]])
     def test_a_damaged_model_is_reported_in_one_line(self, call, folder, damage, tmp_path):
