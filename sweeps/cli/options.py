@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Json", "Spec", "Sweep", "SweepSets", "TrialSets"]
+__all__ = ["Json", "Results", "Spec", "Sweep", "SweepSets", "TrialSets"]
 
 Spec = Annotated[str, typer.Argument(help="Sweep file, or name of a shipped sweep.")]
 Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
@@ -19,3 +19,7 @@ SweepSets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key: trial.training.epochs=3. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Results = Annotated[
+    str,
+    typer.Option("--results", metavar="DIR", envvar="LAGVAE_RESULTS", help="Folder or URI of the results."),
+]

@@ -357,7 +357,7 @@ def _unknown_arms(sweep: str, arms: Sequence[str], trained: Sequence[str]) -> li
 
 
 def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
-    versions = any(curve.earlier for curve in curves)
+    headings = ["arm", "epoch", "step", "runs", *columns, "config_id"]
     rows = [
         [
             curve.arm,
@@ -366,12 +366,14 @@ def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
             str(point.runs),
             *(_statistic(point.columns[name], 3) for name in columns),
             curve.config_id,
-            *([version_of(curve.earlier)] if versions else []),
         ]
         for curve in curves
         for point in curve.points
     ]
-    headings = ["arm", "epoch", "step", "runs", *columns, "config_id", *(["version"] if versions else [])]
+    if any(curve.earlier for curve in curves):
+        headings.append("version")
+        versions = (version_of(curve.earlier) for curve in curves for _ in curve.points)
+        rows = [[*row, version] for row, version in zip(rows, versions, strict=True)]
     return TextTable(headings, rows, LEFT)
 
 
