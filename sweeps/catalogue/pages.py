@@ -45,7 +45,7 @@ has a CRC-32 as well. Files of version 1 have neither. DuckDB, pandas, polars an
     WHERE status = 'finished' GROUP BY arm, config_id;
 
 A folder can contain rows of earlier versions of its sweep. They differ in `config_id`, `spec_hash` or
-`data_fingerprint`. `lagvae results pareto` ignores them, `lagvae results show` marks them, and
+`data_fingerprint`. `lagvae results pareto` ignores them, `show`, `curves` and `compare` mark them, and
 `lagvae results archive SWEEP --orphans` moves them away. If several files hold the row of one run, the file
 `<run_id>.parquet` counts, or else the first by name.
 
