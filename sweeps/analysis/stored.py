@@ -78,8 +78,7 @@ def summaries_of(
 def stored_curves(folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Curve]:
     """Return the training curves of a stored sweep (see `curves_of`), in the order of the arms in the sweep file.
 
-    The curves of runs that belong to the current plan come first. Runs of an earlier version of the sweep have curves
-    of their own, and "(earlier)" in their names.
+    Runs of an earlier version of the sweep have curves of their own, which come last, with "(earlier)" in their names.
 
     Args:
         folder: The folder of the sweep.
@@ -90,9 +89,9 @@ def stored_curves(folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], colu
         ConfigError: The stored sweep file is missing or invalid.
     """
     spec = stored_spec(folder)
-    current = current_plan(spec, folder.runs()).rows
-    curves = sorted(curves_of([row for row in rows if row["run_id"] in current], columns), key=_arm_order(spec))
-    others = sorted(curves_of([row for row in rows if row["run_id"] not in current], columns), key=_arm_order(spec))
+    of_others = {row["run_id"] for row in current_plan(spec, folder.runs()).others}
+    curves = sorted(curves_of([row for row in rows if row["run_id"] not in of_others], columns), key=_arm_order(spec))
+    others = sorted(curves_of([row for row in rows if row["run_id"] in of_others], columns), key=_arm_order(spec))
     return [*curves, *(replace(curve, name=f"{curve.name} (earlier)", earlier=True) for curve in others)]
 
 
