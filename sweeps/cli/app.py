@@ -17,12 +17,12 @@ from typer.core import TyperGroup
 from lagvae_core.errors import LagvaeError
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
-from sweeps.cli.options import Json, Results, Spec, Sweep, SweepSets, TrialSets
+from sweeps.cli.options import For, Json, Results, Spec, Sweep, SweepSets, TrialSets
 from sweeps.cli.results_app import find_sweep, results_app
 from sweeps.cli.streams import check_stdout, prepare_streams
 from sweeps.execution.signals import interrupt_on_signals
 from sweeps.formatting import printable
-from sweeps.spec.arm_syntax import parse_sets
+from sweeps.spec.arm_syntax import parse_duration, parse_sets
 
 __all__ = ["app", "main"]
 
@@ -199,9 +199,10 @@ def run(
     results: Results = "results",
     address: Address = None,
     keep: Keep = None,
+    duration: For = None,
 ) -> None:
     """Execute the missing runs of a sweep and print its Pareto front. Stored runs are never repeated."""
-    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, retry=False))
+    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, duration, retry=False))
 
 
 @app.command()
@@ -211,16 +212,19 @@ def retry(
     results: Results = "results",
     address: Address = None,
     keep: Keep = None,
+    duration: For = None,
 ) -> None:
     """Do the same as `run`, and also repeat the runs that failed or ran out of memory."""
-    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, retry=True))
+    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, duration, retry=True))
 
 
 def _overrides(sets: list[str] | None, keep: str | None) -> dict[str, Any]:
     return parse_sets(sets) | ({"keep": keep} if keep is not None else {})
 
 
-def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str | None, *, retry: bool) -> int:
+def _run_sweep(
+    spec: str, overrides: dict[str, Any], results: str, address: str | None, duration: str | None, *, retry: bool
+) -> int:
     """Run a sweep, print its front, and return the exit code."""
     from sweeps.cli.live_display import Display
     from sweeps.cli.results import print_front, print_runs_without_model
@@ -228,9 +232,10 @@ def _run_sweep(spec: str, overrides: dict[str, Any], results: str, address: str 
     from sweeps.spec.sweep import load_spec
     from sweeps.storage.table import ResultsFolder
 
+    seconds = parse_duration(duration) if duration is not None else None
     loaded = load_spec(spec, overrides)
     folder = ResultsFolder(results, loaded.name)
-    outcome = run_sweep(loaded, folder, Display(), address, retry=retry)
+    outcome = run_sweep(loaded, folder, Display(), address, retry=retry, seconds=seconds)
     if outcome.interrupted:
         return outcome.exit_code
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
-from sweeps.cli.options import Json, Spec, Sweep, SweepSets
+from sweeps.cli.options import For, Json, Spec, Sweep, SweepSets
 from sweeps.formatting import printable, printable_log
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def submit(
     retry: Annotated[
         bool, typer.Option("--retry", help="Also repeat the runs that failed or ran out of memory.")
     ] = False,
+    duration: For = None,
     as_json: Json = False,
 ) -> None:
     """Execute the missing runs of a sweep on a cluster. The sweep continues even if this machine is switched off."""
@@ -64,11 +65,14 @@ def submit(
     from sweeps.execution.jobs import find_running
     from sweeps.execution.jobs import submit as submit_job
     from sweeps.execution.preflight import check_report_fits, preflight
-    from sweeps.spec.arm_syntax import parse_sets
+    from sweeps.spec.arm_syntax import parse_duration, parse_sets
     from sweeps.spec.sweep import load_spec
 
     loaded = load_spec(spec, parse_sets(sets))
     issues: list[ValidationIssue] = []
+    if duration is not None:
+        with collect_issues(issues):
+            parse_duration(duration)
     with collect_issues(issues):
         results_uri = check_results(results)
     with collect_issues(issues):
@@ -84,7 +88,7 @@ def submit(
             raise JobError("nothing was submitted, because some nodes have problems. To submit anyway, use --no-check.")
         check_report_fits(loaded, report)
     if submission is None:
-        submission = submit_job(cluster, loaded, results_uri, retry=retry)
+        submission = submit_job(cluster, loaded, results_uri, retry=retry, duration=duration)
     if as_json:
         print_json(submission.to_json())
         return

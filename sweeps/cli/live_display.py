@@ -121,7 +121,11 @@ class Display(Monitor):
                 self._print(f"warning, {run.arm}: {warning}")
 
     def on_interrupted(self, saving: bool) -> None:
-        self._print(f"{'saving running runs' if saving else 'stopping'}; press again to stop now")
+        self._print("saving running runs; press again to stop now" if saving else "stopping")
+
+    def on_time_up(self, saving: bool) -> None:
+        action = "saving running runs" if saving else "no run has started yet"
+        self._print(f"the time of --for is over; {action}{'; press Ctrl-C to stop now' if saving else ''}")
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()

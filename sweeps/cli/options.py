@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Json", "Results", "Spec", "Sweep", "SweepSets", "TrialSets"]
+__all__ = ["For", "Json", "Results", "Spec", "Sweep", "SweepSets", "TrialSets"]
 
 Spec = Annotated[str, typer.Argument(help="Sweep file, or name of a shipped sweep.")]
 Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
@@ -17,6 +17,15 @@ TrialSets = Annotated[
 SweepSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key: trial.training.epochs=3. Repeatable."),
+]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="TIME",
+        help="Stop after this time, such as 2h, 90m or 1h30m: no run starts any more, and running runs save their "
+        "checkpoints. The same command resumes the sweep.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Results = Annotated[

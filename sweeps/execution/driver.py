@@ -44,7 +44,7 @@ class SweepOutcome:
     Args:
         statuses: Number of rows of the sweep by status, including rows from earlier drivers.
         stop_reason: Sentence that explains why the sweep was stopped early; "" if it was not.
-        interrupted: Whether SIGINT, SIGTERM or SIGHUP interrupted the driver.
+        interrupted: Whether SIGINT, SIGTERM, SIGHUP or the end of its time interrupted the driver and runs are left.
     """
 
     statuses: Mapping[str, int]
@@ -60,7 +60,13 @@ class SweepOutcome:
 
 
 def run_sweep(
-    spec: SweepSpec, folder: ResultsFolder, monitor: Monitor, address: str | None = None, *, retry: bool = False
+    spec: SweepSpec,
+    folder: ResultsFolder,
+    monitor: Monitor,
+    address: str | None = None,
+    *,
+    retry: bool = False,
+    seconds: float | None = None,
 ) -> SweepOutcome:
     """Train the missing runs of a sweep.
 
@@ -68,7 +74,8 @@ def run_sweep(
     `interrupted` resume from their checkpoints.
 
     The work is done in a thread, from which the monitor is called; the calling thread answers signals. After the first
-    SIGINT, SIGTERM or SIGHUP, running runs save their checkpoints. A second one stops them at once.
+    SIGINT, SIGTERM or SIGHUP, or after `seconds`, no run starts any more, and running runs save their checkpoints. A
+    further signal stops them at once.
 
     Args:
         spec: The sweep.
@@ -76,6 +83,7 @@ def run_sweep(
         monitor: Receives the events of the sweep.
         address: Address of a running Ray cluster, `auto` or HOST:PORT. None starts Ray on this machine.
         retry: Whether runs that failed or ran out of memory are repeated.
+        seconds: Time after which the sweep is interrupted [s], counted from this call; None for no limit.
 
     Raises:
         ConfigError: No node can hold a run, the results folder or the temporary folder is not writable, or the current
@@ -85,9 +93,10 @@ def run_sweep(
         LeaseHeldError: Another driver is running the sweep.
         StoreError: The results could not be read or written during the sweep.
         RayLost: A process of the embedded Ray ended unexpectedly.
-        KeyboardInterrupt: A signal arrived before the first run started, or the work could not be stopped.
+        KeyboardInterrupt: A signal arrived or the time ended before the first run started, or the work could not be
+            stopped.
     """
-    supervisor = Supervisor(monitor)
+    supervisor = Supervisor(monitor, seconds)
     return supervisor.run(lambda: _run_sweep(spec, folder, monitor, address, supervisor, retry=retry))
 
 
@@ -115,8 +124,7 @@ def _run_sweep(
         monitor.on_sweep_started(plan, data.report)
         folder = replace(folder, patience=PATIENCE_SECONDS, guard=guard)
         outcome = _run_with_ray(plan, folder, monitor, address, supervisor)
-        reason = "interrupted; the same command resumes the sweep" if outcome.interrupted else outcome.stop_reason
-        monitor.on_sweep_ended(outcome.statuses, reason)
+        monitor.on_sweep_ended(outcome.statuses, _end_reason(outcome, supervisor))
         return outcome
 
 
@@ -154,6 +162,14 @@ def _run_with_ray(
     interrupted = not scheduler.exhausted
     statuses |= recorder.statuses
     return SweepOutcome(Counter(statuses.values()), scheduler.stop_reason, interrupted)
+
+
+def _end_reason(outcome: SweepOutcome, supervisor: Supervisor) -> str:
+    """Return why the driver ended before the end of the sweep; "" if it did not."""
+    if outcome.interrupted:
+        cause = "the time of --for is over" if supervisor.timed_out else "interrupted"
+        return f"{cause}; the same command resumes the sweep"
+    return outcome.stop_reason
 
 
 def _reason(recorder: RunRecorder, supervisor: Supervisor) -> str:

@@ -72,7 +72,9 @@ def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submission 
     return Submission(last.job.submission_id, last.number, new=False, size_bytes=0)
 
 
-def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = False) -> Submission:
+def submit(
+    cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = False, duration: str | None = None
+) -> Submission:
     """Submit a sweep to a cluster, unless it is already running on this cluster with the same results.
 
     Args:
@@ -80,6 +82,7 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
         spec: The sweep.
         results: Path or URI of the results, as `check_results` returns it.
         retry: Whether runs that failed or ran out of memory are repeated.
+        duration: Time after which the job ends (see `parse_duration`), counted from its start; None for no limit.
 
     Raises:
         ConfigError: Another version of the sweep is running with the same results.
@@ -89,6 +92,7 @@ def submit(cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = Fal
     """
     lineage = lineage_of(spec.name, results)
     command = ["python", "-m", "sweeps", "retry" if retry else "run", FILE, "--results", results, "--address", "auto"]
+    command += ["--for", duration] if duration is not None else []
     origin = code_origin()
     environment = {"LAGVAE_ORIGIN": json.dumps(origin)}
     metadata = {

@@ -13,7 +13,7 @@ __all__ = ["Monitor", "SilentMonitor"]
 
 class Monitor(Protocol):
     """Receives the events of one driver. All methods are called in the working thread of the driver,
-    except `on_interrupted`, which the supervising thread calls.
+    except `on_interrupted` and `on_time_up`, which the supervising thread calls.
 
     Implementations are the live display of the terminal, and `SilentMonitor`.
     """
@@ -44,6 +44,9 @@ class Monitor(Protocol):
 
     def on_interrupted(self, saving: bool) -> None:
         """A signal interrupts the driver. If `saving`, running runs save their checkpoints, unless another comes."""
+
+    def on_time_up(self, saving: bool) -> None:
+        """The time limit of the driver has passed. If `saving`, running runs save their checkpoints."""
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         """The driver ends. `statuses` counts rows by status; `stop_reason` is "" unless the sweep stopped early."""

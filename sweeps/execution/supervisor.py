@@ -47,21 +47,24 @@ class Supervisor:
 
     The first signal interrupts the work. From `start_training` on, the work should end once running runs have saved
     their checkpoints; before, KeyboardInterrupt is raised in the working thread. The second signal, or the loss of Ray,
-    demands that the work stops now.
+    demands that the work stops now. A time limit has the effect of a first signal.
 
     Args:
-        monitor: Notified of the first signal, in the calling thread.
+        monitor: Notified of the first signal or of the end of the time, in the calling thread.
+        seconds: Time until the work is interrupted [s], counted from now; None for no limit.
 
     Attributes:
-        interrupted: Whether a signal has arrived.
+        interrupted: Whether a signal has arrived or the time is over.
+        timed_out: Whether the end of the time interrupted the work.
         urgent: Whether the work must stop without waiting for running runs.
         failure: Why the work cannot continue, if this is not a signal.
         on_abandoned: Functions that the supervising thread calls, the last one first, if it leaves the working thread
             behind.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, seconds: float | None = None) -> None:
         self.interrupted = False
+        self.timed_out = False
         self.urgent = False
         self.failure: LagvaeError | None = None
         self.on_abandoned: list[Callable[[], None]] = []
@@ -71,6 +74,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._abortable = True
         self._deadline = float("inf")
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
         self._check: Callable[[], LagvaeError | None] = lambda: None
 
     def run(self, work: Callable[[], T]) -> T:
@@ -123,7 +127,10 @@ class Supervisor:
     def _supervise(self, thread: threading.Thread) -> None:
         if self._signals > self._answered:
             self._answered = self._signals
-            self._answer(thread)
+            self._interrupt(thread)
+        if not self.interrupted and self.failure is None and time.monotonic() > self._end:
+            self.timed_out = True
+            self._interrupt(thread)
         if self.failure is None and (failure := self._check()) is not None:
             self.failure = failure
             self._stop(thread)
@@ -132,11 +139,10 @@ class Supervisor:
                 self._abandon()
             self._stop(thread)
 
-    def _answer(self, thread: threading.Thread) -> None:
-        if self.interrupted or self._abortable:
-            first, saving = not self.interrupted, False
-        else:
-            first = saving = True
+    def _interrupt(self, thread: threading.Thread) -> None:
+        """Let running runs save their checkpoints, or demand that the work stops if it was interrupted before."""
+        first = not self.interrupted
+        saving = first and not self._abortable
         self.interrupted = True
         if saving:
             self._deadline = time.monotonic() + SAVE_SECONDS
@@ -144,7 +150,8 @@ class Supervisor:
             self._stop(thread)
         if first:
             with contextlib.suppress(OSError):  # the terminal may be gone
-                self._monitor.on_interrupted(saving)
+                notify = self._monitor.on_time_up if self.timed_out else self._monitor.on_interrupted
+                notify(saving)
 
     def _stop(self, thread: threading.Thread) -> None:
         """Demand that the work stops now."""

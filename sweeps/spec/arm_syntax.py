@@ -1,4 +1,4 @@
-"""Parsing of values in command-line options: `kind:field=value,field=value+kind`, and `--set KEY=VALUE`."""
+"""Parsing of command-line options: `kind:field=value,field=value+kind`, `--set KEY=VALUE` and `--for 1h30m`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.spec.yaml import MAX_DEPTH, load_yaml
 
-__all__ = ["parse_arm_text", "parse_items", "parse_sets"]
+__all__ = ["parse_arm_text", "parse_duration", "parse_items", "parse_sets"]
 
 OUTSIDE_BRACKETS = r"(?![^\[\]]*\])"
 
 MAX_OPTION = 10_000
 """Largest number of characters of an option that is parsed here; matching takes a time quadratic in it."""
+
+_NUMBER = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+DURATION = re.compile(rf"(?:{_NUMBER}h)?\s*(?:{_NUMBER}m)?\s*(?:{_NUMBER}s)?", re.ASCII)
+UNITS = (3600, 60, 1)
+"""Hour, minute and second [s]."""
 
 
 def parse_items(text: str, option: str, example: str) -> list[dict[str, Any]]:
@@ -97,3 +102,20 @@ def parse_sets(items: Sequence[str] | None) -> dict[str, Any]:
     if issues:
         raise ConfigError(issues)
     return values
+
+
+def parse_duration(text: str) -> float:
+    """Parse the option `--for`: hours, minutes and seconds such as `2h`, `90m`, `1h30m` or `1.5h`.
+
+    Returns:
+        The duration [s].
+
+    Raises:
+        ConfigError: The text is not a duration of at least 1 s.
+    """
+    match = DURATION.fullmatch(text.strip()) if len(text) <= MAX_OPTION else None
+    seconds = sum(float(number or 0) * unit for number, unit in zip(match.groups(), UNITS, strict=True)) if match else 0
+    if seconds < 1:
+        message, hint = "must be a time of at least 1 s", "Write, for example, 2h, 90m, 1h30m or 45s."
+        raise ConfigError([ValidationIssue("--for", message, hint, text)])
+    return seconds

@@ -405,6 +405,34 @@ def test_sigterm_interrupts_a_driver_like_ctrl_c(tmp_path):
     assert "running" not in states
 
 
+TIME_UP_AFTER_TWO_ENDS = (
+    CTRL_C_AFTER_TWO_ENDS.replace("os.killpg(0, signal.SIGINT)", "supervisors[0]._end = time.monotonic()")
+    + """
+from sweeps.execution.supervisor import Supervisor
+supervise, supervisors = Supervisor.__init__, []
+def init(self, monitor, seconds):
+    assert seconds == 3600.0
+    supervise(self, monitor, seconds)
+    supervisors.append(self)
+Supervisor.__init__ = init
+"""
+)
+
+
+@pytest.mark.slow
+def test_at_the_end_of_its_time_a_driver_saves_its_runs_and_says_how_to_go_on(tmp_path):
+    write_tiny_sweep(tmp_path)
+    with private_home() as home:
+        ended = lagvae("run", "tiny.yaml", "--for", "1h", cwd=tmp_path, before=TIME_UP_AFTER_TWO_ENDS, home=home)
+        assert survivors(home[MARK]) == []
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stdout == ""
+    assert "--for" in ended.stderr.splitlines()[-1]
+    states = {row["status"] for row in ResultsFolder(str(tmp_path / "results"), "tiny").runs()}
+    assert states >= {"finished", "interrupted"}
+    assert "running" not in states
+
+
 LOSE_THE_DATA = """
 import shutil
 from sweeps.execution import driver

@@ -24,9 +24,13 @@ FOR_EVER = threading.Event()
 class Notices(SilentMonitor):
     def __init__(self) -> None:
         self.saving: list[bool] = []
+        self.time_up: list[bool] = []
 
     def on_interrupted(self, saving: bool) -> None:
         self.saving.append(saving)
+
+    def on_time_up(self, saving: bool) -> None:
+        self.time_up.append(saving)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -102,6 +106,44 @@ def test_two_signals_in_quick_succession_are_one(supervisor, monkeypatch):
 
     assert not supervisor.run(work)
     assert notices(supervisor) == [True]
+
+
+class TestTimeLimit:
+    def test_lets_runs_save_and_a_signal_then_stops_them(self):
+        monitor = Notices()
+        supervisor = Supervisor(monitor, seconds=0.0)
+
+        def work() -> str:
+            wait_until(lambda: supervisor.interrupted)
+            assert (supervisor.timed_out, supervisor.urgent) == (True, False)
+            wait_until(lambda: bool(monitor.time_up))
+            send(signal.SIGINT)
+            wait_until(lambda: supervisor.urgent)
+            return "ended"
+
+        supervisor.start_training()
+        assert supervisor.run(work) == "ended"
+        assert (monitor.time_up, monitor.saving) == ([True], [])
+
+    def test_ends_the_work_before_the_training(self):
+        monitor = Notices()
+        with pytest.raises(KeyboardInterrupt):
+            Supervisor(monitor, seconds=0.0).run(lambda: wait_until(lambda: False))
+        assert (monitor.time_up, monitor.saving) == ([False], [])
+
+    def test_has_no_effect_after_a_signal(self, monkeypatch):
+        monitor = Notices()
+        supervisor = Supervisor(monitor, seconds=3600.0)
+
+        def work() -> None:
+            send(signal.SIGINT)
+            wait_until(lambda: bool(monitor.saving))
+            monkeypatch.setattr(supervisor, "_end", 0.0)
+            threading.Event().wait(3 * module.POLL_SECONDS)
+
+        supervisor.start_training()
+        supervisor.run(work)
+        assert (supervisor.timed_out, supervisor.urgent, monitor.time_up) == (False, False, [])
 
 
 def test_runs_have_limited_time_to_save(supervisor, monkeypatch):

@@ -15,7 +15,7 @@ from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
 from sweeps.search.plan import Plan
-from sweeps.spec.arm_syntax import parse_sets
+from sweeps.spec.arm_syntax import parse_duration, parse_sets
 from sweeps.spec.arms import MAX_ARMS
 from sweeps.spec.sections import MAX_CONFIGURATIONS
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
@@ -701,3 +701,21 @@ def test_an_arm_that_does_not_measure_an_objective_has_a_warning():
 def test_an_unknown_objective_is_reported_with_issues_of_the_structure():
     issues = issues_of(objectives={"nll": "min"}, search={"seeds": 0}, trail={})
     assert {issue.where for issue in issues} == {"objectives.nll", "search.seeds", "trail"}
+
+
+class TestDurations:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("2h", 7200), ("90m", 5400), ("30s", 30), ("1h30m", 5400), ("1.5h", 5400), ("1h 2m 3s", 3723), (" 1s ", 1)],
+    )
+    def test_units_are_added(self, text, seconds):
+        assert parse_duration(text) == seconds
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "0s", "0.5s", "2", "2d", "-2h", "30m1h", "1h1h", "2 h", "1e3s", "inf", "nan", "\u0662h", "9" * 10**5],
+    )
+    def test_other_texts_are_refused(self, text):
+        with pytest.raises(ConfigError) as caught:
+            parse_duration(text)
+        assert [issue.where for issue in caught.value.issues] == ["--for"]
