@@ -45,11 +45,13 @@ class SweepOutcome:
         statuses: Number of rows of the sweep by status, including rows from earlier drivers.
         stop_reason: Sentence that explains why the sweep was stopped early; "" if it was not.
         interrupted: Whether SIGINT, SIGTERM, SIGHUP or the end of its time interrupted the driver and runs are left.
+        budget_reason: Sentence that says which budget is used up although runs are left; "" if there is none.
     """
 
     statuses: Mapping[str, int]
     stop_reason: str
     interrupted: bool
+    budget_reason: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -137,7 +139,7 @@ def _run_with_ray(
     scheduler = RunScheduler(plan)
     if not scheduler.fill_queue():
         _store_spec(plan, folder)
-        return SweepOutcome(Counter(statuses.values()), "", False)
+        return SweepOutcome(Counter(statuses.values()), "", False, scheduler.budget_reason)
     with scratch_folder() as scratch, _connected(address, supervisor, scratch) as ray:
         nodes = cluster_nodes(ray)
         spec = _with_gpu_share(ray, plan, nodes, monitor)
@@ -152,6 +154,7 @@ def _run_with_ray(
             origin=provenance(),
             on_run_ended=scheduler.on_run_ended,
             on_run_lost=scheduler.on_run_lost,
+            on_run_progress=scheduler.on_run_progress,
         )
         supervisor.on_abandoned.append(lambda: recorder.close(_reason(recorder, supervisor)))
         supervisor.start_training()
@@ -161,7 +164,7 @@ def _run_with_ray(
         raise error
     interrupted = not scheduler.exhausted
     statuses |= recorder.statuses
-    return SweepOutcome(Counter(statuses.values()), scheduler.stop_reason, interrupted)
+    return SweepOutcome(Counter(statuses.values()), scheduler.stop_reason, interrupted, scheduler.budget_reason)
 
 
 def _end_reason(outcome: SweepOutcome, supervisor: Supervisor) -> str:
@@ -169,7 +172,7 @@ def _end_reason(outcome: SweepOutcome, supervisor: Supervisor) -> str:
     if outcome.interrupted:
         cause = "the time of --for is over" if supervisor.timed_out else "interrupted"
         return f"{cause}; the same command resumes the sweep"
-    return outcome.stop_reason
+    return outcome.stop_reason or outcome.budget_reason
 
 
 def _reason(recorder: RunRecorder, supervisor: Supervisor) -> str:

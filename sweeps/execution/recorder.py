@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sweeps.execution.failures import describe_loss
 from sweeps.execution.losses import LOST_RETRIES, LossCounter, Position
 from sweeps.execution.monitor import Monitor
+from sweeps.search.budget import COST_SO_FAR
 from sweeps.search.plan import Run
 from sweeps.spec.space import value_of
 from sweeps.spec.sweep import SweepSpec
@@ -36,6 +38,7 @@ class RunRecorder:
         origin: Provenance of the code, as columns of a row.
         on_run_ended: Called with each ended run and its final row, before the monitor is notified.
         on_run_lost: Called with each run whose process was lost and which is to be started again.
+        on_run_progress: Called with the row of a running run after each of its reports.
 
     Attributes:
         closed: Whether `close` was called.
@@ -53,6 +56,7 @@ class RunRecorder:
         origin: Mapping[str, Any],
         on_run_ended: Callable[[Run, Mapping[str, Any]], None],
         on_run_lost: Callable[[Run], None],
+        on_run_progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:
         self.spec = spec
         self.folder = folder
@@ -64,6 +68,7 @@ class RunRecorder:
         self._origin = origin
         self._run_ended = on_run_ended
         self._run_lost = on_run_lost
+        self._run_progressed = on_run_progress
         self._lock = threading.RLock()
         self._scheduled: dict[str, Run] = {}
         self._running: dict[str, tuple[Run, dict[str, Any]]] = {}
@@ -100,12 +105,17 @@ class RunRecorder:
         self._monitor.on_run_started(run)
 
     def on_run_progress(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run reports its progress. Host and device are written to the row when a report first contains them."""
+        """The run reports its progress. Host and device are written to the row when a report first contains them.
+
+        The cost so far is written only with the next version of the row, for example if the run is interrupted.
+        """
         run, row = self._running[run_id]
+        row |= {name: report[name] for name in COST_SO_FAR if name in report}
         location = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in location.items()):
             row |= location
             self._write(row)
+        self._run_progressed(row)
         if "epoch" in report:
             self._epochs[run_id] = max(self._epochs.get(run_id, 0), int(report["epoch"]))
             self._monitor.on_run_progress(run, int(report["epoch"]), int(report["epochs"]))
@@ -179,6 +189,8 @@ class RunRecorder:
             "spec_hash": self.spec.hash,
             "threads": self.spec.resources.cpus,
             **_field_columns(run),
+            "gpus": math.ceil(self.spec.resources.gpu_share) if run.alone else self.spec.resources.gpu_share,
+            **_cost_before(run),
             **self._origin,
         }
 
@@ -206,6 +218,12 @@ class RunRecorder:
     def _write(self, row: Mapping[str, Any]) -> None:
         self.folder.write_run(row)
         self.statuses[row["run_id"]] = row["status"]
+
+
+def _cost_before(run: Run) -> dict[str, Any]:
+    """Return the cost of the earlier attempts if the run resumes from their checkpoint."""
+    resumed = run.stored is not None and run.stored["status"] not in ENDED
+    return {name: run.stored[name] for name in COST_SO_FAR} if run.stored is not None and resumed else {}
 
 
 _TUNABLE_COLUMNS = dict(tunable_columns())

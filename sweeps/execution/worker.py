@@ -32,6 +32,7 @@ def train_run(trial_config: dict[str, Any]) -> None:
     from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory
     from sweeps.execution.datasets import load_trial_data
     from sweeps.execution.stop_flag import StopFlag
+    from sweeps.search.budget import COST_SO_FAR
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
     # If the thread of a run takes longer than this to end [s], Tune silently gives up the next run of this process. The
@@ -62,7 +63,14 @@ def train_run(trial_config: dict[str, Any]) -> None:
             raise DataError([ValidationIssue("the data", message, hint, dataset.fingerprint[:12])])
         record = train(
             config,
-            report=lambda epoch: tune.report({**location, "epoch": epoch.epoch, "epochs": config.epochs}),
+            report=lambda epoch: tune.report(
+                {
+                    **location,
+                    "epoch": epoch.epoch,
+                    "epochs": config.epochs,
+                    **{name: epoch[name] for name in COST_SO_FAR},
+                }
+            ),
             progress=end_if_interrupted,
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
             checkpoint_seconds=run["checkpoint_seconds"],

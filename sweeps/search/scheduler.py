@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from sweeps.search.arm_study import ArmStudy
+from sweeps.search.budget import BudgetMeter
 from sweeps.search.plan import Configuration, Plan, Run
 from sweeps.spec.space import Arm
+from sweeps.storage.schema import ENDED
 
 __all__ = ["RunScheduler"]
 
@@ -26,7 +28,7 @@ class RunScheduler:
 
     Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
     configuration. A run that runs out of memory for the first time is repeated after all others, without sharing its
-    node or GPU.
+    node or GPU. Once the budget is used up, only runs that have been started before are left to start.
 
     Args:
         plan: Plan of the sweep, with its missing runs.
@@ -34,11 +36,14 @@ class RunScheduler:
     Attributes:
         plan: The plan, which the scheduler never changes.
         stop_reason: Sentence that explains why the sweep was aborted; "" if it was not.
+        budget_reason: Sentence that says which budget is used up although runs are left; "" if there is none.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.stop_reason = ""
+        self.stop_reason = self.budget_reason = ""
+        self._budget = BudgetMeter(plan.spec.search.budget, plan.rows.values())
+        self._started = {run_id for run_id, row in plan.rows.items() if row["status"] not in ENDED}
         self._studies = {arm.name: ArmStudy(plan.spec, arm) for arm in plan.spec.arms}
         self._order = deque(plan.order())
         self._queue: deque[Run] = deque()
@@ -66,6 +71,7 @@ class RunScheduler:
             return None
         run = self._queue.popleft()
         self._running.add(run.run_id)
+        self._started.add(run.run_id)
         return run
 
     def fill_queue(self) -> bool:
@@ -76,6 +82,7 @@ class RunScheduler:
         """
         if self.stop_reason:
             return False
+        self._check_budget()
         while not self._queue:
             if self._order:
                 self._queue_runs(*self._order.popleft())
@@ -96,6 +103,7 @@ class RunScheduler:
         If the run ran out of memory for the first time, it is queued again.
         """
         self._running.discard(run.run_id)
+        self._budget.add(row)
         if run.is_repeated_after(row):
             self._alone.append(replace(run, stored=row, alone=True))
             return
@@ -103,10 +111,36 @@ class RunScheduler:
         self._ended_rows[run.arm, run.configuration][run.seed] = row
         self._tell_if_complete(run.arm, run.configuration)
 
+    def on_run_progress(self, row: Mapping[str, Any]) -> None:
+        """Record the cost so far of a running run, whose row is `row`."""
+        self._budget.add(row)
+
     def on_run_lost(self, run: Run) -> None:
         """Record that the process of `run` was lost. The run is the next one to start."""
         self._running.discard(run.run_id)
         (self._alone if run.alone else self._queue).appendleft(run)
+
+    def _check_budget(self) -> None:
+        """Drop all runs that have not been started if the budget is used up."""
+        spent = self._budget.spent()
+        if spent is None or self.budget_reason:
+            return
+        new = False
+        while self._order:
+            arm, index = self._order.popleft()
+            if (arm.name, index) in self._configurations:
+                self._queue_runs(arm, index)
+            else:
+                new = True
+        for queue in (self._queue, self._alone):
+            started = [run for run in queue if run.run_id in self._started]
+            new = new or len(started) < len(queue)
+            queue.clear()
+            queue.extend(started)
+        if new:
+            self.budget_reason = (
+                f"the budget is used up ({spent}); a larger search.budget.{spent.name} continues the sweep"
+            )
 
     def _queue_runs(self, arm: Arm, index: int) -> None:
         """Queue the missing runs of configuration `index` of `arm`, if the arm's space still has an unused point."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lagvae_core.settings import FrozenConfig
 from sweeps.spec.samplers import SAMPLERS
@@ -15,7 +15,7 @@ else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 
-__all__ = ["MAX_CONFIGURATIONS", "Direction", "Keep", "ResourceSpec", "SearchSpec", "Seeds", "as_seeds"]
+__all__ = ["MAX_CONFIGURATIONS", "BudgetSpec", "Direction", "Keep", "ResourceSpec", "SearchSpec", "Seeds", "as_seeds"]
 
 
 Direction = Literal["min", "max"]
@@ -39,6 +39,32 @@ Seeds = Annotated[int, Field(ge=1, le=10**4)] | tuple[Annotated[int, Field(ge=0,
 def as_seeds(seeds: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Return the seeds that a number or a list stands for."""
     return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+
+
+class BudgetSpec(FrozenConfig):
+    """Limits on the cost of a sweep. At least one of them must be given.
+
+    The cost is that of all stored rows that belong to the sweep file, whatever their status, and of the running runs up
+    to their last epoch. Once a limit is reached, no new run starts. Runs that have started are still trained to their
+    end, so the cost may exceed the limit. To continue the sweep, raise the limit. A budget changes no `config_id`.
+    """
+
+    hours: Annotated[
+        float | None,
+        Field(gt=0, description="time of all runs together [h]; two runs at the same time for an hour count as 2"),
+    ] = None
+    gpu_hours: Annotated[
+        float | None, Field(gt=0, description="the same, each run weighted by its GPUs or fraction of a GPU [h]")
+    ] = None
+    gradient_evaluations: Annotated[
+        float | None, Field(gt=0, description="encoder updates plus decoder updates of all runs together")
+    ] = None
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"must contain at least one of {', '.join(type(self).model_fields)}")
+        return self
 
 
 class SearchSpec(FrozenConfig):
@@ -68,6 +94,9 @@ class SearchSpec(FrozenConfig):
             "sweep, so that arms are compared at equal recipes"
         ),
     ] = False
+    budget: Annotated[
+        BudgetSpec | None, Field(description="limits on the cost of the sweep, see below; null: none")
+    ] = None
 
     @property
     def run_seeds(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from lagvae_core.settings import FrozenConfig
 from sweeps.spec.arms import parse_arms, parse_space
 from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Dimension, Value, value_of
-from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_objectives, check_search, validate_trials
+from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_budget, check_objectives, check_search, validate_trials
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 from sweeps.storage.identifiers import SWEEP_NAME
 
@@ -237,6 +237,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
     validated = validate_trials(trial, arms, file.objectives if file is not None else {}, issues)
     if file is not None:
         check_search(file.search, arms, space, issues)
+        check_budget(file.search, file.resources, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
     if issues:
         # Duplicates are found by their text, because an issue with a list or mapping as its value is not hashable.

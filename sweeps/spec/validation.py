@@ -9,11 +9,11 @@ from typing import Any
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
-from sweeps.spec.sections import MAX_CONFIGURATIONS, Direction, SearchSpec
+from sweeps.spec.sections import MAX_CONFIGURATIONS, Direction, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Dimension, Value
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
-__all__ = ["DEFAULT_OBJECTIVES", "check_objectives", "check_search", "validate_trials"]
+__all__ = ["DEFAULT_OBJECTIVES", "check_budget", "check_objectives", "check_search", "validate_trials"]
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
@@ -182,6 +182,13 @@ def _check_pairing(
                 message = "must be omitted, because paired arms have the same value of it"
                 where = f"arms.{arm.name}.points[{number}].{name}"
                 issues.append(ValidationIssue(where, message, "Remove it from the point.", point[name]))
+
+
+def check_budget(search: SearchSpec, resources: ResourceSpec, issues: list[ValidationIssue]) -> None:
+    """Append an issue about a limit on GPU hours if no run uses a GPU, because it would limit nothing."""
+    if search.budget is not None and search.budget.gpu_hours is not None and resources.gpus == 0:
+        message, hint = "must be omitted if resources.gpus is 0", "Set resources.gpus, or limit hours instead."
+        issues.append(ValidationIssue("search.budget.gpu_hours", message, hint, search.budget.gpu_hours))
 
 
 def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> None:

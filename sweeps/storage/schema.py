@@ -113,6 +113,7 @@ PROVENANCE = (
     ("host", "str", "host of the worker process"),
     ("device", "str", "device used for training"),
     ("threads", "int", "number of CPU cores of the run"),
+    ("gpus", "float", "number of GPUs of the run; below 1, its fraction of a GPU"),
 )
 
 

@@ -188,6 +188,16 @@ class TestFront:
             assert not diverged & {member["config_id"] for member in members}
 
 
+def test_a_used_up_budget_ends_the_command_with_the_front(tiny_sweep, tmp_path, monkeypatch, capsys):
+    shutil.copytree(tiny_sweep.here, tmp_path, dirs_exist_ok=True)
+    more = ("--set", "search.seeds=3", "--set", "search.budget.gradient_evaluations=10")
+    assert call(monkeypatch, tmp_path, "run", "tiny.yaml", *more) == 0
+    out, err = capsys.readouterr()
+    assert "Pareto front of tiny" in out
+    assert "search.budget.gradient_evaluations" in err.splitlines()[-1]
+    assert len(ResultsFolder(str(tmp_path / "results"), "tiny").runs()) == 14
+
+
 @pytest.fixture(scope="module")
 def extended(tiny_sweep, tmp_path_factory) -> TinySweep:
     here = tmp_path_factory.mktemp("extended")

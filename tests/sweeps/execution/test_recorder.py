@@ -182,3 +182,24 @@ def test_the_first_captured_error_is_kept(world):
         with world.recorder.capture_errors():
             raise error
     assert str(world.recorder.error) == "first"
+
+
+def test_an_interrupted_run_keeps_its_cost_and_its_next_attempt_starts_from_it(world):
+    cost = {"seconds": 12.5, "encoder_steps": 30, "decoder_steps": 20}
+    run = world.start()
+    world.recorder.on_run_progress(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2, **cost})
+    world.recorder.close("the sweep was interrupted.")
+    assert {name: world.row[name] for name in cost} == cost
+    again = replace(run, stored=world.row)
+    for status, kept in (("interrupted", cost), ("failed", dict.fromkeys(cost))):
+        row = world.recorder._first_row(replace(again, stored=world.row | {"status": status}))
+        assert {name: row[name] for name in cost} == kept
+
+
+@pytest.mark.parametrize(
+    ("gpus", "alone", "stored"), [(0, False, 0), (0.25, False, 0.25), (0.25, True, 1), (2, True, 2)]
+)
+def test_a_row_says_which_gpus_its_run_has(world, gpus, alone, stored):
+    world.recorder.spec = spec_of(resources={"gpus": gpus})
+    run = world.scheduler.next_run()
+    assert world.recorder._first_row(replace(run, alone=alone))["gpus"] == stored

@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from worlds import FINGERPRINT, plausible, play, row_of, run_ids, spec_of
 
+from sweeps.search.budget import cost_of
 from sweeps.search.plan import Plan
 from sweeps.search.scheduler import RunScheduler
 
@@ -368,3 +369,83 @@ class TestSamplers:
             return sum(json.loads(row["parameters"])["beta_vae.beta"] for row in rows[-10:]) / 10
 
         assert mean_of_last("tpe") > mean_of_last("random") + 0.1
+
+
+class TestBudget:
+    """Each run of `costs` takes an hour on half a GPU, with 300 gradient evaluations."""
+
+    COST: ClassVar = {"seconds": 3600.0, "encoder_steps": 200, "decoder_steps": 100, "gpus": 0.5}
+
+    def spec(self, **budget):
+        return spec_of(arms=ARMS, search=search(budget=budget), resources={"gpus": 0.5})
+
+    def costs(self, run):
+        return plausible(run) | self.COST
+
+    @pytest.mark.parametrize(
+        ("budget", "runs"),
+        [
+            ({"hours": 5}, 5),
+            ({"gpu_hours": 2.4}, 5),
+            ({"gradient_evaluations": 1200}, 4),
+            ({"hours": 7, "gpu_hours": 2.4, "gradient_evaluations": 1e6}, 5),
+        ],
+    )
+    def test_the_first_limit_ends_the_sweep(self, budget, runs):
+        rows, scheduler = play(self.spec(**budget), answer=self.costs)
+        assert len(rows) == runs
+        assert scheduler.exhausted
+        assert scheduler.budget_reason
+        assert scheduler.stop_reason == ""
+
+    def test_running_runs_finish(self):
+        rows, scheduler = play(self.spec(hours=5), answer=self.costs, concurrent=4)
+        assert [row["status"] for row in rows] == ["finished"] * 8
+        assert scheduler.exhausted
+
+    def test_a_resumed_sweep_has_what_is_left(self):
+        rows, _ = play(self.spec(hours=5), answer=self.costs, ends=3)
+        rows, _ = play(self.spec(hours=5), [row for row in rows if row["status"] == "finished"], self.costs)
+        assert len(rows) == 5
+        again, scheduler = play(self.spec(hours=5), rows, self.costs)
+        assert again == rows
+        assert scheduler.budget_reason
+        more, _ = play(self.spec(hours=6), rows, self.costs)
+        assert len(more) == 6
+
+    def test_runs_that_have_started_are_resumed_although_it_is_used_up(self):
+        rows, _ = play(self.spec(hours=50), answer=self.costs, ends=4, concurrent=3)
+        unfinished = [row["run_id"] for row in rows if row["status"] == "running"]
+        assert unfinished
+        rows, scheduler = play(self.spec(hours=4), rows, self.costs)
+        assert {row["run_id"]: row["status"] for row in rows if row["run_id"] in unfinished} == dict.fromkeys(
+            unfinished, "finished"
+        )
+        assert len(rows) == 4 + len(unfinished)
+        assert scheduler.budget_reason
+
+    def test_the_cost_of_running_runs_counts(self):
+        scheduler = RunScheduler(Plan(self.spec(hours=5), FINGERPRINT, []))
+        first = scheduler.next_run()
+        scheduler.on_run_progress(row_of(first, status="running", **self.COST | {"seconds": 4 * 3600.0}))
+        second = scheduler.next_run()
+        scheduler.on_run_progress(row_of(second, status="running", **self.COST))
+        assert scheduler.next_run() is None
+        assert not scheduler.exhausted
+        scheduler.on_run_ended(first, row_of(first, **self.costs(first)))
+        scheduler.on_run_lost(second)
+        assert scheduler.next_run() == second, "a run that has started is started again"
+
+    def test_nothing_is_said_if_no_run_is_left(self):
+        rows, scheduler = play(self.spec(hours=20), answer=self.costs)
+        assert len(rows) == 20
+        assert scheduler.budget_reason == ""
+        again = RunScheduler(Plan(self.spec(hours=1), FINGERPRINT, rows))
+        assert not again.fill_queue()
+        assert (again.exhausted, again.budget_reason) == (True, "")
+
+    def test_a_run_of_an_earlier_version_on_a_gpu_counts_as_a_whole_gpu(self):
+        run = RunScheduler(Plan(self.spec(hours=1), FINGERPRINT, [])).next_run()
+        row = row_of(run, **self.COST | {"gpus": None})
+        costs = [cost_of(row | {"device": device}).gpu_hours for device in ("NVIDIA H200", "cpu", None)]
+        assert costs == [1.0, 0.0, 0.0]

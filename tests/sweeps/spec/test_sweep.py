@@ -14,6 +14,7 @@ from worlds import FINGERPRINT, TINY_TRIAL, spec_of, sweep
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.strategies.kl_linear_epoch import KlLinearEpoch
+from sweeps.catalogue.arms import resolved_sweep
 from sweeps.search.plan import Plan
 from sweeps.spec.arm_syntax import parse_duration, parse_sets
 from sweeps.spec.arms import MAX_ARMS
@@ -701,6 +702,44 @@ def test_an_arm_that_does_not_measure_an_objective_has_a_warning():
 def test_an_unknown_objective_is_reported_with_issues_of_the_structure():
     issues = issues_of(objectives={"nll": "min"}, search={"seeds": 0}, trail={})
     assert {issue.where for issue in issues} == {"objectives.nll", "search.seeds", "trail"}
+
+
+class TestBudget:
+    def spec(self, budget, **changes):
+        return spec_of(search=sweep()["search"] | {"budget": budget}, **changes)
+
+    def test_any_subset_of_its_keys_may_be_given(self):
+        budget = self.spec({"hours": 0.5, "gradient_evaluations": 1e6}).search.budget
+        assert budget.model_dump(exclude_none=True) == {"hours": 0.5, "gradient_evaluations": 1e6}
+        assert self.spec({"gpu_hours": 40}, resources={"gpus": "auto"}).search.budget.gpu_hours == 40
+
+    @pytest.mark.parametrize(
+        ("budget", "where"),
+        [
+            ({}, ["search.budget"]),
+            ({"hours": None}, ["search.budget"]),
+            ({"hours": 0, "gradient_evaluations": -1}, ["search.budget.hours", "search.budget.gradient_evaluations"]),
+            ({"hours": ".inf"}, ["search.budget.hours"]),
+            ({"days": 2}, ["search.budget.days"]),
+            ("12h", ["search.budget"]),
+            ({"gpu_hours": 40}, ["search.budget.gpu_hours"]),
+        ],
+    )
+    def test_invalid_budgets_are_refused(self, budget, where):
+        with pytest.raises(ConfigError) as caught:
+            self.spec(budget)
+        assert [issue.where for issue in caught.value.issues] == where
+
+    def test_the_resolved_sweep_has_the_same_budget_and_the_same_ids(self):
+        plain, limited = spec_of(), self.spec({"hours": 12})
+        resolved = parse_spec(yaml.safe_dump(resolved_sweep(limited)))
+        assert resolved.search == limited.search
+        assert "budget" not in resolved_sweep(plain)["search"]
+        assert limited.hash not in (plain.hash, self.spec({"hours": 13}).hash)
+        ids = [
+            s.trial_config(arm, arm.probe(), seed=0).config_id("") for s in (plain, limited, resolved) for arm in s.arms
+        ]
+        assert len(set(ids)) == len(plain.arms)
 
 
 class TestDurations:

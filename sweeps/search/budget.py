@@ -1,0 +1,104 @@
+"""The cost of runs, and how much of the budget of a sweep is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sweeps.spec.sections import BudgetSpec
+
+__all__ = ["COST_SO_FAR", "BudgetMeter", "BudgetUse", "Cost", "cost_of"]
+
+COST_SO_FAR = ("seconds", "encoder_steps", "decoder_steps")
+"""Columns of the cost that a run reports after each epoch."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one or several runs have cost so far, in the units of `BudgetSpec`.
+
+    Args:
+        hours: Wall time of the runs, added up even if they ran at the same time [h].
+        gpu_hours: The same, each run weighted by the GPUs or the fraction of a GPU that it occupied [h].
+        gradient_evaluations: Number of encoder updates plus number of decoder updates.
+    """
+
+    hours: float = 0.0
+    gpu_hours: float = 0.0
+    gradient_evaluations: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def __neg__(self) -> Cost:
+        return Cost(*(-getattr(self, field.name) for field in fields(self)))
+
+
+def cost_of(row: Mapping[str, Any]) -> Cost:
+    """Return the cost of the run of `row`; of a run that has not ended, up to its last report.
+
+    Rows of earlier versions do not contain the GPUs of the run. If such a run used a GPU, it counts as the whole GPU.
+    """
+    hours = (row["seconds"] or 0.0) / 3600
+    gpus = row["gpus"] if row["gpus"] is not None else float(row["device"] not in (None, "cpu"))
+    return Cost(hours, hours * gpus, (row["encoder_steps"] or 0) + (row["decoder_steps"] or 0))
+
+
+@dataclass(frozen=True)
+class BudgetUse:
+    """One limit of a budget and how much of it is used.
+
+    Args:
+        name: Key of `BudgetSpec`.
+        limit: Value of the key.
+        used: The cost so far, in the same unit.
+    """
+
+    name: str
+    limit: float
+    used: float
+
+    @property
+    def left(self) -> float:
+        """The rest; 0 if the limit is reached or exceeded."""
+        return max(0.0, self.limit - self.used)
+
+    def __str__(self) -> str:
+        """Return, for example, "3.2 of 12 hours"."""
+        unit = self.name.replace("gpu_", "GPU ").replace("_", " ")
+        return f"{_amount(self.used)} of {_amount(self.limit)} {unit}"
+
+
+class BudgetMeter:
+    """Compares the cost of the runs of a sweep with its budget.
+
+    Args:
+        budget: The budget; None if the sweep has none.
+        rows: The stored rows that belong to the sweep.
+    """
+
+    def __init__(self, budget: BudgetSpec | None, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._limits: dict[str, float] = budget.model_dump(exclude_none=True) if budget is not None else {}
+        self._costs: dict[str, Cost] = {}
+        self._total = Cost()
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count the cost of a run, in place of what was counted for it before."""
+        before, now = self._costs.get(row["run_id"], Cost()), cost_of(row)
+        self._costs[row["run_id"]] = now
+        self._total = self._total + now + -before
+
+    def uses(self) -> list[BudgetUse]:
+        """Return every limit of the budget with what is used of it."""
+        return [BudgetUse(name, limit, getattr(self._total, name)) for name, limit in self._limits.items()]
+
+    def spent(self) -> BudgetUse | None:
+        """Return the first limit that is reached; None if there is none."""
+        return next((use for use in self.uses() if use.used >= use.limit), None)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
