@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "describe_data",
+    "format_amount",
     "format_duration",
     "format_parameters",
     "format_value",
@@ -69,6 +70,11 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def format_value(value: object, digits: int = 4) -> str:
     """Return a float with `digits` significant digits, and any other value as text that can be printed."""
     return f"{value:.{digits}g}" if isinstance(value, float) else printable(str(value))
+
+
+def format_amount(value: float) -> str:
+    """Return a number of hours or updates: 0.25, 3.2, 1,000,000."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def format_parameters(parameters: Mapping[str, object], digits: int = 4) -> str:

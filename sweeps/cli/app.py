@@ -185,11 +185,18 @@ def plan(
     sets: SweepSets = None,
     results: Results = "results",
     as_json: Json = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Estimate the time of arms without finished runs: train each for at most 20 updates or 10 seconds.",
+        ),
+    ] = False,
 ) -> None:
     """Show which runs are missing and how long they will take, without changing anything."""
     from sweeps.cli.plan import print_plan
 
-    print_plan(spec, parse_sets(sets), results, as_json=as_json)
+    print_plan(spec, parse_sets(sets), results, as_json=as_json, calibrate=calibrate)
 
 
 @app.command()
@@ -226,14 +233,14 @@ def _run_sweep(
     spec: str, overrides: dict[str, Any], results: str, address: str | None, duration: str | None, *, retry: bool
 ) -> int:
     """Run a sweep, print its front, and return the exit code."""
+    from sweeps.cli.folders import load_sweep
     from sweeps.cli.live_display import Display
     from sweeps.cli.results import print_front, print_runs_without_model
     from sweeps.execution.driver import run_sweep
-    from sweeps.spec.sweep import load_spec
     from sweeps.storage.table import ResultsFolder
 
     seconds = parse_duration(duration) if duration is not None else None
-    loaded = load_spec(spec, overrides)
+    loaded = load_sweep(spec, overrides, results)
     folder = ResultsFolder(results, loaded.name)
     outcome = run_sweep(loaded, folder, Display(), address, retry=retry, seconds=seconds)
     if outcome.interrupted:

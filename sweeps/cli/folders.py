@@ -1,17 +1,21 @@
-"""`lagvae results list` and `lagvae results archive`: the stored sweeps, and files that do not belong to them."""
+"""Stored sweeps by name: `lagvae results list`, `lagvae results archive`, and a sweep file that is only stored."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
 from sweeps.analysis import archive
 from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole
+from sweeps.spec.sweep import SweepSpec, is_shipped, load_spec
+from sweeps.storage.identifiers import SWEEP_NAME
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
-__all__ = ["archive_files", "print_sweeps"]
+__all__ = ["archive_files", "load_sweep", "print_sweeps"]
 
 SELECTIONS: dict[str, Callable[[ResultsFolder], list[str]]] = {
     "--orphans": archive.orphans,
@@ -19,6 +23,27 @@ SELECTIONS: dict[str, Callable[[ResultsFolder], list[str]]] = {
     "--unreadable": archive.unreadable,
 }
 """What each option of `lagvae results archive` selects."""
+
+
+def load_sweep(where: str, overrides: Mapping[str, Any], results: str) -> SweepSpec:
+    """Load and validate a sweep file; see `load_spec`.
+
+    Args:
+        where: Path of the file, or name of a shipped sweep.
+        overrides: Overridden values by dotted key.
+        results: Folder or URI of the results.
+
+    Raises:
+        ConfigError: The file cannot be read or is invalid. If `where` is the name of a sweep that is stored in
+            `results`, the hint says where its file is.
+    """
+    if SWEEP_NAME.fullmatch(where) and not Path(where).exists() and not is_shipped(where):
+        folder = ResultsFolder(results, where)
+        if folder.holds("spec.yaml"):
+            message = "must be a sweep file or the name of a shipped sweep"
+            hint = f"The file of the stored sweep {where} is {results.rstrip('/')}/{where}/spec.yaml."
+            raise ConfigError([ValidationIssue("SPEC", message, hint, where)])
+    return load_spec(where, overrides)
 
 
 def print_sweeps(results: str, *, as_json: bool) -> None:

@@ -124,8 +124,8 @@ class Display(Monitor):
         self._print("saving running runs; press again to stop now" if saving else "stopping")
 
     def on_time_up(self, saving: bool) -> None:
-        action = "saving running runs" if saving else "no run has started yet"
-        self._print(f"the time of --for is over; {action}{'; press Ctrl-C to stop now' if saving else ''}")
+        action = "saving running runs; press Ctrl-C to stop now" if saving else "the same command resumes the sweep"
+        self._print(f"the time of --for is over; {action}")
 
     def on_sweep_ended(self, statuses: Mapping[str, int], stop_reason: str) -> None:
         self.close()

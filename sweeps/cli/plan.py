@@ -1,31 +1,91 @@
-"""Output of `lagvae plan`: what would run, and what each arm fixes and searches."""
+"""Output of `lagvae plan`: what would run, and what it costs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 
+from lagvae_core.errors import ConfigError
 from sweeps.catalogue.arms import describe_arm
-from sweeps.catalogue.strategies import format_range
-from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole, rich_table
-from sweeps.formatting import format_duration, format_parameters, format_value
+from sweeps.cli.arms_table import print_arms
+from sweeps.cli.folders import load_sweep
+from sweeps.cli.terminal import ProgressLine, TextTable, console_of_stdout, print_json, print_whole
+from sweeps.execution.resources import NodeCapacity, concurrent_runs, local_capacity
+from sweeps.formatting import format_amount, format_duration
+from sweeps.search.budget import BudgetMeter, BudgetUse, RunCost, mean_costs
 from sweeps.search.plan import ArmPlan, Plan
-from sweeps.spec.sweep import load_spec
+from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["print_earlier_rows", "print_plan"]
 
-OWN = "*"
-"""Mark of a range that the strategy declares."""
-
-SHARED = "+"
-"""Mark of a range that holds for the whole sweep."""
+ESTIMATE = "~"
+"""Mark of a time that is not a mean over finished runs of the arm."""
 
 
-def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool) -> None:
+@dataclass(frozen=True)
+class PlanReport:
+    """What `lagvae plan` shows.
+
+    Args:
+        plan: The plan.
+        arms: Its arms.
+        edited: Whether the sweep has a stored sweep file that differs, or rows that do not belong to the sweep.
+        costs: Cost of a run by arm, of arms with finished or calibrated runs.
+        failures: Reasons why the calibration of an arm failed, by arm.
+        machine: Capacity of this machine.
+    """
+
+    plan: Plan
+    arms: Sequence[ArmPlan]
+    edited: bool
+    costs: Mapping[str, RunCost]
+    failures: Mapping[str, str]
+    machine: NodeCapacity
+
+    @property
+    def spec(self) -> SweepSpec:
+        return self.plan.spec
+
+    @property
+    def orphaned(self) -> Counter[str]:
+        """Number of stored rows that do not belong to the sweep, by arm."""
+        return Counter(row["arm"] for row in self.plan.others)
+
+    @property
+    def budget(self) -> list[BudgetUse]:
+        return BudgetMeter(self.spec.search.budget, self.plan.rows.values()).uses()
+
+    @property
+    def missing_seconds(self) -> list[float] | None:
+        """Time of the missing runs of each arm, one after another [s]; None if no cost is known.
+
+        For an arm without a known cost, the average over the other arms is assumed.
+        """
+        if not self.costs:
+            return None
+        average = sum(cost.seconds for cost in self.costs.values()) / len(self.costs)
+        return [arm.missing * (self.costs[arm.arm].seconds if arm.arm in self.costs else average) for arm in self.arms]
+
+    @property
+    def concurrent(self) -> int | None:
+        """Number of runs at a time on this machine; None if the driver measures how many runs share a GPU.
+
+        Raises:
+            ConfigError: A run does not fit on this machine.
+        """
+        resources = self.spec.resources
+        if resources.gpus != "auto":
+            return concurrent_runs(resources, [self.machine])
+        by_cores = concurrent_runs(resources.with_gpus(0), [self.machine])
+        return None if self.machine.gpus else by_cores
+
+
+def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool, calibrate: bool) -> None:
     """Print what `lagvae run` would do. Nothing is written.
 
     Args:
@@ -33,27 +93,37 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
         sets: Overridden values by dotted key.
         results: Folder or URI of the results.
         as_json: Print one JSON object instead of a table.
+        calibrate: Whether to train arms without finished runs for a moment, to estimate their cost.
     """
-    from sweeps.execution.datasets import make_plan
+    from sweeps.execution.datasets import load_data, make_plan
 
-    spec = load_spec(where, sets)
-    plan = make_plan(spec, ResultsFolder(results, spec.name))
-    arms = plan.arms()
-    seconds = _missing_seconds(arms)
+    spec = load_sweep(where, sets, results)
+    folder = ResultsFolder(results, spec.name)
+    data = load_data(spec) if calibrate else None
+    plan = make_plan(spec, folder, data)
+    costs, failures = mean_costs(plan.rows.values()), dict[str, str]()
+    if data is not None:
+        estimated, failures = _calibrate(plan, data, costs)
+        costs |= estimated
+    report = PlanReport(plan, plan.arms(), _is_edited(plan, folder), costs, failures, local_capacity())
     if as_json:
-        print_json(_plan_json(plan, arms, seconds))
-        return
-    console = console_of_stdout()
-    print_whole(console, _plan_table(arms, seconds, spec.resources.cpus).rich())
+        print_json(_plan_json(report))
+    else:
+        _print_report(console_of_stdout(), report)
+
+
+def _print_report(console: Console, report: PlanReport) -> None:
+    spec, plan = report.spec, report.plan
+    print_whole(console, _plan_table(report).rich())
+    print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
     objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
-    runs = sum(arm.runs for arm in arms)
-    _print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
+    runs = sum(arm.runs for arm in report.arms)
     console.print(f"{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
+    for line in (*_budget_lines(report), *_machine_lines(report), *_cost_lines(report)):
+        console.print(line, soft_wrap=True)
     for warning in spec.warnings:
         console.print(f"warning, {warning}", soft_wrap=True)
-    if seconds is None:
-        console.print("the duration is unknown, because no run has finished yet")
-    print_earlier_rows(console, plan.spec.name, len(plan.others))
+    print_earlier_rows(console, spec.name, len(plan.others))
     if plan.refused:
         run_id, reason = next(iter(plan.refused.items()))
         text = (
@@ -69,84 +139,141 @@ def print_earlier_rows(console: Console, sweep: str, rows: int) -> None:
         console.print(f"{rows} stored rows belong to an earlier version of the sweep; {remedy}", soft_wrap=True)
 
 
-def _missing_seconds(arms: Sequence[ArmPlan]) -> list[float] | None:
-    """Return the estimated duration of the missing runs of each arm; None if no run has finished.
+def _calibrate(plan: Plan, data: Any, known: Mapping[str, RunCost]) -> tuple[dict[str, RunCost], dict[str, str]]:
+    """Return the estimated costs of the arms that have missing but no finished runs, and why some have no estimate."""
+    from sweeps.execution.calibration import CostEstimate, estimate_cost, first_runs
 
-    For an arm without finished runs, the average duration over the other arms is assumed.
-    """
-    known = [arm.mean_seconds for arm in arms if arm.mean_seconds is not None]
-    if not known:
-        return None
-    average = sum(known) / len(known)
-    return [arm.missing * (arm.mean_seconds or average) for arm in arms]
+    costs, failures = dict[str, RunCost](), dict[str, str]()
+    runs = first_runs(plan, [arm.arm for arm in plan.arms() if arm.missing and arm.arm not in known])
+    with ProgressLine() as progress:
+        for number, (arm, run) in enumerate(runs.items()):
+            progress.advance("calibrating", number, len(runs))
+            estimate = estimate_cost(run.config, data, plan.spec.resources)
+            if isinstance(estimate, CostEstimate):
+                costs[arm] = estimate.cost
+            else:
+                failures[arm] = estimate
+    return costs, failures
 
 
-def _plan_json(plan: Plan, arms: Sequence[ArmPlan], seconds: Sequence[float] | None) -> dict[str, Any]:
+def _is_edited(plan: Plan, folder: ResultsFolder) -> bool:
+    from sweeps.analysis.stored import stored_spec
+
+    if not folder.exists() or not folder.holds("spec.yaml"):
+        return bool(plan.others)
+    try:
+        return bool(plan.others) or stored_spec(folder).hash != plan.spec.hash
+    except ConfigError:
+        return True  # an earlier version wrote a sweep file that is no longer valid
+
+
+def _plan_json(report: PlanReport) -> dict[str, Any]:
+    spec, plan, seconds, orphaned = report.spec, report.plan, report.missing_seconds, report.orphaned
+    try:
+        concurrent = report.concurrent
+    except ConfigError:
+        concurrent = None
     return {
-        "sweep": plan.spec.name,
-        "runs": sum(arm.runs for arm in arms),
+        "sweep": spec.name,
+        "runs": sum(arm.runs for arm in report.arms),
         "missing": plan.missing,
         "stored_of_other_versions": len(plan.others),
         "stored_and_no_longer_valid": plan.refused,
-        "warnings": plan.spec.warnings,
-        "core_seconds": sum(seconds) * plan.spec.resources.cpus if seconds is not None else None,
+        "edited": report.edited,
+        "removed_arms": {arm: count for arm, count in orphaned.items() if arm not in {a.arm for a in report.arms}},
+        "warnings": spec.warnings,
+        "core_seconds": sum(seconds) * spec.resources.cpus if seconds is not None else None,
+        "machine": asdict(report.machine) | {"concurrent": concurrent},
+        "budget": [asdict(use) | {"left": use.left} for use in report.budget],
         "arms": [
-            vars(planned) | {"missing": planned.missing} | describe_arm(plan.spec, arm)
-            for planned, arm in zip(arms, plan.spec.arms, strict=True)
+            vars(planned)
+            | {"missing": planned.missing, "kept": planned.kept, "new": planned.new, "orphaned": orphaned[arm.name]}
+            | {"cost": asdict(report.costs[arm.name]) if arm.name in report.costs else None}
+            | describe_arm(spec, arm)
+            for planned, arm in zip(report.arms, spec.arms, strict=True)
         ],
     }
 
 
-def _plan_table(arms: Sequence[ArmPlan], seconds: Sequence[float] | None, cpus: int) -> TextTable:
-    rows = []
-    for number, arm in enumerate(arms):
-        counts = (arm.configurations, arm.runs, arm.ended, arm.resumed, arm.missing)
-        mean = "" if arm.mean_seconds is None else f"{arm.mean_seconds:.0f}"
-        core_time = format_duration(seconds[number] * cpus) if seconds is not None and arm.missing else ""
-        rows.append([arm.arm, *map(str, counts), mean, core_time])
-    headings = ["arm", "configurations", "runs", "stored", "resumed", "to run", "seconds per run", "core time"]
-    return TextTable(headings, rows, ("arm",))
+def _plan_table(report: PlanReport) -> TextTable:
+    """Return one row per arm. Columns that would be empty are left out."""
+    seconds, orphaned, cpus = report.missing_seconds, report.orphaned, report.spec.resources.cpus
+    columns: dict[str, list[str]] = {"arm": [], "configs": [], "runs": []}
+    columns |= {name: [] for name in (("kept", "new", "orphaned") if report.edited else ("stored", "resumed"))}
+    columns |= {name: [] for name in ("to run", "time per run", "core time")}
+    if any(use.name == "gradient_evaluations" for use in report.budget):
+        columns["updates per run"] = []
+    for number, arm in enumerate(report.arms):
+        cost = report.costs.get(arm.arm)
+        mark = "" if cost is not None and not cost.estimated else f"{ESTIMATE} "
+        cells = {
+            "arm": arm.arm,
+            "configs": f"{arm.configurations:,}",
+            "runs": f"{arm.runs:,}",
+            "stored": f"{arm.ended:,}",
+            "resumed": f"{arm.resumed:,}" if arm.resumed else "",
+            "kept": f"{arm.kept:,}",
+            "new": f"{arm.new:,}",
+            "orphaned": f"{orphaned[arm.arm]:,}",
+            "to run": f"{arm.missing:,}",
+            "time per run": f"{mark}{format_duration(cost.seconds)}" if cost is not None else "",
+            "updates per run": f"{mark}{format_amount(cost.gradient_evaluations)}" if cost is not None else "",
+            "core time": f"{mark}{format_duration(seconds[number] * cpus)}" if seconds and arm.missing else "",
+        }
+        for name, values in columns.items():
+            values.append(cells[name])
+    for name in [name for name in orphaned if name not in columns["arm"]]:
+        for heading, values in columns.items():
+            values.append({"arm": f"{name} (removed)", "orphaned": f"{orphaned[name]:,}"}.get(heading, ""))
+    columns = {name: values for name, values in columns.items() if any(values)}
+    return TextTable(list(columns), list(zip(*columns.values(), strict=True)), ("arm",))
 
 
-def _print_arms(console: Console, arms: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one row per strategy of each arm. `arms` maps the name of each arm to its `describe_arm`."""
-    table = rich_table("arm", "points", "strategy", "searched", "fixed", right=("points",))
-    for name, arm in arms.items():
-        points = "" if arm["points"] is None else f"{arm['points']:,}"
-        rows = [(s["kind"], _searched(s["searched"]), _fixed(s["fixed"])) for s in arm["strategies"]]
-        rows = rows or [("plain VAE", "", "")]
-        trial = arm["trial"]
-        if trial["fixed"] or trial["searched"]:
-            rows.append(("(trial)", _searched(trial["searched"]), _fixed(trial["fixed"])))
-        for number, row in enumerate(rows):
-            table.add_row(*((name, points) if number == 0 else ("", "")), *row)
-    console.print(table)
-    fields = [f for arm in arms.values() for s in (*arm["strategies"], arm["trial"]) for f in s["searched"].values()]
-    if any(field.get("own") for field in fields):
-        text = f"{OWN} the range that the strategy declares; `FIELD: default` fixes the field at its default"
-        console.print(text, soft_wrap=True)
-    if any("shared" in field for field in fields):
-        console.print(f"{SHARED} the range in the `space` of the sweep", soft_wrap=True)
-    for name, arm in arms.items():
-        if arm["first"]:
-            points = "; ".join(map(format_parameters, arm["first"]))
-            console.print(f"{name} tries first: {points}", soft_wrap=True, highlight=False)
+def _budget_lines(report: PlanReport) -> Iterator[str]:
+    """Yield a sentence about each limit of the budget."""
+    for use in report.budget:
+        rest = f"{format_amount(use.left)} left" if use.left else "no new run starts"
+        yield f"budget: {use} used, {rest}"
 
 
-def _searched(fields: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{name} {_range(search)}" for name, search in fields.items())
+def _cost_lines(report: PlanReport) -> Iterator[str]:
+    """Yield sentences about the times in the table."""
+    for arm, reason in report.failures.items():
+        yield f"the calibration of {arm} failed: {reason}"
+    costs, to_run = report.costs, [arm.arm for arm in report.arms if arm.missing]
+    if not costs and to_run:
+        yield "the duration is unknown, because no run has finished yet; --calibrate estimates it"
+    if any(cost.estimated for cost in costs.values()):
+        yield (
+            f"{ESTIMATE} estimated on this machine from a few updates of the first run. Not known: training that ends "
+            "early, later inner loops of other lengths, other values of searched fields, and runs that slow each other"
+        )
+        if report.spec.resources.gpus and not report.machine.gpus:
+            yield "the estimates are for the CPU, because this machine has no GPU"
+    if costs and any(arm not in costs for arm in to_run):
+        yield f"{ESTIMATE} the mean over the other arms, for an arm without a finished run"
 
 
-def _range(search: Mapping[str, Any]) -> str:
-    when = [f"{name} is {' or '.join(map(str, values))}" for name, values in search.get("when", {}).items()]
-    condition = f" if {' and '.join(when)}" if when else ""
-    mark = OWN if search.get("own") else SHARED if "shared" in search else ""
-    return f"{format_range(search)}{mark}{condition}"
+def _machine_lines(report: PlanReport) -> Iterator[str]:
+    """Yield sentences about the runs that this machine can hold at a time."""
+    if not report.plan.missing:
+        return
+    resources, machine = report.spec.resources, report.machine
+    try:
+        concurrent = report.concurrent
+    except ConfigError as error:
+        yield f"a run does not fit on this machine: {error.issues[0]}"
+        return
+    place = f"{_count(machine.cpus, 'core')}" + (f" and {_count(int(machine.gpus), 'GPU')}" if machine.gpus else "")
+    if concurrent is None:
+        yield f"this machine: {place}; when the sweep starts, it measures how many runs share a GPU"
+        return
+    seconds = report.missing_seconds
+    in_all = f", {ESTIMATE} {format_duration(sum(seconds) / concurrent)} in all" if seconds is not None else ""
+    yield f"this machine: {_count(concurrent, 'run')} at a time on {place}{in_all}"
+    if machine.gpus and resources.gpus == 0:
+        yield "no run uses the GPU, because resources.gpus is 0; `--set resources.gpus=auto` lets runs share it"
 
 
-def _fixed(fields: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
-
-
-def _value(value: object) -> str:
-    return format_value(value) if isinstance(value, float | str) else json.dumps(value)
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

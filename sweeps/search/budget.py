@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any
 
+from sweeps.formatting import format_amount
 from sweeps.spec.sections import BudgetSpec
 
-__all__ = ["COST_SO_FAR", "BudgetMeter", "BudgetUse", "Cost", "cost_of"]
+__all__ = ["COST_SO_FAR", "BudgetMeter", "BudgetUse", "Cost", "RunCost", "cost_of", "mean_costs"]
 
 COST_SO_FAR = ("seconds", "encoder_steps", "decoder_steps")
 """Columns of the cost that a run reports after each epoch."""
@@ -46,6 +48,35 @@ def cost_of(row: Mapping[str, Any]) -> Cost:
 
 
 @dataclass(frozen=True)
+class RunCost:
+    """The cost of one run of an arm.
+
+    Args:
+        seconds: Its wall time [s].
+        gradient_evaluations: Number of encoder updates plus number of decoder updates.
+        estimated: Whether this is an estimate; otherwise it is the mean over the finished runs of the arm.
+    """
+
+    seconds: float
+    gradient_evaluations: float
+    estimated: bool
+
+
+def mean_costs(rows: Iterable[Mapping[str, Any]]) -> dict[str, RunCost]:
+    """Return the mean cost over the finished runs of each arm. Arms without finished runs are left out."""
+    costs: dict[str, list[Cost]] = {}
+    for row in rows:
+        if row["status"] == "finished" and row["seconds"] is not None:
+            costs.setdefault(row["arm"], []).append(cost_of(row))
+    return {
+        arm: RunCost(
+            3600 * fmean(cost.hours for cost in of_arm), fmean(cost.gradient_evaluations for cost in of_arm), False
+        )
+        for arm, of_arm in costs.items()
+    }
+
+
+@dataclass(frozen=True)
 class BudgetUse:
     """One limit of a budget and how much of it is used.
 
@@ -67,7 +98,7 @@ class BudgetUse:
     def __str__(self) -> str:
         """Return, for example, "3.2 of 12 hours"."""
         unit = self.name.replace("gpu_", "GPU ").replace("_", " ")
-        return f"{_amount(self.used)} of {_amount(self.limit)} {unit}"
+        return f"{format_amount(self.used)} of {format_amount(self.limit)} {unit}"
 
 
 class BudgetMeter:
@@ -98,7 +129,3 @@ class BudgetMeter:
     def spent(self) -> BudgetUse | None:
         """Return the first limit that is reached; None if there is none."""
         return next((use for use in self.uses() if use.used >= use.limit), None)
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

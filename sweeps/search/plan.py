@@ -104,6 +104,16 @@ class ArmPlan:
         """Number of runs that have not ended."""
         return self.runs - self.ended
 
+    @property
+    def kept(self) -> int:
+        """Number of runs that have a row."""
+        return self.ended + self.resumed
+
+    @property
+    def new(self) -> int:
+        """Number of runs that have no row."""
+        return self.runs - self.kept
+
 
 class Plan:
     """The stored rows of a sweep, and the runs that are still missing.

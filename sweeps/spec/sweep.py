@@ -24,7 +24,7 @@ from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_budget, check_objec
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 from sweeps.storage.identifiers import SWEEP_NAME
 
-__all__ = ["SweepFile", "SweepSpec", "load_spec", "parse_spec"]
+__all__ = ["SweepFile", "SweepSpec", "is_shipped", "load_spec", "parse_spec"]
 
 LIBRARY = resources.files("sweeps") / "library"
 """The sweep files that ship with the package."""
@@ -157,6 +157,11 @@ def load_spec(where: str, overrides: Mapping[str, Any] | None = None) -> SweepSp
     return parse_spec(read_spec(where), source=where, overrides=overrides)
 
 
+def is_shipped(name: str) -> bool:
+    """Return whether a sweep called `name` ships with the package."""
+    return SWEEP_NAME.fullmatch(name) is not None and LIBRARY.joinpath(f"{name}.yaml").is_file()
+
+
 def read_spec(where: str) -> str:
     """Return the text of a sweep file; see `load_spec`.
 
@@ -164,9 +169,8 @@ def read_spec(where: str) -> str:
         ConfigError: The file cannot be read.
     """
     path = Path(where)
-    shipped = LIBRARY.joinpath(f"{where}.yaml") if SWEEP_NAME.fullmatch(where) else None
-    if shipped is not None and shipped.is_file() and not path.is_file():
-        return shipped.read_text("utf-8")
+    if is_shipped(where) and not path.is_file():
+        return LIBRARY.joinpath(f"{where}.yaml").read_text("utf-8")
     return read_text(path)
 
 

@@ -15,7 +15,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run `lagvae ARGUMENTS` in this process and in `tmp_path`, where importing Ray is an error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> Ended:
-        return invoke(*arguments, folder=tmp_path)
+    def call(*arguments: str, folder: Path = tmp_path) -> Ended:
+        return invoke(*arguments, folder=folder)
 
     return call

@@ -26,6 +26,7 @@ from lagvae_core.data.text.tokens import _fingerprint
 from lagvae_core.errors import ConfigError, Interrupted, LagvaeError, StoreError, ValidationIssue
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
+from sweeps.execution.resources import NodeCapacity
 from sweeps.spec.arm_syntax import parse_arm_text
 from sweeps.storage.table import ResultsFolder
 
@@ -353,6 +354,12 @@ class TestInvalidSweep:
         check_rejected(call(verb, "nonsense"), "nonsense", "quickstart")
         assert files_below(tmp_path) == {}
 
+    @pytest.mark.parametrize("verb", ["run", "retry"])
+    def test_a_time_that_is_none(self, call, tmp_path, sweep_file, verb):
+        before = files_below(tmp_path)
+        check_rejected(call(verb, sweep_file, "--for", "2 days"), "--for: ", "'2 days'")
+        assert files_below(tmp_path) == before
+
     def test_a_results_folder_that_cannot_be_created(self, call, tmp_path, sweep_file):
         before = files_below(tmp_path)
         ended = call("run", sweep_file, "--results", f"{sweep_file}/results")
@@ -540,6 +547,89 @@ class TestPlan:
         assert extended["missing"] == 7
         assert extended["core_seconds"] > 0
         assert tiny_sweep.files == before
+
+    def test_columns_without_values_are_left_out(self, call, tiny_sweep, sweep_file):
+        of_new = call("plan", sweep_file).stdout.splitlines()[0].split("  ")
+        assert [heading.strip() for heading in of_new if heading] == ["arm", "configs", "runs", "stored", "to run"]
+        arguments = [str(tiny_sweep.here / "tiny.yaml"), "--results", str(tiny_sweep.here / "results")]
+        of_stored = call("plan", *arguments, "--set", "search.budget.gradient_evaluations=1e6").stdout
+        assert {"time per run", "updates per run"} <= {part.strip() for part in of_stored.splitlines()[0].split("  ")}
+
+    def test_costs_are_means_over_the_finished_runs_of_an_arm(self, call, tiny_sweep):
+        shown = json.loads(call("plan", "tiny.yaml", "--json", folder=tiny_sweep.here).stdout)
+        for arm in shown["arms"]:
+            rows = [r for r in tiny_sweep.folder.runs() if r["arm"] == arm["arm"] and r["status"] == "finished"]
+            assert arm["cost"]["seconds"] == pytest.approx(sum(row["seconds"] for row in rows) / len(rows))
+            steps = sum(row["encoder_steps"] + row["decoder_steps"] for row in rows)
+            assert arm["cost"]["gradient_evaluations"] == pytest.approx(steps / len(rows))
+            assert not arm["cost"]["estimated"]
+
+    def test_of_an_edited_sweep_file(self, call, tiny_sweep):
+        plain = json.loads(call("plan", "tiny.yaml", "--json", folder=tiny_sweep.here).stdout)
+        assert not plain["edited"]
+        assert {(arm["new"], arm["orphaned"]) for arm in plain["arms"]} == {(0, 0)}
+        arms = "arms={vae: [], anneal: [{kind: kl_linear_epoch, warm_up: {low: 3, high: 4}}], beta: [beta_vae]}"
+        arguments = ("plan", "tiny.yaml", "--set", arms)
+        shown = json.loads(call(*arguments, "--json", folder=tiny_sweep.here).stdout)
+        assert shown["edited"]
+        counts = {arm["arm"]: (arm["kept"], arm["new"], arm["orphaned"]) for arm in shown["arms"]}
+        anneal = [row for row in tiny_sweep.folder.runs() if row["arm"] == "anneal"]
+        assert counts == {"vae": (2, 0, 0), "anneal": (0, 6, len(anneal)), "beta": (0, 6, 0)}
+        assert shown["removed_arms"] == {"encoder_lr": 6}
+        head, *lines = call(*arguments, folder=tiny_sweep.here).stdout.splitlines()
+        assert {"kept", "new", "orphaned"} <= set(head.split())
+        assert any(line.startswith("encoder_lr (removed)") for line in lines)
+
+    def test_the_budget_and_what_is_left_of_it(self, call, tiny_sweep):
+        rows = tiny_sweep.folder.runs()
+        used = sum((row["encoder_steps"] or 0) + (row["decoder_steps"] or 0) for row in rows)
+        budget = f"search.budget={{hours: 1, gradient_evaluations: {used + 5}}}"
+        shown = json.loads(call("plan", "tiny.yaml", "--set", budget, "--json", folder=tiny_sweep.here).stdout)
+        hours, updates = shown["budget"]
+        assert updates == {"name": "gradient_evaluations", "limit": used + 5, "used": used, "left": 5}
+        assert hours["used"] == pytest.approx(sum(row["seconds"] or 0 for row in rows) / 3600)
+
+    @pytest.mark.parametrize(
+        ("options", "concurrent", "text"),
+        [
+            ((), 4, "4 runs at a time on 4 cores and 1 GPU"),
+            ((), 4, "resources.gpus=auto"),
+            (("resources.gpus=0.5",), 2, "2 runs at a time"),
+            (("resources.gpus=auto",), None, "how many runs share a GPU"),
+            (("resources.cpus=8",), None, "a run does not fit on this machine: resources.cpus"),
+        ],
+    )
+    def test_the_runs_that_the_machine_can_hold(self, call, monkeypatch, sweep_file, options, concurrent, text):
+        monkeypatch.setattr("sweeps.cli.plan.local_capacity", lambda: NodeCapacity(4, 1))
+        arguments = ["plan", sweep_file, *(part for option in options for part in ("--set", option))]
+        shown = json.loads(call(*arguments, "--json").stdout)
+        assert shown["machine"] == {"cpus": 4, "gpus": 1, "concurrent": concurrent}
+        assert text in call(*arguments).stdout
+
+    def test_calibration_estimates_the_cost_and_writes_nothing(self, call, tmp_path, sweep_file):
+        before = files_below(tmp_path)
+        ended = call("plan", sweep_file, "--calibrate", "--json")
+        assert ended.returncode == 0, ended.stderr
+        shown = json.loads(ended.stdout)
+        assert shown["core_seconds"] > 0
+        for arm in shown["arms"]:
+            assert arm["cost"]["seconds"] > 0
+            assert arm["cost"]["estimated"]
+        assert "~ " in call("plan", sweep_file, "--calibrate").stdout
+        assert files_below(tmp_path) == before
+
+    def test_finished_runs_are_better_than_a_calibration(self, call, tiny_sweep):
+        shown = [
+            json.loads(call("plan", "tiny.yaml", "--json", *more, folder=tiny_sweep.here).stdout)
+            for more in ([], ["--calibrate", "--set", "search.seeds=3"])
+        ]
+        stored, calibrated = ([arm["cost"] for arm in plan["arms"]] for plan in shown)
+        assert stored == calibrated
+
+    def test_the_name_of_a_stored_sweep_is_not_a_sweep_file(self, call, tiny_sweep):
+        for verb in ("plan", "run", "retry"):
+            ended = call(verb, "tiny", folder=tiny_sweep.here)
+            check_rejected(ended, "SPEC: ", "results/tiny/spec.yaml")
 
 
 class TestResults:
