@@ -26,6 +26,7 @@ def test_silent_monitor_accepts_every_event(capsys):
         "on_run_progress": (run, 1, 2),
         "on_run_ended": (run, row_of(run)),
         "on_interrupted": (True,),
+        "on_time_up": (True,),
         "on_sweep_ended": ({"finished": 1}, ""),
         "close": (),
     }
