@@ -245,8 +245,9 @@ def _cost_lines(report: PlanReport) -> Iterator[str]:
         yield "the duration is unknown, because no run has finished yet; --calibrate estimates it"
     if any(cost.estimated for cost in costs.values()):
         yield (
-            f"{ESTIMATE} estimated on this machine from a few updates of the first run. Not known: training that ends "
-            "early, later inner loops of other lengths, other values of searched fields, and runs that slow each other"
+            f"{ESTIMATE} estimated on this machine from a few updates of the first run. Not known: when training or "
+            "its aggressive phase ends early (`aggressive` is therefore overestimated), the effect of other values of "
+            "searched fields, and how much runs slow each other down"
         )
         if report.spec.resources.gpus and not report.machine.gpus:
             yield "the estimates are for the CPU, because this machine has no GPU"
