@@ -3,12 +3,12 @@
     python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--forked] [--json FILE]
 
 The benchmark runs a real sweep with Ray on this machine; Ray is configured to see N cores. The trials train nothing:
-each starts, waits until all have started, reports `epochs` epochs `pause` seconds apart, and ends with the record of a
-real trial. Each N runs in a new process. All results are processor time, which other processes disturb less
-than wall time; `ms` are milliseconds of one core.
+each starts, reports an epoch, waits until all have started, reports `epochs` further epochs `pause` seconds apart, and
+ends with the record of a real trial. Each N runs in a new process. All results are processor time, which other
+processes disturb less than wall time; `ms` are milliseconds of one core.
 
     start     driver, per trial that starts, including Ray's own work for it
-    report    driver, per epoch that a trial reports, without the row of the first report
+    report    driver, per epoch that a trial reports, including its curve, without the row of the first report
     end       driver, per trial that ends: its row, its curve, the search
     head      the GCS and the node's raylet together, per report
     MiB       resident set of the driver at the end, and the increase per trial
@@ -52,7 +52,7 @@ TRIAL: dict[str, Any] = {
     "training": {"epochs": 30},
     "evaluation": {"iw_samples": 10},
 }
-STARTED = {"host": "here", "device": "cpu", "epoch": 1, "epochs": 1}
+STARTED = {"host": "here", "device": "cpu"}
 
 
 def report_only(job: dict[str, Any]) -> None:
@@ -60,12 +60,19 @@ def report_only(job: dict[str, Any]) -> None:
     from ray import tune
 
     plan = json.loads(Path(os.environ["LAGVAE_BENCHMARK_PLAN"]).read_text())
-    tune.report(STARTED | {"pid": os.getpid()})
+    curve = json.loads(plan["record"])["curve"]
+    epochs = plan["epochs"] + 1
+
+    def report(epoch: int) -> None:
+        values = curve[(epoch - 1) % len(curve)] | {"epoch": epoch}
+        tune.report(STARTED | {"pid": os.getpid(), "epoch": epoch, "epochs": epochs, "curve": json.dumps(values)})
+
+    report(1)
     while not Path(plan["go"]).exists():
         time.sleep(5)
-    for epoch in range(plan["epochs"]):
+    for epoch in range(2, epochs + 1):
         time.sleep(plan["pause"])
-        tune.report(STARTED | {"epoch": epoch + 2})
+        report(epoch)
     tune.report(STARTED | {"record": plan["record"]})
 
 
@@ -117,7 +124,7 @@ class Clock:
 
     def progressed(self, run_id: str, report: Mapping[str, Any]) -> None:
         if run_id in self._seen:
-            self.reports += "epoch" in report and report["epoch"] > 1
+            self.reports += "curve" in report
             return
         self._seen.add(run_id)
         self._waiting.append(report["pid"])

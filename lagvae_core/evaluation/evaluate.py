@@ -111,8 +111,13 @@ class _Evaluation:
 
     @cached_property
     def encoded_train(self) -> EncodedSplit:
-        batches = on_device(self.dataset.train, ENCODE_BATCH, self.device)
-        return encode_split(self.model, batches, self.config.seed, infer=self.infer)
+        train = self.dataset.train
+        batches = on_device(train, ENCODE_BATCH, self.device)
+
+        def progress(done: int) -> None:
+            self.report("encode_train", done, len(train))
+
+        return encode_split(self.model, batches, self.config.seed, infer=self.infer, progress=progress)
 
     def _likelihood(self) -> dict[str, Any]:
         """Return the likelihood columns: the default ones, and those of extra log-weights and of the kind of data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +54,22 @@ class Validation:
         self.batches: Sequence[Batch] = on_device(dataset.valid, ENCODE_BATCH, device)
         self.groups = [batch.index_B for batch in dataset.valid.batches(config.evaluation.mi_batch_size)]
 
-    def encode(self, model: Vae, components: TrainingComponents) -> EncodedSplit:
-        """Return q(z|x), one sample and its reconstruction for every example, in eval mode."""
+    def encode(
+        self,
+        model: Vae,
+        components: TrainingComponents,
+        progress: Callable[[int], None] = lambda examples: None,
+    ) -> EncodedSplit:
+        """Return q(z|x), one sample and its reconstruction for every example, in eval mode.
+
+        Args:
+            model: The model, which is put into eval mode.
+            components: The components with which the model is trained.
+            progress: Called with the number of finished examples.
+        """
         model.eval()
-        return encode_split(model, self.batches, self.seed, infer=components.refine(model, self.seed))
+        infer = components.refine(model, self.seed)
+        return encode_split(model, self.batches, self.seed, infer=infer, progress=progress)
 
     def columns(self, model: Vae, encoded: EncodedSplit) -> dict[str, Any]:
         """Return the validation columns of the curve."""

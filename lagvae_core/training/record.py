@@ -81,9 +81,9 @@ class Progress:
     """Progress of one phase of a trial.
 
     Attributes:
-        phase: `train`, or a phase of the evaluation.
+        phase: `train`, `validate`, or a phase of the evaluation.
         epoch: Number of the epoch, from 1.
-        done: Number of batches (training) or examples (evaluation) that are done.
+        done: Number of batches (training) or examples (validation, evaluation) that are done.
         total: Total number of batches or examples in the phase.
     """
 

@@ -49,8 +49,9 @@ def train(
         config: Configuration of the trial.
         report: Called with the record of each epoch, after the state has been saved if a save was due. If it returns
             "stop", the trial ends as `stopped_early` and is not measured.
-        progress: Called after each training batch and each evaluated batch. It should be fast. If it raises
-            `Interrupted`, the state is saved before the exception leaves `train`.
+        progress: Called after each training batch, each validated batch and each evaluated batch. It should be fast. If
+            it raises `Interrupted`, the state is saved before the exception leaves `train`; during a validation, this
+            happens at the end of the epoch, after `report`.
         checkpoint: Where the state of the trial is stored. If it holds the state of this trial, training resumes from
             that state; on a CPU, all results except times are bit-identical to those of an uninterrupted trial. If it
             holds the record of this trial, that record is returned.
@@ -104,6 +105,27 @@ def train(
         return record
 
 
+class _DeferredInterrupt:
+    """A progress function that catches `Interrupted`, so that its caller can raise it later.
+
+    Args:
+        progress: The progress function that may raise `Interrupted`.
+
+    Attributes:
+        error: The first exception that was caught; None if there was none.
+    """
+
+    def __init__(self, progress: Callable[[Progress], None]) -> None:
+        self.error: Interrupted | None = None
+        self._progress = progress
+
+    def __call__(self, place: Progress) -> None:
+        try:
+            self._progress(place)
+        except Interrupted as error:
+            self.error = self.error or error
+
+
 class Trial(TrialState):
     """One trial: its objects, the training loop and the measurement.
 
@@ -135,7 +157,7 @@ class Trial(TrialState):
 
         Args:
             report: Called with the record of each epoch.
-            progress: Called after each training batch.
+            progress: Called after each training batch and each validated batch.
             checkpoint_manager: Saves the state after an update or epoch if a save is due, and at the end of the
                 schedule; if None, nothing is saved.
 
@@ -146,6 +168,7 @@ class Trial(TrialState):
             Diverged: Training diverged.
         """
         checkpoint_manager = checkpoint_manager or CheckpointManager(self.state_dict, None, 0.0)
+        progress = self._untimed(progress)
         if self.epoch == self.position == 0:
             self._notify("start")
         while not self.stop_reason:
@@ -156,12 +179,16 @@ class Trial(TrialState):
                     checkpoint_manager.save()
                     raise
                 checkpoint_manager.save_if_due()
-            record = self.validate()
+            validating = _DeferredInterrupt(progress)
+            record = self.validate(validating)
             self._notify("epoch")
             self.end_epoch(record)
             checkpoint_manager.save_if_due()
             if report(record) == "stop":
                 return f"stopped early after epoch {record.epoch} (scheduler)."
+            if validating.error is not None:
+                checkpoint_manager.save()
+                raise validating.error
         checkpoint_manager.save()
         return ""
 
@@ -232,15 +259,33 @@ class Trial(TrialState):
         with self.stopwatch.paused():
             self.callback(state)
 
-    def validate(self) -> EpochRecord:
+    def _untimed(self, progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """Return `progress` as a function whose time is not charged to any phase."""
+
+        def call(place: Progress) -> None:
+            with self.stopwatch.paused():
+                progress(place)
+
+        return call
+
+    def validate(self, progress: Callable[[Progress], None] = lambda progress: None) -> EpochRecord:
         """Measure the validation split and return the record of the current epoch.
+
+        Args:
+            progress: Called after each validated batch. It must not raise `Interrupted`: the end of the training
+                epoch was already applied to the model, so a state that is saved now would apply it twice.
 
         Raises:
             Diverged: A divergence criterion is met.
         """
+        total = len(self.dataset.valid)
+
+        def on_examples(done: int) -> None:
+            progress(Progress("validate", self.epoch + 1, done, total))
+
         self.stopwatch.start()
         components = self.learner.components
-        encoded = self.validation.encode(self.model, components)
+        encoded = self.validation.encode(self.model, components, on_examples)
         weight = components.kl_weight(self.step - self.first_step - 1)
         rec, kl = float(encoded.rec_N.mean()), float(encoded.kl_train_N.mean())
         evaluated_kl = float(encoded.kl_ND.sum(1).mean())
@@ -299,6 +344,7 @@ class Trial(TrialState):
         self.stopwatch.start()
         self.best.restore(self.model)
         evaluation = self.config.evaluation
+        progress = self._untimed(progress)
         metrics = evaluate(
             self.model,
             self.components,

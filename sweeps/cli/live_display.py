@@ -16,17 +16,28 @@ from rich.table import Table
 from rich.text import Text
 
 from lagvae_core.config.trial import data_warnings
-from sweeps.cli.sweep_progress import SweepProgress
+from lagvae_core.training.record import Progress
+from sweeps.cli.sweep_progress import RunProgress, SweepProgress
 from sweeps.cli.terminal import EscapingConsole
 from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
 from sweeps.execution.monitor import Monitor
-from sweeps.formatting import describe_data, format_duration, format_parameters, printable
+from sweeps.formatting import describe_data, describe_phase, format_duration, format_parameters, printable
 from sweeps.search.plan import Plan, Run
 
 __all__ = ["Display"]
 
 REASON_CHARACTERS = 120
 """Maximum length of a stop reason in a line about a run."""
+
+
+VALIDATION = {"valid_nll_elbo": "-ELBO", "valid_kl": "KL", "valid_mi": "MI", "valid_au": "AU"}
+"""Columns of the last epoch that the board shows for each running run, with their headings."""
+
+FEWEST_RUNS = 3
+"""Number of running runs that the board shows on a terminal of any height."""
+
+OTHER_LINES = 10
+"""Number of lines of the board that show neither an arm nor a running run, including space below the board."""
 
 
 class Display(Monitor):
@@ -96,8 +107,15 @@ class Display(Monitor):
     def on_run_started(self, run: Run) -> None:
         self.progress.start(run)
 
-    def on_run_progress(self, run: Run, epoch: int, epochs: int) -> None:
-        self.progress.advance(run, epoch, epochs)
+    def on_run_phase(self, run: Run, progress: Progress, epochs: int) -> None:
+        self.progress.advance(run, progress, epochs)
+
+    def on_run_epoch(self, run: Run, epoch: Mapping[str, Any], epochs: int) -> None:
+        self.progress.end_epoch(run, epoch, epochs)
+
+    def on_run_lost(self, run: Run, reason: str) -> None:
+        name = " ".join(filter(None, (run.arm, _parameters(run), f"seed {run.seed}")))
+        self._print(f"{name}: {reason.rstrip('.')}; it is started again from its checkpoint")
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
         self.progress.end(run, row)
@@ -171,14 +189,37 @@ class Display(Monitor):
         return table
 
     def _run_table(self) -> Table:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for running in list(self.progress.running.values()):
-            run, epoch, epochs = running.run, running.epoch, running.epochs
-            bar = ProgressBar(total=max(epochs, 1), completed=epoch, width=24)
-            position = f"epoch {epoch}/{epochs}" if epochs else "starting"
-            age = format_duration(time.monotonic() - running.started)
-            table.add_row("▸", run.arm, _parameters(run), f"seed {run.seed}", bar, position, age)
+        """Return one line per running run, as many as fit below the arms, with the validation of its last epoch."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in ("running", "seed", "epoch", "phase", *VALIDATION.values(), "time", ""):
+            right = heading in VALIDATION.values()
+            table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        running = list(self.progress.running.values())
+        lines = max(self.console.height - len(self.progress.arms) - OTHER_LINES, FEWEST_RUNS)
+        for run in running[:lines]:
+            epoch = f"{run.trained}/{run.epochs}" if run.epochs else ""
+            age = format_duration(time.monotonic() - run.started)
+            table.add_row(
+                run.run.arm, str(run.run.seed), epoch, _phase(run), *_validation(run), age, _parameters(run.run)
+            )
+        if len(running) > lines:
+            table.add_row(f"and {len(running) - lines} more")
         return table
+
+
+def _phase(running: RunProgress) -> str:
+    """Return what a running run does, and how much of it is done."""
+    if running.phase is None:
+        if running.epochs == 0:
+            return "starting"
+        return "training" if running.trained < running.epochs else "measuring"
+    return f"{describe_phase(running.phase.phase)} {100 * running.phase.done // running.phase.total} %"
+
+
+def _validation(running: RunProgress) -> list[str]:
+    """Return the validation columns of the last epoch of a running run as text."""
+    values = [(running.epoch or {}).get(name) for name in VALIDATION]
+    return ["" if value is None else f"{value:z.2f}" if isinstance(value, float) else str(value) for value in values]
 
 
 def _code(warning: str) -> str:

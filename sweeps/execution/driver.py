@@ -23,6 +23,7 @@ from sweeps.execution.recorder import RunRecorder
 from sweeps.execution.resources import NodeCapacity, check_fits, cluster_nodes, concurrent_runs, local_capacity
 from sweeps.execution.stop_flag import StopFlag
 from sweeps.execution.supervisor import INTERRUPTED, Supervisor
+from sweeps.execution.watchdog import Watchdog
 from sweeps.execution.worker import train_run
 from sweeps.search.plan import Plan
 from sweeps.spec.sections import ResourceSpec
@@ -240,7 +241,7 @@ def _train_runs(
         tuner = tune.Tuner(
             tune.with_resources(train_run, placement_for(resources, nodes)),
             tune_config=tune.TuneConfig(
-                search_alg=RunSearcher(scheduler, recorder, supervisor, stop_flag),
+                search_alg=RunSearcher(scheduler, recorder, supervisor, stop_flag, concurrent),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -249,7 +250,7 @@ def _train_runs(
             run_config=tune.RunConfig(
                 name="runs",
                 storage_path=str(scratch / "tune"),
-                callbacks=[DriverCallback(recorder, supervisor, stop_flag)],
+                callbacks=[DriverCallback(recorder, supervisor, stop_flag, Watchdog(resources.patience))],
                 stop=DriverStopper(recorder, supervisor),
                 failure_config=tune.FailureConfig(max_failures=0),  # the recorder decides about restarts
                 verbose=0,

@@ -6,7 +6,14 @@ import re
 import traceback
 from typing import Any
 
-__all__ = ["OUT_OF_MEMORY_TEXTS", "TRACEBACK_CHARACTERS", "describe_failure", "describe_loss", "is_out_of_memory"]
+__all__ = [
+    "OUT_OF_MEMORY_TEXTS",
+    "TRACEBACK_CHARACTERS",
+    "describe_failure",
+    "describe_loss",
+    "describe_silence",
+    "is_out_of_memory",
+]
 
 TRACEBACK_CHARACTERS = 4000
 """Maximum length of a stored traceback; a longer traceback is cut at the beginning."""
@@ -65,6 +72,16 @@ def describe_loss(error_text: str, losses: int) -> dict[str, Any]:
         "stop_reason": f"its process or node was lost {losses} times in a row without progress.",
         "error_class": "WorkerLost",
         "traceback": error_text[-TRACEBACK_CHARACTERS:],
+    }
+
+
+def describe_silence(seconds: float) -> dict[str, Any]:
+    """Return the columns that describe the end of a run whose process reported nothing for `seconds`."""
+    return {
+        "status": "failed",
+        "stop_reason": f"reported nothing for {seconds:.0f} s.",
+        "error_class": "WorkerSilent",
+        "traceback": None,
     }
 
 

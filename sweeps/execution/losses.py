@@ -1,13 +1,16 @@
-"""Counting how often the process of a run was lost since the run last made progress."""
+"""Counting how often the process of a run was lost since the run last made progress, and how often it was silent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOST_RETRIES", "LossCounter", "Position"]
+__all__ = ["LOST_RETRIES", "SILENT_RETRIES", "LossCounter", "Position"]
 
 LOST_RETRIES = 3
 """Maximum number of restarts in a row of a run that makes no progress between the losses of its process or node."""
+
+SILENT_RETRIES = 1
+"""Maximum number of restarts of a run that reported nothing for too long, whatever its progress in between."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class LossCounter:
     def __init__(self) -> None:
         self._losses: dict[str, int] = {}
         self._positions: dict[str, Position] = {}
+        self._silences: dict[str, int] = {}
 
     def add(self, run_id: str, position: Position) -> int:
         """Count a loss of the run at `position`; return the number of losses in a row without progress in between."""
@@ -42,6 +46,11 @@ class LossCounter:
         self._positions[run_id] = position
         return self._losses[run_id]
 
+    def add_silence(self, run_id: str) -> int:
+        """Count that the process of the run was ended because it was silent; return how often this has happened."""
+        self._silences[run_id] = self._silences.get(run_id, 0) + 1
+        return self._silences[run_id]
+
     def was_lost(self, run_id: str) -> bool:
         """Return whether the process of the run was ever lost."""
-        return run_id in self._losses
+        return run_id in self._losses or run_id in self._silences

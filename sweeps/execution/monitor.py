@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from lagvae_core.training.record import Progress
 from sweeps.execution.gpu_sharing import MemoryEstimate
 from sweeps.search.plan import Plan, Run
 
@@ -36,8 +37,14 @@ class Monitor(Protocol):
     def on_run_started(self, run: Run) -> None:
         """The process of `run` has started."""
 
-    def on_run_progress(self, run: Run, epoch: int, epochs: int) -> None:
-        """`run` has trained `epoch` of at most `epochs` epochs."""
+    def on_run_phase(self, run: Run, progress: Progress, epochs: int) -> None:
+        """`run`, which trains at most `epochs` epochs, has made `progress` within an epoch or in its measurement."""
+
+    def on_run_epoch(self, run: Run, epoch: Mapping[str, Any], epochs: int) -> None:
+        """`run` has trained an epoch of at most `epochs`; `epoch` has the columns of the curve."""
+
+    def on_run_lost(self, run: Run, reason: str) -> None:
+        """The process of `run` was lost for `reason`. It is started again from its checkpoint."""
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
         """`run` has ended; `row` is its final row."""

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sweeps.execution.failures import describe_loss
-from sweeps.execution.losses import LOST_RETRIES, LossCounter, Position
+from lagvae_core.training.record import Progress
+from sweeps.execution.failures import describe_loss, describe_silence
+from sweeps.execution.live_curves import LiveCurves
+from sweeps.execution.losses import LOST_RETRIES, SILENT_RETRIES, LossCounter, Position
 from sweeps.execution.monitor import Monitor
 from sweeps.search.budget import COST_SO_FAR
 from sweeps.search.plan import Run
@@ -26,6 +28,8 @@ __all__ = ["RunRecorder"]
 
 class RunRecorder:
     """Writes one row per run: with status `running` when the run starts, and with its final status when it ends.
+
+    While the run is trained, its curve is written from time to time (see `LiveCurves`).
 
     There is one recorder per driver. Its methods are called in the working thread of the driver within
     `capture_errors`. Only `close` may also be called in the supervising thread; afterwards nothing is written.
@@ -74,6 +78,9 @@ class RunRecorder:
         self._running: dict[str, tuple[Run, dict[str, Any]]] = {}
         self._epochs: dict[str, int] = {}
         self._losses = LossCounter()
+        self._curves = LiveCurves()
+        self._silent: dict[str, dict[str, Any]] = {}
+        self._loss_columns: dict[str, dict[str, Any]] = {}
 
     @property
     def has_active_runs(self) -> bool:
@@ -101,24 +108,41 @@ class RunRecorder:
             return
         row = self._first_row(run)
         self._write(row)
+        self._curves.start(run_id, self.folder.curve(run_id) if run.stored is not None else [])
         self._running[run_id] = (run, row)
         self._monitor.on_run_started(run)
 
     def on_run_progress(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The run reports its progress. Host and device are written to the row when a report first contains them.
+        """The run reports an epoch, or its progress within a phase.
 
-        The cost so far is written only with the next version of the row, for example if the run is interrupted.
+        Host and device are written to the row when a report first contains them. The cost so far is written only with
+        the next version of the row, for example if the run is interrupted.
         """
         run, row = self._running[run_id]
-        row |= {name: report[name] for name in COST_SO_FAR if name in report}
         location = {name: report.get(name) for name in ("host", "device")}
         if any(row[name] != value for name, value in location.items()):
             row |= location
             self._write(row)
-        self._run_progressed(row)
-        if "epoch" in report:
+        if "phase" in report:
+            progress = Progress(report["phase"], *(int(report[name]) for name in ("epoch", "done", "total")))
+            self._monitor.on_run_phase(run, progress, int(report["epochs"]))
+        elif "curve" in report:
+            epoch = json.loads(report["curve"], parse_constant=lambda constant: None)  # NaN and infinity become null
             self._epochs[run_id] = max(self._epochs.get(run_id, 0), int(report["epoch"]))
-            self._monitor.on_run_progress(run, int(report["epoch"]), int(report["epochs"]))
+            self._curves.add(run_id, epoch)
+            row |= {name: epoch[name] for name in COST_SO_FAR}
+            self._run_progressed(row)
+            self._monitor.on_run_epoch(run, epoch, int(report["epochs"]))
+        self._curves.write_if_due(self.folder, row)
+
+    def curve(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the epochs of a running run in order, each once; an empty list for any other run.
+
+        They are the stored epochs of its earlier attempts, up to the epoch from which the current attempt resumed, and
+        those that it has reported since. If an earlier driver was killed, the last epochs before the kill may be
+        missing.
+        """
+        return self._curves.get(run_id)
 
     def on_run_ended(self, run_id: str, report: Mapping[str, Any]) -> None:
         """The run ended. Its last report contains its record or its failure, or that it saved its checkpoint."""
@@ -138,21 +162,35 @@ class RunRecorder:
         """The process of the run, its node or the connection to the results was lost.
 
         The run is started again unless Ray killed it for lack of memory, or it was lost more than `LOST_RETRIES` times
-        in a row without progress.
+        in a row without progress, or ended more than `SILENT_RETRIES` times because it was silent.
 
         Args:
             run_id: The run.
             error_text: Ray's description of the loss.
         """
-        position = Position(self._epochs.get(run_id, 0), self.folder.modified(checkpoint_name(run_id)))
-        losses = self._losses.add(run_id, position)
-        failure = describe_loss(error_text, losses)
-        if failure["status"] == "out_of_memory" or losses > LOST_RETRIES:
-            self._record_end(run_id, failure, [])
+        silence = self._silent.pop(run_id, None)
+        if silence is not None:
+            failure, ends = silence, self._losses.add_silence(run_id) > SILENT_RETRIES
         else:
-            run = self._scheduled.get(run_id) or self._running[run_id][0]
-            self._scheduled[run_id] = run
-            self._run_lost(run)
+            position = Position(self._epochs.get(run_id, 0), self.folder.modified(checkpoint_name(run_id)))
+            losses = self._losses.add(run_id, position)
+            failure = describe_loss(error_text, losses)
+            ends = failure["status"] == "out_of_memory" or losses > LOST_RETRIES
+        if ends:
+            self._record_end(run_id, failure, [])
+            return
+        columns = {"stop_reason": "its process was lost"}
+        if silence is not None:
+            columns = {name: silence[name] for name in ("stop_reason", "error_class")}
+        self._loss_columns[run_id] = columns
+        run = self._scheduled.get(run_id) or self._running[run_id][0]
+        self._scheduled[run_id] = run
+        self._run_lost(run)
+        self._monitor.on_run_lost(run, columns["stop_reason"])
+
+    def on_run_silent(self, run_id: str, seconds: float) -> None:
+        """The run has reported nothing for `seconds`, and its process is being ended. `on_run_lost` follows."""
+        self._silent[run_id] = describe_silence(seconds)
 
     def was_lost(self, run: Run) -> bool:
         """Return whether the process of `run` was lost since the driver started."""
@@ -167,6 +205,8 @@ class RunRecorder:
 
     def _record_interrupted(self, run_id: str, reason: str) -> None:
         _, row = self._running.pop(run_id)
+        self._curves.write(self.folder, row)
+        self._curves.end(run_id)
         self._write(row | {"status": "interrupted", "stop_reason": reason, "ended_at": now()})
 
     def _first_row(self, run: Run) -> dict[str, Any]:
@@ -196,7 +236,7 @@ class RunRecorder:
 
     def _record_restart(self, run_id: str) -> None:
         _, row = self._running[run_id]
-        lost = row | {"status": "interrupted", "stop_reason": "its process was lost", "ended_at": now()}
+        lost = row | {"status": "interrupted", "ended_at": now()} | self._loss_columns.pop(run_id)
         row |= {"history": history_of(lost), "attempt": row["attempt"] + 1, "started_at": now()}
         row |= dict.fromkeys(("host", "device"))
         self._write(row)
@@ -210,6 +250,10 @@ class RunRecorder:
         assert row["status"] in ENDED, row["status"]
         if curve:
             self.folder.write_curve(row, list(curve))
+        else:
+            self._curves.write(self.folder, row)
+        self._curves.end(run_id)
+        self._silent.pop(run_id, None)
         self._write(row)
         self.folder.remove(checkpoint_name(run_id))
         self._run_ended(run, row)

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from sweeps.execution.recorder import RunRecorder
     from sweeps.execution.stop_flag import StopFlag
     from sweeps.execution.supervisor import Supervisor
+    from sweeps.execution.watchdog import Watchdog
     from sweeps.search.scheduler import RunScheduler
 
-__all__ = ["DriverCallback", "DriverStopper", "RunSearcher", "placement_for", "worker_config"]
+__all__ = ["DriverCallback", "DriverStopper", "RunSearcher", "phase_seconds", "placement_for", "worker_config"]
 
 CHECKPOINT_SECONDS = 30.0
 """Time between two checkpoints of a run [s]."""
 
 CHECKPOINT_SECONDS_AFTER_LOSS = 5.0
 """The same after its process was lost, so that a run makes progress even if its processes are lost often [s]."""
+
+PHASE_SECONDS = 5.0
+"""Shortest time between two reports of a run about the progress within an epoch [s]."""
+
+PHASE_REPORTS = 20.0
+"""Largest number of such reports that the driver receives from all runs together [1/s], at 3 ms each."""
 
 NEVER_RESTORED = "a snapshot of Ray Tune is never restored; the sweep resumes from its table"
 
@@ -48,9 +55,15 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
     """Passes the next run of the scheduler to Tune. The scheduler receives results from the recorder, not from Tune."""
 
     def __init__(
-        self, scheduler: RunScheduler, recorder: RunRecorder, supervisor: Supervisor, stop_flag: StopFlag
+        self,
+        scheduler: RunScheduler,
+        recorder: RunRecorder,
+        supervisor: Supervisor,
+        stop_flag: StopFlag,
+        concurrent: int,
     ) -> None:
         super().__init__()
+        self._phase_seconds = phase_seconds(concurrent, recorder.spec.resources)
         self._scheduler = scheduler
         self._recorder = recorder
         self._supervisor = supervisor
@@ -66,7 +79,8 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
         recorder.on_run_scheduled(run)
         seconds = CHECKPOINT_SECONDS_AFTER_LOSS if recorder.was_lost(run) else CHECKPOINT_SECONDS
         values = worker_config(run, recorder.spec, recorder.folder, recorder.fingerprint)
-        return {"run": values | {"stop_flag": self._stop_flag.name, "checkpoint_seconds": seconds}}
+        values |= {"stop_flag": self._stop_flag.name, "checkpoint_seconds": seconds}
+        return {"run": values | {"phase_seconds": self._phase_seconds}}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         pass
@@ -76,6 +90,16 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError(NEVER_RESTORED)
+
+
+def phase_seconds(concurrent: int, resources: ResourceSpec) -> float:
+    """Return the shortest time between two reports of a run about the progress within an epoch [s].
+
+    With many runs it is longer, so that the reports do not occupy the driver, but never so long that the watchdog takes
+    the time between two reports for silence.
+    """
+    longest = float("inf") if resources.patience == "auto" else resources.patience / 4
+    return max(PHASE_SECONDS, min(concurrent / PHASE_REPORTS, longest))
 
 
 def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint: str) -> dict[str, Any]:
@@ -94,33 +118,43 @@ def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint:
 
 
 class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
-    """Forwards Tune's events to the recorder, and interruptions to the running runs.
+    """Forwards Tune's events to the recorder, and interruptions to the running runs. Ends runs that report nothing.
 
     If a callback raised an exception, Tune would treat it as a failure of the trial and repeat the trial. Therefore the
     recorder captures the exception, and the sweep ends.
     """
 
-    def __init__(self, recorder: RunRecorder, supervisor: Supervisor, stop_flag: StopFlag) -> None:
+    def __init__(self, recorder: RunRecorder, supervisor: Supervisor, stop_flag: StopFlag, watchdog: Watchdog) -> None:
         self._recorder = recorder
         self._supervisor = supervisor
         self._stop_flag = stop_flag
+        self._watchdog = watchdog
         self._told = False
+        self._trials: dict[str, Any] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._supervisor.urgent:
             raise KeyboardInterrupt
         self._tell_runs()
+        for run_id, seconds in self._watchdog.listen().items():
+            self._end_silent(run_id, seconds)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notify(self._recorder.on_run_started, trial)
+        run_id = _run_id(trial)
+        self._trials[run_id] = trial
+        self._watchdog.on_started(run_id)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        self._watchdog.on_report(_run_id(trial), epoch="curve" in result)
         self._notify(self._recorder.on_run_progress, trial, report=result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._forget(trial)
         self._notify(self._recorder.on_run_ended, trial, report=trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._forget(trial)
         text = ""
         if trial.error_file:
             with open(trial.error_file, encoding="utf-8", errors="replace") as file:
@@ -130,14 +164,31 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
     def _notify(self, event: Callable[..., None], trial: Any, **values: Any) -> None:
         with self._recorder.capture_errors():
             if self._recorder.error is None and not self._recorder.closed:
-                event(trial.config["run"]["run_id"], **values)
+                event(_run_id(trial), **values)
         self._tell_runs()
+
+    def _end_silent(self, run_id: str, seconds: float) -> None:
+        """Kill the process of a silent run, which may be stopped or hang, on its node. Tune then reports an error."""
+        import ray
+
+        trial = self._trials[run_id]
+        self._forget(trial)
+        self._notify(self._recorder.on_run_silent, trial, seconds=seconds)
+        ray.kill(trial.temporary_state.ray_actor)
+
+    def _forget(self, trial: Any) -> None:
+        self._watchdog.on_ended(_run_id(trial))
+        self._trials.pop(_run_id(trial), None)
 
     def _tell_runs(self) -> None:
         """Set the stop flag after an interruption; if a run has just reported, before it continues."""
         if self._supervisor.interrupted and not self._told:
             self._told = True
             self._stop_flag.set()
+
+
+def _run_id(trial: Any) -> str:
+    return str(trial.config["run"]["run_id"])
 
 
 class DriverStopper(_StatelessMixin, Stopper):  # type: ignore[misc]

@@ -5,18 +5,65 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from sweeps.execution.failures import describe_failure
 
-__all__ = ["train_run"]
+if TYPE_CHECKING:
+    from lagvae_core.training.record import EpochRecord, Progress
+
+__all__ = ["RunReports", "train_run"]
+
+
+class RunReports:
+    """Reports of a run in training: one after each epoch, and within long phases one from time to time.
+
+    `send` blocks until the driver has processed the report, which takes milliseconds. A report within a phase is
+    therefore sent only if the last report was long ago.
+
+    Args:
+        send: Sends a report to the driver.
+        location: Host and device, which are part of every report.
+        epochs: Maximum number of epochs of the run.
+        phase_seconds: Shortest time between any report and a later report within a phase [s].
+        clock: Returns the current time [s].
+    """
+
+    def __init__(
+        self,
+        send: Callable[[dict[str, Any]], None],
+        location: dict[str, str],
+        epochs: int,
+        phase_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._common = {**location, "epochs": epochs}
+        self._phase_seconds = phase_seconds
+        self._clock = clock
+        self._sent = clock()
+
+    def on_epoch(self, epoch: EpochRecord) -> None:
+        """Report the record of an epoch."""
+        self._send({**self._common, "epoch": epoch.epoch, "curve": json.dumps(epoch.values)})
+        self._sent = self._clock()
+
+    def on_progress(self, progress: Progress) -> None:
+        """Report the progress within a phase if a report is due."""
+        if self._clock() - self._sent < self._phase_seconds:
+            return
+        position = {"phase": progress.phase, "epoch": progress.epoch, "done": progress.done, "total": progress.total}
+        self._send({**self._common, **position})
+        self._sent = self._clock()
 
 
 def train_run(trial_config: dict[str, Any]) -> None:
     """Train the run in `trial_config["run"]` (see `tune.RunSearcher`) and report to Ray Tune.
 
-    There is one report after each epoch. The last report contains the record of the run, or its failure, or that it was
-    interrupted and has saved its checkpoint.
+    There is one report after each epoch, and others within long phases (see `RunReports`). The last report contains the
+    record of the run, or its failure, or that it was interrupted and has saved its checkpoint.
 
     An exception in training is reported instead of raised, because it would occur again in a retry. Therefore a
     run is started again only if its node, its process, or the connection to the results was lost.
@@ -32,7 +79,6 @@ def train_run(trial_config: dict[str, Any]) -> None:
     from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory
     from sweeps.execution.datasets import load_trial_data
     from sweeps.execution.stop_flag import StopFlag
-    from sweeps.search.budget import COST_SO_FAR
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
 
     # If the thread of a run takes longer than this to end [s], Tune silently gives up the next run of this process. The
@@ -42,10 +88,6 @@ def train_run(trial_config: dict[str, Any]) -> None:
     folder = SweepFolder(run["results"], run["sweep"], PATIENCE_SECONDS)
     keep_freed_memory()
     stop_flag = StopFlag(run["stop_flag"])
-
-    def end_if_interrupted(progress: Any) -> None:
-        if stop_flag.is_set():
-            raise Interrupted
 
     location = {"host": socket.gethostname(), "device": "cpu"}
     try:
@@ -61,17 +103,17 @@ def train_run(trial_config: dict[str, Any]) -> None:
             )
             hint = "Run the sweep again to plan it with the new data."
             raise DataError([ValidationIssue("the data", message, hint, dataset.fingerprint[:12])])
+        reports = RunReports(tune.report, location, config.epochs, run["phase_seconds"])
+
+        def on_progress(progress: Progress) -> None:
+            if stop_flag.is_set():
+                raise Interrupted
+            reports.on_progress(progress)
+
         record = train(
             config,
-            report=lambda epoch: tune.report(
-                {
-                    **location,
-                    "epoch": epoch.epoch,
-                    "epochs": config.epochs,
-                    **{name: epoch[name] for name in COST_SO_FAR},
-                }
-            ),
-            progress=end_if_interrupted,
+            report=reports.on_epoch,
+            progress=on_progress,
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
             checkpoint_seconds=run["checkpoint_seconds"],
             model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,

@@ -119,6 +119,14 @@ class ResourceSpec(FrozenConfig):
     concurrent: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="maximum number of concurrent runs")
     ] = "auto"
+    patience: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=10)],
+        Field(
+            description="longest silence of a run [s]; a run that reports nothing for longer, for example while it "
+            "loads its data, is ended and tried once more. auto: 20 times the longest epoch of the run, at least 10 "
+            "minutes, and at least 30 minutes before its first epoch"
+        ),
+    ] = "auto"
 
     @property
     def gpu_share(self) -> float:

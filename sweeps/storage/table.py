@@ -87,6 +87,19 @@ class ResultsFolder(SweepFolder):
             self._warn(stored)
         return sorted(stored.rows, key=lambda r: (r["arm"], r["configuration"] or 0, r["seed"]))
 
+    def curve(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the stored epochs of one run with the columns of the curve; empty if there are none to read."""
+        name = f"curves/{run_id}.parquet"
+        content = None if self.unsafe(name) else self.read(name)
+        if content is None:
+            return []
+        try:
+            rows = decode_rows(content, CURVES_SCHEMA)
+        except DamagedFileError:
+            return []
+        epochs = [{name: value for name, value in row.items() if name not in RUN_KEYS} for row in rows]
+        return sorted(epochs, key=lambda epoch: epoch["epoch"])
+
     def curves(self) -> list[dict[str, Any]]:
         """Return every epoch of every run, sorted by run and epoch."""
         return sorted(self.rows("curves", CURVES_SCHEMA), key=lambda r: (r["run_id"], r["epoch"]))

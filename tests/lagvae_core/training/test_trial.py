@@ -99,7 +99,11 @@ def test_report_is_called_after_every_epoch_and_progress_after_every_update_and_
     epochs, places = [], []
     record = run(tiny(), report=lambda epoch: epochs.append(epoch.values), progress=places.append)
     assert epochs == [epoch.values for epoch in record.curve]
-    assert places[:8] == [Progress("train", epoch, done, 4) for epoch in (1, 2) for done in (1, 2, 3, 4)]
+    trained = [Progress("train", epoch, done, 4) for epoch in (1, 2) for done in (1, 2, 3, 4)]
+    validated = [place for place in places if place.phase == "validate"]
+    assert [place for place in places if place.phase == "train"] == trained
+    assert [place.epoch for place in validated if place.done == place.total] == [1, 2]
+    assert places[4] == validated[0]
     measured = [place.done for place in places if place.phase == "nll_iw"]
     assert measured == sorted(measured)
     assert measured[-1] == 16
@@ -374,7 +378,7 @@ def test_a_trial_interrupted_everywhere_has_the_record_of_an_uninterrupted_one(s
     expected = run(config)
     assert expected.status == "finished"
     record, places = run_interrupted(config)
-    assert {place.phase for place in places} == {"train", "encode", "nll_iw"}
+    assert {place.phase for place in places} - {"encode_train"} == {"train", "validate", "encode", "nll_iw"}
     assert len([place for place in places if place.phase == "train"]) == 8
     assert essence(record) == essence(expected)
 
@@ -452,6 +456,24 @@ def test_a_trial_that_is_asked_to_end_saves_its_state_first():
     assert store.content is not None
     assert checkpoints.decode(store.content, None)["record"] is None
     assert essence(run(config, checkpoint=store)) == essence(run(config))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_trial_that_is_asked_to_end_during_a_validation_ends_after_the_epoch(epoch):
+    config, store, reported = tiny(SHORT_AGGRESSIVE), MemoryCheckpoint(), []
+
+    def end_during_the_validation(progress: Progress) -> None:
+        if (progress.phase, progress.epoch) == ("validate", epoch):
+            raise Interrupted
+
+    def report(record):
+        reported.append(record.epoch)
+
+    with pytest.raises(Interrupted):
+        run(config, checkpoint=store, checkpoint_seconds=1e9, report=report, progress=end_during_the_validation)
+    assert reported == list(range(1, epoch + 1))
+    assert essence(run(config, checkpoint=store, report=report)) == essence(run(config))
+    assert reported == [1, 2]
 
 
 def test_before_a_save_is_due_only_the_trained_state_and_the_record_are_saved():
