@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import pandas as pd
 from sweeps.analysis.statistics import Statistic, group_rows
 
 __all__ = ["Curve", "CurvePoint", "curves_of"]
+
+UNFINISHED = ("interrupted", "running")
+"""Statuses of runs that have not ended. Their curves may grow."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ class Curve:
     Args:
         arm: Name of the arm.
         config_id: Id of the configuration.
-        name: Name in a legend: the arm, followed by the start of `config_id` if the arm has several curves.
+        name: The arm, followed by the start of `config_id` if the arm has several curves.
         runs: Number of runs that trained at least one epoch; some may have ended before the last epoch.
         points: The epochs, in order.
         earlier: Whether the runs belong to an earlier version of the sweep.
+        unfinished: Number of these runs that have not ended, by status (`running` or `interrupted`).
     """
 
     arm: str
@@ -52,14 +58,28 @@ class Curve:
     runs: int
     points: Sequence[CurvePoint]
     earlier: bool = False
+    unfinished: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unfinished_runs(self) -> str:
+        """The runs that have not ended, such as "1 interrupted, 2 running"; "" if there are none."""
+        return ", ".join(f"{count} {status}" for status, count in self.unfinished.items())
+
+    @property
+    def label(self) -> str:
+        """Name in a legend, with the runs that have not ended."""
+        return f"{self.name} ({self.unfinished_runs})" if self.unfinished else self.name
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Curve]:
+def curves_of(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], statuses: Mapping[str, str] = MappingProxyType({})
+) -> list[Curve]:
     """Return the curve of each configuration.
 
     Args:
         rows: One row per run and epoch. A run counts in every epoch that it trained, even if it failed later.
         columns: Names of the columns to include.
+        statuses: Status of each run by `run_id`; a run without a status counts as ended.
 
     Returns:
         The curves, in order of first appearance.
@@ -79,5 +99,7 @@ def curves_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list
             step = fmean(rows[run]["step"] for run in runs.tolist())
             statistics = {name: Statistic.of(values[name][runs]) for name in columns}
             points.append(CurvePoint(epoch, step, len(runs), statistics))
-        curves.append(Curve(arm, config_id, name, run_ids[group].nunique(), points))
+        runs_of_curve = run_ids[group].unique()
+        unfinished = Counter(sorted(s for run_id in runs_of_curve if (s := statuses.get(run_id, "")) in UNFINISHED))
+        curves.append(Curve(arm, config_id, name, len(runs_of_curve), points, dict(unfinished)))
     return curves

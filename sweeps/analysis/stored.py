@@ -89,9 +89,15 @@ def stored_curves(folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], colu
         ConfigError: The stored sweep file is missing or invalid.
     """
     spec = stored_spec(folder)
-    of_others = {row["run_id"] for row in current_plan(spec, folder.runs()).others}
-    curves = sorted(curves_of([row for row in rows if row["run_id"] not in of_others], columns), key=_arm_order(spec))
-    others = sorted(curves_of([row for row in rows if row["run_id"] in of_others], columns), key=_arm_order(spec))
+    runs = folder.runs()
+    statuses = {run["run_id"]: run["status"] for run in runs}
+    of_others = {run["run_id"] for run in current_plan(spec, runs).others}
+    curves, others = (
+        curves_of([row for row in rows if (row["run_id"] in of_others) == earlier], columns, statuses)
+        for earlier in (False, True)
+    )
+    curves.sort(key=_arm_order(spec))
+    others.sort(key=_arm_order(spec))
     return [*curves, *(replace(curve, name=f"{curve.name} (earlier)", earlier=True) for curve in others)]
 
 

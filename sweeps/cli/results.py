@@ -43,7 +43,7 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-LEFT = ("arm", "front", "parameters", "version")
+LEFT = ("arm", "front", "parameters", "unfinished", "version")
 """Headings of left-aligned columns."""
 
 RUN_COLUMNS = ("nll_iw", "nll_elbo", "kl", "mi", "au", "seconds")
@@ -310,7 +310,7 @@ def print_curves(
         folder: The results of the sweep.
         columns: Columns of the curves; None for the default ones.
         arms: Arms to show; None for all.
-        as_json: Print all stored rows of these arms as JSON instead of a table.
+        as_json: Print all stored rows of these arms as JSON instead of a table, each with the status of its run.
         x: Unit of the x axis of the figure: "epoch" or "step".
         png: File for a figure with one panel per column; None for no figure.
 
@@ -327,7 +327,8 @@ def print_curves(
     if png is not None:
         _draw_curves(folder, curves, names, x, png)
     if as_json:
-        print_json(rows)
+        statuses = {run["run_id"]: run["status"] for run in folder.runs()}
+        print_json([row | {"status": statuses.get(row["run_id"])} for row in rows])
         return
     console = console_of_stdout()
     print_whole(console, _curves_table(curves, names).rich())
@@ -374,6 +375,10 @@ def _curves_table(curves: Sequence[Curve], columns: Sequence[str]) -> TextTable:
         headings.append("version")
         versions = (version_of(curve.earlier) for curve in curves for _ in curve.points)
         rows = [[*row, version] for row, version in zip(rows, versions, strict=True)]
+    if any(curve.unfinished for curve in curves):
+        headings.append("unfinished")
+        unfinished = (curve.unfinished_runs for curve in curves for _ in curve.points)
+        rows = [[*row, runs] for row, runs in zip(rows, unfinished, strict=True)]
     return TextTable(headings, rows, LEFT)
 
 

@@ -43,7 +43,7 @@ def curves_figure(
 ) -> list[Path]:
     """Draw the mean of each column against `x`, with a band of one standard error on each side.
 
-    A line becomes pale where some of its runs have ended. No axis shows less than `least_span`. See
+    A line becomes pale at epochs that not all of its runs have trained. No axis shows less than `least_span`. See
     `save_figure` for the files that are written.
 
     Args:
@@ -68,7 +68,7 @@ def curves_figure(
 def _draw(curves: Sequence[Curve], columns: Sequence[str], x: str, title: str) -> Figure:
     rows = -(-len(columns) // PANELS_PER_ROW)
     panels_per_row = min(len(columns), PANELS_PER_ROW)
-    legend_columns = max(1, LEGEND_CHARACTERS // (max(len(curve.name) for curve in curves) + 7))
+    legend_columns = max(1, LEGEND_CHARACTERS // (max(len(curve.label) for curve in curves) + 7))
     legend_height = LEGEND_ROW_HEIGHT * (1 + -(-len(curves) // legend_columns))
     figure = Figure((PAGE_WIDTH, PANEL_HEIGHT * rows + legend_height), layout="constrained")
     panels = figure.subplots(rows, panels_per_row, squeeze=False).flatten()
@@ -113,4 +113,4 @@ def _draw_curve(axes: Axes, curve: Curve, column: str, x: str, colour: str, dash
     all_runs = np.array([point.runs == curve.runs for point, _ in points], dtype=bool)
     axes.fill_between(xs, means - errors, means + errors, color=colour, alpha=0.18, linewidth=0)
     axes.plot(xs, means, color=colour, linestyle=dash, linewidth=0.9, alpha=0.35)
-    axes.plot(xs[all_runs], means[all_runs], color=colour, linestyle=dash, linewidth=1.1, label=curve.name)
+    axes.plot(xs[all_runs], means[all_runs], color=colour, linestyle=dash, linewidth=1.1, label=curve.label)

@@ -34,6 +34,12 @@ def test_curves_of_one_arm_have_different_names():
     assert [curve.name for curve in curves] == ["vae aaaaaa", "vae bbbbbb"]
 
 
+def test_runs_that_have_not_ended_are_counted_by_status():
+    vae, beta = curves_of(ROWS, ["valid_kl"], {"r1": "running", "r2": "interrupted", "r3": "failed"})
+    assert (vae.unfinished, vae.label) == ({"interrupted": 1, "running": 1}, "vae (1 interrupted, 1 running)")
+    assert (beta.unfinished, beta.label) == ({}, "beta")
+
+
 @pytest.mark.parametrize("x", ["epoch", "step"])
 def test_the_figure_is_written_in_both_formats(tmp_path, x):
     curves_figure(curves_of(ROWS, ["valid_kl"]), ["valid_kl"], tmp_path / "curves.pdf", x=x, title="tiny $x$")

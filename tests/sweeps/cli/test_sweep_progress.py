@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from worlds import FINGERPRINT, spec_of
 
+from lagvae_core.training.record import Progress
 from sweeps.cli.live_display import Display
 from sweeps.cli.sweep_progress import SweepProgress, TimeLeft
 from sweeps.search.plan import ArmPlan, Plan
@@ -65,6 +66,63 @@ def test_a_warning_about_the_data_is_shown_once_and_not_again_with_the_runs():
     assert re.findall(r"W\d+", file.getvalue()) == ["W11", "W10"]
 
 
+def epoch(number, seconds):
+    """Return the last epoch of a run that has trained for `seconds`."""
+    values = {"valid_nll_elbo": 123.456, "valid_kl": 4.5678, "valid_mi": 3.25, "valid_au": 2}
+    return {"epoch": number, "seconds": seconds} | values
+
+
+def started(count=1):
+    """Return the progress of a sweep whose first runs are running, and these runs."""
+    plan = Plan(spec_of(), FINGERPRINT, [])
+    scheduler = RunScheduler(plan)
+    runs = [scheduler.next_run() for _ in range(count)]
+    progress = SweepProgress([ArmPlan(arm, 1, runs_of, 0, 0, None) for arm, runs_of in (("vae", 2), ("beta", 2))])
+    progress.objectives = OBJECTIVES
+    for run in runs:
+        progress.start(run)
+    return progress, runs
+
+
+def test_a_running_run_counts_as_its_epochs_left_and_a_measurement():
+    progress, [run] = started()
+    progress.add_row(row(run.arm, seconds=130.0) | {"seconds_evaluate": 30.0, "epochs": 10})
+    other = 130.0  # every run that waits
+    assert progress.time_left(1) == TimeLeft(4 * other, rough=True), "nothing is known about the running run"
+    progress.end_epoch(run, epoch(8, 80.0), 10)
+    assert progress.time_left(1) == TimeLeft(2 * 10.0 + 30.0 + 3 * other, rough=True)
+    progress.advance(run, Progress("train", 9, 1, 4), 10)
+    assert progress.time_left(1) == TimeLeft(1.75 * 10.0 + 30.0 + 3 * other, rough=True)
+    progress.advance(run, Progress("nll_iw", 10, 3, 4), 10)
+    assert progress.time_left(1) == TimeLeft(30.0 + 3 * other, rough=True)
+
+
+def test_without_a_finished_run_the_running_runs_give_the_time_left():
+    progress, [run, _] = started(2)
+    assert progress.time_left(1) is None
+    progress.end_epoch(run, epoch(1, 10.0), 10)
+    assert progress.time_left(1) == TimeLeft(9 * 10.0 + 3 * 100.0, rough=True)
+
+
+def test_the_time_left_is_never_shorter_than_the_longest_run():
+    progress, [run] = started()
+    progress.end_epoch(run, epoch(1, 10.0), 10)
+    assert progress.time_left(100) == TimeLeft(100.0, rough=True)
+
+
+def test_the_trained_epochs_of_a_run_follow_from_its_reports():
+    progress, [run] = started()
+    seen = []
+    for phase in (Progress("train", 1, 1, 4), Progress("validate", 1, 3, 4)):
+        progress.advance(run, phase, 2)
+        seen.append(progress.running[run.run_id].trained)
+    progress.end_epoch(run, epoch(1, 10.0), 2)
+    seen.append(progress.running[run.run_id].trained)
+    progress.advance(run, Progress("encode", 2, 1, 4), 2)
+    seen.append(progress.running[run.run_id].trained)
+    assert seen == [0, 0, 1, 2]
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_display_shows_counts_and_statuses(terminal):
     plan = Plan(spec_of(), FINGERPRINT, [])
@@ -75,11 +133,44 @@ def test_the_display_shows_counts_and_statuses(terminal):
     run = RunScheduler(plan).next_run()
     assert run is not None
     display.on_run_started(run)
-    display.on_run_progress(run, 1, 2)
-    assert [(p.epoch, p.epochs) for p in display.progress.running.values()] == [(1, 2)]
+    display.on_run_phase(run, Progress("train", 1, 3, 4), 2)
+    display.on_run_epoch(run, epoch(1, 10.0), 2)
+    display.on_run_lost(run, "reported nothing for 600 s.")
+    assert [(p.trained, p.epochs) for p in display.progress.running.values()] == [(1, 2)]
     display.on_run_ended(run, row(run.arm, status="failed", nll_iw=None, au=None) | {"stop_reason": "no memory"})
     display.on_sweep_ended({"failed": 1}, "stopped")
     text = file.getvalue()
-    for fragment in ("2 runs at a time", f"1/{display.progress.total}", "no memory", "1 failed, after", "stopped"):
+    assert "123.46" not in text or terminal, "elsewhere, no line is printed per epoch"
+    for fragment in (
+        "nothing for 600 s; it is started again",
+        "2 runs at a time",
+        f"1/{display.progress.total}",
+        "no memory",
+        "1 failed, after",
+        "stopped",
+    ):
         assert fragment in text
     assert display.progress.running == {}
+
+
+def test_the_board_shows_the_last_epoch_and_the_phase_of_each_running_run():
+    plan = Plan(spec_of(), FINGERPRINT, [])
+    scheduler = RunScheduler(plan)
+    file = io.StringIO()
+    display = Display(Console(file=file, width=160, height=18, force_terminal=True))
+    display.progress = SweepProgress(plan.arms(), plan.spec.objectives)
+    runs = [scheduler.next_run() for _ in range(8)]
+    for run in runs:
+        display.on_run_started(run)
+    display.on_run_epoch(runs[0], epoch(1, 10.0), 2)
+    display.on_run_phase(runs[0], Progress("train", 2, 3, 4), 2)
+    display.on_run_epoch(runs[1], epoch(1, 10.0) | dict.fromkeys(("valid_kl", "valid_mi", "valid_au")), 2)
+    display.console.print(display._board())
+    lines = [line.split() for line in file.getvalue().splitlines()]
+    end = lines.index(["and", "2", "more"])
+    first, second, *others = lines[end - 6 : end]
+    assert [first[:2], second[:2]] == [[run.arm, str(run.seed)] for run in runs[:2]]
+    assert {line[2] for line in others} == {"starting"}
+    assert first[2:8] == ["1/2", "training", "75", "%", "123.46", "4.57"]
+    assert first[8:10] == ["3.25", "2"]
+    assert second[2:5] == ["1/2", "training", "123.46"]

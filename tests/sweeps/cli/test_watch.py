@@ -14,6 +14,7 @@ from lagvae_core.training.checkpoint import FileCheckpoint
 from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.cli.results import print_curves
 from sweeps.cli.watch import SNAPSHOT_SCHEMA, TRAJECTORY_SCHEMA, PosteriorMeanWriter, parse_watch
+from sweeps.storage.schema import RUNS_SCHEMA
 from sweeps.storage.table import ResultsFolder
 
 TRIAL = {
@@ -150,6 +151,22 @@ class TestCurves:
         assert ended.returncode == 0
         assert len(json.loads(ended.stdout)) == 6
         assert (tmp_path / "c.png").stat().st_size > 5_000
+
+    def test_unfinished_curves_are_labelled(self, call, stored, tmp_path):
+        folder = ResultsFolder(str(tmp_path / "results"), "tiny")
+        for seed, status in ((0, "finished"), (1, "running")):
+            config_id = IDS["vae"]
+            run = {"sweep": "tiny", "arm": "vae", "run_id": f"{config_id}-{seed}", "config_id": config_id, "seed": seed}
+            folder.write_run({**dict.fromkeys(RUNS_SCHEMA.names), **run, "attempt": 1, "status": status})
+        lines = [line.split("  ") for line in call("results", "curves", "tiny").stdout.splitlines()]
+        assert lines[0][-1] == "unfinished"
+        assert [line[-1].strip() for line in lines[1:3]] == ["1 running"] * 2
+        assert "running" not in "".join(lines[3])
+        rows = json.loads(call("results", "curves", "tiny", "--json").stdout)
+        assert {(row["run_id"][-1], row["status"]) for row in rows if row["arm"] == "vae"} == {
+            ("0", "finished"),
+            ("1", "running"),
+        }
 
     def test_selected_arms(self, call, stored):
         rows = json.loads(call("results", "curves", "tiny", "--json", "--arms", "beta").stdout)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from processes import MARK, Ended, lagvae, private_home, survivors
 from tiny import DIVERGES, TinySweep, numbers, write_tiny_sweep
-from worlds import sweep
+from worlds import TINY_TRIAL, sweep
 
 from lagvae_core.evaluation.evaluate import evaluate
 from lagvae_core.studies.trained_model import configuration_of, restore
@@ -227,14 +227,19 @@ class TestExtension:
 
 KILL_BETWEEN_CURVE_AND_ROW = """
 import os, signal
+from sweeps.execution.recorder import RunRecorder
 from sweeps.storage.table import ResultsFolder
-write, calls = ResultsFolder.write_curve, []
+record_end, write, ending, calls = RunRecorder._record_end, ResultsFolder.write_curve, [], []
+def record_end_and_note(self, *arguments):
+    ending.append(1)
+    record_end(self, *arguments)
+    ending.clear()
 def write_curve(self, *arguments):
     write(self, *arguments)
-    calls.append(1)
+    calls.extend(ending)
     if len(calls) == 3:
         os.killpg(0, signal.SIGKILL)
-ResultsFolder.write_curve = write_curve
+RunRecorder._record_end, ResultsFolder.write_curve = record_end_and_note, write_curve
 """
 COUNT_ENDS = """
 import os, signal, time
@@ -441,6 +446,50 @@ def test_at_the_end_of_its_time_a_driver_saves_its_runs_and_says_how_to_go_on(tm
     states = {row["status"] for row in ResultsFolder(str(tmp_path / "results"), "tiny").runs()}
     assert states >= {"finished", "interrupted"}
     assert "running" not in states
+
+
+STOP_WORKERS = """
+import os, signal, sys
+from sweeps.execution import tune
+from sweeps.execution.recorder import RunRecorder
+tune.CHECKPOINT_SECONDS = 0.0
+on_run_progress, stops, pids = RunRecorder.on_run_progress, {"0": 2, "1": 1}, set()
+def on_run_progress_and_stop(self, run_id, report):
+    on_run_progress(self, run_id, report)
+    if "curve" not in report or report["pid"] in pids:
+        return
+    pids.add(report["pid"])
+    seed = run_id.rpartition("-")[2]
+    print("PROCESS", seed, report["pid"], report["epoch"], file=sys.__stderr__)
+    if stops[seed]:
+        stops[seed] -= 1
+        os.kill(report["pid"], signal.SIGSTOP)
+RunRecorder.on_run_progress = on_run_progress_and_stop
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_hangs_is_ended_and_tried_once_more_from_its_checkpoint(tmp_path):
+    trial = TINY_TRIAL | {"training": {"epochs": 4}}
+    search = {"sampler": "random", "configurations": 1, "seeds": 2}
+    values = sweep(trial=trial, arms={"vae": []}, search=search, resources={"patience": 30})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
+    with private_home() as home:
+        ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=STOP_WORKERS, home=home)
+        assert survivors(home[MARK]) == []
+    assert ended.returncode == 1, ended.stderr
+    twice, once = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
+    assert (twice["status"], twice["error_class"], twice["attempt"]) == ("failed", "WorkerSilent", 2)
+    assert (once["status"], once["error_class"], once["attempt"]) == ("finished", None, 2)
+    for row in (twice, once):
+        [before] = json.loads(row["history"])
+        assert (before["status"], before["error_class"]) == ("interrupted", "WorkerSilent")
+    first_epochs: dict[str, list[int]] = {}
+    for line in ended.stderr.splitlines():
+        if line.startswith("PROCESS"):
+            _, seed, _, epoch = line.split()
+            first_epochs.setdefault(seed, []).append(int(epoch))
+    assert first_epochs == {"0": [1, 2], "1": [1, 2]}
 
 
 LOSE_THE_DATA = """

@@ -6,6 +6,7 @@ import inspect
 
 from worlds import FINGERPRINT, row_of, spec_of
 
+from lagvae_core.training.record import Progress
 from sweeps.execution.gpu_sharing import MemoryEstimate
 from sweeps.execution.monitor import Monitor, SilentMonitor
 from sweeps.search.plan import Plan
@@ -23,7 +24,9 @@ def test_silent_monitor_accepts_every_event(capsys):
         "on_memory_estimated": ([MemoryEstimate("vae", 1, 2)],),
         "on_training_started": (2, 4, 0.0),
         "on_run_started": (run,),
-        "on_run_progress": (run, 1, 2),
+        "on_run_phase": (run, Progress("train", 1, 3, 4), 2),
+        "on_run_epoch": (run, {"epoch": 1}, 2),
+        "on_run_lost": (run, "its process was lost"),
         "on_run_ended": (run, row_of(run)),
         "on_interrupted": (True,),
         "on_time_up": (True,),

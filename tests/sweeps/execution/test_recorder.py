@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from worlds import FINGERPRINT, plausible, row_of, spec_of
 
-from sweeps.execution.losses import LOST_RETRIES
+from lagvae_core.training.record import CURVE_COLUMNS
+from sweeps.execution.losses import LOST_RETRIES, SILENT_RETRIES
 from sweeps.execution.monitor import SilentMonitor
 from sweeps.execution.recorder import RunRecorder
 from sweeps.search.plan import Plan, Run
@@ -16,6 +18,22 @@ from sweeps.search.scheduler import RunScheduler
 from sweeps.storage.folder import checkpoint_name
 from sweeps.storage.lease import LeaseHeldError
 from sweeps.storage.table import ResultsFolder
+
+
+def epoch_report(epoch: int, kl: float = 0.5, host: str = "node7") -> dict[str, Any]:
+    """Return the report of a worker after an epoch."""
+    values = dict.fromkeys(column.name for column in CURVE_COLUMNS) | {
+        "epoch": epoch,
+        "step": 4 * epoch,
+        "valid_kl": kl,
+    }
+    return {"host": host, "device": "cpu", "epoch": epoch, "epochs": 9, "curve": json.dumps(values)}
+
+
+def phase_report(epoch: int) -> dict[str, Any]:
+    """Return the report of a worker within an epoch."""
+    position = {"phase": "train", "done": 3, "total": 4, "epoch": epoch, "epochs": 9}
+    return {"host": "node7", "device": "cpu"} | position
 
 
 @dataclass
@@ -37,13 +55,27 @@ class World:
         [row] = self.recorder.folder.runs()
         return row
 
+    @property
+    def stored_epochs(self):
+        """Numbers and KL of the epochs in the table."""
+        return [(row["epoch"], row["valid_kl"]) for row in self.recorder.folder.curves()]
+
+    def continued(self) -> World:
+        """Return a world with a new driver on the same folder."""
+        folder = self.recorder.folder
+        return world_of(folder, folder.runs())
+
 
 @pytest.fixture
 def world(tmp_path):
-    spec = spec_of()
     folder = ResultsFolder(str(tmp_path), "tiny")
     folder.prepare()
-    scheduler = RunScheduler(Plan(spec, FINGERPRINT, []))
+    return world_of(folder, [])
+
+
+def world_of(folder: ResultsFolder, rows: list[dict[str, Any]]) -> World:
+    spec = spec_of()
+    scheduler = RunScheduler(Plan(spec, FINGERPRINT, rows))
     recorder = RunRecorder(
         spec,
         folder,
@@ -59,24 +91,24 @@ def world(tmp_path):
 def test_a_running_row_shows_host_and_device_from_the_first_report_on(world):
     run = world.start()
     assert (world.row["status"], world.row["host"]) == ("running", None)
-    report = {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2}
-    world.recorder.on_run_progress(run.run_id, report)
+    world.recorder.on_run_progress(run.run_id, epoch_report(1))
     assert (world.row["host"], world.row["device"]) == ("node7", "cpu")
     world.recorder.folder.remove(f"runs/{run.run_id}.parquet")
-    world.recorder.on_run_progress(run.run_id, report | {"epoch": 2})
+    world.recorder.on_run_progress(run.run_id, epoch_report(2))
+    world.recorder.on_run_progress(run.run_id, phase_report(3))
     assert world.recorder.folder.runs() == [], "an unchanged row is not written again"
 
 
 def test_a_restarted_run_shows_its_new_host_and_keeps_the_old_one_in_its_history(world):
     run = world.start()
-    world.recorder.on_run_progress(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2})
+    world.recorder.on_run_progress(run.run_id, epoch_report(1))
     world.recorder.on_run_lost(run.run_id, "killed")
     assert world.start() == run, "a lost run is the next to start"
     row = world.row
     assert (row["status"], row["attempt"], row["host"], row["device"]) == ("running", 2, None, None)
     [before] = json.loads(row["history"])
     assert (before["host"], before["status"], before["stop_reason"]) == ("node7", "interrupted", "its process was lost")
-    world.recorder.on_run_progress(run.run_id, {"host": "node8", "device": "cpu", "epoch": 2, "epochs": 2})
+    world.recorder.on_run_progress(run.run_id, epoch_report(2, host="node8"))
     assert world.row["host"] == "node8"
 
 
@@ -107,13 +139,104 @@ def test_losses_are_forgiven_if_the_run_makes_progress_in_between(world):
     folder = world.recorder.folder
     for n in range(4 * LOST_RETRIES):
         if n % 4 == 0:
-            world.recorder.on_run_progress(run.run_id, {"host": "h", "device": "cpu", "epoch": n + 1, "epochs": 99})
+            world.recorder.on_run_progress(run.run_id, epoch_report(n + 1))
         elif n % 4 == 2:
             folder.write(checkpoint_name(run.run_id), b"")
         world.recorder.on_run_lost(run.run_id, "killed")
         assert world.start() == run
     assert world.row["status"] == "running"
     assert world.recorder.was_lost(run)
+
+
+def test_progress_within_an_epoch_is_no_epoch(world):
+    run = world.start()
+    for n in range(LOST_RETRIES):
+        world.recorder.on_run_progress(run.run_id, phase_report(n + 1))
+        world.recorder.on_run_lost(run.run_id, "killed")
+        assert world.start() == run
+    assert world.recorder.curve(run.run_id) == []
+    world.recorder.on_run_progress(run.run_id, phase_report(LOST_RETRIES + 1))
+    world.recorder.on_run_lost(run.run_id, "killed")
+    assert world.row["status"] == "failed"
+    assert world.stored_epochs == []
+
+
+def test_a_silent_run_is_tried_once_more_and_then_fails(world):
+    run = world.start()
+    for n in range(SILENT_RETRIES):
+        world.recorder.on_run_progress(run.run_id, epoch_report(n + 1))
+        world.recorder.on_run_silent(run.run_id, 600.4)
+        world.recorder.on_run_lost(run.run_id, "killed by `ray.kill`")
+        assert world.start() == run
+        [*_, before] = json.loads(world.row["history"])
+        assert (before["status"], before["error_class"]) == ("interrupted", "WorkerSilent")
+        assert before["stop_reason"] == "reported nothing for 600 s."
+        assert world.row["error_class"] is None
+    assert world.recorder.was_lost(run)
+    world.recorder.on_run_progress(run.run_id, epoch_report(5))
+    world.recorder.on_run_silent(run.run_id, 700.0)
+    world.recorder.on_run_lost(run.run_id, "killed by `ray.kill`")
+    row = world.row
+    assert (row["status"], row["error_class"]) == ("failed", "WorkerSilent")
+    assert row["stop_reason"] == "reported nothing for 700 s."
+    assert world.scheduler.next_run() != run
+
+
+def test_a_silent_run_that_ends_after_all_has_its_record(world):
+    run = world.start()
+    world.recorder.on_run_silent(run.run_id, 600.0)
+    world.recorder.on_run_ended(run.run_id, {"interrupted": True})
+    assert (world.row["status"], world.row["error_class"]) == ("interrupted", None)
+
+
+def test_a_running_run_shows_its_curve_which_its_record_replaces(world):
+    run = world.start()
+    world.recorder.on_run_progress(run.run_id, epoch_report(1, kl=0.25))
+    assert world.stored_epochs == [(1, 0.25)]
+    world.recorder.on_run_progress(run.run_id, epoch_report(2, kl=float("nan")))
+    assert [(epoch["epoch"], epoch["valid_kl"]) for epoch in world.recorder.curve(run.run_id)] == [(1, 0.25), (2, None)]
+    final = [json.loads(epoch_report(n, kl=1.0)["curve"]) for n in (1, 2, 3)]
+    record = {"status": "finished", "stop_reason": "", "metrics": {}, "cost": {}, "warnings": [], "curve": final}
+    world.recorder.on_run_ended(run.run_id, {"record": json.dumps(record)})
+    assert world.stored_epochs == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert world.recorder.curve(run.run_id) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        ("interrupted", lambda world, run: world.recorder.close("the sweep was interrupted.")),
+        ("interrupted", lambda world, run: world.recorder.on_run_ended(run.run_id, {"interrupted": True})),
+        (
+            "failed",
+            lambda world, run: world.recorder.on_run_ended(
+                run.run_id, {"failure": json.dumps({"status": "failed", "traceback": "", "error_class": "KeyError"})}
+            ),
+        ),
+    ],
+)
+def test_a_run_that_ends_without_a_record_keeps_all_epochs_that_it_reported(world, status, end):
+    run = world.start()
+    for n in (1, 2, 3):
+        world.recorder.on_run_progress(run.run_id, epoch_report(n))
+    end(world, run)
+    assert world.row["status"] == status
+    assert [epoch for epoch, _ in world.stored_epochs] == [1, 2, 3]
+
+
+def test_the_curve_of_a_resumed_run_begins_with_its_stored_epochs(world):
+    run = world.start()
+    for n in (1, 2, 3):
+        world.recorder.on_run_progress(run.run_id, epoch_report(n, kl=0.0))
+    world.recorder.close("the sweep was interrupted.")
+    again = world.continued()
+    run = again.start()
+    assert run.attempt == 2
+    assert [epoch["epoch"] for epoch in again.recorder.curve(run.run_id)] == [1, 2, 3]
+    again.recorder.on_run_progress(run.run_id, epoch_report(3, kl=1.0))
+    expected = [(1, 0.0), (2, 0.0), (3, 1.0)]
+    assert [(epoch["epoch"], epoch["valid_kl"]) for epoch in again.recorder.curve(run.run_id)] == expected
+    assert again.stored_epochs == expected
 
 
 def test_a_process_that_is_lost_before_its_run_started_is_replaced(world):

@@ -1,11 +1,31 @@
-"""The classification of exceptions that end a run."""
+"""The reports of a worker, and the classification of exceptions that end a run."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
+from lagvae_core.training.record import EpochRecord, Progress
 from sweeps.execution.failures import REASON_CHARACTERS, TRACEBACK_CHARACTERS, describe_failure
+from sweeps.execution.worker import RunReports
+
+
+def test_every_epoch_is_reported_and_the_progress_within_it_only_from_time_to_time():
+    now, sent = [0.0], []
+    reports = RunReports(sent.append, {"host": "node7", "device": "cpu"}, 2, 5.0, lambda: now[0])
+    for epoch in (1, 2):
+        for done in range(1, 13):
+            now[0] += 1.0
+            reports.on_progress(Progress("train", epoch, done, 12))
+        reports.on_epoch(EpochRecord({"epoch": epoch, "valid_kl": 0.5}))
+    common = {"host": "node7", "device": "cpu", "epochs": 2}
+    assert all(common.items() <= report.items() for report in sent)
+    phases = [(r["phase"], r["epoch"], r["done"], r["total"]) for r in sent if "phase" in r]
+    assert phases == [("train", epoch, done, 12) for epoch in (1, 2) for done in (5, 10)]
+    epochs = [(r["epoch"], json.loads(r["curve"])) for r in sent if "curve" in r]
+    assert epochs == [(n, {"epoch": n, "valid_kl": 0.5}) for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
