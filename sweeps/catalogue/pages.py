@@ -32,7 +32,8 @@ INTRODUCTION = f"""\
 The results of a sweep are in `<results>/<sweep>/`:
 
 - `runs/*.parquet`: one row per run.
-- `curves/*.parquet`: one row per run and epoch.
+- `curves/*.parquet`: one row per run and epoch. The curve of a running run is written after its first epoch, and then
+  at most every 10 s; a run that ends without a record, such as an `interrupted` one, keeps the epochs that it reported.
 - `spec.yaml`: the sweep file.
 - `archive/*/`: files that `lagvae results archive` or a driver moved there. No command reads them.
 
