@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "describe_data",
-    "describe_phase",
     "format_amount",
     "format_duration",
     "format_parameters",
@@ -97,21 +96,6 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
-
-
-PHASES = {
-    "train": "training",
-    "validate": "validating",
-    "encode": "encoding",
-    "encode_train": "encoding train",
-    "nll_iw": "importance sampling",
-}
-"""What a trial does in each phase of `lagvae_core.training.record.Progress`."""
-
-
-def describe_phase(phase: str) -> str:
-    """Return what a trial does in a phase; the name of the phase if it has no description."""
-    return PHASES.get(phase, phase)
 
 
 def describe_data(report: Mapping[str, int | float | str]) -> str:

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,11 +18,11 @@ from rich.text import Text
 
 from lagvae_core.config.trial import data_warnings
 from lagvae_core.training.record import Progress
-from sweeps.cli.sweep_progress import RunProgress, SweepProgress
+from sweeps.cli.sweep_progress import EPOCH_PHASES, RunProgress, SweepProgress
 from sweeps.cli.terminal import EscapingConsole
 from sweeps.execution.gpu_sharing import MemoryEstimate, largest_estimate
 from sweeps.execution.monitor import Monitor
-from sweeps.formatting import describe_data, describe_phase, format_duration, format_parameters, printable
+from sweeps.formatting import describe_data, format_duration, format_parameters, printable
 from sweeps.search.plan import Plan, Run
 
 __all__ = ["Display"]
@@ -32,6 +33,12 @@ REASON_CHARACTERS = 120
 
 VALIDATION = {"valid_nll_elbo": "-ELBO", "valid_kl": "KL", "valid_mi": "MI", "valid_au": "AU"}
 """Columns of the last epoch that the board shows for each running run, with their headings."""
+
+COLUMN_GAP = 2
+"""Number of characters between two columns of a table."""
+
+FEWEST_CHARACTERS = 8
+"""Smallest width of a column that is shortened on a narrow terminal. The column of the parameters is then left out."""
 
 FEWEST_RUNS = 3
 """Number of running runs that the board shows on a terminal of any height."""
@@ -175,7 +182,10 @@ class Display(Monitor):
         unsuccessful = "".join(f", {count} {status}" for status, count in progress.unsuccessful.items())
         head = f"{progress.done}/{progress.total} runs{unsuccessful}   {self._elapsed()}   {self._time_left()}"
         recent = [Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in list(self._recent)]
-        return Group(Text(head, style="bold"), self._arm_table(), self._run_table(), *recent)
+        running = list(progress.running.values())
+        lines = max(self.console.height - len(progress.arms) - OTHER_LINES, FEWEST_RUNS)
+        more = [Text(f"and {len(running) - lines} more", style="dim")] if len(running) > lines else []
+        return Group(Text(head, style="bold"), self._arm_table(), self._run_table(running[:lines]), *more, *recent)
 
     def _arm_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -188,23 +198,31 @@ class Display(Monitor):
             table.add_row(arm.arm, f"{ended}/{arm.runs}", bar, best)
         return table
 
-    def _run_table(self) -> Table:
-        """Return one line per running run, as many as fit below the arms, with the validation of its last epoch."""
+    def _run_table(self, running: Sequence[RunProgress]) -> Table:
+        """Return one line per running run, with the validation of its last epoch."""
+        rows = [[*_cells(run), _parameters(run.run)] for run in running]
+        headings = ["running", "seed", "epoch", "phase", *VALIDATION.values(), "time", "parameters"]
+        widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+        # Numbers are never cut off: the parameters are the first to become shorter, then the name of the arm.
+        left = self.console.width - sum(widths[:-1]) - COLUMN_GAP * (len(widths) - 1)
+        widths[-1] = min(widths[-1], left)
+        if left < FEWEST_CHARACTERS:
+            headings, widths, rows = headings[:-1], widths[:-1], [row[:-1] for row in rows]
+            widths[0] = max(widths[0] + min(left + COLUMN_GAP, 0), FEWEST_CHARACTERS)
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("running", "seed", "epoch", "phase", *VALIDATION.values(), "time", ""):
-            right = heading in VALIDATION.values()
-            table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-        running = list(self.progress.running.values())
-        lines = max(self.console.height - len(self.progress.arms) - OTHER_LINES, FEWEST_RUNS)
-        for run in running[:lines]:
-            epoch = f"{run.trained}/{run.epochs}" if run.epochs else ""
-            age = format_duration(time.monotonic() - run.started)
-            table.add_row(
-                run.run.arm, str(run.run.seed), epoch, _phase(run), *_validation(run), age, _parameters(run.run)
-            )
-        if len(running) > lines:
-            table.add_row(f"and {len(running) - lines} more")
+        for heading, width in zip(headings, widths, strict=True):
+            justify: JustifyMethod = "right" if heading in VALIDATION.values() else "left"
+            table.add_column(heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            table.add_row(*row)
         return table
+
+
+def _cells(running: RunProgress) -> list[str]:
+    """Return the cells of a running run, except for its parameters."""
+    epoch = f"{running.trained}/{running.epochs}" if running.epochs else ""
+    age = format_duration(time.monotonic() - running.started)
+    return [running.run.arm, str(running.run.seed), epoch, _phase(running), *_validation(running), age]
 
 
 def _phase(running: RunProgress) -> str:
@@ -213,7 +231,8 @@ def _phase(running: RunProgress) -> str:
         if running.epochs == 0:
             return "starting"
         return "training" if running.trained < running.epochs else "measuring"
-    return f"{describe_phase(running.phase.phase)} {100 * running.phase.done // running.phase.total} %"
+    name = EPOCH_PHASES.get(running.phase.phase, "measuring")
+    return f"{name} {100 * running.phase.done // running.phase.total} %"
 
 
 def _validation(running: RunProgress) -> list[str]:

@@ -12,10 +12,10 @@ from typing import Any
 from lagvae_core.training.record import Progress
 from sweeps.search.plan import ArmPlan, Run
 
-__all__ = ["RunProgress", "SweepProgress", "TimeLeft"]
+__all__ = ["EPOCH_PHASES", "RunProgress", "SweepProgress", "TimeLeft"]
 
-EPOCH_PHASES = ("train", "validate")
-"""Phases of an epoch. All other phases belong to the measurement."""
+EPOCH_PHASES = {"train": "training", "validate": "validating"}
+"""Phases of an epoch, with what a run does in them. All other phases belong to the measurement."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class SweepProgress:
         far; then it is measured. Without a finished run, an arm has the mean duration of its running runs, or else of
         all other runs.
         """
-        finished = [run for runs in self._finished.values() for run in runs]
+        finished = [run for runs in list(self._finished.values()) for run in runs]
         running: dict[str, list[_Estimate]] = {}
-        for run in self.running.values():
+        for run in list(self.running.values()):
             if (estimate := self._estimate(run, finished)) is not None:
                 running.setdefault(run.run.arm, []).append(estimate)
         totals = {arm: [run.seconds for run in runs] for arm, runs in self._finished.items()}

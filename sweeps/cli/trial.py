@@ -18,7 +18,6 @@ from lagvae_core.machine import available_cores
 from lagvae_core.settings import EvaluationConfig
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 from sweeps.cli.terminal import ProgressLine, print_json
-from sweeps.formatting import describe_phase
 from sweeps.spec.arm_syntax import parse_arm_text
 
 if TYPE_CHECKING:
@@ -348,10 +347,13 @@ class TrialProgress(ProgressLine):
         )
 
     def on_progress(self, progress: Progress) -> None:
-        phase = (
-            f"epoch {progress.epoch}/{self._epochs}" if progress.phase == "train" else describe_phase(progress.phase)
-        )
-        self.advance(phase, progress.done, progress.total)
+        names = {
+            "train": f"epoch {progress.epoch}/{self._epochs}",
+            "validate": f"validation {progress.epoch}/{self._epochs}",
+            "encode_train": "encode the training split",
+            "nll_iw": "importance sampling",
+        }
+        self.advance(names.get(progress.phase, progress.phase), progress.done, progress.total)
 
 
 def _three_decimals(value: float | None) -> str:

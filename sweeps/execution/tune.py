@@ -173,8 +173,10 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
 
         trial = self._trials[run_id]
         self._forget(trial)
-        self._notify(self._recorder.on_run_silent, trial, seconds=seconds)
-        ray.kill(trial.temporary_state.ray_actor)
+        actor = trial.temporary_state.ray_actor
+        if actor is not None:  # Tune has not begun to stop the trial
+            self._notify(self._recorder.on_run_silent, trial, seconds=seconds)
+            ray.kill(actor)
 
     def _forget(self, trial: Any) -> None:
         self._watchdog.on_ended(_run_id(trial))

@@ -153,11 +153,12 @@ def test_the_display_shows_counts_and_statuses(terminal):
     assert display.progress.running == {}
 
 
-def test_the_board_shows_the_last_epoch_and_the_phase_of_each_running_run():
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_board_shows_the_last_epoch_and_the_phase_of_each_running_run(width):
     plan = Plan(spec_of(), FINGERPRINT, [])
     scheduler = RunScheduler(plan)
     file = io.StringIO()
-    display = Display(Console(file=file, width=160, height=18, force_terminal=True))
+    display = Display(Console(file=file, width=width, height=18, force_terminal=True, color_system=None))
     display.progress = SweepProgress(plan.arms(), plan.spec.objectives)
     runs = [scheduler.next_run() for _ in range(8)]
     for run in runs:
