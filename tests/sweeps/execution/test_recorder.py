@@ -239,6 +239,28 @@ def test_the_curve_of_a_resumed_run_begins_with_its_stored_epochs(world):
     assert again.stored_epochs == expected
 
 
+def test_a_driver_that_is_killed_leaves_a_curve_that_the_next_driver_extends(world):
+    run = world.start()
+    for n in (1, 2, 3):
+        world.recorder.on_run_progress(run.run_id, epoch_report(n))
+    again = world.continued()
+    run = again.start()
+    assert [epoch["epoch"] for epoch in again.recorder.curve(run.run_id)] == [1], "the last write was the first epoch"
+    again.recorder.on_run_progress(run.run_id, epoch_report(4))
+    assert [epoch["epoch"] for epoch in again.recorder.curve(run.run_id)] == [1, 4]
+
+
+def test_a_curve_that_cannot_be_read_is_started_again(world):
+    run = world.start()
+    world.recorder.on_run_progress(run.run_id, epoch_report(1))
+    world.recorder.folder.write(f"curves/{run.run_id}.parquet", b"damaged")
+    again = world.continued()
+    run = again.start()
+    assert again.recorder.curve(run.run_id) == []
+    again.recorder.on_run_progress(run.run_id, epoch_report(2))
+    assert [epoch for epoch, _ in again.stored_epochs] == [2]
+
+
 def test_a_process_that_is_lost_before_its_run_started_is_replaced(world):
     run = world.scheduler.next_run()
     world.recorder.on_run_scheduled(run)
