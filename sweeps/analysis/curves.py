@@ -101,5 +101,5 @@ def curves_of(
             points.append(CurvePoint(epoch, step, len(runs), statistics))
         runs_of_curve = run_ids[group].unique()
         unfinished = Counter(sorted(s for run_id in runs_of_curve if (s := statuses.get(run_id, "")) in UNFINISHED))
-        curves.append(Curve(arm, config_id, name, len(runs_of_curve), points, dict(unfinished)))
+        curves.append(Curve(arm, config_id, name, len(runs_of_curve), points, unfinished=dict(unfinished)))
     return curves

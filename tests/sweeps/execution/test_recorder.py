@@ -20,12 +20,13 @@ from sweeps.storage.lease import LeaseHeldError
 from sweeps.storage.table import ResultsFolder
 
 
-def epoch_report(epoch: int, kl: float = 0.5, host: str = "node7") -> dict[str, Any]:
+def epoch_report(epoch: int, kl: float = 0.5, host: str = "node7", **columns: Any) -> dict[str, Any]:
     """Return the report of a worker after an epoch."""
     values = dict.fromkeys(column.name for column in CURVE_COLUMNS) | {
         "epoch": epoch,
         "step": 4 * epoch,
         "valid_kl": kl,
+        **columns,
     }
     return {"host": host, "device": "cpu", "epoch": epoch, "epochs": 9, "curve": json.dumps(values)}
 
@@ -332,7 +333,7 @@ def test_the_first_captured_error_is_kept(world):
 def test_an_interrupted_run_keeps_its_cost_and_its_next_attempt_starts_from_it(world):
     cost = {"seconds": 12.5, "encoder_steps": 30, "decoder_steps": 20}
     run = world.start()
-    world.recorder.on_run_progress(run.run_id, {"host": "node7", "device": "cpu", "epoch": 1, "epochs": 2, **cost})
+    world.recorder.on_run_progress(run.run_id, epoch_report(1, **cost))
     world.recorder.close("the sweep was interrupted.")
     assert {name: world.row[name] for name in cost} == cost
     again = replace(run, stored=world.row)
