@@ -155,6 +155,27 @@ class TrialConfig(FrozenConfig):
         of_strategies = (warning for strategy in self.strategies for warning in strategy.warnings(context))
         return tuple(dict.fromkeys([*of_model, *of_strategies]))
 
+    def settled_epoch(self, curve: Sequence[Mapping[str, Any]] = ()) -> int:
+        """Return the first epoch, counted with pretraining, whose objective no schedule of any strategy changes.
+
+        Args:
+            curve: Columns of the epochs trained so far, in order. The end of some schedules is found from them.
+
+        Returns:
+            At least 1, and `epochs` + 1 if the end is not reached within the training or not known yet.
+        """
+        pretraining = self.epochs - self.training.epochs
+        context = self.context
+        if len(curve) > pretraining:
+            start = curve[pretraining - 1]["step"] if pretraining else 0
+            main = [
+                {**epoch, "epoch": epoch["epoch"] - pretraining, "step": epoch["step"] - start}
+                for epoch in curve[pretraining:]
+            ]
+            batches = main[0]["step"] + main[0]["skipped_batches"]
+            context = replace(context, batches_per_epoch=batches, curve=main)
+        return pretraining + max((strategy.settled_epoch(context) for strategy in self.strategies), default=1)
+
     def result_warnings(self, metrics: Mapping[str, Any]) -> tuple[ConfigWarning, ...]:
         """Return the warnings about the result of a finished trial, without duplicates.
 

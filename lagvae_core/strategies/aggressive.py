@@ -83,6 +83,15 @@ class Aggressive(Strategy):
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"update": AggressiveUpdate(self, context.domain.words)}
 
+    def settled_epoch(self, context: ConfigContext) -> int:
+        """Return the epoch after the last one of the aggressive phase, found by its criterion from the curve."""
+        update = AggressiveUpdate(self, words=context.data_kind != "images")
+        for number, epoch in enumerate(context.curve):
+            if not update.active:
+                return number + 1
+            update.after_epoch({"mi_batch": epoch["valid_mi_batch"]})
+        return context.epochs + 1 if update.active else len(context.curve) + 1
+
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
         if self.inner_batches == "fresh" and context.data_kind != "images":

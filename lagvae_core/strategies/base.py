@@ -53,6 +53,7 @@ class ConfigContext:
         batching: How sentences are grouped into batches; None for data without this option.
         batches_per_epoch: Number of outer updates in one epoch; None until the data are loaded.
         trained_epochs: Number of epochs of the main training; None until it has ended.
+        curve: Columns of the epochs of the main training so far, with `epoch` and `step` counted from its start.
     """
 
     strategies: tuple[Strategy, ...]
@@ -63,11 +64,20 @@ class ConfigContext:
     batching: Batching | None = None
     batches_per_epoch: int | None = None
     trained_epochs: int | None = None
+    curve: Sequence[Mapping[str, Any]] = ()
 
     @property
     def epochs(self) -> int:
         """Number of epochs of the main training: planned until it has ended, then actual."""
         return self.training.epochs if self.trained_epochs is None else self.trained_epochs
+
+    @property
+    def updates_per_epoch(self) -> float | None:
+        """Number of outer updates in one epoch without skipped batches: measured if an epoch is trained, else planned.
+
+        It is None as long as it is unknown.
+        """
+        return self.curve[-1]["step"] / len(self.curve) if self.curve else self.batches_per_epoch
 
     @property
     def token_model(self) -> TokenModel:
@@ -198,6 +208,22 @@ class Strategy(FrozenConfig, ABC):
     def has(self, trait: Trait) -> bool:
         """Return whether the strategy has `trait`. Override it for a trait that depends on the fields."""
         return trait in self.traits
+
+    def settled_epoch(self, context: ConfigContext) -> int:
+        """Return the first epoch of the main training whose objective no schedule changes any more, from 1.
+
+        The validation results of earlier epochs are not comparable with those of other configurations. Override it for
+        a strategy whose objective or update changes with the number of the epoch or update. A quantity that is
+        adapted to the model throughout the training, such as a multiplier, is not a schedule.
+
+        Args:
+            context: A valid configuration. Its `curve` has the epochs so far, because the end of some phases depends
+                on the results.
+
+        Returns:
+            At least 1, and `context.epochs` + 1 if the end is not reached within the training or not known yet.
+        """
+        return 1
 
     @abstractmethod
     def build(self, context: BuildContext) -> dict[str, Any]:

@@ -82,6 +82,14 @@ class DuVae(Strategy):
             "extra_metrics": (NormalisationMetrics(),),
         }
 
+    def settled_epoch(self, context: ConfigContext) -> int:
+        """Return the first epoch that is trained with floor and dropout throughout, as far as the curve shows it."""
+        scheduled = [other for other in context.filling("kl_weight") if other.final_kl_weight >= FULL_WEIGHT]
+        if self.regularise_from == "start" or not scheduled:
+            return 1
+        full = (number for number, epoch in enumerate(context.curve) if epoch["kl_weight"] >= FULL_WEIGHT)
+        return next(full, context.epochs - 1) + 2
+
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
         for other in context.with_trait(Trait.NORMALISES_MEANS):

@@ -44,6 +44,10 @@ class KlCyclical(KlSchedule):
     ] = 0.5
     shape: Annotated[Literal["linear", "sigmoid", "cosine"], Field(description="shape of the rise")] = "linear"
 
+    def settled_update(self, batches_per_epoch: int) -> float:
+        """Return the number of updates until the rise of the last cycle has ended."""
+        return self.epochs * batches_per_epoch * (self.cycles - 1 + self.ramp) / self.cycles
+
     def weight(self, step: int, batches_per_epoch: int) -> float:
         total = self.epochs * batches_per_epoch
         progress = (step * self.cycles) % total / (self.ramp * total)

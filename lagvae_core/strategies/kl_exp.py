@@ -38,6 +38,9 @@ class KlExp(KlSchedule):
         float, Field(ge=-50, le=50, description="logarithm of the ratio of the final slope to the initial slope")
     ] = 5.0
 
+    def settled_update(self, batches_per_epoch: int) -> float:
+        return self.warm_up
+
     def weight(self, step: int, batches_per_epoch: int) -> float:
         if step >= self.warm_up:
             return self.between(1.0)

@@ -34,6 +34,9 @@ class KlLinearEpoch(KlSchedule):
     w_start: Annotated[float, Field(ge=0, le=1, description="weight before the first update")] = 0.1
     rate_mode: Annotated[Literal["exact", "kim"], Field(description="formula of the slope")] = "exact"
 
+    def settled_update(self, batches_per_epoch: int) -> float:
+        return self.warm_up * batches_per_epoch
+
     def weight(self, step: int, batches_per_epoch: int) -> float:
         updates = self.warm_up * batches_per_epoch
         if step + 1 >= updates:

@@ -35,5 +35,8 @@ class KlLinearIter(KlSchedule):
         Tunable(choices=(30_000, 50_000, 100_000, 120_000)),
     ] = 100_000
 
+    def settled_update(self, batches_per_epoch: int) -> float:
+        return self.warm_up
+
     def weight(self, step: int, batches_per_epoch: int) -> float:
         return self.between(step / self.warm_up if step < self.warm_up else 1.0)

@@ -46,6 +46,19 @@ class KlSchedule(Strategy):
     def weight(self, step: int, batches_per_epoch: int) -> float:
         """Return the weight of outer update `step`."""
 
+    @abstractmethod
+    def settled_update(self, batches_per_epoch: int) -> float:
+        """Return the number of outer updates after which the weight no longer falls below `REACHED` * `w_end`."""
+
+    def settled_epoch(self, context: ConfigContext) -> int:
+        if self.w_start == self.w_end:
+            return 1
+        batches = context.batches_per_epoch or (MANY_BATCHES if self.in_epochs else None)
+        if batches is None:
+            return context.epochs + 1
+        updates_per_epoch = context.updates_per_epoch or batches
+        return 1 + min(context.epochs, math.ceil(self.settled_update(batches) / updates_per_epoch))
+
     def between(self, fraction: float) -> float:
         """Return the weight at `fraction` of the rise from `w_start` to `w_end`."""
         return min(self.w_end, self.w_start + (self.w_end - self.w_start) * fraction)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.settings import Tunable
-from lagvae_core.strategies.kl_schedule import KlSchedule
+from lagvae_core.strategies.kl_schedule import REACHED, KlSchedule
 
 __all__ = ["KlSigmoid"]
 
@@ -35,6 +35,10 @@ class KlSigmoid(KlSchedule):
     midpoint: Annotated[
         int, Field(ge=0, description="update at which half the rise is reached"), Tunable(1_000, 20_000, log=True)
     ] = 2_500
+
+    def settled_update(self, batches_per_epoch: int) -> float:
+        """Return the number of updates until the sigmoid has reached the fraction `REACHED` of the rise."""
+        return self.midpoint + math.log(REACHED / (1.0 - REACHED)) / self.slope
 
     def weight(self, step: int, batches_per_epoch: int) -> float:
         x = self.slope * (step - self.midpoint)

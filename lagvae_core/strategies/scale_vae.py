@@ -125,6 +125,10 @@ class ScaleVae(Strategy):
         posterior = ScalePosterior(self, context.latent_dim)
         return {"posterior": posterior, "extra_metrics": (_PaperMetrics(self.des_std / self.std_floor),)}
 
+    def settled_epoch(self, context: ConfigContext) -> int:
+        """Return the first epoch with the factor f_bar."""
+        return min(self.f_epo, context.epochs) + 1
+
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
         yield from needs_batch_statistics("scale_vae", "min_f_batch", self.min_f_batch, context)

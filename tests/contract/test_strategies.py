@@ -1,5 +1,6 @@
 """The contract of every strategy. It covers all files of the folder, so a new strategy needs no change here."""
 
+import dataclasses
 import importlib
 import inspect
 import itertools
@@ -247,3 +248,14 @@ def test_its_traits_agree_with_its_columns(name):
     if Trait.KL_NOT_BY_DIMENSION in strategy.traits or Trait.NO_LATENT_VARIABLE in strategy.traits:
         assert "kl_by_dimension" in strategy.unmeasured
     assert ("kl" in strategy.unmeasured) == (Trait.NO_LATENT_VARIABLE in strategy.traits)
+
+
+@each_strategy
+@pytest.mark.parametrize("epochs", [1, 4, 200])
+def test_it_settles_within_the_training_or_right_after_it(name, epochs):
+    context = parse_trial({"strategies": [], "training": {"epochs": epochs}}).context
+    context = dataclasses.replace(context, strategies=(strategy_in(name)(),))
+    for batches in (None, 3, 1000):
+        settled = strategy_in(name)().settled_epoch(dataclasses.replace(context, batches_per_epoch=batches))
+        assert type(settled) is int
+        assert 1 <= settled <= epochs + 1

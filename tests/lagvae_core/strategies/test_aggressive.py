@@ -338,3 +338,36 @@ def test_fresh_inner_batches_are_for_images_only():
     with rejects("strategies") as issues:
         tiny(aggressive(inner_batches="fresh"))
     assert issues[0].code == "E09"
+
+
+def settled(information, **fields):
+    config = tiny({"kind": "aggressive", **fields}, training={"epochs": 9})
+    curve = [
+        {"epoch": n, "step": 4 * n, "skipped_batches": 0, "valid_mi_batch": mi} for n, mi in enumerate(information, 1)
+    ]
+    return config.settled_epoch(curve)
+
+
+def test_it_settles_in_the_epoch_after_its_phase():
+    assert settled([]) == 10, "unknown before the phase has ended"
+    assert settled([1.0, 2.0]) == 10
+    assert settled([1.0, 2.0, 1.5]) == settled([1.0, 2.0, 1.5, 3.0, 4.0]) == 4
+    assert settled([1.0, 2.0, 1.5], mi_tol=0.6) == 10
+    assert settled([], budget=0) == 1
+
+
+def test_the_epoch_in_which_it_settles_is_the_first_without_inner_steps():
+    config = tiny("aggressive", training={"epochs": 6})
+    curve = [epoch.values for epoch in run(config).curve]
+    steps = [after["encoder_steps"] - before["encoder_steps"] for before, after in itertools.pairwise(curve)]
+    plain = [number for number, count in enumerate(steps, 2) if count == curve[0]["decoder_steps"]]
+    assert config.settled_epoch(curve) == min(plain, default=7)
+
+
+def test_the_epochs_of_pretraining_are_counted():
+    config = tiny("aggressive", {"kind": "ae_pretrain", "epochs": 2}, training={"epochs": 9})
+    curve = [
+        {"epoch": n, "step": 4 * n, "skipped_batches": 0, "valid_mi_batch": mi}
+        for n, mi in enumerate((9.0, 0.0, 1.0, 2.0, 1.0), 1)
+    ]
+    assert [config.settled_epoch(curve[:n]) for n in range(6)] == [12, 12, 12, 12, 12, 6]

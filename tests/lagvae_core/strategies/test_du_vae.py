@@ -344,3 +344,16 @@ def test_a_weight_that_never_reaches_one_gives_a_warning():
     assert warning.code is None
     assert "kl_linear_epoch" in warning.message
     assert warnings(1.0) == warnings(0.4, regularise_from="start") == ()
+
+
+def test_it_settles_after_the_first_epoch_that_ends_at_full_weight():
+    curve = [{"epoch": n, "step": 4 * n, "skipped_batches": 0, "kl_weight": w} for n, w in ((1, 0.6), (2, 1.0))]
+    schedule = {"kind": "kl_linear_epoch", "warm_up": 2}
+    for stack, settled in (
+        (({"kind": "du_vae"},), (1, 1, 1)),
+        (({"kind": "du_vae"}, schedule), (10, 10, 3)),
+        (({"kind": "du_vae", "regularise_from": "start"}, schedule), (3, 3, 3)),
+        (({"kind": "du_vae"}, schedule | {"w_end": 0.9}), (3, 3, 3)),
+    ):
+        config = tiny(*stack, training={"epochs": 9})
+        assert tuple(config.settled_epoch(curve[:n]) for n in range(3)) == settled

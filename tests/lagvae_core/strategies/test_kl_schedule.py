@@ -1,11 +1,13 @@
 """Warnings about KL schedules that do not reach their end within the training."""
 
+import dataclasses
+
 import pytest
 from helpers import run, tiny
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.strategies import CATALOGUE
-from lagvae_core.strategies.kl_schedule import KlSchedule
+from lagvae_core.strategies.kl_schedule import REACHED, KlSchedule
 
 SCHEDULES = {kind: strategy for kind, strategy in CATALOGUE.items() if issubclass(strategy, KlSchedule)}
 
@@ -111,3 +113,43 @@ def test_without_a_latent_variable_there_is_no_kl_weight():
     record = run(tiny("lstm_lm"))
     assert record.metrics["kl_weight"] is record.metrics["kl_weight_final"] is record.curve[0]["kl_weight"] is None
     assert record.metrics["iw_khat"] is record.metrics["iw_unreliable"] is None
+
+
+@pytest.mark.parametrize("batches", [7, 40])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"kind": kind} for kind in SCHEDULES),
+        {"kind": "kl_linear_epoch", "warm_up": 2.5},
+        {"kind": "kl_linear_epoch", "warm_up": 0},
+        {"kind": "kl_linear_epoch", "w_start": 0.5, "w_end": 0.5},
+        {"kind": "kl_linear_iter", "warm_up": 70},
+        {"kind": "kl_exp", "warm_up": 71, "curvature": -3.0},
+        {"kind": "kl_cyclical", "epochs": 9, "cycles": 3, "ramp": 0.25, "shape": "cosine"},
+        {"kind": "kl_sigmoid", "midpoint": 60, "slope": 0.1},
+    ],
+    ids=str,
+)
+def test_it_settles_in_the_first_epoch_whose_updates_all_have_the_final_weight(fields, batches):
+    config = parse_trial({"strategies": [fields], "training": {"epochs": 50}})
+    [schedule] = config.strategies
+    weights = [[schedule.weight(epoch * batches + i, batches) for i in range(batches)] for epoch in range(50)]
+    unfinished = [min(epoch) < (REACHED - 1e-9) * schedule.w_end for epoch in weights]
+    last = max((number for number, is_unfinished in enumerate(unfinished, 1) if is_unfinished), default=0)
+    context = dataclasses.replace(config.context, batches_per_epoch=batches)
+    settled = schedule.settled_epoch(context)
+    assert last + 1 <= settled <= last + 2, "never too early, and at most one epoch late"
+
+
+def test_skipped_batches_delay_the_end_of_a_schedule():
+    config = parse_trial({"strategies": [{"kind": "kl_linear_epoch", "warm_up": 4}], "training": {"epochs": 20}})
+    epochs = [{"epoch": n, "step": 5 * n, "skipped_batches": 5} for n in (1, 2, 3)]
+    assert config.settled_epoch() == 5
+    assert config.settled_epoch(epochs) == 9, "half of 10 batches are skipped"
+
+
+def test_a_schedule_in_updates_is_unsettled_until_the_number_of_batches_is_known():
+    config = parse_trial({"strategies": [{"kind": "kl_linear_iter", "warm_up": 40}], "training": {"epochs": 20}})
+    assert config.settled_epoch() == 21
+    assert config.settled_epoch([{"epoch": 1, "step": 10, "skipped_batches": 0}]) == 5
+    assert config.settled_epoch([{"epoch": 1, "step": 1, "skipped_batches": 0}]) == 21

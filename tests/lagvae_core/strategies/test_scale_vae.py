@@ -592,3 +592,8 @@ def test_columns_and_a_warning_show_that_the_factor_is_at_its_bound():
     free = run(tiny("scale_vae"))
     assert free.metrics["f_at_bound"] == 0
     assert "W9" not in [text.partition(":")[0] for text in free.warnings]
+
+
+def test_it_settles_with_the_first_epoch_of_the_average_factor():
+    assert tiny({"kind": "scale_vae", "f_epo": 3}, training={"epochs": 9}).settled_epoch() == 4
+    assert tiny({"kind": "scale_vae", "f_epo": 30}, training={"epochs": 9}).settled_epoch() == 10
