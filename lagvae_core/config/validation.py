@@ -170,6 +170,8 @@ def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[in
             continue
         if isinstance(part, str) and part in ("int", "float", "str") and field is not None:
             continue
+        if any(part == model.__name__ for model in models):
+            continue
         path.append(part)
         if len(models) == 1 and isinstance(part, str):
             known = list(models[0].model_fields)

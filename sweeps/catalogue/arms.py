@@ -59,7 +59,7 @@ def resolved_sweep(spec: SweepSpec) -> dict[str, Any]:
         "arms": {arm.name: _resolved_arm(spec, arm) for arm in spec.arms},
         "objectives": dict(spec.objectives),
         "search": spec.search.model_dump(mode="json", exclude_none=True),
-        "stopping": "none",
+        "stopping": "none" if spec.stopping is None else spec.stopping.model_dump(mode="json"),
         "resources": spec.resources.model_dump(mode="json"),
         "keep": spec.keep,
     }

@@ -1,7 +1,8 @@
-"""The sections `search` and `resources` of a sweep file."""
+"""The sections `search`, `stopping` and `resources` of a sweep file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,20 @@ else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 
-__all__ = ["MAX_CONFIGURATIONS", "BudgetSpec", "Direction", "Keep", "ResourceSpec", "SearchSpec", "Seeds", "as_seeds"]
+__all__ = [
+    "COMPARED_COLUMNS",
+    "MAX_CONFIGURATIONS",
+    "BudgetSpec",
+    "Direction",
+    "Keep",
+    "ResourceSpec",
+    "SearchSpec",
+    "Seeds",
+    "StoppingRule",
+    "StoppingScope",
+    "StoppingSpec",
+    "as_seeds",
+]
 
 
 Direction = Literal["min", "max"]
@@ -104,6 +118,51 @@ class SearchSpec(FrozenConfig):
         seeds = as_seeds(self.seeds)
         assert seeds is not None
         return seeds
+
+
+StoppingRule = Literal["front", "halving"]
+
+StoppingScope = Literal["arm", "all"]
+
+COMPARED_COLUMNS: Mapping[str, str] = {
+    "nll_iw": "valid_nll_elbo",
+    "nll_elbo": "valid_nll_elbo",
+    "kl": "valid_kl",
+    "mi": "valid_mi",
+    "au": "valid_au",
+    **{column: column for column in ("valid_nll_elbo", "valid_kl", "valid_mi", "valid_au")},
+}
+"""Objectives with which runs can be stopped early, each with the column of the curves that is compared instead."""
+
+
+class StoppingSpec(FrozenConfig):
+    """Early stopping of runs that cannot reach the Pareto front any more; `none` trains every run to its end.
+
+    Runs are compared by validation values at KL weight 1 after the epochs 1, 2, 3, 4, 6, 8, 12, 18 and so on, and only
+    once their own schedules have ended: KL annealing, the aggressive phase, pretraining. docs/search.md has the rules
+    as formulas, and `lagvae replay` shows what a rule would have saved and lost in a stored sweep.
+    """
+
+    rule: Annotated[
+        StoppingRule,
+        Field(
+            description="front: a run stops if its configuration is dominated beyond the error between seeds; halving: "
+            "the better third of the configurations continues"
+        ),
+    ] = "front"
+    confidence: Annotated[
+        float, Field(ge=0.5, lt=1, description="one-sided confidence of the rule front; halving ignores it")
+    ] = 0.9
+    scope: Annotated[
+        StoppingScope,
+        Field(
+            description="configurations that are compared: those of one arm after the same epoch, or all after as many "
+            "gradient evaluations"
+        ),
+    ] = "arm"
+    grace: Annotated[
+        int, Field(ge=0, description="epochs after the end of its schedules in which a configuration is not compared")
+    ] = 1
 
 
 class ResourceSpec(FrozenConfig):

@@ -18,9 +18,16 @@ from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import FrozenConfig
 from sweeps.spec.arms import parse_arms, parse_space
-from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec
+from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec, StoppingSpec
 from sweeps.spec.space import Arm, Dimension, Value, value_of
-from sweeps.spec.validation import DEFAULT_OBJECTIVES, check_budget, check_objectives, check_search, validate_trials
+from sweeps.spec.validation import (
+    DEFAULT_OBJECTIVES,
+    check_budget,
+    check_objectives,
+    check_search,
+    check_stopping,
+    validate_trials,
+)
 from sweeps.spec.yaml import MAX_CHARACTERS, edit_yaml, load_yaml
 from sweeps.storage.identifiers import SWEEP_NAME
 
@@ -48,7 +55,9 @@ class SweepFile(FrozenConfig):
         dict[str, Direction], Field(description="columns of the table to optimise, each with min or max")
     ] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
     search: Annotated[SearchSpec, Field(description="settings of the search")] = SearchSpec()
-    stopping: Annotated[Literal["none"], Field(description="method for stopping runs early")] = "none"
+    stopping: Annotated[
+        Literal["none"] | StoppingSpec, Field(description="whether runs are stopped early, and by which rule")
+    ] = "none"
     resources: Annotated[ResourceSpec, Field(description="resources of each run")] = ResourceSpec()
     keep: Annotated[
         Keep,
@@ -68,6 +77,7 @@ class SweepSpec:
         space: Searched fields of the whole sweep.
         objectives: Columns of the table to optimise, each with "min" or "max".
         search: Settings of the search.
+        stopping: Rule by which runs are stopped early; None trains every run to its end.
         resources: Resources of each run.
         keep: Files to keep of each finished run.
         warnings: Warnings about valid but questionable configurations. Each warning occurs once and names its arms.
@@ -81,6 +91,7 @@ class SweepSpec:
     space: tuple[Dimension, ...]
     objectives: Mapping[str, Direction]
     search: SearchSpec
+    stopping: StoppingSpec | None
     resources: ResourceSpec
     keep: Keep
     warnings: tuple[str, ...]
@@ -100,6 +111,7 @@ class SweepSpec:
             "space": [asdict(dimension) for dimension in self.space],
             "objectives": list(self.objectives.items()),
             "search": self.search.model_dump(mode="json"),
+            "stopping": None if self.stopping is None else self.stopping.model_dump(mode="json"),
             "resources": self.resources.model_dump(mode="json"),
             "keep": self.keep,
         }
@@ -243,6 +255,9 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         check_search(file.search, arms, space, issues)
         check_budget(file.search, file.resources, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
+    stopping = file.stopping if file is not None and file.stopping != "none" else None
+    if file is not None and stopping is not None:
+        check_stopping(file.objectives, issues)
     if issues:
         # Duplicates are found by their text, because an issue with a list or mapping as its value is not hashable.
         raise ConfigError(list({str(issue): issue for issue in issues}.values()), source)
@@ -260,6 +275,7 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         space=tuple(space.values()),
         objectives=file.objectives,
         search=search,
+        stopping=stopping,
         resources=file.resources,
         keep=file.keep,
         warnings=tuple(warnings),

@@ -9,11 +9,11 @@ from typing import Any
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
-from sweeps.spec.sections import MAX_CONFIGURATIONS, Direction, ResourceSpec, SearchSpec
+from sweeps.spec.sections import COMPARED_COLUMNS, MAX_CONFIGURATIONS, Direction, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Dimension, Value
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
-__all__ = ["DEFAULT_OBJECTIVES", "check_budget", "check_objectives", "check_search", "validate_trials"]
+__all__ = ["DEFAULT_OBJECTIVES", "check_budget", "check_objectives", "check_search", "check_stopping", "validate_trials"]
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}
@@ -210,3 +210,12 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
         elif column in unavailable_columns(kind):
             message = f"must be a column that is measured for {kind} data"
             issues.append(ValidationIssue(where, message, "Choose, for example, nll_iw.", column))
+
+
+def check_stopping(objectives: Mapping[str, Direction], issues: list[ValidationIssue]) -> None:
+    """Append an issue for each objective that cannot be compared while runs train."""
+    for column in objectives:
+        if column in OBJECTIVE_COLUMNS and column not in COMPARED_COLUMNS:
+            message = "must be an objective that is validated after each epoch, because runs are stopped early"
+            hint = f"These are {', '.join(COMPARED_COLUMNS)}. Choose among them, or set stopping: none."
+            issues.append(ValidationIssue(f"objectives.{column}", message, hint, column))

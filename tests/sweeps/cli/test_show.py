@@ -44,13 +44,14 @@ def test_a_shipped_sweep_with_all_values_means_the_same(name, tmp_path):
 
 
 def test_a_file_of_a_sweep(tmp_path):
-    text = f"# A comment.\n{yaml.safe_dump(sweep(arms={'no': [], 'beta': ['beta_vae']}))}"
+    text = f"# A comment.\n{yaml.safe_dump(sweep(arms={'no': [], 'beta': ['beta_vae']}, stopping={'grace': 2}))}"
     (tmp_path / "s.yaml").write_text(text)
     assert show(tmp_path, "s.yaml") == text
     assert load_yaml(show(tmp_path, "s.yaml", "--set", "search.seeds=9"))["search"]["seeds"] == 9
     resolved = load_yaml(show(tmp_path, "s.yaml", "--resolved"))
     assert resolved["trial"]["training"]["momentum"] == 0
     assert resolved["arms"]["no"] == []
+    assert resolved["stopping"] == {"rule": "front", "confidence": 0.9, "scope": "arm", "grace": 2}
     assert set(resolved["arms"]["beta"][0]["beta"]) == {"low", "high", "log"}
 
 

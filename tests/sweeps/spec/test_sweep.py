@@ -57,6 +57,11 @@ class TestValid:
         assert spec.search.run_seeds == (0, 1)
         assert [spec.configurations(arm) for arm in spec.arms] == [1, 3]
 
+    def test_stopping(self):
+        assert spec_of().stopping is None
+        stopping = spec_of(stopping={"rule": "halving", "grace": 0}).stopping
+        assert (stopping.rule, stopping.confidence, stopping.scope, stopping.grace) == ("halving", 0.9, "arm", 0)
+
     def test_defaults(self):
         spec = spec_of(trial=None, search=None)
         assert spec.search.sampler == "tpe"
@@ -106,6 +111,7 @@ class TestValid:
             {"search": {"sampler": "random", "configurations": 3, "seeds": 3, "seed": 0}},
             {"resources": {"cpus": 2}},
             {"keep": "models"},
+            {"stopping": {"rule": "front"}},
         ],
     )
     def test_the_hash_depends_on_every_section(self, change):
@@ -585,8 +591,28 @@ class TestFile:
         issue = issue_of(resources={key: value})
         assert (issue.where, issue.value) == (f"resources.{key}", value)
 
-    def test_stopping(self):
-        assert issue_of(stopping="asha").where == "stopping"
+    @pytest.mark.parametrize("value", ["asha", 3, ["front"]])
+    def test_stopping(self, value):
+        assert issue_of(stopping=value).where == "stopping"
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("rule", "asha"), ("confidence", 1), ("confidence", 0.4), ("scope", "sweep"), ("grace", -1)]
+    )
+    def test_a_key_of_stopping(self, key, value):
+        issue = issue_of(stopping={key: value})
+        assert (issue.where, issue.value) == (f"stopping.{key}", value)
+
+    def test_an_unknown_key_of_stopping(self):
+        issue = issue_of(stopping={"rule": "front", "eta": 3})
+        assert issue.where == "stopping.eta"
+        assert "confidence" in issue.hint
+
+    def test_runs_can_be_stopped_only_by_objectives_that_are_validated(self):
+        objectives = {"nll_iw": "min", "seconds": "min"}
+        issue = issue_of(stopping={}, objectives=objectives)
+        assert (issue.where, issue.value) == ("objectives.seconds", "seconds")
+        assert all(column in issue.hint for column in ("nll_iw", "nll_elbo", "au", "mi", "kl"))
+        assert spec_of(stopping="none", objectives=objectives).stopping is None
 
     @pytest.mark.parametrize(
         "text",
