@@ -25,7 +25,7 @@ from sweeps.execution.stop_flag import StopFlag
 from sweeps.execution.supervisor import INTERRUPTED, Supervisor
 from sweeps.execution.watchdog import Watchdog
 from sweeps.execution.worker import train_run
-from sweeps.search.plan import Plan
+from sweeps.search.plan import Plan, Run
 from sweeps.spec.sections import ResourceSpec
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.folder import PATIENCE_SECONDS
@@ -34,6 +34,7 @@ from sweeps.storage.table import ResultsFolder
 
 if TYPE_CHECKING:
     from sweeps.search.scheduler import RunScheduler
+    from sweeps.search.stopping import RunStopper
 
 __all__ = ["SweepOutcome", "run_sweep"]
 
@@ -135,6 +136,7 @@ def _run_with_ray(
     plan: Plan, folder: ResultsFolder, monitor: Monitor, address: str | None, supervisor: Supervisor
 ) -> SweepOutcome:
     from sweeps.search.scheduler import RunScheduler
+    from sweeps.search.stopping import restored_stopper
 
     statuses = {run_id: row["status"] for run_id, row in plan.rows.items()}
     scheduler = RunScheduler(plan)
@@ -147,19 +149,27 @@ def _run_with_ray(
         concurrent = concurrent_runs(spec.resources, nodes, grows=address is not None)
         _store_spec(plan, folder)
         monitor.on_training_started(concurrent, sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+        stopping = spec.stopping
+        stopper = None if stopping is None else restored_stopper(stopping, plan, folder.curves())
+
+        def on_run_ended(run: Run, row: Mapping[str, Any]) -> None:
+            if stopper is not None:
+                stopper.on_run_ended(run, row)
+            scheduler.on_run_ended(run, row)
+
         recorder = RunRecorder(
             spec,
             folder,
             monitor,
             fingerprint=plan.fingerprint,
             origin=provenance(),
-            on_run_ended=scheduler.on_run_ended,
+            on_run_ended=on_run_ended,
             on_run_lost=scheduler.on_run_lost,
             on_run_progress=scheduler.on_run_progress,
         )
         supervisor.on_abandoned.append(lambda: recorder.close(_reason(recorder, supervisor)))
         supervisor.start_training()
-        _train_runs(scheduler, recorder, supervisor, spec.resources, nodes, concurrent, scratch)
+        _train_runs(scheduler, recorder, supervisor, stopper, spec.resources, nodes, concurrent, scratch)
         recorder.close(_reason(recorder, supervisor))
     if error := recorder.error or supervisor.failure:
         raise error
@@ -222,6 +232,7 @@ def _train_runs(
     scheduler: RunScheduler,
     recorder: RunRecorder,
     supervisor: Supervisor,
+    stopper: RunStopper | None,
     resources: ResourceSpec,
     nodes: Sequence[NodeCapacity],
     concurrent: int,
@@ -233,7 +244,7 @@ def _train_runs(
     """
     from ray import tune
 
-    from sweeps.execution.tune import DriverCallback, DriverStopper, RunSearcher, placement_for
+    from sweeps.execution.tune import DriverCallback, DriverStopper, EarlyStopping, RunSearcher, placement_for
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     stop_flag = StopFlag(f"lagvae-stop-{secrets.token_hex(8)}")
@@ -242,6 +253,7 @@ def _train_runs(
             tune.with_resources(train_run, placement_for(resources, nodes)),
             tune_config=tune.TuneConfig(
                 search_alg=RunSearcher(scheduler, recorder, supervisor, stop_flag, concurrent),
+                scheduler=EarlyStopping(recorder, stopper),
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,

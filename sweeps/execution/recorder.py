@@ -25,6 +25,12 @@ from sweeps.storage.table import ResultsFolder
 
 __all__ = ["RunRecorder"]
 
+STOPPED_COLUMNS = (
+    *("valid_loss", "valid_nll_elbo", "valid_kl", "valid_mi", "valid_au"),
+    *("seconds", "encoder_steps", "decoder_steps"),
+)
+"""Columns of the row of a run that was stopped early, which are those of its last epoch."""
+
 
 class RunRecorder:
     """Writes one row per run: with status `running` when the run starts, and with its final status when it ends.
@@ -77,6 +83,7 @@ class RunRecorder:
         self._scheduled: dict[str, Run] = {}
         self._running: dict[str, tuple[Run, dict[str, Any]]] = {}
         self._epochs: dict[str, int] = {}
+        self._stopped: dict[str, str] = {}
         self._losses = LossCounter()
         self._curves = LiveCurves()
         self._silent: dict[str, dict[str, Any]] = {}
@@ -135,6 +142,10 @@ class RunRecorder:
             self._monitor.on_run_epoch(run, epoch, int(report["epochs"]))
         self._curves.write_if_due(self.folder, row)
 
+    def run(self, run_id: str) -> Run:
+        """Return a run that is running."""
+        return self._running[run_id][0]
+
     def curve(self, run_id: str) -> list[dict[str, Any]]:
         """Return the epochs of a running run in order, each once; an empty list for any other run.
 
@@ -143,6 +154,10 @@ class RunRecorder:
         missing.
         """
         return self._curves.get(run_id)
+
+    def on_run_stopped(self, run_id: str, reason: str) -> None:
+        """Ray Tune is stopping the run early for `reason`. `on_run_ended` follows."""
+        self._stopped[run_id] = reason
 
     def on_run_ended(self, run_id: str, report: Mapping[str, Any]) -> None:
         """The run ended. Its last report contains its record or its failure, or that it saved its checkpoint."""
@@ -155,6 +170,9 @@ class RunRecorder:
             self._record_end(run_id, json.loads(report["failure"]), [])
         elif "interrupted" in report:
             self._record_interrupted(run_id, "the sweep was interrupted.")
+        elif run_id in self._stopped:
+            curve = self.curve(run_id)
+            self._record_end(run_id, _stopped_values(self._stopped.pop(run_id), curve[-1]), curve)
         else:
             self.on_run_lost(run_id, "its worker ended without a record")
 
@@ -268,6 +286,12 @@ def _cost_before(run: Run) -> dict[str, Any]:
     """Return the cost of the earlier attempts if the run resumes from their checkpoint."""
     resumed = run.stored is not None and run.stored["status"] not in ENDED
     return {name: run.stored[name] for name in COST_SO_FAR} if run.stored is not None and resumed else {}
+
+
+def _stopped_values(reason: str, last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a run that was stopped early, from its last epoch. It was never measured."""
+    values = {name: last.get(name) for name in STOPPED_COLUMNS}
+    return {"status": "stopped_early", "stop_reason": reason, "epochs": last["epoch"], **values}
 
 
 _TUNABLE_COLUMNS = dict(tunable_columns())

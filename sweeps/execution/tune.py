@@ -1,14 +1,16 @@
-"""The interface to Ray Tune: a searcher that supplies runs, and a callback that forwards events to the recorder.
+"""The interface to Ray Tune: a searcher that supplies runs, a callback that forwards events, and early stopping.
 
 Snapshots of Tune's state are never restored: a sweep resumes from its table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, PlacementGroupFactory, Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.execution.resources import NodeCapacity, exclusive_resources, shared_resources
@@ -23,8 +25,17 @@ if TYPE_CHECKING:
     from sweeps.execution.supervisor import Supervisor
     from sweeps.execution.watchdog import Watchdog
     from sweeps.search.scheduler import RunScheduler
+    from sweeps.search.stopping import RunStopper
 
-__all__ = ["DriverCallback", "DriverStopper", "RunSearcher", "phase_seconds", "placement_for", "worker_config"]
+__all__ = [
+    "DriverCallback",
+    "DriverStopper",
+    "EarlyStopping",
+    "RunSearcher",
+    "phase_seconds",
+    "placement_for",
+    "worker_config",
+]
 
 CHECKPOINT_SECONDS = 30.0
 """Time between two checkpoints of a run [s]."""
@@ -191,6 +202,34 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
 
 def _run_id(trial: Any) -> str:
     return str(trial.config["run"]["run_id"])
+
+
+class EarlyStopping(_StatelessMixin, FIFOScheduler):  # type: ignore[misc]
+    """Ray Tune's scheduler: runs start in the order of the searcher, and each reported epoch may stop its run.
+
+    In a run that is stopped, `tune.report` does not return. Its worker is free for the next run.
+
+    Args:
+        recorder: Writes the row of the stopped run.
+        stopper: Decides; None stops no run.
+    """
+
+    def __init__(self, recorder: RunRecorder, stopper: RunStopper | None) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._stopper = stopper
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        recorder = self._recorder
+        if self._stopper is None or "curve" not in result or recorder.closed:
+            return str(TrialScheduler.CONTINUE)
+        with recorder.capture_errors():
+            run_id = _run_id(trial)
+            verdict = self._stopper.observe(recorder.run(run_id), json.loads(result["curve"]))
+            if verdict is not None:
+                recorder.on_run_stopped(run_id, verdict.reason)
+                return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
 
 
 class DriverStopper(_StatelessMixin, Stopper):  # type: ignore[misc]

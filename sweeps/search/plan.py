@@ -200,24 +200,22 @@ class Plan:
 
     def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
         """Return the runs of a configuration that have not ended, in the order of the seeds."""
-        runs = []
-        for seed in self.spec.seeds(arm):
-            stored = self.rows.get(configuration.run_id(seed))
-            if stored is not None and self.has_ended(stored):
-                continue
-            runs.append(
-                Run(
-                    arm=arm.name,
-                    configuration=configuration.index,
-                    parameters=configuration.parameters,
-                    config=configuration.config.model_copy(update={"seed": seed}),
-                    config_id=configuration.config_id,
-                    seed=seed,
-                    stored=stored,
-                    alone=stored is not None and stored["status"] == "out_of_memory",
-                )
-            )
-        return runs
+        runs = (self.run(configuration, seed) for seed in self.spec.seeds(arm))
+        return [run for run in runs if run.stored is None or not self.has_ended(run.stored)]
+
+    def run(self, configuration: Configuration, seed: int) -> Run:
+        """Return the run of a configuration with `seed`."""
+        stored = self.rows.get(configuration.run_id(seed))
+        return Run(
+            arm=configuration.arm,
+            configuration=configuration.index,
+            parameters=configuration.parameters,
+            config=configuration.config.model_copy(update={"seed": seed}),
+            config_id=configuration.config_id,
+            seed=seed,
+            stored=stored,
+            alone=stored is not None and stored["status"] == "out_of_memory",
+        )
 
     def arms(self) -> list[ArmPlan]:
         """Return the counts of every arm, in the order of the sweep file."""

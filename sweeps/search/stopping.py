@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,16 @@ import moocore
 import numpy as np
 
 from sweeps.search.dominance import Floats, Sample, find_dominating
-from sweeps.search.plan import Run
+from sweeps.search.plan import Plan, Run
 from sweeps.spec.sections import COMPARED_COLUMNS, Direction, StoppingRule, StoppingSpec
 
-__all__ = ["ETA", "FACTOR", "RunStopper", "Verdict", "is_rung", "rungs"]
+__all__ = ["COMPARED_STATUSES", "ETA", "FACTOR", "RunStopper", "Verdict", "is_rung", "restored_stopper", "rungs"]
 
 FACTOR = 1.5
 """Ratio of one rung to the previous one, before rounding up."""
+
+COMPARED_STATUSES = frozenset({"finished", "stopped_early", "running", "interrupted"})
+"""Status of the runs with which others are compared. The curve of a run that failed or diverged proves nothing."""
 
 ETA = 3
 """The rule `halving` keeps the better 1 / ETA of the configurations at each rung, and always those of rank 0."""
@@ -129,9 +132,10 @@ class RunStopper:
         for record in curve:
             self._add(run, record)
 
-    def forget(self, run_id: str) -> None:
-        """Leave out a run from all later comparisons, because it failed or diverged."""
-        self._runs.pop(run_id, None)
+    def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        """Leave out a run from all later comparisons if it ended in another way than finished or stopped early."""
+        if row["status"] not in COMPARED_STATUSES:
+            self._runs.pop(run.run_id, None)
 
     def _add(self, run: Run, record: _Record) -> _Point | None:
         """Record an epoch, and return its point if it is a new rung at which the run may be compared."""
@@ -201,6 +205,23 @@ class RunStopper:
             f"better, and {kept} are kept; configuration {dominated_by} dominates it."
         )
         return Verdict(point.epoch, "halving", dominated_by, reason)
+
+
+def restored_stopper(stopping: StoppingSpec, plan: Plan, curves: Iterable[_Record]) -> RunStopper:
+    """Return a stopper that has recorded the stored epochs of a sweep, as if there had been no interruption.
+
+    Args:
+        stopping: The section `stopping` of the sweep file.
+        plan: The plan of the sweep, with its stored rows.
+        curves: The stored epochs, sorted by run and epoch.
+    """
+    stopper = RunStopper(stopping, plan.spec.objectives)
+    for run_id, epochs in itertools.groupby(curves, key=lambda epoch: str(epoch["run_id"])):
+        row = plan.rows.get(run_id)
+        if row is not None and row["status"] in COMPARED_STATUSES:
+            configuration = plan.configurations[row["arm"], row["configuration"]]
+            stopper.restore(plan.run(configuration, row["seed"]), list(epochs))
+    return stopper
 
 
 def _ranking(points_MD: Floats) -> tuple[Floats, Floats]:

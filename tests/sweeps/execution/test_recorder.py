@@ -349,3 +349,21 @@ def test_a_row_says_which_gpus_its_run_has(world, gpus, alone, stored):
     world.recorder.spec = spec_of(resources={"gpus": gpus})
     run = world.scheduler.next_run()
     assert world.recorder._first_row(replace(run, alone=alone))["gpus"] == stored
+
+
+def test_a_stopped_run_keeps_its_last_validation_and_its_curve_and_loses_its_checkpoint(world):
+    run = world.start()
+    folder = world.recorder.folder
+    folder.write(checkpoint_name(run.run_id), b"state")
+    for epoch in (1, 2, 2, 3):  # a restarted process repeats an epoch
+        columns = {"valid_nll_elbo": 9.0 - epoch, "valid_au": 1, "seconds": 1.5, "train_loss": float("nan")}
+        report = epoch_report(epoch, **columns)
+        world.recorder.on_run_progress(run.run_id, report)
+    world.recorder.on_run_stopped(run.run_id, "stopped after epoch 3.")
+    world.recorder.on_run_ended(run.run_id, report)
+    row = world.row
+    assert (row["status"], row["stop_reason"], row["epochs"]) == ("stopped_early", "stopped after epoch 3.", 3)
+    assert (row["valid_nll_elbo"], row["valid_au"], row["seconds"], row["nll_iw"]) == (6.0, 1, 1.5, None)
+    assert [(epoch["epoch"], epoch["train_loss"]) for epoch in folder.curves()] == [(1, None), (2, None), (3, None)]
+    assert folder.modified(checkpoint_name(run.run_id)) is None
+    assert world.recorder.curve(run.run_id) == []

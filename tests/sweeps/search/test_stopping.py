@@ -8,10 +8,10 @@ import json
 
 import pytest
 from helpers import tiny
-from worlds import spec_of
+from worlds import FINGERPRINT, TINY_TRIAL, play, spec_of
 
-from sweeps.search.plan import Run
-from sweeps.search.stopping import RunStopper, is_rung, rungs
+from sweeps.search.plan import Plan, Run
+from sweeps.search.stopping import RunStopper, is_rung, restored_stopper, rungs
 from sweeps.spec.sections import StoppingSpec
 
 OBJECTIVES = {"nll_iw": "min", "au": "max"}
@@ -104,12 +104,13 @@ class TestFront:
                 assert train(observed, run_of("broken", seed), 2, bad, au=9) is None
             assert [train(observed, run_of("sound", seed), 2, 100 + seed) for seed in range(5)] == [None] * 5
 
-    def test_a_run_that_failed_no_longer_stops_others(self):
+    @pytest.mark.parametrize("status", ["finished", "stopped_early", "diverged", "failed", "out_of_memory"])
+    def test_a_run_that_failed_no_longer_stops_others(self, status):
         observed = with_front()
         assert train(observed, run_of("bad", 0), 2, 110, au=4) is None
         for seed in range(3):
-            observed.forget(run_of("good", seed).run_id)
-        assert train(observed, run_of("bad", 1), 2, 112, au=4) is None
+            observed.on_run_ended(run_of("good", seed), {"status": status})
+        assert bool(train(observed, run_of("bad", 1), 2, 112, au=4)) == (status in ("finished", "stopped_early"))
 
     def test_arms_are_compared_only_with_scope_all(self):
         def verdict(scope):
@@ -225,6 +226,21 @@ class TestResume:
         for seed in range(3):
             observed.restore(run_of("good", seed), [record(1, 10 + seed), record(3, 10 + seed), record(4, 10 + seed)])
         assert [train(observed, run_of("other", seed), 4, 100 + seed) for seed in range(3)] == [None] * 3
+
+    def test_a_resumed_driver_restores_the_stored_curves_of_runs_that_did_not_fail(self):
+        arms = {"beta": [{"kind": "beta_vae", "beta": {"choices": [0.1, 0.5, 1]}}]}
+        spec = spec_of(arms=arms, trial=TINY_TRIAL | {"training": {"epochs": 12}})
+        rows, _ = play(spec)
+        trained = [row for row in rows if row["configuration"] < 2]
+        curves = [record(n, 100 + row["seed"], run_id=row["run_id"]) for row in trained for n in range(1, 5)]
+        for status, compared in (("finished", True), ("running", True), ("diverged", False), ("failed", False)):
+            statuses = {0: status, 1: status, 2: "interrupted"}
+            stored = [row | {"status": statuses[row["configuration"]]} for row in rows]
+            plan = Plan(spec, FINGERPRINT, stored)
+            restored = restored_stopper(StoppingSpec(), plan, curves)
+            late = [plan.run(plan.configurations["beta", 2], seed) for seed in (0, 1)]
+            verdicts = [train(restored, run, 2, 200 + run.seed) for run in late]
+            assert bool(verdicts[1]) == compared
 
 
 class TestHalving:
