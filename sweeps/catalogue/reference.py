@@ -14,7 +14,7 @@ from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from sweeps.catalogue.fields import describe_docstring, describe_fields
 from sweeps.formatting import format_value, markdown_table
 from sweeps.spec.arms import MAX_ARMS, ArmFile
-from sweeps.spec.sections import BudgetSpec, ResourceSpec, SearchSpec, StoppingSpec
+from sweeps.spec.sections import BudgetSpec, RacingSeeds, ResourceSpec, SearchSpec, StoppingSpec
 from sweeps.spec.sweep import SweepFile
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES
 
@@ -103,6 +103,7 @@ def reference_page() -> str:
         "",
         SPACE,
         *_section("search", SearchSpec),
+        *_section("search.seeds", RacingSeeds),
         *_section("search.budget", BudgetSpec),
         *_section("stopping", StoppingSpec),
         *_section("resources", ResourceSpec),

@@ -18,6 +18,7 @@ from sweeps.execution.resources import NodeCapacity, concurrent_runs, local_capa
 from sweeps.formatting import format_amount, format_duration
 from sweeps.search.budget import BudgetMeter, BudgetUse, RunCost, mean_costs
 from sweeps.search.plan import ArmPlan, Plan
+from sweeps.spec.sections import RacingSeeds
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.table import ResultsFolder
 
@@ -118,7 +119,8 @@ def _print_report(console: Console, report: PlanReport) -> None:
     print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
     objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
     runs = sum(arm.runs for arm in report.arms)
-    console.print(f"{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
+    racing = "at most " if isinstance(spec.search.seeds, RacingSeeds) else ""
+    console.print(f"{racing}{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
     for line in (*_budget_lines(report), *_machine_lines(report), *_cost_lines(report)):
         console.print(line, soft_wrap=True)
     for warning in spec.warnings:

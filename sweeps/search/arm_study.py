@@ -42,8 +42,8 @@ class ArmStudy:
     can change a suggestion only by changing which results are available when it is drawn.
 
     Each configuration is one Optuna trial. If any finished seed has finite objectives, the state of the trial is
-    COMPLETE, and its values are the means over these seeds. Otherwise, the state is PRUNED if all runs were stopped
-    early, and FAIL if not.
+    COMPLETE, and its values are the means over these seeds. Otherwise, the state is PRUNED if any run was stopped
+    early, which shows that the configuration is worse than others, and FAIL if not.
 
     Args:
         spec: The sweep.
@@ -114,7 +114,7 @@ class ArmStudy:
         finite = [v for v in values if all(x is not None and math.isfinite(x) for x in v)]
         if finite:
             self.study.tell(number, [sum(column) / len(finite) for column in zip(*finite, strict=True)])
-        elif all(row["status"] == "stopped_early" for row in rows):
+        elif any(row["status"] == "stopped_early" for row in rows):
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, state=TrialState.FAIL)

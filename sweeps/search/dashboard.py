@@ -24,6 +24,7 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
         The names of the studies, in the order of the arms.
     """
     names = []
+    race = plan.race
     for arm in spec.arms:
         arm_study = ArmStudy(spec, arm)
         study = optuna.create_study(
@@ -36,9 +37,8 @@ def studies_of(spec: SweepSpec, plan: Plan, storage: optuna.storages.BaseStorage
             if name != arm.name:
                 continue
             arm_study.enqueue(configuration)
-            ended = plan.ended_rows(configuration)
-            if len(ended) == len(spec.seeds(arm)):
-                arm_study.tell(index, list(ended.values()))
+            if not plan.runs(arm, configuration, race=race):
+                arm_study.tell(index, list(plan.ended_rows(configuration).values()))
             trial = arm_study.trial(index)
             trial.set_user_attr("config_id", configuration.config_id)
             study.add_trial(trial)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -38,16 +39,22 @@ class Sample:
     config_id: str
     values_ND: Floats
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of seeds."""
         return len(self.values_ND)
 
-    @property
+    @cached_property
     def mean_D(self) -> Floats:
         """Mean over the seeds, rounded."""
         mean_D: Floats = np.round(self.values_ND.mean(axis=0), _DECIMALS)
         return mean_D
+
+    @cached_property
+    def squares_D(self) -> Floats:
+        """Sum of the squared deviations from the mean."""
+        squares_D: Floats = ((self.values_ND - self.values_ND.mean(axis=0)) ** 2).sum(axis=0)
+        return squares_D
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +93,7 @@ def find_dominating(own: Sample, others: Sequence[Sample], confidence: float) ->
     degrees = sum(sample.n - 1 for sample in replicated)
     if degrees < MIN_DEGREES or not others:
         return None
-    squares = [((sample.values_ND - sample.values_ND.mean(axis=0)) ** 2).sum(axis=0) for sample in replicated]
-    std_D = np.sqrt(np.sum(squares, axis=0) / degrees)
+    std_D = np.sqrt(np.sum([sample.squares_D for sample in replicated], axis=0) / degrees)
     mean_MD = np.array([other.mean_D for other in others])
     n_M = np.array([other.n for other in others])
     margin_MD = stdtrit(degrees, confidence) * std_D * np.sqrt(1.0 / own.n + 1.0 / n_M)[:, None]

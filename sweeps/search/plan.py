@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.config.trial import TrialConfig, format_run_id
 from lagvae_core.errors import ConfigError
+from sweeps.search.racing import SeedRace
 from sweeps.spec.space import Arm, Value, value_of
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.schema import ENDED
@@ -86,7 +87,7 @@ class ArmPlan:
     Args:
         arm: Name of the arm.
         configurations: Number of its configurations.
-        runs: Number of its runs.
+        runs: Number of its runs; with racing over seeds, the number that is still possible.
         ended: Number of runs that have ended (see `Plan.has_ended`).
         resumed: Number of runs that have a row, but have not ended.
         mean_seconds: Mean duration of its finished runs [s]; None if no run has finished.
@@ -198,10 +199,36 @@ class Plan:
         rows = {seed: self.rows.get(configuration.run_id(seed)) for seed in seeds}
         return {seed: row for seed, row in rows.items() if row is not None and self.has_ended(row)}
 
-    def runs(self, arm: Arm, configuration: Configuration) -> list[Run]:
-        """Return the runs of a configuration that have not ended, in the order of the seeds."""
-        runs = (self.run(configuration, seed) for seed in self.spec.seeds(arm))
-        return [run for run in runs if run.stored is None or not self.has_ended(run.stored)]
+    @property
+    def race(self) -> SeedRace:
+        """A new race over seeds, with the stored rows of the ended runs."""
+        return SeedRace(self.spec.objectives, filter(self.has_ended, self.rows.values()))
+
+    def runs(
+        self,
+        arm: Arm,
+        configuration: Configuration,
+        ended: Container[int] | None = None,
+        race: SeedRace | None = None,
+    ) -> list[Run]:
+        """Return the runs of a configuration that are due, in the order of the seeds; none if it is complete.
+
+        These are the seeds that every configuration gets, and those whose runs have started before. Once they have
+        ended, it is one further seed at a time, until the configuration is out of the race.
+
+        Args:
+            arm: The arm of the configuration.
+            configuration: The configuration.
+            ended: Its seeds whose runs have ended; None for the stored ones.
+            race: The race over seeds, with all runs that have ended; None for the stored ones.
+        """
+        ended = self.ended_rows(configuration) if ended is None else ended
+        start, seeds = self.spec.start_seeds(arm), self.spec.seeds(arm)
+        missing = [seed for seed in seeds if seed not in ended]
+        due = [seed for seed in missing if seed in seeds[:start] or configuration.run_id(seed) in self.rows]
+        if missing and not due and not (race or self.race).is_out(configuration.config_id):
+            due = missing[:1]
+        return [self.run(configuration, seed) for seed in due]
 
     def run(self, configuration: Configuration, seed: int) -> Run:
         """Return the run of a configuration with `seed`."""
@@ -219,6 +246,7 @@ class Plan:
 
     def arms(self) -> list[ArmPlan]:
         """Return the counts of every arm, in the order of the sweep file."""
+        race = self.race
         plans = []
         for arm in self.spec.arms:
             rows = [row for row in self.rows.values() if row["arm"] == arm.name]
@@ -226,7 +254,7 @@ class Plan:
             seconds = [row["seconds"] for row in ended if row["status"] == "finished" and row["seconds"] is not None]
             count = self._count(arm)
             mean = sum(seconds) / len(seconds) if seconds else None
-            runs = count * len(self.spec.seeds(arm))
+            runs = count * len(self.spec.seeds(arm)) - self._saved_runs(arm, race)
             plans.append(ArmPlan(arm.name, count, runs, len(ended), len(rows) - len(ended), mean))
         return plans
 
@@ -234,6 +262,15 @@ class Plan:
     def missing(self) -> int:
         """Number of runs that have not ended."""
         return sum(arm.missing for arm in self.arms())
+
+    def _saved_runs(self, arm: Arm, race: SeedRace) -> int:
+        """Return the number of seeds that configurations of `arm` do not get, because they are out of the race."""
+        saved = 0
+        for configuration in self.configurations.values():
+            ended = self.ended_rows(configuration) if configuration.arm == arm.name else None
+            if ended is not None and not self.runs(arm, configuration, ended, race):
+                saved += len(self.spec.seeds(arm)) - len(ended)
+        return saved
 
     def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
         """Return the configuration that `row` belongs to; None if the row does not match the sweep file."""

@@ -27,6 +27,7 @@ class RunScheduler:
     """Chooses the next run of a plan, taking one configuration of each arm in turn, and passes results to the studies.
 
     Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
+    configuration, once the configuration is complete. With racing over seeds, a further seed comes before the next
     configuration. A run that runs out of memory for the first time is repeated after all others, without sharing its
     node or GPU. Once the budget is used up, only runs that have been started before are left to start.
 
@@ -51,6 +52,9 @@ class RunScheduler:
         self._running: set[str] = set()
         self._configurations: dict[tuple[str, int], Configuration] = {}
         self._ended_rows: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
+        self._pending: dict[tuple[str, int], set[int]] = {}
+        self._told: set[tuple[str, int]] = set()
+        self._race = plan.race
         self._first_failures: list[tuple[str, str, str]] | None = []
         self._arms_to_run = sum(arm.missing > 0 for arm in plan.arms())
         self._used_ids = {configuration.config_id for configuration in plan.configurations.values()}
@@ -61,6 +65,8 @@ class RunScheduler:
         for configuration in sorted(plan.configurations.values(), key=lambda c: (c.arm, c.index)):
             self._studies[configuration.arm].enqueue(configuration)
             self._register(configuration)
+            if not self._due_runs((configuration.arm, configuration.index)):
+                self._tell((configuration.arm, configuration.index))
 
     def next_run(self) -> Run | None:
         """Return the next run to start, or None if none can start now.
@@ -108,8 +114,15 @@ class RunScheduler:
             self._alone.append(replace(run, stored=row, alone=True))
             return
         self._check_first_failures(run.arm, row)
-        self._ended_rows[run.arm, run.configuration][run.seed] = row
-        self._tell_if_complete(run.arm, run.configuration)
+        key = run.arm, run.configuration
+        self._pending[key].discard(run.seed)
+        self._ended_rows[key][run.seed] = row
+        self._race.add(row)
+        self._continue(key)
+        if not self._order:
+            # The result may have moved the front, so that a configuration that was out of the race is back in it.
+            for other in self._configurations:
+                self._continue(other)
 
     def on_run_progress(self, row: Mapping[str, Any]) -> None:
         """Record the cost so far of a running run, whose row is `row`."""
@@ -145,10 +158,30 @@ class RunScheduler:
     def _queue_runs(self, arm: Arm, index: int) -> None:
         """Queue the missing runs of configuration `index` of `arm`, if the arm's space still has an unused point."""
         configuration = self._configurations.get((arm.name, index)) or self._choose(arm, index)
-        if configuration is None:
+        if configuration is not None:
+            self._continue((arm.name, index))
+
+    def _continue(self, key: tuple[str, int]) -> None:
+        """Queue the runs of a configuration that are due. If none is due or pending, tell the study the result."""
+        if self._pending[key]:
             return
-        for run in self.plan.runs(arm, configuration):
+        runs = self._due_runs(key)
+        for run in runs:
             (self._alone if run.alone else self._queue).append(run)
+            self._pending[key].add(run.seed)
+        if not runs:
+            self._tell(key)
+
+    def _due_runs(self, key: tuple[str, int]) -> list[Run]:
+        arm = self._studies[key[0]].arm
+        return self.plan.runs(arm, self._configurations[key], self._ended_rows[key], self._race)
+
+    def _tell(self, key: tuple[str, int]) -> None:
+        """Tell the study the result of a complete configuration, once. Seeds that follow later do not change it."""
+        if key not in self._told:
+            self._told.add(key)
+            arm, index = key
+            self._studies[arm].tell(index, list(self._ended_rows[key].values()))
 
     def _choose(self, arm: Arm, index: int) -> Configuration | None:
         """Choose a new configuration for `arm`; None if its space has no unused point."""
@@ -169,13 +202,7 @@ class RunScheduler:
         key = configuration.arm, configuration.index
         self._configurations[key] = configuration
         self._ended_rows[key] = self.plan.ended_rows(configuration)
-        self._tell_if_complete(*key)
-
-    def _tell_if_complete(self, arm: str, index: int) -> None:
-        rows = self._ended_rows[arm, index]
-        study = self._studies[arm]
-        if len(rows) == len(self.plan.spec.seeds(study.arm)):
-            study.tell(index, list(rows.values()))
+        self._pending[key] = set()
 
     def _check_first_failures(self, arm: str, row: Mapping[str, Any]) -> None:
         """Abort the sweep if every run so far failed with the same error; see `IDENTICAL_FAILURES_TO_ABORT`."""

@@ -22,6 +22,7 @@ __all__ = [
     "BudgetSpec",
     "Direction",
     "Keep",
+    "RacingSeeds",
     "ResourceSpec",
     "SearchSpec",
     "Seeds",
@@ -81,6 +82,20 @@ class BudgetSpec(FrozenConfig):
         return self
 
 
+class RacingSeeds(FrozenConfig):
+    """The seeds as a mapping: further seeds only for configurations that may be on the Pareto front.
+
+    Every configuration gets `start` seeds. Then it gets one seed at a time, up to `up_to`, until another configuration
+    dominates it beyond the error between seeds. If none of its runs has finished, it gets no further seed. Members of
+    the front always get all. An arm with `seeds` of its own does not race. docs/search.md has the rule as a formula.
+    """
+
+    start: Annotated[int, Field(ge=1, description="number of seeds of every configuration")] = 1
+    up_to: Annotated[
+        int, Field(ge=1, le=10**4, description="number of seeds of a configuration that no other clearly dominates")
+    ]
+
+
 class SearchSpec(FrozenConfig):
     """Settings of the search.
 
@@ -98,7 +113,11 @@ class SearchSpec(FrozenConfig):
         ),
     ] = None
     seeds: Annotated[
-        Seeds, Field(description="seeds of each configuration: a number of seeds, or a list of distinct seeds")
+        Seeds | RacingSeeds,
+        Field(
+            description="seeds of each configuration: a number of seeds, a list of distinct seeds, or "
+            "{start: 1, up_to: 5} to give seeds beyond `start` only to configurations that may be on the front"
+        ),
     ] = 3
     seed: Annotated[int, Field(ge=0, description="seed of the search")] = 0
     paired: Annotated[
@@ -114,10 +133,15 @@ class SearchSpec(FrozenConfig):
 
     @property
     def run_seeds(self) -> tuple[int, ...]:
-        """Seeds of the runs of each configuration."""
-        seeds = as_seeds(self.seeds)
+        """Seeds of the runs of each configuration; with racing, as many as it can get."""
+        seeds = as_seeds(self.seeds.up_to if isinstance(self.seeds, RacingSeeds) else self.seeds)
         assert seeds is not None
         return seeds
+
+    @property
+    def start_seeds(self) -> int:
+        """Number of seeds that every configuration gets."""
+        return self.seeds.start if isinstance(self.seeds, RacingSeeds) else len(self.run_seeds)
 
 
 StoppingRule = Literal["front", "halving"]

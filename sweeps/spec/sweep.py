@@ -129,6 +129,10 @@ class SweepSpec:
         """Return the seeds of each configuration of `arm`."""
         return arm.seeds if arm.seeds is not None else self.search.run_seeds
 
+    def start_seeds(self, arm: Arm) -> int:
+        """Return the number of seeds that every configuration of `arm` gets."""
+        return len(arm.seeds) if arm.seeds is not None else self.search.start_seeds
+
     def points(self, arm: Arm) -> tuple[Mapping[str, Value], ...]:
         """Return the points of `arm` to try first.
 

@@ -140,6 +140,9 @@ def check_search(
             hint = "Write a number of seeds, such as 3, or a list of distinct seeds, such as [0, 1, 2]."
             message = "must contain at least one seed and no duplicates"
             issues.append(ValidationIssue(where, message, hint, list(seeds)))
+    if search.start_seeds > len(search.run_seeds) > 0:
+        message, hint = f"must be at most search.seeds.up_to = {len(search.run_seeds)}", "Lower start or raise up_to."
+        issues.append(ValidationIssue("search.seeds.start", message, hint, search.start_seeds))
     if search.paired:
         _check_pairing(search, arms, space, issues)
     if search.sampler != "grid":

@@ -199,7 +199,7 @@ class TestResultsOfStudies:
         ("statuses", "state"),
         [
             (["stopped_early", "stopped_early"], TrialState.PRUNED),
-            (["stopped_early", "diverged"], TrialState.FAIL),
+            (["stopped_early", "diverged"], TrialState.PRUNED),
             (["diverged", "diverged"], TrialState.FAIL),
             (["failed", "failed"], TrialState.FAIL),
             (["stopped_early", "finished"], TrialState.COMPLETE),
@@ -449,3 +449,18 @@ class TestBudget:
         row = row_of(run, **self.COST | {"gpus": None})
         costs = [cost_of(row | {"device": device}).gpu_hours for device in ("NVIDIA H200", "cpu", None)]
         assert costs == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_goes_on_after_configurations_whose_runs_were_stopped_early(sampler):
+    def answer(run):
+        statuses = (["finished", "finished"], ["stopped_early", "stopped_early"], ["finished", "stopped_early"])
+        status = statuses[run.configuration % 3][run.seed]
+        return plausible(run) if status == "finished" else {"status": status}
+
+    changes = {"arms": {"beta": ARMS["beta"]}, "configurations": 16}
+    rows, scheduler = play(spec(sampler, **changes), answer=answer)
+    states = [trial.state for trial in study(scheduler, "beta").get_trials(deepcopy=False)]
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    assert [s for s in states if s != TrialState.FAIL] == ([complete, pruned, complete] * 6)[:16]
+    assert len(rows) == 32

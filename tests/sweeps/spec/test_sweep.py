@@ -57,6 +57,11 @@ class TestValid:
         assert spec.search.run_seeds == (0, 1)
         assert [spec.configurations(arm) for arm in spec.arms] == [1, 3]
 
+    def test_racing_seeds(self):
+        search = spec_of(search={"seeds": {"up_to": 4}}).search
+        assert (search.run_seeds, search.start_seeds) == ((0, 1, 2, 3), 1)
+        assert spec_of(search={"seeds": [7, 3]}).search.start_seeds == 2
+
     def test_stopping(self):
         assert spec_of().stopping is None
         stopping = spec_of(stopping={"rule": "halving", "grace": 0}).stopping
@@ -178,6 +183,21 @@ class TestSearch:
     def test_invalid_seeds(self, seeds):
         issue = issue_of(search={"seeds": seeds})
         assert issue.where.startswith("search.seeds")
+        assert issue.hint
+
+    @pytest.mark.parametrize(
+        ("seeds", "where"),
+        [
+            ({}, "search.seeds.up_to"),
+            ({"start": 0, "up_to": 3}, "search.seeds.start"),
+            ({"start": 4, "up_to": 3}, "search.seeds.start"),
+            ({"up_to": 10**5}, "search.seeds.up_to"),
+            ({"up_to": 3, "step": 1}, "search.seeds.step"),
+        ],
+    )
+    def test_invalid_racing_seeds(self, seeds, where):
+        issue = issue_of(search={"seeds": seeds})
+        assert issue.where == where
         assert issue.hint
 
     @pytest.mark.parametrize("count", [0, -3, "many", 2.5])
