@@ -256,6 +256,30 @@ def _run_sweep(
 
 
 @app.command()
+def replay(
+    sweep: Sweep,
+    stopping: Annotated[
+        str | None,
+        typer.Option(metavar="front|halving", help="Rule. By default, that of the sweep file, or else front."),
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="One-sided confidence of the rule front: 0.9.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(metavar="arm|all", help="Compare configurations of one arm, or of all arms.")
+    ] = None,
+    grace: Annotated[
+        int | None, typer.Option(help="Epochs after the end of its schedules in which a run is not compared.")
+    ] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Show what a rule for early stopping would have saved and lost in a stored sweep. Nothing is written."""
+    from sweeps.cli.replay import print_replay
+
+    options = {"rule": stopping, "confidence": confidence, "scope": scope, "grace": grace}
+    print_replay(find_sweep(results, sweep), options, as_json=as_json)
+
+
+@app.command()
 def dashboard(
     sweep: Sweep,
     results: Results = "results",

@@ -21,7 +21,17 @@ from sweeps.search.dominance import Floats, Sample, find_dominating
 from sweeps.search.plan import Plan, Run
 from sweeps.spec.sections import COMPARED_COLUMNS, Direction, StoppingRule, StoppingSpec
 
-__all__ = ["COMPARED_STATUSES", "ETA", "FACTOR", "RunStopper", "Verdict", "is_rung", "restored_stopper", "rungs"]
+__all__ = [
+    "COMPARED_STATUSES",
+    "ETA",
+    "FACTOR",
+    "RunStopper",
+    "Verdict",
+    "is_rung",
+    "reference_point",
+    "restored_stopper",
+    "rungs",
+]
 
 FACTOR = 1.5
 """Ratio of one rung to the previous one, before rounding up."""
@@ -224,17 +234,22 @@ def restored_stopper(stopping: StoppingSpec, plan: Plan, curves: Iterable[_Recor
     return stopper
 
 
-def _ranking(points_MD: Floats) -> tuple[Floats, Floats]:
-    """Return the non-domination rank of each point, from 0, and its hypervolume contribution within its rank.
+def reference_point(points_MD: Floats) -> Floats:
+    """Return a reference point for the hypervolume of points of which lower values are better.
 
-    The reference point is worse than the worst value of each objective by a tenth of the range of its values.
+    It is worse than the worst value of each objective by a tenth of the range of its values, or by 1 if all are equal.
     """
+    worst_D: Floats = points_MD.max(axis=0)
+    span_D: Floats = worst_D - points_MD.min(axis=0)
+    return worst_D + np.where(span_D > 0, 0.1 * span_D, 1.0)
+
+
+def _ranking(points_MD: Floats) -> tuple[Floats, Floats]:
+    """Return the non-domination rank of each point, from 0, and its hypervolume contribution within its rank."""
     if points_MD.shape[1] == 1:
         points_MD = np.repeat(points_MD, 2, axis=1)  # moocore needs two objectives; two equal ones rank alike
     rank_M = np.asarray(moocore.pareto_rank(points_MD), dtype=np.float64)
-    worst_D = points_MD.max(axis=0)
-    span_D = worst_D - points_MD.min(axis=0)
-    reference_D = worst_D + np.where(span_D > 0, 0.1 * span_D, 1.0)
+    reference_D = reference_point(points_MD)
     contribution_M = np.zeros(len(points_MD))
     for rank in np.unique(rank_M):
         of_rank = rank_M == rank

@@ -436,6 +436,7 @@ class TestExitCodes:
             "results pareto tiny --png x.png",
             "results curves tiny",
             "results compare tiny --paper he2019",
+            "replay tiny",
             "plan tiny.yaml",
             "run tiny.yaml",
             "retry tiny.yaml",

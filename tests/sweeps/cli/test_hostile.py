@@ -42,6 +42,8 @@ VERBS = (
     "results compare tiny --paper he2019 --dataset yahoo",
     "results compare tiny --paper he2019 --dataset yahoo --markdown",
     "results archive tiny --unreadable",
+    "replay tiny",
+    "replay tiny --json",
     "plan tiny.yaml",
     "evaluate --sweep tiny --what probe:labels=[9],draws=1",
     "evaluate RUN_ID --what probe:labels=[9],draws=1",

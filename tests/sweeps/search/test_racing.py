@@ -114,7 +114,7 @@ class TestScheduler:
         assert all(plan.race.is_out(configuration.config_id) for configuration in short)
 
     def test_the_study_receives_the_mean_over_the_seeds_that_a_configuration_got(self):
-        rows, scheduler = play(spec(), answer=answer)
+        _, scheduler = play(spec(), answer=answer)
         trials = scheduler._studies["lr"].study.trials
         assert [len(trial.values) for trial in trials] == [2] * len(VALUES)
         assert trials[1].values == [pytest.approx(100.02), 2]
