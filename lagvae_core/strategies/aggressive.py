@@ -89,6 +89,8 @@ class Aggressive(Strategy):
         for number, epoch in enumerate(context.curve):
             if not update.active:
                 return number + 1
+            if epoch["valid_mi_batch"] is None:
+                return context.epochs + 1
             update.after_epoch({"mi_batch": epoch["valid_mi_batch"]})
         return context.epochs + 1 if update.active else len(context.curve) + 1
 

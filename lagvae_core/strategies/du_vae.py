@@ -87,7 +87,7 @@ class DuVae(Strategy):
         scheduled = [other for other in context.filling("kl_weight") if other.final_kl_weight >= FULL_WEIGHT]
         if self.regularise_from == "start" or not scheduled:
             return 1
-        full = (number for number, epoch in enumerate(context.curve) if epoch["kl_weight"] >= FULL_WEIGHT)
+        full = (number for number, epoch in enumerate(context.curve) if (epoch["kl_weight"] or 0) >= FULL_WEIGHT)
         return next(full, context.epochs - 1) + 2
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:

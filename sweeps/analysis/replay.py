@@ -13,7 +13,7 @@ import numpy as np
 from sweeps.analysis.front import front_of
 from sweeps.analysis.pareto import Direction, hypervolume
 from sweeps.search.plan import Plan, Run
-from sweeps.search.stopping import RunStopper, Verdict, reference_point
+from sweeps.search.stopping import COUNTS, RunStopper, Verdict, reference_point
 from sweeps.spec.sections import StoppingSpec
 from sweeps.storage.schema import ENDED
 
@@ -158,12 +158,13 @@ def replay(stopping: StoppingSpec, plan: Plan, curves: Sequence[Row]) -> Replay:
 
 
 def _stored_runs(plan: Plan, curves: Sequence[Row]) -> Iterator[_StoredRun]:
-    """Yield the ended runs of the sweep that have a curve."""
+    """Yield the ended runs of the sweep that have a curve with all counts and times."""
     for run_id, epochs in itertools.groupby(curves, key=lambda epoch: str(epoch["run_id"])):
-        row = plan.rows.get(run_id)
-        if row is not None and row["status"] in ENDED and row["started_at"] is not None:
+        row, curve = plan.rows.get(run_id), list(epochs)
+        is_complete = all(epoch[column] is not None for epoch in curve for column in (*COUNTS, "seconds"))
+        if row is not None and is_complete and row["status"] in ENDED and row["started_at"] is not None:
             configuration = plan.configurations[row["arm"], row["configuration"]]
-            yield _StoredRun(plan.run(configuration, row["seed"]), row, list(epochs))
+            yield _StoredRun(plan.run(configuration, row["seed"]), row, curve)
 
 
 def _events(stored: Sequence[_StoredRun]) -> Iterator[tuple[datetime, int, _StoredRun, Row | None]]:

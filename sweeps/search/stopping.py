@@ -23,6 +23,7 @@ from sweeps.spec.sections import COMPARED_COLUMNS, Direction, StoppingRule, Stop
 
 __all__ = [
     "COMPARED_STATUSES",
+    "COUNTS",
     "ETA",
     "FACTOR",
     "RunStopper",
@@ -41,6 +42,9 @@ COMPARED_STATUSES = frozenset({"finished", "stopped_early", "running", "interrup
 
 ETA = 3
 """The rule `halving` keeps the better 1 / ETA of the configurations at each rung, and always those of rank 0."""
+
+COUNTS = ("step", "skipped_batches", "encoder_steps", "decoder_steps")
+"""Columns of the curve that every comparison needs. They may be null only in tables that others have edited."""
 
 _Record = Mapping[str, Any]
 
@@ -152,7 +156,7 @@ class RunStopper:
         observed = self._runs.setdefault(run.run_id, _ObservedRun(run))
         epoch = int(record["epoch"])
         # The settled epoch is found from the whole curve. A run whose stored curve has a gap is not compared.
-        if epoch != len(observed.curve) + 1:
+        if epoch != len(observed.curve) + 1 or any(record[column] is None for column in COUNTS):
             return None
         observed.curve.append(record)
         if not is_rung(epoch) or epoch < run.config.settled_epoch(observed.curve) + self._stopping.grace:

@@ -242,6 +242,14 @@ class TestResume:
             verdicts = [train(restored, run, 2, 200 + run.seed) for run in late]
             assert bool(verdicts[1]) == compared
 
+    @pytest.mark.parametrize("column", ["step", "skipped_batches", "encoder_steps", "valid_mi_batch", "kl_weight"])
+    @pytest.mark.parametrize("strategy", [{"kind": "aggressive"}, {"kind": "kl_linear_epoch", "warm_up": 1}])
+    def test_an_edited_curve_with_nulls_is_no_error(self, column, strategy):
+        observed = stopper()
+        for seed in range(5):
+            observed.restore(run_of("x", seed, strategy), [record(n, 10, **{column: None}) for n in range(1, 5)])
+        assert train(observed, run_of("y", 0, strategy), 4, 100) is None
+
 
 class TestHalving:
     VALUES = (("a", 100, 1), ("b", 110, 2), ("c", 111, 2), ("d", 112, 2), ("e", 113, 2), ("f", 114, 1))
