@@ -73,7 +73,9 @@ A folder can contain rows of earlier versions of its sweep. They differ in `conf
   `nll_iw_paper` of Scale-VAE draws its samples from one distribution and weights them with the density of another. This
   value is not a likelihood, and it decreases as the scale factor grows, whatever the model. The valid `nll_iw` uses the
   prior that the paper samples from, u ~ N(0, f_bar^2), and is larger.
-- Runs that were interrupted or that diverged have a row but no metrics. They never count as replicates.
+- Runs that were interrupted, that diverged or that were stopped early have a row but no metrics. They never count as
+  replicates. The validation columns, step counts and seconds of a run that was stopped early (`stopped_early`) are
+  those of its last epoch, not of a best epoch; `stop_reason` names the epoch and the rule ([search.md](search.md)).
 
 ## Which configurations are on the front
 

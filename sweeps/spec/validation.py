@@ -13,7 +13,14 @@ from sweeps.spec.sections import COMPARED_COLUMNS, MAX_CONFIGURATIONS, Direction
 from sweeps.spec.space import Arm, Dimension, Value
 from sweeps.storage.schema import OBJECTIVE_COLUMNS
 
-__all__ = ["DEFAULT_OBJECTIVES", "check_budget", "check_objectives", "check_search", "check_stopping", "validate_trials"]
+__all__ = [
+    "DEFAULT_OBJECTIVES",
+    "check_budget",
+    "check_objectives",
+    "check_search",
+    "check_stopping",
+    "validate_trials",
+]
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Direction] = {"nll_iw": "min", "au": "max"}

@@ -84,6 +84,13 @@ class TestScheduler:
         fixed, _ = play(spec_of(arms=ARMS, search={"sampler": "grid", "seeds": 2, "seed": 0}), answer=answer)
         assert [r["run_id"] for r in racing] == [r["run_id"] for r in fixed]
 
+    def test_an_arm_with_seeds_of_its_own_does_not_race(self):
+        fixed = {"strategies": ARMS["lr"], "seeds": 3}
+        search = {"sampler": "grid", "seeds": {"start": 1, "up_to": 5}, "seed": 0}
+        rows, scheduler = play(spec_of(arms={"lr": fixed, "vae": []}, search=search), answer=answer)
+        assert set(seeds_by_place(rows).values()) == {3, 5}
+        assert scheduler.exhausted
+
     @pytest.mark.parametrize("concurrent", [1, 3])
     @pytest.mark.parametrize("ends", range(1, 20, 3))
     def test_after_an_interruption_nothing_is_missing_and_nothing_is_repeated(self, ends, concurrent):
