@@ -485,6 +485,10 @@ class TestPlan:
         assert "8 of 8 runs to do" in ended.stdout
         assert files_below(tmp_path) == before
 
+    def test_with_racing_over_seeds_the_number_of_runs_is_an_upper_bound(self, call, sweep_file):
+        ended = call("plan", sweep_file, "--set", "search.seeds={start: 1, up_to: 5}")
+        assert "at most 20 of 20 runs to do" in ended.stdout, ended
+
     def test_json(self, call, sweep_file):
         shown = json.loads(call("plan", sweep_file, "--json").stdout)
         assert (shown["sweep"], shown["runs"], shown["missing"], shown["core_seconds"]) == ("tiny", 8, 8, None)
