@@ -31,11 +31,15 @@ def stopped(tmp_path_factory) -> TinySweep:
 
 
 def test_runs_that_cannot_reach_the_front_are_stopped_and_the_others_finish(stopped):
+    """Which seeds are stopped depends on the order in which they reach a rung, but the last ones are."""
     assert stopped.ended.returncode == 0, stopped.ended.stderr
-    statuses = [{row["status"] for row in stopped.folder.runs() if row["configuration"] == i} for i in range(3)]
+    rows = stopped.folder.runs()
+    statuses = [[row["status"] for row in rows if row["configuration"] == i] for i in range(3)]
+    assert "finished" in statuses[0]
     assert "stopped_early" in statuses[1]
-    assert "finished" not in statuses[1]
-    assert all("finished" in statuses[i] for i in (0, 2)), "workers of stopped runs train the runs after them"
+    assert {row["status"] for row in rows} <= {"finished", "stopped_early", "diverged"}
+    first_stop = min(row["ended_at"] for row in rows if row["status"] == "stopped_early")
+    assert any(row["started_at"] > first_stop for row in rows), "the workers of stopped runs train others"
 
 
 def test_the_row_of_a_stopped_run_has_the_validation_columns_of_its_last_epoch(stopped):
