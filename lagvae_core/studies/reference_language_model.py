@@ -88,7 +88,7 @@ class ReferenceLanguageModel:
 
 
 def _report_epoch(place: Progress, epochs: int, progress: EpochProgress) -> None:
-    if place.done == place.total:
+    if place.phase == "train" and place.done == place.total:
         progress(place.epoch, epochs)
 
 
