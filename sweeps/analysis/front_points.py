@@ -13,6 +13,7 @@ from sweeps.analysis.front import front_of
 from sweeps.analysis.stored import stored_spec
 from sweeps.spec.space import Arm, Value, value_of
 from sweeps.spec.sweep import SweepSpec
+from sweeps.storage.identifiers import SWEEP_NAME
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["with_points_from"]
@@ -32,7 +33,7 @@ def with_points_from(spec: SweepSpec, folder: ResultsFolder) -> SweepSpec:
     Raises:
         ConfigError: The folder holds no sweep, or no configuration on its front fits an arm.
     """
-    rows = folder.runs() if folder.exists() else []
+    rows = folder.runs() if SWEEP_NAME.fullmatch(folder.sweep) and folder.exists() else []
     if not rows:
         hint = "`lagvae results list` shows the stored sweeps."
         raise ConfigError([ValidationIssue("--points-from", "must be a stored sweep", hint, folder.sweep)])

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,12 +17,15 @@ from typer.core import TyperGroup
 from lagvae_core.errors import LagvaeError
 from sweeps.cli.cluster import cluster_app
 from sweeps.cli.jobs import jobs_app
-from sweeps.cli.options import For, Json, Results, Spec, Sweep, SweepSets, TrialSets
+from sweeps.cli.options import For, Json, PointsFrom, Results, Spec, Sweep, SweepSets, TrialSets
 from sweeps.cli.results_app import find_sweep, results_app
 from sweeps.cli.streams import check_stdout, prepare_streams
 from sweeps.execution.signals import interrupt_on_signals
 from sweeps.formatting import printable
 from sweeps.spec.arm_syntax import parse_duration, parse_sets
+
+if TYPE_CHECKING:
+    from sweeps.spec.sweep import SweepSpec
 
 __all__ = ["app", "main"]
 
@@ -192,11 +195,12 @@ def plan(
             help="Estimate the time of arms without finished runs: train each for at most 20 updates or 10 seconds.",
         ),
     ] = False,
+    points_from: PointsFrom = None,
 ) -> None:
     """Show which runs are missing and how long they will take, without changing anything."""
     from sweeps.cli.plan import print_plan
 
-    print_plan(spec, parse_sets(sets), results, as_json=as_json, calibrate=calibrate)
+    print_plan(spec, parse_sets(sets), results, as_json=as_json, calibrate=calibrate, points_from=points_from)
 
 
 @app.command()
@@ -207,9 +211,11 @@ def run(
     address: Address = None,
     keep: Keep = None,
     duration: For = None,
+    points_from: PointsFrom = None,
 ) -> None:
     """Execute the missing runs of a sweep and print its Pareto front. Stored runs are never repeated."""
-    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, duration, retry=False))
+    loaded = _load_sweep(spec, sets, keep, results, points_from)
+    raise typer.Exit(_run_sweep(loaded, results, address, duration, retry=False))
 
 
 @app.command()
@@ -220,34 +226,37 @@ def retry(
     address: Address = None,
     keep: Keep = None,
     duration: For = None,
+    points_from: PointsFrom = None,
 ) -> None:
     """Do the same as `run`, and also repeat the runs that failed or ran out of memory."""
-    raise typer.Exit(_run_sweep(spec, _overrides(sets, keep), results, address, duration, retry=True))
+    loaded = _load_sweep(spec, sets, keep, results, points_from)
+    raise typer.Exit(_run_sweep(loaded, results, address, duration, retry=True))
 
 
-def _overrides(sets: list[str] | None, keep: str | None) -> dict[str, Any]:
-    return parse_sets(sets) | ({"keep": keep} if keep is not None else {})
-
-
-def _run_sweep(
-    spec: str, overrides: dict[str, Any], results: str, address: str | None, duration: str | None, *, retry: bool
-) -> int:
-    """Run a sweep, print its front, and return the exit code."""
+def _load_sweep(
+    spec: str, sets: list[str] | None, keep: str | None, results: str, points_from: str | None
+) -> SweepSpec:
     from sweeps.cli.folders import load_sweep
+
+    overrides = parse_sets(sets) | ({"keep": keep} if keep is not None else {})
+    return load_sweep(spec, overrides, results, points_from)
+
+
+def _run_sweep(spec: SweepSpec, results: str, address: str | None, duration: str | None, *, retry: bool) -> int:
+    """Run a sweep, print its front, and return the exit code."""
     from sweeps.cli.live_display import Display
     from sweeps.cli.results import print_front, print_runs_without_model
     from sweeps.execution.driver import run_sweep
     from sweeps.storage.table import ResultsFolder
 
     seconds = parse_duration(duration) if duration is not None else None
-    loaded = load_sweep(spec, overrides, results)
-    folder = ResultsFolder(results, loaded.name)
-    outcome = run_sweep(loaded, folder, Display(), address, retry=retry, seconds=seconds)
+    folder = ResultsFolder(results, spec.name)
+    outcome = run_sweep(spec, folder, Display(), address, retry=retry, seconds=seconds)
     if outcome.interrupted:
         return outcome.exit_code
     try:
         print_front(folder, None, as_json=False)
-        if loaded.keep == "models":
+        if spec.keep == "models":
             print_runs_without_model(folder)
     except OSError:
         if outcome.exit_code == 0:

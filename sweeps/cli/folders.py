@@ -10,6 +10,7 @@ from typing import Any
 
 from lagvae_core.errors import ConfigError, StoreError, ValidationIssue
 from sweeps.analysis import archive
+from sweeps.analysis.front_points import with_points_from
 from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole
 from sweeps.spec.sweep import SweepSpec, is_shipped, load_spec
 from sweeps.storage.identifiers import SWEEP_NAME
@@ -25,17 +26,19 @@ SELECTIONS: dict[str, Callable[[ResultsFolder], list[str]]] = {
 """What each option of `lagvae results archive` selects."""
 
 
-def load_sweep(where: str, overrides: Mapping[str, Any], results: str) -> SweepSpec:
+def load_sweep(where: str, overrides: Mapping[str, Any], results: str, points_from: str | None = None) -> SweepSpec:
     """Load and validate a sweep file; see `load_spec`.
 
     Args:
         where: Path of the file, or name of a shipped sweep.
         overrides: Overridden values by dotted key.
         results: Folder or URI of the results.
+        points_from: Stored sweep from whose front the arms take their first points (see `with_points_from`); None for
+            none.
 
     Raises:
-        ConfigError: The file cannot be read or is invalid. If `where` is the name of a sweep that is stored in
-            `results`, the hint says where its file is.
+        ConfigError: The file cannot be read or is invalid, or `points_from` gives no points. If `where` is the name of
+            a sweep that is stored in `results`, the hint says where its file is.
     """
     if SWEEP_NAME.fullmatch(where) and not Path(where).exists() and not is_shipped(where):
         folder = ResultsFolder(results, where)
@@ -43,7 +46,8 @@ def load_sweep(where: str, overrides: Mapping[str, Any], results: str) -> SweepS
             message = "must be a sweep file or the name of a shipped sweep"
             hint = f"The file of the stored sweep {where} is {results.rstrip('/')}/{where}/spec.yaml."
             raise ConfigError([ValidationIssue("SPEC", message, hint, where)])
-    return load_spec(where, overrides)
+    spec = load_spec(where, overrides)
+    return spec if points_from is None else with_points_from(spec, ResultsFolder(results, points_from))
 
 
 def print_sweeps(results: str, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
-from sweeps.cli.options import For, Json, Spec, Sweep, SweepSets
+from sweeps.cli.options import For, Json, PointsFrom, Spec, Sweep, SweepSets
 from sweeps.formatting import printable, printable_log
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def submit(
         bool, typer.Option("--retry", help="Also repeat the runs that failed or ran out of memory.")
     ] = False,
     duration: For = None,
+    points_from: PointsFrom = None,
     as_json: Json = False,
 ) -> None:
     """Execute the missing runs of a sweep on a cluster. The sweep continues even if this machine is switched off."""
@@ -67,12 +68,15 @@ def submit(
     from sweeps.execution.preflight import check_report_fits, preflight
     from sweeps.spec.arm_syntax import parse_duration, parse_sets
     from sweeps.spec.sweep import load_spec
+    from sweeps.storage.identifiers import SWEEP_NAME
 
     loaded = load_spec(spec, parse_sets(sets))
     issues: list[ValidationIssue] = []
     if duration is not None:
         with collect_issues(issues):
             parse_duration(duration)
+    if points_from is not None and not SWEEP_NAME.fullmatch(points_from):
+        issues.append(ValidationIssue("--points-from", "must be the name of a sweep", "", points_from))
     with collect_issues(issues):
         results_uri = check_results(results)
     with collect_issues(issues):
@@ -88,7 +92,7 @@ def submit(
             raise JobError("nothing was submitted, because some nodes have problems. To submit anyway, use --no-check.")
         check_report_fits(loaded, report)
     if submission is None:
-        submission = submit_job(cluster, loaded, results_uri, retry=retry, duration=duration)
+        submission = submit_job(cluster, loaded, results_uri, retry=retry, duration=duration, points_from=points_from)
     if as_json:
         print_json(submission.to_json())
         return

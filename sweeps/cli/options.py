@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["For", "Json", "Results", "Spec", "Sweep", "SweepSets", "TrialSets"]
+__all__ = ["For", "Json", "PointsFrom", "Results", "Spec", "Sweep", "SweepSets", "TrialSets"]
 
 Spec = Annotated[str, typer.Argument(help="Sweep file, or name of a shipped sweep.")]
 Sweep = Annotated[str, typer.Argument(help="Name of the sweep.")]
@@ -25,6 +25,14 @@ For = Annotated[
         metavar="TIME",
         help="Stop after this time, such as 2h, 90m or 1h30m: no run starts any more, and running runs save their "
         "checkpoints. The same command resumes the sweep.",
+    ),
+]
+PointsFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--points-from",
+        metavar="SWEEP",
+        help="Stored sweep in the same results. Each arm first tries the configurations on its front.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

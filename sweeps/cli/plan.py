@@ -86,7 +86,15 @@ class PlanReport:
         return None if self.machine.gpus else by_cores
 
 
-def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bool, calibrate: bool) -> None:
+def print_plan(
+    where: str,
+    sets: Mapping[str, Any],
+    results: str,
+    *,
+    as_json: bool,
+    calibrate: bool,
+    points_from: str | None = None,
+) -> None:
     """Print what `lagvae run` would do. Nothing is written.
 
     Args:
@@ -95,10 +103,11 @@ def print_plan(where: str, sets: Mapping[str, Any], results: str, *, as_json: bo
         results: Folder or URI of the results.
         as_json: Print one JSON object instead of a table.
         calibrate: Whether to train arms without finished runs for a moment, to estimate their cost.
+        points_from: Stored sweep from whose front the arms take their first points; None for none.
     """
     from sweeps.execution.datasets import load_data, make_plan
 
-    spec = load_sweep(where, sets, results)
+    spec = load_sweep(where, sets, results, points_from)
     folder = ResultsFolder(results, spec.name)
     data = load_data(spec) if calibrate else None
     plan = make_plan(spec, folder, data)

@@ -73,7 +73,13 @@ def find_running(cluster: Cluster, spec: SweepSpec, results: str) -> Submission 
 
 
 def submit(
-    cluster: Cluster, spec: SweepSpec, results: str, *, retry: bool = False, duration: str | None = None
+    cluster: Cluster,
+    spec: SweepSpec,
+    results: str,
+    *,
+    retry: bool = False,
+    duration: str | None = None,
+    points_from: str | None = None,
 ) -> Submission:
     """Submit a sweep to a cluster, unless it is already running on this cluster with the same results.
 
@@ -83,6 +89,7 @@ def submit(
         results: Path or URI of the results, as `check_results` returns it.
         retry: Whether runs that failed or ran out of memory are repeated.
         duration: Time after which the job ends (see `parse_duration`), counted from its start; None for no limit.
+        points_from: Stored sweep from whose front the arms take their first points; None for none.
 
     Raises:
         ConfigError: Another version of the sweep is running with the same results.
@@ -93,6 +100,7 @@ def submit(
     lineage = lineage_of(spec.name, results)
     command = ["python", "-m", "sweeps", "retry" if retry else "run", FILE, "--results", results, "--address", "auto"]
     command += ["--for", duration] if duration is not None else []
+    command += ["--points-from", points_from] if points_from is not None else []
     origin = code_origin()
     environment = {"LAGVAE_ORIGIN": json.dumps(origin)}
     metadata = {

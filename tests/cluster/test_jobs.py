@@ -318,12 +318,12 @@ class TestUpload:
         assert set(metadata) == {"sweep", "results", "spec", "lagvae_version", "client"}
         assert submission == jobs.Submission(name, 1, True, submission.size_bytes)
 
-    def test_a_time_limit_and_retry_reach_the_command_of_the_job(self):
+    def test_a_time_limit_retry_and_first_points_reach_the_command_of_the_job(self):
         cluster = self.cluster()
-        jobs.submit(cluster, spec_of(), "/shared/results", retry=True, duration="1h 30m")
+        jobs.submit(cluster, spec_of(), "/shared/results", retry=True, duration="1h 30m", points_from="earlier")
         [(_, command, *_)] = cluster.sent
         assert command[3] == "retry"
-        assert command[-2:] == ["--for", "1h 30m"]
+        assert command[-4:] == ["--for", "1h 30m", "--points-from", "earlier"]
 
     def test_the_shell_of_the_head_passes_arguments_unchanged(self, tmp_path):
         submitted: dict[str, Any] = {}

@@ -360,6 +360,13 @@ class TestInvalidSweep:
         check_rejected(call(verb, sweep_file, "--for", "2 days"), "--for: ", "'2 days'")
         assert files_below(tmp_path) == before
 
+    @pytest.mark.parametrize("verb", ["run", "retry", "plan"])
+    @pytest.mark.parametrize("name", ["nonsense", "../x"])
+    def test_first_points_from_a_sweep_that_is_not_stored(self, call, tmp_path, sweep_file, verb, name):
+        before = files_below(tmp_path)
+        check_rejected(call(verb, sweep_file, "--points-from", name), "--points-from: ", repr(name))
+        assert files_below(tmp_path) == before
+
     def test_a_results_folder_that_cannot_be_created(self, call, tmp_path, sweep_file):
         before = files_below(tmp_path)
         ended = call("run", sweep_file, "--results", f"{sweep_file}/results")
