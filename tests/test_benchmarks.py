@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -18,11 +19,12 @@ SMALLEST = {
     "driver": ["--concurrent", "1", "--epochs", "2", "--pause", "0.1", "--forked"],
     "memory": ["text", "--sentences", "500"],
     "remedies": ["--rounds", "2"],
+    "search": ["--repetitions", "2", "--configurations", "6"],
     "steps": ["--size", "synthetic", "--repetitions", "1"],
     "table": ["--rows", "2", "--away", "1"],
 }
 
-HELPERS = {"forked_workers"}
+HELPERS = {"forked_workers", "tabulated"}
 """Modules that benchmarks import; they are not run themselves."""
 
 
@@ -39,3 +41,28 @@ def test_benchmark_runs(name, tmp_path):
     assert completed.returncode == 0, completed.stderr
     assert re.search(r"\d", completed.stdout)
     assert not re.search(r"\b(nan|inf)\b", completed.stdout)
+
+
+REAL_AND_SIMULATED = """
+import argparse, json, sys
+sys.path.insert(0, {folder!r})
+import search
+from tabulated import Table
+file = search.FOLDER / "annealing.parquet"
+table = Table(file)
+options = argparse.Namespace(configurations=4, workers=2, pause=0.0)
+real = search.search_with_ray(file, table, "random", options, seed=3)
+simulated = search.search(table, "random", options, seed=3)
+print(json.dumps([[t.evaluations[-1], t.hypervolumes[-1]] for t in (real, simulated)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_simulated_search_ends_like_one_through_ray_tune(tmp_path):
+    with private_home() as home:
+        command = [sys.executable, "-c", REAL_AND_SIMULATED.format(folder=str(BENCHMARKS))]
+        completed = subprocess.run(command, cwd=tmp_path, env=home, capture_output=True, text=True, timeout=240)
+    assert completed.returncode == 0, completed.stderr
+    real, simulated = json.loads(completed.stdout)
+    assert real == simulated
+    assert real[1] > 0
