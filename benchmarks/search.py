@@ -264,6 +264,8 @@ def build(names: Sequence[str], results: str) -> None:
         folder = ResultsFolder(results, spec.name)
         outcome = driver.run_sweep(spec, folder, SilentMonitor())
         print(f"{name}: {dict(outcome.statuses)}", file=sys.stderr)
+        if outcome.exit_code:
+            sys.exit(outcome.exit_code)
         write_table(folder, FOLDER / f"{name}.parquet")
 
 

@@ -48,7 +48,7 @@ import argparse, json, sys
 sys.path.insert(0, {folder!r})
 import search
 from tabulated import Table
-file = search.FOLDER / "annealing.parquet"
+file = search.FOLDER / "bn_vae.parquet"
 table = Table(file)
 options = argparse.Namespace(configurations=4, workers=2, pause=0.0)
 real = search.search_with_ray(file, table, "random", options, seed=3)

@@ -30,6 +30,9 @@ If all of them are invalid or already used, and the space is finite, the first u
 """
 
 
+SAMPLER_ATTEMPTS = 4
+"""Number of these suggestions that the sampler of the sweep draws; random sampling draws the others."""
+
 GENERATION = "NSGAIISampler:generation"
 """Attribute in which Optuna's NSGA-II keeps the generation of a trial. It ignores trials without it."""
 
@@ -145,7 +148,7 @@ class ArmStudy:
     def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
         search = self._spec.search
         # A sampler that has converged suggests its best point repeatedly; random sampling finds other points.
-        sampler = search.sampler if attempt < RESAMPLES // 2 else "random"
+        sampler = search.sampler if attempt < SAMPLER_ATTEMPTS else "random"
         seed = derive_seed(search.seed, self.arm.name, index, attempt)
         self.study.sampler = make_sampler(sampler, seed, self._budget)
         return suggest(self.study, self.arm, self._fixed(index, attempt))

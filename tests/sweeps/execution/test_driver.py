@@ -480,19 +480,20 @@ def test_a_run_whose_process_hangs_is_ended_and_tried_once_more_from_its_checkpo
         assert survivors(home[MARK]) == []
     assert ended.returncode == 1, ended.stderr
     twice, once = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
-    assert (twice["status"], twice["error_class"], twice["attempt"]) == ("failed", "WorkerSilent", 2)
-    assert (once["status"], once["error_class"], once["attempt"]) == ("finished", None, 2)
-    for row in (twice, once):
-        [before] = json.loads(row["history"])
-        assert (before["status"], before["error_class"]) == ("interrupted", "WorkerSilent")
+    assert (twice["status"], once["status"]) == ("failed", "finished")
+    for row, silences in ((twice, 2), (once, 1)):
+        attempts = [*json.loads(row["history"]), row]  # on a busy machine, Ray may lose a process that starts slowly
+        assert len(attempts) == row["attempt"] >= 2
+        assert [attempt["error_class"] for attempt in attempts].count("WorkerSilent") == silences
+        assert {attempt["status"] for attempt in attempts[:-1]} == {"interrupted"}
     first_epochs: dict[str, list[int]] = {}
     for line in ended.stderr.splitlines():
         if line.startswith("PROCESS"):
             _, seed, _, epoch = line.split()
             first_epochs.setdefault(seed, []).append(int(epoch))
-    for started, resumed in first_epochs.values():
+    for started, *resumed in first_epochs.values():
         assert started == 1
-        assert resumed > 1, "the run started again from its beginning"
+        assert min(resumed) > 1, "the run started again from its beginning"
     assert first_epochs.keys() == {"0", "1"}
 
 
