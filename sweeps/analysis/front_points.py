@@ -39,19 +39,23 @@ def with_points_from(spec: SweepSpec, folder: ResultsFolder) -> SweepSpec:
         raise ConfigError([ValidationIssue("--points-from", "must be a stored sweep", hint, folder.sweep)])
     members = {row.config_id for row in front_of(rows, stored_spec(folder).objectives) if row.member}
     stored = list({row["config_id"]: row for row in rows if row["config_id"] in members}.values())
-    arms = tuple(_with_points(spec, arm, stored) for arm in spec.arms)
-    if arms == spec.arms:
+    found = {arm.name: _points(spec, arm, stored) for arm in spec.arms}
+    if not any(found.values()):
         message = "must have a configuration on its front whose arm or strategies this sweep has, with a searched field"
         hint = f"`lagvae results pareto {folder.sweep}` shows the front."
         raise ConfigError([ValidationIssue("--points-from", message, hint, folder.sweep)])
-    return replace(spec, arms=arms)
+    return replace(spec, arms=tuple(_with_points(spec, arm, found[arm.name]) for arm in spec.arms))
 
 
-def _with_points(spec: SweepSpec, arm: Arm, stored: Sequence[Mapping[str, Any]]) -> Arm:
-    points = [dict(point) for point in spec.points(arm)]
-    found = [point for config in _configs(arm, stored) if (point := _point(spec, arm, config))]
-    distinct = [point for number, point in enumerate(found) if point not in found[:number]]
-    return replace(arm, points=(*distinct, *(p for p in points if p not in distinct))) if distinct else arm
+def _points(spec: SweepSpec, arm: Arm, stored: Sequence[Mapping[str, Any]]) -> list[dict[str, Value]]:
+    """Return the distinct points that the stored configurations give an arm."""
+    points = [point for config in _configs(arm, stored) if (point := _point(spec, arm, config))]
+    return [point for number, point in enumerate(points) if point not in points[:number]]
+
+
+def _with_points(spec: SweepSpec, arm: Arm, found: Sequence[Mapping[str, Value]]) -> Arm:
+    own = [dict(point) for point in spec.points(arm)]
+    return replace(arm, points=(*found, *(point for point in own if point not in found))) if found else arm
 
 
 def _configs(arm: Arm, stored: Sequence[Mapping[str, Any]]) -> Iterator[TrialConfig]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lagvae_core.settings import tunables
 from sweeps.catalogue.strategies import describe_range
+from sweeps.search.shared_values import SharedValues
 from sweeps.spec.space import SECTIONS, Arm, Dimension
 from sweeps.spec.sweep import SweepSpec
 
@@ -39,6 +40,10 @@ def describe_arm(spec: SweepSpec, arm: Arm) -> dict[str, Any]:
         "searched": {name: _searched(d) for name, d in dimensions.items() if d.section in SECTIONS},
     }
     first = [dict(point) for point in spec.points(arm)] if arm.dimensions else []
+    if spec.search.paired and arm.dimensions:
+        shared = SharedValues(spec)[0]
+        start = {d.name: shared[d.name] for d in arm.dimensions if d.shared and d.name in shared}
+        first = [start | (first[0] if first else {}), *first[1:]]
     return {"strategies": strategies, "trial": trial, "first": first, "points": arm.size()}
 
 

@@ -77,7 +77,8 @@ or one of `data.batching` and `data.partition`.
 - `when` names a field and the value or values at which the other field is searched; elsewhere, this one has its fixed
   value. The field it names is either fixed or searched over choices.
 - With `paired: true`, configuration i of all arms has the same values of the fields in the `space` of the sweep:
-  configuration 0 the defaults, the others random values. The sampler chooses the remaining fields of each arm.
+  configuration 0 the defaults, the others random values. The sampler chooses the remaining fields of each arm, and
+  points leave the shared fields out. After an edit of a range, the other arms follow the stored configurations.
 - `points` are tried first; the sampler completes the fields that they omit. An arm without `points` starts with the
   defaults of its searched fields, if the arm is a mapping or the sweep has a `space`.
 

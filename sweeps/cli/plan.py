@@ -122,6 +122,16 @@ def print_plan(
         _print_report(console_of_stdout(), report)
 
 
+def _saving(spec: SweepSpec) -> str | None:
+    """Return how configurations are paired, runs stopped and seeds raced; None if none of this is the case."""
+    parts = ["paired: all arms have the same shared values"] if spec.search.paired else []
+    if spec.stopping is not None:
+        parts.append(f"early stopping: rule {spec.stopping.rule}, scope {spec.stopping.scope}")
+    if isinstance(spec.search.seeds, RacingSeeds):
+        parts.append(f"racing: {spec.search.seeds.start} to {spec.search.seeds.up_to} seeds")
+    return "; ".join(parts) or None
+
+
 def _print_report(console: Console, report: PlanReport) -> None:
     spec, plan = report.spec, report.plan
     print_whole(console, _plan_table(report).rich())
@@ -130,6 +140,8 @@ def _print_report(console: Console, report: PlanReport) -> None:
     runs = sum(arm.runs for arm in report.arms)
     racing = "at most " if isinstance(spec.search.seeds, RacingSeeds) else ""
     console.print(f"{racing}{plan.missing} of {runs} runs to do; sampler {spec.search.sampler} on {objectives}")
+    if (saving := _saving(spec)) is not None:
+        console.print(saving, soft_wrap=True)
     for line in (*_budget_lines(report), *_machine_lines(report), *_cost_lines(report)):
         console.print(line, soft_wrap=True)
     for warning in spec.warnings:

@@ -93,7 +93,7 @@ class ArmStudy:
             configuration = plan.configuration(self.arm, index, self.arm.point(index))
             return None if configuration.config_id in used_ids else self._enqueue_new(configuration)
         for attempt in range(RESAMPLES):
-            trial_number, parameters = self._ask(index, attempt)
+            trial_number, parameters = self._ask(index, attempt, plan)
             unused = self._unused(plan, index, parameters, used_ids)
             if unused is not None:
                 self._numbers[index] = trial_number
@@ -145,20 +145,20 @@ class ArmStudy:
         self.enqueue(configuration)
         return configuration
 
-    def _ask(self, index: int, attempt: int) -> tuple[int, dict[str, Value]]:
+    def _ask(self, index: int, attempt: int, plan: Plan) -> tuple[int, dict[str, Value]]:
         search = self._spec.search
         # A sampler that has converged suggests its best point repeatedly; random sampling finds other points.
         sampler = search.sampler if attempt < SAMPLER_ATTEMPTS else "random"
         seed = derive_seed(search.seed, self.arm.name, index, attempt)
         self.study.sampler = make_sampler(sampler, seed, self._budget)
-        return suggest(self.study, self.arm, self._fixed(index, attempt))
+        return suggest(self.study, self.arm, self._fixed(index, attempt, plan))
 
-    def _fixed(self, index: int, attempt: int) -> dict[str, Value]:
+    def _fixed(self, index: int, attempt: int, plan: Plan) -> dict[str, Value]:
         """Return the values of configuration `index` that the sampler must not choose."""
         fixed: dict[str, Value] = {}
         if index < len(self._points) and (attempt == 0 or len(self._points[index]) < len(self.arm.dimensions)):
             fixed |= self._points[index]
         if self._shared is not None:
-            shared = self._shared[index]
+            shared = self._shared.of(index, plan)
             fixed |= {d.name: shared[d.name] for d in self.arm.dimensions if d.shared and d.name in shared}
         return fixed

@@ -8,6 +8,7 @@ import optuna
 
 from lagvae_core.randomness import derive_seed
 from lagvae_core.strategies import CATALOGUE
+from sweeps.search.plan import Plan
 from sweeps.search.suggestion import suggest
 from sweeps.spec.space import SECTIONS, Arm, Value, value_of
 from sweeps.spec.sweep import SweepSpec
@@ -30,8 +31,10 @@ class SharedValues:
     """
 
     def __init__(self, spec: SweepSpec) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._spec = spec
         self._arm = Arm("shared", (), spec.space)
+        self._names = {dimension.name for dimension in spec.space}
         self._drawn: list[Mapping[str, Value]] = []
 
     def __getitem__(self, index: int) -> Mapping[str, Value]:
@@ -39,6 +42,19 @@ class SharedValues:
         while len(self._drawn) <= index:
             self._drawn.append(self._draw(len(self._drawn)))
         return self._drawn[index]
+
+    def of(self, index: int, plan: Plan) -> Mapping[str, Value]:
+        """Return the values of configuration `index`, given the stored rows.
+
+        An arm that has already run this configuration decides: after an edit of a range, the others follow it.
+        """
+        stored = [
+            {name: value for name, value in configuration.parameters.items() if name in self._names}
+            for arm in reversed(self._spec.arms)
+            if (configuration := plan.configurations.get((arm.name, index))) is not None
+        ]
+        known = {name: value for values in stored for name, value in values.items()}
+        return self._arm.active({**self[index], **known})
 
     def _draw(self, index: int) -> Mapping[str, Value]:
         fixed = self._defaults() if index == 0 else {}

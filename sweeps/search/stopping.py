@@ -159,7 +159,8 @@ class RunStopper:
         if epoch != len(observed.curve) + 1 or any(record[column] is None for column in COUNTS):
             return None
         observed.curve.append(record)
-        if not is_rung(epoch) or epoch < run.config.settled_epoch(observed.curve) + self._stopping.grace:
+        grace = self._stopping.grace_of(run.config.epochs)
+        if not is_rung(epoch) or epoch < run.config.settled_epoch(observed.curve) + grace:
             return None
         values = [record[column] for column in self._columns]
         if any(value is None or not math.isfinite(value) for value in values):

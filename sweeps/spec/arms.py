@@ -192,9 +192,18 @@ def _own_dimensions(
             message = "must be either in `space` or in the values of the arm"
             issues.append(ValidationIssue(place, message, "Remove one of them.", value))
         dimension = parse_dimension(place, name, value, classes, issues)
-        if dimension is not None:
+        if dimension is not None and _check_names_of_condition(place, dimension, classes, issues):
             dimensions[name] = dimension
     return dimensions
+
+
+def _check_names_of_condition(
+    where: str, dimension: Dimension, classes: Mapping[str, type[FrozenConfig]], issues: list[ValidationIssue]
+) -> bool:
+    """Return whether the condition of a dimension names known fields; if not, append an issue for each other name."""
+    what = "a field of the trial or of a strategy"
+    known = [_check_name(f"{where}.when", name, classes, what, issues) for name, _ in dimension.when]
+    return all(known)
 
 
 def _parse_stack(
@@ -282,7 +291,9 @@ def _own_trial(key: str, trial: Mapping[str, Any], issues: list[ValidationIssue]
         if section in reasons:
             issues.append(ValidationIssue(where, "must be omitted", reasons[section], values))
         elif section not in SECTIONS:
+            outer, _, inner = str(section).partition(".")
             hint = did_you_mean(section, SECTIONS) or f"Known sections: {', '.join(SECTIONS)}."
+            hint = f"Write {outer}: {{{inner}: ...}}." if outer in SECTIONS and inner else hint
             issues.append(ValidationIssue(where, "unknown key", hint))
         elif not isinstance(values, Mapping):
             issues.append(ValidationIssue(where, "must be a mapping of keys to values", "", values))
@@ -314,7 +325,9 @@ def _check_name(
     section, _, field_name = name.partition(".")
     fields = searchable_fields(section, classes)
     if section not in classes:
-        hint = did_you_mean(section, classes) or "Names are, for example, training.learning_rate."
+        full = [f"{one}.{name}" for one in classes if name in searchable_fields(one, classes)]
+        hint = f"Did you mean {' or '.join(full[:3])}?" if full else did_you_mean(section, classes)
+        hint = hint or "Names are, for example, training.learning_rate."
         issues.append(ValidationIssue(where, f"must be {what}", hint, name))
     elif field_name in fields:
         return True
@@ -351,7 +364,7 @@ def parse_space(space: Any, trial: Mapping[str, Any], issues: list[ValidationIss
                 classes["model"] = owners[0]
         if _check_name(where, name, classes, "a field of the trial or of a strategy", issues):
             dimension = parse_dimension(where, name, value, classes, issues)
-            if dimension is not None:
+            if dimension is not None and _check_names_of_condition(where, dimension, classes, issues):
                 dimensions[dimension.name] = replace(dimension, shared=True)
     for name, dimension in dimensions.items():
         for other, values in dimension.when:

@@ -185,8 +185,16 @@ class StoppingSpec(FrozenConfig):
         ),
     ] = "arm"
     grace: Annotated[
-        int, Field(ge=0, description="epochs after the end of its schedules in which a configuration is not compared")
-    ] = 1
+        Literal["auto"] | Annotated[int, Field(ge=0)],
+        Field(
+            description="epochs after the end of its schedules in which a configuration is not compared; auto: a "
+            "quarter of its planned epochs, at least 1"
+        ),
+    ] = "auto"
+
+    def grace_of(self, epochs: int) -> int:
+        """Return `grace` for a run that is planned to train `epochs` epochs."""
+        return max(1, epochs // 4) if self.grace == "auto" else self.grace
 
 
 class ResourceSpec(FrozenConfig):

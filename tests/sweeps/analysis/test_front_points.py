@@ -61,6 +61,13 @@ def test_a_value_outside_the_range_is_left_to_the_sampler(stored):
     assert spec.arms[0].points == ({"training.learning_rate": 1.0},)
 
 
+def test_points_that_the_arm_has_already_are_no_mistake(stored):
+    points = [{"beta_vae.beta": beta} for beta in betas(stored)]
+    spec = spec_of(arms={"beta": {"strategies": [BETA], "points": points}})
+    again = with_points_from(spec, stored)
+    assert sorted(map(str, again.arms[0].points)) == sorted(map(str, points))
+
+
 @pytest.mark.parametrize("arms", [{"vae": []}, {"bits": ["free_bits"]}])
 def test_a_sweep_that_takes_nothing_is_refused(stored, arms):
     with rejects("--points-from"):

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> ResultsFolder:
 class TestReplay:
     def test_json(self, call, folder):
         found = json.loads(call("replay", "tiny", "--stopping", "halving", "--scope", "all", "--json").stdout)
-        assert found["stopping"] == {"rule": "halving", "confidence": 0.9, "scope": "all", "grace": 1}
+        assert found["stopping"] == {"rule": "halving", "confidence": 0.9, "scope": "all", "grace": "auto"}
         assert (found["runs"], found["stopped"], found["stopped_before"]) == (12, len(found["stops"]), 0)
         assert found["gradient_evaluations"] == 12 * 80
         assert found["hours"] == 12

@@ -24,7 +24,7 @@ def stopped(tmp_path_factory) -> TinySweep:
         arms={"lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 12, 2]}}]},
         search={"sampler": "grid", "seeds": 4},
         objectives={"nll_elbo": "min"},
-        stopping={"rule": "front"},
+        stopping={"rule": "front", "grace": 1},
     )
     (here / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return TinySweep(here, lagvae("run", "tiny.yaml", cwd=here))

@@ -46,7 +46,7 @@ def record(epoch, nll, au=1, **values):
 
 
 def stopper(objectives=OBJECTIVES, **stopping):
-    return RunStopper(StoppingSpec(**stopping), objectives)
+    return RunStopper(StoppingSpec(**{"grace": 1} | stopping), objectives)
 
 
 def train(stopper, run, to, nll, au=1, **values):
@@ -169,6 +169,11 @@ class TestSchedules:
         verdicts = [observed.observe(run, record(epoch, 201)) for epoch in range(1, 9)]
         assert next(epoch for epoch, verdict in enumerate(verdicts, 1) if verdict) == first
 
+    @pytest.mark.parametrize(("epochs", "epochs_of_grace"), [(2, 1), (7, 1), (8, 2), (100, 25)])
+    def test_by_default_the_grace_is_a_quarter_of_the_epochs(self, epochs, epochs_of_grace):
+        assert StoppingSpec().grace_of(epochs) == epochs_of_grace
+        assert StoppingSpec(grace=0).grace_of(epochs) == 0
+
     def test_values_under_a_schedule_never_stop_others(self):
         observed = stopper()
         slow = {"kind": "kl_linear_epoch", "warm_up": 3}
@@ -237,7 +242,7 @@ class TestResume:
             statuses = {0: status, 1: status, 2: "interrupted"}
             stored = [row | {"status": statuses[row["configuration"]]} for row in rows]
             plan = Plan(spec, FINGERPRINT, stored)
-            restored = restored_stopper(StoppingSpec(), plan, curves)
+            restored = restored_stopper(StoppingSpec(grace=1), plan, curves)
             late = [plan.run(plan.configurations["beta", 2], seed) for seed in (0, 1)]
             verdicts = [train(restored, run, 2, 200 + run.seed) for run in late]
             assert bool(verdicts[1]) == compared

@@ -140,6 +140,8 @@ class TestConditions:
             ({"training.learning_rate": 0.1}, "space.training.momentum.when"),
             ({"training.optimiser": "sdg"}, "space.training.momentum.when"),
             ({"training.optimiser": None}, "space.training.momentum.when.training.optimiser"),
+            ({"optimiser": "sgd"}, "space.training.momentum.when"),
+            ({"training.optimizer": "sgd"}, "space.training.momentum.when"),
         ],
     )
     def test_an_invalid_condition(self, when, where):
@@ -212,6 +214,12 @@ class TestMapping:
     def test_an_invalid_mapping(self, arm, where):
         issues = issues_of(arms={"a": arm})
         assert [issue.where for issue in issues] == [where]
+
+    def test_a_name_without_its_section(self):
+        (issue,) = issues_of(space={"learning_rate": RATE})
+        assert "training.learning_rate" in issue.hint
+        (issue,) = issues_of(arms={"a": {"strategies": [], "trial": {"model.hidden": 12}}})
+        assert (issue.where, "model: {hidden" in issue.hint) == ("arms.a.trial.model.hidden", True)
 
     def test_all_issues_at_once(self):
         arm = {"strategies": ["beta"], "trial": {"seed": 1}, "space": {}}
@@ -313,6 +321,18 @@ class TestPairing:
         whole = {row["run_id"] for row in self.rows() if row["arm"] != "beta"}
         resumed = self.rows(stored=[row for row in self.rows(ends=7) if row["status"] == "finished"])
         assert {row["run_id"] for row in resumed if row["arm"] != "beta"} == whole
+
+    def test_after_an_edit_of_a_range_the_arms_follow_the_stored_configurations(self):
+        stored = [row for row in self.rows(ends=4) if row["arm"] == "vae" and row["status"] == "finished"]
+        assert [row["configuration"] for row in stored] == [0, 1]
+        space = SPACE | {"training.learning_rate": RATE | {"low": 1e-4}}
+        search = {"sampler": "tpe", "configurations": 3, "seeds": 1, "paired": True}
+        rows = play(spec_of(arms=self.arms, space=space, search=search), rows=stored)[0]
+        rates = {
+            (row["arm"], row["configuration"]): json.loads(row["parameters"])["training.learning_rate"] for row in rows
+        }
+        for index in range(3):
+            assert rates["vae", index] == rates["beta", index] == rates["adam", index]
 
 
 class TestFilesOfBefore:
