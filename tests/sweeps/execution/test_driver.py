@@ -392,9 +392,9 @@ class TestInterruptions:
         for row in story.sweep.folder.runs():
             history = json.loads(row["history"] or "[]")
             lost += [row for entry in history if entry["stop_reason"] == "its process was lost"]
-        (row,) = lost
-        assert row["status"] == "finished"
-        assert row["attempt"] >= 2
+        assert lost  # on a busy machine, Ray may lose further processes, for example one that starts too slowly
+        assert {row["status"] for row in lost} == {"finished"}
+        assert min(row["attempt"] for row in lost) >= 2
 
     def test_no_temporary_file_is_left(self, story):
         assert any(name.endswith(".tmp") for name in story.killed_again.names), (
