@@ -131,7 +131,9 @@ class RunRecorder:
             row |= location
             self._write(row)
         if "phase" in report:
-            progress = Progress(report["phase"], *(int(report[name]) for name in ("epoch", "done", "total")))
+            progress = Progress(
+                report["phase"], *(int(report[name]) for name in ("epoch", "phase_done", "phase_total"))
+            )
             self._monitor.on_run_phase(run, progress, int(report["epochs"]))
         elif "curve" in report:
             epoch = json.loads(report["curve"], parse_constant=lambda constant: None)  # NaN and infinity become null

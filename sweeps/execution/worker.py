@@ -54,8 +54,9 @@ class RunReports:
         """Report the progress within a phase if a report is due."""
         if self._clock() - self._sent < self._phase_seconds:
             return
-        position = {"phase": progress.phase, "epoch": progress.epoch, "done": progress.done, "total": progress.total}
-        self._send({**self._common, **position})
+        # Ray Tune takes a true value of the key `done` as the end of the trial.
+        position = {"epoch": progress.epoch, "phase_done": progress.done, "phase_total": progress.total}
+        self._send({**self._common, "phase": progress.phase, **position})
         self._sent = self._clock()
 
 

@@ -392,9 +392,9 @@ class TestInterruptions:
         for row in story.sweep.folder.runs():
             history = json.loads(row["history"] or "[]")
             lost += [row for entry in history if entry["stop_reason"] == "its process was lost"]
-        assert lost  # on a busy machine, Ray may lose further processes, for example one that starts too slowly
-        assert {row["status"] for row in lost} == {"finished"}
-        assert min(row["attempt"] for row in lost) >= 2
+        (row,) = lost
+        assert row["status"] == "finished"
+        assert row["attempt"] >= 2
 
     def test_no_temporary_file_is_left(self, story):
         assert any(name.endswith(".tmp") for name in story.killed_again.names), (
@@ -448,6 +448,22 @@ def test_at_the_end_of_its_time_a_driver_saves_its_runs_and_says_how_to_go_on(tm
     assert "running" not in states
 
 
+REPORT_EACH_BATCH = """
+from sweeps.execution import tune
+tune.phase_seconds = lambda concurrent, resources: 0.0
+"""
+
+
+@pytest.mark.slow
+def test_reports_within_an_epoch_end_no_run(tmp_path):
+    write_tiny_sweep(tmp_path)
+    ended = lagvae("run", "tiny.yaml", cwd=tmp_path, before=REPORT_EACH_BATCH)
+    assert ended.returncode == 0, ended.stderr
+    rows = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
+    assert [row["status"] for row in rows].count("finished") == 12
+    assert {row["attempt"] for row in rows} == {1}
+
+
 STOP_WORKERS = """
 import os, signal, sys
 from sweeps.execution import tune
@@ -481,11 +497,11 @@ def test_a_run_whose_process_hangs_is_ended_and_tried_once_more_from_its_checkpo
     assert ended.returncode == 1, ended.stderr
     twice, once = ResultsFolder(str(tmp_path / "results"), "tiny").runs()
     assert (twice["status"], once["status"]) == ("failed", "finished")
-    for row, silences in ((twice, 2), (once, 1)):
-        attempts = [*json.loads(row["history"]), row]  # on a busy machine, Ray may lose a process that starts slowly
-        assert len(attempts) == row["attempt"] >= 2
-        assert [attempt["error_class"] for attempt in attempts].count("WorkerSilent") == silences
-        assert {attempt["status"] for attempt in attempts[:-1]} == {"interrupted"}
+    for row in (twice, once):
+        assert row["attempt"] == 2
+        [before] = json.loads(row["history"])
+        assert (before["status"], before["error_class"]) == ("interrupted", "WorkerSilent")
+    assert (twice["error_class"], once["error_class"]) == ("WorkerSilent", None)
     first_epochs: dict[str, list[int]] = {}
     for line in ended.stderr.splitlines():
         if line.startswith("PROCESS"):

@@ -33,7 +33,7 @@ def epoch_report(epoch: int, kl: float = 0.5, host: str = "node7", **columns: An
 
 def phase_report(epoch: int) -> dict[str, Any]:
     """Return the report of a worker within an epoch."""
-    position = {"phase": "train", "done": 3, "total": 4, "epoch": epoch, "epochs": 9}
+    position = {"phase": "train", "phase_done": 3, "phase_total": 4, "epoch": epoch, "epochs": 9}
     return {"host": "node7", "device": "cpu"} | position
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from ray.tune.result import AUTO_RESULT_KEYS, DONE
 
 from lagvae_core.training.record import EpochRecord, Progress
 from sweeps.execution.failures import REASON_CHARACTERS, TRACEBACK_CHARACTERS, describe_failure
@@ -22,10 +23,12 @@ def test_every_epoch_is_reported_and_the_progress_within_it_only_from_time_to_ti
         reports.on_epoch(EpochRecord({"epoch": epoch, "valid_kl": 0.5}))
     common = {"host": "node7", "device": "cpu", "epochs": 2}
     assert all(common.items() <= report.items() for report in sent)
-    phases = [(r["phase"], r["epoch"], r["done"], r["total"]) for r in sent if "phase" in r]
+    phases = [(r["phase"], r["epoch"], r["phase_done"], r["phase_total"]) for r in sent if "phase" in r]
     assert phases == [("train", epoch, done, 12) for epoch in (1, 2) for done in (5, 10)]
     epochs = [(r["epoch"], json.loads(r["curve"])) for r in sent if "curve" in r]
     assert epochs == [(n, {"epoch": n, "valid_kl": 0.5}) for n in (1, 2)]
+    names = {name for report in sent for name in report}
+    assert not names & {DONE, *AUTO_RESULT_KEYS}, "names that mean something else to Ray Tune"
 
 
 @pytest.mark.parametrize(
