@@ -1,7 +1,6 @@
 """Measure how much training a search needs, on tabulated sweeps: random search, TPE, early stopping and racing.
 
     python benchmarks/search.py [--tables NAME ...] [--repetitions N] [--configurations N] [--json FILE] [--png FILE]
-    python benchmarks/search.py --ray                     one repetition through the real driver and Ray Tune
     python benchmarks/search.py --build [--results DIR]   train the tables again (10 to 20 minutes on two cores)
 
 A table has every configuration of a grid, each with three seeds, trained by the sweep file in `tables/`. A method
@@ -27,10 +26,7 @@ import argparse
 import heapq
 import itertools
 import json
-import os
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +35,12 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from tabulated import SECONDS_PER_EPOCH, TABLE, Table, play_run, write_table
+from tabulated import Table, write_table
 
 from sweeps.analysis.front import front_of
 from sweeps.analysis.pareto import hypervolume
 from sweeps.execution import driver
 from sweeps.execution.monitor import SilentMonitor
-from sweeps.execution.resources import NodeCapacity
 from sweeps.search.plan import Plan, Run
 from sweeps.search.scheduler import RunScheduler
 from sweeps.search.stopping import RunStopper
@@ -177,23 +172,6 @@ def search(table: Table, method: str, options: argparse.Namespace, seed: int) ->
     return Trajectory(evaluations, hypervolumes)
 
 
-def search_with_ray(table_file: Path, table: Table, method: str, options: argparse.Namespace, seed: int) -> Trajectory:
-    """Return the end of one repetition of a method through the driver, Ray Tune and Parquet."""
-    spec = spec_of(table, method, options.configurations, seed)
-    os.environ |= {TABLE: str(table_file), SECONDS_PER_EPOCH: str(options.pause)}
-    driver.train_run = play_run  # type: ignore[attr-defined]
-    driver.local_capacity = lambda: NodeCapacity(options.workers, 0)  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory() as folder:
-        results = ResultsFolder(folder, spec.name)
-        start = time.monotonic()
-        driver.run_sweep(spec, results, SilentMonitor())
-        rows = results.runs()
-        print(f"{method}: {len(rows)} runs in {time.monotonic() - start:.0f} s", file=sys.stderr)
-    total = sum(row["encoder_steps"] + row["decoder_steps"] for row in rows)
-    hypervolume_of = Judge(table, spec.objectives).hypervolume(rows)
-    return Trajectory(np.array([total], dtype=np.float64), np.array([hypervolume_of]))
-
-
 def summary(name: str, courses: Mapping[str, Sequence[Trajectory]]) -> list[dict[str, Any]]:
     """Return one row per method, with intervals by bootstrap over the repetitions."""
     repetitions = len(courses["random"])
@@ -279,8 +257,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
-    parser.add_argument("--ray", action="store_true", help="run each method once through the driver and Ray Tune")
-    parser.add_argument("--pause", type=float, default=0.0, help="time between two reports of a run with --ray [s]")
     parser.add_argument("--build", action="store_true", help="train the tables")
     parser.add_argument("--results", default="results", help="folder of the sweeps that --build trains")
     options = parser.parse_args()
@@ -293,11 +269,8 @@ def main() -> None:
     for name in options.tables:
         file = FOLDER / f"{name}.parquet"
         table = Table(file)
-        if options.ray:
-            courses[name] = {m: [search_with_ray(file, table, m, options, 0)] for m in methods}
-        else:
-            seeds = range(options.repetitions)
-            courses[name] = {m: [search(table, m, options, seed) for seed in seeds] for m in methods}
+        seeds = range(options.repetitions)
+        courses[name] = {m: [search(table, m, options, seed) for seed in seeds] for m in methods}
         rows += summary(name, courses[name])
     columns = ("table", "method", "ratio_to_random", "low", "high", "saved", "hypervolume_lost", "hypervolume")
     print("  ".join(f"{column:>16}" for column in columns))

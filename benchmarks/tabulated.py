@@ -1,16 +1,11 @@
 """Tabulated runs: the stored curves and metrics of a sweep, which stand in for training.
 
 A table is one Parquet file with one row per run of a finished sweep. A search over the same space draws runs with the
-same identities, so each of its runs can be replayed: at any speed by a worker of Ray (`play_run`), or by the clock of a
-simulation (`search.py`).
+same identities, so each of its runs can be replayed by the clock of a simulation (`search.py`).
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +18,7 @@ from lagvae_core.training.record import CURVE_COLUMNS
 from sweeps.storage.schema import COST_COLUMNS, OBJECTIVE_COLUMNS
 from sweeps.storage.table import ResultsFolder
 
-__all__ = ["Table", "TabulatedRun", "play_run", "write_table"]
-
-TABLE, SECONDS_PER_EPOCH = "LAGVAE_TABLE", "LAGVAE_TABLE_SECONDS"
-"""Environment variables of `play_run`: file of the table, and time between two reports [s]."""
+__all__ = ["Table", "TabulatedRun", "write_table"]
 
 CURVE = tuple(column.name for column in CURVE_COLUMNS)
 COSTS = tuple(column.name for column in COST_COLUMNS)
@@ -87,22 +79,3 @@ def write_table(folder: ResultsFolder, path: Path) -> None:
     assert spec is not None
     table = pa.table(columns).replace_schema_metadata({"fingerprint": rows[0]["data_fingerprint"], "spec": spec})
     pq.write_table(table, path, compression="zstd")
-
-
-def play_run(trial_config: dict[str, Any]) -> None:
-    """Stand in for `train_run`: report the stored curve and metrics of the run instead of training it."""
-    from ray import tune
-
-    run = _table(os.environ[TABLE]).runs[trial_config["run"]["run_id"]]
-    common = {"host": "here", "device": "cpu", "epochs": len(run.curve)}
-    for epoch in run.curve:
-        time.sleep(float(os.environ[SECONDS_PER_EPOCH]))
-        tune.report({**common, "epoch": epoch["epoch"], "curve": json.dumps(dict(epoch))})
-    record = {"status": "finished", "stop_reason": "", "warnings": [], "curve": [dict(epoch) for epoch in run.curve]}
-    record |= {"metrics": dict(run.metrics), "cost": dict(run.costs)}
-    tune.report({**common, "record": json.dumps(record)})
-
-
-@functools.cache
-def _table(path: str) -> Table:
-    return Table(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -41,28 +40,3 @@ def test_benchmark_runs(name, tmp_path):
     assert completed.returncode == 0, completed.stderr
     assert re.search(r"\d", completed.stdout)
     assert not re.search(r"\b(nan|inf)\b", completed.stdout)
-
-
-REAL_AND_SIMULATED = """
-import argparse, json, sys
-sys.path.insert(0, {folder!r})
-import search
-from tabulated import Table
-file = search.FOLDER / "bn_vae.parquet"
-table = Table(file)
-options = argparse.Namespace(configurations=4, workers=2, pause=0.0)
-real = search.search_with_ray(file, table, "random", options, seed=3)
-simulated = search.search(table, "random", options, seed=3)
-print(json.dumps([[t.evaluations[-1], t.hypervolumes[-1]] for t in (real, simulated)]))
-"""
-
-
-@pytest.mark.slow
-def test_a_simulated_search_ends_like_one_through_ray_tune(tmp_path):
-    with private_home() as home:
-        command = [sys.executable, "-c", REAL_AND_SIMULATED.format(folder=str(BENCHMARKS))]
-        completed = subprocess.run(command, cwd=tmp_path, env=home, capture_output=True, text=True, timeout=240)
-    assert completed.returncode == 0, completed.stderr
-    real, simulated = json.loads(completed.stdout)
-    assert real == simulated
-    assert real[1] > 0
