@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from sweeps.analysis.statistics import Statistic, group_rows
+from sweeps.storage.schema import ENDED, STATUSES
 
 __all__ = ["Curve", "CurvePoint", "curves_of"]
 
-UNFINISHED = ("interrupted", "running")
+UNFINISHED = STATUSES.difference(ENDED)
 """Statuses of runs that have not ended. Their curves may grow."""
 
 

@@ -41,8 +41,7 @@ def describe_arm(spec: SweepSpec, arm: Arm) -> dict[str, Any]:
     }
     first = [dict(point) for point in spec.points(arm)] if arm.dimensions else []
     if spec.search.paired and arm.dimensions:
-        shared = SharedValues(spec)[0]
-        start = {d.name: shared[d.name] for d in arm.dimensions if d.shared and d.name in shared}
+        start = arm.shared_values(SharedValues(spec)[0])
         first = [start | (first[0] if first else {}), *first[1:]]
     return {"strategies": strategies, "trial": trial, "first": first, "points": arm.size()}
 

@@ -29,7 +29,6 @@ RESAMPLES = 32
 If all of them are invalid or already used, and the space is finite, the first unused point of the space is taken.
 """
 
-
 SAMPLER_ATTEMPTS = 4
 """Number of these suggestions that the sampler of the sweep draws; random sampling draws the others."""
 
@@ -159,6 +158,5 @@ class ArmStudy:
         if index < len(self._points) and (attempt == 0 or len(self._points[index]) < len(self.arm.dimensions)):
             fixed |= self._points[index]
         if self._shared is not None:
-            shared = self._shared.of(index, plan)
-            fixed |= {d.name: shared[d.name] for d in self.arm.dimensions if d.shared and d.name in shared}
+            fixed |= self.arm.shared_values(self._shared.of(index, plan))
         return fixed

@@ -172,6 +172,10 @@ class Arm:
         """Return `values` without those of dimensions whose condition does not hold, in the order of the dimensions."""
         return {d.name: values[d.name] for d in self.dimensions if d.name in values and d.is_active(values)}
 
+    def shared_values(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return those of `values` that belong to a range of the whole sweep which this arm searches."""
+        return {d.name: values[d.name] for d in self.dimensions if d.shared and d.name in values}
+
     def accepts_names(self, parameters: Mapping[str, Value]) -> bool:
         """Return whether `parameters` has one value for each active dimension, and no other values."""
         return set(parameters) == {d.name for d in self.dimensions if d.is_active(parameters)}

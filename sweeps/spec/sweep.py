@@ -145,8 +145,8 @@ class SweepSpec:
             config = self.trial_config(replace(arm, dimensions=()), {}, seed=0)
         except ConfigError:
             return ()  # the sweep file was validated only at the bounds of ranges
-        point = {d.name: value_of(config, d.name) for d in arm.dimensions if not (d.shared and self.search.paired)}
-        point = {d.name: point[d.name] for d in arm.dimensions if d.name in point and d.contains(point[d.name])}
+        own = [d for d in arm.dimensions if not (d.shared and self.search.paired)]
+        point = {d.name: value for d in own if d.contains(value := value_of(config, d.name))}
         return (point,) if point else ()
 
     def configurations(self, arm: Arm) -> int:

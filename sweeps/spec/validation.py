@@ -154,14 +154,11 @@ def check_search(
         _check_pairing(search, arms, space, issues)
     if search.sampler != "grid":
         return
-    for arm in arms:
-        if arm.configurations is not None:
+    budgets = {f"arms.{arm.name}.configurations": arm.configurations for arm in arms}
+    for where, count in (budgets | {"search.configurations": search.configurations}).items():
+        if count is not None:
             message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
-            where = f"arms.{arm.name}.configurations"
-            issues.append(ValidationIssue(where, message, hint, arm.configurations))
-    if search.configurations is not None:
-        message, hint = "must be omitted with the grid sampler", "A grid runs every combination of values."
-        issues.append(ValidationIssue("search.configurations", message, hint, search.configurations))
+            issues.append(ValidationIssue(where, message, hint, count))
     for arm in arms:
         if (size := arm.size()) is not None and size > MAX_CONFIGURATIONS:
             message = f"must have at most {MAX_CONFIGURATIONS:,} combinations of values with the grid sampler"
