@@ -4,9 +4,9 @@
     python benchmarks/compare_checkouts.py BEFORE AFTER --python .venv-before/bin/python --python .venv/bin/python
 
 BEFORE and AFTER are folders of checkouts. In each, every strategy of its catalogue is trained for two epochs on small
-data of every kind (synthetic, text in batches of constant length, padded text, reinflection, images), with its defaults
-and fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings, memory
-and messages. Prints one line per difference and a summary; exits with 1 if there is a difference.
+data of every kind (synthetic, text in batches of constant length, padded text, reinflection, images, vectors), with its
+defaults and fixed seeds. A record (configuration, identity, curve, metrics) must be equal in both, except for timings,
+memory and messages. Prints one line per difference and a summary; exits with 1 if there is a difference.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "images": {
         "data": {"kind": "images", "path": "images.npz"},
         "model": {"latent_dim": 2, "kernels": [3, 3, 3], "maps": 4, "encoder_maps": 4, "encoder_hidden": 8},
+    },
+    "vectors": {
+        "data": {"kind": "vectors", "path": "vectors.npz"},
+        "model": {"latent_dim": 2, "layers": 1, "width": 8},
     },
 }
 SHARED = {"training": {"epochs": 2, "batch_size": 16}, "evaluation": {"iw_samples": 8, "limit": 16}, "seed": 3}
@@ -99,6 +103,8 @@ def write_data(folder: Path) -> None:
     sizes = (("train", 64), ("valid", 32), ("test", 32))
     arrays = {split: generator.integers(0, 256, (count, 1, 6, 6), dtype=np.uint8) for split, count in sizes}
     np.savez(folder / "images.npz", **arrays)  # type: ignore[arg-type]
+    vectors = {split: generator.normal(size=(count, 6)) for split, count in sizes}
+    np.savez(folder / "vectors.npz", **vectors)  # type: ignore[arg-type]
 
 
 def records_of(checkout: Path, python: str, folder: Path) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def main() -> int:
         action="append",
         help="interpreter of a checkout, given once for each; by default the running interpreter",
     )
-    parser.add_argument("--only", help="compare only this kind of data")
+    parser.add_argument("--only", choices=SECTIONS, help="compare only this kind of data")
     chosen = parser.parse_args()
     pythons = chosen.python or [sys.executable] * 2
     sections = {name: values | SHARED for name, values in SECTIONS.items() if chosen.only in (None, name)}

@@ -1,6 +1,7 @@
 """Measure the processor time and memory of the driver of a sweep as a function of the number of concurrent trials.
 
     python benchmarks/driver.py [--concurrent N ...] [--epochs N] [--pause SECONDS] [--forked] [--json FILE]
+    python benchmarks/driver.py --runs N [--epochs N]        N runs, two at a time, and the resume of their rows
 
 The benchmark runs a real sweep with Ray on this machine; Ray is configured to see N cores. The trials train nothing:
 each starts, reports an epoch, waits until all have started, reports `epochs` further epochs `pause` seconds apart, and
@@ -15,6 +16,14 @@ processes disturb less than wall time; `ms` are milliseconds of one core.
 
 Even such a trial is a process of some 230 MB, which limits N on one machine; with --forked it takes some 25 MB
 (`forked_workers.py`). The times depend on the machine, but nothing should grow faster than N on any machine.
+
+With --runs, the workers replay stored runs (`tabulated.py`): N / 5 configurations of one arm, chosen by TPE, with five
+seeds each. There is one line for each tenth of the runs; no column should grow:
+
+    wall      wall time per run, workers included
+    driver    processor time of the driver per run
+    head      processor time of the GCS and the raylet per run
+    MiB       resident set of the driver
 """
 
 from __future__ import annotations
@@ -35,14 +44,17 @@ from typing import Any
 
 import yaml
 from forked_workers import forked_workers
+from tabulated import TabulatedTrial, replayed
 
 from cluster import connection
 from lagvae_core import train
 from lagvae_core.config.trial import parse_trial
 from sweeps.cli.live_display import Display
 from sweeps.execution import driver
+from sweeps.execution.monitor import SilentMonitor
 from sweeps.execution.recorder import RunRecorder
 from sweeps.execution.resources import NodeCapacity
+from sweeps.search.plan import Run
 from sweeps.spec.sweep import parse_spec
 from sweeps.storage.table import ResultsFolder
 
@@ -211,6 +223,51 @@ def measure(runs: int, epochs: int, pause: float, fork: bool) -> dict[str, float
         }
 
 
+class Tenths(SilentMonitor):
+    """Prints what each tenth of the runs has cost."""
+
+    def __init__(self, runs: int) -> None:
+        self._size = max(runs // 10, 1)
+        self._ended = 0
+
+    def on_training_started(self, concurrent: int, cpus: int, gpus: float) -> None:
+        self._mark = self._costs()
+
+    def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
+        self._ended += 1
+        if self._ended % self._size == 0:
+            before, self._mark = self._mark, self._costs()
+            costs = [1000 * (now - then) / self._size for now, then in zip(self._mark, before, strict=True)]
+            columns = (f"{value:>10.1f}" for value in (*costs, resident_mib()))
+            print(f"{self._ended:>10}", *columns, file=sys.__stdout__, flush=True)
+
+    @staticmethod
+    def _costs() -> tuple[float, float, float]:
+        return time.monotonic(), cpu_seconds(), sum(cpu_seconds(pid) for pid in daemons())
+
+
+def measure_runs(runs: int, epochs: int) -> None:
+    """Run a sweep of replayed runs, then resume it when it is complete, and print what both cost."""
+    search = {"sampler": "tpe", "configurations": -(-runs // 5), "seeds": min(runs, 5), "seed": 0}
+    sweep = {
+        "name": "bench",
+        "trial": TRIAL | {"training": {"epochs": epochs}},
+        "arms": {"free_bits": [{"kind": "free_bits", "floor": {"low": 0.0, "high": 0.8}}]},
+        "space": {"training.learning_rate": {"low": 0.001, "high": 1.0, "log": True}},
+        "search": search,
+    }
+    spec = parse_spec(yaml.safe_dump(sweep))
+    trial = TabulatedTrial(Path(__file__).parent / "tables" / "free_bits.parquet", any_run=True)
+    print("  ".join(f"{name:>9}" for name in ("runs", "wall_ms", "driver_ms", "head_ms", "MiB")), flush=True)
+    with tempfile.TemporaryDirectory() as place, replayed(trial, workers=2):
+        folder = ResultsFolder(place, spec.name)
+        for name in ("all", "resume"):
+            wall, cpu = time.monotonic(), cpu_seconds()
+            outcome = driver.run_sweep(spec, folder, Tenths(runs))
+            assert set(outcome.statuses) == {"finished"}, outcome
+            print(f"{name}: {time.monotonic() - wall:.1f} s, {cpu_seconds() - cpu:.1f} s of the driver", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 10, 100])
@@ -218,10 +275,14 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=10.0)
     parser.add_argument("--forked", action="store_true", help="start workers as forks that share imported modules")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=int, help="measure this many runs instead, two at a time")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
         print("RESULT " + json.dumps(measure(options.one, options.epochs, options.pause, options.forked)))
+        return
+    if options.runs is not None:
+        measure_runs(options.runs, options.epochs)
         return
     rows: list[dict[str, float]] = []
     columns = (

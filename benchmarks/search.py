@@ -1,6 +1,8 @@
 """Measure how much training a search needs, on tabulated sweeps: random search, TPE, early stopping and racing.
 
     python benchmarks/search.py [--tables NAME ...] [--repetitions N] [--configurations N] [--json FILE] [--png FILE]
+    python benchmarks/search.py --replays [--confidence C] [--racing] [--configurations N] [--json FILE]
+    python benchmarks/search.py --ray [--time-scale F]    one repetition through the real driver, Ray Tune and Parquet
     python benchmarks/search.py --build [--results DIR]   train the tables again (10 to 20 minutes on two cores)
 
 A table has every configuration of a grid, each with three seeds, trained by the sweep file in `tables/`. A method
@@ -18,6 +20,17 @@ point is the worst value of each objective in the table.
     lost      fraction of its final hypervolume that was lost
 
 All have an interval of 90 %, by bootstrap over the repetitions.
+
+`--replays` measures what early stopping, or racing over seeds, does to a sweep whose configurations do not depend on
+it: N configurations of a table in random order, with and without it, `--repetitions` times. A member of the front of
+the sweep without it is lost if the sweep with it has no finished run of this configuration (as in `lagvae replay`).
+
+    none lost    number of replays in which no member was lost
+    lost         fraction of the hypervolume that is lost with the configurations without a finished run, by the means
+                 over all seeds
+    front lost   the same for the front that the table of the sweep shows: a configuration may also leave the front
+                 because the mean over the seeds that got through differs
+    saved        fraction of the gradient evaluations that were not spent
 """
 
 from __future__ import annotations
@@ -27,6 +40,7 @@ import heapq
 import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +49,7 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from tabulated import Table, write_table
+from tabulated import Table, TabulatedTrial, replayed, write_table
 
 from sweeps.analysis.front import front_of
 from sweeps.analysis.pareto import hypervolume
@@ -45,12 +59,12 @@ from sweeps.search.plan import Plan, Run
 from sweeps.search.scheduler import RunScheduler
 from sweeps.search.stopping import RunStopper
 from sweeps.spec.sweep import SweepSpec, load_spec, parse_spec
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 from sweeps.storage.table import ResultsFolder
 
 FOLDER = Path(__file__).parent / "tables"
 SEEDS = 3
-STOPPING = {"rule": "front", "confidence": 0.9}
+STOPPING: dict[str, Any] = {"rule": "front", "confidence": 0.9}
 RACING = {"start": 1, "up_to": SEEDS}
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random"},
@@ -105,9 +119,8 @@ class Judge:
         return hypervolume(points, list(self._objectives.values()), self._reference)
 
 
-def spec_of(table: Table, method: str, configurations: int, seed: int) -> SweepSpec:
-    """Return the sweep that searches the grid of a table."""
-    settings = METHODS[method]
+def spec_of(table: Table, settings: Mapping[str, Any], configurations: int, seed: int) -> SweepSpec:
+    """Return the sweep that searches the grid of a table with the settings of a method."""
     values = yaml.safe_load(table.spec)
     values["search"] = {
         "sampler": settings["sampler"],
@@ -145,7 +158,7 @@ def simulate(spec: SweepSpec, table: Table, workers: int) -> Iterator[tuple[int,
             values: dict[str, Any] = {"status": "stopped_early"}
         else:
             values = {"status": "finished", **stored.metrics}
-        row = dict.fromkeys(RUNS_SCHEMA.names) | {
+        row = dict.fromkeys(runs_schema().names) | {
             "arm": run.arm,
             "run_id": run.run_id,
             "config_id": run.config_id,
@@ -161,7 +174,7 @@ def simulate(spec: SweepSpec, table: Table, workers: int) -> Iterator[tuple[int,
 
 def search(table: Table, method: str, options: argparse.Namespace, seed: int) -> Trajectory:
     """Return the course of one repetition of a method."""
-    spec = spec_of(table, method, options.configurations, seed)
+    spec = spec_of(table, METHODS[method], options.configurations, seed)
     judge = Judge(table, spec.objectives)
     rows: list[dict[str, Any]] = []
     points: list[tuple[int, float]] = []
@@ -170,6 +183,18 @@ def search(table: Table, method: str, options: argparse.Namespace, seed: int) ->
         points.append((total, judge.hypervolume(rows)))
     evaluations, hypervolumes = np.array(points, dtype=np.float64).T
     return Trajectory(evaluations, hypervolumes)
+
+
+def search_with_ray(file: Path, method: str, options: argparse.Namespace, seed: int) -> Trajectory:
+    """Return the end of one repetition of a method through the driver, Ray Tune and Parquet."""
+    table = Table(file)
+    spec = spec_of(table, method, options.configurations, seed)
+    with tempfile.TemporaryDirectory() as place, replayed(TabulatedTrial(file, options.time_scale), options.workers):
+        folder = ResultsFolder(place, spec.name)
+        driver.run_sweep(spec, folder, SilentMonitor())
+        rows = folder.runs()
+    total = sum(row["encoder_steps"] + row["decoder_steps"] for row in rows)
+    return Trajectory(np.array([float(total)]), np.array([Judge(table, spec.objectives).hypervolume(rows)]))
 
 
 def summary(name: str, courses: Mapping[str, Sequence[Trajectory]]) -> list[dict[str, Any]]:
@@ -209,6 +234,36 @@ def summary(name: str, courses: Mapping[str, Sequence[Trajectory]]) -> list[dict
             }
         )
     return rows
+
+
+def replays(name: str, table: Table, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the losses and savings in sweeps with the same configurations in the same order."""
+    stopping = STOPPING | {"confidence": options.confidence}
+    settings = {"seeds": RACING} if options.racing else {"stopping": stopping}
+    none_lost, losses = 0, []
+    for seed in range(options.repetitions):
+        sweeps = []
+        for changes in ({}, settings):
+            spec = spec_of(table, {"sampler": "random", **changes}, options.configurations, seed)
+            rows = list(simulate(spec, table, options.workers))
+            sweeps.append(([row for _, row in rows], rows[-1][0]))
+        (complete, total), (rows, spent) = sweeps
+        judge = Judge(table, spec.objectives)
+        left = {row["config_id"] for row in rows if row["status"] == "finished"}
+        members = {row.config_id for row in front_of(complete, spec.objectives) if row.member}
+        none_lost += members <= left
+        volume = judge.hypervolume(complete)
+        kept = judge.hypervolume([row for row in complete if row["config_id"] in left])
+        losses.append((1 - kept / volume, 1 - judge.hypervolume(rows) / volume, 1 - spent / total))
+    mean = np.mean(losses, axis=0)
+    return {
+        "table": name,
+        "method": "racing" if options.racing else f"stopping {options.confidence:g}",
+        "configurations": options.configurations,
+        "replays": options.repetitions,
+        "none_lost": none_lost,
+        **dict(zip(("lost", "front_lost", "saved"), mean.tolist(), strict=True)),
+    }
 
 
 def _finite(value: float) -> float | None:
@@ -257,29 +312,47 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
+    parser.add_argument("--replays", action="store_true", help="compare sweeps with the same configurations")
+    parser.add_argument("--confidence", type=float, default=STOPPING["confidence"], help="confidence of the replays")
+    parser.add_argument("--racing", action="store_true", help="replay racing over seeds instead of early stopping")
+    parser.add_argument("--ray", action="store_true", help="run each method once through the driver and Ray Tune")
+    parser.add_argument("--time-scale", type=float, default=0.0, help="factor on the stored times of runs with --ray")
     parser.add_argument("--build", action="store_true", help="train the tables")
     parser.add_argument("--results", default="results", help="folder of the sweeps that --build trains")
     options = parser.parse_args()
     if options.build:
         build(options.tables, options.results)
         return
+    if options.replays:
+        rows = [replays(name, Table(FOLDER / f"{name}.parquet"), options) for name in options.tables]
+        _print(rows, tuple(rows[0]))
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        return
     methods = list(dict.fromkeys(["random", "tpe", *options.methods]))
     courses: dict[str, dict[str, list[Trajectory]]] = {}
-    rows: list[dict[str, Any]] = []
+    rows = []
     for name in options.tables:
         file = FOLDER / f"{name}.parquet"
         table = Table(file)
         seeds = range(options.repetitions)
-        courses[name] = {m: [search(table, m, options, seed) for seed in seeds] for m in methods}
+        if options.ray:
+            courses[name] = {m: [search_with_ray(file, m, options, 0)] for m in methods}
+        else:
+            courses[name] = {m: [search(table, m, options, seed) for seed in seeds] for m in methods}
         rows += summary(name, courses[name])
     columns = ("table", "method", "ratio_to_random", "low", "high", "saved", "hypervolume_lost", "hypervolume")
-    print("  ".join(f"{column:>16}" for column in columns))
-    for row in rows:
-        print("  ".join(f"{_text(row[column]):>16}" for column in columns))
+    _print(rows, columns)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.png:
         draw(courses, options.png)
+
+
+def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    print("  ".join(f"{column:>16}" for column in columns))
+    for row in rows:
+        print("  ".join(f"{_text(row[column]):>16}" for column in columns))
 
 
 def _text(value: object) -> str:

@@ -26,6 +26,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -43,6 +44,9 @@ EMBEDDED = {
 
 COMMON = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 """Arguments of each call of `ray.init`."""
+
+AGENT_TIMEOUT = "Timed out waiting for file"
+"""What the raylet logs when its agent has not started within 15 s, which Ray does not let users change."""
 
 CONNECT_SECONDS = 5.0
 """Timeout for connecting to the port of a cluster [s]. Ray itself would retry a closed port for minutes."""
@@ -175,15 +179,22 @@ def _start(cpus: int | None, scratch: Path) -> None:
     # for it elsewhere: it replaces _node_ip_address="127.0.0.1" by the address of another interface.
     supports_clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
+    arguments: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(scratch / RAY_FOLDER),
+        **COMMON,
+    }
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(scratch / RAY_FOLDER),
-            **COMMON,
-        )
+        try:
+            ray.init(**arguments)
+        except Exception:
+            if AGENT_TIMEOUT not in _logged_error(scratch):
+                raise
+            # On a busy machine or a slow shared file system, the first imports take longer; the second ones are cached.
+            ray.init(**arguments)
     except Exception as error:
         hint = "Check the limits on memory, processes and open files (ulimit -a)."
         reason = _logged_error(scratch) or _reason(error)

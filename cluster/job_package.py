@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ class PackageTooLarge(LagvaeError):
 
 @dataclass(frozen=True)
 class JobPackage:
-    """A working directory that contains only the file of the job, the folders of its packages, and their total size."""
+    """A working directory with only the files of the job, the folders of its packages, and their total size."""
 
     working_dir: Path
     packages: tuple[Path, ...]
@@ -42,12 +42,11 @@ def folder_of(package: str) -> Path:
 
 
 @contextmanager
-def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[JobPackage]:
+def packed(files: Mapping[str, str], packages: Iterable[str]) -> Iterator[JobPackage]:
     """Context manager. Builds a job package in a temporary folder, which is removed after the block.
 
     Args:
-        name: Name of the job's file.
-        content: Text of the job's file.
+        files: Texts of the job's files by name.
         packages: Names of the Python packages to include.
 
     Raises:
@@ -57,7 +56,8 @@ def packed(name: str, content: str, packages: Iterable[str]) -> Iterator[JobPack
         folder = Path(temporary)
         work = folder / "work"
         work.mkdir()
-        (work / name).write_text(content, encoding="utf-8")
+        for name, content in files.items():
+            (work / name).write_text(content, encoding="utf-8")
         copies = []
         for package in packages:
             copies.append(folder / package)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import shorten
 
 __all__ = [
     "describe_data",
+    "describe_tracker_failure",
     "format_amount",
+    "format_count",
     "format_duration",
     "format_parameters",
     "format_value",
@@ -19,6 +22,8 @@ __all__ = [
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+REASON_CHARACTERS = 240
+"""Maximum length of the reason in a warning about a tracker. A longer one ends with "..."."""
 
 _COLOUR_OR_TEXT = re.compile(r"(?P<colour>\x1b\[[0-9;]*m)|(?P<text>\x1b|[^\x1b]+)")
 """A sequence that sets colour or weight of the following characters, or anything else."""
@@ -72,6 +77,12 @@ def format_value(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else printable(str(value))
 
 
+def describe_tracker_failure(tracker: str, reason: str) -> str:
+    """Return the warning that an experiment tracker failed, in one line."""
+    short = shorten(reason, REASON_CHARACTERS, placeholder=" ...").rstrip(".")
+    return f"{tracker} failed: {short}. This does not affect the sweep; the next `lagvae run` sends what is missing."
+
+
 def format_amount(value: float) -> str:
     """Return a number of hours or updates: 0.25, 3.2, 1,000,000."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
@@ -87,10 +98,15 @@ def format_parameters(parameters: Mapping[str, object], digits: int = 4) -> str:
     return printable(" ".join(f"{short[name]}={format_value(value, digits)}" for name, value in parameters.items()))
 
 
+def format_count(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 run, 2 runs, 0.5 GPUs."""
+    return f"{number:,.10g} {noun}{'' if number == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
-    """Return a duration in the two largest units: 45 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
+    """Return a duration in the two largest units: 0.3 s, 45 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 0.95 or seconds <= 0 else f"{seconds:.1g} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
@@ -101,7 +117,9 @@ def format_duration(seconds: float) -> str:
 def describe_data(report: Mapping[str, int | float | str]) -> str:
     """Return a one-line description of loaded data from `Dataset.report`."""
     sizes = "/".join(f"{report[f'{split}_examples']:,}" for split in ("train", "valid", "test"))
-    content = _describe_images(report) if "height" in report else _describe_sequences(report)
+    by_key = {"height": _describe_images, "train_mean": _describe_vectors}
+    describe = next((describe for key, describe in by_key.items() if key in report), _describe_sequences)
+    content = describe(report)
     labels = f", labels {report['labels']}" if report.get("labels") else ""
     remarks = f"; {report['remarks']}" if "remarks" in report else ""
     return f"data: {sizes} train/valid/test examples of {content}{labels}{remarks}"
@@ -111,6 +129,11 @@ def _describe_images(report: Mapping[str, int | float | str]) -> str:
     bits = str(report["test_bits_sha256"])[:12]
     grey = f"mean grey {report['train_mean_grey']:.3f}"
     return f"{report['height']} x {report['width']} pixels, {grey}, SHA-256 of test bits {bits}"
+
+
+def _describe_vectors(report: Mapping[str, int | float | str]) -> str:
+    scale = f"mean {report['train_mean']:.3g}, standard deviation {report['train_std']:.3g}"
+    return f"{report['features']:,} features ({report['values']}; {scale}), standardise {report['standardise']}"
 
 
 def _describe_sequences(report: Mapping[str, int | float | str]) -> str:

@@ -7,14 +7,12 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from lagvae_core import TrialConfig, TrialRecord, train
+from lagvae_core import TrialConfig, TrialRecord, testing, train
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import Batch, DataConfig, Dataset
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue
@@ -22,25 +20,17 @@ from lagvae_core.models.gaussian import LOG_2PI, Draw, NormalPrior, Prior, Propo
 from lagvae_core.models.lstm import LstmDecoder
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies.trained_model import TrainedModel
+from lagvae_core.testing import TINY_DATA, TINY_MODELS, TINY_STRATEGIES, TINY_VECTORS, tiny_trial
+from lagvae_core.training.checkpoint import MemoryCheckpoint
 from lagvae_core.training.record import Progress
 from lagvae_core.training.trial import Trial
 
-TINY_DATA = {
-    "kind": "synthetic",
-    "examples": 64,
-    "heldout": 32,
-    "vocabulary": 20,
-    "length": 5,
-    "hidden": 8,
-    "embedding": 8,
-}
-TINY_MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
-TINY_TRAINING = {"epochs": 2, "batch_size": 16}
-TINY_EVALUATION = {"iw_samples": 8, "limit": 16}
-SHORT_AGGRESSIVE = {"kind": "aggressive", "max_inner": 8, "check": 3, "mi_tol": 10.0}
+essence, tiny_image_file = testing.essence, testing.tiny_image_file
+
+SHORT_AGGRESSIVE = {"kind": "aggressive", **TINY_STRATEGIES["aggressive"]}
 """Aggressive training with an inner loop of at most 7 steps, in a phase that lasts longer than two epochs."""
 
-TINY_IMAGE_MODEL = {"latent_dim": 2, "kernels": [3, 3, 3], "maps": 4, "encoder_maps": 4, "encoder_hidden": 8}
+TINY_MODEL, TINY_VECTOR_MODEL = TINY_MODELS["synthetic"], TINY_MODELS["vectors"]
 
 
 def _accepted(kind: str, data: dict[str, Any]) -> bool:
@@ -58,9 +48,16 @@ IMAGE_STRATEGIES = frozenset(
 )
 """Strategies for images only."""
 
+VECTOR_STRATEGIES = frozenset(
+    kind
+    for kind in CATALOGUE
+    if kind not in IMAGE_STRATEGIES and not _accepted(kind, TINY_DATA) and _accepted(kind, TINY_VECTORS)
+)
+"""Strategies for vectors only."""
+
 
 def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
-    """Return a configuration that trains in a tenth of a second, on images if a strategy is for images only.
+    """Return a configuration that trains in a tenth of a second, on images or vectors if a strategy is only for these.
 
     Args:
         strategies: The strategies, by kind or with their fields.
@@ -68,37 +65,13 @@ def tiny(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str,
         sections: Changed fields of the sections data, model, training and evaluation.
     """
     kinds = {strategy if isinstance(strategy, str) else strategy["kind"] for strategy in strategies}
-    if kinds & IMAGE_STRATEGIES and "data" not in sections:
-        return tiny_images(*strategies, seed=seed, **sections)
-    defaults = {"data": TINY_DATA, "model": TINY_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
-    filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
-    return parse_trial({**filled, "strategies": list(strategies), "seed": seed})
+    only = {"images": IMAGE_STRATEGIES, "vectors": VECTOR_STRATEGIES} if "data" not in sections else {}
+    on = next((name for name, restricted in only.items() if kinds & restricted), "synthetic")
+    return tiny_trial(*strategies, seed=seed, on=on, **sections)
 
 
-def tiny_images(*strategies: str | dict[str, Any], seed: int = 0, **sections: dict[str, Any]) -> TrialConfig:
-    """Return the configuration of `tiny` on 6 x 6 images of a bright square on a dark background."""
-    data = {"kind": "images", "path": str(tiny_image_file())}
-    defaults = {"data": data, "model": TINY_IMAGE_MODEL, "training": TINY_TRAINING, "evaluation": TINY_EVALUATION}
-    filled = {name: {**values, **sections.get(name, {})} for name, values in defaults.items()}
-    return parse_trial({**filled, "strategies": list(strategies), "seed": seed})
-
-
-@functools.cache
-def tiny_image_file() -> Path:
-    """Write grey images of 6 x 6 pixels, labelled by the column of the square. The process keeps the file."""
-    generator, arrays = np.random.default_rng(0), {}
-    for split, count in (("train", 64), ("valid", 32), ("test", 32)):
-        corners = generator.integers(0, 4, (count, 2))
-        images = generator.integers(0, 40, (count, 1, 6, 6), dtype=np.uint8)
-        for image, (row, column) in zip(images, corners, strict=True):
-            image[0, row : row + 3, column : column + 3] = generator.integers(200, 256, (3, 3))
-        arrays |= {split: images, f"{split}_labels": corners[:, 1]}
-    _FOLDERS.append(folder := tempfile.TemporaryDirectory())
-    np.savez(path := Path(folder.name, "images.npz"), **arrays)
-    return path
-
-
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+tiny_images = functools.partial(tiny_trial, on="images")
+tiny_vectors = functools.partial(tiny_trial, on="vectors")
 
 
 @functools.cache
@@ -126,15 +99,6 @@ def trained_of(config: TrialConfig) -> TrainedModel:
     return TrainedModel.of(trial)
 
 
-def essence(record: TrialRecord | dict[str, Any]) -> dict[str, Any]:
-    """Return the record as JSON without times, memory and the path of the data."""
-    values = record if isinstance(record, dict) else record.to_json()
-    data = {name: value for name, value in values["config"]["data"].items() if name != "path"}
-    steps = {name: value for name, value in values["cost"].items() if name.endswith("_steps")}
-    curve = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in values["curve"]]
-    return {**values, "config": {**values["config"], "data": data}, "curve": curve, "cost": steps}
-
-
 @contextmanager
 def rejects(*where: str, error: type[UserError] = ConfigError) -> Iterator[list[ValidationIssue]]:
     """Context manager. The block must raise `error` with exactly one issue for each `where`, in this order.
@@ -150,19 +114,6 @@ def rejects(*where: str, error: type[UserError] = ConfigError) -> Iterator[list[
         yield issues
     issues += caught.value.issues
     assert tuple(issue.where for issue in issues) == where, str(caught.value)
-
-
-class MemoryCheckpoint:
-    """A checkpoint store in memory."""
-
-    def __init__(self) -> None:
-        self.content: bytes | None = None
-
-    def load(self) -> bytes | None:
-        return self.content
-
-    def save(self, content: bytes) -> None:
-        self.content = content
 
 
 class InterruptionError(Exception):

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lagvae_core.config.recipe import RECIPES
+from lagvae_core.catalogue import Catalogue
+from lagvae_core.config.recipe import recipe_of
 from lagvae_core.config.validation import issues_of, models_in
-from lagvae_core.data import DataConfig, DataSource, SyntheticData
+from lagvae_core.data import DATA_SOURCES, DataConfig, SyntheticData
 from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.metrics.likelihood import UNRELIABLE_SHARE
 from lagvae_core.metrics.pareto_tail import KHAT_LIMIT
-from lagvae_core.models import AnyModel
+from lagvae_core.models import MODELS, AnyModel
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig, identifying_values, value_before
 from lagvae_core.strategies import CATALOGUE, AnyStrategy
@@ -31,6 +32,10 @@ MANY_UNKNOWN = 0.05
 """Fraction of unknown words in a held-out split above which a trial warns."""
 
 
+MAX_STRATEGIES = 100
+"""Largest number of strategies in a stack. No two of them have the same kind."""
+
+
 class TrialConfig(FrozenConfig):
     """Configuration of one trial: data, model, stack of strategies, training, evaluation and seed.
 
@@ -42,7 +47,7 @@ class TrialConfig(FrozenConfig):
     model: Annotated[AnyModel, Field(description="encoder and decoder")] = LstmModel()
     strategies: Annotated[
         tuple[AnyStrategy, ...],
-        Field(max_length=len(CATALOGUE), description="stack of remedies; the empty stack is the plain VAE"),
+        Field(max_length=MAX_STRATEGIES, description="stack of remedies; the empty stack is the plain VAE"),
     ] = ()
     training: Annotated[TrainingConfig, Field(description="optimisation and learning-rate decay")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, Field(description="measurement of the trained model")] = EvaluationConfig()
@@ -57,8 +62,9 @@ class TrialConfig(FrozenConfig):
         data = values.get("data", {})
         kind = data.get("kind", "synthetic") if isinstance(data, Mapping) else getattr(data, "kind", None)
         filled = dict(values)
-        recipe = RECIPES.get(str(kind), RECIPES["synthetic"])  # the validation of `data` reports an unknown kind
-        for section, defaults in recipe.items():
+        model = values.get("model", {})
+        chosen = model.get("kind") if isinstance(model, Mapping) else getattr(model, "kind", None)
+        for section, defaults in recipe_of(str(kind), None if chosen is None else str(chosen)).items():
             given = values.get(section, {})
             if isinstance(given, Mapping):
                 same_kind = given.get("kind", defaults.get("kind")) == defaults.get("kind")
@@ -91,10 +97,18 @@ class TrialConfig(FrozenConfig):
         return self.training.epochs + sum(strategy.pretraining_epochs for strategy in self.strategies)
 
     @property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of each plugin that defines a part of this configuration, by name; empty without plugins."""
+        parts: list[tuple[Catalogue[Any], str]] = [(DATA_SOURCES, self.data.kind), (MODELS, self.model.kind)]
+        parts += [(CATALOGUE, strategy.kind) for strategy in self.strategies]
+        origins = (catalogue.origin(kind) for catalogue, kind in parts)
+        return {origin.plugin: origin.sha256 for origin in origins if origin is not None}
+
+    @property
     def context(self) -> ConfigContext:
         """The parts of the configuration that a strategy may inspect to check its combination with other strategies."""
-        data: DataSource = self.data
-        return ConfigContext(self.strategies, self.training, self.model, data.kind, data.partition, data.batching)
+        data, kind = self.data, self.data.family_kind
+        return ConfigContext(self.strategies, self.training, self.model, kind, data.partition, data.batching)
 
     def _subclass_issues(self) -> Iterator[ValidationIssue]:
         """Refuse subclasses of shipped classes: identities contain the fields of an object but not its code."""
@@ -106,13 +120,13 @@ class TrialConfig(FrozenConfig):
                 parent = next(base.__name__ for base in type(part).__mro__ if base in shipped)
                 message = f"must not be an instance of a subclass of {parent}"
                 hint = (
-                    f"Its runs would have the same identity as those of {parent}. Use {parent} itself, or add the "
-                    "class to lagvae_core with a kind of its own."
+                    f"Its runs would have the same identity as those of {parent}. Use {parent} itself, or give the "
+                    "class a kind of its own and load its file with load_plugin."
                 )
                 yield ValidationIssue(where, message, hint, type(part).__name__)
 
     def _model_issues(self) -> Iterator[ValidationIssue]:
-        kind, model = self.data.kind, self.model
+        kind, model = self.data.family_kind, self.model
         if kind not in model.data_kinds:
             supported = " and ".join(sorted(model.data_kinds))
             hint = f"{model.kind} supports {supported} data. Choose another model or change data.kind."
@@ -202,6 +216,8 @@ class TrialConfig(FrozenConfig):
         values = identifying_values(self)
         del values["seed"]
         values["data"].pop("path", None)
+        if plugins := self.plugins:
+            values["plugins"] = plugins
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def config_id(self, data_fingerprint: str) -> str:
@@ -210,7 +226,7 @@ class TrialConfig(FrozenConfig):
         Args:
             data_fingerprint: `Dataset.fingerprint` of the loaded data.
         """
-        return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:12]
+        return config_id_of(self.canonical(), data_fingerprint)
 
     def run_id(self, data_fingerprint: str) -> str:
         """Return the identifier of the run: the `config_id` and the seed, joined by a dash."""
@@ -234,6 +250,11 @@ def data_warnings(report: Mapping[str, int | float | str]) -> tuple[ConfigWarnin
         "untrained: nll_iw and nll_elbo depend on the initial weights of the model."
     )
     return (ConfigWarning("W11", text),)
+
+
+def config_id_of(canonical: str, data_fingerprint: str) -> str:
+    """Return the `config_id` of the configuration with a canonical JSON (see `TrialConfig.config_id`)."""
+    return hashlib.sha256(f"{canonical}\n{data_fingerprint}".encode()).hexdigest()[:12]
 
 
 def format_run_id(config_id: str, seed: int) -> str:

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from lagvae_core.config.recipe import RECIPES
+from lagvae_core.catalogue import catalogue_of
+from lagvae_core.config.recipe import defaults_of
 from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.settings import FrozenConfig
-from lagvae_core.strategies import CATALOGUE, Strategy
+from lagvae_core.strategies import CATALOGUE
 
 __all__ = ["issues_of", "models_in"]
 
@@ -132,8 +133,8 @@ def _default(path: Path, field: FieldInfo) -> str:
     """Return the default of a field, listed by kind of data if it depends on that; "" if there is no default."""
     if len(path) == 2:
         section, key = path
-        recipes = {kind: recipe.get(str(section), {}) for kind, recipe in RECIPES.items()}
-        by_kind = [f"{values[key]} for {kind}" for kind, values in recipes.items() if key in values]
+        defaults = defaults_of(str(section))
+        by_kind = [f"{values[str(key)]} for {kind}" for kind, values in defaults.items() if str(key) in values]
         if by_kind:
             return ", ".join(by_kind)
     if field.is_required():
@@ -182,11 +183,10 @@ def _resolve(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[in
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the pydantic models in a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if annotation is Strategy:
-            yield from CATALOGUE.values()
-        else:
-            yield annotation
+    if (catalogue := catalogue_of(annotation)) is not None:
+        yield from catalogue.values()
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
     elif typing.get_origin(annotation) is Annotated:
         yield from models_in(typing.get_args(annotation)[0])
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list, dict):

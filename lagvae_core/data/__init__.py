@@ -1,10 +1,9 @@
-"""Kinds of data. `DataConfig` is the union of their configurations; `DataConfig.load()` returns a `Dataset`."""
+"""Kinds of data. `DATA_SOURCES` contains their configurations, whose method `load` returns a `Dataset`."""
 
 from typing import Annotated
 
-from pydantic import Field
-
-from lagvae_core.data.base import Batch, Batching, Dataset, DataSource, Domain, Partition, Split
+from lagvae_core.catalogue import Catalogue
+from lagvae_core.data.base import Batch, Batching, Dataset, DataSource, Domain, Partition, Split, Unit
 from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageDomain, ImageSplit
 from lagvae_core.data.images.source import ImageData
 from lagvae_core.data.reinflection.arrays import InflectionBatch, InflectionDataset, InflectionDomain, InflectionHistory
@@ -25,9 +24,13 @@ from lagvae_core.data.text.tokens import (
     TokenSplit,
     Vocabulary,
 )
+from lagvae_core.data.vectors.arrays import VectorBatch, VectorDataset, VectorDomain, VectorSplit
+from lagvae_core.data.vectors.linear import LinearGaussianData
+from lagvae_core.data.vectors.source import VectorData
 
 __all__ = [
     "BOS",
+    "DATA_SOURCES",
     "EOS",
     "PAD",
     "SPECIALS",
@@ -48,6 +51,7 @@ __all__ = [
     "InflectionDataset",
     "InflectionDomain",
     "InflectionHistory",
+    "LinearGaussianData",
     "Partition",
     "Ragged",
     "ReinflectionData",
@@ -58,7 +62,21 @@ __all__ = [
     "TokenBatch",
     "TokenDataset",
     "TokenSplit",
+    "Unit",
+    "VectorBatch",
+    "VectorData",
+    "VectorDataset",
+    "VectorDomain",
+    "VectorSplit",
     "Vocabulary",
 ]
 
-DataConfig = Annotated[SyntheticData | TextData | ReinflectionData | ImageData, Field(discriminator="kind")]
+DATA_SOURCES: Catalogue[DataSource] = Catalogue(
+    DataSource,
+    "kind of data",
+    "lagvae.data",
+    [SyntheticData, TextData, ReinflectionData, ImageData, VectorData, LinearGaussianData],
+)
+"""The configurations of all kinds of data by `kind`."""
+
+DataConfig = Annotated[DataSource, DATA_SOURCES]

@@ -1,23 +1,35 @@
 """Interface of a kind of data: its source, data set, splits, batches, and the domain that a model is built for.
 
-Text, images and inflected words have their own implementations of these interfaces. Training and measurement use only
-what this module declares.
+Text, images, inflected words and vectors have their own implementations of these interfaces. Training and measurement
+use only what this module declares.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.settings import AddedField, FrozenConfig
 
-__all__ = ["Batch", "Batching", "DataSource", "Dataset", "Domain", "Partition", "Split", "SplitLimits", "remarks_entry"]
+__all__ = [
+    "Batch",
+    "Batching",
+    "DataSource",
+    "Dataset",
+    "Domain",
+    "Partition",
+    "Split",
+    "SplitLimits",
+    "Unit",
+    "remarks_entry",
+]
 
 Partition = Literal["resplit_random", "fixed_random", "fixed_by_group"]
 """How the training examples are divided into batches: at random before each epoch, at random once, or so that each
@@ -28,24 +40,44 @@ Batching = Literal["constant_length", "padded"]
 """Whether all sentences of a training batch have the same length, or are padded to the longest sentence."""
 
 
-class DataSource(Protocol):
+Unit = Literal["word", "pixel", "feature"]
+"""What a model predicts one by one: words or characters of a sequence, pixels of an image, or features of a vector.
+Strategies that act on words or pixels depend on it, not on the kind of data."""
+
+
+class DataSource(FrozenConfig, ABC):
     """Configuration of a kind of data. It loads the data and divides them into training batches.
 
-    A kind of data is a `FrozenConfig` that satisfies this protocol and is a member of `DataConfig`.
+    A subclass declares `kind` as a Literal with a default, and `partition` and `batching` as fields or class variables.
+
+    Attributes:
+        family: Kind of data whose models, recipe, studies and strategies apply; "" for the kind itself. A source that
+            yields the batches of another kind, such as text from a database, names that one.
+        recipe: Defaults of the sections `model`, `training` and `evaluation`, by section; null: those of the family.
+        unit: What a model of these data predicts one by one.
+        partition: How the training examples are divided into batches.
+        batching: How examples of different lengths are batched; None if this kind of data offers no choice.
     """
 
-    @property
-    def kind(self) -> str:
-        """Name of the kind of data; it decides which models, recipes and strategies apply."""
+    family: ClassVar[str] = ""
+    recipe: ClassVar[Mapping[str, Mapping[str, Any]] | None] = None
+    unit: ClassVar[Unit]
+
+    if TYPE_CHECKING:  # fields of some subclasses, class variables of others
+
+        @property
+        def kind(self) -> str: ...
+        @property
+        def partition(self) -> Partition: ...
+        @property
+        def batching(self) -> Batching | None: ...
 
     @property
-    def partition(self) -> Partition:
-        """How the training examples are divided into batches."""
+    def family_kind(self) -> str:
+        """The kind of data whose models, recipe, studies and strategies apply."""
+        return self.family or self.kind
 
-    @property
-    def batching(self) -> Batching | None:
-        """How examples of different lengths are batched; None if this kind of data offers no choice."""
-
+    @abstractmethod
     def load(self) -> Dataset:
         """Read or generate the data.
 
@@ -54,6 +86,25 @@ class DataSource(Protocol):
                 found in the files.
         """
 
+    def from_memory(self, train: Any, valid: Any = None, test: Any = None) -> Dataset:
+        """Return the data set of examples that are already in memory, as `load` returns that of files.
+
+        Every option of the configuration applies, and the fingerprint is that of the same content in files. `path` has
+        no effect; `memory` is a good value. A split may be a list, an array or a tensor; a pair (examples, labels); a
+        pandas frame; a PyTorch data set of examples or of pairs (example, label); or a Hugging Face data set.
+
+        Args:
+            train: Training split.
+            valid: Validation split; None to draw it from train with `held_out`.
+            test: Test split; likewise.
+
+        Raises:
+            DataError: The examples are invalid, or this kind of data cannot be given in memory.
+        """
+        message = "must be text, images or vectors for data in memory"
+        raise DataError([ValidationIssue("data.kind", message, "Write the data to a file.", self.kind)])
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return the fingerprint of the data that `load` returns. Generated data are not generated for it.
 
@@ -61,6 +112,7 @@ class DataSource(Protocol):
             DataError: The data cannot be loaded on this machine; see `load`.
         """
 
+    @abstractmethod
     def train_batches(self, train: Any, batch_size: int, seed: int, epoch: int) -> Sequence[Batch]:
         """Return the training batches of one epoch, on the CPU.
 
@@ -74,7 +126,7 @@ class DataSource(Protocol):
         """
 
 
-class SplitLimits(FrozenConfig):
+class SplitLimits(DataSource):
     """Fields of every kind of data that cut its splits, for a quick look or a study of small data.
 
     A limited split is the same as a shorter file: training and every measurement use only the examples that remain.
@@ -120,7 +172,7 @@ class Batch(ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Total number of predicted tokens or pixels."""
+        """Total number of predicted tokens, pixels or features."""
 
     @property
     @abstractmethod
@@ -181,7 +233,7 @@ class Split(ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Number of tokens or pixels that a model predicts."""
+        """Number of tokens, pixels or features that a model predicts."""
 
     @abstractmethod
     def limit(self, n: int) -> Self:
@@ -196,10 +248,15 @@ class Domain(ABC):
     """What a model must know about the data for which it is built. It contains sizes but no examples.
 
     Attributes:
-        words: Whether the predicted units are words or characters (True) or pixels (False).
+        unit: What a model predicts one by one.
     """
 
-    words: ClassVar[bool]
+    unit: ClassVar[Unit]
+
+    @property
+    def loss_floor(self) -> float:
+        """Loss [nats] below which doubling does not count as divergence; densities of real values can be near 0."""
+        return 0.0
 
     @abstractmethod
     def columns(self, nll: float, examples: int, units: int) -> dict[str, Any]:
@@ -240,6 +297,18 @@ class Dataset(ABC):
     @abstractmethod
     def domain(self) -> Domain:
         """Sizes of the data, as a model needs them."""
+
+    def encode_examples(self, examples: Any) -> Split:
+        """Return new examples as a split, encoded as those of this data set are.
+
+        Args:
+            examples: Texts, images or vectors, in the form that the files of this data set have.
+
+        Raises:
+            DataError: The examples are invalid, or this kind of data does not support it.
+        """
+        message = "must contain text, images or vectors to encode new examples"
+        raise DataError([ValidationIssue("data", message, "Use a model of such data.", type(self).__name__)])
 
     def under(self, fingerprint: str) -> Self:
         """Return the data with `fingerprint` as their fingerprint if that is an earlier one of the same content.

@@ -9,11 +9,19 @@ from pathlib import Path
 
 from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["data_file", "data_folder", "refuse_placeholder", "unreadable"]
+__all__ = ["BUNDLED_PREFIX", "data_file", "data_folder", "is_bundled", "refuse_placeholder", "unreadable"]
+
+BUNDLED_PREFIX = "sklearn:"
+"""Start of a `data.path` that names a set of scikit-learn instead of a file."""
 
 _GIT_LFS = b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/"
 _GIT_ANNEX = (b"/annex/objects/",)
 _WEB_PAGE = b"<!doctype html", b"<html"
+
+
+def is_bundled(path: str) -> bool:
+    """Return whether `data.path` names a set that an installed package contains, the same on every machine."""
+    return path.startswith(BUNDLED_PREFIX)
 
 
 def data_folder(value: str) -> Path:
@@ -67,6 +75,8 @@ def _existing(value: str, kind: str, noun: str) -> Path:
         pass  # RuntimeError: ~name of an unknown user; ValueError: a zero byte in the path
     except OSError as error:
         raise _not_readable(value, error) from None
+    if value == "memory":
+        hint = "Pass data in memory as dataset=config.data.from_memory(...)."
     hint = hint or f"Check the path. It resolves to {path.absolute()}."
     raise DataError([ValidationIssue("data.path", f"must be an existing {noun}", hint, value)])
 

@@ -33,8 +33,8 @@ class HeldOut(FrozenConfig):
         Field(
             gt=0,
             lt=0.5,
-            description="fraction of the training examples, drawn at random, for each of valid and test that the data "
-            "lack; null: the data must have both",
+            description="probability with which each training example is drawn for valid, and for test, if the data "
+            "lack them; so their sizes vary; null: the data must have both",
         ),
         AddedField(),
     ] = None

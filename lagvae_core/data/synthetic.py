@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lagvae_core.data.base import Batching, Partition, SplitLimits
+from lagvae_core.data.base import Batching, Partition, SplitLimits, Unit
 from lagvae_core.data.cache import Entry, discard_entry, read_entry, write_entry
 from lagvae_core.data.text.tokens import (
     BOS,
@@ -64,6 +64,7 @@ class SyntheticData(SplitLimits):
     """
 
     batching: ClassVar[Batching | None] = None
+    unit: ClassVar[Unit] = "word"
 
     kind: Literal["synthetic"] = "synthetic"
     examples: int = Field(16_000, ge=1, description="number of generated training lines")

@@ -13,6 +13,7 @@ from lagvae_core.columns import Column
 from lagvae_core.data import Batch, Dataset, Split
 from lagvae_core.data.images.arrays import BITS_PER_DIM
 from lagvae_core.data.text.tokens import PERPLEXITY, TOKENS
+from lagvae_core.data.vectors.arrays import NATS_PER_FEATURE
 from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
 from lagvae_core.metrics.encoding import EncodedSplit, Infer, encode_split
 from lagvae_core.metrics.likelihood import (
@@ -37,6 +38,7 @@ EVALUATION_COLUMNS: tuple[Column, ...] = (
     *POSTERIOR_COLUMNS,
     PERPLEXITY,
     BITS_PER_DIM,
+    NATS_PER_FEATURE,
 )
 """Columns that `evaluate` computes for every model; strategies and kinds of data add their own."""
 

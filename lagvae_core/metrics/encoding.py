@@ -13,7 +13,7 @@ from lagvae_core.models.gaussian import Draw, Gaussian, Inference, Prior, Propos
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import example_noise
 
-__all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean"]
+__all__ = ["EncodedSplit", "Infer", "encode_split", "posterior_mean", "posterior_moments"]
 
 Infer = Callable[[Batch], Inference]
 """Function that returns the q(z|x) of a batch in evaluation: `Vae.infer`, or a refinement of its result."""
@@ -129,6 +129,19 @@ def posterior_mean(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Ten
     """
     if isinstance(q, Gaussian):
         return q.mean_BZ, torch.zeros_like(q.mean_BZ)
+    mean, variance = _sampled_moments(q, index_B, seed)
+    return mean, variance / MONTE_CARLO
+
+
+def posterior_moments(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of q(z|x), both [B, Z] in float64; see `posterior_mean`."""
+    if isinstance(q, Gaussian):
+        return q.mean_BZ.double(), (0.5 * q.logvar_BZ.double()).exp()
+    mean, variance = _sampled_moments(q, index_B, seed)
+    return mean, variance.sqrt()
+
+
+def _sampled_moments(q: Proposal, index_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     noise = example_noise(seed, "mean", index_B, MONTE_CARLO, q.size[1]).to(q.base.mean_BZ)
     z = q.draw(noise).z_BSZ.double()
-    return z.mean(1), z.var(1) / MONTE_CARLO
+    return z.mean(1), z.var(1)

@@ -28,6 +28,7 @@ __all__ = [
     "UnitDropout",
     "dropout",
     "predicting",
+    "with_skip",
 ]
 
 Past = Literal["seen", "unknown", "absent"]
@@ -98,6 +99,24 @@ class DecoderOptions:
     skip: Skip | None = None
 
 
+def with_skip(hidden_TRF: Tensor, z_RZ: Tensor, skip: Skip | None, linear: nn.Module | None) -> Tensor:
+    """Return the input of an output layer that reads z: [h; z] for `concat`, h + U z for `add`, or h alone.
+
+    Args:
+        hidden_TRF: The h of the decoder.
+        z_RZ: One z per sequence.
+        skip: Skip connection; None for none.
+        linear: The map U of `add`.
+    """
+    if skip is None:
+        return hidden_TRF
+    if skip.kind == "concat":
+        return torch.cat([hidden_TRF, z_RZ.expand(len(hidden_TRF), -1, -1)], 2)
+    assert linear is not None, "an added skip connection has a map of z"
+    added_RF: Tensor = linear(z_RZ)
+    return hidden_TRF + added_RF
+
+
 class TokenReader(nn.Module):
     """Map from a history to the decoder's input vectors [T, B, E]: embeddings under dropout."""
 
@@ -119,7 +138,7 @@ class TokenReader(nn.Module):
 
 
 class Decoder(nn.Module, ABC):
-    """Autoregressive p(x|z): each token or pixel is conditioned on the previous ones.
+    """p(x|z). In decoders of words and pixels, each of them is conditioned on the previous ones.
 
     Args:
         stream: Random generator of all dropout in the decoder.
@@ -134,7 +153,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, history: Any, targets: Any, z_BSZ: Tensor) -> Tensor:
-        """Return -log p(targets | history, z), summed over tokens or pixels, [B, S] [nats].
+        """Return -log p(targets | history, z), summed over tokens, pixels or features, [B, S] [nats].
 
         Args:
             history: The history of a batch, possibly corrupted.

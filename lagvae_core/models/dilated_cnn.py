@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lagvae_core.data import History
-from lagvae_core.models.decoder import DecoderOptions, Skip, TokenDecoder, TokenReader, dropout
+from lagvae_core.models.decoder import DecoderOptions, Skip, TokenDecoder, TokenReader, dropout, with_skip
 from lagvae_core.models.lstm import LstmModel
 
 __all__ = ["CausalConvolution", "DilatedCnn", "ResidualBlock"]
@@ -104,9 +104,10 @@ class DilatedCnn(TokenDecoder):
         self.from_z = nn.Linear(latent, channels, bias=False)
         inner = skip if skip is not None and skip.everywhere else None
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, d, rate, inner, latent) for d in dilations)
-        self._concatenates = skip is not None and skip.kind == "concat"
+        self._skip = skip
+        concatenated = latent if skip is not None and skip.kind == "concat" else 0
         self.skip = nn.Linear(latent, channels, bias=False) if skip is not None and skip.kind == "add" else None
-        self.output = nn.Linear(channels + (latent if self._concatenates else 0), vocabulary, bias=False)
+        self.output = nn.Linear(channels + concatenated, vocabulary, bias=False)
 
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
         stream, z_RZ = self.active_stream(), z_BSZ.flatten(0, 1)
@@ -115,6 +116,4 @@ class DilatedCnn(TokenDecoder):
         for block in self.blocks:
             x_TRC = block(x_TRC, z_RZ, stream)
         x_TRC = dropout(x_TRC, self._config.dropout_out, stream)
-        if self._concatenates:
-            return torch.cat([x_TRC, z_RZ.expand(len(x_TRC), -1, -1)], 2)
-        return x_TRC if self.skip is None else x_TRC + self.skip(z_RZ)
+        return with_skip(x_TRC, z_RZ, self._skip, self.skip)

@@ -22,12 +22,12 @@ from lagvae_core.data import UNK, History, InflectionDomain, InflectionHistory, 
 from lagvae_core.data.reinflection.arrays import ABSENT
 from lagvae_core.models.decoder import DecoderOptions, DecoderState, TokenDecoder, TokenReader, dropout
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
+from lagvae_core.models.model_config import Features, RecurrentModel, TokenEncoder
 
 __all__ = ["GruAttentionDecoder", "GruAttentionModel", "GruDecoderState", "GruEncoder"]
 
 
-class GruAttentionModel(TokenModel):
+class GruAttentionModel(RecurrentModel):
     """Reinflection model: bidirectional GRU for q(z|source), GRU with attention for p(target|z, features).
 
     Source: the blog post "Posterior collapse and the strong generator problem". Sizes and attention are those of its

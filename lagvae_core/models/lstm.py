@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lagvae_core.data import History, TextDomain, TokenBatch
-from lagvae_core.models.decoder import DecoderOptions, DecoderState, TokenDecoder, TokenReader, dropout
+from lagvae_core.models.decoder import DecoderOptions, DecoderState, TokenDecoder, TokenReader, dropout, with_skip
 from lagvae_core.models.gaussian import Gaussian
-from lagvae_core.models.model_config import Features, TokenEncoder, TokenModel
+from lagvae_core.models.model_config import Features, RecurrentModel, TokenEncoder
 from lagvae_core.models.recurrence import lstm_with_constant_input
 
 __all__ = ["LstmDecoder", "LstmEncoder", "LstmModel", "start_between", "start_uniformly"]
 
 
-class LstmModel(TokenModel):
+class LstmModel(RecurrentModel):
     """One-layer LSTM encoder and decoder.
 
     Encoder, decoder and output layer share no weights. Embeddings are initialised from
@@ -127,8 +127,8 @@ class LstmDecoder(TokenDecoder):
         self.start = nn.Linear(config.latent_dim, config.hidden, bias=False) if config.latent_dim else None
         concatenated = config.latent_dim if self._skip is not None and self._skip.kind == "concat" else 0
         self.output = nn.Linear(config.hidden + concatenated, vocabulary, bias=False)
-        if self._skip is not None and self._skip.kind == "add":
-            self.skip = nn.Linear(config.latent_dim, config.hidden, bias=False)
+        adds = self._skip is not None and self._skip.kind == "add"
+        self.skip = nn.Linear(config.latent_dim, config.hidden, bias=False) if adds else None
         start_uniformly(self, config)
 
     def features(self, history: History, z_BSZ: Tensor) -> Tensor:
@@ -138,7 +138,8 @@ class LstmDecoder(TokenDecoder):
         z_RZ = z_BSZ.flatten(0, 1)
         cell_RH = self._start(z_RZ)
         hidden_TRH = lstm_with_constant_input(self.lstm, words_TRE, z_RZ, cell_RH.tanh(), cell_RH)
-        return self._with_skip(dropout(hidden_TRH, self._config.dropout_out, self.active_stream()), z_RZ)
+        hidden_TRH = dropout(hidden_TRH, self._config.dropout_out, self.active_stream())
+        return with_skip(hidden_TRH, z_RZ, self._skip, self.skip)
 
     def begin(self, z_RZ: Tensor, context: History | None = None) -> DecoderState:
         cell_RH = self._start(z_RZ)
@@ -150,7 +151,7 @@ class LstmDecoder(TokenDecoder):
         inputs_1RI = torch.cat([self.reader(History(tokens_R[:, None]), stream), z_RZ[None]], 2)
         outputs_1RH, (hidden, cell) = self.lstm(inputs_1RI, (state.hidden_RH[None], state.cell_RH[None]))
         outputs_1RH = dropout(outputs_1RH, self._config.dropout_out, stream)
-        logits_RV = self.output(self._with_skip(outputs_1RH, z_RZ)[0])
+        logits_RV = self.output(with_skip(outputs_1RH, z_RZ, self._skip, self.skip)[0])
         return logits_RV, _State(z_RZ, hidden[0], cell[0])
 
     def _start(self, z_RZ: Tensor) -> Tensor:
@@ -159,12 +160,3 @@ class LstmDecoder(TokenDecoder):
             return z_RZ.new_zeros(len(z_RZ), self._config.hidden)
         cell_RH: Tensor = self.start(z_RZ)
         return cell_RH
-
-    def _with_skip(self, hidden_TRH: Tensor, z_RZ: Tensor) -> Tensor:
-        """Return the input of the output layer."""
-        if self._skip is None:
-            return hidden_TRH
-        if self._skip.kind == "add":
-            added_RH: Tensor = self.skip(z_RZ)
-            return hidden_TRH + added_RH
-        return torch.cat([hidden_TRH, z_RZ.expand(len(hidden_TRH), -1, -1)], 2)

@@ -31,7 +31,9 @@ def start_normally(module: nn.Module) -> None:
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
     """Context manager within which batch normalisation in `module` uses its running averages without updating them."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+    layers = [
+        layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.training
+    ]
     for layer in layers:
         layer.eval()
     try:

@@ -29,20 +29,20 @@ class Aggressive(Strategy):
     Source: He et al. 2019, Algorithm 1, with constants from the published code where the paper gives none.
 
     - `budget` is `converge` or a number of encoder steps (Appendix E: 10, 30, 50, 70); 0 is the plain VAE.
-    - `converge` compares the mean loss per unit (word or image) of consecutive windows of `check` steps and stops at
-      the first increase, or after `max_inner` - 1 steps. A window has 10 steps in the paper; in the code it has 15
-      steps for text and 10 for images, which are the defaults of `check`.
+    - `converge` compares the mean loss per unit (word, pixel or feature) of consecutive windows of `check` steps and
+      stops at the first increase, or after `max_inner` - 1 steps. A window has 10 steps in the paper; in the code it
+      has 15 steps for text and 10 for images, which are the defaults of `check`; vectors are treated like images.
     - In the aggressive phase, the outer update changes the decoder only. The first inner step uses the batch of the
       outer update. With `inner_batches` `stored`, every later inner step uses a batch drawn uniformly from all stored
       batches, so examples in small batches are drawn more often; this is the published code for text. With `fresh`, it
       uses new examples of the training set, drawn without replacement; this is the published code for images, and
-      available for images only.
+      available for images and vectors, whose examples have one shape.
     - The aggressive phase ends permanently when the mutual information of the validation set (`mi_batch`) meets the
       criterion `mi_stop` after an epoch. `text`: the value is below the value of the previous epoch minus `mi_tol`.
       `image`: in five epochs the value has been below the best value so far minus `mi_tol`. `paper`: the value is not
       above the value of the previous epoch minus `mi_tol`. Before the first epoch both reference values are 0. `auto`
-      is `text` for text and `image` for images. Near collapse the estimate is noise around 0, so with `text` the phase
-      can end after one epoch by chance; `mi_tol` 0.01 prevents this.
+      is `text` for text and `image` for images and vectors. Near collapse the estimate is noise around 0, so with
+      `text` the phase can end after one epoch by chance; `mi_tol` 0.01 prevents this.
     - `clip_scope` applies to the inner steps. `all` clips by the joint gradient norm of encoder and decoder, as in the
       code, and therefore also computes the decoder's gradient; `per_module` clips by the norm of the encoder's gradient
       alone and costs about half as much.
@@ -60,7 +60,7 @@ class Aggressive(Strategy):
     ] = "converge"
     check: Annotated[
         int | None,
-        Field(ge=1, description="inner steps per window of the convergence test; null: 15 for text, 10 for images"),
+        Field(ge=1, description="inner steps per window of the convergence test; null: 15 for text, else 10"),
     ] = None
     max_inner: Annotated[int, Field(ge=2, description="exclusive upper bound on the inner steps of `converge`")] = 100
     mi_stop: Annotated[
@@ -73,7 +73,7 @@ class Aggressive(Strategy):
     ] = "all"
     inner_batches: Annotated[
         Literal["stored", "fresh"],
-        Field(description="source of the examples of inner steps: stored batches, or new draws (images only)"),
+        Field(description="source of the examples of inner steps: stored batches, or new draws (images and vectors)"),
         AddedField(),
     ] = "stored"
     allow_untested: Annotated[
@@ -81,11 +81,11 @@ class Aggressive(Strategy):
     ] = False
 
     def build(self, context: BuildContext) -> dict[str, Any]:
-        return {"update": AggressiveUpdate(self, context.domain.words)}
+        return {"update": AggressiveUpdate(self, context.domain.unit == "word")}
 
     def settled_epoch(self, context: ConfigContext) -> int:
         """Return the epoch after the last one of the aggressive phase, found by its criterion from the curve."""
-        update = AggressiveUpdate(self, words=context.data_kind != "images")
+        update = AggressiveUpdate(self, words=context.unit == "word")
         for number, epoch in enumerate(context.curve):
             if not update.active:
                 return number + 1
@@ -96,10 +96,10 @@ class Aggressive(Strategy):
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
-        if self.inner_batches == "fresh" and context.data_kind != "images":
+        if self.inner_batches == "fresh" and context.unit == "word":
             yield Incompatibility(
                 "E09",
-                f"aggressive.inner_batches = fresh is available for images only, but data.kind is {context.data_kind}; "
+                f"aggressive.inner_batches = fresh needs examples of one shape, but data.kind is {context.data_kind}; "
                 "set aggressive.inner_batches = stored",
             )
         if self.allow_untested:

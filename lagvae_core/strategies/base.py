@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from lagvae_core.columns import Column
-from lagvae_core.data import Batch, Batching, Domain, Partition, TextDomain
+from lagvae_core.data import DATA_SOURCES, Batch, Batching, Domain, Partition, TextDomain, Unit
 from lagvae_core.metrics.posterior import LATENT_COLUMNS
 from lagvae_core.models.lstm import LstmModel
 from lagvae_core.models.model_config import ModelConfig, TokenModel
@@ -48,7 +48,7 @@ class ConfigContext:
         strategies: All strategies of the stack.
         training: The training configuration.
         model: The model configuration.
-        data_kind: Value of `data.kind`.
+        data_kind: Kind of data whose strategies apply: `data.kind`, or the family of a plugin's kind.
         partition: How the examples are assigned to batches.
         batching: How sentences are grouped into batches; None for data without this option.
         batches_per_epoch: Number of outer updates in one epoch; None until the data are loaded.
@@ -65,6 +65,11 @@ class ConfigContext:
     batches_per_epoch: int | None = None
     trained_epochs: int | None = None
     curve: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def unit(self) -> Unit:
+        """What a model of these data predicts one by one."""
+        return DATA_SOURCES[self.data_kind].unit
 
     @property
     def epochs(self) -> int:
@@ -102,7 +107,8 @@ class BuildContext:
         latent_dim: Number of dimensions of z.
         batches_per_epoch: Number of outer updates in one epoch.
         streams: Random streams of the trial. Each component that draws random numbers uses its own stream.
-        domain: What the data consist of: words (with the size of the vocabulary) or images.
+        domain: What the data consist of: words (with the size of the vocabulary), images or
+            vectors.
         model: The model configuration.
         train_batches: The batches of the first epoch, on the trial's device, in their stored order.
     """
@@ -162,6 +168,7 @@ class Strategy(FrozenConfig, ABC):
     - `slots`: names of the slots that it fills;
     - `paper`: its source in one line;
     - `traits`: properties by which other strategies reject it, warn about it or adapt to it;
+    - `models`: kinds of the only models that it supports; empty for all;
     - `columns`: columns that only this strategy adds to the table;
     - `unmeasured`: default columns that are null with it, because the value is undefined or too expensive to compute.
 
@@ -172,6 +179,7 @@ class Strategy(FrozenConfig, ABC):
     slots: ClassVar[frozenset[str]]
     paper: ClassVar[str]
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    models: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[tuple[Column, ...]] = ()
     unmeasured: ClassVar[frozenset[str]] = frozenset()
     kind: Any
@@ -231,19 +239,27 @@ class Strategy(FrozenConfig, ABC):
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         """Yield the reasons why this strategy cannot be used in `context`, a complete configuration."""
-        if self.has(Trait.TEXT_ONLY) and context.data_kind == "images":
+        if self.has(Trait.TEXT_ONLY) and context.unit != "word":
             yield Incompatibility(
                 "E09", f"{self.kind} applies to text only, but data.kind is {context.data_kind}; remove {self.kind}"
             )
-        if self.has(Trait.IMAGES_ONLY) and context.data_kind != "images":
+        if self.has(Trait.IMAGES_ONLY) and context.unit != "pixel":
             yield Incompatibility(
                 "E09", f"{self.kind} applies to images only, but data.kind is {context.data_kind}; remove {self.kind}"
             )
-        if self.has(Trait.REPLACES_LSTM_DECODER) and not isinstance(context.model, LstmModel):
+        if self.has(Trait.GAUSSIAN_LIKELIHOOD) and not context.model.has_gaussian_likelihood:
+            change = "set model.likelihood = gaussian" if context.unit == "feature" else f"remove {self.kind}"
             yield Incompatibility(
                 "E09",
-                f"{self.kind} replaces the decoder of model.kind = lstm and does not support the inputs of the "
-                f"{context.model.kind} decoder; remove {self.kind}",
+                f"{self.kind} needs a decoder with a Gaussian likelihood, which the model of kind {context.model.kind} "
+                f"does not have here; {change}",
+            )
+        if self.models and context.model.kind not in self.models:
+            supported = " or ".join(sorted(self.models))
+            yield Incompatibility(
+                "E09",
+                f"{self.kind} supports model.kind = {supported} only, but model.kind is {context.model.kind}; remove "
+                f"{self.kind} or change the model",
             )
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:

@@ -57,11 +57,12 @@ class CnnDecoder(Strategy):
     traits: ClassVar[frozenset[Trait]] = frozenset(
         {
             Trait.BOUNDED_RECEPTIVE_FIELD,
-            Trait.REPLACES_LSTM_DECODER,
             Trait.TEXT_ONLY,
             Trait.WORKS_WITHOUT_Z,
         }
     )
+
+    models: ClassVar[frozenset[str]] = frozenset({"lstm"})
 
     kind: Literal["cnn_decoder"] = "cnn_decoder"
     size: Annotated[
@@ -86,7 +87,7 @@ class CnnDecoder(Strategy):
         return self.dilations or SIZES[str(self.size)]
 
     def build(self, context: BuildContext) -> dict[str, Any]:
-        channels = self.channels or context.token_model.hidden
+        channels = self.channels or context.token_model.state_size
 
         def decoder(
             model: LstmModel, domain: TextDomain, stream: torch.Generator, options: DecoderOptions

@@ -87,7 +87,7 @@ class FraternalDropout(Strategy):
 
 def _dropout_rates(context: ConfigContext) -> Iterator[float]:
     """Yield all dropout rates of the decoder: those of strategies, and those of the model that none replaces."""
-    rates = {"dropout_in": context.token_model.dropout_in, "dropout_out": context.token_model.dropout_out}
+    rates = dict(context.token_model.dropout_rates)
     for strategy in context.strategies:
         rates |= strategy.dropout_rates
     yield from rates.values()

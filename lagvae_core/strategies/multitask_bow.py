@@ -74,7 +74,7 @@ class MultitaskBow(Strategy):
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         model, vocabulary = context.token_model, context.vocabulary
-        features = BagFeatures(self.bow_size or model.embedding, vocabulary) if self.bow_input else None
+        features = BagFeatures(self.bow_size or model.embedding_size, vocabulary) if self.bow_input else None
         task = None
         if self.weight > 0:
             hidden = self.hidden or context.latent_dim

@@ -32,7 +32,7 @@ class OffsetInit(Strategy):
     model, -init_range to init_range and the corresponding interval for the embeddings, this is the plain VAE.
 
     - The defaults are the paper's intervals, U(0.04, 0.06) and U(0, 0.2), as recalled from memory.
-    - For images, every parameter is drawn from U(low, high), including those of batch normalisation.
+    - For images and vectors, every parameter is drawn from U(low, high), including those of batch normalisation.
     - Log-variances start as large as the means, and both grow with the number of hidden units. The paper has 50 units;
       with many more, choose smaller `low` and `high`.
     """
@@ -59,8 +59,8 @@ class OffsetInit(Strategy):
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
-        if context.data_kind == "images":
-            yield from without_effect(self, "on images", "embedding_low", "embedding_high")
+        if context.unit != "word":
+            yield from without_effect(self, f"on {context.data_kind} data", "embedding_low", "embedding_high")
         for name, low, high in (("", self.low, self.high), ("embedding_", self.embedding_low, self.embedding_high)):
             if low >= high:
                 yield Incompatibility(
@@ -71,7 +71,7 @@ class OffsetInit(Strategy):
 
     def warnings(self, context: ConfigContext) -> Iterator[ConfigWarning]:
         yield from super().warnings(context)
-        inputs = context.model.hidden if isinstance(context.model, TokenModel) else 0
+        inputs = context.model.state_size if isinstance(context.model, TokenModel) else 0
         start = inputs * (self.low + self.high) / 2
         if start > MAX_INITIAL_LOGVAR:
             yield ConfigWarning(

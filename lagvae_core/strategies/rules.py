@@ -33,7 +33,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "E15": "Both strategies are parameterisations of the same model.",
         "E16": "The refinement steps are defined for a weighted ELBO, which the other strategy replaces.",
         "E17": "The weight of a divergence is negative.",
-        "E18": "An option that is set has no effect in this configuration.",
+        "E18": "An option or strategy that is set has no effect in this configuration.",
         "W1": "Two strategies change how fast the encoder learns, so their effects cannot be separated.",
         "W2": "The multiplier of the objective changes in outer updates only, not in inner encoder steps.",
         "W3": "A decay of the learning rate may restore model weights from an earlier cycle of the KL schedule.",
@@ -63,8 +63,10 @@ class Trait(StrEnum):
     """It applies to text only, because it acts on words."""
     IMAGES_ONLY = "images_only"
     """It applies to images only, because it acts on pixels."""
-    REPLACES_LSTM_DECODER = "replaces_lstm_decoder"
-    """It builds its own decoder from the fields of `model.kind = lstm`, and is undefined for other models."""
+    GAUSSIAN_LIKELIHOOD = "gaussian_likelihood"
+    """It is defined only for a decoder whose likelihood is a Gaussian with one variance for all features."""
+    CLOSED_FORM = "closed_form"
+    """It computes the model from the training data, so nothing is trained."""
     NO_LATENT_VARIABLE = "no_latent_variable"
     """Its model has no latent variable."""
     WORKS_WITHOUT_Z = "works_without_z"

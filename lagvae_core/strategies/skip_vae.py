@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lagvae_core.models.decoder import Skip
+from lagvae_core.models.mlp import MlpModel
 from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy
 from lagvae_core.strategies.rules import Incompatibility
@@ -28,6 +29,7 @@ class SkipVae(Strategy):
     - With `to` `all`, z also enters the layers before the output layer. The LSTM has one layer, and all its steps
       already read z, so for the LSTM `all` equals `output`. In `cnn_decoder` each block reads [x; z] with `concat` and
       x + U z with `add`.
+    - In the fully connected decoder of vectors, `all` are the layers after the first, which reads z anyway.
     - In a decoder of images, projections of the same maps of z are added to the input of each layer. In the published
       code each layer, and the layer before the output, has a linear map of z of its own, which is concatenated to its
       input. `concat` is not available for images here.
@@ -54,5 +56,9 @@ class SkipVae(Strategy):
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
-        if context.data_kind == "images" and self.path == "concat":
+        if context.unit == "pixel" and self.path == "concat":
             yield Incompatibility("E09", "skip_vae.path = concat is not available for images; set skip_vae.path = add")
+        if isinstance(context.model, MlpModel) and context.model.layers == 0:
+            yield Incompatibility(
+                "E18", "skip_vae has no effect with model.layers = 0, a decoder with one layer; raise model.layers"
+            )

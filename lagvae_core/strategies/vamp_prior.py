@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lagvae_core.data import EOS, ImageBatch, ImageDomain, TokenBatch
+from lagvae_core.data import EOS, ImageBatch, ImageDomain, TokenBatch, VectorBatch, VectorDomain
 from lagvae_core.models.gaussian import Gaussian, Prior, log_mixture
+from lagvae_core.models.mlp import MlpEncoder
 from lagvae_core.models.model_config import TokenEncoder
 from lagvae_core.models.resnet import ResNetEncoder, running_statistics
 from lagvae_core.models.vae import Posterior
@@ -20,7 +21,7 @@ from lagvae_core.settings import Tunable
 from lagvae_core.strategies.base import BuildContext, ConfigContext, Strategy, without_effect
 from lagvae_core.strategies.rules import Incompatibility, Trait
 
-__all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "VampPrior"]
+__all__ = ["PseudoImages", "PseudoPrior", "PseudoSentences", "PseudoVectors", "VampPrior"]
 
 INIT_MEAN = -0.05
 """Default of `init_mean`."""
@@ -30,16 +31,17 @@ DARKEST = 0.02
 
 
 class VampPrior(Strategy):
-    """The prior is the mean of the posteriors of learned pseudo-inputs: sequences of embeddings, or grey images.
+    """The prior is the mean of the posteriors of learned pseudo-inputs: sequences of embeddings, images or vectors.
 
     Source: Tomczak & Welling 2018, with the constants of their published code.
 
     p(z) = (1/C) sum_c q(z | v_c). Each of the C = `components` pseudo-inputs v_c is a sequence of `length` vectors that
-    the encoder reads instead of word embeddings, or an image whose grey values are sigmoids of free parameters. The
-    pseudo-inputs are trained with the decoder; the encoder is trained through both densities in the KL. The KL is
-    estimated by Monte Carlo, log q(z|x) - log p(z), in training at the decoded sample and in evaluation at 100 samples;
-    it is not a sum over dimensions. Every update encodes all pseudo-inputs in addition to the batch; many long
-    pseudo-inputs take more time than the batch. Evaluation computes the posteriors of the pseudo-inputs once.
+    the encoder reads instead of word embeddings, an image whose grey values are sigmoids of free parameters, or a
+    vector of free parameters that the first layer of the encoder reads. The pseudo-inputs are trained with the decoder;
+    the encoder is trained through both densities in the KL. The KL is estimated by Monte Carlo, log q(z|x) - log p(z),
+    in training at the decoded sample and in evaluation at 100 samples; it is not a sum over dimensions. Every update
+    encodes all pseudo-inputs in addition to the batch; many long pseudo-inputs take more time than the batch.
+    Evaluation computes the posteriors of the pseudo-inputs once.
 
     - The prior uses the posterior as evaluation does: with running averages instead of batch statistics, without
       contributing to these statistics, and without dropped variances.
@@ -82,8 +84,10 @@ class VampPrior(Strategy):
         domain, batches = context.domain, context.train_batches
         if isinstance(domain, ImageDomain):
             return {"prior": PseudoImages(self, domain, [batch for batch in batches if isinstance(batch, ImageBatch)])}
+        if isinstance(domain, VectorDomain):
+            return {"prior": PseudoVectors(self, domain, [b for b in batches if isinstance(b, VectorBatch)])}
         sentences = [batch.read for batch in batches if isinstance(batch, TokenBatch)]
-        return {"prior": PseudoSentences(self, context.token_model.embedding, sentences)}
+        return {"prior": PseudoSentences(self, context.token_model.embedding_size, sentences)}
 
     def incompatibilities(self, context: ConfigContext) -> Iterator[Incompatibility]:
         yield from super().incompatibilities(context)
@@ -101,8 +105,8 @@ class VampPrior(Strategy):
                     f"vamp_prior has pseudo-inputs without words, but {other.kind}.bow_input = true requires them; "
                     f"set {other.kind}.bow_input = false, or remove vamp_prior or {other.kind}",
                 )
-        if context.data_kind == "images":
-            yield from without_effect(self, "on images", "length")
+        if context.unit != "word":
+            yield from without_effect(self, f"on {context.data_kind} data", "length")
         if self.init_from_data and self.init_mean != INIT_MEAN:
             yield Incompatibility("E18", "vamp_prior.init_mean has no effect with init_from_data = true; leave it out")
 
@@ -207,6 +211,30 @@ class PseudoImages(PseudoPrior):
         assert isinstance(encoder, ResNetEncoder)
         with running_statistics(encoder):
             return encoder.read(self.pseudo_CHW.sigmoid())
+
+
+class PseudoVectors(PseudoPrior):
+    """Pseudo-inputs `pseudo_CX` of the encoder's first layer: C vectors."""
+
+    def __init__(self, config: VampPrior, domain: VectorDomain, batches: Sequence[VectorBatch]) -> None:
+        super().__init__()
+        start_CX = config.init_std * torch.randn(config.components, domain.features)
+        self.pseudo_CX = nn.Parameter(start_CX if config.init_from_data else start_CX + config.init_mean)
+        self._batches = tuple(batches) if config.init_from_data else ()
+
+    def start(self, encoder: nn.Module) -> None:
+        assert isinstance(encoder, MlpEncoder)
+        if self._batches:
+            rows = [row for batch in self._batches for row in encoder.inputs(batch.to("cpu"))]
+            with torch.no_grad():
+                self.pseudo_CX.add_(torch.stack([rows[number % len(rows)] for number in range(len(self.pseudo_CX))]))
+        self._batches = ()
+
+    def encoded(self, encoder: nn.Module) -> Gaussian:
+        """Encode with the running averages of batch normalisation, which stay unchanged."""
+        assert isinstance(encoder, MlpEncoder)
+        with running_statistics(encoder):
+            return encoder.read(self.pseudo_CX)
 
 
 def first_images(count: int, batches: Sequence[ImageBatch]) -> Tensor:

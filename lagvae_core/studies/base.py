@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.config.recipe import RECIPES
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import ValidationIssue
@@ -48,17 +47,17 @@ class Study(FrozenConfig, ABC):
     Attributes:
         columns: Columns of the values that the study measures.
         tables: Description of the rows of each table, by name of the table.
-        data_kinds: Kinds of data that the study supports.
+        data_kinds: Kinds of data that the study supports; None for all.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
     tables: ClassVar[Mapping[str, str]] = {}
-    data_kinds: ClassVar[frozenset[str]] = frozenset(RECIPES)
+    data_kinds: ClassVar[frozenset[str] | None] = None
     kind: Any
 
     def unsupported_data(self, config: TrialConfig) -> Iterator[ValidationIssue]:
         """Yield an issue if the study does not support the kind of data. Unlike `issues`, it needs only the config."""
-        if config.data.kind not in self.data_kinds:
+        if self.data_kinds is not None and config.data.family_kind not in self.data_kinds:
             hint = f"Choose a model of {' or '.join(sorted(self.data_kinds))} data."
             yield ValidationIssue(self.name(), f"does not support {config.data.kind} data", hint)
 

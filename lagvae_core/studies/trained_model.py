@@ -15,7 +15,7 @@ from lagvae_core.config.trial import TrialConfig, complete_stored
 from lagvae_core.data import Dataset, Split
 from lagvae_core.errors import CheckpointError
 from lagvae_core.evaluation.evaluate import ENCODE_BATCH, on_device
-from lagvae_core.metrics.encoding import EncodedSplit, encode_split, posterior_mean
+from lagvae_core.metrics.encoding import EncodedSplit, encode_split, posterior_moments
 from lagvae_core.models.vae import Vae
 from lagvae_core.randomness import derive_seed, example_noise
 from lagvae_core.strategies.slots import TrainingComponents
@@ -58,7 +58,6 @@ class TrainedModel:
         batches = on_device(split, ENCODE_BATCH, self.device)
         return encode_split(self.model, batches, seed, infer=self.components.refine(self.model, seed))
 
-    @torch.no_grad()
     def means(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> Tensor:
         """Return E_q[z|x] of every example, the mean of the decoder's input, without running the decoder.
 
@@ -69,14 +68,22 @@ class TrainedModel:
         Returns:
             float64 [N, Z] on the CPU, in the order of the split. q(z|x) is computed as in the evaluation.
         """
+        return self.moments(split, progress)[0]
+
+    @torch.no_grad()
+    def moments(self, split: Split, progress: Callable[[int], None] = lambda examples: None) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of q(z|x) of every example, in the form of `means`."""
         seed = self.config.evaluation.seed
         infer = self.components.refine(self.model, seed)
-        rows, index = [], []
+        means, deviations, index = [], [], []
         for batch in on_device(split, ENCODE_BATCH, self.device):
-            rows.append(posterior_mean(infer(batch).q, batch.index_B, seed)[0].double().cpu())
+            mean, deviation = posterior_moments(infer(batch).q, batch.index_B, seed)
+            means.append(mean.cpu())
+            deviations.append(deviation.cpu())
             index.append(batch.index_B)
             progress(sum(map(len, index)))
-        return torch.cat(rows)[torch.cat(index).argsort()]
+        order = torch.cat(index).argsort()
+        return torch.cat(means)[order], torch.cat(deviations)[order]
 
     @torch.no_grad()
     def from_prior(self, examples: int, seed: int, purpose: str) -> Tensor:

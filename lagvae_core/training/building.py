@@ -51,7 +51,7 @@ def build_components(
             "lower the smallest batch size that the strategy requires."
         )
         raise DataError([ValidationIssue("the largest training batch", message, hint, largest)])
-    metrics = data_specific_metrics(config.data.kind)
+    metrics = data_specific_metrics(config.data.family_kind)
     return replace(components, extra_metrics=(*components.extra_metrics, *metrics))
 
 

@@ -14,8 +14,9 @@ from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.models.vae import Vae
 from lagvae_core.strategies.slots import TrainingComponents
+from lagvae_core.training.learner import StepTerms
 
-__all__ = ["TrainingCallback", "TrainingEvent", "TrainingState", "evaluation_mode"]
+__all__ = ["StepTerms", "TrainingCallback", "TrainingEvent", "TrainingState", "evaluation_mode"]
 
 TrainingEvent = Literal["start", "step", "update", "epoch"]
 """When a callback is called.
@@ -39,6 +40,7 @@ class TrainingState:
         step: Number of completed outer updates.
         encoder_steps: Number of optimiser steps of the encoder so far.
         decoder_steps: Number of optimiser steps of the decoder so far.
+        terms: The loss and the gradients of the last optimiser step; None before the first.
     """
 
     event: TrainingEvent
@@ -52,6 +54,7 @@ class TrainingState:
     step: int
     encoder_steps: int
     decoder_steps: int
+    terms: StepTerms | None
 
 
 TrainingCallback = Callable[[TrainingState], None]

@@ -16,7 +16,15 @@ from lagvae_core.errors import CheckpointError
 from lagvae_core.files import write_atomically
 from lagvae_core.training.record import TrialRecord
 
-__all__ = ["CheckpointManager", "CheckpointStore", "FileCheckpoint", "decode", "encode", "has_weights_of"]
+__all__ = [
+    "CheckpointManager",
+    "CheckpointStore",
+    "FileCheckpoint",
+    "MemoryCheckpoint",
+    "decode",
+    "encode",
+    "has_weights_of",
+]
 
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -44,6 +52,19 @@ class FileCheckpoint:
     def save(self, content: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, content)
+
+
+class MemoryCheckpoint:
+    """A `CheckpointStore` in memory; `content` is None until something is saved."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return self.content
+
+    def save(self, content: bytes) -> None:
+        self.content = content
 
 
 def encode(state: dict[str, Any]) -> bytes:

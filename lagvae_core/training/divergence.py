@@ -38,13 +38,15 @@ class DivergenceRule:
 
     The trial has diverged if a validation value is not finite. It has also diverged if, in two consecutive epochs with
     a KL weight of at least 0.5, the validation KL exceeds `kl_explode` nats, or the validation loss exceeds twice the
-    absolute loss of the first epoch. At a smaller weight a large KL is intended, as in warm-ups and autoencoders.
+    absolute loss of the first epoch, or twice `loss_floor` if that is larger. At a smaller weight a large KL is
+    intended, as in warm-ups and autoencoders.
 
     The KL and the loss are those of the training objective, at KL weight 1. No limit applies to a KL that a strategy
     leaves out of its objective, as Scale-VAE does.
     """
 
     kl_explode: float
+    loss_floor: float = 0.0
     first_loss: float | None = None
     exploded: int = 0
     doubled: int = 0
@@ -70,7 +72,9 @@ class DivergenceRule:
         if self.first_loss is None:
             self.first_loss = loss
         self.exploded = self.exploded + 1 if kl > self.kl_explode and weight >= 0.5 else 0
-        self.doubled = self.doubled + 1 if loss > 2.0 * abs(self.first_loss) and weight >= 0.5 else 0
+        self.doubled = (
+            self.doubled + 1 if loss > 2.0 * max(abs(self.first_loss), self.loss_floor) and weight >= 0.5 else 0
+        )
         if self.exploded >= PATIENCE:
             raise Diverged(
                 f"the validation KL is {kl:.4g} nats after epoch {epoch}, "

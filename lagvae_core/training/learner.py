@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Inference, Proposal
@@ -17,7 +18,26 @@ from lagvae_core.randomness import Streams
 from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies.slots import ClipScope, Forward, Loss, TrainingComponents
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "StepTerms"]
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """The loss of one optimiser step and the norms of its gradients before they are clipped.
+
+    Args:
+        total: Training objective [nats per example], with penalties.
+        rec: Mean reconstruction term [nats].
+        kl: Mean KL at weight 1 [nats].
+        encoder_norm: Norm of the gradients of the encoder; None if none were computed.
+        decoder_norm: Norm of the gradients of the decoder; None if none were computed.
+    """
+
+    total: float
+    rec: float
+    kl: float
+    encoder_norm: float | None
+    decoder_norm: float | None
 
 
 class Learner:
@@ -30,6 +50,8 @@ class Learner:
         encoder_steps: Number of optimiser steps of the encoder so far.
         decoder_steps: Number of optimiser steps of the decoder so far.
         after_step: Called after every optimiser step.
+        watched: Whether `terms` is computed at every step.
+        terms: The loss and the gradients of the last step.
     """
 
     def __init__(
@@ -49,6 +71,9 @@ class Learner:
         self.encoder_steps = 0
         self.decoder_steps = 0
         self.after_step: Callable[[], None] = lambda: None
+        self.watched = False
+        self.terms: StepTerms | None = None
+        self._loss: Loss | None = None
         self._encoder = list(model.encoder_parameters())
         self._decoder = list(model.decoder_parameters())
         self.reset_optimisers()
@@ -80,7 +105,10 @@ class Learner:
         forward = Forward(batch, inference, draw, rec, kl, weight, model, self.streams)
         for penalty in components.penalties:
             total = total + penalty(forward)
-        return Loss(total, rec, kl)
+        loss = Loss(total, rec, kl)
+        if self.watched:
+            self._loss = loss
+        return loss
 
     def kl_factor(self, weight: float) -> Tensor:
         """Return the factor of each example's KL in the objective, for an objective that is linear in the KL."""
@@ -111,6 +139,11 @@ class Learner:
             clip_scope: `all` clips the joint norm of encoder and decoder, even if only one optimiser steps;
                 `per_module` clips the norm of each separately. Defaults to `training.clip_scope`.
         """
+        if self.watched and self._loss is not None:
+            total, rec, kl = (term.detach() for term in (self._loss.total, self._loss.rec_B, self._loss.kl_BZ))
+            norms = (_gradient_norm(group) for group in (self._encoder, self._decoder))
+            self.terms = StepTerms(float(total), float(rec.mean()), float(kl.sum(1).mean()), *norms)
+        self._loss = None
         scope = clip_scope or self.training.clip_scope
         groups = [self._encoder + self._decoder] if scope == "all" else [self._encoder, self._decoder]
         for group in groups:
@@ -172,3 +205,9 @@ class Learner:
         self.decoder_steps = state["decoder_steps"]
         self._encoder_optimiser.load_state_dict(state["encoder_optimiser"])
         self._decoder_optimiser.load_state_dict(state["decoder_optimiser"])
+
+
+def _gradient_norm(parameters: Sequence[nn.Parameter]) -> float | None:
+    """Return the norm of all stored gradients; None if there are none."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return float(get_total_norm(gradients)) if gradients else None

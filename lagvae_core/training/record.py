@@ -130,7 +130,8 @@ class TrialRecord:
     def __repr__(self) -> str:
         """Return the identity, the status and the main metrics; the attributes have everything."""
         summary = _selected({"run_id": self.run_id, "status": self.status} | self.metrics, TRIAL_SUMMARY)
-        return f"{type(self).__name__}({summary})"
+        warnings = f", warnings={len(self.warnings)}" if self.warnings else ""
+        return f"{type(self).__name__}({summary}{warnings})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values; numbers that are not finite become null."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lagvae_core.config.trial import TrialConfig, data_warnings
 from lagvae_core.data import Batch, Dataset, DataSource
+from lagvae_core.errors import DataError
 from lagvae_core.randomness import Streams
 from lagvae_core.runtime import peak_memory_bytes
 from lagvae_core.training import checkpoint as checkpoints
@@ -55,6 +56,9 @@ class TrialState:
         self.config, self.dataset, self.device = config, dataset, device
         self.run_id = config.run_id(dataset.fingerprint)
         self.streams = Streams(config.seed, device)
+        issues = [*config.model.domain_issues(dataset.domain)]
+        if issues:
+            raise DataError(issues)
         train_batches = self.partition(0)
         self.validation = Validation(config, dataset, device)
         self.components = build_components(config, dataset.domain, train_batches, self.streams)
@@ -93,7 +97,7 @@ class TrialState:
             max_decays=training.max_decays,
             against=training.decay_reference,
         )
-        self.divergence = DivergenceRule(training.kl_explode)
+        self.divergence = DivergenceRule(training.kl_explode, self.dataset.domain.loss_floor)
         self.best = BestWeights()
 
     def end_pretraining(self) -> None:

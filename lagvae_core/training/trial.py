@@ -6,7 +6,7 @@ steps).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def train(
     progress: Callable[[Progress], None] = lambda progress: None,
     checkpoint: CheckpointStore | None = None,
     checkpoint_seconds: float = 30.0,
+    reported: int | None = None,
     model_store: CheckpointStore | None = None,
     device: torch.device | str = "cpu",
     threads: int | None = None,
@@ -57,6 +58,8 @@ def train(
             holds the record of this trial, that record is returned.
         checkpoint_seconds: Shortest time between two saves to `checkpoint` [s]; 0 saves after every update. The state
             is also saved before the final measurement, and replaced by the record at the end.
+        reported: Number of epochs that the caller has received from earlier attempts. If the trial resumes, `report` is
+            first called with the later epochs that the checkpoint contains. None: it has received all of them.
         model_store: Where the best weights of a finished trial are stored, before its record is saved. A trial with a
             finished record but without weights in this store is trained again from scratch.
         device: Device of the model and of the training batches.
@@ -81,17 +84,19 @@ def train(
     with torch_threads(threads or default_threads(config.model.small)):
         trial = Trial(config, dataset or config.data.load(), torch.device(device), callback)
         stored = checkpoint.load() if checkpoint is not None else None
+        missed: list[EpochRecord] = []
         if stored is not None:
             state = checkpoints.decode(stored, trial.run_id)
             if state["record"] is None:
                 trial.load_state_dict(state)
+                missed = trial.curve[reported:] if reported is not None else []
             else:
                 record = TrialRecord.from_json(state["record"])
                 if model_store is None or record.status != "finished" or has_weights_of(model_store, trial.run_id):
                     return record
         checkpoint_manager = CheckpointManager(trial.state_dict, checkpoint, checkpoint_seconds)
         try:
-            early_stop = trial.fit(report, progress, checkpoint_manager)
+            early_stop = trial.fit(report, progress, checkpoint_manager, missed)
             if early_stop:
                 record = trial.record("stopped_early", early_stop)
             else:
@@ -103,6 +108,10 @@ def train(
             record = trial.record("diverged", f"{error}.")
         checkpoint_manager.save_record(record)
         return record
+
+
+def _stopped_after(record: EpochRecord) -> str:
+    return f"stopped early after epoch {record.epoch} (scheduler)."
 
 
 class _DeferredInterrupt:
@@ -146,12 +155,14 @@ class Trial(TrialState):
         self.callback = callback
         if callback is not None:
             self.learner.after_step = lambda: self._notify("step")
+            self.learner.watched = True
 
     def fit(
         self,
         report: Report = lambda record: None,
         progress: Callable[[Progress], None] = lambda progress: None,
         checkpoint_manager: CheckpointManager | None = None,
+        missed: Sequence[EpochRecord] = (),
     ) -> str:
         """Train to the end of the schedule, or until `report` returns "stop".
 
@@ -160,6 +171,7 @@ class Trial(TrialState):
             progress: Called after each training batch and each validated batch.
             checkpoint_manager: Saves the state after an update or epoch if a save is due, and at the end of the
                 schedule; if None, nothing is saved.
+            missed: Records of ended epochs with which `report` is called first.
 
         Returns:
             The reason for an early stop; "" if training reached the end of the schedule.
@@ -171,6 +183,9 @@ class Trial(TrialState):
         progress = self._untimed(progress)
         if self.epoch == self.position == 0:
             self._notify("start")
+        for record in missed:
+            if report(record) == "stop":
+                return _stopped_after(record)
         while not self.stop_reason:
             for place in self.updates():
                 try:
@@ -185,7 +200,7 @@ class Trial(TrialState):
             self.end_epoch(record)
             checkpoint_manager.save_if_due()
             if report(record) == "stop":
-                return f"stopped early after epoch {record.epoch} (scheduler)."
+                return _stopped_after(record)
             if validating.error is not None:
                 checkpoint_manager.save()
                 raise validating.error
@@ -255,6 +270,7 @@ class Trial(TrialState):
             step=self.step,
             encoder_steps=self.learner.encoder_steps,
             decoder_steps=self.learner.decoder_steps,
+            terms=self.learner.terms,
         )
         with self.stopwatch.paused():
             self.callback(state)

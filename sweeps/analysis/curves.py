@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from sweeps.analysis.statistics import Statistic, group_rows
+from sweeps.analysis.statistics import Statistic, statistics_of
+from sweeps.storage.row_table import Groups, RowTable
 from sweeps.storage.schema import ENDED, STATUSES
 
 __all__ = ["Curve", "CurvePoint", "curves_of"]
@@ -85,22 +84,43 @@ def curves_of(
     Returns:
         The curves, in order of first appearance.
     """
-    table = pd.DataFrame(list(rows), columns=list(dict.fromkeys(["arm", "config_id", "run_id", "epoch", *columns])))
-    epochs, run_ids = table["epoch"].to_numpy(), table["run_id"]
-    values = {name: table[name].to_numpy(dtype=np.float64) for name in columns}
-    groups = group_rows(table[["arm", "config_id"]])
-    arms = [rows[int(group[0])]["arm"] for group in groups]
-    curves = []
-    for arm, group in zip(arms, groups, strict=True):
-        config_id = rows[int(group[0])]["config_id"]
-        name = arm if arms.count(arm) == 1 else f"{arm} {config_id[:6]}"
-        points = []
-        for epoch in np.unique(epochs[group]).tolist():
-            runs = group[epochs[group] == epoch]
-            step = fmean(rows[run]["step"] for run in runs.tolist())
-            statistics = {name: Statistic.of(values[name][runs]) for name in columns}
-            points.append(CurvePoint(epoch, step, len(runs), statistics))
-        runs_of_curve = run_ids[group].unique()
-        unfinished = Counter(sorted(s for run_id in runs_of_curve if (s := statuses.get(run_id, "")) in UNFINISHED))
-        curves.append(Curve(arm, config_id, name, len(runs_of_curve), points, unfinished=dict(unfinished)))
-    return curves
+    table = RowTable.of(rows, dict.fromkeys(["arm", "config_id", "run_id", "epoch", "step", *columns]))
+    configurations = table.groups("arm", "config_id")
+    points = _points(table, configurations, columns)
+    runs = table.groups("arm", "config_id", "run_id")
+    configuration_of_run = configurations.codes_N[runs.first_G]
+    counts = np.bincount(configuration_of_run, minlength=len(configurations)).tolist()
+    unfinished: dict[int, Counter[str]] = {}
+    if statuses:
+        run_ids = table.take(runs.first_G).values("run_id")
+        for number, run_id in zip(configuration_of_run.tolist(), run_ids, strict=True):
+            if (status := statuses.get(run_id, "")) in UNFINISHED:
+                unfinished.setdefault(number, Counter())[status] += 1
+    first = table.take(configurations.first_G)
+    arms, config_ids = first.values("arm"), first.values("config_id")
+    curves_of_arm = Counter(arms)
+    return [
+        Curve(
+            arm,
+            config_id,
+            arm if curves_of_arm[arm] == 1 else f"{arm} {config_id[:6]}",
+            counts[number],
+            points[number],
+            unfinished=dict(sorted(unfinished.get(number, {}).items())),
+        )
+        for number, (arm, config_id) in enumerate(zip(arms, config_ids, strict=True))
+    ]
+
+
+def _points(table: RowTable, configurations: Groups, columns: Sequence[str]) -> list[list[CurvePoint]]:
+    """Return the epochs of each configuration, in order."""
+    groups = table.groups("arm", "config_id", "epoch")
+    steps = np.bincount(groups.codes_N, table.floats("step"), minlength=len(groups)) / np.maximum(groups.count_G, 1)
+    statistics = {name: statistics_of(table.floats(name), groups.codes_N, len(groups)) for name in columns}
+    configuration_P, epoch_P = configurations.codes_N[groups.first_G], table.ints("epoch")[groups.first_G]
+    points: list[list[CurvePoint]] = [[] for _ in range(len(configurations))]
+    for point in np.lexsort([epoch_P, configuration_P]).tolist():
+        of_columns = {name: of_points[point] for name, of_points in statistics.items()}
+        found = CurvePoint(int(epoch_P[point]), float(steps[point]), int(groups.count_G[point]), of_columns)
+        points[configuration_P[point]].append(found)
+    return points

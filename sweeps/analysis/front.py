@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweeps.analysis.pareto import Direction, beaten, front, replicates
-from sweeps.analysis.statistics import ConfigurationIdentity, identity_of
+from sweeps.analysis.statistics import ConfigurationIdentity, Statistic, identity_of
+from sweeps.storage.row_table import RowTable
 
-__all__ = ["DIGITS", "ERRORS", "FrontRow", "Standing", "front_of"]
+__all__ = [
+    "DIGITS",
+    "ERRORS",
+    "STANDINGS",
+    "Front",
+    "FrontRow",
+    "Standing",
+    "best_of_arms",
+    "clear_best",
+    "front_of",
+    "measured",
+]
 
 DIGITS = 3
 """Decimals to which means are printed and compared. Smaller differences are noise of floating-point arithmetic."""
@@ -20,6 +34,14 @@ ERRORS = 2.0
 """Number of standard errors of a difference that it must exceed to be clear."""
 
 Standing = Literal["on", "in doubt", "tied", "off"]
+
+STANDINGS: Mapping[Standing, str] = {
+    "in doubt": f"on the front, but another configuration is better by more than {ERRORS:g} standard errors of the "
+    "difference in one objective, and not worse by more than that in any",
+    "tied": f"dominated, but no configuration is better by more than {ERRORS:g} standard errors of the difference in "
+    "one objective without being worse by more than that in another",
+}
+"""Explanation of each standing that needs one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,10 @@ class FrontRow(ConfigurationIdentity):
     member: bool
     beaten: bool
 
+    def statistic(self, column: str) -> Statistic:
+        """Return the statistic of an objective."""
+        return Statistic(self.mean[column], self.se[column], self.n)
+
     @property
     def standing(self) -> Standing:
         """Whether the configuration is on the front, and whether that exceeds the error.
@@ -59,7 +85,65 @@ class FrontRow(ConfigurationIdentity):
         return values | {"n": self.n, "parameters": dict(self.parameters), "standing": self.standing}
 
 
-def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[FrontRow]:
+@dataclass(frozen=True, eq=False)
+class Front(Sequence[FrontRow]):
+    """The configurations in the space of the objectives, sorted from best to worst in the first one.
+
+    As a sequence, it has one `FrontRow` per configuration. Of many, most are behind the front, and `shown` leaves them
+    out.
+
+    Args:
+        objectives: Direction of improvement of each of D objectives, by column.
+        first: A row of each of the M configurations.
+        mean_MD: Mean of each objective.
+        se_MD: Standard error of each mean; NaN if only one seed finished.
+        n_M: Number of finished seeds.
+        member_M: Whether each is on the front (see `FrontRow`).
+        beaten_M: Whether each is beaten (see `FrontRow`).
+    """
+
+    objectives: Mapping[str, Direction]
+    first: RowTable
+    mean_MD: NDArray[np.float64]
+    se_MD: NDArray[np.float64]
+    n_M: NDArray[np.int64]
+    member_M: NDArray[np.bool_]
+    beaten_M: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @overload
+    def __getitem__(self, index: int) -> FrontRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[FrontRow]: ...
+    def __getitem__(self, index: int | slice) -> FrontRow | list[FrontRow]:
+        if isinstance(index, slice):
+            return list(self._rows(np.arange(len(self))[index]))
+        (row,) = self._rows(np.array([range(len(self))[index]]))
+        return row
+
+    def __iter__(self) -> Iterator[FrontRow]:
+        return self._rows(np.arange(len(self)))
+
+    def shown(self) -> list[FrontRow]:
+        """Return the configurations that are on the front or tied with it."""
+        return list(self._rows(np.flatnonzero(self.member_M | ~self.beaten_M)))
+
+    def _rows(self, positions: NDArray[np.int64]) -> Iterator[FrontRow]:
+        for m, row in zip(positions.tolist(), self.first.take(positions), strict=True):
+            se_D = self.se_MD[m].tolist()
+            yield FrontRow(
+                **identity_of(row),
+                mean=dict(zip(self.objectives, self.mean_MD[m].tolist(), strict=True)),
+                se={c: None if math.isnan(se) else se for c, se in zip(self.objectives, se_D, strict=True)},
+                n=int(self.n_M[m]),
+                member=bool(self.member_M[m]),
+                beaten=bool(self.beaten_M[m]),
+            )
+
+
+def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> Front:
     """Compute the Pareto front.
 
     Args:
@@ -70,26 +154,61 @@ def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Directi
     Returns:
         All configurations with at least one replicate, sorted from best to worst in the first objective.
     """
-    columns = list(objectives)
-    usable = [r for r in rows if r["status"] == "finished" and all(r[c] is not None for c in columns)]
-    if not usable:
-        return []
-    values = np.array([[float(row[column]) for column in columns] for row in usable])
-    groups = replicates(values, [row["config_id"] for row in usable])
+    table = RowTable.of(rows, dict.fromkeys(["arm", "config_id", "parameters", "status", *objectives]))
+    table, values_ND = measured(table, list(objectives))
+    groups = table.groups("config_id")
+    statistics = replicates(values_ND, groups.codes_N)
     directions = tuple(objectives.values())
-    mean_MD = np.round(groups.mean_MD, DIGITS)
-    member, is_beaten = front(mean_MD, directions), beaten(mean_MD, groups.se_MD, directions, ERRORS)
-    first_row = {row["config_id"]: row for row in reversed(usable)}
-    front_rows = [
-        FrontRow(
-            **identity_of(first_row[config_id]),
-            mean=dict(zip(columns, groups.mean_MD[m].tolist(), strict=True)),
-            se={c: None if np.isnan(se) else float(se) for c, se in zip(columns, groups.se_MD[m], strict=True)},
-            n=int(groups.n_M[m]),
-            member=bool(member[m]),
-            beaten=bool(is_beaten[m]),
-        )
-        for m, config_id in enumerate(groups.groups)
-    ]
-    sign = 1.0 if objectives[columns[0]] == "min" else -1.0
-    return sorted(front_rows, key=lambda row: sign * row.mean[columns[0]])
+    mean_MD = np.round(statistics.mean_MD, DIGITS)
+    member_M, beaten_M = front(mean_MD, directions), beaten(mean_MD, statistics.se_MD, directions, ERRORS)
+    order_M = np.argsort((1.0 if directions[0] == "min" else -1.0) * statistics.mean_MD[:, 0], kind="stable")
+    return Front(
+        objectives,
+        table.take(groups.first_G[order_M]),
+        statistics.mean_MD[order_M],
+        statistics.se_MD[order_M],
+        statistics.n_M[order_M],
+        member_M[order_M],
+        beaten_M[order_M],
+    )
+
+
+def measured(rows: RowTable, columns: Sequence[str]) -> tuple[RowTable, NDArray[np.float64]]:
+    """Return the finished runs with a finite value in each of D columns, and these values [N, D]."""
+    values_ND = np.stack([rows.floats(column) for column in columns], axis=1)
+    mask_N = rows.equals("status", "finished") & np.isfinite(values_ND).all(axis=1)
+    return rows.filter(mask_N), values_ND[mask_N]
+
+
+def best_of_arms(rows: Sequence[Mapping[str, Any]], column: str, direction: Direction) -> list[FrontRow]:
+    """Return the configuration of each arm with the best mean of one column, sorted from best to worst.
+
+    Args:
+        rows: Rows of runs. Only finished runs that measured the column count.
+        column: Name of the column.
+        direction: Direction of improvement.
+    """
+    best: dict[str, FrontRow] = {}
+    for row in front_of(rows, {column: direction}):
+        best.setdefault(row.arm, row)
+    return list(best.values())
+
+
+def clear_best(statistics: Sequence[Statistic | None], direction: Direction) -> int | None:
+    """Return the position of the best mean if it is better than every other one beyond the error, and else None.
+
+    It must be better by more than `ERRORS` standard errors of each difference, and the errors of the best and of the
+    second best mean must be known. Elsewhere an unknown error counts as 0, as it does on the front. Means are compared
+    as rounded to `DIGITS` decimals.
+
+    Args:
+        statistics: Statistic of each configuration; None if it has no value.
+        direction: Direction of improvement.
+    """
+    sign = 1.0 if direction == "max" else -1.0
+    scores = [(sign * round(s.mean, DIGITS), s.se, position) for position, s in enumerate(statistics) if s is not None]
+    (best, best_se, position), *others = sorted(scores, key=lambda score: -score[0]) or [(0.0, None, 0)]
+    if not others or best_se is None or others[0][1] is None:
+        return None
+    clear = all(best - score > ERRORS * float(np.hypot(best_se, se or 0.0)) for score, se, _ in others)
+    return position if clear else None

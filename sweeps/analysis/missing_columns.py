@@ -11,7 +11,10 @@ from lagvae_core.strategies import CATALOGUE
 from sweeps.analysis.statistics import TIME, Summary
 from sweeps.studies.table import study_of
 
-__all__ = ["missing_columns"]
+__all__ = ["NEEDED", "empty_columns", "missing_columns"]
+
+NEEDED = ("config", "lagvae_version")
+"""Columns of a run by which reasons are found, besides its status."""
 
 
 def missing_columns(sweep: str, rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]) -> list[str]:
@@ -28,9 +31,13 @@ def missing_columns(sweep: str, rows: Sequence[Mapping[str, Any]], summaries: Se
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:
         return ["no run has finished, so no column has a value"] if rows else []
+    return [f"{name} has no value: {_reason(sweep, finished, name)}" for name in empty_columns(summaries)]
+
+
+def empty_columns(summaries: Sequence[Summary]) -> list[str]:
+    """Return the names of the columns without a value in any summary."""
     names = dict.fromkeys(name for summary in summaries for name in summary.columns if name != TIME)
-    empty = [name for name in names if all(summary.columns[name] is None for summary in summaries)]
-    return [f"{name} has no value: {_reason(sweep, finished, name)}" for name in empty]
+    return [name for name in names if all(summary.columns[name] is None for summary in summaries)]
 
 
 def _reason(sweep: str, rows: Sequence[Mapping[str, Any]], column: str) -> str:

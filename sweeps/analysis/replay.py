@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,33 +11,15 @@ import numpy as np
 
 from sweeps.analysis.front import front_of
 from sweeps.analysis.pareto import Direction, hypervolume
-from sweeps.search.plan import Plan, Run
+from sweeps.search.budget import Cost, cost_of
+from sweeps.search.plan import Plan, Run, StoredRun
 from sweeps.search.stopping import COUNTS, RunStopper, Verdict, reference_point
 from sweeps.spec.sections import StoppingSpec
 from sweeps.storage.schema import ENDED
 
-__all__ = ["ArmSavings", "Cost", "Replay", "StoppedRun", "replay"]
+__all__ = ["ArmSavings", "Replay", "StoppedRun", "replay"]
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What training and measuring cost.
-
-    Args:
-        evaluations: Number of gradient evaluations: optimiser steps of the encoder and of the decoder.
-        seconds: Time of the runs [s], whatever the number of concurrent runs.
-    """
-
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.evaluations + other.evaluations, self.seconds + other.seconds)
-
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.evaluations - other.evaluations, self.seconds - other.seconds)
 
 
 @dataclass(frozen=True)
@@ -112,19 +93,6 @@ class Replay:
         return sum((arm.saved for arm in self.arms), Cost())
 
 
-@dataclass(frozen=True)
-class _StoredRun:
-    run: Run
-    row: Row
-    curve: Sequence[Row]
-
-    @property
-    def cost(self) -> Cost:
-        """What the run cost in all: more than its last epoch if it was measured after it."""
-        last = _cost(self.curve[-1])
-        return Cost(max(last.evaluations, _cost(self.row).evaluations), max(last.seconds, _cost(self.row).seconds))
-
-
 def replay(stopping: StoppingSpec, plan: Plan, curves: Sequence[Row]) -> Replay:
     """Apply a rule to the stored curves of the ended runs of a sweep.
 
@@ -136,7 +104,7 @@ def replay(stopping: StoppingSpec, plan: Plan, curves: Sequence[Row]) -> Replay:
         plan: The plan of the sweep, with its stored rows.
         curves: The stored epochs, sorted by run and epoch.
     """
-    stored = list(_stored_runs(plan, curves))
+    stored = [one for one in plan.stored_runs(curves) if _is_complete(one)]
     stopper = RunStopper(stopping, plan.spec.objectives)
     stopped: dict[str, StoppedRun] = {}
     for _, _, one, epoch in sorted(_events(stored), key=lambda event: event[:2]):
@@ -145,29 +113,30 @@ def replay(stopping: StoppingSpec, plan: Plan, curves: Sequence[Row]) -> Replay:
         if epoch is None:
             stopper.on_run_ended(one.run, one.row)
         elif verdict := stopper.observe(one.run, epoch):
-            stopped[one.run.run_id] = StoppedRun(one.run, verdict, one.cost - _cost(epoch))
+            stopped[one.run.run_id] = StoppedRun(one.run, verdict, _cost(one) - cost_of(one.row, epoch))
     arms = []
     for arm in plan.spec.arms:
         of_arm = [one for one in stored if one.run.arm == arm.name]
         stops = [one for one in stopped.values() if one.run.arm == arm.name]
-        total, saved = sum((one.cost for one in of_arm), Cost()), sum((one.saved for one in stops), Cost())
+        total, saved = sum(map(_cost, of_arm), Cost()), sum((one.saved for one in stops), Cost())
         if of_arm:
             arms.append(ArmSavings(arm.name, len(of_arm), len(stops), total, saved))
     before = sum(one.row["status"] == "stopped_early" for one in stored)
     return Replay(tuple(arms), tuple(stopped.values()), before, *_front_losses(plan, stopped))
 
 
-def _stored_runs(plan: Plan, curves: Sequence[Row]) -> Iterator[_StoredRun]:
-    """Yield the ended runs of the sweep that have a curve with all counts and times."""
-    for run_id, epochs in itertools.groupby(curves, key=lambda epoch: str(epoch["run_id"])):
-        row, curve = plan.rows.get(run_id), list(epochs)
-        is_complete = all(epoch[column] is not None for epoch in curve for column in (*COUNTS, "seconds"))
-        if row is not None and is_complete and row["status"] in ENDED and row["started_at"] is not None:
-            configuration = plan.configurations[row["arm"], row["configuration"]]
-            yield _StoredRun(plan.run(configuration, row["seed"]), row, curve)
+def _is_complete(one: StoredRun) -> bool:
+    """Return whether the run has ended and its curve has all counts and times."""
+    has_counts = all(epoch[column] is not None for epoch in one.curve for column in (*COUNTS, "seconds"))
+    return has_counts and one.row["status"] in ENDED and one.row["started_at"] is not None
 
 
-def _events(stored: Sequence[_StoredRun]) -> Iterator[tuple[datetime, int, _StoredRun, Row | None]]:
+def _cost(one: StoredRun) -> Cost:
+    """Return what the run cost in all: more than up to its last epoch if it was measured after it."""
+    return cost_of(one.row).at_least(cost_of(one.row, one.curve[-1]))
+
+
+def _events(stored: Sequence[StoredRun]) -> Iterator[tuple[datetime, int, StoredRun, Row | None]]:
     """Yield time, number of the run, run and epoch of every epoch and of the end of every run, where epoch is None."""
     for number, one in enumerate(sorted(stored, key=lambda one: one.row["started_at"])):
         time = one.row["started_at"]
@@ -175,10 +144,6 @@ def _events(stored: Sequence[_StoredRun]) -> Iterator[tuple[datetime, int, _Stor
             time = one.row["started_at"] + timedelta(seconds=epoch["seconds"])
             yield time, number, one, epoch
         yield time, number, one, None
-
-
-def _cost(row: Row) -> Cost:
-    return Cost(int(row["encoder_steps"] or 0) + int(row["decoder_steps"] or 0), float(row["seconds"] or 0.0))
 
 
 def _front_losses(

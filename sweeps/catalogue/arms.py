@@ -58,6 +58,7 @@ def resolved_sweep(spec: SweepSpec) -> dict[str, Any]:
     shared = {"space": {dimension.name: _written(_searched(dimension)) for dimension in spec.space}}
     return {
         "name": spec.name,
+        **({"plugins": [plugin.path for plugin in spec.plugins]} if spec.plugins else {}),
         "trial": spec.defaults.model_dump(mode="json", exclude={"strategies", "seed"}),
         **(shared if spec.space else {}),
         "arms": {arm.name: _resolved_arm(spec, arm) for arm in spec.arms},
@@ -66,6 +67,7 @@ def resolved_sweep(spec: SweepSpec) -> dict[str, Any]:
         "stopping": "none" if spec.stopping is None else spec.stopping.model_dump(mode="json"),
         "resources": spec.resources.model_dump(mode="json"),
         "keep": spec.keep,
+        **({"trackers": trackers} if (trackers := spec.trackers.model_dump(exclude_none=True)) else {}),
     }
 
 

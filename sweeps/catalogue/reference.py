@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator
 from typing import Any
 
-from lagvae_core.config.recipe import RECIPES
+from lagvae_core.config.recipe import RECIPES, defaults_of
 from lagvae_core.config.trial import TrialConfig
-from lagvae_core.data import DataConfig
-from lagvae_core.models import AnyModel
+from lagvae_core.data import DATA_SOURCES
+from lagvae_core.models import MODELS
 from lagvae_core.settings import EvaluationConfig, FrozenConfig, TrainingConfig
 from sweeps.catalogue.fields import describe_docstring, describe_fields
 from sweeps.formatting import format_value, markdown_table
 from sweeps.spec.arms import MAX_ARMS, ArmFile
 from sweeps.spec.sections import BudgetSpec, RacingSeeds, ResourceSpec, SearchSpec, StoppingSpec
 from sweeps.spec.sweep import SweepFile
+from sweeps.spec.trackers import MLflowSpec, TensorBoardSpec, TrackersSpec, WandbSpec
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES
 
 __all__ = ["reference_page"]
@@ -108,20 +108,19 @@ def reference_page() -> str:
         *_section("search.budget", BudgetSpec),
         *_section("stopping", StoppingSpec),
         *_section("resources", ResourceSpec),
+        *_section("trackers", TrackersSpec),
+        *_section("trackers.tensorboard", TensorBoardSpec),
+        *_section("trackers.mlflow", MLflowSpec),
+        *_section("trackers.wandb", WandbSpec),
         TRIAL,
         *_table(TrialConfig),
         "",
-        *(line for kind in _members(DataConfig) for line in _section("data", kind)),
-        *(line for kind in _members(AnyModel) for line in _section("model", kind)),
+        *(line for kind in DATA_SOURCES.values() for line in _section("data", kind)),
+        *(line for kind in MODELS.values() for line in _section("model", kind)),
         *_section("training", TrainingConfig),
         *_section("evaluation", EvaluationConfig),
     ]
     return "\n".join(parts)
-
-
-def _members(union: Any) -> list[type[FrozenConfig]]:
-    """Return the classes of a union that is discriminated by `kind`."""
-    return list(typing.get_args(typing.get_args(union)[0]))
 
 
 def _section(name: str, config: type[FrozenConfig]) -> Iterator[str]:
@@ -149,11 +148,11 @@ def _default(section: str, kind: str | None, key: str, config: type[FrozenConfig
         section, key, value = key, "kind", getattr(value, "kind", None)
     if section and key == "kind" and value is None:
         return "the defaults below"
-    recipes = {data: recipe.get(section, {}) for data, recipe in RECIPES.items()}
-    applicable = {data: recipe for data, recipe in recipes.items() if kind is None or recipe.get("kind") == kind}
-    if not any(key in recipe for recipe in applicable.values()):
+    applicable = defaults_of(section, kind)
+    if not any(key in defaults for defaults in applicable.values()):
         return _format(value)
-    return ", ".join(f"{_format(recipe.get(key, value))} for {data}" for data, recipe in applicable.items())
+    chosen = {name: defaults for name, defaults in applicable.items() if name in RECIPES or key in defaults}
+    return ", ".join(f"{_format(defaults.get(key, value))} for {name}" for name, defaults in chosen.items())
 
 
 def _format(value: Any) -> str:

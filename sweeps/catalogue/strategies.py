@@ -65,11 +65,11 @@ def format_range(search: Mapping[str, Any] | None) -> str:
 
 def conflicts_of(kind: str) -> dict[str, str]:
     """Return the reasons why strategies cannot be combined with `kind` at default settings, by their kinds."""
-    return _conflicts()[kind]
+    return _conflicts(tuple(CATALOGUE.values()))[kind]
 
 
-@functools.cache
-def _conflicts() -> dict[str, dict[str, str]]:
+@functools.lru_cache(maxsize=1)
+def _conflicts(loaded: tuple[type[Strategy], ...]) -> dict[str, dict[str, str]]:
     """Return the conflicts of all kinds, found by validating every pair of strategies at default settings."""
     conflicts: dict[str, dict[str, str]] = {kind: {} for kind in CATALOGUE}
     kinds = list(CATALOGUE)
@@ -82,11 +82,11 @@ def _conflicts() -> dict[str, dict[str, str]]:
 
 
 def _conflict(one: str, other: str) -> str:
-    """Return why two strategies cannot be combined; "" if the combination is valid for text or for images.
+    """Return why two strategies cannot be combined; "" if the combination is valid for text, images or vectors.
 
     If both strategies support one of these kinds of data, the reason is the one for that kind.
     """
-    issues_by_data = [_stack_issues([one, other], data) for data in ("text", "images")]
+    issues_by_data = [_stack_issues([one, other], data) for data in ("text", "images", "vectors")]
     if not all(issues_by_data):
         return ""
     supported = [issues for issues in issues_by_data if all(issue.code != OTHER_DATA for issue in issues)]

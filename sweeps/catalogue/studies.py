@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lagvae_core.data import DATA_SOURCES
 from lagvae_core.studies import Study
 from sweeps.catalogue.fields import describe_docstring, describe_fields
 from sweeps.formatting import format_value, markdown_table
@@ -26,7 +27,7 @@ def describe_study(study: type[Study]) -> dict[str, Any]:
     return {
         "kind": study.name(),
         **describe_docstring(study),
-        "data_kinds": sorted(study.data_kinds),
+        "data_kinds": sorted(study.data_kinds or DATA_SOURCES),
         "fields": describe_fields(study),
         "columns": [{"name": column.name, "kind": column.kind, "doc": column.doc} for column in study.columns],
         "tables": dict(study.tables),

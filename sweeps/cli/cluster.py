@@ -62,19 +62,9 @@ def render(
     if out is None:
         print(text, end="")
     else:
-        _write(out, text)
+        from sweeps.cli.terminal import write_file
 
-
-def _write(path: Path, text: str) -> None:
-    from lagvae_core.errors import ConfigError, ValidationIssue
-    from lagvae_core.files import write_atomically
-
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        message = f"must be a file that can be written ({error.strerror})"
-        hint = "Choose a file in an existing folder that is writable."
-        raise ConfigError([ValidationIssue("--out", message, hint, str(path))]) from None
+        write_file("--out", out, text.encode())
 
 
 def _print_fields(target: str, config: type[Launch]) -> None:

@@ -6,20 +6,42 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from lagvae_core.errors import MISSING, ConfigError, ValidationIssue
 from sweeps.cli.plan import print_earlier_rows
-from sweeps.cli.results import version_of
+from sweeps.cli.runs import version_of
 from sweeps.cli.terminal import OutputFormat, TextTable, console_of_stdout, print_json, print_whole
 from sweeps.formatting import format_parameters, printable
 from sweeps.papers import Metric, find_paper
 from sweeps.papers.comparison import Comparison, ComparisonRow, Section, compare_with_paper
 from sweeps.storage.table import ResultsFolder
 
-__all__ = ["print_comparison"]
+__all__ = ["check_usage", "print_comparison"]
 
 LEFT = ("arm", "published as", "config_id", "parameters", "version", "remarks")
 """Headings of left-aligned columns."""
 
 DIFFERENCES = "Differences in data, model and protocol"
+
+
+def check_usage(arms: Sequence[str], paper: str | None, unsuitable: Sequence[str]) -> None:
+    """Check that `results compare` has either arms or a paper, and only options that suit them.
+
+    Args:
+        arms: The given arms.
+        paper: The given paper; None if there is none.
+        unsuitable: The given options that suit only the other of the two.
+
+    Raises:
+        ConfigError: Both or none are given, or an option does not suit them.
+    """
+    if bool(arms) == (paper is not None):
+        hint = "Give two arms of the sweep, or a paper with --paper."
+        value = " ".join([*arms, f"--paper {paper}"]) if paper is not None else MISSING
+        raise ConfigError([ValidationIssue("ARMS", "must be given, or else --paper, but not both", hint, value)])
+    wanted = "--paper, not arms" if arms else "arms, not --paper"
+    issues = [ValidationIssue(option, f"must be used with {wanted}", "Remove the option.") for option in unsuitable]
+    if issues:
+        raise ConfigError(issues)
 
 
 def print_comparison(
@@ -186,6 +208,6 @@ def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
 def _print_table(console: Console, table: TextTable) -> None:
     """Print a table without truncation: with wrapped cells on a narrow terminal, with one line per row in a pipe."""
     if console.is_terminal:
-        console.print(table.rich(no_wrap=False))
+        console.print(table.rich())
     else:
-        print_whole(console, table.rich(no_wrap=False))
+        print_whole(console, table.rich())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,12 +15,12 @@ from typing import TYPE_CHECKING
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.data import Dataset
 from lagvae_core.errors import CheckpointError, ConfigError, DataError, ValidationIssue
-from lagvae_core.files import check_writable
 from lagvae_core.studies import Study
 from lagvae_core.studies.trained_model import TrainedModel, restore
 from sweeps.cli.outcomes import StudyResult, print_study_results
-from sweeps.cli.terminal import ProgressLine, figure_errors, print_json
+from sweeps.cli.terminal import ProgressLine, figure_errors, folder_issues, print_json
 from sweeps.cli.trial import TrialProgress, changed_data, report_equality
+from sweeps.formatting import format_count, printable
 from sweeps.studies.syntax import parse_studies
 from sweeps.studies.table import checked_values, write_evaluation
 from sweeps.studies.targets import EvaluationTarget, find_targets
@@ -26,7 +28,7 @@ from sweeps.studies.targets import EvaluationTarget, find_targets
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EvaluationRequest", "run_studies"]
+__all__ = ["EvaluationRequest", "run_studies", "studied"]
 
 
 MAX_NAME = 100
@@ -52,7 +54,16 @@ class EvaluationRequest:
 
 
 def run_studies(request: EvaluationRequest) -> None:
-    """Apply the studies to each model, and store and print the findings.
+    """Apply the studies to each model, and store and print the findings; see `studied`."""
+    results = [result for _, result in studied(request)]
+    if request.as_json:
+        print_json([result.to_json() for result in results])
+    else:
+        print_study_results(results)
+
+
+def studied(request: EvaluationRequest) -> list[tuple[TrialConfig, StudyResult]]:
+    """Apply the studies to each model, store the findings, and return them with the configuration of the model.
 
     All checks are made before the first study runs, except the check for damaged weights.
 
@@ -74,22 +85,19 @@ def run_studies(request: EvaluationRequest) -> None:
         retrain=request.retrain,
     )
     targets = [_with_data_path(target, request.data) for target in targets]
-    _check_studies(targets, studies)
+    whole_sweep = request.sweep is not None and not request.run_ids and request.arm is None
+    targets = _applicable(targets, studies, whole_sweep=whole_sweep)
     for folder in {target.folder for target in targets if target.folder is not None}:
         folder.prove_writable("evaluations")
-    if request.png is not None:
-        _create_figure_folder(request.png)
+    if request.png is not None and (issues := folder_issues("--png", request.png)):
+        raise ConfigError(issues)
     with ProgressLine() as line:
         names = _names_of_runs(targets)
-        results = [
-            result
+        return [
+            (target.config, result)
             for target, name in zip(targets, names, strict=True)
             for result in _results(target, name, studies, request, device, line)
         ]
-    if request.as_json:
-        print_json([result.to_json() for result in results])
-    else:
-        print_study_results(results)
 
 
 # --- checks before the first study ----------------------------------------------------------------------------------
@@ -107,23 +115,44 @@ def _with_data_path(target: EvaluationTarget, data: str | None) -> EvaluationTar
     return replace(target, config=TrialConfig.model_validate(values))
 
 
-def _check_studies(targets: Sequence[EvaluationTarget], studies: Sequence[Study]) -> None:
-    """Check that every study applies to every target, and that the data have not changed."""
+def _applicable(
+    targets: Sequence[EvaluationTarget], studies: Sequence[Study], *, whole_sweep: bool
+) -> list[EvaluationTarget]:
+    """Return the targets to which every study applies, after checking that the data have not changed.
+
+    Args:
+        targets: The selected models.
+        studies: The studies.
+        whole_sweep: Leave out models to which a study does not apply, as long as some are left, and print which. A
+            sweep often has an arm without a latent variable.
+
+    Raises:
+        ConfigError: A study does not support a kind of data.
+        DataError: The data of a run have changed, or a study does not apply to a model.
+    """
     config_by_kind = {target.config.data.kind: target.config for target in targets}
-    issues = [
+    unsupported = [
         issue for study in studies for config in config_by_kind.values() for issue in study.unsupported_data(config)
     ]
-    if issues:
-        raise ConfigError(issues)
+    if unsupported:
+        raise ConfigError(unsupported)
+    changed, applicable, left_out = [], [], []
     for target in targets:
         dataset = _load_dataset(target)
         hint = "The files have changed since the run. Give the path of the original files with --data."
         if target.row is not None and (issue := changed_data(target.row, dataset.fingerprint, hint)):
-            issues.append(issue)
+            changed.append(issue)
+        elif issues := [issue for study in studies for issue in study.issues(target.config, dataset)]:
+            left_out.append((target, issues))
         else:
-            issues += [issue for study in studies for issue in study.issues(target.config, dataset)]
-    if issues:
+            applicable.append(target)
+    if changed or (left_out and not (whole_sweep and applicable)):
+        issues = [*changed, *(issue for _, of_target in left_out for issue in of_target)]
         raise DataError(list({str(issue): issue for issue in issues}.values()))
+    runs = Counter((target.row["arm"] if target.row is not None else "", str(issues[0])) for target, issues in left_out)
+    for (arm, reason), count in runs.items():
+        print(printable(f"{arm}: {format_count(count, 'run')} left out. {reason}"), file=sys.stderr)
+    return applicable
 
 
 def _load_dataset(target: EvaluationTarget) -> Dataset:
@@ -132,15 +161,6 @@ def _load_dataset(target: EvaluationTarget) -> Dataset:
 
     dataset: Dataset = load_trial_data(target.config.data.model_dump_json())
     return dataset.under(target.row["data_fingerprint"]) if target.row is not None else dataset
-
-
-def _create_figure_folder(png: Path) -> None:
-    try:
-        png.mkdir(parents=True, exist_ok=True)
-        check_writable(png)
-    except OSError as error:
-        message = f"must be a writable folder ({error.strerror})"
-        raise ConfigError([ValidationIssue("--png", message, "Choose another folder.", str(png))]) from None
 
 
 # --- studies --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from lagvae_core.errors import ConfigError, ValidationIssue, collect_issues
-from sweeps.cli.options import For, Json, PointsFrom, Spec, Sweep, SweepSets
+from sweeps.cli.options import For, Json, Plugins, PointsFrom, Spec, Sweep, SweepSets
 from sweeps.formatting import printable, printable_log
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def submit(
     duration: For = None,
     points_from: PointsFrom = None,
     as_json: Json = False,
+    plugins: Plugins = None,
 ) -> None:
     """Execute the missing runs of a sweep on a cluster. The sweep continues even if this machine is switched off."""
     from cluster.jobs import Cluster, JobError
@@ -102,6 +104,8 @@ def submit(
     else:
         print(f"{loaded.name} is already running as {submission.submission_id}; nothing was submitted.")
     print(f"To follow its output: lagvae logs {loaded.name} -f --address {address}{' --insecure' if insecure else ''}")
+    watch = f"lagvae watch {loaded.name} --results {shlex.quote(results_uri)}"
+    print(f"To follow its runs, on a machine that can read the results: {watch}")
 
 
 @jobs_app.command()

@@ -15,7 +15,7 @@ from sweeps.cli.arms_table import print_arms
 from sweeps.cli.folders import load_sweep
 from sweeps.cli.terminal import ProgressLine, TextTable, console_of_stdout, print_json, print_whole
 from sweeps.execution.resources import NodeCapacity, concurrent_runs, local_capacity
-from sweeps.formatting import format_amount, format_duration
+from sweeps.formatting import format_amount, format_count, format_duration
 from sweeps.search.budget import BudgetMeter, BudgetUse, RunCost, mean_costs
 from sweeps.search.plan import ArmPlan, Plan
 from sweeps.spec.sections import RacingSeeds
@@ -62,15 +62,36 @@ class PlanReport:
         return BudgetMeter(self.spec.search.budget, self.plan.rows.values()).uses()
 
     @property
-    def missing_seconds(self) -> list[float] | None:
-        """Time of the missing runs of each arm, one after another [s]; None if no cost is known.
+    def is_budget_spent(self) -> bool:
+        """Whether no new run starts, because a limit of the budget is reached."""
+        return any(not use.left for use in self.budget)
 
-        For an arm without a known cost, the average over the other arms is assumed.
+    def needed(self, limit: str) -> float | None:
+        """Return the estimated cost of all missing runs, in the unit of a limit of `BudgetSpec`; None if unknown."""
+        resources = self.spec.resources
+        if limit == "gpu_hours" and resources.gpus == "auto":
+            return None  # the driver measures how many runs share a GPU
+        of_arms = self._missing("gradient_evaluations" if limit == "gradient_evaluations" else "seconds")
+        unit = 1.0 if limit == "gradient_evaluations" else 1 / 3600
+        unit *= resources.gpu_share if limit == "gpu_hours" else 1.0
+        return None if of_arms is None else unit * sum(of_arms)
+
+    @property
+    def missing_seconds(self) -> list[float] | None:
+        """Time of the missing runs of each arm, one after another [s]; None if no cost is known."""
+        return self._missing("seconds")
+
+    def _missing(self, field: str) -> list[float] | None:
+        """Return a field of `RunCost` for the missing runs of each arm together; None if no cost is known.
+
+        For an arm without a known cost, the average over the other arms is assumed. What the runs that have started
+        have cost already is not deducted.
         """
         if not self.costs:
             return None
-        average = sum(cost.seconds for cost in self.costs.values()) / len(self.costs)
-        return [arm.missing * (self.costs[arm.arm].seconds if arm.arm in self.costs else average) for arm in self.arms]
+        known = {arm: float(getattr(cost, field)) for arm, cost in self.costs.items()}
+        average = sum(known.values()) / len(known)
+        return [arm.missing * known.get(arm.arm, average) for arm in self.arms]
 
     @property
     def concurrent(self) -> int | None:
@@ -134,7 +155,7 @@ def _saving(spec: SweepSpec) -> str | None:
 
 def _print_report(console: Console, report: PlanReport) -> None:
     spec, plan = report.spec, report.plan
-    print_whole(console, _plan_table(report).rich())
+    print_whole(console, _plan_table(report))
     print_arms(console, {arm.name: describe_arm(spec, arm) for arm in spec.arms})
     objectives = ", ".join(f"{name} ({direction})" for name, direction in spec.objectives.items())
     runs = sum(arm.runs for arm in report.arms)
@@ -146,11 +167,11 @@ def _print_report(console: Console, report: PlanReport) -> None:
         console.print(line, soft_wrap=True)
     for warning in spec.warnings:
         console.print(f"warning, {warning}", soft_wrap=True)
-    print_earlier_rows(console, spec.name, len(plan.others))
+    print_earlier_rows(console, spec.name, plan.earlier_runs)
     if plan.refused:
         run_id, reason = next(iter(plan.refused.items()))
         text = (
-            f"{len(plan.refused)} of them have parameters that are no longer valid; the first is run {run_id}: {reason}"
+            f"parameters that are no longer valid in {len(plan.refused)} of them; the first is run {run_id}: {reason}"
         )
         console.print(text, soft_wrap=True)
 
@@ -158,8 +179,9 @@ def _print_report(console: Console, report: PlanReport) -> None:
 def print_earlier_rows(console: Console, sweep: str, rows: int) -> None:
     """Print how many rows belong to an earlier version of the sweep, unless there are none."""
     if rows:
+        others = format_count(rows, "stored row")
         remedy = f"`lagvae results archive {sweep} --orphans` moves them away"
-        console.print(f"{rows} stored rows belong to an earlier version of the sweep; {remedy}", soft_wrap=True)
+        console.print(f"{others} of an earlier version of the sweep; {remedy}", soft_wrap=True)
 
 
 def _calibrate(plan: Plan, data: Any, known: Mapping[str, RunCost]) -> tuple[dict[str, RunCost], dict[str, str]]:
@@ -200,14 +222,14 @@ def _plan_json(report: PlanReport) -> dict[str, Any]:
         "sweep": spec.name,
         "runs": sum(arm.runs for arm in report.arms),
         "missing": plan.missing,
-        "stored_of_other_versions": len(plan.others),
+        "stored_of_other_versions": plan.earlier_runs,
         "stored_and_no_longer_valid": plan.refused,
         "edited": report.edited,
         "removed_arms": {arm: count for arm, count in orphaned.items() if arm not in {a.arm for a in report.arms}},
         "warnings": spec.warnings,
         "core_seconds": sum(seconds) * spec.resources.cpus if seconds is not None else None,
         "machine": asdict(report.machine) | {"concurrent": concurrent},
-        "budget": [asdict(use) | {"left": use.left} for use in report.budget],
+        "budget": [asdict(use) | {"left": use.left, "needed": report.needed(use.name)} for use in report.budget],
         "arms": [
             vars(planned)
             | {"missing": planned.missing, "kept": planned.kept, "new": planned.new, "orphaned": orphaned[arm.name]}
@@ -253,10 +275,19 @@ def _plan_table(report: PlanReport) -> TextTable:
 
 
 def _budget_lines(report: PlanReport) -> Iterator[str]:
-    """Yield a sentence about each limit of the budget."""
+    """Yield a sentence about each limit of the budget, and how much the missing runs need."""
     for use in report.budget:
-        rest = f"{format_amount(use.left)} left" if use.left else "no new run starts"
-        yield f"budget: {use} used, {rest}"
+        needed, text = report.needed(use.name), f"budget: {use} used, {format_amount(use.left)} left"
+        if not use.left:
+            text = f"budget: used up ({use})"
+            text += ", so only runs that have started before continue" if report.plan.missing else ""
+        if needed is not None and needed > use.left:
+            total = format_amount(use.used + needed).replace(",", "")
+            needs = f"{ESTIMATE} {format_amount(needed)}"
+            text += f"; the missing runs need {needs}, which search.budget.{use.name}={total} allows"
+        elif needed is None and not use.left and report.plan.missing:
+            text += "; how much the missing runs need is unknown"
+        yield text
 
 
 def _cost_lines(report: PlanReport) -> Iterator[str]:
@@ -288,16 +319,17 @@ def _machine_lines(report: PlanReport) -> Iterator[str]:
     except ConfigError as error:
         yield f"a run does not fit on this machine: {error.issues[0]}"
         return
-    place = f"{_count(machine.cpus, 'core')}" + (f" and {_count(int(machine.gpus), 'GPU')}" if machine.gpus else "")
+    place = format_count(machine.cpus, "core")
+    place += f" and {format_count(int(machine.gpus), 'GPU')}" if machine.gpus else ""
     if concurrent is None:
         yield f"this machine: {place}; when the sweep starts, it measures how many runs share a GPU"
         return
     seconds = report.missing_seconds
-    in_all = f", {ESTIMATE} {format_duration(sum(seconds) / concurrent)} in all" if seconds is not None else ""
-    yield f"this machine: {_count(concurrent, 'run')} at a time on {place}{in_all}"
+    in_all = ""
+    if seconds is not None and not report.is_budget_spent:
+        # A worker process trains many runs, so its start is no part of the cost of a run.
+        time = format_duration(sum(seconds) / concurrent)
+        in_all = f", {ESTIMATE} {time} in all, besides the start of Ray and of the worker processes"
+    yield f"this machine: {format_count(concurrent, 'run')} at a time on {place}{in_all}"
     if machine.gpus and resources.gpus == 0:
         yield "no run uses the GPU, because resources.gpus is 0; `--set resources.gpus=auto` lets runs share it"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from lagvae_core.config.validation import issues_of
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.analysis.replay import Cost, Replay, replay
+from sweeps.analysis.replay import Replay, replay
 from sweeps.analysis.stored import current_plan, stored_spec
 from sweeps.cli.terminal import TextTable, console_of_stdout, print_json, print_whole
+from sweeps.formatting import format_duration
+from sweeps.search.budget import Cost
 from sweeps.spec.sections import StoppingSpec
 from sweeps.spec.validation import check_stopping
 from sweeps.storage.table import ResultsFolder
@@ -76,8 +78,8 @@ def _as_json(sweep: str, stopping: StoppingSpec, result: Replay) -> dict[str, An
                 "arm": stop.run.arm,
                 "rung": stop.verdict.rung,
                 "dominated_by": stop.verdict.dominated_by,
-                "gradient_evaluations_saved": stop.saved.evaluations,
-                "hours_saved": stop.saved.seconds / 3600,
+                "gradient_evaluations_saved": stop.saved.gradient_evaluations,
+                "hours_saved": stop.saved.hours,
                 "stop_reason": stop.verdict.reason,
             }
             for stop in result.stopped
@@ -87,11 +89,11 @@ def _as_json(sweep: str, stopping: StoppingSpec, result: Replay) -> dict[str, An
 
 def _costs(total: Cost, saved: Cost) -> dict[str, Any]:
     return {
-        "gradient_evaluations": total.evaluations,
-        "gradient_evaluations_saved": saved.evaluations,
-        "gradient_evaluations_saved_share": _share(saved.evaluations, total.evaluations),
-        "hours": total.seconds / 3600,
-        "hours_saved": saved.seconds / 3600,
+        "gradient_evaluations": total.gradient_evaluations,
+        "gradient_evaluations_saved": saved.gradient_evaluations,
+        "gradient_evaluations_saved_share": _share(saved.gradient_evaluations, total.gradient_evaluations),
+        "hours": total.hours,
+        "hours_saved": saved.hours,
         "hours_saved_share": _share(saved.seconds, total.seconds),
     }
 
@@ -111,9 +113,9 @@ def _print_text(sweep: str, stopping: StoppingSpec, result: Replay) -> None:
     console.print(f"{len(result.stopped)} of {result.runs} runs would have been stopped")
     saved, total = result.saved, result.total
     console.print(
-        f"saved: {saved.evaluations:,} of {total.evaluations:,} gradient evaluations "
-        f"({_percent(saved.evaluations, total.evaluations)}), {saved.seconds / 3600:.2f} of {total.seconds / 3600:.2f} "
-        f"hours ({_percent(saved.seconds, total.seconds)})",
+        f"saved: {saved.gradient_evaluations:,} of {total.gradient_evaluations:,} gradient evaluations "
+        f"({_percent(saved.gradient_evaluations, total.gradient_evaluations)}), {format_duration(saved.seconds)} of "
+        f"{format_duration(total.seconds)} ({_percent(saved.seconds, total.seconds)})",
         soft_wrap=True,
     )
     if result.hypervolume_share is None:
@@ -130,9 +132,9 @@ def _print_text(sweep: str, stopping: StoppingSpec, result: Replay) -> None:
             arm.arm,
             str(arm.runs),
             str(arm.stopped),
-            f"{arm.saved.evaluations:,}",
-            _percent(arm.saved.evaluations, arm.total.evaluations),
-            f"{arm.saved.seconds / 3600:.2f}",
+            f"{arm.saved.gradient_evaluations:,}",
+            _percent(arm.saved.gradient_evaluations, arm.total.gradient_evaluations),
+            format_duration(arm.saved.seconds),
         ]
         for arm in result.arms
     ]
@@ -141,8 +143,8 @@ def _print_text(sweep: str, stopping: StoppingSpec, result: Replay) -> None:
             f"{result.stopped_before} of these runs were stopped early in the sweep itself, and their curves end there"
         )
         console.print(text, soft_wrap=True)
-    headings = ["arm", "runs", "stopped", "evaluations saved", "share", "hours saved"]
-    print_whole(console, TextTable(headings, rows, ("arm",)).rich())
+    headings = ["arm", "runs", "stopped", "evaluations saved", "share", "time saved"]
+    print_whole(console, TextTable(headings, rows, ("arm",)))
 
 
 def _percent(part: float, whole: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lagvae_core.config.trial import parse_trial
 from sweeps.catalogue.arms import resolved_sweep
-from sweeps.spec.sweep import parse_spec, parse_yaml, read_spec
+from sweeps.spec.sweep import load_plugins_of_trial, parse_spec, parse_yaml, read_spec
 from sweeps.spec.yaml import dump_yaml, edit_yaml, set_dotted
 
 __all__ = ["print_file"]
@@ -32,6 +32,8 @@ def print_file(where: str, sets: Mapping[str, Any], *, resolved: bool) -> None:
     elif "arms" in values or "name" in values:
         print(dump_yaml(resolved_sweep(parse_spec(text, where, sets))), end="")
     else:
+        plugins = load_plugins_of_trial(values, where)
         for key, value in sets.items():
             set_dotted(values, key, value)
-        print(dump_yaml(parse_trial(values, where).model_dump(mode="json")), end="")
+        shown = parse_trial(values, where).model_dump(mode="json")
+        print(dump_yaml({**({"plugins": plugins} if plugins else {}), **shown}), end="")

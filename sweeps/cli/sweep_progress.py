@@ -28,6 +28,7 @@ class RunProgress:
         epoch: The last trained epoch with the columns of the curve; None before its first report.
         phase: Progress within an epoch or within the measurement; None if none was reported since the last epoch.
         started: Time at which its process started [s].
+        news_at: Time at which its table last changed, for a run of another process [s]; None for a run of this driver.
     """
 
     run: Run
@@ -35,6 +36,7 @@ class RunProgress:
     epoch: Mapping[str, Any] | None = None
     phase: Progress | None = None
     started: float = field(default_factory=time.monotonic)
+    news_at: float | None = None
 
     @property
     def trained(self) -> int:
@@ -88,8 +90,7 @@ class SweepProgress:
         self.running: dict[str, RunProgress] = {}
         self.unsuccessful: Counter[str] = Counter()
         """Number of runs, by status, that ended without finishing. Runs stored before the start are not counted."""
-        self.best: dict[str, Mapping[str, float]] = {}
-        """Mean of each objective for the best configuration, by arm."""
+        self._best: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._finished: dict[str, list[_FinishedRun]] = {}
         self._objectives_of: dict[str, dict[str, list[dict[str, float]]]] = {}
         for row in rows:
@@ -130,15 +131,24 @@ class SweepProgress:
         if row["status"] != "finished" or not self.objectives:
             return
         arm = row["arm"]
-        self._finished.setdefault(arm, []).append(_FinishedRun.of(row))
         measured = {name: float(row[name]) for name in self.objectives if row.get(name) is not None}
-        first, direction = next(iter(self.objectives.items()))
-        if first not in measured:
-            return
-        configurations = self._objectives_of.setdefault(arm, {})
-        configurations.setdefault(row["config_id"], []).append(measured)
-        means = map(self._mean, configurations.values())
-        self.best[arm] = (min if direction == "min" else max)(means, key=lambda mean: mean[first])
+        if next(iter(self.objectives)) in measured:
+            self._objectives_of.setdefault(arm, {}).setdefault(row["config_id"], []).append(measured)
+        self._finished.setdefault(arm, []).append(_FinishedRun.of(row))
+
+    def best(self, arm: str) -> Mapping[str, float]:
+        """Return the mean of each objective for the best configuration of an arm; empty if none was measured.
+
+        A display may call it in a thread of its own. The result is kept until another run of the arm finishes.
+        """
+        count = len(self._finished.get(arm, ()))
+        if arm not in self._objectives_of:
+            return {}
+        if arm not in self._best or self._best[arm][0] != count:
+            first, direction = next(iter(self.objectives.items()))
+            means = map(self._mean, list(self._objectives_of[arm].values()))
+            self._best[arm] = count, (min if direction == "min" else max)(means, key=lambda mean: mean[first])
+        return self._best[arm][1]
 
     def _mean(self, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return the means of the objectives that were measured in all `runs` of a configuration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -11,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.files import check_writable, write_atomically
 from sweeps.formatting import markdown_table, printable
 
 __all__ = [
@@ -27,13 +32,18 @@ __all__ = [
     "TextTable",
     "console_of_stdout",
     "figure_errors",
+    "folder_issues",
     "print_figures",
     "print_json",
     "print_whole",
     "rich_table",
+    "write_file",
 ]
 
 OutputFormat = Literal["table", "json", "markdown"]
+
+HEADING = Style(bold=True)
+"""Style of the headings of a table."""
 
 LINE_INTERVAL = 30.0
 """Minimum number of seconds between two lines of progress if stderr is not a terminal."""
@@ -79,8 +89,11 @@ def rich_table(*headings: str, right: Collection[str] = (), no_wrap: bool = Fals
     return table
 
 
-def print_whole(console: Console, table: Table) -> None:
+def print_whole(console: Console, table: Table | TextTable) -> None:
     """Print a table at its full width, even on a narrower terminal, because a truncated number would be useless."""
+    if isinstance(table, TextTable):
+        console.print(Segments(table.segments()), soft_wrap=True)
+        return
     width = console.width
     console.width = max(width, Measurement.get(console, console.options.update(max_width=10**6), table).maximum)
     console.print(table)
@@ -92,20 +105,35 @@ class TextTable:
     """A table of formatted cells, which can be printed in several formats."""
 
     headings: Sequence[str]
-    rows: Sequence[Sequence[str | Text]]
+    rows: Sequence[Sequence[str]]
     left: Collection[str]
     """Headings of left-aligned columns."""
 
-    def rich(self, *, no_wrap: bool = True) -> Table:
+    def rich(self) -> Table:
+        """Return a table of rich, which wraps cells on a narrow terminal."""
         right = [heading for heading in self.headings if heading not in self.left]
-        table = rich_table(*self.headings, right=right, no_wrap=no_wrap)
+        table = rich_table(*self.headings, right=right)
         for row in self.rows:
             table.add_row(*row)
         return table
 
+    def segments(self) -> Iterator[Segment]:
+        """Yield the table at its full width, as `rich` with `no_wrap` does. A table of rich takes 100 times as long."""
+        rows = [[printable(cell).expandtabs().split("\n") for cell in row] for row in (self.headings, *self.rows)]
+        widths = [max(cell_len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)]
+        is_left = [heading in self.left for heading in self.headings]
+        for number, row in enumerate(rows):
+            for lines in itertools.zip_longest(*row, fillvalue=""):
+                padding = (" " * (width - cell_len(line)) for line, width in zip(lines, widths, strict=True))
+                padded = (
+                    line + pad if left else pad + line for line, pad, left in zip(lines, padding, is_left, strict=True)
+                )
+                yield Segment("  ".join(padded), None if number else HEADING)
+                yield Segment.line()
+
     def markdown(self) -> Iterator[str]:
         """Yield the lines of a Markdown table."""
-        return markdown_table(self.headings, [[_markdown_text(str(cell)) for cell in row] for row in self.rows])
+        return markdown_table(self.headings, [[_markdown_text(cell) for cell in row] for row in self.rows])
 
 
 def _markdown_text(text: str) -> str:
@@ -125,6 +153,40 @@ def figure_errors(path: Path) -> Iterator[None]:
     except ValueError as error:
         message = f"must name a figure that can be drawn ({error})"
         raise ConfigError([ValidationIssue("--png", message, value=str(path))]) from None
+
+
+def folder_issues(option: str, folder: Path, file: Path | None = None, *, create: bool = True) -> list[ValidationIssue]:
+    """Return an issue if no file can be written into a folder.
+
+    Args:
+        option: The option that names the folder or the file.
+        folder: The folder.
+        file: The file in it that the option names; None if it names the folder.
+        create: Create the folder if it is missing. Do so only when all other input is valid.
+    """
+    try:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder, f".{file.name}.probe" if file is not None else ".probe")
+    except OSError as error:
+        what = "be a writable folder" if file is None else "be in a writable folder"
+        message = f"must {what} ({error.strerror})"
+        return [ValidationIssue(option, message, "Choose another folder.", str(file or folder))]
+    return []
+
+
+def write_file(option: str, path: Path, content: bytes) -> None:
+    """Replace the file that the user named with an option, as a whole.
+
+    Raises:
+        ConfigError: The file cannot be written; the old one, if any, is unchanged.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        message = f"must be a file that can be written ({error.strerror})"
+        hint = "Choose a file in an existing folder that is writable."
+        raise ConfigError([ValidationIssue(option, message, hint, str(path))]) from None
 
 
 def print_figures(files: Iterable[Path]) -> None:

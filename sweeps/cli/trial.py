@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from lagvae_core.config.trial import TrialConfig, complete_stored, data_warnings, parse_trial
 from lagvae_core.data import Dataset, DataSource
 from lagvae_core.errors import ConfigError, UserError, ValidationIssue, collect_issues
-from lagvae_core.files import check_writable
 from lagvae_core.machine import available_cores
 from lagvae_core.settings import EvaluationConfig
 from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
-from sweeps.cli.terminal import ProgressLine, print_json
+from sweeps.cli.terminal import ProgressLine, folder_issues, print_json
 from sweeps.spec.arm_syntax import parse_arm_text
 
 if TYPE_CHECKING:
     import torch
 
     from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder
-    from sweeps.cli.watch import PosteriorMeanWriter
+    from lagvae_core.training.callbacks import TrainingCallback
+    from sweeps.cli.trial_watch import PosteriorMeanWriter, StepWatch
 
 __all__ = ["TrialProgress", "TrialRequest", "changed_data", "report_equality", "run_trial"]
 
@@ -83,7 +83,7 @@ def run_trial(request: TrialRequest) -> int:
             file=sys.stderr,
         )
     stack = "+".join(strategy.kind for strategy in config.strategies) or "vae"
-    writer = _posterior_mean_writer(checked.recorder, request.out, config.run_id(dataset.fingerprint))
+    writer = _posterior_mean_writer(checked.watch, request.out, config.run_id(dataset.fingerprint))
     record = _train(request, checked, dataset, stored, writer, stack)
     if stored is not None:
         report_equality(record, stored)
@@ -102,11 +102,14 @@ def run_trial(request: TrialRequest) -> int:
 
 def _stored_run(results: str, run_id: str) -> dict[str, Any]:
     """Return the row of a run from any sweep in `results`."""
+    from sweeps.storage.plugins import load_stored_plugins, plugins_of
     from sweeps.storage.table import ResultsFolder, stored_sweeps
 
     for sweep in stored_sweeps(results):
-        for row in ResultsFolder(results, sweep).runs():
+        folder = ResultsFolder(results, sweep)
+        for row in folder.runs():
             if row["run_id"] == run_id:
+                load_stored_plugins(folder, plugins_of(row))
                 return row
     hint = "A run id is CONFIG_ID-SEED; `lagvae results show SWEEP` lists the configurations."
     raise ConfigError([ValidationIssue("--from", f"must be a run that is stored in {results}", hint, run_id)])
@@ -120,7 +123,7 @@ class _CheckedRequest:
     is_quick: bool
     """Whether its measurement has the quick default."""
     device: torch.device
-    recorder: PosteriorMeanRecorder | None
+    watch: StepWatch | PosteriorMeanRecorder | None
 
 
 def _checked_request(request: TrialRequest, stored: Row | None) -> _CheckedRequest:
@@ -132,7 +135,7 @@ def _checked_request(request: TrialRequest, stored: Row | None) -> _CheckedReque
     with collect_issues(issues):
         device = choose_device(default_device if request.device is None else request.device)
     with collect_issues(issues):
-        recorder = _posterior_mean_recorder(request.watch, request.out)
+        watch = _watcher(request.watch, request.out)
     try:
         config, is_quick = _read_config(request, stored)
     except UserError as error:
@@ -141,7 +144,7 @@ def _checked_request(request: TrialRequest, stored: Row | None) -> _CheckedReque
     issues = issues or _folder_issues(request)
     if issues:
         raise ConfigError(issues)
-    return _CheckedRequest(config, is_quick, device, recorder)
+    return _CheckedRequest(config, is_quick, device, watch)
 
 
 def _output_files(request: TrialRequest) -> dict[str, Path]:
@@ -169,15 +172,8 @@ def _option_issues(request: TrialRequest) -> list[ValidationIssue]:
 
 def _folder_issues(request: TrialRequest) -> list[ValidationIssue]:
     """Create the folders of the files to write, and return an issue for each folder that is not writable."""
-    issues = []
-    for option, file in _output_files(request).items():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            check_writable(file.parent, f".{file.name}.probe")
-        except OSError as error:
-            message = f"must be in a writable folder ({error.strerror})"
-            issues.append(ValidationIssue(option, message, "Choose another folder.", str(file)))
-    return issues
+    files = _output_files(request).items()
+    return [issue for option, file in files for issue in folder_issues(option, file.parent, file)]
 
 
 def _read_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig, bool]:
@@ -186,7 +182,7 @@ def _read_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig
     `--arm` replaces the strategies of the file or of the stored run; then `--set` changes single fields. A stored
     configuration contains every value, so it never gets the quick default.
     """
-    from sweeps.spec.sweep import parse_yaml, read_text
+    from sweeps.spec.sweep import load_plugins_of_trial, parse_yaml, read_text
     from sweeps.spec.yaml import set_dotted
 
     if request.config is not None and stored is not None:
@@ -197,6 +193,7 @@ def _read_config(request: TrialRequest, stored: Row | None) -> tuple[TrialConfig
     values: dict[str, Any] = {}
     if request.config is not None:
         values = parse_yaml(read_text(Path(request.config)), request.config)
+        load_plugins_of_trial(values, request.config)
     elif stored is not None:
         values = complete_stored(parse_yaml(stored["config"] or "", f"the stored configuration of {stored['run_id']}"))
     issues: list[ValidationIssue] = []
@@ -224,29 +221,34 @@ def changed_data(stored: Row, fingerprint: str, hint: str) -> ValidationIssue | 
     return ValidationIssue("data", message, hint, fingerprint[:12])
 
 
-def _posterior_mean_recorder(watch: str | None, out: Path | None) -> PosteriorMeanRecorder | None:
-    """Return the recorder requested by `--watch`; None if neither `--watch` nor `--out` is given."""
-    if watch is None and out is None:
+def _watcher(watch: str | None, out: Path | None) -> StepWatch | PosteriorMeanRecorder | None:
+    """Return what `--watch` asks for; None if neither `--watch` nor `--out` is given."""
+    hint = "For example: --watch posterior_means --out FOLDER."
+    if watch is None:
+        if out is not None:
+            raise ConfigError([ValidationIssue("--watch", "must be given together with --out", hint)])
         return None
-    if watch is None or out is None:
-        missing, given = ("--watch", "--out") if watch is None else ("--out", "--watch")
-        hint = "For example: --watch posterior_means --out FOLDER."
-        raise ConfigError([ValidationIssue(missing, f"must be given together with {given}", hint)])
-    from sweeps.cli.watch import parse_watch
+    from sweeps.cli.trial_watch import StepWatch, parse_watch
 
-    return parse_watch(watch)
+    parsed = parse_watch(watch)
+    if isinstance(parsed, StepWatch) and out is not None:
+        message = "must be left out with --watch steps, which prints and writes no files"
+        raise ConfigError([ValidationIssue("--out", message, value=str(out))])
+    if not isinstance(parsed, StepWatch) and out is None:
+        raise ConfigError([ValidationIssue("--out", f"must be given together with --watch {parsed.kind}", hint)])
+    return parsed
 
 
 def _posterior_mean_writer(
-    recorder: PosteriorMeanRecorder | None, out: Path | None, run_id: str
+    watch: StepWatch | PosteriorMeanRecorder | None, out: Path | None, run_id: str
 ) -> PosteriorMeanWriter | None:
-    """Return the callback that writes what `recorder` records to the folder `out`; None if there is no recorder."""
-    if recorder is None:
+    """Return the callback that writes the posterior means to the folder `out`; None if they are not watched."""
+    if watch is None or out is None:
         return None
-    from sweeps.cli.watch import PosteriorMeanWriter
+    from sweeps.cli.trial_watch import PosteriorMeanWriter, StepWatch
 
-    assert out is not None, "--watch without --out must be rejected"
-    return PosteriorMeanWriter(recorder, out, run_id)
+    assert not isinstance(watch, StepWatch), "--watch steps with --out must be rejected"
+    return PosteriorMeanWriter(watch, out, run_id)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -288,13 +290,21 @@ def _train(
             device=device,
             threads=threads,
             dataset=dataset,
-            callback=writer,
+            callback=_callback(checked.watch, writer, progress),
         )
         progress.print(f"{record.status}: {record.stop_reason}")
         for warning in record.warnings:
             if warning not in shown:
                 progress.print(f"warning, {warning}")
     return record
+
+
+def _callback(
+    watch: StepWatch | PosteriorMeanRecorder | None, writer: PosteriorMeanWriter | None, progress: TrialProgress
+) -> TrainingCallback | None:
+    from sweeps.cli.trial_watch import StepWatch, StepWriter
+
+    return StepWriter(watch, progress.print) if isinstance(watch, StepWatch) else writer
 
 
 def report_equality(record: TrialRecord, stored: Row) -> None:

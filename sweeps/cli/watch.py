@@ -1,179 +1,151 @@
-"""`lagvae trial --watch`: write the posterior means during training to a folder, and draw them at the end."""
+"""`lagvae watch`: the board of a sweep that a driver elsewhere runs, from its table alone."""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from pydantic import ValidationError
+from rich.live import Live
 
-from lagvae_core.config.validation import issues_of
-from lagvae_core.errors import ConfigError, ValidationIssue
-from lagvae_core.files import check_writable, write_atomically
-from lagvae_core.studies.posterior_mean_recorder import PosteriorMeanRecorder, Rows, Snapshots
-from lagvae_core.training.callbacks import TrainingState
-from sweeps.plots.posterior_means import ScatterPanel, TrajectoryPoint, scatter_figure, select_steps, trajectory_figure
-from sweeps.storage.parquet import DamagedFileError, decode_table, encode_table
+from lagvae_core.errors import ConfigError, StoreError, ValidationIssue, did_you_mean
+from sweeps.analysis.following import SweepFollower, default_pause, pause_after
+from sweeps.cli.board import Board
+from sweeps.cli.terminal import console_of_stdout
+from sweeps.cli.watched_sweep import WatchedSweep
+from sweeps.storage.driver_observer import DriverObserver, DriverState
+from sweeps.storage.identifiers import SWEEP_NAME
+from sweeps.storage.table import ResultsFolder, find_sweep, stored_sweeps
 
-__all__ = ["SNAPSHOT_SCHEMA", "TRAJECTORY_SCHEMA", "PosteriorMeanWriter", "parse_watch"]
+__all__ = ["watch_sweep"]
 
-SNAPSHOT_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("step", pa.int64()),
-        ("epoch", pa.int64()),
-        ("example", pa.int64()),
-        ("p_mean", pa.list_(pa.float64())),
-        ("p_sd", pa.list_(pa.float64())),
-        ("q_mean", pa.list_(pa.float64())),
-        ("kl", pa.float64()),
-        ("mi", pa.float64()),
-    ]
-)
-"""One row per snapshot and example.
-
-`step` is the number of outer updates (optimiser steps on the main objective, as opposed to inner encoder steps). Lists
-have one value per latent dimension. `kl` and `mi` refer to the whole snapshot [nats].
-"""
-
-TRAJECTORY_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("step", pa.int64()),
-        ("encoder_steps", pa.int64()),
-        ("decoder_steps", pa.int64()),
-        ("example", pa.int64()),
-        ("p_mean", pa.list_(pa.float64())),
-        ("q_mean", pa.list_(pa.float64())),
-    ]
-)
-"""One row per optimiser step, for the example whose trajectory is recorded.
-
-`step` is the number of the outer update that contains the optimiser step.
-"""
-
-SNAPSHOTS, TRAJECTORY = "posterior_means", "posterior_means_way"
-"""Names of the files without extension."""
-
-EXAMPLE = "--watch 'posterior_means:every=100,panels=[0,200,2000]'"
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 3600.0
+"""Shortest and longest time between two readings of the table [s]."""
 
 
-def parse_watch(text: str) -> PosteriorMeanRecorder:
-    """Parse `posterior_means`, optionally with fields in the syntax of `--arm`.
-
-    Raises:
-        ConfigError: Lists all issues about `--watch`.
-    """
-    from sweeps.spec.arm_syntax import parse_arm_text
-
-    items = parse_arm_text(text)
-    kind = PosteriorMeanRecorder.model_fields["kind"].default
-    if len(items) != 1 or items[0]["kind"] != kind:
-        message = f"must be {kind} (the only watcher), optionally with fields"
-        raise ConfigError([ValidationIssue("--watch", message, f"For example: {EXAMPLE}.", text)])
-    try:
-        return PosteriorMeanRecorder.model_validate(items[0])
-    except ValidationError as error:
-        issues = issues_of(error, PosteriorMeanRecorder)
-        raise ConfigError(replace(issue, where=f"--watch: {issue.where}") for issue in issues) from None
-
-
-class PosteriorMeanWriter:
-    """A training callback that writes the posterior means of one run, and draws them.
-
-    It writes `posterior_means.parquet` (snapshots) and `posterior_means_way.parquet` (the trajectory of one example).
-    Both files are replaced atomically at each snapshot, so that they stay valid even if the run is killed. A run that
-    resumes from its checkpoint extends the files.
+def watch_sweep(results: str, sweep: str, every: float | None, *, once: bool) -> int:
+    """Show a stored sweep until it is complete, or once.
 
     Args:
-        config: Configuration of the recorder.
-        folder: Folder of the files; created if missing.
-        run_id: Id of the run.
+        results: Folder or URI of the results.
+        sweep: Name of the sweep.
+        every: Time between two readings of the table [s]; None for a time that suits the storage.
+        once: Print the board once. It is then an error if the sweep is not stored; otherwise it is waited for.
+
+    Returns:
+        The exit code: that of `lagvae run` if the sweep is complete, else 0.
 
     Raises:
-        ConfigError: The folder is not writable, or contains files that are damaged or belong to another run or
-            another version of lagvae.
+        ConfigError: `sweep` is not the name of a sweep, `every` is out of range, the sweep file is invalid, or a plugin
+            is needed.
+        StoreError: The results cannot be accessed, and the board is printed once.
+    """
+    if once and every is not None:
+        raise ConfigError([ValidationIssue("--every", "must not be used with --once", value=every)])
+    if once:
+        return _Watch(find_sweep(results, sweep)).print_once()
+    issues = []
+    if not SWEEP_NAME.fullmatch(sweep):
+        hint = "It is the value of `name` in the sweep file."
+        issues.append(ValidationIssue("SWEEP", "must be the name of a sweep", hint, sweep))
+    if every is not None and not SHORTEST_PAUSE <= every <= LONGEST_PAUSE:
+        message = f"must be between {SHORTEST_PAUSE:g} and {LONGEST_PAUSE:g} seconds"
+        issues.append(ValidationIssue("--every", message, value=every))
+    if issues:
+        raise ConfigError(issues)
+    return _Watch(ResultsFolder(results, sweep)).follow(default_pause(results) if every is None else every)
+
+
+class _Watch:
+    """One watch of a sweep. On a terminal, a separate thread redraws the board between two readings.
+
+    Args:
+        folder: The folder of the sweep.
     """
 
-    def __init__(self, config: PosteriorMeanRecorder, folder: Path, run_id: str) -> None:
-        self._config, self._folder, self._run_id = config, folder, run_id
-        self._snapshots = self._stored_rows(SNAPSHOTS, SNAPSHOT_SCHEMA)
-        self._trajectory = self._stored_rows(TRAJECTORY, TRAJECTORY_SCHEMA)
+    def __init__(self, folder: ResultsFolder) -> None:
+        self._folder = folder
+        self._console = console_of_stdout()
+        self._follower = SweepFollower(folder)
+        self._driver = DriverObserver(folder)
+        self._sweep: WatchedSweep | None = None
+        self._problems: list[str] = []
+        self._printed: frozenset[str] = frozenset()
+
+    def print_once(self) -> int:
+        """Print the board, and return the exit code."""
+        sweep = self._read()
+        self._console.print(replace(sweep.board(), whole=True))
+        if not sweep.complete:
+            return 0
+        self._print(sweep.summary())
+        return sweep.exit_code
+
+    def follow(self, every: float) -> int:
+        """Show the sweep until it is complete, and return the exit code."""
+        with ExitStack() as stack:
+            while (sweep := self._sweep) is None or not self._is_over(sweep):
+                started = time.monotonic()
+                self._update()
+                if self._sweep is None:
+                    self._print_new(self._problems)
+                elif not self._console.is_terminal:
+                    self._print_changes(sweep, self._sweep)
+                elif sweep is None:
+                    live = Live(get_renderable=self._board, console=self._console, refresh_per_second=2)
+                    stack.enter_context(live)
+                if self._sweep is None or not self._is_over(self._sweep):
+                    time.sleep(pause_after(time.monotonic() - started, every))
+        self._print(sweep.summary())
+        return sweep.exit_code
+
+    def _is_over(self, sweep: WatchedSweep) -> bool:
+        """Return whether the sweep is complete. A driver may extend it until it gives up lock and lease."""
+        return sweep.complete and sweep.driver.state is not DriverState.PRESENT
+
+    def _update(self) -> None:
+        """Read the table. If it cannot be accessed, or is not there yet, the sweep stays as it was."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            check_writable(folder)
-        except OSError as error:
-            message = f"must be a writable folder ({error.strerror})"
-            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(folder))]) from None
-        self._record = Snapshots(config, self._write_snapshot, self._write_trajectory)
+            self._problems = [] if self._sweep is not None else self._missing_parts()
+            if not self._problems:
+                self._sweep = self._read()
+        except StoreError as error:
+            self._problems = [f"the results cannot be accessed; trying again. {error.__cause__ or error}"]
 
-    def __call__(self, state: TrainingState) -> None:
-        if state.event == "start":
-            self._snapshots, self._trajectory = [], []
-        self._record(state)
+    def _missing_parts(self) -> list[str]:
+        """Return what is waited for before the board can be drawn."""
+        sweep = self._folder.sweep
+        if self._folder.exists():
+            waiting = f"{sweep} has no sweep file yet; waiting for its driver to store it"
+            return [] if self._folder.holds("spec.yaml") else [waiting]
+        stored = stored_sweeps(self._folder.results)
+        others = f"Stored there: {', '.join(stored)}." if stored else "No sweep is stored there."
+        waiting = f"{sweep} is not stored in {self._folder.root} yet; waiting for it. {others}"
+        return [f"{waiting} {did_you_mean(sweep, stored)}".strip()]
 
-    def _stored_rows(self, name: str, schema: pa.Schema) -> Rows:
-        file = self._folder / f"{name}.parquet"
-        if not os.path.exists(file):  # also if the folder may not be entered
-            return []
-        try:
-            table = decode_table(file.read_bytes())
-        except (DamagedFileError, OSError):
-            table = None
-        if table is None or not table.schema.equals(schema):
-            message = f"must not contain a {file.name} that is damaged or was written by another version of lagvae"
-            hint = "Choose another folder, or delete the file."
-            raise ConfigError([ValidationIssue("--out", message, hint, str(self._folder))])
-        rows: Rows = table.to_pylist()
-        if others := sorted({row["run_id"] for row in rows} - {self._run_id}):
-            message = f"must not contain files of a run other than {self._run_id} (found {', '.join(others)})"
-            raise ConfigError([ValidationIssue("--out", message, "Choose another folder.", str(self._folder))])
-        return rows
+    def _read(self) -> WatchedSweep:
+        return WatchedSweep(self._follower.read(), self._driver.observe(), self._sweep)
 
-    def _write_snapshot(self, rows: Rows) -> None:
-        self._snapshots = _merged(self._snapshots, rows)
-        self._write(SNAPSHOTS, self._snapshots, SNAPSHOT_SCHEMA)
+    def _board(self) -> Board:
+        assert self._sweep is not None
+        board = self._sweep.board()
+        return replace(board, notes=[*self._problems, *board.notes])
 
-    def _write_trajectory(self, rows: Rows) -> None:
-        self._trajectory = _merged(self._trajectory, rows)
-        self._write(TRAJECTORY, self._trajectory, TRAJECTORY_SCHEMA)
+    def _print_changes(self, before: WatchedSweep | None, sweep: WatchedSweep) -> None:
+        if before is None or before.plan.spec is not sweep.plan.spec:
+            self._print(sweep.introduction())
+        for line in sweep.changes(before) if before is not None else ():
+            self._print(line)
+        self._print_new([*self._problems, *sweep.notes()])
 
-    def _write(self, name: str, rows: Rows, schema: pa.Schema) -> None:
-        write_atomically(self._folder / f"{name}.parquet", encode_table(pa.Table.from_pylist(rows, schema=schema)))
+    def _print_new(self, notes: Sequence[str]) -> None:
+        """Print the notes that differ from those of the last reading by more than their numbers."""
+        by_words = {"".join(character for character in note if not character.isdigit()): note for note in notes}
+        for words, note in by_words.items():
+            if words not in self._printed:
+                self._print(note)
+        self._printed = frozenset(by_words)
 
-    def draw(self, title: str) -> list[Path]:
-        """Draw the snapshots at the selected steps and the whole trajectory, and return the files of the figures."""
-        files = []
-        if self._snapshots:
-            steps = select_steps(sorted({row["step"] for row in self._snapshots}), self._config.panels)
-            snapshots = [[row for row in self._snapshots if row["step"] == step] for step in steps]
-            dimensions = len(snapshots[0][0]["p_mean"])
-            panels = [[_panel(rows, d, dimensions) for rows in snapshots] for d in range(dimensions)]
-            files.append(self._folder / f"{SNAPSHOTS}.png")
-            scatter_figure(panels, files[-1], title=title)
-        dimensions = len(self._trajectory[0]["p_mean"]) if self._trajectory else 0
-        for d in range(dimensions):
-            points = [TrajectoryPoint(row["step"], row["p_mean"][d], row["q_mean"][d]) for row in self._trajectory]
-            files.append(self._folder / f"{TRAJECTORY}{f'_{d}' if dimensions > 1 else ''}.png")
-            trajectory_figure(points, files[-1], title=title)
-        return files
-
-
-def _merged(stored: Rows, rows: Rows) -> Rows:
-    """Merge stored and new rows in the order of their steps. A step in `rows` replaces the same stored step."""
-    steps = {row["step"] for row in rows}
-    return sorted([row for row in stored if row["step"] not in steps] + rows, key=lambda row: row["step"])
-
-
-def _panel(rows: Sequence[dict[str, Any]], d: int, dimensions: int) -> ScatterPanel:
-    """Return the panel that shows dimension `d` of a snapshot."""
-    p, q = (np.array([row[name][d] for row in rows]) for name in ("p_mean", "q_mean"))
-    dimension = f", z{d + 1}" if dimensions > 1 else ""
-    measured = [(name, rows[0][column]) for name, column in (("KL", "kl"), ("MI", "mi")) if rows[0][column] is not None]
-    note = "\n".join(f"{name} {value:z.2f}" for name, value in measured)
-    return ScatterPanel(p, q, f"update {rows[0]['step']:,}{dimension}", note)
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)

@@ -119,7 +119,7 @@ def count_rows(attempt: Attempt) -> dict[str, int] | None:
 
     folder = ResultsFolder(attempt.results, attempt.sweep)
     try:
-        rows = folder.runs() if folder.exists() else None
+        rows = folder.runs(only=[]) if folder.exists() else None
     except (OSError, ConfigError):
         return None
     return None if rows is None else dict(sorted(Counter(row["status"] for row in rows).items()))

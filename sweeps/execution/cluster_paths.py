@@ -59,18 +59,20 @@ def _check_no_secrets(uri: str) -> None:
 
 
 def data_path(spec: SweepSpec) -> str | None:
-    """Return the path of the sweep's data on the cluster; None if the data are generated.
+    """Return the path of the sweep's data on the cluster; None if there are no files.
 
     Raises:
         ConfigError: The path is relative.
     """
+    from lagvae_core.data.files import is_bundled
     from sweeps.spec.sweep import parse_yaml  # imports torch, which the other functions do not need
 
     trial = parse_yaml(spec.source, spec.name).get("trial")
     data = trial.get("data") if isinstance(trial, Mapping) else None
     path = data.get("path") if isinstance(data, Mapping) else None
-    if path is not None:
-        check_paths([path], "trial.data.path")
+    if not isinstance(path, str) or is_bundled(path):
+        return None
+    check_paths([path], "trial.data.path")
     return path
 
 

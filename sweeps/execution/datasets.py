@@ -16,15 +16,27 @@ from sweeps.storage.table import ResultsFolder
 
 __all__ = ["load_data", "load_trial_data", "make_plan"]
 
+MODELS = 64
+"""Largest number of points of an arm whose models are compared with the data."""
+
 
 def load_data(spec: SweepSpec) -> Dataset:
     """Return the data that all trials of the sweep share.
 
     Raises:
-        DataError: The data are missing or invalid. Its issues name keys of the sweep file, such as `trial.data.path`.
+        DataError: The data are missing or invalid, or the model of an arm cannot model them. Its issues name keys of
+            the sweep file, such as `trial.data.path`.
     """
     with _issues_of_sweep(spec):
-        return spec.defaults.data.load()
+        data = spec.defaults.data.load()
+    issues = []
+    for arm in spec.arms:
+        models = dict.fromkeys(spec.trial_config(arm, point, 0).model for point in arm.probes(MODELS))
+        found = dict.fromkeys(issue for model in models for issue in model.domain_issues(data.domain))
+        issues += [replace(issue, where=f"arms.{arm.name}: {issue.where}") for issue in found]
+    if issues:
+        raise DataError(issues, f"sweep {spec.name}")
+    return data
 
 
 def make_plan(

@@ -29,6 +29,7 @@ from sweeps.search.plan import Plan, Run
 from sweeps.spec.sections import ResourceSpec
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.folder import PATIENCE_SECONDS
+from sweeps.storage.plugins import store_plugins
 from sweeps.storage.provenance import provenance
 from sweeps.storage.table import ResultsFolder
 
@@ -206,8 +207,9 @@ def _connected(address: str | None, supervisor: Supervisor, scratch: Path) -> It
 
 
 def _store_spec(plan: Plan, folder: ResultsFolder) -> None:
-    """Store the sweep file, so that the folder shows which version of the sweep its table belongs to."""
+    """Store the sweep file and its plugins, which show to which version of the sweep the table belongs."""
     folder.write("spec.yaml", plan.spec.source.encode())
+    store_plugins(folder, plan.spec.plugins)
 
 
 def _with_gpu_share(ray: Any, plan: Plan, nodes: Sequence[NodeCapacity], monitor: Monitor) -> SweepSpec:
@@ -240,7 +242,7 @@ def _train_runs(
 ) -> None:
     """Train the runs of the scheduler with Ray Tune; return early if the supervisor demands it.
 
-    Tune always stores snapshots of its state in `scratch`, although they are never read here.
+    At the end, Tune stores a snapshot of its state in `scratch`, although it is never read here.
     """
     from ray import tune
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from textwrap import shorten
 from typing import Any
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "TRACEBACK_CHARACTERS",
     "describe_failure",
     "describe_loss",
+    "describe_restart",
     "describe_silence",
     "is_out_of_memory",
 ]
@@ -20,6 +22,9 @@ TRACEBACK_CHARACTERS = 4000
 
 REASON_CHARACTERS = 500
 """Maximum length of a stored exception message; a longer message is cut at the end."""
+
+LOSS_CHARACTERS = 200
+"""Maximum length of the error text of a lost process in the history of its run; a longer text is cut at the end."""
 
 OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """Texts by which a RuntimeError is recognised as a lack of memory if PyTorch raises no OutOfMemoryError.
@@ -73,6 +78,18 @@ def describe_loss(error_text: str, losses: int) -> dict[str, Any]:
         "error_class": "WorkerLost",
         "traceback": error_text[-TRACEBACK_CHARACTERS:],
     }
+
+
+def describe_restart(error_text: str) -> dict[str, Any]:
+    """Return the columns that describe the loss of a run's process in the history of the run, which starts again.
+
+    Args:
+        error_text: Ray's description of the loss. Its last line says why a process or node died; that of a traceback is
+            the exception.
+    """
+    [*_, last] = error_text.strip().splitlines() or [""]
+    text = shorten(last, LOSS_CHARACTERS, placeholder=" ...")
+    return {"stop_reason": f"its process was lost{f': {text}' if text else ''}", "error_class": "WorkerLost"}
 
 
 def describe_silence(seconds: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lagvae_core.runtime import CONTEXT_BYTES
@@ -57,12 +57,17 @@ def estimate_memory(ray: Any, spec: SweepSpec, arms: Collection[str]) -> list[Me
     """Estimate the peak memory of one run of each of `arms`. Each estimate waits until it has a whole GPU."""
     task = ray.remote(num_cpus=spec.resources.cpus, num_gpus=1, max_calls=1)(estimate_on_gpu)
     configs = {arm.name: spec.trial_config(arm, arm.probe(), seed=0) for arm in spec.arms if arm.name in arms}
-    pending = {arm: task.remote(config.model_dump(mode="json")) for arm, config in configs.items()}
+    plugins = [asdict(plugin) for plugin in spec.plugins]
+    pending = {arm: task.remote(config.model_dump(mode="json"), plugins) for arm, config in configs.items()}
     return [MemoryEstimate(arm, **_result(ray, reference)) for arm, reference in pending.items()]
 
 
-def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
+def estimate_on_gpu(config_values: Mapping[str, Any], plugins: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
     """Estimate the peak memory of a configuration on the GPU that Ray assigned to this process.
+
+    Args:
+        config_values: The configuration.
+        plugins: Fields of the plugins that it needs.
 
     Returns:
         The fields of a `MemoryEstimate` without `arm`.
@@ -70,6 +75,7 @@ def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from lagvae_core import TrialConfig
+    from lagvae_core.plugins import Plugin, load_plugins
     from lagvae_core.runtime import choose_device
     from lagvae_core.training.memory_estimate import estimate_peak_memory
     from sweeps.execution.datasets import load_trial_data
@@ -80,6 +86,7 @@ def estimate_on_gpu(config_values: Mapping[str, Any]) -> dict[str, Any]:
         return {"peak_bytes": 0, "device_bytes": 0, "error": "PyTorch finds no CUDA device on the node"}
     total = torch.cuda.get_device_properties(device).total_memory
     try:
+        load_plugins([Plugin(**values) for values in plugins])
         config = TrialConfig.model_validate(config_values)
         peak = estimate_peak_memory(config, load_trial_data(config.data.model_dump_json()), device)
     except Exception as error:

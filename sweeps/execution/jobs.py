@@ -17,6 +17,7 @@ from cluster.jobs import Cluster, JobError
 from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.execution.attempts import last_attempt, lineage_of
 from sweeps.spec.sweep import SweepSpec
+from sweeps.spec.yaml import edit_yaml
 from sweeps.storage.provenance import provenance
 
 __all__ = ["PACKAGES", "Submission", "find_running", "submit"]
@@ -110,7 +111,9 @@ def submit(
         "lagvae_version": str(origin.get("lagvae_version") or "unknown"),
         "client": socket.gethostname(),
     }
-    with packed(FILE, spec.source, PACKAGES) as package:
+    plugins = {plugin.name: plugin.text for plugin in spec.plugins}
+    text = edit_yaml(spec.source, {"plugins": list(plugins)}) if plugins else spec.source
+    with packed({FILE: text, **plugins}, PACKAGES) as package:
         for _ in range(TRIES):
             if (running := find_running(cluster, spec, results)) is not None:
                 return running

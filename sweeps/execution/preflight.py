@@ -43,7 +43,7 @@ def preflight(cluster: Cluster, results: str | None, data: Sequence[str]) -> dic
     submission_id = f"lagvae-check-{secrets.token_hex(8)}"
     versions = {"python": platform.python_version(), "ray": version("ray"), "torch": version("torch")}
     request = PreflightRequest(f".{submission_id}", results, tuple(data), versions, requirements())
-    with packed("question.json", request_text(request), ("lagvae_core", "cluster")) as package:
+    with packed({"question.json": request_text(request)}, ("lagvae_core", "cluster")) as package:
         cluster.submit(submission_id, ["python", "-m", "cluster.preflight", "question.json"], package, {}, {})
     try:
         job = cluster.wait(submission_id, CHECK_SECONDS)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lagvae_core.training.record import Progress
-from sweeps.execution.failures import describe_loss, describe_silence
+from sweeps.execution.failures import describe_loss, describe_restart, describe_silence
 from sweeps.execution.live_curves import LiveCurves
 from sweeps.execution.losses import LOST_RETRIES, SILENT_RETRIES, LossCounter, Position
 from sweeps.execution.monitor import Monitor
@@ -20,7 +20,7 @@ from sweeps.spec.space import value_of
 from sweeps.spec.sweep import SweepSpec
 from sweeps.storage.folder import checkpoint_name
 from sweeps.storage.provenance import history_of, now
-from sweeps.storage.schema import ENDED, RUNS_SCHEMA, trial_columns, tunable_columns
+from sweeps.storage.schema import ENDED, field_columns, runs_schema
 from sweeps.storage.table import ResultsFolder
 
 __all__ = ["RunRecorder"]
@@ -157,6 +157,15 @@ class RunRecorder:
         """
         return self._curves.get(run_id)
 
+    def reported_epochs(self, run: Run) -> int:
+        """Return how many epochs of a run that starts again need not be reported again.
+
+        The last epoch is reported again, because an earlier driver may have been killed before it recorded that the run
+        stops after this epoch. Without the epochs that are not stored, the run could not be compared any more.
+        """
+        stored = self.folder.curve(run.run_id) if run.stored is not None else []
+        return max(0, len(self.curve(run.run_id) or stored) - 1)
+
     def on_run_stopped(self, run_id: str, reason: str) -> None:
         """Ray Tune is stopping the run early for `reason`. `on_run_ended` follows."""
         self._stopped[run_id] = reason
@@ -199,14 +208,15 @@ class RunRecorder:
         if ends:
             self._record_end(run_id, failure, [])
             return
-        columns = {"stop_reason": "its process was lost"}
-        if silence is not None:
-            columns = {name: silence[name] for name in ("stop_reason", "error_class")}
+        if silence is None:
+            reason, columns = "its process was lost", describe_restart(error_text)
+        else:
+            reason, columns = silence["stop_reason"], {n: silence[n] for n in ("stop_reason", "error_class")}
         self._loss_columns[run_id] = columns
         run = self._scheduled.get(run_id) or self._running[run_id][0]
         self._scheduled[run_id] = run
         self._run_lost(run)
-        self._monitor.on_run_lost(run, columns["stop_reason"])
+        self._monitor.on_run_lost(run, reason)
 
     def on_run_silent(self, run_id: str, seconds: float) -> None:
         """The run has reported nothing for `seconds`, and its process is being ended. `on_run_lost` follows."""
@@ -231,7 +241,7 @@ class RunRecorder:
 
     def _first_row(self, run: Run) -> dict[str, Any]:
         return {
-            **dict.fromkeys(RUNS_SCHEMA.names),
+            **dict.fromkeys(runs_schema().names),
             "sweep": self.spec.name,
             "arm": run.arm,
             "run_id": run.run_id,
@@ -246,6 +256,7 @@ class RunRecorder:
             "config": run.config.model_dump_json(),
             "started_at": now(),
             "data_fingerprint": self.fingerprint,
+            "plugins": json.dumps(run.config.plugins, sort_keys=True) if run.config.plugins else None,
             "spec_hash": self.spec.hash,
             "threads": self.spec.resources.cpus,
             **_field_columns(run),
@@ -296,20 +307,8 @@ def _stopped_values(reason: str, last: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": "stopped_early", "stop_reason": reason, "epochs": last["epoch"], **values}
 
 
-_TUNABLE_COLUMNS = dict(tunable_columns())
-"""Type (`float`, `int` or `str`) of every column `kind.field`."""
-
-
-_TRIAL_COLUMNS = tuple(name for name, _, _ in trial_columns())
-
-
 def _field_columns(run: Run) -> dict[str, Any]:
     """Return the columns for the fields of the trial and for the tunable fields of the run's strategies."""
-    values = {name: value_of(run.config, name) for name in _TRIAL_COLUMNS}
-    for strategy in run.config.strategies:
-        for name, column_type in _TUNABLE_COLUMNS.items():
-            kind, field = name.split(".")
-            if kind == strategy.kind:
-                value = getattr(strategy, field)
-                values[name] = str(value) if column_type == "str" and value is not None else value
-    return values
+    columns = field_columns()
+    values = {name: value_of(run.config, name) for name in columns}
+    return {name: str(v) if columns[name] == "str" and v is not None else v for name, v in values.items()}

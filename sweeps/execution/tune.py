@@ -6,10 +6,12 @@ Snapshots of Tune's state are never restored: a sweep resumes from its table.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, PlacementGroupFactory, Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -91,6 +93,7 @@ class RunSearcher(_StatelessMixin, Searcher):  # type: ignore[misc]
         seconds = CHECKPOINT_SECONDS_AFTER_LOSS if recorder.was_lost(run) else CHECKPOINT_SECONDS
         values = worker_config(run, recorder.spec, recorder.folder, recorder.fingerprint)
         values |= {"stop_flag": self._stop_flag.name, "checkpoint_seconds": seconds}
+        values |= {"reported": recorder.reported_epochs(run)}
         return {"run": values | {"phase_seconds": self._phase_seconds}}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -117,7 +120,8 @@ def worker_config(run: Run, spec: SweepSpec, folder: ResultsFolder, fingerprint:
     """Return what a worker must know to train `run`, whatever the driver, as plain JSON values."""
     return {
         "run_id": run.run_id,
-        "config": run.config.model_dump(mode="json"),
+        "config": run.config.model_dump_json(),  # one string, because Tune copies and flattens the fields of mappings
+        "plugins": json.dumps(run.config.plugins),
         "results": folder.root,
         "sweep": folder.sweep,
         "data_fingerprint": fingerprint,
@@ -152,9 +156,8 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._notify(self._recorder.on_run_started, trial)
-        run_id = _run_id(trial)
-        self._trials[run_id] = trial
-        self._watchdog.on_started(run_id)
+        self._trials[_run_id(trial)] = trial
+        self._watchdog.on_started(_run_id(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         self._watchdog.on_report(_run_id(trial), epoch="curve" in result)
@@ -163,6 +166,7 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._forget(trial)
         self._notify(self._recorder.on_run_ended, trial, report=trial.last_result)
+        _drop_results(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._forget(trial)
@@ -171,6 +175,7 @@ class DriverCallback(_StatelessMixin, Callback):  # type: ignore[misc]
             with open(trial.error_file, encoding="utf-8", errors="replace") as file:
                 text = file.read()
         self._notify(self._recorder.on_run_lost, trial, error_text=text)
+        _drop_results(trial)
 
     def _notify(self, event: Callable[..., None], trial: Any, **values: Any) -> None:
         with self._recorder.capture_errors():
@@ -204,6 +209,13 @@ def _run_id(trial: Any) -> str:
     return str(trial.config["run"]["run_id"])
 
 
+def _drop_results(trial: Any) -> None:
+    """Free the results of a trial that has ended. Tune keeps each trial until the end of the sweep."""
+    trial.run_metadata.last_result = {}
+    trial.run_metadata.metric_analysis = {}
+    trial.run_metadata.metric_n_steps = {}
+
+
 class EarlyStopping(_StatelessMixin, FIFOScheduler):  # type: ignore[misc]
     """Ray Tune's scheduler: runs start in the order of the searcher, and each reported epoch may stop its run.
 
@@ -218,17 +230,31 @@ class EarlyStopping(_StatelessMixin, FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._recorder = recorder
         self._stopper = stopper
+        self._waiting: deque[Any] = deque()
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._waiting.append(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the trial that has waited longest. The base class searches all trials, also those that have ended."""
+        while self._waiting and self._waiting[0].status != Trial.PENDING:
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         recorder = self._recorder
-        if self._stopper is None or "curve" not in result or recorder.closed:
+        if self._stopper is None or recorder.closed:
             return str(TrialScheduler.CONTINUE)
         with recorder.capture_errors():
             run_id = _run_id(trial)
-            verdict = self._stopper.observe(recorder.run(run_id), json.loads(result["curve"]))
-            if verdict is not None:
-                recorder.on_run_stopped(run_id, verdict.reason)
-                return str(TrialScheduler.STOP)
+            if "curve" in result:
+                verdict = self._stopper.observe(recorder.run(run_id), json.loads(result["curve"]))
+                if verdict is not None:
+                    recorder.on_run_stopped(run_id, verdict.reason)
+                    return str(TrialScheduler.STOP)
+            elif "record" in result:
+                # If an earlier driver was killed after the run had ended, this report is the only one of the run.
+                self._stopper.restore(recorder.run(run_id), json.loads(result["record"])["curve"])
         return str(TrialScheduler.CONTINUE)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.execution.failures import describe_failure
 
 if TYPE_CHECKING:
-    from lagvae_core.training.record import EpochRecord, Progress
+    from lagvae_core.training.record import EpochRecord, Progress, TrialRecord
 
 __all__ = ["RunReports", "train_run"]
 
@@ -60,7 +60,7 @@ class RunReports:
         self._sent = self._clock()
 
 
-def train_run(trial_config: dict[str, Any]) -> None:
+def train_run(trial_config: dict[str, Any], train: Callable[..., TrialRecord] | None = None) -> None:
     """Train the run in `trial_config["run"]` (see `tune.RunSearcher`) and report to Ray Tune.
 
     There is one report after each epoch, and others within long phases (see `RunReports`). The last report contains the
@@ -69,18 +69,24 @@ def train_run(trial_config: dict[str, Any]) -> None:
     An exception in training is reported instead of raised, because it would occur again in a retry. Therefore a
     run is started again only if its node, its process, or the connection to the results was lost.
 
+    Args:
+        trial_config: The run, as plain JSON values (see `tune.worker_config`).
+        train: Function with the interface of `lagvae_core.train`, which it replaces. Benchmarks replay stored runs.
+
     Raises:
         StoreError: The results cannot be reached.
     """
     import torch
     from ray import tune
 
-    from lagvae_core import TrialConfig, train
+    import lagvae_core
+    from lagvae_core import TrialConfig
     from lagvae_core.errors import DataError, Interrupted, StoreError, ValidationIssue
     from lagvae_core.runtime import choose_device, keep_freed_memory, limit_gpu_memory
     from sweeps.execution.datasets import load_trial_data
     from sweeps.execution.stop_flag import StopFlag
     from sweeps.storage.folder import PATIENCE_SECONDS, FolderFile, SweepFolder, checkpoint_name, model_name
+    from sweeps.storage.plugins import load_stored_plugins
 
     # If the thread of a run takes longer than this to end [s], Tune silently gives up the next run of this process. The
     # default of 2 s is too short on a busy machine.
@@ -96,7 +102,8 @@ def train_run(trial_config: dict[str, Any]) -> None:
         device = choose_device("auto" if run["gpus"] else "cpu")
         if device.type == "cuda":
             location["device"] = torch.cuda.get_device_name(device)
-        config = TrialConfig.model_validate(run["config"])
+        load_stored_plugins(folder, json.loads(run["plugins"]), trusted=True)  # by the hashes that the driver sent
+        config = TrialConfig.model_validate_json(run["config"])
         dataset = load_trial_data(config.data.model_dump_json()).under(run["data_fingerprint"])
         if dataset.fingerprint != run["data_fingerprint"]:
             message = (
@@ -111,12 +118,13 @@ def train_run(trial_config: dict[str, Any]) -> None:
                 raise Interrupted
             reports.on_progress(progress)
 
-        record = train(
+        record = (train or lagvae_core.train)(
             config,
             report=reports.on_epoch,
             progress=on_progress,
             checkpoint=FolderFile(folder, checkpoint_name(run["run_id"])),
             checkpoint_seconds=run["checkpoint_seconds"],
+            reported=run["reported"],
             model_store=FolderFile(folder, model_name(run["run_id"])) if run["keep"] else None,
             device=device,
             threads=run["threads"],

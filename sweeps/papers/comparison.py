@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lagvae_core.errors import ConfigError, ValidationIssue
-from sweeps.analysis.statistics import TIME, Summary
-from sweeps.analysis.stored import summaries_of
+from sweeps.analysis.statistics import TIME, TIMES, Summary
+from sweeps.analysis.stored import PLAN_COLUMNS, summaries_of
 from sweeps.papers import Metric, Paper, PublishedRow
 from sweeps.papers.matching import FieldDifference, Match, matches
 from sweeps.papers.setups import (
+    CONFIGURATION_COLUMNS,
     SetupDifference,
     StoredConfiguration,
     configurations,
@@ -128,17 +129,17 @@ def compare_with_paper(folder: ResultsFolder, paper: Paper, dataset: str | None,
     Raises:
         ConfigError: The sweep has no rows, the paper has no such data set, or the data set cannot be inferred.
     """
-    rows = folder.runs()
+    metrics = _measured_metrics(paper)
+    columns = {column for exception in paper.exceptions for m in exception.metrics.values() for column in m.columns}
+    columns |= {column for _, metric in metrics for column in metric.columns}
+    rows = folder.run_table(only=[*PLAN_COLUMNS, *TIMES, *CONFIGURATION_COLUMNS, "device", *columns])
     if not rows:
         raise ConfigError(
             [ValidationIssue("SWEEP", "must name a sweep with stored runs", "Run the sweep first.", folder.sweep)]
         )
     stored = configurations(rows)
     dataset = published_dataset_of(paper, list(stored.values()), dataset)
-    metrics = _measured_metrics(paper)
     plain_arm = next((arm for (arm, _), one in stored.items() if one.stack == [] and one.finished), None)
-    columns = {column for exception in paper.exceptions for m in exception.metrics.values() for column in m.columns}
-    columns |= {column for _, metric in metrics for column in metric.columns}
     summaries = summaries_of(folder, rows, sorted(columns - {TIME}), plain_arm)
     sections = list(_sections(paper, dataset, summaries, stored, everything))
     matched = {(row.summary.arm, row.summary.config_id) for s in sections for row in s.rows if row.summary}

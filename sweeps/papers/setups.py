@@ -14,7 +14,18 @@ from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from sweeps.formatting import format_value
 from sweeps.papers import Paper
 
-__all__ = ["SetupDifference", "StoredConfiguration", "configurations", "published_dataset_of", "setup_differences"]
+__all__ = [
+    "CONFIGURATION_COLUMNS",
+    "SetupDifference",
+    "StoredConfiguration",
+    "configurations",
+    "matching_dataset",
+    "published_dataset_of",
+    "setup_differences",
+]
+
+CONFIGURATION_COLUMNS = ("config", "n", "tokens")
+"""Columns of a run by which its data and its set-up are compared with a paper, besides those that identify it."""
 
 SOURCES = {"paper": "in the paper", "code": "in its published code", "inferred": "in the paper (inferred)"}
 
@@ -121,12 +132,18 @@ def published_dataset_of(paper: Paper, stored: Sequence[StoredConfiguration], re
             message = f"must be one of the data sets of {paper.name} ({', '.join(known)})"
             raise ConfigError([ValidationIssue("--dataset", message, did_you_mean(requested, known), requested)])
         return requested
-    matching = {description: _matching_dataset(paper, description) for description in map(_describe_data, stored)}
-    if len(set(matching.values())) == 1 and (dataset := next(iter(matching.values()))) is not None:
+    dataset = matching_dataset(paper, stored)
+    if dataset is not None:
         return dataset
-    data = "; ".join(sorted(matching))
+    data = "; ".join(sorted(set(map(_describe_data, stored))))
     message = f"must be given, because the data of the sweep ({data}) do not identify one data set of {paper.name}"
     raise ConfigError([ValidationIssue("--dataset", message, f"Choose one of {', '.join(known)}.")])
+
+
+def matching_dataset(paper: Paper, stored: Sequence[StoredConfiguration]) -> str | None:
+    """Return the data set of `paper` that the kind and the path of the data name in all configurations, or None."""
+    matching = {_matching_dataset(paper, description) for description in set(map(_describe_data, stored))}
+    return next(iter(matching)) if len(matching) == 1 else None
 
 
 def _describe_data(configuration: StoredConfiguration) -> str:

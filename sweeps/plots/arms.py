@@ -36,7 +36,12 @@ REMEDY_SPREAD = 10.0
 
 
 def arms_figure(
-    summaries: Sequence[Summary], columns: Sequence[str], path: Path | str, *, title: str = ""
+    summaries: Sequence[Summary],
+    columns: Sequence[str],
+    path: Path | str,
+    *,
+    title: str = "",
+    width: float | None = None,
 ) -> list[Path]:
     """Draw the mean and standard error of each column in its own panel, with one row per summary.
 
@@ -52,11 +57,11 @@ def arms_figure(
     """
     if not summaries:
         raise ValueError("a figure of the arms needs at least one configuration")
-    return save_figure(lambda: _draw(summaries, columns, title), path)
+    return save_figure(lambda: _draw(summaries, columns, title, width or PAGE_WIDTH), path)
 
 
-def _draw(summaries: Sequence[Summary], columns: Sequence[str], title: str) -> Figure:
-    figure = Figure((PAGE_WIDTH, HEADER_HEIGHT + ROW_HEIGHT * len(summaries)), layout="constrained")
+def _draw(summaries: Sequence[Summary], columns: Sequence[str], title: str, width: float) -> Figure:
+    figure = Figure((width, HEADER_HEIGHT + ROW_HEIGHT * len(summaries)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for panel, column in zip(panels, columns, strict=True):
         _draw_panel(panel, [summary.columns[column] for summary in summaries], column)

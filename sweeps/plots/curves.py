@@ -30,7 +30,7 @@ PANELS_PER_ROW = 3
 PANEL_HEIGHT = 1.75
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 130
-"""Number of characters of legend text, including handles, that fit into the width of the figure."""
+"""Number of characters of legend text, including handles, that fit into a figure of the default width."""
 
 MARGIN = 0.05
 """Margin of a widened y axis, as a fraction of its range."""
@@ -39,7 +39,13 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 
 
 def curves_figure(
-    curves: Sequence[Curve], columns: Sequence[str], path: Path | str, *, x: str = "epoch", title: str = ""
+    curves: Sequence[Curve],
+    columns: Sequence[str],
+    path: Path | str,
+    *,
+    x: str = "epoch",
+    title: str = "",
+    width: float | None = None,
 ) -> list[Path]:
     """Draw the mean of each column against `x`, with a band of one standard error on each side.
 
@@ -52,6 +58,7 @@ def curves_figure(
         path: File to write.
         x: "epoch", or "step" (outer updates: optimiser steps on the main objective, without inner encoder steps).
         title: Title of the figure; "" for none.
+        width: Width of the figure [inches]; None for that of a page.
 
     Returns:
         The written files.
@@ -62,15 +69,16 @@ def curves_figure(
     """
     if not curves:
         raise ValueError("a figure of the curves needs at least one run that trained an epoch")
-    return save_figure(lambda: _draw(curves, columns, x, title), path)
+    return save_figure(lambda: _draw(curves, columns, x, title, width or PAGE_WIDTH), path)
 
 
-def _draw(curves: Sequence[Curve], columns: Sequence[str], x: str, title: str) -> Figure:
+def _draw(curves: Sequence[Curve], columns: Sequence[str], x: str, title: str, width: float = PAGE_WIDTH) -> Figure:
     rows = -(-len(columns) // PANELS_PER_ROW)
     panels_per_row = min(len(columns), PANELS_PER_ROW)
-    legend_columns = max(1, LEGEND_CHARACTERS // (max(len(curve.label) for curve in curves) + 7))
+    characters = max(len(curve.label) for curve in curves) + 7
+    legend_columns = max(1, int(LEGEND_CHARACTERS * width / PAGE_WIDTH) // characters)
     legend_height = LEGEND_ROW_HEIGHT * (1 + -(-len(curves) // legend_columns))
-    figure = Figure((PAGE_WIDTH, PANEL_HEIGHT * rows + legend_height), layout="constrained")
+    figure = Figure((width, PANEL_HEIGHT * rows + legend_height), layout="constrained")
     panels = figure.subplots(rows, panels_per_row, squeeze=False).flatten()
     for panel, column in zip(panels, columns, strict=False):
         _draw_panel(panel, curves, column, x)

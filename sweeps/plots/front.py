@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -15,11 +15,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from sweeps.analysis.front import ERRORS, Standing
+from sweeps.analysis.front import ERRORS, FrontRow, Standing
 from sweeps.analysis.pareto import Direction, front
-from sweeps.plots.style import COLOURS, MARKERS, MIN_SPAN, NOISE, WIDTH, axis_label, is_count, save_figure, widened
+from sweeps.plots.style import (
+    COLOURS,
+    MARKERS,
+    MIN_SPAN,
+    NOISE,
+    WIDTH,
+    axis_label,
+    is_count,
+    save_figure,
+    styled,
+    widened,
+)
 
-__all__ = ["FrontPoint", "front_figure", "outliers", "staircase"]
+__all__ = ["FrontPoint", "front_figure", "front_plot", "front_points", "outliers", "staircase"]
 
 Directions = tuple[Direction, Direction]
 """Directions of improvement of the x axis and of the y axis."""
@@ -27,7 +38,7 @@ Directions = tuple[Direction, Direction]
 PLOT_HEIGHT = 2.55
 LEGEND_ROW_HEIGHT = 0.15
 LEGEND_CHARACTERS = 62
-"""Number of characters of legend text, including handles, that fit into the width of the figure."""
+"""Number of characters of legend text, including handles, that fit into a figure of the default width."""
 HIDDEN = (0.014, 0.02)
 """Distance below which a point hides another, as a fraction of the width and of the height of the axes."""
 OFFSET = 0.024
@@ -38,6 +49,8 @@ MARGINS = (0.07, 0.1)
 """Margins of the x axis and of the y axis, as a fraction of the range of the values."""
 
 EDGE_COLOUR = "0.3"
+DASHES = ((0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+"""Dashes of the lines of references."""
 ARROWS: dict[Directions, str] = {
     ("max", "min"): "\N{SOUTH EAST ARROW}",
     ("max", "max"): "\N{NORTH EAST ARROW}",
@@ -63,6 +76,11 @@ class FrontPoint:
     label: str = ""
     """Text next to the point. Keep it short, because labels of close points overlap."""
 
+    @classmethod
+    def of(cls, row: FrontRow, x: str, y: str) -> FrontPoint:
+        """Return the configuration in the plane of the columns `x` and `y`."""
+        return cls(row.arm, row.config_id, (row.mean[x], row.mean[y]), (row.se[x], row.se[y]), row.n, row.standing)
+
     @property
     def member(self) -> bool:
         """Whether the configuration is on the front."""
@@ -74,6 +92,11 @@ class FrontPoint:
         return "full" if self.standing == "on" else "none" if self.standing == "off" else "left"
 
 
+def front_points(rows: Sequence[FrontRow], x: str, y: str, arms: Sequence[str]) -> list[FrontPoint]:
+    """Return configurations in the plane of the columns `x` and `y`, in the order of `arms`."""
+    return [FrontPoint.of(row, x, y) for row in sorted(rows, key=lambda row: arms.index(row.arm))]
+
+
 def front_figure(
     points: Sequence[FrontPoint],
     path: Path | str,
@@ -82,6 +105,8 @@ def front_figure(
     y: str = "nll_iw",
     directions: Directions = ("max", "min"),
     title: str = "",
+    references: Mapping[str, float] | None = None,
+    width: float | None = None,
 ) -> list[Path]:
     """Draw the Pareto front of column `y` against column `x`.
 
@@ -102,6 +127,8 @@ def front_figure(
         y: Column on the y axis.
         directions: Direction of improvement of x and of y.
         title: Title of the figure; "" for none.
+        references: Values on the y axis at which a dashed line is drawn, by the name in the legend; None for none.
+        width: Width of the figure [inches]; None for one column of a paper.
 
     Returns:
         The written files.
@@ -111,12 +138,28 @@ def front_figure(
             `path`.
         OSError: A file cannot be written.
     """
+    _check(points)
+    return save_figure(lambda: _draw(points, (x, y), directions, title, references, width), path)
+
+
+def front_plot(
+    points: Sequence[FrontPoint], *, x: str, y: str, directions: Directions = ("max", "min"), title: str = ""
+) -> Figure:
+    """Return the figure that `front_figure` writes, for example for a notebook.
+
+    Raises:
+        ValueError: There is no point, or a mean is not finite.
+    """
+    _check(points)
+    return styled(lambda: _draw(points, (x, y), directions, title))
+
+
+def _check(points: Sequence[FrontPoint]) -> None:
     if not points:
         raise ValueError("a figure of the front needs at least one configuration")
     for point in points:
         if not np.isfinite(point.mean).all():
             raise ValueError(f"the mean of {point.config_id} must be finite, got {point.mean}")
-    return save_figure(lambda: _draw(points, (x, y), directions, title), path)
 
 
 def staircase(
@@ -225,16 +268,28 @@ def _side_by_side(
     return drawn[:, 0]
 
 
-def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], directions: Directions, title: str) -> Figure:
+def _draw(
+    points: Sequence[FrontPoint],
+    columns: tuple[str, str],
+    directions: Directions,
+    title: str,
+    references: Mapping[str, float] | None = None,
+    width: float | None = None,
+) -> Figure:
+    references, width = references or {}, width or WIDTH
     styles = _arm_styles(points)
-    legend_columns = max(1, LEGEND_CHARACTERS // (max(map(len, styles)) + 6))
-    legend_rows = -(-(len(styles) + 1) // legend_columns)
-    figure = Figure((WIDTH, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
+    legend_columns = max(1, int(LEGEND_CHARACTERS * width / WIDTH) // (max(map(len, (*styles, *references))) + 6))
+    legend_rows = -(-(len(styles) + 1 + len(references)) // legend_columns)
+    figure = Figure((width, PLOT_HEIGHT + LEGEND_ROW_HEIGHT * legend_rows), layout="constrained")
     axes = figure.add_subplot()
     outlying = _outlying(points, directions[1])
     inside = [point for point, outside in zip(points, outlying, strict=True) if not outside]
     x_limits, y_limits = (_limits(inside, axis, is_count(column)) for axis, column in enumerate(columns))
     x_limits = _limits(points, 0, is_count(columns[0]))
+    margin = MARGINS[1] * (y_limits[1] - y_limits[0])
+    low = min([y_limits[0], *(value - margin for value in references.values())])
+    high = max([y_limits[1], *(value + margin for value in references.values())])
+    y_limits = low, high
     xs = _side_by_side(points, (x_limits, y_limits), directions[0])
     beyond = OFFSET * (x_limits[1] - x_limits[0])
     axes.set(xlim=(min(x_limits[0], xs.min() - beyond), max(x_limits[1], xs.max() + beyond)), ylim=y_limits)
@@ -245,10 +300,12 @@ def _draw(points: Sequence[FrontPoint], columns: tuple[str, str], directions: Di
             _draw_point(axes, point, x, styles[point.arm])
             _draw_label(axes, point, directions)
     _draw_edge(axes, points, directions)
+    for dash, value in zip(cycle(DASHES), references.values(), strict=False):
+        axes.axhline(value, color=EDGE_COLOUR, linewidth=0.8, linestyle=dash, zorder=1)
     _set_ticks(axes, columns, [min(point.mean[axis] for point in points) for axis in (0, 1)])
     _annotate(axes, directions, title)
     shifted = bool((xs != np.array([point.mean[0] for point in points])).any())
-    _draw_legend(figure, _caption(points, outlying, shifted), points, styles, legend_columns)
+    _draw_legend(figure, _caption(points, outlying, shifted), points, styles, legend_columns, list(references))
     return figure
 
 
@@ -321,7 +378,12 @@ def _annotate(axes: Axes, directions: Directions, title: str) -> None:
 
 
 def _draw_legend(
-    figure: Figure, caption: str, points: Sequence[FrontPoint], styles: dict[str, _ArmStyle], legend_columns: int
+    figure: Figure,
+    caption: str,
+    points: Sequence[FrontPoint],
+    styles: dict[str, _ArmStyle],
+    legend_columns: int,
+    references: Sequence[str],
 ) -> None:
     """Draw the legend. The marker of an arm is filled as that of its best configuration in the plot."""
     handles = []
@@ -330,6 +392,8 @@ def _draw_legend(
         best = next(fill for fill in ("full", "left", "none") if fill in fills)
         handles.append(Line2D([], [], linestyle="", label=arm, **style.of(best)))
     handles.append(Line2D([], [], color=EDGE_COLOUR, linewidth=0.8, label="front"))
+    for dash, name in zip(cycle(DASHES), references, strict=False):
+        handles.append(Line2D([], [], color=EDGE_COLOUR, linewidth=0.8, linestyle=dash, label=name))
     legend = figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import warnings
@@ -34,6 +33,7 @@ __all__ = [
     "is_count",
     "least_span",
     "save_figure",
+    "styled",
     "widened",
 ]
 
@@ -92,7 +92,6 @@ NO_DATE = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 """Metadata that removes the date from a file, so that equal data give equal bytes."""
 
 
-@functools.cache
 def column_of(name: str) -> Column | None:
     """Return the declaration of a measured column; None for any other quantity."""
     studies = (column for study in STUDIES.values() for column in study.columns)
@@ -144,6 +143,14 @@ def add_title(figure: Figure, title: str, fontsize: float = 7.5) -> None:
     """Write `title` at the top left of the figure, unless it is empty."""
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=fontsize)
+
+
+def styled(draw: Callable[[], Figure]) -> Figure:
+    """Return a figure in the common style, for example for a notebook; see `save_figure`."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        return draw()
 
 
 def save_figure(draw: Callable[[], Figure], path: Path | str) -> list[Path]:

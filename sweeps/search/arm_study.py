@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -37,7 +36,7 @@ GENERATION = "NSGAIISampler:generation"
 
 
 class ArmStudy:
-    """The in-memory Optuna study of one arm. The parameters of all its trials are the dimensions of the arm.
+    """The Optuna study of one arm, in memory. The parameters of all its trials are the dimensions of the arm.
 
     The seed of the sampler depends only on the search seed, the name of the arm, the number of the configuration and
     the number of the suggestion for it. Therefore a resumed search does not repeat earlier suggestions. An interruption
@@ -50,20 +49,29 @@ class ArmStudy:
     Args:
         spec: The sweep.
         arm: One of its arms.
+        shared: The values of the shared fields if arms are paired, the same object for all arms. It may be None in a
+            study that suggests nothing.
+        storage: Storage of the study, which others can read; None for one of its own.
     """
 
-    def __init__(self, spec: SweepSpec, arm: Arm) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        arm: Arm,
+        shared: SharedValues | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.arm = arm
         self._spec = spec
         self._distributions = {d.name: d.distribution() for d in arm.dimensions}
         self._points = spec.points(arm) if arm.dimensions else ()
-        self._shared = SharedValues(spec) if spec.search.paired else None
+        self._shared = shared
         conditional = any(dimension.when for dimension in arm.dimensions)
         self._budget = SamplerBudget(len(arm.dimensions), spec.configurations(arm), conditional)
         by_name = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
         directions = [by_name[direction] for direction in spec.objectives.values()]
-        self.study = optuna.create_study(directions=directions)
+        self.study = optuna.create_study(study_name=f"{spec.name}: {arm.name}", storage=storage, directions=directions)
         self._numbers: dict[int, int] = {}
 
     def enqueue(self, configuration: Configuration) -> None:
@@ -72,7 +80,7 @@ class ArmStudy:
             state=TrialState.RUNNING,
             params=dict(configuration.parameters),
             distributions={name: self._distributions[name] for name in configuration.parameters},
-            system_attrs={GENERATION: configuration.index // self._budget.population},
+            system_attrs={GENERATION: self._generation()},
         )
         self.study.add_trial(trial)
         self._numbers[configuration.index] = len(self._trials()) - 1
@@ -122,8 +130,15 @@ class ArmStudy:
             self.study.tell(number, state=TrialState.FAIL)
 
     def trial(self, index: int) -> FrozenTrial:
-        """Return a copy of the Optuna trial of configuration `index`."""
-        return copy.deepcopy(self._trials()[self._numbers[index]])
+        """Return the Optuna trial of configuration `index`, which must not be changed."""
+        return self._trials()[self._numbers[index]]
+
+    def _generation(self) -> int:
+        """Return the generation of NSGA-II to which the next trial belongs; only complete trials fill a generation."""
+        complete = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
+        generations = [trial.system_attrs.get(GENERATION, 0) for trial in complete]
+        last: int = max(generations, default=0)
+        return last + (generations.count(last) >= self._budget.population)
 
     def _trials(self) -> list[FrozenTrial]:
         # `study.trials` would make a deep copy of every trial.
@@ -157,6 +172,7 @@ class ArmStudy:
         fixed: dict[str, Value] = {}
         if index < len(self._points) and (attempt == 0 or len(self._points[index]) < len(self.arm.dimensions)):
             fixed |= self._points[index]
-        if self._shared is not None:
+        if self._spec.search.paired:
+            assert self._shared is not None, "the studies of paired arms need the shared values"
             fixed |= self.arm.shared_values(self._shared.of(index, plan))
         return fixed

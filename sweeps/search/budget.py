@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
@@ -18,33 +19,54 @@ COST_SO_FAR = ("seconds", "encoder_steps", "decoder_steps")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one or several runs have cost so far, in the units of `BudgetSpec`.
+    """What one or several runs have cost.
 
     Args:
-        hours: Wall time of the runs, added up even if they ran at the same time [h].
-        gpu_hours: The same, each run weighted by the GPUs or the fraction of a GPU that it occupied [h].
+        seconds: Wall time of the runs, added up even if they ran at the same time [s].
+        gpu_seconds: The same, each run weighted by the GPUs or the fraction of a GPU that it occupied [s].
         gradient_evaluations: Number of encoder updates plus number of decoder updates.
     """
 
-    hours: float = 0.0
-    gpu_hours: float = 0.0
-    gradient_evaluations: float = 0.0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    gradient_evaluations: int = 0
+
+    @property
+    def hours(self) -> float:
+        """`seconds` in the unit of `BudgetSpec` [h]."""
+        return self.seconds / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """`gpu_seconds` in the unit of `BudgetSpec` [h]."""
+        return self.gpu_seconds / 3600
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+        return self._combined(operator.add, other)
 
-    def __neg__(self) -> Cost:
-        return Cost(*(-getattr(self, field.name) for field in fields(self)))
+    def __sub__(self, other: Cost) -> Cost:
+        return self._combined(operator.sub, other)
+
+    def at_least(self, other: Cost) -> Cost:
+        """Return the larger value of each kind."""
+        return self._combined(max, other)
+
+    def _combined(self, function: Callable[[Any, Any], Any], other: Cost) -> Cost:
+        return Cost(*(function(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
 
 
-def cost_of(row: Mapping[str, Any]) -> Cost:
+def cost_of(row: Mapping[str, Any], epoch: Mapping[str, Any] | None = None) -> Cost:
     """Return the cost of the run of `row`; of a run that has not ended, up to its last report.
 
     Rows of earlier versions do not contain the GPUs of the run. If such a run used a GPU, it counts as the whole GPU.
+
+    Args:
+        row: Row of the run.
+        epoch: An epoch of its curve, if the cost is to be counted only up to the end of this epoch.
     """
-    hours = (row["seconds"] or 0.0) / 3600
+    seconds, encoder_steps, decoder_steps = ((epoch or row)[name] or 0 for name in COST_SO_FAR)
     gpus = row["gpus"] if row["gpus"] is not None else float(row["device"] not in (None, "cpu"))
-    return Cost(hours, hours * gpus, (row["encoder_steps"] or 0) + (row["decoder_steps"] or 0))
+    return Cost(float(seconds), seconds * gpus, int(encoder_steps) + int(decoder_steps))
 
 
 @dataclass(frozen=True)
@@ -69,9 +91,7 @@ def mean_costs(rows: Iterable[Mapping[str, Any]]) -> dict[str, RunCost]:
         if row["status"] == "finished" and row["seconds"] is not None:
             costs.setdefault(row["arm"], []).append(cost_of(row))
     return {
-        arm: RunCost(
-            3600 * fmean(cost.hours for cost in of_arm), fmean(cost.gradient_evaluations for cost in of_arm), False
-        )
+        arm: RunCost(fmean(cost.seconds for cost in of_arm), fmean(cost.gradient_evaluations for cost in of_arm), False)
         for arm, of_arm in costs.items()
     }
 
@@ -120,7 +140,7 @@ class BudgetMeter:
         """Count the cost of a run, in place of what was counted for it before."""
         before, now = self._costs.get(row["run_id"], Cost()), cost_of(row)
         self._costs[row["run_id"]] = now
-        self._total = self._total + now + -before
+        self._total += now - before
 
     def uses(self) -> list[BudgetUse]:
         """Return every limit of the budget with what is used of it."""

@@ -5,7 +5,7 @@ Shape suffixes: N seeds, D objectives, M configurations. All values are oriented
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "MIN_DEGREES", "Domination", "Sample", "find_dominating"]
+__all__ = ["CONFIDENCE", "MIN_DEGREES", "Domination", "Sample", "Spread", "find_dominating"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -58,6 +58,23 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class Spread:
+    """Standard deviations between seeds, pooled over configurations, and their degrees of freedom."""
+
+    std_D: Floats
+    degrees: int
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Spread | None:
+        """Return the spread of the configurations that have at least two seeds; None if there are none."""
+        replicated = [sample for sample in samples if sample.n > 1]
+        if not replicated:
+            return None
+        degrees = sum(sample.n - 1 for sample in replicated)
+        return cls(np.sqrt(np.sum([sample.squares_D for sample in replicated], axis=0) / degrees), degrees)
+
+
+@dataclass(frozen=True, eq=False)
 class Domination:
     """A configuration that dominates another one even after the other one is improved by a margin.
 
@@ -89,14 +106,12 @@ def find_dominating(own: Sample, others: Sequence[Sample], confidence: float) ->
     """
     from scipy.special import stdtrit
 
-    replicated = [sample for sample in (own, *others) if sample.n > 1]
-    degrees = sum(sample.n - 1 for sample in replicated)
-    if degrees < MIN_DEGREES or not others:
+    spread = Spread.of((own, *others))
+    if spread is None or spread.degrees < MIN_DEGREES or not others:
         return None
-    std_D = np.sqrt(np.sum([sample.squares_D for sample in replicated], axis=0) / degrees)
     mean_MD = np.array([other.mean_D for other in others])
     n_M = np.array([other.n for other in others])
-    margin_MD = stdtrit(degrees, confidence) * std_D * np.sqrt(1.0 / own.n + 1.0 / n_M)[:, None]
+    margin_MD = stdtrit(spread.degrees, confidence) * spread.std_D * np.sqrt(1.0 / own.n + 1.0 / n_M)[:, None]
     improved_MD = own.mean_D - np.round(margin_MD, _DECIMALS)
     dominating_M = (mean_MD <= improved_MD).all(axis=1) & (mean_MD < improved_MD).any(axis=1)
     if not dominating_M.any():

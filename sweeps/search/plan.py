@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lagvae_core.config.trial import TrialConfig, format_run_id
 from lagvae_core.errors import ConfigError
+from sweeps.search.membership import COLUMNS, Membership
 from sweeps.search.racing import SeedRace
 from sweeps.spec.space import Arm, Value, value_of
 from sweeps.spec.sweep import SweepSpec
+from sweeps.storage.row_table import RowTable
 from sweeps.storage.schema import ENDED
 
-__all__ = ["ArmPlan", "Configuration", "Plan", "Run", "Value"]
+__all__ = ["ArmPlan", "Configuration", "Plan", "Run", "StoredRun", "Value"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,21 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class StoredRun:
+    """A run of the sweep that has a stored curve.
+
+    Args:
+        run: The run.
+        row: Its stored row.
+        curve: Its stored epochs, at least one, in order.
+    """
+
+    run: Run
+    row: Mapping[str, Any]
+    curve: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class ArmPlan:
     """Numbers of configurations and runs of one arm.
 
@@ -129,34 +150,64 @@ class Plan:
         fingerprint: Fingerprint of the data, on which every `config_id` depends.
         rows: The stored rows, in the order of the table.
         retry: Whether runs that failed or ran out of memory are repeated.
+        earlier: A plan of the same sweep and data with other rows, whose configurations are not validated again.
 
     Attributes:
-        configurations: The configurations found in the rows, by arm and index, whatever the seeds of the rows.
-        rows: The rows that belong to the sweep, by `run_id`.
-        others: The rows that do not belong to the sweep.
+        is_current_N: Mask of the rows that belong to the sweep.
         refused: The reasons why the parameters of some of the others do not give a valid trial, by `run_id`.
     """
 
     def __init__(
-        self, spec: SweepSpec, fingerprint: str, rows: Sequence[Mapping[str, Any]], *, retry: bool = False
+        self,
+        spec: SweepSpec,
+        fingerprint: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        retry: bool = False,
+        earlier: Plan | None = None,
     ) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
-        self.configurations: dict[tuple[str, int], Configuration] = {}
-        self.rows: dict[str, Mapping[str, Any]] = {}
-        self.others: list[Mapping[str, Any]] = []
-        self.refused: dict[str, str] = {}
+        self._stored = rows
         self._retry = retry
-        self._configs: dict[tuple[str, str], tuple[TrialConfig, str]] = {}
-        self._arms = arms = {arm.name: arm for arm in spec.arms}
-        for row in rows:
-            configuration = self._configuration_of(row, arms.get(row["arm"]))
-            if configuration is not None:
-                self.configurations[configuration.arm, configuration.index] = configuration
-            if configuration is not None and row["seed"] in spec.seeds(arms[row["arm"]]):
-                self.rows[row["run_id"]] = row
-            else:
-                self.others.append(row)
+        self._arms = {arm.name: arm for arm in spec.arms}
+        known: Membership | None = None
+        if earlier is not None and earlier.spec is spec and earlier.fingerprint == fingerprint:
+            known = earlier._membership
+        self._membership: Membership = Membership(spec, fingerprint, known)
+        self.is_current_N = self._membership.divide(RowTable.of(rows, COLUMNS))
+        self.refused: Mapping[str, str] = self._membership.refused
+
+    @property
+    def current(self) -> RowTable:
+        """The rows that belong to the sweep."""
+        return self.stored.filter(self.is_current_N)
+
+    @property
+    def stored(self) -> RowTable:
+        """All stored rows."""
+        return RowTable.of(self._stored)
+
+    @functools.cached_property
+    def rows(self) -> Mapping[str, Mapping[str, Any]]:
+        """The rows that belong to the sweep as mappings, by `run_id`."""
+        return {row["run_id"]: row for row in self._mappings(self.is_current_N)}
+
+    @functools.cached_property
+    def others(self) -> list[Mapping[str, Any]]:
+        """The rows that do not belong to the sweep as mappings."""
+        return list(self._mappings(~self.is_current_N))
+
+    @property
+    def earlier_runs(self) -> int:
+        """Number of rows that do not belong to the sweep."""
+        return int(np.count_nonzero(~self.is_current_N))
+
+    @functools.cached_property
+    def configurations(self) -> Mapping[tuple[str, int], Configuration]:
+        """The configurations found in the rows, by arm and index, whatever the seeds of the rows."""
+        members = self._membership.members()
+        return {(arm.name, index): self.configuration(arm, index, parameters) for arm, index, parameters in members}
 
     def configuration(self, arm: Arm, index: int, parameters: Mapping[str, Value]) -> Configuration:
         """Return configuration number `index` of `arm`, with the searched fields set to `parameters`.
@@ -164,12 +215,7 @@ class Plan:
         Raises:
             ConfigError: The trial with these parameters is invalid.
         """
-        # `repr` distinguishes 1, 1.0 and True.
-        key = arm.name, repr(sorted(parameters.items()))
-        if key not in self._configs:
-            config = self.spec.trial_config(arm, parameters, seed=0)
-            self._configs[key] = config, config.config_id(self.fingerprint)
-        return Configuration(arm.name, index, parameters, *self._configs[key])
+        return Configuration(arm.name, index, parameters, *self._membership.config(arm, parameters))
 
     def order(self) -> Iterator[tuple[Arm, int]]:
         """Yield the arm and the index of every configuration: index 0 of each arm, then index 1, and so on.
@@ -204,6 +250,23 @@ class Plan:
         """A new race over seeds, with the stored rows of the ended runs."""
         return SeedRace(self.spec.objectives, filter(self.has_ended, self.rows.values()))
 
+    def dropped_out(self) -> set[str]:
+        """Return the ids of the configurations that were out of the race over seeds when their last run ended.
+
+        A further seed follows at once if it is due, so a configuration can be in the race again only because of runs of
+        others that ended later.
+        """
+        # Only rows that others have edited have no time.
+        ended = [row for row in self.rows.values() if self.has_ended(row)]
+        ended.sort(key=lambda row: (row["ended_at"] is not None, row["ended_at"]))
+        last = {row["config_id"]: row["run_id"] for row in ended}
+        race, out = SeedRace(self.spec.objectives), set()
+        for row in ended:
+            race.add(row)
+            if last[row["config_id"]] == row["run_id"] and race.is_out(row["config_id"]):
+                out.add(row["config_id"])
+        return out
+
     def runs(
         self,
         arm: Arm,
@@ -223,12 +286,18 @@ class Plan:
             race: The race over seeds, with all runs that have ended; None for the stored ones.
         """
         ended = self.ended_rows(configuration) if ended is None else ended
-        start, seeds = self.spec.start_seeds(arm), self.spec.seeds(arm)
-        missing = [seed for seed in seeds if seed not in ended]
-        due = [seed for seed in missing if seed in seeds[:start] or configuration.run_id(seed) in self.rows]
-        if missing and not due and not (race or self.race).is_out(configuration.config_id):
-            due = missing[:1]
-        return [self.run(configuration, seed) for seed in due]
+        required = self.required_runs(arm, configuration, ended)
+        further = [seed for seed in self.spec.seeds(arm) if seed not in ended][:1]
+        if required or not further or (race or self.race).is_out(configuration.config_id):
+            return required
+        return [self.run(configuration, seed) for seed in further]
+
+    def required_runs(self, arm: Arm, configuration: Configuration, ended: Container[int]) -> list[Run]:
+        """Return the runs of a configuration that are due whether or not it is in the race over seeds (see `runs`)."""
+        seeds = self.spec.seeds(arm)
+        start = seeds[: self.spec.start_seeds(arm)]
+        started = {seed for seed in seeds if configuration.run_id(seed) in self.rows}
+        return [self.run(configuration, seed) for seed in seeds if seed not in ended and seed in {*start, *started}]
 
     def run(self, configuration: Configuration, seed: int) -> Run:
         """Return the run of a configuration with `seed`."""
@@ -243,6 +312,18 @@ class Plan:
             stored=stored,
             alone=stored is not None and stored["status"] == "out_of_memory",
         )
+
+    def stored_runs(self, curves: Iterable[Mapping[str, Any]]) -> Iterator[StoredRun]:
+        """Yield the runs that have a row of the sweep and a curve, whatever their status.
+
+        Args:
+            curves: The stored epochs, sorted by run and epoch.
+        """
+        for run_id, epochs in itertools.groupby(curves, key=lambda epoch: str(epoch["run_id"])):
+            row = self.rows.get(run_id)
+            if row is not None:
+                configuration = self.configurations[row["arm"], row["configuration"]]
+                yield StoredRun(self.run(configuration, row["seed"]), row, list(epochs))
 
     def arms(self) -> list[ArmPlan]:
         """Return the counts of every arm, in the order of the sweep file."""
@@ -272,24 +353,9 @@ class Plan:
                 saved += len(self.spec.seeds(arm)) - len(ended)
         return saved
 
-    def _configuration_of(self, row: Mapping[str, Any], arm: Arm | None) -> Configuration | None:
-        """Return the configuration that `row` belongs to; None if the row does not match the sweep file."""
-        index = row["configuration"]
-        if arm is None or index is None or not 0 <= index < self.spec.configurations(arm):
-            return None
-        try:
-            parameters = dict(json.loads(row["parameters"] or "{}"))
-        except (TypeError, ValueError):
-            return None
-        if not arm.accepts(parameters):
-            return None
-        try:
-            configuration = self.configuration(arm, index, parameters)
-        except ConfigError as error:
-            self.refused[row["run_id"]] = str(error.issues[0])
-            return None
-        first = self.configurations.get((arm.name, index), configuration)
-        return configuration if configuration.config_id == row["config_id"] == first.config_id else None
+    def _mappings(self, mask_N: NDArray[np.bool_]) -> Iterator[Mapping[str, Any]]:
+        rows = self._stored
+        yield from rows.filter(mask_N) if isinstance(rows, RowTable) else itertools.compress(rows, mask_N)
 
     def _count(self, arm: Arm) -> int:
         """Return how many configurations `arm` will have. Points that another arm already covers are not run twice."""

@@ -50,13 +50,15 @@ class SeedRace:
         own = self._sample(config_id)
         if own is None:
             return False
-        others = (self._sample(other) for other in self._finished if other != config_id)
+        # In the order of ids and seeds, because the order of a sum can change its last digits.
+        others = (self._sample(other) for other in sorted(self._finished) if other != config_id)
         return find_dominating(own, [other for other in others if other is not None], CONFIDENCE) is not None
 
     def _sample(self, config_id: str) -> Sample | None:
         """Return the values of the runs that measured every objective; None if there are none."""
         if config_id not in self._samples:
-            values = [[row[column] for column in self._columns] for row in self._finished[config_id].values()]
+            rows = [row for _, row in sorted(self._finished[config_id].items())]
+            values = [[row[column] for column in self._columns] for row in rows]
             finite = [v for v in values if all(x is not None and math.isfinite(x) for x in v)]
             values_ND = np.asarray(finite, dtype=np.float64)
             self._samples[config_id] = Sample(config_id, values_ND * self._signs_D) if finite else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sweeps.search.arm_study import ArmStudy
 from sweeps.search.budget import BudgetMeter
 from sweeps.search.plan import Configuration, Plan, Run
+from sweeps.search.shared_values import SharedValues
 from sweeps.spec.space import Arm
 from sweeps.storage.schema import ENDED
 
@@ -28,8 +29,13 @@ class RunScheduler:
 
     Each arm has one Optuna study. The seeds of a configuration are replicates: the study receives one result per
     configuration, once the configuration is complete. With racing over seeds, a further seed comes before the next
-    configuration. A run that runs out of memory for the first time is repeated after all others, without sharing its
-    node or GPU. Once the budget is used up, only runs that have been started before are left to start.
+    configuration. A configuration that drops out of the race and comes back into it gets its further seeds after all
+    configurations have been chosen, one at a time, the first configuration first. A run that runs out of memory for the
+    first time is repeated after all others, without sharing its node or GPU. Once the budget is used up, only runs that
+    have been started before are left to start.
+
+    With one run at a time, the next run depends only on the stored rows and the order in which their runs ended.
+    Therefore an interruption does not change it.
 
     Args:
         plan: Plan of the sweep, with its missing runs.
@@ -45,8 +51,9 @@ class RunScheduler:
         self.stop_reason = self.budget_reason = ""
         self._budget = BudgetMeter(plan.spec.search.budget, plan.rows.values())
         self._started = {run_id for run_id, row in plan.rows.items() if row["status"] not in ENDED}
-        self._studies = {arm.name: ArmStudy(plan.spec, arm) for arm in plan.spec.arms}
-        self._order = deque(plan.order())
+        shared = SharedValues(plan.spec) if plan.spec.search.paired else None
+        self._studies = {arm.name: ArmStudy(plan.spec, arm, shared) for arm in plan.spec.arms}
+        self._order: deque[tuple[Arm, int]] = deque()
         self._queue: deque[Run] = deque()
         self._alone: deque[Run] = deque()
         self._running: set[str] = set()
@@ -55,6 +62,7 @@ class RunScheduler:
         self._pending: dict[tuple[str, int], set[int]] = {}
         self._told: set[tuple[str, int]] = set()
         self._race = plan.race
+        self._may_be_back = True
         self._first_failures: list[tuple[str, str, str]] | None = []
         self._arms_to_run = sum(arm.missing > 0 for arm in plan.arms())
         self._used_ids = {configuration.config_id for configuration in plan.configurations.values()}
@@ -62,11 +70,16 @@ class RunScheduler:
         for arm in plan.spec.arms:
             if not arm.dimensions:
                 self._used_ids.add(plan.configuration(arm, 0, {}).config_id)
-        for configuration in sorted(plan.configurations.values(), key=lambda c: (c.arm, c.index)):
-            self._studies[configuration.arm].enqueue(configuration)
-            self._register(configuration)
-            if not self._due_runs((configuration.arm, configuration.index)):
-                self._tell((configuration.arm, configuration.index))
+        dropped_out = plan.dropped_out()
+        for arm, index in plan.order():
+            configuration = plan.configurations.get((arm.name, index))
+            if configuration is not None:
+                self._studies[arm.name].enqueue(configuration)
+                self._register(configuration)
+                if self._is_complete(configuration, dropped_out):
+                    self._tell((arm.name, index))
+                    continue
+            self._order.append((arm, index))
 
     def next_run(self) -> Run | None:
         """Return the next run to start, or None if none can start now.
@@ -88,15 +101,18 @@ class RunScheduler:
         """
         if self.stop_reason:
             return False
-        self._check_budget()
-        while not self._queue:
+        while True:
+            self._check_budget()
+            if self._queue:
+                return True
             if self._order:
                 self._queue_runs(*self._order.popleft())
+            elif self._may_be_back:
+                self._queue_further_seed()
             elif self._alone and not self._running:
                 self._queue.append(self._alone.popleft())
             else:
                 return False
-        return True
 
     @property
     def exhausted(self) -> bool:
@@ -118,11 +134,10 @@ class RunScheduler:
         self._pending[key].discard(run.seed)
         self._ended_rows[key][run.seed] = row
         self._race.add(row)
+        self._may_be_back = True
         self._continue(key)
-        if not self._order:
-            # The result may have moved the front, so that a configuration that was out of the race is back in it.
-            for other in self._configurations:
-                self._continue(other)
+        if not self._order and not self._queue:
+            self._queue_further_seed()
 
     def on_run_progress(self, row: Mapping[str, Any]) -> None:
         """Record the cost so far of a running run, whose row is `row`."""
@@ -136,9 +151,9 @@ class RunScheduler:
     def _check_budget(self) -> None:
         """Drop all runs that have not been started if the budget is used up."""
         spent = self._budget.spent()
-        if spent is None or self.budget_reason:
+        if spent is None:
             return
-        new = False
+        new = self._may_be_back = False
         while self._order:
             arm, index = self._order.popleft()
             if (arm.name, index) in self._configurations:
@@ -150,7 +165,7 @@ class RunScheduler:
             new = new or len(started) < len(queue)
             queue.clear()
             queue.extend(started)
-        if new:
+        if new and not self.budget_reason:
             self.budget_reason = (
                 f"the budget is used up ({spent}); a larger search.budget.{spent.name} continues the sweep"
             )
@@ -171,6 +186,22 @@ class RunScheduler:
             self._pending[key].add(run.seed)
         if not runs:
             self._tell(key)
+
+    def _queue_further_seed(self) -> None:
+        """Queue the next seed of the first configuration that is in the race again, because the front has moved."""
+        for key in self._configurations:
+            self._continue(key)
+            if self._queue:
+                return
+        self._may_be_back = False
+
+    def _is_complete(self, configuration: Configuration, dropped_out: Container[str]) -> bool:
+        """Return whether a stored configuration has no run that comes before new configurations."""
+        key = configuration.arm, configuration.index
+        arm = self._studies[configuration.arm].arm
+        if configuration.config_id in dropped_out:
+            return not self.plan.required_runs(arm, configuration, self._ended_rows[key])
+        return not self._due_runs(key)
 
     def _due_runs(self, key: tuple[str, int]) -> list[Run]:
         arm = self._studies[key[0]].arm

@@ -87,12 +87,21 @@ class _Point:
 
 
 class _ObservedRun:
-    """The epochs of one run so far. `points` are in the order of their epochs."""
+    """The epochs of one run so far. `points` are in the order of their epochs, and `undecided` may be the last one."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.curve: list[_Record] = []
         self.points: list[_Point] = []
+        self.undecided: _Point | None = None
+
+    def take_undecided(self, epoch: int) -> _Point | None:
+        """Return the undecided point if it is that of `epoch`. After this or a later epoch, no point is undecided."""
+        point = self.undecided
+        if point is None or epoch < point.epoch:
+            return None
+        self.undecided = None
+        return point if epoch == point.epoch else None
 
     def last_within(self, evaluations: int) -> _Point | None:
         """Return the last point with no more gradient evaluations."""
@@ -125,8 +134,8 @@ class RunStopper:
     def observe(self, run: Run, record: _Record) -> Verdict | None:
         """Record an epoch of a run, and decide whether the run stops after it.
 
-        An epoch that was recorded before, such as one that a resumed run repeats, is not judged again. A run is not
-        stopped after the last of its planned epochs.
+        An epoch that was recorded before, such as one that a resumed run repeats, is not judged again, except the last
+        restored one. A run is not stopped after the last of its planned epochs.
 
         Args:
             run: The run.
@@ -135,16 +144,21 @@ class RunStopper:
         Returns:
             The decision to stop the run; None if it continues.
         """
-        point = self._add(run, record)
+        point = self._add(run, record) or self._runs[run.run_id].take_undecided(int(record["epoch"]))
         if point is None or point.epoch >= run.config.epochs:
             return None
         own, others = self._compared(run, point)
         return self._front(point, own, others) if self._stopping.rule == "front" else self._halving(point, own, others)
 
     def restore(self, run: Run, curve: Sequence[_Record]) -> None:
-        """Record stored epochs of a run without a decision."""
+        """Record stored epochs of a run without a decision.
+
+        The decision after the last one follows if the run reports this epoch again: a driver that was killed may have
+        stored the epoch without the decision.
+        """
         for record in curve:
-            self._add(run, record)
+            point = self._add(run, record)
+            self._runs[run.run_id].undecided = point
 
     def on_run_ended(self, run: Run, row: Mapping[str, Any]) -> None:
         """Leave out a run from all later comparisons if it ended in another way than finished or stopped early."""
@@ -174,10 +188,10 @@ class RunStopper:
         """Return the values of the run's configuration and of the others, as far as they are comparable with `point`.
 
         Within an arm, these are the values at the same epoch. Across arms, they are those at the last rung with no more
-        gradient evaluations.
+        gradient evaluations. The order is that of the ids, which an interruption does not change.
         """
         values: dict[str, list[Floats]] = {run.config_id: []}
-        for observed in self._runs.values():
+        for _, observed in sorted(self._runs.items()):
             if self._stopping.scope == "all":
                 reached = observed.last_within(point.evaluations)
             else:
@@ -196,7 +210,7 @@ class RunStopper:
             f"{column} by {margin:.3g}" for column, margin in zip(self._columns, domination.margin_D, strict=True)
         )
         reason = (
-            f"stopped after epoch {point.epoch} by the rule front: configuration {domination.config_id} dominates it "
+            f"dominated by configuration {domination.config_id} after epoch {point.epoch} (rule front), "
             f"even if it improves in {margins} (confidence {confidence:g})."
         )
         return Verdict(point.epoch, "front", domination.config_id, reason)
@@ -216,8 +230,8 @@ class RunStopper:
         dominating_M = (mean_MD <= mean_MD[0]).all(axis=1) & (mean_MD < mean_MD[0]).any(axis=1)
         dominated_by = samples[int(dominating_M.argmax())].config_id
         reason = (
-            f"stopped after epoch {point.epoch} by the rule halving: {better} of {len(samples)} configurations are "
-            f"better, and {kept} are kept; configuration {dominated_by} dominates it."
+            f"dominated by configuration {dominated_by} after epoch {point.epoch} (rule halving): {better} of "
+            f"{len(samples)} configurations are better, and {kept} continue."
         )
         return Verdict(point.epoch, "halving", dominated_by, reason)
 
@@ -231,11 +245,9 @@ def restored_stopper(stopping: StoppingSpec, plan: Plan, curves: Iterable[_Recor
         curves: The stored epochs, sorted by run and epoch.
     """
     stopper = RunStopper(stopping, plan.spec.objectives)
-    for run_id, epochs in itertools.groupby(curves, key=lambda epoch: str(epoch["run_id"])):
-        row = plan.rows.get(run_id)
-        if row is not None and row["status"] in COMPARED_STATUSES:
-            configuration = plan.configurations[row["arm"], row["configuration"]]
-            stopper.restore(plan.run(configuration, row["seed"]), list(epochs))
+    for stored in plan.stored_runs(curves):
+        if stored.row["status"] in COMPARED_STATUSES:
+            stopper.restore(stored.run, stored.curve)
     return stopper
 
 

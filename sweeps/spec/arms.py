@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.config.validation import issues_of
-from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
+from lagvae_core.errors import ValidationIssue, did_you_mean
 from lagvae_core.settings import FrozenConfig, tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
 from lagvae_core.strategies.base import DEFAULT
+from sweeps.spec.conditions import check_condition, check_names, decide_conditions
 from sweeps.spec.ranges import (
     SEARCH,
+    changes_data,
+    check_name,
     dimension_of,
     model_classes,
     parse_dimension,
@@ -23,7 +25,7 @@ from sweeps.spec.ranges import (
     section_classes,
 )
 from sweeps.spec.sections import MAX_CONFIGURATIONS, Seeds, as_seeds
-from sweeps.spec.space import SECTIONS, Arm, Dimension, Value, value_of
+from sweeps.spec.space import SECTIONS, Arm, Dimension, Value
 from sweeps.storage.identifiers import is_arm_name
 from sweeps.storage.schema import SEARCHABLE_DATA
 
@@ -148,7 +150,7 @@ def _parse_arm(name: str, items: Any, context: _Context) -> Arm | None:
     if len(issues) > issues_before:
         return None
     arm = Arm(name, tuple(stack), tuple(dimensions.values()), own, (), file.configurations, as_seeds(file.seeds))
-    arm = _with_conditions(key, arm, context)
+    arm = decide_conditions(key, arm, context.trial, issues)
     points = _parse_points(f"{key}.points", arm, file.points or (), issues)
     # An arm that is a list starts with a suggestion of the sampler, as it did before points existed.
     starts_with_defaults = file.points is None and (mapping or bool(context.space))
@@ -186,24 +188,15 @@ def _own_dimensions(
     dimensions = {}
     for name, value in space.items():
         place = f"{where}.{name}"
-        if not _check_name(place, name, classes, "a field of the trial or of a strategy of the arm", issues):
+        if not check_name(place, name, classes, "a field of the trial or of a strategy of the arm", issues):
             continue
         if name in written:
             message = "must be either in `space` or in the values of the arm"
             issues.append(ValidationIssue(place, message, "Remove one of them.", value))
         dimension = parse_dimension(place, name, value, classes, issues)
-        if dimension is not None and _check_names_of_condition(place, dimension, classes, issues):
+        if dimension is not None and check_names(place, dimension, classes, issues):
             dimensions[name] = dimension
     return dimensions
-
-
-def _check_names_of_condition(
-    where: str, dimension: Dimension, classes: Mapping[str, type[FrozenConfig]], issues: list[ValidationIssue]
-) -> bool:
-    """Return whether the condition of a dimension names known fields; if not, append an issue for each other name."""
-    what = "a field of the trial or of a strategy"
-    known = [_check_name(f"{where}.when", name, classes, what, issues) for name, _ in dimension.when]
-    return all(known)
 
 
 def _parse_stack(
@@ -298,48 +291,10 @@ def _own_trial(key: str, trial: Mapping[str, Any], issues: list[ValidationIssue]
         elif not isinstance(values, Mapping):
             issues.append(ValidationIssue(where, "must be a mapping of keys to values", "", values))
         elif section == "data" and (other := [name for name in values if name not in SEARCHABLE_DATA]):
-            issues += [_changes_data(f"{where}.{name}", values[name]) for name in other]
+            issues += [changes_data(f"{where}.{name}", values[name]) for name in other]
         else:
             own[section] = dict(values)
     return own
-
-
-def _changes_data(where: str, value: Any) -> ValidationIssue:
-    message = "must be the same in all arms, because it changes the data"
-    hint = f"Of the fields of data, only {' and '.join(SEARCHABLE_DATA)} can differ. Write one sweep per set of data."
-    return ValidationIssue(where, message, hint, value)
-
-
-def _check_name(
-    where: str, name: str, classes: Mapping[str, type[FrozenConfig]], what: str, issues: list[ValidationIssue]
-) -> bool:
-    """Return whether `name` is a field that can be searched; if not, append an issue.
-
-    Args:
-        where: Place of the name in the sweep file.
-        name: Name of the field.
-        classes: Class of each section and strategy that has fields here.
-        what: What the name must be, for the message.
-        issues: List to which the issue is appended.
-    """
-    section, _, field_name = name.partition(".")
-    fields = searchable_fields(section, classes)
-    if section not in classes:
-        full = [f"{one}.{name}" for one in classes if name in searchable_fields(one, classes)]
-        hint = f"Did you mean {' or '.join(full[:3])}?" if full else did_you_mean(section, classes)
-        hint = hint or "Names are, for example, training.learning_rate."
-        issues.append(ValidationIssue(where, f"must be {what}", hint, name))
-    elif field_name in fields:
-        return True
-    elif section == "data":
-        issues.append(_changes_data(where, name))
-    elif name == "model.kind":
-        hint = "Write one arm for each model, with trial: {model: {kind: ...}}."
-        issues.append(ValidationIssue(where, "must be the same in all configurations of an arm", hint, name))
-    else:
-        hint = f"{did_you_mean(field_name, fields)} Known fields of {section}: {', '.join(fields)}.".lstrip()
-        issues.append(ValidationIssue(where, "unknown key", hint))
-    return False
 
 
 def parse_space(space: Any, trial: Mapping[str, Any], issues: list[ValidationIssue]) -> dict[str, Dimension]:
@@ -362,64 +317,14 @@ def parse_space(space: Any, trial: Mapping[str, Any], issues: list[ValidationIss
             owners = [model for model in model_classes() if field_name in model.model_fields]
             if owners:
                 classes["model"] = owners[0]
-        if _check_name(where, name, classes, "a field of the trial or of a strategy", issues):
+        if check_name(where, name, classes, "a field of the trial or of a strategy", issues):
             dimension = parse_dimension(where, name, value, classes, issues)
-            if dimension is not None and _check_names_of_condition(where, dimension, classes, issues):
+            if dimension is not None and check_names(where, dimension, classes, issues):
                 dimensions[dimension.name] = replace(dimension, shared=True)
     for name, dimension in dimensions.items():
         for other, values in dimension.when:
-            _check_condition(f"space.{name}.when", other, values, dimensions, issues)
+            check_condition(f"space.{name}.when", other, values, dimensions, issues)
     return dimensions
-
-
-def _check_condition(
-    where: str,
-    name: str,
-    values: Sequence[Value],
-    dimensions: Mapping[str, Dimension],
-    issues: list[ValidationIssue],
-) -> None:
-    """Append an issue if a condition names a dimension that cannot decide, or values that it never has."""
-    deciding = dimensions.get(name)
-    if deciding is None:
-        return
-    if deciding.when or not deciding.tunable.choices:
-        message = "must name a field that is searched over {choices:} without a condition of its own"
-        issues.append(ValidationIssue(where, message, f"Give {name} choices, or fix it.", name))
-    elif never := [value for value in values if not deciding.contains(value)]:
-        hint = f"The choices of {name} are {', '.join(map(str, deciding.tunable.choices))}."
-        issues.append(ValidationIssue(where, f"must name choices of {name}", hint, never))
-
-
-def _with_conditions(key: str, arm: Arm, context: _Context) -> Arm:
-    """Return the arm with conditions on fixed fields decided, and dimensions with conditions last."""
-    dimensions = {dimension.name: dimension for dimension in arm.dimensions}
-    decided: list[Dimension] = []
-    unconditional = replace(arm, dimensions=tuple(d for d in arm.dimensions if not d.when))
-    for dimension in arm.dimensions:
-        open_conditions = []
-        holds = True
-        for name, values in dimension.when:
-            if name in dimensions:
-                _check_condition(f"{key}: {dimension.name}.when", name, values, dimensions, context.issues)
-                open_conditions.append((name, values))
-            else:
-                holds = holds and _fixed_value(unconditional, name, context.trial) in values
-        if holds:
-            decided.append(replace(dimension, when=tuple(open_conditions)))
-    return replace(arm, dimensions=tuple(sorted(decided, key=lambda dimension: bool(dimension.when))))
-
-
-def _fixed_value(arm: Arm, name: str, trial: Mapping[str, Any]) -> Any:
-    """Return the value of a field that is not searched; None if the arm has no such field or is invalid."""
-    try:
-        return value_of(parse_trial(arm.values(_without_reserved(trial), arm.probe())), name)
-    except ConfigError:
-        return None
-
-
-def _without_reserved(trial: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in trial.items() if name in TrialConfig.model_fields and name != "seed"}
 
 
 def _parse_points(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,18 +9,26 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lagvae_core.config.recipe import RECIPES
-from lagvae_core.config.validation import models_in
-from lagvae_core.data import DataConfig
-from lagvae_core.errors import ValidationIssue
-from lagvae_core.models import AnyModel
+from lagvae_core.config.recipe import recipe_of
+from lagvae_core.data import DATA_SOURCES
+from lagvae_core.errors import ValidationIssue, did_you_mean
+from lagvae_core.models import MODELS
 from lagvae_core.settings import FrozenConfig, TrainingConfig, Tunable
 from lagvae_core.strategies.base import DEFAULT
 from sweeps.spec.sections import MAX_CONFIGURATIONS
 from sweeps.spec.space import Dimension, Value
 from sweeps.storage.schema import SEARCHABLE_DATA, is_integral
 
-__all__ = ["SEARCH", "dimension_of", "model_classes", "parse_dimension", "searchable_fields", "section_classes"]
+__all__ = [
+    "SEARCH",
+    "changes_data",
+    "check_name",
+    "dimension_of",
+    "model_classes",
+    "parse_dimension",
+    "searchable_fields",
+    "section_classes",
+]
 
 SEARCH = "search"
 """Value that stands for the range that a strategy declares for a field."""
@@ -41,23 +48,19 @@ def section_classes(trial: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
     """
     sections = {name: value for name, value in trial.items() if isinstance(value, Mapping)}
     data = str(sections.get("data", {}).get("kind", "synthetic"))
-    recipe = RECIPES.get(data, {}).get("model", {}).get("kind")
+    recipe = recipe_of(data).get("model", {}).get("kind")
     model = str(own.get("model", {}).get("kind", sections.get("model", {}).get("kind", recipe)))
     found: dict[str, type[FrozenConfig]] = {"training": TrainingConfig}
-    for section, classes, kind in (("data", _classes(DataConfig), data), ("model", model_classes(), model)):
-        by_kind = {config.model_fields["kind"].default: config for config in classes}
-        if kind in by_kind:
-            found[section] = by_kind[kind]
+    if data in DATA_SOURCES:
+        found["data"] = DATA_SOURCES[data]
+    if model in MODELS:
+        found["model"] = MODELS[model]
     return found
 
 
 def model_classes() -> list[type[FrozenConfig]]:
     """Return the configuration classes of all models."""
-    return _classes(AnyModel)
-
-
-def _classes(union: Any) -> list[type[FrozenConfig]]:
-    return [typing.cast("type[FrozenConfig]", member) for member in models_in(union)]
+    return list(MODELS.values())
 
 
 def searchable_fields(section: str, classes: Mapping[str, type[BaseModel]]) -> dict[str, FieldInfo]:
@@ -66,6 +69,45 @@ def searchable_fields(section: str, classes: Mapping[str, type[BaseModel]]) -> d
     return {
         name: info for name, info in fields.items() if name != "kind" and (section != "data" or name in SEARCHABLE_DATA)
     }
+
+
+def check_name(
+    where: str, name: str, classes: Mapping[str, type[FrozenConfig]], what: str, issues: list[ValidationIssue]
+) -> bool:
+    """Return whether `name` is a field that can be searched; if not, append an issue.
+
+    Args:
+        where: Place of the name in the sweep file.
+        name: Name of the field.
+        classes: Class of each section and strategy that has fields here.
+        what: What the name must be, for the message.
+        issues: List to which the issue is appended.
+    """
+    section, _, field_name = name.partition(".")
+    fields = searchable_fields(section, classes)
+    if section not in classes:
+        full = [f"{one}.{name}" for one in classes if name in searchable_fields(one, classes)]
+        hint = f"Did you mean {' or '.join(full[:3])}?" if full else did_you_mean(section, classes)
+        hint = hint or "Names are, for example, training.learning_rate."
+        issues.append(ValidationIssue(where, f"must be {what}", hint, name))
+    elif field_name in fields:
+        return True
+    elif section == "data":
+        issues.append(changes_data(where, name))
+    elif name == "model.kind":
+        hint = "Write one arm for each model, with trial: {model: {kind: ...}}."
+        issues.append(ValidationIssue(where, "must be the same in all configurations of an arm", hint, name))
+    else:
+        hint = f"{did_you_mean(field_name, fields)} Known fields of {section}: {', '.join(fields)}.".lstrip()
+        issues.append(ValidationIssue(where, "unknown key", hint))
+    return False
+
+
+def changes_data(where: str, value: Any) -> ValidationIssue:
+    """Return the issue that a field of the data other than the searchable ones differs between arms."""
+    message = "must be the same in all arms, because it changes the data"
+    hint = f"Of the fields of data, only {' and '.join(SEARCHABLE_DATA)} can differ. Write one sweep per set of data."
+    return ValidationIssue(where, message, hint, value)
 
 
 def parse_dimension(

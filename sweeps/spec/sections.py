@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lagvae_core.errors import ConfigError, ValidationIssue
 from lagvae_core.settings import FrozenConfig
 from sweeps.spec.samplers import SAMPLERS
 
@@ -56,6 +57,9 @@ def as_seeds(seeds: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
     return tuple(range(seeds)) if isinstance(seeds, int) else seeds
 
 
+_BUDGET_HINT = "Write, for example, {hours: 2}."
+
+
 class BudgetSpec(FrozenConfig):
     """Limits on the cost of a sweep. At least one of them must be given.
 
@@ -75,10 +79,19 @@ class BudgetSpec(FrozenConfig):
         float | None, Field(gt=0, description="encoder updates plus decoder updates of all runs together")
     ] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_mapping(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | BudgetSpec):
+            raise ConfigError([ValidationIssue("search.budget", "must be a mapping of limits", _BUDGET_HINT, value)])
+        return value
+
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
         if not self.model_dump(exclude_none=True):
-            raise ValueError(f"must contain at least one of {', '.join(type(self).model_fields)}")
+            message = f"must contain at least one of {', '.join(type(self).model_fields)}"
+            value = self.model_dump(exclude_unset=True)
+            raise ConfigError([ValidationIssue("search.budget", message, _BUDGET_HINT, value)])
         return self
 
 
@@ -94,6 +107,13 @@ class RacingSeeds(FrozenConfig):
     up_to: Annotated[
         int, Field(ge=1, le=10**4, description="number of seeds of a configuration that no other clearly dominates")
     ]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.start > self.up_to:
+            message, hint = f"must be at most search.seeds.up_to = {self.up_to}", "Lower start or raise up_to."
+            raise ConfigError([ValidationIssue("search.seeds.start", message, hint, self.start)])
+        return self
 
 
 class SearchSpec(FrozenConfig):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from lagvae_core.config.recipe import RECIPES
+from lagvae_core.config.recipe import recipe_of
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.settings import Tunable
 
@@ -178,12 +178,13 @@ class Arm:
 
     def accepts_names(self, parameters: Mapping[str, Value]) -> bool:
         """Return whether `parameters` has one value for each active dimension, and no other values."""
-        return set(parameters) == {d.name for d in self.dimensions if d.is_active(parameters)}
+        return parameters.keys() == {d.name for d in self.dimensions if not d.when or d.is_active(parameters)}
 
     def accepts(self, parameters: Mapping[str, Value]) -> bool:
         """Return whether `parameters` is a point of the space."""
-        dimensions = {dimension.name: dimension for dimension in self.dimensions}
-        return self.accepts_names(parameters) and all(dimensions[n].contains(value) for n, value in parameters.items())
+        if not self.accepts_names(parameters):
+            return False
+        return all(d.contains(parameters[d.name]) for d in self.dimensions if d.name in parameters)
 
     def size(self) -> int | None:
         """Return the number of points of the space; None if a dimension is continuous."""
@@ -267,7 +268,7 @@ def _merged(section: str, trial: Mapping[str, Any], own: Any) -> Any:
     if not isinstance(own, Mapping) or not isinstance(shared, Mapping):
         return own
     if section == "model" and "kind" in own:
-        recipe = RECIPES.get(str(_mapping(trial.get("data")).get("kind", "synthetic")), {})
+        recipe = recipe_of(str(_mapping(trial.get("data")).get("kind", "synthetic")))
         if own["kind"] != shared.get("kind", recipe.get("model", {}).get("kind")):
             return own
     return {**shared, **own}

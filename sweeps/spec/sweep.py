@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,11 +15,14 @@ from pydantic import Field, ValidationError
 
 from lagvae_core.config.trial import TrialConfig, parse_trial
 from lagvae_core.config.validation import issues_of
+from lagvae_core.data.files import is_bundled
 from lagvae_core.errors import ConfigError, ValidationIssue
+from lagvae_core.plugins import Plugin, load_plugins, loaded_plugins
 from lagvae_core.settings import FrozenConfig
 from sweeps.spec.arms import parse_arms, parse_space
 from sweeps.spec.sections import Direction, Keep, ResourceSpec, SearchSpec, StoppingSpec
 from sweeps.spec.space import Arm, Dimension, Value, value_of
+from sweeps.spec.trackers import TrackersSpec
 from sweeps.spec.validation import (
     DEFAULT_OBJECTIVES,
     check_budget,
@@ -43,6 +46,10 @@ class SweepFile(FrozenConfig):
     """The top level of a sweep file. The contents of `trial` and `arms` are validated separately."""
 
     name: Annotated[str, Field(description="name of the sweep and of its results folder")]
+    plugins: Annotated[
+        tuple[str, ...],
+        Field(max_length=100, description="Python files with strategies, models, kinds of data or studies of your own"),
+    ] = ()
     trial: Annotated[dict[str, Any], Field(description="default configuration of all trials")] = Field(
         default_factory=dict
     )
@@ -56,13 +63,16 @@ class SweepFile(FrozenConfig):
     ] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
     search: Annotated[SearchSpec, Field(description="settings of the search")] = SearchSpec()
     stopping: Annotated[
-        Literal["none"] | StoppingSpec, Field(description="whether runs are stopped early, and by which rule")
+        Literal["none"] | StoppingSpec, Field(description="rule by which runs are stopped early, such as {rule: front}")
     ] = "none"
     resources: Annotated[ResourceSpec, Field(description="resources of each run")] = ResourceSpec()
     keep: Annotated[
         Keep,
         Field(description="files to keep of each finished run besides its results; `lagvae evaluate` needs its model"),
     ] = "nothing"
+    trackers: Annotated[
+        TrackersSpec, Field(description="experiment trackers that mirror the sweep, such as [tensorboard]; see below")
+    ] = TrackersSpec()
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ class SweepSpec:
         stopping: Rule by which runs are stopped early; None trains every run to its end.
         resources: Resources of each run.
         keep: Files to keep of each finished run.
+        trackers: Experiment trackers that mirror the sweep.
+        plugins: The plugins that the trials use.
         warnings: Warnings about valid but questionable configurations. Each warning occurs once and names its arms.
         source: Text of the sweep file, overrides included.
     """
@@ -94,6 +106,8 @@ class SweepSpec:
     stopping: StoppingSpec | None
     resources: ResourceSpec
     keep: Keep
+    trackers: TrackersSpec
+    plugins: tuple[Plugin, ...]
     warnings: tuple[str, ...]
     source: str
 
@@ -101,10 +115,10 @@ class SweepSpec:
     def hash(self) -> str:
         """12 hexadecimal digits that identify the content of the sweep, stored in the column `spec_hash`.
 
-        Comments, layout, and keys of `trial` that are set to their defaults do not change the hash. Rows written by
-        version 0.1.0 contain the hash of the text instead; no code compares the hashes of different rows.
+        Comments, layout, trackers, and keys of `trial` that are set to their defaults do not change the hash. Rows
+        written by version 0.1.0 contain the hash of the text instead; no code compares the hashes of different rows.
         """
-        content = {
+        content: dict[str, Any] = {
             "name": self.name,
             "trial": self.defaults.model_dump(mode="json"),
             "arms": [asdict(arm) for arm in self.arms],
@@ -115,6 +129,8 @@ class SweepSpec:
             "resources": self.resources.model_dump(mode="json"),
             "keep": self.keep,
         }
+        if self.plugins:
+            content["plugins"] = [[plugin.name, plugin.sha256] for plugin in self.plugins]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def trial_config(self, arm: Arm, parameters: Mapping[str, Value], seed: int) -> TrialConfig:
@@ -234,13 +250,30 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+def load_plugins_of_trial(values: dict[str, Any], source: str) -> list[str]:
+    """Load the plugins of a trial file, remove the key `plugins` from its content, and return their paths.
+
+    Raises:
+        ConfigError: The key is not a list of paths, or a plugin is invalid.
+    """
+    plugins = values.pop("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(item, str) for item in plugins):
+        hint = "Write, for example, plugins: [my_remedy.py]."
+        raise ConfigError([ValidationIssue("plugins", "must be a list of paths", hint, plugins)], source)
+    load_plugins(plugins)
+    return plugins
+
+
+def parse_spec(
+    text: str, source: str = "", overrides: Mapping[str, Any] | None = None, *, load: bool = True
+) -> SweepSpec:
     """Validate the text of a sweep file.
 
     Args:
         text: The text.
         source: Name of the file, for error messages.
         overrides: Dotted keys and the values that replace those in the file.
+        load: Whether the plugins that the text names are loaded.
 
     Raises:
         ConfigError: The text is invalid; the error lists every problem.
@@ -251,24 +284,32 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         values = parse_yaml(text, source)  # the text with its overrides must be within the limits too
     issues: list[ValidationIssue] = []
     file = _parse_top_level(values, issues)
+    if load and (plugins := _section(values, "plugins")) is not None:
+        try:
+            load_plugins(plugins)
+        except ConfigError as error:  # without its plugins, all other checks of the file would mislead
+            raise ConfigError([*issues, *error.issues], source) from None
     trial = _with_absolute_data_path(values.get("trial", {}))
     space = parse_space(values.get("space"), trial, issues)
     arms = parse_arms(values.get("arms"), trial, values.get("space") if space else {}, issues)
-    validated = validate_trials(trial, arms, file.objectives if file is not None else {}, issues)
-    if file is not None:
-        check_search(file.search, arms, space, issues)
-        check_budget(file.search, file.resources, issues)
+    # Each section is checked as far as it is valid by itself, so that all problems are reported at once.
+    keys = ("search", "resources", "objectives", "stopping")
+    search, resources, objectives, stopping = (_section(values, key) for key in keys)
+    stopping = None if stopping == "none" else stopping
+    validated = validate_trials(trial, arms, objectives or {}, issues)
+    if search is not None:
+        check_search(search, arms, space, issues)
+    if search is not None and resources is not None:
+        check_budget(search, resources, issues)
     check_objectives(values.get("objectives", DEFAULT_OBJECTIVES), trial, issues)
-    stopping = file.stopping if file is not None and file.stopping != "none" else None
-    if file is not None and stopping is not None:
-        check_stopping(file.objectives, issues)
+    if objectives is not None and stopping is not None:
+        check_stopping(objectives, issues)
     if issues:
         # Duplicates are found by their text, because an issue with a list or mapping as its value is not hashable.
         raise ConfigError(list({str(issue): issue for issue in issues}.values()), source)
     assert file is not None
     assert validated is not None
     defaults, warnings = validated
-    search = file.search
     if search.sampler != "grid" and search.configurations is None:
         search = search.model_copy(update={"configurations": DEFAULT_CONFIGURATIONS})
     return SweepSpec(
@@ -282,9 +323,18 @@ def parse_spec(text: str, source: str = "", overrides: Mapping[str, Any] | None 
         stopping=stopping,
         resources=file.resources,
         keep=file.keep,
+        trackers=file.trackers,
+        plugins=_used_plugins(trial, arms),
         warnings=tuple(warnings),
         source=text,
     )
+
+
+def _used_plugins(trial: Mapping[str, Any], arms: Sequence[Arm]) -> tuple[Plugin, ...]:
+    """Return the plugins whose classes the trials of some arm use. Classes of installed packages need no file."""
+    loaded = loaded_plugins()
+    used = (parse_trial(arm.values(trial, arm.probe())).plugins for arm in arms) if loaded else ()
+    return tuple(loaded[name] for name in dict.fromkeys(name for names in used for name in names) if name in loaded)
 
 
 def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -> SweepFile | None:
@@ -302,6 +352,15 @@ def _parse_top_level(values: Mapping[str, Any], issues: list[ValidationIssue]) -
     return file
 
 
+def _section(values: Mapping[str, Any], key: str) -> Any:
+    """Return one validated key of the top level; None if it is invalid, which `_parse_top_level` reports."""
+    given = {key: values[key]} if key in values else {}
+    try:
+        return getattr(SweepFile.model_validate({"name": "", "arms": {}, **given}), key)
+    except ValidationError:
+        return None
+
+
 def _with_hint_at_trial(issue: ValidationIssue) -> ValidationIssue:
     """Add a hint to an issue about an unknown top-level key if the key belongs under `trial`."""
     is_trial_key = issue.where not in SweepFile.model_fields and issue.where in TrialConfig.model_fields
@@ -313,6 +372,6 @@ def _with_absolute_data_path(trial: Any) -> dict[str, Any]:
     if not isinstance(trial, Mapping):
         return {}
     data = trial.get("data")
-    if isinstance(data, Mapping) and isinstance(data.get("path"), str):
+    if isinstance(data, Mapping) and isinstance(data.get("path"), str) and not is_bundled(data["path"]):
         return {**trial, "data": {**data, "path": os.path.abspath(os.path.expanduser(data["path"]))}}
     return dict(trial)

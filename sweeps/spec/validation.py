@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from lagvae_core.errors import ConfigError, ValidationIssue, did_you_mean
 from lagvae_core.evaluation.data_specific_metrics import unavailable_columns
 from sweeps.spec.sections import COMPARED_COLUMNS, MAX_CONFIGURATIONS, Direction, ResourceSpec, SearchSpec
 from sweeps.spec.space import Arm, Dimension, Value
-from sweeps.storage.schema import OBJECTIVE_COLUMNS
+from sweeps.storage.schema import objective_columns
 
 __all__ = [
     "DEFAULT_OBJECTIVES",
+    "Problems",
     "check_budget",
     "check_objectives",
     "check_search",
@@ -51,9 +53,10 @@ def validate_trials(
         issues += [replace(issue, where=f"trial.{issue.where}") for issue in default_issues]
     warnings: dict[str, dict[str, None]] = {}
     arms_by_identity: dict[tuple[str, ...], str] = {}
+    problems = Problems({str(issue) for issue in default_issues})
     for arm in arms:
         probes = arm.probes(MAX_PROBES // len(arms))
-        configs = _valid_configs(arm, probes, trial, {str(issue) for issue in default_issues}, issues)
+        configs = _valid_configs(arm, probes, trial, problems)
         for config in configs:
             for text in (*map(str, config.warnings()), *_unmeasured_objectives(config, objectives)):
                 warnings.setdefault(text, {})[arm.name] = None
@@ -64,23 +67,53 @@ def validate_trials(
                 message = f"must differ from every other arm, but is identical to arms.{same}"
                 hint = f"Remove arms.{same} or arms.{arm.name}."
                 issues.append(ValidationIssue(f"arms.{arm.name}", message, hint, list(arm.stack)))
+    issues += problems.issues(arms)
     if defaults is None:
         return None
     return defaults, [f"{', '.join(names)}: {text}" for text, names in warnings.items()]
 
 
-def _valid_configs(
-    arm: Arm,
-    probes: Sequence[Mapping[str, Value]],
-    trial: Mapping[str, Any],
-    reported: set[str],
-    issues: list[ValidationIssue],
-) -> list[TrialConfig]:
-    """Return the valid configurations of an arm at `probes`, and append issues about the invalid ones.
+class Problems:
+    """The problems of trials. One that several arms share is reported once.
 
-    Issues with a text in `reported` are not repeated: they are about the trial defaults.
+    Args:
+        reported: Texts of issues about the trial defaults, which are not repeated.
     """
-    arm_issues: dict[str, ValidationIssue] = {}
+
+    def __init__(self, reported: Container[str]) -> None:
+        self._reported = reported
+        self._found: dict[str, tuple[ValidationIssue, dict[str, Mapping[str, Value]]]] = {}
+
+    def add(self, issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> None:
+        """Add an issue of the trial of `arm` at `point`, unless it is reported already."""
+        if str(issue) not in self._reported:
+            self.add_located(replace(issue, where=_place(issue.where, arm, point)), arm, point)
+
+    def add_located(self, issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> None:
+        """Add an issue whose `where` is a place in the sweep file."""
+        _, points = self._found.setdefault(str(issue), (issue, {}))
+        points.setdefault(arm.name, point)
+
+    def issues(self, arms: Sequence[Arm]) -> Iterator[ValidationIssue]:
+        """Yield the issues. The hint names a point at which each occurs, and its arms unless these are all arms."""
+        for issue, points in self._found.values():
+            name = issue.where.removeprefix("space.")
+            sharing = [arm for arm in arms if name == issue.where or name in _shared_names(arm)]
+            first = next(arm for arm in arms if arm.name in points)
+            # The other fields of a point differ between arms.
+            point = points[first.name] if len(points) == 1 else first.shared_values(points[first.name])
+            hints = [issue.hint]
+            if len(point) > 1:
+                hints.append(f"The problem occurs at {_format_point(point)}.")
+            if not issue.where.startswith("arms.") and len(points) < len(sharing):
+                hints.append(f"It concerns {', '.join(f'arms.{name}' for name in points)}.")
+            yield replace(issue, hint=" ".join(filter(None, hints)))
+
+
+def _valid_configs(
+    arm: Arm, probes: Sequence[Mapping[str, Value]], trial: Mapping[str, Any], problems: Problems
+) -> list[TrialConfig]:
+    """Return the valid configurations of an arm at `probes`, and add the problems of the invalid ones."""
     configs: list[TrialConfig] = []
     points: dict[str, Mapping[str, Value]] = {}
     for point in probes:
@@ -88,41 +121,46 @@ def _valid_configs(
             config = parse_trial(arm.values(trial, point))
         except ConfigError as error:
             for issue in error.issues:
-                if str(issue) not in reported:
-                    arm_issues.setdefault(str(issue), _issue_of_arm(issue, arm, point))
+                problems.add(issue, arm, point)
             continue
         configs.append(config)
         # Values that are written differently, such as 1, 1.0 and "1", may give the same configuration.
         same = points.setdefault(config.config_id(""), point)
         if same is not point:
-            message = f"must not have the same configuration at {_format_point(same)} and at {_format_point(point)}"
-            hint = "Keep only one of the equivalent values."
-            arm_issues.setdefault(message, ValidationIssue(f"arms.{arm.name}", message, hint, list(arm.stack)))
-    issues += arm_issues.values()
+            problems.add_located(_equal_values(arm, same, point), arm, {})
     return configs
+
+
+def _equal_values(arm: Arm, first: Mapping[str, Value], second: Mapping[str, Value]) -> ValidationIssue:
+    """Return the issue that two points of an arm have the same configuration."""
+    names = [name for name in {**first, **second} if repr(first.get(name)) != repr(second.get(name))]
+    one, other = (_format_point({name: point[name] for name in names if name in point}) for point in (first, second))
+    message = f"must not have the same configuration at {one} and at {other}"
+    where = f"space.{names[0]}" if len(names) == 1 and names[0] in _shared_names(arm) else f"arms.{arm.name}"
+    return ValidationIssue(where, message, "Keep only one of the equivalent values.")
 
 
 def _format_point(point: Mapping[str, Value]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in point.items())
 
 
-def _issue_of_arm(issue: ValidationIssue, arm: Arm, point: Mapping[str, Value]) -> ValidationIssue:
-    """Convert an issue with one trial of `arm` into an issue with the sweep file.
+def _shared_names(arm: Arm) -> set[str]:
+    """Return the names of the searched fields that the arm has from the `space` of the sweep."""
+    return {dimension.name for dimension in arm.dimensions if dimension.shared}
 
-    If the arm has several dimensions, the hint names the point at which the problem occurs.
-    """
-    section, _, key = issue.where.partition(".")
-    if issue.where.startswith("strategies"):
-        where = issue.where.replace("strategies", f"arms.{arm.name}", 1)
-    elif issue.where in point:
-        where = f"arms.{arm.name}: {issue.where}"
-    elif key in arm.trial.get(section, {}):
-        where = f"arms.{arm.name}.trial.{issue.where}"
-    else:
-        where = f"trial.{issue.where}"
-    if len(point) < 2:
-        return replace(issue, where=where)
-    return replace(issue, where=where, hint=f"{issue.hint} The problem occurs at {_format_point(point)}.".lstrip())
+
+def _place(where: str, arm: Arm, point: Mapping[str, Value]) -> str:
+    """Return the place in the sweep file of the field `where` of a trial of `arm` at `point`."""
+    section, _, key = where.partition(".")
+    if (item := re.fullmatch(r"strategies\[(\d+)\]\.(\w+)", where)) is not None:
+        name = f"{arm.stack[int(item[1])]['kind']}.{item[2]}"
+        if name in _shared_names(arm):
+            return f"space.{name}"
+    if where.startswith("strategies"):
+        return where.replace("strategies", f"arms.{arm.name}", 1)
+    if where in point:
+        return f"space.{where}" if where in _shared_names(arm) else f"arms.{arm.name}: {where}"
+    return f"arms.{arm.name}.trial.{where}" if key in arm.trial.get(section, {}) else f"trial.{where}"
 
 
 def _unmeasured_objectives(config: TrialConfig, objectives: Mapping[str, Direction]) -> Iterator[str]:
@@ -147,9 +185,6 @@ def check_search(
             hint = "Write a number of seeds, such as 3, or a list of distinct seeds, such as [0, 1, 2]."
             message = "must contain at least one seed and no duplicates"
             issues.append(ValidationIssue(where, message, hint, list(seeds)))
-    if search.start_seeds > len(search.run_seeds) > 0:
-        message, hint = f"must be at most search.seeds.up_to = {len(search.run_seeds)}", "Lower start or raise up_to."
-        issues.append(ValidationIssue("search.seeds.start", message, hint, search.start_seeds))
     if search.paired:
         _check_pairing(search, arms, space, issues)
     if search.sampler != "grid":
@@ -168,7 +203,7 @@ def check_search(
             if dimension.values() is None:
                 message = "must be a finite set of values with the grid sampler"
                 value = {"low": dimension.tunable.low, "high": dimension.tunable.high}
-                where = f"arms.{arm.name}: {dimension.name}"
+                where = f"space.{dimension.name}" if dimension.shared else f"arms.{arm.name}: {dimension.name}"
                 issues.append(ValidationIssue(where, message, "List the values as {choices: [...]}.", value))
 
 
@@ -179,11 +214,11 @@ def _check_pairing(
     if search.sampler == "grid":
         message, hint = "must be false with the grid sampler", "In a grid, every arm has all values already."
         issues.append(ValidationIssue("search.paired", message, hint, True))
-    if not space:
+    if not space and not any(issue.where.partition(".")[0] == "space" for issue in issues):
         message, hint = "must be false, because the sweep has no shared fields", "List them under `space`."
         issues.append(ValidationIssue("search.paired", message, hint, True))
     for arm in arms:
-        shared = {dimension.name for dimension in arm.dimensions if dimension.shared}
+        shared = _shared_names(arm)
         for number, point in enumerate(arm.points or ()):
             for name in [name for name in point if name in shared]:
                 message = "must be omitted, because paired arms have the same value of it"
@@ -210,9 +245,9 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
         )
     for column in map(str, objectives):
         where = f"objectives.{column}"
-        if column not in OBJECTIVE_COLUMNS:
-            examples = f"Numeric columns are, for example, {', '.join(OBJECTIVE_COLUMNS[:6])}."
-            hint = did_you_mean(column, OBJECTIVE_COLUMNS, 3) or examples
+        if column not in objective_columns():
+            examples = f"Numeric columns are, for example, {', '.join(objective_columns()[:6])}."
+            hint = did_you_mean(column, objective_columns(), 3) or examples
             issues.append(ValidationIssue(where, "must be a numeric column of the table", hint, column))
         elif column in unavailable_columns(kind):
             message = f"must be a column that is measured for {kind} data"
@@ -222,7 +257,7 @@ def check_objectives(objectives: Any, trial: Mapping[str, Any], issues: list[Val
 def check_stopping(objectives: Mapping[str, Direction], issues: list[ValidationIssue]) -> None:
     """Append an issue for each objective that cannot be compared while runs train."""
     for column in objectives:
-        if column in OBJECTIVE_COLUMNS and column not in COMPARED_COLUMNS:
+        if column in objective_columns() and column not in COMPARED_COLUMNS:
             message = "must be an objective that is validated after each epoch, because runs are stopped early"
             hint = f"These are {', '.join(COMPARED_COLUMNS)}. Choose among them, or set stopping: none."
             issues.append(ValidationIssue(f"objectives.{column}", message, hint, column))

@@ -8,12 +8,21 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "MAX_NODES", "dump_yaml", "edit_yaml", "load_yaml", "set_dotted"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_DEPTH",
+    "MAX_NODES",
+    "dotted_items",
+    "dump_yaml",
+    "edit_yaml",
+    "load_yaml",
+    "set_dotted",
+]
 
 MAX_CHARACTERS = 200_000
 """Largest number of characters of a YAML text."""
@@ -159,6 +168,15 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by dotted key. An empty mapping is a value itself."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted_items(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

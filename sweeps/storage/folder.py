@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
+import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -22,7 +25,15 @@ from sweeps.storage.lease import LeaseHeldError, WaitingCallback, leased
 from sweeps.storage.locks import lock_file
 from sweeps.storage.mounts import is_local_filesystem
 
-__all__ = ["PATIENCE_SECONDS", "FolderFile", "SweepFolder", "check_uri", "checkpoint_name", "model_name"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "FileVersion",
+    "FolderFile",
+    "SweepFolder",
+    "check_uri",
+    "checkpoint_name",
+    "model_name",
+]
 
 PATIENCE_SECONDS = 120.0
 """How long a running sweep retries a failed access to its results, in order to survive short outages [s]."""
@@ -64,6 +75,18 @@ def check_uri(uri: str) -> None:
     """
     with contextlib.suppress(OSError):
         _open_uri(uri)
+
+
+class FileVersion(NamedTuple):
+    """What differs between two versions of a file, as far as a list of its folder shows.
+
+    `inode` distinguishes versions of equal size that were written within the resolution of the time; it is 0 on an
+    object store.
+    """
+
+    modified_ns: int
+    size: int
+    inode: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,10 +161,17 @@ class SweepFolder:
         """
         return self._retry(f"{name} cannot be read", lambda: self._read(name))
 
-    def read_each(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    def read_each(
+        self, names: Sequence[str], on_failure: Callable[[str, str], None] | None = None
+    ) -> Iterator[tuple[str, bytes | None]]:
         """Yield each of `names` in order, with the content of the file, or None if the file does not exist.
 
         Several files are read concurrently, because each read takes a round trip to the storage.
+
+        Args:
+            names: Names of the files.
+            on_failure: Called with the name of each file that cannot be read and the reason; the file is then left out.
+                None to raise the error.
 
         Raises:
             StoreError: A file cannot be read.
@@ -149,12 +179,18 @@ class SweepFolder:
         with ThreadPoolExecutor(READERS) as readers:
             for start in range(0, len(names), READ_AHEAD):
                 chunk = names[start : start + READ_AHEAD]
-                futures = [readers.submit(self._read, name) for name in chunk]
-                for name, future in zip(chunk, futures, strict=True):
+                futures = deque(readers.submit(self._read, name) for name in chunk)
+                for name in chunk:
                     try:
-                        content = future.result()
+                        content = futures.popleft().result()  # and keep no file that the caller has consumed
                     except OSError:
-                        content = self.read(name)  # with retries, in this thread so that Ctrl-C interrupts them
+                        try:
+                            content = self.read(name)  # with retries, in this thread so that Ctrl-C interrupts them
+                        except StoreError as error:
+                            if on_failure is None or not isinstance(error.__cause__, OSError):
+                                raise
+                            on_failure(name, _reason(error.__cause__))
+                            continue
                     yield name, content
 
     def holds(self, name: str) -> bool:
@@ -216,11 +252,41 @@ class SweepFolder:
 
         def list_files() -> list[str]:
             filesystem, root = self._filesystem()
-            entries = filesystem.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
-            names = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.File]
+            if self.local_path is not None:
+                names = _files_in(f"{root}/{part}")
+            else:
+                entries = filesystem.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
+                names = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.File]
             return sorted(f"{part}/{name}" for name in names)
 
         return self._retry(f"{part} cannot be listed", list_files)
+
+    def versions(self, part: str, names: Collection[str] | None = None) -> dict[str, FileVersion | None]:
+        """Return the version of each file in the subfolder `part`, sorted by name, without reading the files.
+
+        Args:
+            part: Name of the subfolder.
+            names: Names of the files, as `files` returns them; None for all.
+
+        Returns:
+            The versions by name; None for a file that does not exist or has just been removed.
+        """
+        self._check(part)
+
+        def list_versions() -> dict[str, FileVersion | None]:
+            filesystem, root = self._filesystem()
+            if self.local_path is not None:
+                listed = names if names is not None else [f"{part}/{name}" for name in _files_in(f"{root}/{part}")]
+                return {name: _version_of(f"{root}/{name}") for name in sorted(listed)}
+            entries = filesystem.get_file_info(pyarrow.fs.FileSelector(f"{root}/{part}", allow_not_found=True))
+            stored = {
+                f"{part}/{entry.base_name}": FileVersion(int(entry.mtime_ns), int(entry.size))
+                for entry in entries
+                if entry.type == pyarrow.fs.FileType.File
+            }
+            return {name: stored.get(name) for name in sorted(stored if names is None else names)}
+
+        return self._retry(f"{part} cannot be listed", list_versions)
 
     @contextmanager
     def locked(self, on_waiting: WaitingCallback = lambda host, seconds: None) -> Iterator[Callable[[], None]]:
@@ -248,10 +314,13 @@ class SweepFolder:
                     leased(replace(self, patience=0.0), alone_here=locked, on_waiting=on_waiting)
                 )
             if folder is not None:
-                # Remove temporary files that a killed process left behind.
-                for leftover in folder.glob("**/.*.tmp"):
+                # Remove temporary files and folders that a killed process left behind.
+                for leftover in list(folder.glob("**/.*.tmp")):
                     with contextlib.suppress(OSError):  # files of another user may stay
-                        leftover.unlink()
+                        if leftover.is_dir() and not leftover.is_symlink():
+                            shutil.rmtree(leftover)
+                        else:
+                            leftover.unlink()
 
             def guard() -> None:
                 if lease is not None and lease.lost():
@@ -274,9 +343,11 @@ class SweepFolder:
                 target = os.path.realpath(path)
                 if not Path(target).is_relative_to(os.path.realpath(root)):
                     return f"leads out of the folder of the sweep, to {target}"
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            return "is not a regular file"
-        return None
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError):
+            return None  # it does not exist, or no longer
+        return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is not a regular file"
 
     def _check(self, name: str) -> None:
         """Raise a ConfigError if the file or subfolder `name` must not be used."""
@@ -376,6 +447,26 @@ def model_name(run_id: str) -> str:
 def _absolute(path: str) -> str:
     """Return `path` as an absolute path. Expands `~` too, because the shell does not expand it in `--results=~/x`."""
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _files_in(folder: str) -> list[str]:
+    """Return the names of the files in a local folder, with those that another process removes in the meantime.
+
+    Arrow leaves these out, so that its list could lack a file of which a copy has appeared under another name.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file() or not os.path.lexists(entry.path)]
+    except FileNotFoundError:
+        return []
+
+
+def _version_of(path: str) -> FileVersion | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return FileVersion(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _reason(error: OSError) -> str:

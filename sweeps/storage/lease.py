@@ -26,7 +26,18 @@ from typing import Protocol
 
 from lagvae_core.errors import LagvaeError
 
-__all__ = ["LEASE", "Lease", "LeaseHeldError", "LeaseTiming", "Store", "WaitingCallback", "leased", "machine_id"]
+__all__ = [
+    "LEASE",
+    "LEASE_TIMING",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseTiming",
+    "Store",
+    "WaitingCallback",
+    "host_of",
+    "leased",
+    "machine_id",
+]
 
 LEASE = ".driver.lease"
 """Name of the lease in the sweep folder."""
@@ -114,7 +125,7 @@ class Lease:
         """
         content = self.store.read(LEASE)
         if _field(content, "owner") != self.owner:
-            self.taken_by = _host(content)
+            self.taken_by = host_of(content)
         self._verified_at = time.time()
         return not self.taken_by
 
@@ -186,7 +197,7 @@ def _wait_until_free(
     first = store.read(LEASE)
     if first is None or (alone_here and _field(first, "machine") == machine_id()):
         return
-    on_waiting(_host(first), timing.patience)
+    on_waiting(host_of(first), timing.patience)
     waited = 0.0
     while waited < timing.patience:
         ended.wait(timing.patience / 10)
@@ -195,7 +206,7 @@ def _wait_until_free(
         if now is None:
             return
         if now != first:
-            raise LeaseHeldError(_host(now))
+            raise LeaseHeldError(host_of(now))
 
 
 def _renew(lease: Lease, timing: LeaseTiming, ended: threading.Event) -> None:
@@ -211,7 +222,8 @@ def _renew(lease: Lease, timing: LeaseTiming, ended: threading.Event) -> None:
             continue
 
 
-def _host(content: bytes | None) -> str:
+def host_of(content: bytes | None) -> str:
+    """Return the host in the content of a lease, for a message."""
     return _field(content, "host") or "an unknown host"
 
 

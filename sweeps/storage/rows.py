@@ -1,117 +1,297 @@
-"""Checks of the rows of a stored file: identifiers, columns with JSON, and types."""
+"""Checks of the rows of stored files: identifiers, columns with JSON, and types."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lagvae_core.config.trial import format_run_id
-from sweeps.storage.identifiers import CONFIG_ID, RUN_ID, SWEEP_NAME, is_arm_name
+from sweeps.storage.column_checks import CHECKS, is_run_id
 from sweeps.storage.parquet import UNREADABLE, DamagedFileError, decode_table
-from sweeps.storage.schema import STATUSES
+from sweeps.storage.row_table import RowTable
+from sweeps.storage.schema import RUN_KEYS
 
-__all__ = ["decode_rows"]
+__all__ = ["RUN", "DecodedFiles", "decode_files", "decode_rows", "decode_runs"]
 
-SCALARS = (bool, int, float, str)
+ALWAYS = frozenset({*RUN_KEYS, "attempt", "status", "epoch", "step"})
+"""Columns that a row always has, because they identify it or are checked."""
+
+RUN = ("config_id", "seed")
+"""Columns that follow from `run_id`, and by which runs are compared much faster."""
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+"""Type of a column of texts in memory: each different text once."""
+
+TIMES = tuple(pa.scalar(datetime(year, 1, 2, tzinfo=UTC), pa.timestamp("us", tz="UTC")) for year in (1, 9999))
+"""The first and the last time that Python can represent in every time zone."""
+
+BATCH_FILES = 256
+"""Number of files of single runs that are checked together."""
+
+MAX_SEED = 10**16 - 1
+"""Largest seed that a `run_id` can contain."""
 
 
-def decode_rows(content: bytes, schema: pa.Schema) -> list[dict[str, Any]]:
-    """Return the rows of a file of a table, with the columns of `schema`.
-
-    Columns of `schema` that the file lacks are null; columns that are not in `schema` are dropped. NaN and infinity,
-    which lagvae never writes, are null.
+@dataclass(frozen=True)
+class DecodedFiles:
+    """The rows of several files.
 
     Args:
-        content: The file. It holds one row, or one row per epoch if the table has a column `epoch`.
+        table: The rows, in the order of the files.
+        names: Names of the files that can be read.
+        rows: Number of rows of each of these files.
+        unreadable: Reasons by the names of the files that cannot be read.
+    """
+
+    table: RowTable
+    names: Sequence[str]
+    rows: Sequence[int]
+    unreadable: Mapping[str, str]
+
+    def replaced(self, kept: Collection[str], others: DecodedFiles) -> DecodedFiles:
+        """Return the files `kept` of these, followed by others."""
+        is_kept_F = np.array([name in kept for name in self.names], dtype=bool)
+        table = self.table.filter(np.repeat(is_kept_F, self.rows))
+        names = [*(name for name in self.names if name in kept), *others.names]
+        rows = [*(rows for name, rows in zip(self.names, self.rows, strict=True) if name in kept), *others.rows]
+        return DecodedFiles(RowTable(_concatenated([table.table, others.table.table])), names, rows, others.unreadable)
+
+
+def decode_files(
+    files: Iterable[tuple[str, bytes]],
+    schema: pa.Schema,
+    only: Collection[str] | None = None,
+    *,
+    several_runs: Callable[[str], bool],
+) -> DecodedFiles:
+    """Return the rows of files of a table, with the columns of `schema`.
+
+    Columns of `schema` that the files lack are null. Other columns of the files, such as those of a plugin that is not
+    loaded, follow those of `schema`. NaN and infinity, which lagvae never writes, are null.
+
+    Args:
+        files: Name and content of each file. It holds one row per run, or one row per run and epoch if the table has a
+            column `epoch`.
         schema: Columns of the table.
+        only: Names of the columns that the rows have, besides those that identify them; None for all.
+        several_runs: Whether the file of a name may hold the rows of several runs.
+    """
+    names = [name for name in schema.names if only is None or name in only or name in ALWAYS]
+    decoder = _Decoder(schema, names, all_columns=only is None)
+    for name, content in files:
+        decoder.add(name, content, several_runs=several_runs(name))
+    return decoder.end()
+
+
+def decode_rows(
+    content: bytes, schema: pa.Schema, only: Collection[str] | None = None, *, several_runs: bool = False
+) -> list[dict[str, Any]]:
+    """Return the rows of one file of a table as mappings; see `decode_files`.
+
+    Raises:
+        DamagedFileError: The file is damaged, or was not written by lagvae.
+    """
+    decoded = decode_files([("", content)], schema, only, several_runs=lambda name: several_runs)
+    for reason in decoded.unreadable.values():
+        raise DamagedFileError(reason)
+    return list(decoded.table)
+
+
+def decode_runs(content: bytes, schema: pa.Schema) -> pa.Table:
+    """Return the table of a file that may hold the rows of several runs, after the same checks as `decode_files`.
 
     Raises:
         DamagedFileError: The file is damaged, or was not written by lagvae.
     """
     table = decode_table(content)
+    _checked(table, schema, schema.names, [table.num_rows], several_runs=True)
+    return table
+
+
+class _Decoder:
+    """Decodes files. Those of single runs are checked together, because each check takes as long for one as for many.
+
+    Args:
+        schema: Columns of the table.
+        names: Names of the columns of `schema` that the rows have.
+        all_columns: Whether the rows also have the columns that `schema` does not know.
+    """
+
+    def __init__(self, schema: pa.Schema, names: Sequence[str], *, all_columns: bool) -> None:
+        self._schema, self._names, self._all_columns = schema, names, all_columns
+        self._texts = [name for name in names if _in_memory(schema.field(name)).type == TEXT]
+        self._waiting: dict[str, pa.Table] = {}
+        self._tables: list[pa.Table] = []
+        self._rows: dict[str, int] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def add(self, name: str, content: bytes, *, several_runs: bool) -> None:
+        """Decode a file."""
+        try:
+            table = decode_table(
+                content,
+                null_columns=False,
+                only=None if self._all_columns else self._names,
+                dictionaries=self._texts if several_runs else (),
+            )
+        except DamagedFileError as error:
+            self._unreadable[name] = str(error)
+            return
+        if several_runs:
+            self._check({name: table}, several_runs=True)
+            return
+        self._waiting[name] = table
+        if len(self._waiting) == BATCH_FILES:
+            self._check_waiting()
+
+    def end(self) -> DecodedFiles:
+        """Return the rows of all files."""
+        self._check_waiting()
+        empty = pa.schema([_in_memory(self._schema.field(name)) for name in self._names]).empty_table()
+        known = _concatenated([empty, *self._tables])
+        return DecodedFiles(RowTable(known), list(self._rows), list(self._rows.values()), self._unreadable)
+
+    def _check_waiting(self) -> None:
+        files, self._waiting = self._waiting, {}
+        if files:
+            self._check(files, several_runs=False)
+
+    def _check(self, files: Mapping[str, pa.Table], *, several_runs: bool) -> None:
+        """Take the rows of files that are valid. If one of several is not, check each alone."""
+        rows = {name: table.num_rows for name, table in files.items()}
+        try:
+            table = _checked(_joined(files), self._schema, self._names, list(rows.values()), several_runs=several_runs)
+        except DamagedFileError as error:
+            if len(files) == 1:
+                self._unreadable |= dict.fromkeys(files, str(error))
+                return
+            for name, alone in files.items():
+                self._check({name: alone}, several_runs=False)
+            return
+        self._tables.append(table)
+        self._rows |= rows
+
+
+def _joined(files: Mapping[str, pa.Table]) -> pa.Table:
+    """Return the tables as one. Columns that a table lacks are null."""
+    if len(files) == 1:
+        return next(iter(files.values()))
     try:
-        if not table.schema.equals(schema):
-            table = _conformed(table, schema)
-        empty: dict[str, Any] = dict.fromkeys(schema.names)
-        rows = [empty | {name: _finite(value) for name, value in row.items()} for row in table.to_pylist()]
+        return pa.concat_tables(list(files.values()), promote_options="default").combine_chunks()
+    except UNREADABLE as error:
+        raise DamagedFileError(f"their columns differ: {error}") from None
+
+
+def _checked(
+    table: pa.Table, schema: pa.Schema, names: Collection[str], rows: Sequence[int], *, several_runs: bool
+) -> pa.Table:
+    """Return the table of one or more files with the types of `schema`, after all checks.
+
+    Args:
+        table: The rows of the files, one file after the other.
+        schema: Columns of the table.
+        names: Names of the columns that the rows must have.
+        rows: Number of rows of each file.
+        several_runs: Whether a file may hold the rows of several runs.
+
+    Raises:
+        DamagedFileError: A file is damaged, or was not written by lagvae.
+    """
+    try:
+        table.validate(full=True)
+        if len(set(table.schema.names)) < table.num_columns:
+            raise ValueError("a column occurs twice")
+        fields = {field.name: field for field in schema}
+        columns = {
+            name: _conformed(table[name], fields.get(name, table.schema.field(name))) for name in table.schema.names
+        }
     except UNREADABLE as error:
         raise DamagedFileError(f"its columns cannot be read: {error}") from None
-    for row in rows:
-        for name, is_valid in _CHECKS.items():
-            if name in row and not is_valid(row[name]):
-                raise DamagedFileError(f"its column {name} is missing or invalid")
-        if row["run_id"] != format_run_id(row["config_id"], row["seed"]):
-            raise DamagedFileError("its run_id is not that of its config_id and seed")
-    keys = {(row["run_id"], row.get("epoch")) for row in rows}
-    if len(keys) != len(rows) or len({run_id for run_id, _ in keys}) != 1:
+    table = pa.table(columns)
+    for name, check in CHECKS.items():
+        present = name in columns
+        if (present or name in names) and not check(columns[name] if present else pa.nulls(1)):
+            raise DamagedFileError(f"its column {name} is missing or invalid")
+    keys = RowTable(table)
+    _check_run_ids(keys)
+    files_N = np.repeat(np.arange(len(rows)), rows)
+    run_N = keys.groups(*RUN).codes_N
+    runs = RowTable(pa.table({"file": files_N, "run": run_N})).groups("file", "run")
+    epochs = RowTable(pa.table({"run": runs.codes_N, "epoch": keys.column("epoch")})).groups("run", "epoch")
+    if len(epochs) != len(table) or 0 in rows or (len(runs) > len(rows) and not several_runs):
         raise DamagedFileError("it does not hold the rows of one run")
-    return rows
+    return table
 
 
-def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the columns of `schema` that `table` has, cast to their types."""
-    names = [name for name in table.schema.names if name in schema.names]
-    fields = [schema.field(name) for name in names]
-    return pa.Table.from_arrays([table[f.name].cast(f.type) for f in fields], schema=pa.schema(fields))
+def _check_run_ids(rows: RowTable) -> None:
+    """Raise a DamagedFileError unless each `run_id` is that of its `config_id` and seed, which are valid."""
+    if "run_id" not in rows.table.schema.names:
+        raise DamagedFileError("its column run_id is missing or invalid")
+    run_ids, config_ids = (rows.column(name).cast(pa.string()) for name in ("run_id", "config_id"))
+    expected = pc.binary_join_element_wise(config_ids, rows.column("seed").cast(pa.string()), "-")
+    if not pc.all(pc.equal(run_ids, expected), min_count=0).as_py() or rows.ints("seed").max(initial=0) > MAX_SEED:
+        if all(map(is_run_id, run_ids.to_pylist())):
+            raise DamagedFileError("its run_id is not that of its config_id and seed")
+        raise DamagedFileError("its column run_id is missing or invalid")
 
 
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, also in a list, with null."""
-    if isinstance(value, list):
-        return None if any(_finite(item) is None for item in value) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _conformed(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Return a column with the type of `field` in memory, and null in place of NaN and infinity.
+
+    Raises:
+        ArrowException: The values cannot be converted.
+    """
+    kind = _in_memory(field).type
+    if column.type != kind:
+        column = column.cast(field.type)
+        column = column.dictionary_encode() if kind == TEXT else column
+    if pa.types.is_timestamp(kind) and kind.unit != "ns":
+        low, high = (bound.cast(kind) for bound in TIMES)
+        if not pc.all(pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high)), min_count=0).as_py():
+            raise ValueError(f"{field.name} has a time before the year 1 or after 9999")
+    if pa.types.is_floating(kind):
+        is_finite = pc.is_finite(column)
+        if not pc.all(is_finite, min_count=0).as_py():
+            return pc.if_else(is_finite, column, pa.scalar(None, kind))
+    elif pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        is_finite = pc.is_finite(pc.list_flatten(column))
+        if not pc.all(is_finite, min_count=0).as_py():
+            return pa.chunked_array([pa.array(map(_finite_list, column.to_pylist()), kind)])
+    return column
 
 
-def _json(text: str) -> Any:
-    def reject(constant: str) -> Any:
-        raise ValueError(constant)
-
-    return json.loads(text, parse_constant=reject)
+def _finite_list(values: list[float | None] | None) -> list[float | None] | None:
+    """Replace a list with null if a number in it is NaN or infinity."""
+    return None if any(value is not None and not math.isfinite(value) for value in values or ()) else values
 
 
-def _is_json(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a check of a column that is null or holds JSON whose value is valid."""
-
-    def check(text: Any) -> bool:
-        try:
-            return not text or is_valid(_json(text))
-        except (ValueError, RecursionError):
-            return False
-
-    return check
+def _in_memory(field: pa.Field) -> pa.Field:
+    """Return a field with the type of its column in memory. Every `run_id` is different, so it stays as it is."""
+    text = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    is_text = pa.types.is_string(text) or pa.types.is_large_string(text)
+    return pa.field(field.name, TEXT) if is_text and field.name != "run_id" else field
 
 
-def _is_history(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(item, Mapping) and "status" in item for item in value)
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return tables as one. A column that has a type of its own in some of them, which no type covers, becomes text."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:
+        types: dict[str, set[pa.DataType]] = {}
+        for field in (field for table in tables for field in table.schema if not pa.types.is_null(field.type)):
+            types.setdefault(field.name, set()).add(field.type)
+        mixed = {name for name, of_name in types.items() if len(of_name) > 1}
+        return pa.concat_tables([_with_texts(table, mixed) for table in tables], promote_options="default")
 
 
-def _is_parameters(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(item, SCALARS) for item in value.values())
-
-
-def _is_count(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and value >= least
-
-
-_CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "sweep": lambda value: isinstance(value, str) and bool(SWEEP_NAME.fullmatch(value)),
-    "arm": is_arm_name,
-    "config_id": lambda value: isinstance(value, str) and bool(CONFIG_ID.fullmatch(value)),
-    "run_id": lambda value: isinstance(value, str) and bool(RUN_ID.fullmatch(value)),
-    "seed": _is_count,
-    "epoch": _is_count,
-    "step": _is_count,
-    "configuration": lambda value: value is None or _is_count(value),
-    "attempt": lambda value: _is_count(value, 1),
-    "threads": lambda value: value is None or 1 <= value < 2**16,
-    "status": lambda value: value in STATUSES,
-    "history": _is_json(_is_history),
-    "warnings": _is_json(lambda value: isinstance(value, list)),
-    "parameters": _is_json(_is_parameters),
-    "config": _is_json(lambda value: isinstance(value, Mapping)),
-}
-"""Validity of the values of the columns that the code relies on."""
+def _with_texts(table: pa.Table, names: set[str]) -> pa.Table:
+    for name in names.intersection(table.schema.names):
+        texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+        table = table.set_column(table.schema.names.index(name), name, pa.array(texts).cast(TEXT))
+    return table

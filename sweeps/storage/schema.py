@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any
 
@@ -11,10 +13,9 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from lagvae_core.columns import Column
-from lagvae_core.config.validation import models_in
-from lagvae_core.data import DataConfig
+from lagvae_core.data import DATA_SOURCES
 from lagvae_core.evaluation.data_specific_metrics import data_specific_columns
-from lagvae_core.models import AnyModel
+from lagvae_core.models import MODELS
 from lagvae_core.settings import TrainingConfig, tunables
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.record import CURVE_COLUMNS, METRIC_COLUMNS
@@ -24,16 +25,17 @@ __all__ = [
     "CURVES_SCHEMA",
     "ENDED",
     "IDENTITY",
-    "OBJECTIVE_COLUMNS",
     "PROVENANCE",
-    "RUNS_SCHEMA",
     "RUN_KEYS",
     "SCHEMA_VERSION",
     "SEARCHABLE_DATA",
     "STATUSES",
+    "field_columns",
     "fields_of",
     "is_integral",
     "metric_columns",
+    "objective_columns",
+    "runs_schema",
     "trial_columns",
     "tunable_columns",
 ]
@@ -104,6 +106,7 @@ PROVENANCE = (
     ("ended_at", "time", "end of this attempt, UTC"),
     ("data_fingerprint", "str", "SHA-256 of the content of the data; of generated data, of their fields and version"),
     ("spec_hash", "str", "hash of the content of the sweep file, ignoring comments and layout"),
+    ("plugins", "str", "JSON: SHA-256 of each plugin that defines a part of the configuration, by name; null: none"),
     ("lagvae_version", "str", "version of lagvae"),
     ("git_commit", "str", "commit of the code, if it runs from a checkout"),
     ("git_dirty", "bool", "whether that checkout had uncommitted changes"),
@@ -145,8 +148,8 @@ def trial_columns() -> Iterator[tuple[str, str, str]]:
     """
     of_section: dict[str, list[type[BaseModel]]] = {
         "training": [TrainingConfig],
-        "model": list(models_in(AnyModel)),
-        "data": list(models_in(DataConfig)),
+        "model": list(MODELS.values()),
+        "data": list(DATA_SOURCES.values()),
     }
     seen = set()
     for section, configs in of_section.items():
@@ -183,16 +186,48 @@ def tunable_columns() -> Iterator[tuple[str, str]]:
                 yield f"{kind}.{field}", "int" if is_integral(annotation) else "float"
 
 
-RUNS_SCHEMA: pa.Schema = pa.schema(
-    [
-        *fields_of((name, kind) for name, kind, _ in IDENTITY),
-        *fields_of((name, kind) for name, kind, _ in trial_columns()),
-        *fields_of(tunable_columns()),
-        *fields_of((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
-        *fields_of((name, kind) for name, kind, _ in PROVENANCE),
-    ],
-    metadata={"lagvae_schema": SCHEMA_VERSION},
-)
+def runs_schema() -> pa.Schema:
+    """Return the schema of the rows of runs. It has columns for the classes of the plugins that are loaded."""
+    return _tables_of(_loaded_classes()).schema
+
+
+def objective_columns() -> tuple[str, ...]:
+    """Return the names of the columns that a sweep can optimise."""
+    return _tables_of(_loaded_classes()).objectives
+
+
+def field_columns() -> Mapping[str, str]:
+    """Return the columns of searched fields (`section.field` and `kind.field`) with their types."""
+    return _tables_of(_loaded_classes()).fields
+
+
+@dataclass(frozen=True)
+class _Tables:
+    schema: pa.Schema
+    objectives: tuple[str, ...]
+    fields: Mapping[str, str]
+
+
+def _loaded_classes() -> tuple[type[BaseModel], ...]:
+    return (*CATALOGUE.values(), *MODELS.values(), *DATA_SOURCES.values())
+
+
+@functools.lru_cache(maxsize=4)
+def _tables_of(classes: tuple[type[BaseModel], ...]) -> _Tables:
+    """Return what depends on `classes`, those that are loaded now."""
+    fields = {name: kind for name, kind, _ in trial_columns()} | dict(tunable_columns())
+    schema = pa.schema(
+        [
+            *fields_of((name, kind) for name, kind, _ in IDENTITY),
+            *fields_of(fields.items()),
+            *fields_of((c.name, c.kind) for c in (*metric_columns(), *COST_COLUMNS)),
+            *fields_of((name, kind) for name, kind, _ in PROVENANCE),
+        ],
+        metadata={"lagvae_schema": SCHEMA_VERSION},
+    )
+    objectives = tuple(c.name for c in (*metric_columns(), *COST_COLUMNS) if c.kind in ("float", "int"))
+    return _Tables(schema, objectives, fields)
+
 
 CURVES_SCHEMA: pa.Schema = pa.schema(
     [
@@ -201,5 +236,3 @@ CURVES_SCHEMA: pa.Schema = pa.schema(
     ],
     metadata={"lagvae_schema": SCHEMA_VERSION},
 )
-
-OBJECTIVE_COLUMNS: list[str] = [c.name for c in (*metric_columns(), *COST_COLUMNS) if c.kind in ("float", "int")]

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lagvae_core.errors import ValidationIssue, did_you_mean
 from lagvae_core.studies import STUDIES, Findings, Study
 from sweeps.storage.provenance import now, provenance
-from sweeps.storage.schema import OBJECTIVE_COLUMNS, SCHEMA_VERSION, fields_of
+from sweeps.storage.row_table import RowTable
+from sweeps.storage.schema import SCHEMA_VERSION, fields_of, objective_columns
 from sweeps.storage.table import ResultsFolder
 
 __all__ = [
@@ -56,19 +58,19 @@ def evaluation_schema(study: type[Study]) -> pa.Schema:
     return pa.schema([*fields_of(common), *fields_of(specific)], metadata={"lagvae_schema": SCHEMA_VERSION})
 
 
-_STUDY_OF_COLUMN: dict[str, type[Study]] = {
-    column.name: study for study in STUDIES.values() for column in study.columns if column.kind in ("float", "int")
-}
-
-
 def study_of(column: str) -> type[Study] | None:
     """Return the study that measures the numeric column `column`; None if no study does."""
-    return _STUDY_OF_COLUMN.get(column)
+    return _studies_by_column().get(column)
+
+
+def _studies_by_column() -> dict[str, type[Study]]:
+    studies = STUDIES.values()
+    return {column.name: study for study in studies for column in study.columns if column.kind in ("float", "int")}
 
 
 def non_numeric_columns(option: str, columns: Iterable[str]) -> list[ValidationIssue]:
     """Return an issue about `option` if any of `columns` is not a numeric column of the runs or of a study."""
-    known = [*OBJECTIVE_COLUMNS, *_STUDY_OF_COLUMN]
+    known = [*objective_columns(), *_studies_by_column()]
     unknown = [name for name in columns if name not in known]
     if not unknown:
         return []
@@ -134,28 +136,26 @@ def checked_values(study: Study, findings: Findings) -> dict[str, Any]:
     return findings.values
 
 
-def with_evaluations(
-    folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]
-) -> list[Mapping[str, Any]]:
-    """Return copies of `rows` with the columns of studies among `columns` added; unmeasured values are None."""
-    extended = [dict(row) for row in rows]
+def with_evaluations(folder: ResultsFolder, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> RowTable:
+    """Return `rows` with the columns of studies among `columns` added; unmeasured values are null."""
+    table = RowTable.of(rows)
     columns_of_study: dict[str, list[str]] = {}
     for name in columns:
         study = study_of(name)
         if study is not None:
             columns_of_study.setdefault(study.name(), []).append(name)
     for kind, names in columns_of_study.items():
-        evaluations = {row["run_id"]: row for row in _stored(folder, kind)}
-        for row in extended:
-            evaluation = evaluations.get(row["run_id"], {})
-            row |= {name: evaluation.get(name) for name in names}
-    return list(extended)
+        evaluations = _stored(folder, kind, names)
+        positions = pc.index_in(table.column("run_id").cast(pa.string()), evaluations.column("run_id").combine_chunks())
+        for name in names:
+            table = table.with_column(name, evaluations.column(name).take(positions))
+    return table
 
 
 def several_settings(folder: ResultsFolder, columns: Iterable[str]) -> list[str]:
     """Return a warning for each study that measures any of `columns` and ran with different fields on some runs."""
     kinds = dict.fromkeys(study.name() for name in columns if (study := study_of(name)) is not None)
-    stored = {kind: {row["settings"] for row in _stored(folder, kind)} for kind in kinds}
+    stored = {kind: set(_stored(folder, kind, ["settings"]).values("settings")) for kind in kinds}
     return [
         f"{kind} ran with {len(settings)} different settings, so its values are not comparable: "
         + "; ".join(sorted(settings))
@@ -164,5 +164,5 @@ def several_settings(folder: ResultsFolder, columns: Iterable[str]) -> list[str]
     ]
 
 
-def _stored(folder: ResultsFolder, kind: str) -> list[dict[str, Any]]:
-    return folder.rows(f"evaluations/{kind}", evaluation_schema(STUDIES[kind]))
+def _stored(folder: ResultsFolder, kind: str, columns: Iterable[str]) -> RowTable:
+    return folder.rows(f"evaluations/{kind}", evaluation_schema(STUDIES[kind]), set(columns))

@@ -15,6 +15,7 @@ from lagvae_core.studies.trained_model import configuration_of
 from lagvae_core.training.checkpoint import CheckpointStore, FileCheckpoint
 from sweeps.storage.folder import FolderFile, model_name
 from sweeps.storage.identifiers import RUN_ID
+from sweeps.storage.plugins import load_stored_plugins, plugins_of
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
 __all__ = ["EvaluationTarget", "find_targets"]
@@ -156,6 +157,7 @@ def _targets_of(
         elif model is None and not retrain and not run.has_model:
             issues.append(ValidationIssue("RUN_ID", "must be a run with a stored model", HOW_TO_KEEP, run.run_id))
         else:
+            load_stored_plugins(run.folder, plugins_of(run.row))
             try:
                 config = parse_trial(complete_stored(json.loads(run.row["config"])))
             except ConfigError as error:

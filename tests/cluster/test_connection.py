@@ -79,6 +79,23 @@ with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
 
+SLOW_FIRST_AGENT = """
+import os, sys, time
+if any(argument.endswith("dashboard/agent.py") for argument in sys.orig_argv):
+    try:
+        os.mkdir(os.environ["FIRST_AGENT"])
+    except FileExistsError:
+        pass
+    else:
+        time.sleep(40)
+"""
+
+ANSWER = """
+from cluster.connection import connect
+with connect(cpus=1) as ray:
+    print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
 JOIN = """
 import json, sys
 from cluster.connection import connect
@@ -198,6 +215,17 @@ class TestEmbedded:
 
     def test_no_token_is_left_in_the_home(self, embedded, home):
         assert not (home.folder / ".ray" / "auth_token").exists()
+
+
+@pytest.mark.slow
+def test_starts_although_the_first_agent_of_ray_is_slow(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SLOW_FIRST_AGENT)
+    with private_home() as environment:
+        home = PrivateHome(Path(environment["HOME"]), environment)
+        ended = home.python(ANSWER, PYTHONPATH=str(tmp_path), FIRST_AGENT=str(tmp_path / "first"))
+        assert (ended.returncode, ended.stdout) == (0, "42\n"), ended.stderr
+        assert (tmp_path / "first").exists()
+        assert survivors(environment[MARK]) == []
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class TestASweep:
         assert HOSTILE in lagvae("list", "--address", head.url).stdout
 
     def test_the_name_of_a_job_cannot_be_used_twice(self, head, story):
-        with packed("sweep.yaml", "", ()) as package:
+        with packed({"sweep.yaml": ""}, ()) as package:
             assert not head.cluster().submit(story.submission_id, ["true"], package, {}, {})
 
 
@@ -166,7 +166,7 @@ class TestTheToken:
 
     def test_is_masked_in_a_log(self, head):
         cluster, name = head.cluster(), "prints-its-token"
-        with packed("nothing", "", ("cluster",)) as package:
+        with packed({"nothing": ""}, ("cluster",)) as package:
             cluster.submit(name, ["cat", str(head.token)], package, {}, {})
         job = cluster.wait(name, 60)
         assert job.status == "SUCCEEDED", job.message
@@ -333,7 +333,7 @@ class TestUpload:
                 submitted.update(options)
 
         command = ["python", "-m", "sweeps", f"/{HOSTILE}", "a\nb", "", "~", "$HOME", "-x"]
-        with packed("f", "", ()) as package:
+        with packed({"f": ""}, ()) as package:
             Cluster(Endpoint("http://127.0.0.1:1"), Token("a file", "s"), Client()).submit(
                 "n", command, package, {}, {}
             )
@@ -361,7 +361,7 @@ class TestUpload:
         assert jobs.submit(cluster, spec, "/r") == jobs.Submission(name, 1, False, 0)
 
     def test_contains_no_bytecode_and_no_hidden_files(self):
-        with packed("f", "", jobs.PACKAGES) as package:
+        with packed({"f": ""}, jobs.PACKAGES) as package:
             files = [path for folder in package.packages for path in folder.rglob("*")]
             assert len(files) > 100
             assert not [path for path in files if "__pycache__" in path.parts or path.name.startswith(".")]
@@ -371,7 +371,7 @@ class TestUpload:
     def test_is_refused_if_it_is_too_large(self):
         with (
             pytest.raises(PackageTooLarge, match="work/f"),
-            packed("f", "x" * (LIMIT_BYTES + 1), ()),
+            packed({"f": "x" * (LIMIT_BYTES + 1)}, ()),
         ):
             pass
 

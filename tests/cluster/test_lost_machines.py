@@ -39,6 +39,42 @@ SSHFS = (
     f"IdentityFile={HOME}/key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null"
 )
 
+PACED = """
+import os, time
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lagvae_core.strategies.base import BuildContext, Strategy
+from lagvae_core.strategies.slots import Forward, Penalty
+
+
+class Paced(Strategy):
+    \"""Each update takes a while on a cluster, so that runs last as long on a fast machine as on a slow one.\"""
+
+    slots: ClassVar[frozenset[str]] = frozenset({"penalties"})
+    paper: ClassVar[str] = "none"
+
+    kind: Literal["paced"] = "paced"
+    seconds: float = Field(0.03, description="duration of a pause [s]")
+
+    def build(self, context: BuildContext) -> dict[str, Any]:
+        return {"penalties": (_Pause(self.seconds),)}
+
+
+class _Pause(Penalty):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def forward(self, forward: Forward) -> Tensor:
+        if "RAY_RAYLET_PID" in os.environ:
+            time.sleep(self._seconds)
+        return forward.rec_B.new_zeros(())
+"""
+"""A plugin, which has to travel with the job."""
+
 SIZE = ("--object-store-memory=80000000", "--disable-usage-stats")
 
 
@@ -159,9 +195,11 @@ def test_the_token_is_not_sent_over_plain_http_without_permission(world):
 
 def test_losing_machines_costs_no_run_and_repeats_none(world):
     """Lose a worker, the network of another worker, the store, the driver and the head, one after the other."""
-    trial = TRIAL | {"data": TINY_DATA | {"examples": 1000}, "training": {"epochs": 150, "decay_patience": 1000}}
+    trial = TRIAL | {"data": TINY_DATA | {"examples": 1000}, "training": {"epochs": 40, "decay_patience": 1000}}
+    arms = {"vae": ["paced"], "beta": ["beta_vae", "paced"]}
     search = {"sampler": "random", "configurations": 5, "seeds": 3, "seed": 0}
-    spec = world.laptop.write("long.yaml", sweep(name="long", trial=trial, search=search))
+    plugin = world.laptop.write("paced.py", PACED)
+    spec = world.laptop.write("long.yaml", sweep(name="long", trial=trial, arms=arms, search=search, plugins=[plugin]))
     arguments, total = (spec, "--results", str(world.results), "--no-check"), 3 + 5 * 3
     final: dict[str, dict[str, Any]] = {}
     started = time.monotonic()
@@ -246,7 +284,8 @@ def test_losing_machines_costs_no_run_and_repeats_none(world):
     assert list(world.results.glob("long/checkpoints/*")) == []
     assert not list(world.shared.rglob("pwned*"))
     lost = max(table, key=lambda row: row["attempt"])
-    again = world.laptop.lagvae("trial", "--from", lost["run_id"], "--results", str(world.results), "--json")
+    repeat = ("trial", "--from", lost["run_id"], "--results", str(world.results), "--trust", "--json")
+    again = world.laptop.lagvae(*repeat)
     assert again.returncode == 0, again.stderr
     metrics = json.loads(again.stdout)["metrics"]
     for name in ("nll_iw", "nll_elbo", "kl", "mi"):

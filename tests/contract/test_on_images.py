@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from helpers import SHORT_AGGRESSIVE, essence, rejects, run, run_interrupted, tiny, tiny_images, trial_of
+from helpers import (
+    SHORT_AGGRESSIVE,
+    VECTOR_STRATEGIES,
+    essence,
+    rejects,
+    run,
+    run_interrupted,
+    tiny,
+    tiny_images,
+    trial_of,
+)
 
 from lagvae_core.errors import ConfigError
 from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
@@ -22,15 +32,15 @@ WITH_VALUES = [
 """Strategies that are slow, or refused on images, at their defaults."""
 
 TRAINABLE = [
-    *sorted(set(CATALOGUE) - set(TEXT_STRATEGIES) - {strategy["kind"] for strategy in WITH_VALUES}),
+    *sorted(set(CATALOGUE) - set(TEXT_STRATEGIES) - VECTOR_STRATEGIES - {strategy["kind"] for strategy in WITH_VALUES}),
     *WITH_VALUES,
     *({"kind": "sa_vae", "refinement_steps": 2, "backward": backward} for backward in ("autograd", "none", "none_kl")),
     {"kind": "delta_vae", "prior": "ar1"},
 ]
 
 
-@pytest.mark.parametrize("name", [*TEXT_STRATEGIES, "skip_vae"])
-def test_a_strategy_for_text_is_refused(name):
+@pytest.mark.parametrize("name", [*TEXT_STRATEGIES, *sorted(VECTOR_STRATEGIES), "skip_vae"])
+def test_a_strategy_for_other_data_is_refused(name):
     """skip_vae is refused at its default path."""
     with pytest.raises(ConfigError) as caught:
         tiny_images(name)
@@ -56,7 +66,7 @@ def test_a_trial_measures_every_column(variant):
     metrics = record.metrics
     assert set(metrics) == {column.name for column in METRIC_COLUMNS}
     null = {name for name, value in metrics.items() if value is None}
-    assert null == {"tokens", "ppl"} < set(DATA_COLUMNS)
+    assert null == {"tokens", "ppl", "nats_per_feature"} < set(DATA_COLUMNS)
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll_iw"] / (36 * math.log(2)))
     assert metrics["n"] == 32
     assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + 0.005

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import IMAGE_STRATEGIES
+from helpers import IMAGE_STRATEGIES, VECTOR_STRATEGIES
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.data import PAD
@@ -11,13 +11,26 @@ from lagvae_core.errors import ConfigError
 from lagvae_core.strategies import CATALOGUE
 from lagvae_core.training.trial import Trial
 
-MODEL = {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3}
+MODELS = {
+    "lstm": {"latent_dim": 2, "hidden": 8, "embedding": 8, "init_range": 0.3},
+    "transformer": {"kind": "transformer", "latent_dim": 2, "layers": 2, "width": 8, "heads": 2},
+    "transformer memory": {
+        "kind": "transformer",
+        "latent_dim": 2,
+        "layers": 1,
+        "width": 8,
+        "heads": 2,
+        "latent": "memory",
+    },
+}
 VARIANTS = [
-    *({"kind": name} for name in sorted(set(CATALOGUE) - IMAGE_STRATEGIES)),
+    *({"kind": name} for name in sorted(set(CATALOGUE) - IMAGE_STRATEGIES - VECTOR_STRATEGIES)),
     {"kind": "contiguous_dropout", "starts": 2},
     {"kind": "delta_vae", "prior": "ar1"},
     {"kind": "historyless", "variant": "notoken"},
     {"kind": "multitask_bow", "loss": "bernoulli"},
+    {"kind": "sa_vae", "backward": "autograd", "refinement_steps": 2},
+    {"kind": "skip_vae", "path": "add"},
     {"kind": "vamp_prior", "components": 5, "init_from_data": True},
 ]
 """Every strategy that supports text at its defaults, and options with different code for padded sentences."""
@@ -33,13 +46,15 @@ def data(tmp_path_factory):
     return {"kind": "text", "path": str(folder), "batching": "padded"}
 
 
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("strategy", VARIANTS, ids=lambda strategy: "-".join(map(str, strategy.values())))
-def test_it_trains_on_padded_sentences_or_is_refused(strategy, data):
-    values = {"data": data, "model": MODEL, "training": {"batch_size": 32}, "strategies": [strategy]}
+def test_it_trains_on_padded_sentences_or_is_refused(strategy, model, data):
+    values = {"data": data, "model": model, "training": {"batch_size": 32}, "strategies": [strategy]}
     try:
         config = parse_trial(values)
     except ConfigError as error:
-        assert all("batching" in str(issue) for issue in error.issues)  # noqa: PT017 - a refusal is a valid outcome
+        reasons = ("batching", "supports model.kind")
+        assert all(any(r in str(issue) for r in reasons) for issue in error.issues)  # noqa: PT017 - a valid outcome
         return
     trial = Trial(config, config.data.load(), torch.device("cpu"))
     trial.model.train()

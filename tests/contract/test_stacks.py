@@ -20,6 +20,7 @@ from lagvae_core.strategies.slots import TrainingComponents
 
 TEXT = {"kind": "text", "path": "no/such/folder"}
 IMAGES = {"kind": "images", "path": "no/such/file.npz"}
+VECTORS = {"kind": "vectors", "path": "no/such/file.npz", "partition": "fixed_by_group"}
 """Nothing is at these paths: a stack is checked before any data are read."""
 
 
@@ -69,12 +70,15 @@ RULES = [
     ("E09", "historyless", having(Trait.BOUNDED_RECEPTIVE_FIELD)),
     ("E09", "pixelcnn_lm", having(Trait.TEXT_ONLY)),
     ("E09", "pixelcnn_lm", filling("skip")),
+    ("E09", "ppca", having(Trait.TEXT_ONLY, Trait.IMAGES_ONLY)),
+    ("E09", "sigma_vae", having(Trait.TEXT_ONLY, Trait.IMAGES_ONLY)),
     ("E10", "lstm_lm", lacking(Trait.WORKS_WITHOUT_Z)),
     ("E10", "pixelcnn_lm", lacking(Trait.WORKS_WITHOUT_Z)),
     ("E13", "aggressive", having(Trait.UNTESTED_WITH_INNER_LOOP)),
     ("E14", "agg_kl", having(Trait.FLOW_POSTERIOR)),
     ("E14", "vamp_prior", having(Trait.FLOW_POSTERIOR)),
     ("E15", "af_prior", having(Trait.FLOW_POSTERIOR)),
+    ("E18", "ppca", lacking(Trait.CLOSED_FORM)),
     ("E16", "sa_vae", replaces_the_weighted_elbo),
     ("E-PSEUDO", "vamp_prior", having(Trait.ENCODER_READS_BAG)),
 ]
@@ -116,7 +120,10 @@ def label(stack):
 
 
 def data_for(*kinds):
-    return IMAGES if any(CATALOGUE[kind]().has(Trait.IMAGES_ONLY) for kind in kinds) else TEXT
+    for trait, data in ((Trait.IMAGES_ONLY, IMAGES), (Trait.GAUSSIAN_LIKELIHOOD, VECTORS)):
+        if any(CATALOGUE[kind]().has(trait) for kind in kinds):
+            return data
+    return TEXT
 
 
 def codes_of(*stack):
@@ -200,10 +207,10 @@ def test_a_strategy_from_outside_is_refused_by_its_traits(trait):
 @pytest.mark.parametrize("trait", [Trait.TEXT_ONLY, Trait.IMAGES_ONLY])
 def test_a_strategy_from_outside_is_refused_on_the_wrong_kind_of_data(trait):
     stranger = with_the_trait(trait)
-    for data_kind in ("text", "images"):
+    for data_kind, unit in (("text", "word"), ("images", "pixel"), ("vectors", "feature")):
         context = ConfigContext((stranger,), TrainingConfig(), tiny().model, data_kind)
         codes = {incompatibility.code for incompatibility in stranger.incompatibilities(context)}
-        assert codes == ({"E09"} if (data_kind == "images") == (trait is Trait.TEXT_ONLY) else set())
+        assert codes == (set() if unit == {Trait.TEXT_ONLY: "word", Trait.IMAGES_ONLY: "pixel"}[trait] else {"E09"})
 
 
 @pytest.mark.parametrize("stack", STACKS, ids=label)

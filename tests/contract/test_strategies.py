@@ -1,12 +1,9 @@
 """The contract of every strategy. It covers all files of the folder, so a new strategy needs no change here."""
 
-import dataclasses
 import importlib
 import inspect
 import itertools
 import json
-import math
-import pickle
 import pkgutil
 import subprocess
 import sys
@@ -14,17 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import dataset_of, essence, run, run_interrupted, tiny, trial_of
+from helpers import essence, run, tiny, trial_of
 
 from lagvae_core import strategies
-from lagvae_core.config.trial import parse_trial
-from lagvae_core.errors import ConfigError
-from lagvae_core.evaluation.data_specific_metrics import DATA_COLUMNS
+from lagvae_core.plugins import class_issues
 from lagvae_core.settings import tunables
 from lagvae_core.strategies import CATALOGUE, Strategy
-from lagvae_core.strategies.base import BuildContext
-from lagvae_core.strategies.rules import CODES, Trait
-from lagvae_core.strategies.slots import TrainingComponents
+from lagvae_core.strategies.rules import Trait
+from lagvae_core.testing import STRATEGY_CHECKS, check_stacks
 from lagvae_core.training import checkpoint as checkpoints
 from lagvae_core.training.record import METRIC_COLUMNS
 from sweeps.spec.space import Dimension
@@ -35,7 +29,6 @@ NO_STRATEGY = {"base", "kl_schedule", "normalised_means", "refinement", "rules",
 
 FILES = sorted({module.name for module in pkgutil.iter_modules(strategies.__path__)} - NO_STRATEGY)
 TESTS = Path(__file__).parents[1] / "lagvae_core" / "strategies"
-CONTEXT = BuildContext(latent_dim=2, batches_per_epoch=4)
 
 each_strategy = pytest.mark.parametrize("name", FILES)
 
@@ -105,26 +98,20 @@ def test_its_columns_are_documented_and_unique(name):
 
 
 @each_strategy
-def test_it_builds_exactly_the_slots_that_it_declares(name):
-    strategy = strategy_in(name)
-    filled = strategy().build(CONTEXT)
-    assert set(filled) == strategy.slots
-    assert strategy.slots <= set(TrainingComponents.__dataclass_fields__)
-    again = strategy().build(CONTEXT)
-    for slot, component in filled.items():
-        stateless = isinstance(component, float | str) or inspect.isfunction(component) or inspect.isclass(component)
-        assert stateless or component is not again[slot], f"{slot} is shared by two trials"
+@pytest.mark.parametrize("check", [check for check in STRATEGY_CHECKS if check != "stacks"])
+def test_it_keeps_the_contract_that_users_can_check(name, check):
+    STRATEGY_CHECKS[check](strategy_in(name))
 
 
 @each_strategy
-def test_json_and_pickle_preserve_it_alone_and_in_a_trial(name):
-    strategy = strategy_in(name)()
-    assert type(strategy).model_validate_json(strategy.model_dump_json()) == strategy
-    assert pickle.loads(pickle.dumps(strategy)) == strategy
-    config = tiny(name)
-    assert parse_trial(json.loads(config.model_dump_json())) == config
-    assert pickle.loads(pickle.dumps(config)) == config
-    assert type(config.strategies[0]) is strategy_in(name)
+def test_it_is_complete_and_documented(name):
+    assert list(class_issues(strategy_in(name), CATALOGUE, "another plugin"))[1:] == []  # the first: its kind is taken
+
+
+@each_strategy
+def test_it_trains_with_every_other_strategy_or_is_refused_with_a_code(name):
+    """Each pair trains once, in the order of their names; test_stacks.py compares the rules in both orders."""
+    check_stacks(strategy_in(name), FILES[FILES.index(name) :])
 
 
 @each_strategy
@@ -140,49 +127,6 @@ def test_its_search_ranges_contain_only_valid_values_and_the_default(name):
             assert getattr(strategy.model_validate({field: value}), field) == value
             assert distribution._contains(distribution.to_internal_repr(value))
         assert dimension.contains(strategy.model_fields[field].default), f"{name}.{field}: default out of range"
-
-
-@each_strategy
-def test_it_trains_and_its_metrics_satisfy_the_inequalities(name):
-    config = tiny(name, evaluation={"limit": None, "iw_samples": 50})
-    record = run(config)
-    assert record.status == "finished", record.stop_reason
-    metrics = record.metrics
-    of_this_data = dataset_of(config.data).domain.columns(1.0, 1, 1)
-    unmeasured = strategy_in(name).unmeasured | (set(DATA_COLUMNS) - set(of_this_data))
-    assert unmeasured <= {column.name for column in METRIC_COLUMNS}
-    for column in (*METRIC_COLUMNS, *strategy_in(name).columns):
-        value = metrics[column.name]
-        if column.name in unmeasured:
-            assert value is None, column.name
-            continue
-        values = value if column.kind == "floats" else [value]
-        assert values is not None, column.name
-        assert all(math.isfinite(number) for number in values), column.name
-        if column.kind == "int":
-            assert isinstance(value, int), column.name
-    assert set(metrics) == {column.name for column in (*METRIC_COLUMNS, *strategy_in(name).columns)}
-    assert metrics["n"] == 32
-    assert metrics["nll_iw"] <= metrics["nll_elbo"] + 4 * metrics["nll_iw_mc_se"] + 0.5
-    assert 1 <= metrics["iw_ess"] <= 50
-    sampling = 0.005  # error of 3,200 samples of a KL near 0 that has no closed form
-    if "mi" not in unmeasured:
-        assert metrics["mi"] <= metrics["kl"] + 3 * metrics["mi_se"] + sampling
-        assert metrics["mi"] <= math.log(metrics["n"]) == metrics["mi_cap"]
-    if "kl" not in unmeasured:
-        assert metrics["mi_batch"] <= metrics["mi_batch_cap"] + 1e-9
-        assert metrics["kl"] >= -sampling
-        assert 0 <= metrics["au"] <= 2
-
-
-@each_strategy
-def test_it_resumes_bit_for_bit(name):
-    config = tiny(name, training={"epochs": 3})
-    record, places = run_interrupted(
-        config, lambda place: (place.phase, place.epoch, place.done) in {("train", 1, 3), ("train", 3, 2)}
-    )
-    assert len(places) == 2
-    assert essence(record) == essence(run(config))
 
 
 @pytest.fixture(scope="module")
@@ -219,28 +163,6 @@ def test_a_checkpoint_contains_the_state_of_every_slot(name):
     assert plain(restored) == plain(hidden)
 
 
-def trial_of_stack(*names):
-    """The trial of a stack; None if it is refused, by one of the documented codes."""
-    try:
-        return trial_of(tiny(*names))
-    except ConfigError as error:
-        codes = {issue.code for issue in error.issues}
-    assert codes <= set(CODES), names
-    return None
-
-
-@each_strategy
-def test_it_trains_with_every_other_strategy_or_is_refused_with_a_code(name):
-    for other in FILES:
-        trial = trial_of_stack(name, other)
-        if trial is None:
-            continue
-        trial.model.train()
-        for batch in trial.train_batches[:2]:
-            trial.train_batch(trial.learner.observed(batch))
-        assert all(torch.isfinite(entry).all() for entry in trial.history), other
-
-
 @each_strategy
 def test_its_traits_agree_with_its_columns(name):
     """What a trait says about the KL or the latent variable is also null in the table."""
@@ -248,14 +170,3 @@ def test_its_traits_agree_with_its_columns(name):
     if Trait.KL_NOT_BY_DIMENSION in strategy.traits or Trait.NO_LATENT_VARIABLE in strategy.traits:
         assert "kl_by_dimension" in strategy.unmeasured
     assert ("kl" in strategy.unmeasured) == (Trait.NO_LATENT_VARIABLE in strategy.traits)
-
-
-@each_strategy
-@pytest.mark.parametrize("epochs", [1, 4, 200])
-def test_it_settles_within_the_training_or_right_after_it(name, epochs):
-    context = parse_trial({"strategies": [], "training": {"epochs": epochs}}).context
-    context = dataclasses.replace(context, strategies=(strategy_in(name)(),))
-    for batches in (None, 3, 1000):
-        settled = strategy_in(name)().settled_epoch(dataclasses.replace(context, batches_per_epoch=batches))
-        assert type(settled) is int
-        assert 1 <= settled <= epochs + 1

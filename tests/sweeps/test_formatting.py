@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweeps.formatting import printable_log
+from sweeps.formatting import format_count, format_duration, printable_log
 
 RED, BOLD, RESET = "\x1b[31m", "\x1b[1;38;5;12m", "\x1b[0m"
 HOSTILE = "\x1b]0;owned\x07 \x1b[2J \x1b[31 \x1b\x1b[1A \x9b31m \u202e\r\n"
@@ -35,3 +35,19 @@ def test_only_a_possible_colour_is_held_back():
     assert next(pieces) == "epoch 1"
     assert next(pieces) == "\x1b[32mgreen"
     assert next(pieces) == "\\x1b[" + "1" * 40
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (0.0312, "0.03 s"), (0.94, "0.9 s"), (0.96, "1 s"), (44.6, "45 s"), (59.4, "59 s")),
+        *((59.9, "1 min 00 s"), (200, "3 min 20 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")),
+    ],
+)
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 runs"), (1, "1 run"), (0.5, "0.5 runs"), (12345, "12,345 runs")])
+def test_counts(number, text):
+    assert format_count(number, "run") == text

@@ -11,7 +11,7 @@ import yaml
 from processes import Ended, Listener
 from worlds import TINY_TRIAL, sweep
 
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 from sweeps.storage.table import ResultsFolder
 
 DIVERGES = 1e30
@@ -19,7 +19,7 @@ DIVERGES = 1e30
 
 WHEN_AND_WHERE = {
     *("attempt", "history", "host", "started_at", "ended_at", "peak_memory_bytes", "git_commit", "git_dirty"),
-    *(name for name in RUNS_SCHEMA.names if name.startswith(("seconds", "cpu_seconds"))),
+    *(name for name in runs_schema().names if name.startswith(("seconds", "cpu_seconds"))),
 }
 """Columns that may differ between two runs of the same configuration and seed."""
 
@@ -52,8 +52,8 @@ class TinySweep:
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def write_tiny_sweep(here: Path) -> None:
-    """Write the sweep file `tiny.yaml` into `here`."""
+def write_tiny_sweep(here: Path, **changes: Any) -> None:
+    """Write the sweep file `tiny.yaml`, with `changes` at its top level, into `here`."""
     trial = TINY_TRIAL | {"model": {**TINY_TRIAL["model"], "init_range": 0.3}}
     arms = {
         "vae": [],
@@ -61,7 +61,7 @@ def write_tiny_sweep(here: Path) -> None:
         "encoder_lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, DIVERGES]}}],
     }
     search = {"sampler": "tpe", "configurations": 3, "seeds": 2, "seed": 0}
-    values = sweep(trial=trial, arms=arms, search=search, keep="models")
+    values = sweep(trial=trial, arms=arms, search=search, keep="models") | changes
     (here / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 

@@ -13,7 +13,7 @@ from sweeps.search.plan import Plan, Run
 from sweeps.search.scheduler import RunScheduler
 from sweeps.spec.sweep import SweepSpec, parse_spec
 from sweeps.storage.provenance import history_of, now
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 
 FINGERPRINT = "0" * 64
 
@@ -48,7 +48,7 @@ def spec_of(**changes: Any) -> SweepSpec:
 def row_of(run: Run, **values: Any) -> Row:
     """Return the row that a driver writes for `run`, with `values` as its results."""
     return {
-        **dict.fromkeys(RUNS_SCHEMA.names),
+        **dict.fromkeys(runs_schema().names),
         "sweep": "tiny",
         "arm": run.arm,
         "run_id": run.run_id,
@@ -60,6 +60,7 @@ def row_of(run: Run, **values: Any) -> Row:
         "history": history_of(run.stored) if run.stored is not None else None,
         "parameters": json.dumps(dict(run.parameters)),
         "started_at": now(),
+        "ended_at": None if values.get("status") == "running" else now(),
         "data_fingerprint": FINGERPRINT,
         **values,
     }

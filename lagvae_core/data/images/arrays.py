@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.data.base import Batch, Dataset, Domain, Split, remarks_entry
+from lagvae_core.data.base import Batch, Dataset, Domain, Split, Unit, remarks_entry
+from lagvae_core.data.memory import as_array
+from lagvae_core.data.order import cut, ordered
+from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
 
-__all__ = ["BITS_PER_DIM", "ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "cut", "fixed_bits"]
+__all__ = ["BITS_PER_DIM", "ImageBatch", "ImageDataset", "ImageDomain", "ImageSplit", "fixed_bits"]
 
 BITS_PER_DIM = Column(
     "bits_per_dim", "float", "nll_iw / (pixels * ln 2), bits per pixel of images; null for words", "min"
@@ -152,25 +155,8 @@ class ImageSplit(Split):
         return ImageBatch(torch.from_numpy(self.levels_NHW[index]), torch.from_numpy(index), drawn=True)
 
     def order(self, *, by_label: bool = False, seed: int | None = None) -> list[NDArray[np.int64]]:
-        """Return the indices of all examples, in one array or in one array per label.
-
-        Args:
-            by_label: Whether to return one array per label.
-            seed: Seed for shuffling the indices; None for the order of the split.
-        """
-        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
-        if not by_label:
-            return [order]
-        assert self.labels is not None, "images without labels cannot be grouped by label"
-        label_N = np.unique(np.array(self.labels), return_inverse=True)[1]
-        order = order[np.argsort(label_N[order], kind="stable")]
-        return np.split(order, np.flatnonzero(np.diff(label_N[order])) + 1)
-
-
-def cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Cut `order` into arrays of `size` indices; the last array may be smaller."""
-    assert size > 0, "a batch holds at least one example"
-    return [order[first : first + size] for first in range(0, len(order), size)]
+        """Return the indices of all examples, in one array or in one array per label; see `ordered`."""
+        return ordered(len(self), self.labels if by_label else None, by_label=by_label, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -182,7 +168,7 @@ class ImageDomain(Domain):
         width: Columns of pixels.
     """
 
-    words: ClassVar[bool] = False
+    unit: ClassVar[Unit] = "pixel"
 
     height: int
     width: int
@@ -214,6 +200,25 @@ class ImageDataset(Dataset):
     def domain(self) -> ImageDomain:
         height, width = self.train.levels_NHW.shape[1:]
         return ImageDomain(height, width)
+
+    def encode_examples(self, examples: Any) -> ImageSplit:
+        """Return images as a split; see `Dataset.encode_examples`. Grey images are binarised by one fixed draw.
+
+        Raises:
+            DataError: They are not images [N, H, W] of this size: bytes from 0 to 255, booleans, or floats from 0 to 1.
+        """
+        levels = as_array(examples)
+        size = self.train.levels_NHW.shape[1:]
+        valid = levels.dtype in (np.uint8, np.bool_) or levels.dtype.kind == "f"
+        if not valid or levels.shape[1:] != size or not len(levels):
+            message = f"must be images of the shape N x {size[0]} x {size[1]}, of bytes, booleans or floats"
+            raise DataError([ValidationIssue("examples", message, "Convert them.", f"{levels.dtype} {levels.shape}")])
+        if levels.dtype == np.bool_:
+            levels = levels.astype(np.uint8) * np.uint8(WHITE)
+        elif levels.dtype.kind == "f" and not ((levels >= 0) & (levels <= 1)).all():
+            raise DataError([ValidationIssue("examples", "must have floats from 0 to 1", "Divide bytes by 255.")])
+        levels = levels if levels.dtype == np.uint8 else levels.astype(np.float32)
+        return ImageSplit(levels, fixed_bits(levels, 0, "examples"))
 
     @classmethod
     def of(cls, train: ImageSplit, valid: ImageSplit, test: ImageSplit, *, remarks: Sequence[str] = ()) -> ImageDataset:

@@ -11,14 +11,12 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from lagvae_core.data.images.raw import HOLD_OUT, SPLITS, Array, RawImages
+from lagvae_core.data.raw import SPLITS, RawArrays, check_names, read_npz
 
 __all__ = ["read_container"]
 
@@ -27,7 +25,7 @@ _OLD_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)[:-1]
 """Start of a file that torch.save wrote before version 1.6, or writes with _use_new_zipfile_serialization=False."""
 
 
-def read_container(raw: RawImages) -> None:
+def read_container(raw: RawArrays) -> None:
     """Read the arrays of a file, or add an issue that says what is wrong with it."""
     path = raw.path
     with path.open("rb") as file:
@@ -37,7 +35,7 @@ def read_container(raw: RawImages) -> None:
     if is_torch or (path.suffix.lower() in (".pt", ".pth") and not names):
         _read_torch(raw)
     elif any(name.endswith(".npy") for name in names):
-        _read_npz(raw)
+        read_npz(raw)
     elif start.startswith(b"PK") and not names:
         raw.add(None, "must be a complete file", "Copy or download it again. Its end is missing.")
     else:
@@ -53,47 +51,10 @@ def _zip_names(path: Path) -> list[str]:
         return []
 
 
-# --- .npz files -----------------------------------------------------------------------------------------------------
-
-
-def _read_npz(raw: RawImages) -> None:
-    try:
-        with np.load(raw.path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            for name in names:
-                if name.removesuffix("_labels") in SPLITS:
-                    _read_array(archive, name, raw)
-    except _READ_ERRORS as error:
-        raw.arrays.clear()
-        raw.add(None, f"must be a complete .npz file ({error})", "Copy or download it again.")
-        return
-    _check_names(names, raw)
-
-
-def _read_array(archive: Mapping[str, Array], name: str, raw: RawImages) -> None:
-    """Read one array. An array of Python objects, which numpy creates from ragged lists, is rejected."""
-    try:
-        raw.arrays[name] = archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        hint = "numpy creates arrays of objects from ragged lists. Convert the array to a type such as uint8."
-        raw.add(name, "must be a rectangular array without Python objects, which are never read", hint)
-
-
-def _check_names(names: Iterable[Any], raw: RawImages) -> None:
-    names = sorted(map(str, names))
-    missing = [split for split in raw.required if split not in names]
-    if missing:
-        message = f"must contain the arrays {', '.join(raw.required)}; missing: {', '.join(missing)}"
-        remedy = "Add or rename arrays." if "train" in missing else f"Add or rename arrays, {HOLD_OUT}."
-        raw.add(None, message, f"The file contains {', '.join(names) or 'nothing'}. {remedy}")
-
-
 # --- torch files ----------------------------------------------------------------------------------------------------
 
 
-def _read_torch(raw: RawImages) -> None:
+def _read_torch(raw: RawArrays) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns about old formats; errors are reported below
             content: Any = torch.load(raw.path, map_location="cpu", weights_only=True)
@@ -109,7 +70,7 @@ def _read_torch(raw: RawImages) -> None:
         hint = f"The content has the type {type(content).__name__}. Save [train, valid, test] instead."
         raw.add(None, "must contain three tensors, in a list or a dictionary", hint)
         return
-    _check_names(content, raw)
+    check_names(content, raw)
     for name in (name for name in content if str(name).removesuffix("_labels") in SPLITS):
         value = content[name]
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype != torch.bfloat16:

@@ -15,10 +15,12 @@ from lagvae_core.data.held_out import HeldOut
 from lagvae_core.data.images.arrays import WHITE
 from lagvae_core.data.images.containers import read_container
 from lagvae_core.data.images.pictures import read_pictures
-from lagvae_core.data.images.raw import SPLITS, Array, RawImages, as_grey
-from lagvae_core.errors import DataError
+from lagvae_core.data.images.raw import as_grey
+from lagvae_core.data.memory import Examples, as_array
+from lagvae_core.data.raw import SPLITS, Array, RawArrays, check_names, draw_held_out, read_labels
+from lagvae_core.errors import DataError, ValidationIssue
 
-__all__ = ["SPLITS", "Images", "Levels", "read_images"]
+__all__ = ["Images", "Levels", "read_images", "take_images"]
 
 Levels = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -50,36 +52,52 @@ def read_images(path: Path, held_out: HeldOut, *, luminance: bool = False, label
     Raises:
         DataError: The content is damaged or not in the format that `ImageData` describes. The error carries all issues.
     """
-    raw = RawImages(path, SPLITS if held_out.held_out is None else ("train",))
+    raw = RawArrays(path, SPLITS if held_out.held_out is None else ("train",))
     if path.is_dir():
         read_pictures(raw, luminance=luminance)
     else:
         read_container(raw)
+    return _images(raw, held_out, luminance=luminance, labels=labels)
+
+
+def take_images(
+    given: Mapping[str, Examples], held_out: HeldOut, *, luminance: bool = False, labels: bool = True
+) -> Images:
+    """Return images that are in memory as `read_images` returns those of files; `given` has the splits.
+
+    In a table, the columns are `image` and, for labelled images, `label`.
+    """
+    raw = RawArrays(Path("images in memory"), SPLITS if held_out.held_out is None else ("train",))
+    for split, examples in given.items():
+        values, names = examples.values, examples.labels
+        if examples.table is not None:
+            if "image" not in examples.names:
+                message = "must have a column `image`"
+                raise DataError([ValidationIssue(f"{split} (in memory)", message, "Rename it.", examples.names)])
+            values = examples.table["image"]
+            names = list(examples.table["label"]) if "label" in examples.names else None
+        raw.arrays[split] = as_array(values)
+        if names is not None:
+            raw.arrays[f"{split}_labels"] = np.array(names)
+    check_names(raw.arrays, raw)
+    return _images(raw, held_out, luminance=luminance, labels=labels)
+
+
+def _images(raw: RawArrays, held_out: HeldOut, *, luminance: bool, labels: bool) -> Images:
+    """Check the arrays, and draw the splits that are missing."""
     if not raw.issues:
-        _hold_out(raw, held_out)
+        draw_held_out(raw, held_out)
     grey = {split: _grey(split, raw.arrays[split], raw, luminance) for split in SPLITS if split in raw.arrays}
     levels = _levels({split: array for split, array in grey.items() if array is not None}, raw)
     _check_sizes(levels, raw)
     _check_bytes(levels, raw)
-    by_split = _labels(raw) if labels else None
+    by_split = read_labels(raw) if labels else None
     if raw.issues:
         raise DataError(raw.issues)
     return Images(levels, by_split, tuple(raw.remarks))
 
 
-def _hold_out(raw: RawImages, held_out: HeldOut) -> None:
-    """Draw the splits that are missing from train."""
-    missing = [split for split in SPLITS if split not in raw.arrays]
-    raw.issues += held_out.held_out_issues(missing)
-    train = {name: raw.arrays[name] for name in ("train", "train_labels") if name in raw.arrays}
-    if not missing or len({len(array) if array.ndim else 0 for array in train.values()}) != 1:
-        return
-    raw.remarks += held_out.held_out_remarks(missing)
-    for split, index in held_out.held_out_indices(len(train["train"]), missing).items():
-        raw.arrays |= {name.replace("train", split): array[index] for name, array in train.items()}
-
-
-def _grey(split: str, array: Array, raw: RawImages, luminance: bool) -> Array | None:
+def _grey(split: str, array: Array, raw: RawArrays, luminance: bool) -> Array | None:
     """Return the images [N, H, W] in the type of the array; None if there is an issue."""
     if array.dtype.kind not in "biuf":
         hint = f"The type is {array.dtype}. Save grey levels as bytes."
@@ -140,7 +158,7 @@ def _reshaping(array: Array) -> str:
     return "Reshape the array."
 
 
-def _levels(images: Mapping[str, Array], raw: RawImages) -> dict[str, Levels]:
+def _levels(images: Mapping[str, Array], raw: RawArrays) -> dict[str, Levels]:
     """Return the images as bytes or float32, without those that have an issue."""
     levels: dict[str, Levels] = {}
     finite: dict[str, Array] = {}
@@ -166,7 +184,7 @@ def _levels(images: Mapping[str, Array], raw: RawImages) -> dict[str, Levels]:
     return levels
 
 
-def _check_finite(split: str, array: Array, raw: RawImages) -> bool:
+def _check_finite(split: str, array: Array, raw: RawArrays) -> bool:
     finite_N = np.isfinite(array).all((1, 2))
     if finite_N.all():
         return True
@@ -198,7 +216,7 @@ def _from_floats(array: Array) -> Levels:
     return levels if exact else array.astype(np.float32)
 
 
-def _check_sizes(levels: Mapping[str, Levels], raw: RawImages) -> None:
+def _check_sizes(levels: Mapping[str, Levels], raw: RawArrays) -> None:
     train = levels.get("train")
     for split, grey in levels.items():
         if train is not None and grey.shape[1:] != train.shape[1:]:
@@ -206,7 +224,7 @@ def _check_sizes(levels: Mapping[str, Levels], raw: RawImages) -> None:
             raw.add(split, message, f"The images have {grey.shape[1]} x {grey.shape[2]} pixels. Resize them.")
 
 
-def _check_bytes(levels: Mapping[str, Levels], raw: RawImages) -> None:
+def _check_bytes(levels: Mapping[str, Levels], raw: RawArrays) -> None:
     """Reject images whose bytes are all 0 or 1: as grey levels, they mean black and almost black, not white."""
     if len(levels) == len(SPLITS) and all(grey.dtype == np.uint8 and grey.max() == 1 for grey in levels.values()):
         raw.add(
@@ -214,39 +232,3 @@ def _check_bytes(levels: Mapping[str, Levels], raw: RawImages) -> None:
             "must contain bytes from 0 (black) to 255 (white)",
             "All bytes are 0 or 1. Convert all splits: x = x * numpy.uint8(255)",
         )
-
-
-def _labels(raw: RawImages) -> dict[str, tuple[str, ...]] | None:
-    """Return the labels of every split; None if no split has labels."""
-    names = [f"{split}_labels" for split in SPLITS]
-    if not any(name in raw.arrays for name in names):
-        return None
-    labels: dict[str, tuple[str, ...]] = {}
-    for split, name in zip(SPLITS, names, strict=True):
-        array, images = raw.arrays.get(name), raw.arrays.get(split)
-        if array is None:
-            if images is not None:
-                hint = "Add them, or set data.labels=drop to ignore those of the others."
-                raw.add(name, "must have labels, because another split has some", hint)
-        elif array.dtype.kind not in "iuUSb" or array.ndim != 1:
-            hint = f"The type is {array.dtype} and the shape {list(array.shape)}. Convert the labels."
-            raw.add(name, "must contain one integer, boolean or string per image", hint)
-        elif images is not None and images.ndim and len(array) != len(images):
-            hint = f"There are {len(array)} labels for {len(images)} images. Add or remove labels."
-            raw.add(name, "must contain one label per image", hint)
-        else:
-            texts = array.astype(str).tolist()
-            labels[split] = tuple(" ".join(text.split()) for text in texts)
-    if len(labels) == len(SPLITS):
-        _check_classes(labels, raw)
-    return labels
-
-
-def _check_classes(labels: Mapping[str, tuple[str, ...]], raw: RawImages) -> None:
-    trained = set(labels["train"])
-    for split in SPLITS[1:]:
-        unknown = sorted(set(labels[split]) - trained)
-        if unknown:
-            listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            hint = f"It also contains {listed}. Split the data differently, or set data.labels=drop."
-            raw.add(f"{split}_labels", "must contain only labels that train contains", hint)

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from lagvae_core.data.files import unreadable
-from lagvae_core.data.images.raw import HOLD_OUT, SPLITS, Array, RawImages, as_grey
+from lagvae_core.data.images.raw import as_grey
+from lagvae_core.data.raw import HOLD_OUT, SPLITS, Array, RawArrays
 from lagvae_core.errors import ValidationIssue
 
 __all__ = ["SPLIT_FOLDERS", "SUFFIXES", "read_pictures"]
@@ -33,7 +34,7 @@ _MAX_ISSUES = 5
 """Largest number of pictures of a split that are reported individually."""
 
 
-def read_pictures(raw: RawImages, *, luminance: bool) -> None:
+def read_pictures(raw: RawArrays, *, luminance: bool) -> None:
     """Read the pictures of a folder with one subfolder for each split.
 
     The pictures of a split are sorted by their paths. If they lie in subfolders of the split, the name of the first
@@ -60,7 +61,7 @@ def read_pictures(raw: RawImages, *, luminance: bool) -> None:
         raw.remarks.append("colour turned into grey")
 
 
-def _split_folders(folder: Path, raw: RawImages) -> dict[str, Path]:
+def _split_folders(folder: Path, raw: RawArrays) -> dict[str, Path]:
     """Return the folder of each split, and add an issue if a split has none or several."""
     present = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith((".", "__"))]
     folders = {entry.name.lower(): entry for entry in present if entry.is_dir()}
@@ -114,7 +115,7 @@ def _advice(folder: Path, present: list[Path], missing: list[str]) -> str:
     )
 
 
-def _pictures_below(folder: Path, raw: RawImages) -> tuple[list[Path], int]:
+def _pictures_below(folder: Path, raw: RawArrays) -> tuple[list[Path], int]:
     """Return the pictures in `folder` and below, relative to it and sorted, and the number of other files."""
     pictures, others, visited = [], 0, set()
 
@@ -139,7 +140,7 @@ def _pictures_below(folder: Path, raw: RawImages) -> tuple[list[Path], int]:
 
 
 def _read_split(
-    split: str, folder: Path, files: list[Path], raw: RawImages, kinds: Counter[str], *, luminance: bool
+    split: str, folder: Path, files: list[Path], raw: RawArrays, kinds: Counter[str], *, luminance: bool
 ) -> None:
     labels = [file.parts[0] if len(file.parts) > 1 else None for file in files]
     if None in labels and any(labels):

@@ -1,52 +1,15 @@
-"""Images as they lie in a file or folder, before their grey levels are checked."""
+"""Grey levels of a picture."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from lagvae_core.errors import ValidationIssue
+from lagvae_core.data.raw import Array
 
-__all__ = ["HOLD_OUT", "SPLITS", "Array", "RawImages", "as_grey"]
-
-SPLITS = ("train", "valid", "test")
-HOLD_OUT = "or set data.held_out=0.1 to use a random tenth of train for each of valid and test that is missing"
-Array = NDArray[Any]
+__all__ = ["as_grey"]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the luminance of ITU-R BT.601, which Pillow and most image programs use."""
-
-
-@dataclass
-class RawImages:
-    """Arrays of one file or folder, and the issues with it.
-
-    Args:
-        path: The file or folder.
-        required: The splits that it must have; others may be drawn from train.
-        arrays: The images of each split [N, H, W], [N, C, H, W] or [N, H, W, C], and `<split>_labels` [N] if there are
-            labels.
-        issues: What is wrong so far.
-        remarks: What was guessed or converted.
-    """
-
-    path: Path
-    required: tuple[str, ...] = SPLITS
-    arrays: dict[str, Array] = field(default_factory=dict)
-    issues: list[ValidationIssue] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def add(self, array: str | None, message: str, hint: str) -> None:
-        """Add an issue about an array (in a folder: the pictures of its split), or about everything if it is None."""
-        where = str(self.path)
-        if array is not None:
-            where += f"{os.sep}{array.removesuffix('_labels')}" if self.path.is_dir() else f", array {array}"
-        self.issues.append(ValidationIssue(where, message, hint))
 
 
 def as_grey(image_HWC: Array, *, luminance: bool) -> tuple[Array | None, str]:

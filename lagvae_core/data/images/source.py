@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lagvae_core.data.base import Batching, Partition, SplitLimits
+from lagvae_core.data.base import Batching, Partition, SplitLimits, Unit
 from lagvae_core.data.files import data_file
 from lagvae_core.data.held_out import HeldOut
-from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageSplit, cut, fixed_bits
-from lagvae_core.data.images.files import SPLITS, read_images
+from lagvae_core.data.images.arrays import ImageBatch, ImageDataset, ImageSplit, fixed_bits
+from lagvae_core.data.images.files import Images, read_images, take_images
+from lagvae_core.data.memory import splits_of
+from lagvae_core.data.order import cut
+from lagvae_core.data.raw import SPLITS
 from lagvae_core.errors import DataError, ValidationIssue
 from lagvae_core.randomness import derive_seed
 from lagvae_core.settings import AddedField
@@ -47,6 +50,7 @@ class ImageData(SplitLimits, HeldOut):
     """
 
     batching: ClassVar[Batching | None] = None
+    unit: ClassVar[Unit] = "pixel"
 
     kind: Literal["images"] = "images"
     path: str = Field(min_length=1, description=".npz or torch file, or folder of pictures, with train, valid and test")
@@ -74,7 +78,18 @@ class ImageData(SplitLimits, HeldOut):
                 `fixed_by_group` is used without labels. The error carries all issues found.
         """
         path = data_file(self.path, or_folder=True)
-        images = read_images(path, self, luminance=self.colour == "grey", labels=self.labels == "auto")
+        return self._dataset(read_images(path, self, luminance=self.colour == "grey", labels=self.labels == "auto"))
+
+    def from_memory(self, train: Any, valid: Any = None, test: Any = None) -> ImageDataset:
+        """Return the data set of images that are already in memory; see `DataSource.from_memory`.
+
+        Images are arrays, tensors or pictures of PIL, in the shapes and types of an .npz file. In a pandas frame or a
+        Hugging Face data set, the columns are `image` and `label`.
+        """
+        given = splits_of(train, valid, test)
+        return self._dataset(take_images(given, self, luminance=self.colour == "grey", labels=self.labels == "auto"))
+
+    def _dataset(self, images: Images) -> ImageDataset:
         if self.partition == "fixed_by_group" and images.labels is None:
             message = "must be fixed_random or resplit_random for images without labels"
             hint = "To use fixed_by_group, add train_labels, valid_labels and test_labels to the file."

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lagvae_core.data.base import Batching, Partition, SplitLimits, remarks_entry
+from lagvae_core.data.base import Batching, Partition, SplitLimits, Unit, remarks_entry
 from lagvae_core.data.files import data_folder
 from lagvae_core.data.held_out import HeldOut
 from lagvae_core.data.reinflection.arrays import ABSENT, Characters, InflectionBatch, InflectionDataset, InflectionSplit
@@ -63,6 +63,7 @@ class ReinflectionData(SplitLimits, HeldOut):
     """
 
     batching: ClassVar[Batching | None] = None
+    unit: ClassVar[Unit] = "word"
 
     kind: Literal["reinflection"] = "reinflection"
     path: str = Field(min_length=1, description="folder with the files of a shared task or of UniMorph")

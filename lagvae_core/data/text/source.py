@@ -7,14 +7,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lagvae_core.data.base import Batching, Partition, SplitLimits
+from lagvae_core.data.base import Batching, Partition, SplitLimits, Unit
 from lagvae_core.data.cache import read_entry, write_entry
 from lagvae_core.data.files import data_folder
-from lagvae_core.data.held_out import HeldOut
+from lagvae_core.data.held_out import HeldOut, held_out_remedy
+from lagvae_core.data.memory import TextsInMemory, splits_of
+from lagvae_core.data.raw import SPLITS
 from lagvae_core.data.text.corpus import CorpusRules, read_corpus, token_dataset
 from lagvae_core.data.text.files import FileShare, SentenceFile, TextFile
 from lagvae_core.data.text.layout import Layout, find_layout
@@ -80,6 +82,8 @@ class TextData(SplitLimits, HeldOut):
     per word, and a dictionary of all word types. For 1,000,000 sentences of 10 words, filling the cache takes 127 MiB,
     and loading from the cache takes 87 MiB, most of it shared (benchmarks/memory.py).
     """
+
+    unit: ClassVar[Unit] = "word"
 
     kind: Literal["text"] = "text"
     path: str = Field(
@@ -157,6 +161,24 @@ class TextData(SplitLimits, HeldOut):
         write_entry(name, entry)
         return token_dataset(read_entry(name) or entry, remarks)
 
+    def from_memory(self, train: Any, valid: Any = None, test: Any = None) -> TokenDataset:
+        """Return the data set of texts that are already in memory; see `DataSource.from_memory`.
+
+        In a pandas frame or a Hugging Face data set, `text_column` and `label_column` name the columns.
+        """
+        given = {
+            split: [TextsInMemory.of(split, examples, self.text_column, self.label_column)]
+            for split, examples in splits_of(train, valid, test).items()
+        }
+        missing = [split for split in SPLITS if split not in given]
+        issues = self.held_out_issues(missing)
+        if missing and self.held_out is None:
+            hint = f"Pass it, or {held_out_remedy(missing[0])}."
+            issues.append(ValidationIssue("data", f"must have {' and '.join(missing)}", hint))
+        files = self._shares(given, missing)
+        remarks = [*self.held_out_remarks(missing), *self.limit_remarks()]
+        return token_dataset(read_corpus(files, self._rules(files), issues), remarks)
+
     def fingerprint(self) -> str:
         """Return the fingerprint of the data; see `DataSource.fingerprint`."""
         return self.load().fingerprint
@@ -177,11 +199,17 @@ class TextData(SplitLimits, HeldOut):
         return [] if layout.issues else self.held_out_issues([*layout.missing])
 
     def _files(self, layout: Layout) -> dict[str, list[FileShare]]:
+        files = {split: [self._file(path) for path in paths] for split, paths in layout.files.items()}
+        return self._shares(files, [*layout.missing])
+
+    def _shares(
+        self, given: Mapping[str, Sequence[SentenceFile]], missing: Sequence[str]
+    ) -> dict[str, list[FileShare]]:
         """Return the files of each split; if some are missing and may be held out, the shares of train."""
-        files = {split: [FileShare(self._file(path)) for path in paths] for split, paths in layout.files.items()}
-        if self.held_out is None or not layout.missing or "train" not in files:
+        files = {split: [FileShare(file) for file in of_split] for split, of_split in given.items()}
+        if self.held_out is None or not missing or "train" not in files:
             return files
-        for split, (low, high) in self.held_out_bounds([*layout.missing]).items():
+        for split, (low, high) in self.held_out_bounds(missing).items():
             files[split] = [
                 FileShare(share.file, low, high, self.held_out_draws_seed(shard))
                 for shard, share in enumerate(files["train"])

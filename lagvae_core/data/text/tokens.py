@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import textwrap
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lagvae_core.columns import Column
-from lagvae_core.data.base import Batch, Dataset, Domain, Split, remarks_entry
+from lagvae_core.data.base import Batch, Dataset, Domain, Split, Unit, remarks_entry
+from lagvae_core.data.memory import texts_of
+from lagvae_core.errors import DataError, ValidationIssue
 
 __all__ = [
     "BOS",
@@ -310,7 +313,7 @@ class TextDomain(Domain):
         vocabulary: Number of words, including the special words.
     """
 
-    words: ClassVar[bool] = True
+    unit: ClassVar[Unit] = "word"
 
     vocabulary: int
 
@@ -346,6 +349,24 @@ class TokenDataset(Dataset):
     @property
     def domain(self) -> TextDomain:
         return TextDomain(len(self.vocabulary))
+
+    def encode_examples(self, examples: Any) -> TokenSplit:
+        """Return texts as a split; see `Dataset.encode_examples`. Words outside the vocabulary become `<unk>`.
+
+        Raises:
+            DataError: There is no text, one is not a string, or one has no words.
+        """
+        texts = texts_of(examples)
+        issues: list[ValidationIssue] = []
+        if not texts:
+            issues.append(ValidationIssue("examples", "must contain at least one text", "Pass a list of texts."))
+        for number, text in enumerate(texts):
+            if not isinstance(text, str) or not text.split():
+                message = "must be a text with at least one word"
+                issues.append(ValidationIssue(f"examples[{number}]", message, "Remove or replace it.", text))
+        if issues:
+            raise DataError(issues)
+        return TokenSplit.of(self.vocabulary.encode(unicodedata.normalize("NFC", text)) for text in texts)
 
     def under(self, fingerprint: str) -> Self:
         """See `Dataset.under`. Version 0.1.0 identified generated data by their content, as data from files are."""

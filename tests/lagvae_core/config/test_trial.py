@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from helpers import IMAGE_STRATEGIES, rejects
+from helpers import IMAGE_STRATEGIES, VECTOR_STRATEGIES, rejects
 from pydantic import ValidationError
 
 from lagvae_core.config.recipe import RECIPES
@@ -16,6 +16,7 @@ from lagvae_core.strategies import CATALOGUE
 
 TEXT = {"data": {"kind": "text", "path": "somewhere", "partition": "fixed_random"}}
 IMAGES = {"data": {"kind": "images", "path": "images.npz"}}
+VECTORS = {"data": {"kind": "vectors", "path": "vectors.npz"}}
 
 PYDANTIC_WORDS = re.compile(r"(?i)input|a valid|unable|_type|dictionary|instance|should")
 """Words of pydantic's own messages."""
@@ -120,7 +121,7 @@ def test_defaults_for_text():
 @pytest.mark.parametrize("kind", RECIPES)
 def test_given_values_replace_only_their_defaults(kind):
     required = {"text": {"path": "somewhere"}, "reinflection": {"path": "somewhere", "language": "turkish"}}
-    data = {"kind": kind, **(required | {"images": {"path": "images.npz"}}).get(kind, {})}
+    data = {"kind": kind, **(required | {kind: {"path": "x.npz"} for kind in ("images", "vectors")}).get(kind, {})}
     config = parse_trial({"data": data, "model": {"latent_dim": 8}, "training": {"epochs": 3}})
     assert (config.model.latent_dim, config.training.epochs) == (8, 3)
     assert config.model.kind == RECIPES[kind]["model"]["kind"]
@@ -147,7 +148,7 @@ STACKS = [[kind] for kind in CATALOGUE] + [[], ["aggressive", "kl_linear_epoch"]
 
 def valid_configurations():
     """Yield every stack on every kind of data on which it is valid."""
-    for data in ({}, TEXT, IMAGES):
+    for data in ({}, TEXT, IMAGES, VECTORS):
         for stack in STACKS:
             with suppress(ConfigError):
                 yield parse_trial({**data, "strategies": stack, "seed": 7})
@@ -208,9 +209,14 @@ def replaced(values, path, value):
 WORDS = ("adam", "per_module", "valid", "text", "image", "paper", "kim", "pooled", "valid", "start", "no", "elsewhere")
 WORDS += ("total_batch", "cosine", "softplus", "ar1")
 WORDS += ("resplit_random", "padded", "zero", "row", "hidden", "encoder")
+WORDS += ("features", "batch", "learned")
 WORDS += ("autograd", "reference", "notoken", "scnn", "add", "output", "target", "imq", "bernoulli", "kl", "step")
 WORDS += ("sgd", "last", "best", "fixed", "fixed_random", "reduced", "gated13", "grey", "fresh", "drop")
 CANDIDATES = (True, False, 3, 9, 0.37, 1, 40, 0.99, 0.01, *WORDS, [0.8, 0.9], [1, 2], [1, 3], {"kind": "lstm"}, "model")
+CANDIDATES += (["a"],)
+
+HELD = {("model", "border"), ("model", "likelihood"), ("model", "degrees"), ("model", "totals")}
+"""Fields with one valid value in these configurations; other tests change them."""
 
 
 def valid_changes(values, path, config):
@@ -247,7 +253,7 @@ def test_every_value_except_the_seed_and_the_path_is_part_of_the_identity(config
     for path in paths:
         if path[-1] == "kind":
             continue
-        if path == ("model", "border"):  # has one valid value for all decoders but gated12_kim; see the next test
+        if path in HELD:
             continue
         changed = next(valid_changes(values, path, config), None)
         if path == ("strategies",):  # an empty stack has no value to change
@@ -256,6 +262,19 @@ def test_every_value_except_the_seed_and_the_path_is_part_of_the_identity(config
         same = changed.config_id("data") == config.config_id("data")
         assert same == (path in {("seed",), ("data", "path")}), path
         assert (changed.run_id("data") == config.run_id("data")) == (path == ("data", "path")), path
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        ({"likelihood": "student_t"}, {"degrees": 3.0}),
+        ({"likelihood": "poisson"}, {"totals": "observed"}),
+        ({"likelihood": "poisson"}, {"likelihood": "multinomial"}),
+    ],
+)
+def test_the_likelihood_of_vectors_is_part_of_the_identity(model, change):
+    one, other = (parse_trial({**VECTORS, "model": fields}) for fields in (model, model | change))
+    assert one.config_id("data") != other.config_id("data")
 
 
 def test_the_border_of_gated12_kim_is_part_of_the_identity():
@@ -368,7 +387,7 @@ def test_all_issues_are_reported_at_once():
         (
             {"data": {"kind": "sythetic"}},
             "data.kind: unknown kind, got 'sythetic'. Did you mean synthetic? "
-            "Known kinds: synthetic, text, reinflection, images.",
+            "Known kinds: synthetic, text, reinflection, images, vectors, linear_gaussian.",
         ),
     ],
 )
@@ -472,7 +491,8 @@ def test_an_untested_combination_must_be_allowed_explicitly():
 
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_a_strategy_may_be_listed_only_once(kind):
-    (issue,) = stack_issues(kind, kind, **(IMAGES if kind in IMAGE_STRATEGIES else {}))
+    data = IMAGES if kind in IMAGE_STRATEGIES else VECTORS if kind in VECTOR_STRATEGIES else {}
+    (issue,) = stack_issues(kind, kind, **data)
     assert issue.code == "E-SLOT"
     assert kind in issue.message
     assert issue.hint != ""

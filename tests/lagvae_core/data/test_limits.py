@@ -55,4 +55,4 @@ def test_the_data_of_generated_lines_are_cut_too():
 def test_limits_are_positive():
     for field in SplitLimits.model_fields:
         with pytest.raises(ValueError, match=field):
-            SplitLimits(**{field: 0})
+            SyntheticData(**{field: 0})

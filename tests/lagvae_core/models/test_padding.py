@@ -6,11 +6,18 @@ import torch
 from lagvae_core.data import BOS, EOS, PAD, TextDomain, TokenBatch
 from lagvae_core.models.decoder import DecoderOptions
 from lagvae_core.models.lstm import LstmModel
+from lagvae_core.models.transformer import TransformerModel
 from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
 from lagvae_core.strategies.slots import TrainingComponents
 
 MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, init_range=0.8, init_embedding=1.0)
+TRANSFORMERS = {
+    f"transformer {latent} {pool}": TransformerModel(
+        latent_dim=2, layers=2, width=8, heads=2, latent=latent, pool=pool, dropout=0.0
+    )
+    for latent, pool in (("prefix", "mean"), ("embedding", "first"), ("memory", "mean"))
+}
 DOMAIN = TextDomain(11)
 SENTENCES = [[4, 5, 6, 7, 8], [9], [10, 4, 4], [5, 5, 5, 5]]
 
@@ -30,14 +37,16 @@ def decoder(core):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         stack = (CnnDecoder(size=None, dilations=(1, 2)),) if core == "cnn" else ()
-        components = assemble(stack, BuildContext(2, 4, model=MODEL)) if stack else TrainingComponents()
-        return components.decoder(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double().eval()
+        config = TRANSFORMERS.get(core, MODEL)
+        components = assemble(stack, BuildContext(2, 4, model=config)) if stack else TrainingComponents()
+        return components.decoder(config, DOMAIN, torch.Generator(), DecoderOptions()).double().eval()
 
 
-def test_the_encoder_ignores_padding():
+@pytest.mark.parametrize("config", [MODEL, *TRANSFORMERS.values()], ids=["lstm", *TRANSFORMERS])
+def test_the_encoder_ignores_padding(config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = MODEL.encoder(DOMAIN, None).double()
+        encoder = config.encoder(DOMAIN, None).double()
     together = encoder(padded())
     for row in range(len(SENTENCES)):
         one = encoder(alone(row))
@@ -45,7 +54,7 @@ def test_the_encoder_ignores_padding():
         assert torch.allclose(together.logvar_BZ[row], one.logvar_BZ[0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("core", ["lstm", "cnn"])
+@pytest.mark.parametrize("core", ["lstm", "cnn", *TRANSFORMERS])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_the_decoder_does_not_predict_padding(core, gradients):
     model, batch = decoder(core), padded()

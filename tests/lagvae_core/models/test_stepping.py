@@ -9,14 +9,22 @@ from torch import Tensor, nn
 from lagvae_core.data import BOS, History, TextDomain
 from lagvae_core.models.decoder import DecoderOptions, Skip, TokenDecoder
 from lagvae_core.models.lstm import LstmModel
+from lagvae_core.models.transformer import TransformerModel
 from lagvae_core.models.without_z import decoder_without_z
 from lagvae_core.strategies.base import BuildContext, assemble
 from lagvae_core.strategies.cnn_decoder import CnnDecoder
 from lagvae_core.strategies.slots import TrainingComponents
 
-MODEL = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
+LSTM = LstmModel(latent_dim=2, hidden=7, embedding=5, dropout_out=0.5)
 DOMAIN = TextDomain(9)
-CORES = {"lstm": (), "cnn": (CnnDecoder(size=None, dilations=(1, 2)),)}
+CORES = {
+    "lstm": (LSTM, ()),
+    "cnn": (LSTM, (CnnDecoder(size=None, dilations=(1, 2)),)),
+    **{
+        f"transformer {latent}": (TransformerModel(latent_dim=2, layers=2, width=8, heads=2, latent=latent), ())
+        for latent in ("prefix", "embedding", "memory")
+    },
+}
 OPTIONS = {
     "plain": DecoderOptions(),
     "historyless": DecoderOptions(past="unknown"),
@@ -47,8 +55,9 @@ def with_drawn_weights(model):
 
 
 def decoder(core, options):
-    components = assemble(CORES[core], BuildContext(2, 4, model=MODEL)) if CORES[core] else TrainingComponents()
-    return with_drawn_weights(components.decoder(MODEL, DOMAIN, torch.Generator(), options).double())
+    config, strategies = CORES[core]
+    components = assemble(strategies, BuildContext(2, 4, model=config)) if strategies else TrainingComponents()
+    return with_drawn_weights(components.decoder(config, DOMAIN, torch.Generator(), options).double())
 
 
 def stepped(model, state, tokens_RT):
@@ -83,8 +92,9 @@ class TestEveryDecoder:
         assert_close(again, model.output(model.features(History(read_RT), z_RZ[:, None]))[3:])
 
 
-def test_a_language_model_steps_with_an_empty_z():
-    model = with_drawn_weights(decoder_without_z(MODEL, DOMAIN, torch.Generator(), DecoderOptions()).double())
+@pytest.mark.parametrize("core", [core for core in CORES if core != "cnn"])
+def test_a_language_model_steps_with_an_empty_z(core):
+    model = with_drawn_weights(decoder_without_z(CORES[core][0], DOMAIN, torch.Generator(), DecoderOptions()).double())
     z_RZ, read_RT = torch.zeros(5, 0, dtype=torch.float64), tokens()
     whole = model.output(model.features(History(read_RT), z_RZ[:, None]))
     assert_close(stepped(model, model.begin(z_RZ), read_RT)[0], whole)

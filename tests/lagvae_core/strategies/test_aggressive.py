@@ -30,7 +30,7 @@ def unchanged(parameters, before):
 
 
 class Pixels(Domain):
-    words = False
+    unit = "pixel"
 
     def columns(self, nll, examples, units):
         return {}
@@ -334,7 +334,7 @@ def test_fresh_inner_batches_resume_bit_for_bit():
     assert essence(run_interrupted(config)[0]) == essence(run(config))
 
 
-def test_fresh_inner_batches_are_for_images_only():
+def test_fresh_inner_batches_are_for_examples_of_one_shape():
     with rejects("strategies") as issues:
         tiny(aggressive(inner_batches="fresh"))
     assert issues[0].code == "E09"

@@ -139,7 +139,10 @@ def test_columns_about_z_are_null_and_not_zero():
     assert record.status == "finished"
     of_z = {*LATENT_COLUMNS, "valid_kl", "valid_mi", "valid_au", "kl_weight", "kl_weight_final"}
     of_z |= {"iw_khat", "iw_unreliable"}
-    assert {name for name, value in record.metrics.items() if value is None} == of_z | {"bits_per_dim"}
+    assert {name for name, value in record.metrics.items() if value is None} == of_z | {
+        "bits_per_dim",
+        "nats_per_feature",
+    }
     assert of_z == LstmLm.unmeasured
     for epoch in record.curve:
         nulls = {name for name, value in epoch.values.items() if value is None}

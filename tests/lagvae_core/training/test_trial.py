@@ -444,6 +444,36 @@ def test_an_interruption_in_report_does_not_change_the_record():
     assert essence(record) == essence(run(config))
 
 
+@pytest.mark.parametrize(("reported", "expected"), [(None, [3]), (0, [1, 2, 3]), (1, [2, 3]), (2, [3]), (9, [3])])
+def test_a_resumed_trial_first_reports_the_epochs_that_were_not_received(reported, expected):
+    config, store, records = tiny(training={"epochs": 3}), MemoryCheckpoint(), []
+
+    def end_in_the_third_epoch(progress: Progress) -> None:
+        if progress.epoch == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(config, checkpoint=store, progress=end_in_the_third_epoch)
+    record = run(config, checkpoint=store, reported=reported, report=records.append)
+    assert [epoch.epoch for epoch in records] == expected
+    assert records == record.curve[-len(records) :]
+    assert essence(record) == essence(run(config))
+
+
+def test_a_resumed_trial_may_be_stopped_after_an_epoch_that_was_not_received():
+    config, store = tiny(training={"epochs": 3}), MemoryCheckpoint()
+
+    def end_in_the_third_epoch(progress: Progress) -> None:
+        if progress.epoch == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(config, checkpoint=store, progress=end_in_the_third_epoch)
+    record = run(config, checkpoint=store, reported=1, report=lambda epoch: "stop")
+    assert record.status == "stopped_early"
+    assert "epoch 2" in record.stop_reason
+
+
 def test_a_trial_that_is_asked_to_end_saves_its_state_first():
     config, store = tiny(), MemoryCheckpoint()
 

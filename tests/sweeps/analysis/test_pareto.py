@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeps.analysis.pareto import Direction, front, front_probability, hypervolume, replicates
+from sweeps.analysis import pareto
+from sweeps.analysis.pareto import (
+    Direction,
+    beaten,
+    contenders,
+    front,
+    front_probability,
+    hypervolume,
+    replicates,
+    resample_means,
+)
 
 NAN, INF = np.nan, np.inf
 MIN2: tuple[Direction, Direction] = ("min", "min")
@@ -181,3 +191,75 @@ class TestFrontProbability:
     def test_at_least_one_draw_is_needed(self):
         with pytest.raises(ValueError, match="draws"):
             front_probability([], MIN2, draws=0)
+
+    def test_shared_noise_does_not_blur_the_difference_of_configurations_with_the_same_seeds(self):
+        noise = np.array([[0.0], [5.0], [-4.0]])
+        values, seeds = [noise, noise + 0.1], [[0, 1, 2], [0, 1, 2]]
+        assert front_probability(values, ["min"], seeds=seeds).tolist() == [1.0, 0.0]
+        assert front_probability(values, ["min"])[1] > 0.3
+        shuffled = [noise, noise[::-1] + 0.1]
+        assert front_probability(shuffled, ["min"], seeds=[[0, 1, 2], [2, 1, 0]]).tolist() == [1.0, 0.0]
+
+    def test_differences_below_the_decimals_are_ties(self):
+        values = [[[1.0], [1.0]], [[1.0004], [1.0004]]]
+        assert front_probability(values, ["min"], decimals=3).tolist() == [1.0, 1.0]
+        assert front_probability(values, ["min"]).tolist() == [1.0, 0.0]
+
+    def test_it_agrees_with_the_definition(self):
+        rng = np.random.default_rng(3)
+        values = [rng.normal(size=(n, 2)) for n in (1, 2, 3, 3, 5)]
+        means = resample_means(values, 2, draws=300, seed=7)
+        expected = np.mean([front_by_definition(mean_MD, MIN2) for mean_MD in means], axis=0)
+        np.testing.assert_array_equal(front_probability(values, MIN2, 300, 7), expected)
+
+
+class TestResampleMeans:
+    @pytest.mark.parametrize("n", [2, 3, 8])
+    def test_the_spread_is_the_standard_error(self, n):
+        rows = np.random.default_rng(n).normal(size=(n, 1))
+        mean_RMD = resample_means([rows], 1, draws=20_000)
+        assert mean_RMD.std() == pytest.approx(rows.std(ddof=1) / np.sqrt(n), rel=0.03)
+        assert mean_RMD.mean() == pytest.approx(rows.mean(), abs=0.03)
+
+    def test_missing_rows_are_left_out_with_their_seeds(self):
+        values = [[[1.0], [NAN], [3.0]], [[1.0], [3.0]], [[NAN]]]
+        mean_RMD = resample_means(values, 1, 50, seeds=[[0, 1, 2], [0, 2], [0]])
+        np.testing.assert_array_equal(mean_RMD[:, 0], mean_RMD[:, 1])
+        assert np.isnan(mean_RMD[:, 2]).all()
+
+    def test_all_rows_need_the_same_columns(self):
+        with pytest.raises(ValueError, match="values"):
+            resample_means([[[1.0]]], 2)
+
+
+@pytest.mark.parametrize("at_once", [7, 200_000])
+@pytest.mark.parametrize("directions", [("min",), ("min", "max"), ("max", "min", "min")])
+def test_beaten_agrees_with_its_definition(directions, at_once, monkeypatch):
+    monkeypatch.setattr(pareto, "COMPARED_AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    for errors in (0.0, 2.0):
+        mean_MD = rng.normal(size=(90, len(directions))).round(1)
+        se_MD = np.where(rng.random(mean_MD.shape) < 0.2, NAN, rng.gamma(1.0, 0.1, mean_MD.shape))
+        score_MD = mean_MD * [1 if direction == "max" else -1 for direction in directions]
+        gain_MMD = score_MD[None] - score_MD[:, None]
+        error_MMD = errors * np.hypot(np.nan_to_num(se_MD)[None], np.nan_to_num(se_MD)[:, None])
+        by_definition = ((gain_MMD > error_MMD).any(2) & ~(-gain_MMD > error_MMD).any(2)).any(1)
+        assert beaten(mean_MD, se_MD, directions, errors).tolist() == by_definition.tolist()
+        assert 0 < by_definition.sum() < 90
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_only_contenders_are_on_the_front_of_a_draw(decimals):
+    rng = np.random.default_rng(1)
+    values = [rng.normal(3 * rng.normal(size=2), 0.3, size=(rng.integers(0, 4), 2)) for _ in range(40)]
+    seeds = [list(range(len(rows_ND))) for rows_ND in values]
+    contender_M = contenders(values, NLL_AU, decimals)
+    mean_RMD = resample_means(values, 2, 200, seeds=seeds)
+    mean_RMD = mean_RMD if decimals is None else mean_RMD.round(decimals)
+    share_M = np.mean([front(mean_MD, NLL_AU) for mean_MD in mean_RMD], axis=0)
+    assert 0 < contender_M.sum() < 35
+    assert (share_M[~contender_M] == 0).all()
+    assert front_probability(values, NLL_AU, 200, seeds=seeds, decimals=decimals).tolist() == share_M.tolist()
+    wanted_RWD = resample_means(values, 2, 200, seeds=seeds, wanted_M=contender_M)
+    every_RMD = resample_means(values, 2, 200, seeds=seeds)
+    np.testing.assert_array_equal(wanted_RWD, every_RMD[:, contender_M])

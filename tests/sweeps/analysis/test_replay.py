@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from worlds import FINGERPRINT, TINY_TRIAL, play, spec_of
 
-from sweeps.analysis.replay import Cost, replay
+from sweeps.analysis.replay import replay
+from sweeps.search.budget import Cost
 from sweeps.search.plan import Plan
 from sweeps.spec.sections import StoppingSpec
 
@@ -63,9 +64,9 @@ def test_savings_are_what_the_stopped_runs_cost_after_their_stops():
     assert [(stop.run.parameters["beta_vae.beta"], stop.run.seed, stop.verdict.rung) for stop in result.stopped] == [
         (0.5, seed, 2) for seed in range(4)
     ]
-    assert [stop.saved for stop in result.stopped] == [Cost(8 * 30, 700.0 - 120.0)] * 4
-    assert result.total == Cost(8 * 300, 8 * 700.0)
-    assert result.saved == Cost(960, 2320.0)
+    assert [stop.saved for stop in result.stopped] == [Cost(700.0 - 120.0, 0.0, 8 * 30)] * 4
+    assert result.total == Cost(8 * 700.0, 0.0, 8 * 300)
+    assert result.saved == Cost(2320.0, 0.0, 960)
     [arm] = result.arms
     assert (arm.arm, arm.runs, arm.stopped, arm.saved) == ("beta", 8, 4, result.saved)
 

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from sweeps.analysis.statistics import Statistic, Summary, summarise
+from sweeps.analysis.statistics import Interval, Statistic, Summary, summarise
 from sweeps.plots.arms import arms_figure
 
 
@@ -110,3 +112,23 @@ def test_a_figure_without_configurations_or_with_an_unknown_extension_is_rejecte
     summary = Summary("vae", "a", {}, {}, {"mi": None})
     with pytest.raises(ValueError, match="extension"):
         arms_figure([summary], ["mi"], tmp_path / "x.docx")
+
+
+class TestInterval:
+    @pytest.mark.parametrize("n", [2, 3, 12])
+    @pytest.mark.parametrize("confidence", [0.8, 0.95])
+    def test_it_is_that_of_student(self, n, confidence):
+        values = np.random.default_rng(n).normal(size=n)
+        statistic = Statistic.of(values)
+        expected = stats.t.interval(confidence, n - 1, loc=values.mean(), scale=stats.sem(values))
+        assert statistic.interval(confidence) == pytest.approx(expected)
+
+    def test_one_value_has_none_and_equal_values_one_without_width(self):
+        assert Statistic.of([2.0]).interval() is None
+        assert Statistic.of([2.0, 2.0, 2.0]).interval() == (2.0, 2.0)
+
+    def test_missing_values_do_not_count(self):
+        assert Statistic.of([1.0, None, 2.0, float("nan")]).interval() == Statistic.of([1.0, 2.0]).interval()
+
+    def test_text(self):
+        assert Interval(-0.001, 1.25).text() == "[0.00, 1.25]"

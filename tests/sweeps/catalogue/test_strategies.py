@@ -58,7 +58,7 @@ def test_its_conflicts_are_those_of_validation(kind):
     for other in CATALOGUE:
         if other == kind:
             continue
-        codes = [codes_of([other, kind], data) for data in ("text", "images")]
+        codes = [codes_of([other, kind], data) for data in ("text", "images", "vectors")]
         if other in conflicts:
             assert all(codes)
             assert any(conflicts[other].split(",")[0] in of_data for of_data in codes)

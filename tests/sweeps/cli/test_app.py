@@ -17,7 +17,7 @@ import yaml
 from commands import check_rejected, files_below
 from helpers import tiny_image_file
 from processes import lagvae
-from worlds import TINY_TRIAL, sweep
+from worlds import TINY_TRIAL, play, sweep
 
 from cluster.processes import RayLost
 from lagvae_core import TrialConfig, train
@@ -28,6 +28,7 @@ from lagvae_core.strategies import CATALOGUE
 from lagvae_core.studies import STUDIES
 from sweeps.execution.resources import NodeCapacity
 from sweeps.spec.arm_syntax import parse_arm_text
+from sweeps.spec.sweep import parse_spec
 from sweeps.storage.table import ResultsFolder
 
 MODULES_WITH_ERRORS = (
@@ -450,6 +451,7 @@ class TestExitCodes:
             "trial --from abc-0",
             "evaluate --sweep tiny --what tsne",
             "dashboard tiny",
+            "watch tiny --once",
         ],
     )
     def test_lost_results_exit_with_1_in_every_verb(self, call, monkeypatch, sweep_file, tmp_path, arguments):
@@ -598,8 +600,25 @@ class TestPlan:
         budget = f"search.budget={{hours: 1, gradient_evaluations: {used + 5}}}"
         shown = json.loads(call("plan", "tiny.yaml", "--set", budget, "--json", folder=tiny_sweep.here).stdout)
         hours, updates = shown["budget"]
-        assert updates == {"name": "gradient_evaluations", "limit": used + 5, "used": used, "left": 5}
+        assert updates == {"name": "gradient_evaluations", "limit": used + 5, "used": used, "left": 5, "needed": 0}
         assert hours["used"] == pytest.approx(sum(row["seconds"] or 0 for row in rows) / 3600)
+
+    def test_a_budget_that_is_used_up_says_how_much_more_is_needed_and_no_time_in_all(self, call, tiny_sweep):
+        rows = tiny_sweep.folder.runs()
+        used = sum((row["encoder_steps"] or 0) + (row["decoder_steps"] or 0) for row in rows)
+        arguments = ("plan", "tiny.yaml", "--set", "search.seeds=3")
+        budget = ("--set", f"search.budget={{gradient_evaluations: {used - 1}}}")
+        shown = json.loads(call(*arguments, *budget, "--json", folder=tiny_sweep.here).stdout)
+        (updates,) = shown["budget"]
+        expected = sum(arm["missing"] * arm["cost"]["gradient_evaluations"] for arm in shown["arms"])
+        assert updates["left"] == 0
+        assert updates["needed"] == pytest.approx(expected)
+        assert expected > 0
+        text = call(*arguments, *budget, folder=tiny_sweep.here).stdout
+        assert f"search.budget.gradient_evaluations={used + expected:.0f}" in text
+        assert "in all" not in text
+        unlimited = call(*arguments, folder=tiny_sweep.here).stdout
+        assert "in all, besides the start of Ray and of the worker processes" in unlimited
 
     @pytest.mark.parametrize(
         ("options", "concurrent", "text"),
@@ -657,6 +676,21 @@ class TestResults:
         assert json.loads(call("results", "show", "tiny", "--json").stdout) == []
         check_rejected(call("results", "pareto", "tiny", "--png", "front.png"), "SWEEP: ")
 
+    def test_the_front_says_of_which_configurations_some_seeds_have_no_result(self, call, sweep_file, tmp_path):
+        folder = ResultsFolder("results", "tiny")
+        folder.prepare()
+        folder.write("spec.yaml", (tmp_path / sweep_file).read_bytes())
+        spec = parse_spec((tmp_path / sweep_file).read_text())
+        rows, _ = play(spec, answer=lambda run: {"nll_iw": 90.0 + run.configuration, "au": 1})
+        (best, *others) = [row for row in rows if row["configuration"] == 0 and row["arm"] == "vae"]
+        for row in rows:
+            lost = {"status": "stopped_early", "nll_iw": None} if row in others else {}
+            folder.write_run(row | lost)
+        lines = call("results", "pareto", "tiny").stdout.splitlines()
+        (warning,) = [line for line in lines if line.startswith("warning, ") and "no result" in line]
+        assert best["config_id"] in warning
+        assert f"{len(others)} of {len(others) + 1} seeds" in warning
+
     def test_show(self, call, tiny_sweep, stored):
         shown = call("results", "show", *stored).stdout
         for row in tiny_sweep.folder.runs():
@@ -685,6 +719,9 @@ class TestResults:
     def test_the_front_as_a_figure(self, call, stored, tmp_path):
         assert call("results", "pareto", *stored, "--png", "front.png").returncode == 0
         assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+        assert call("results", "pareto", *stored, "--png", "front.png", "--reference", "vae").returncode == 0
+        unknown = call("results", "pareto", *stored, "--png", "front.png", "--reference", "nothing")
+        check_rejected(unknown, "--reference: ", "vae")
         check_rejected(call("results", "pareto", *stored, "--png", "none/front.png"), "--png: ")
         check_rejected(call("results", "pareto", *stored, "--png", "front.docx"), "--png: ", "extension")
         ended = call("results", "pareto", *stored, "--png", "x.png", "--objectives", "nll_iw:min")

@@ -18,7 +18,7 @@ from lagvae_core.studies import STUDIES, Findings
 from lagvae_core.studies.trained_model import restore
 from sweeps.spec.sweep import parse_spec
 from sweeps.storage.folder import model_name
-from sweeps.storage.schema import OBJECTIVE_COLUMNS, RUNS_SCHEMA
+from sweeps.storage.schema import objective_columns, runs_schema
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.syntax import parse_studies
 from sweeps.studies.table import EVALUATION_COLUMNS, evaluation_schema, write_evaluation
@@ -298,7 +298,7 @@ class TestInvalidRuns:
         folder.prepare()
         same = {name: record[name] for name in ("run_id", "config_id", "data_fingerprint", "status")}
         folder.write_run(
-            dict.fromkeys(RUNS_SCHEMA.names)
+            dict.fromkeys(runs_schema().names)
             | same
             | {"sweep": "s", "arm": "vae", "configuration": 0, "seed": 0, "attempt": 1, "threads": 1}
             | {"config": json.dumps(record["config"])}
@@ -354,5 +354,5 @@ class TestStudies:
     def test_no_two_columns_have_the_same_name(self):
         of_studies = [column.name for study in STUDIES.values() for column in study.columns]
         assert len(set(of_studies)) == len(of_studies)
-        taken = {*RUNS_SCHEMA.names, *OBJECTIVE_COLUMNS, *(name for name, _, _ in EVALUATION_COLUMNS)}
+        taken = {*runs_schema().names, *objective_columns(), *(name for name, _, _ in EVALUATION_COLUMNS)}
         assert not taken & set(of_studies)

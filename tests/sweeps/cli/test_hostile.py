@@ -17,7 +17,7 @@ from worlds import TINY_TRIAL, play, spec_of
 
 from lagvae_core.config.trial import parse_trial
 from lagvae_core.studies import STUDIES
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 from sweeps.storage.table import ResultsFolder
 from sweeps.studies.table import evaluation_schema
 
@@ -39,9 +39,21 @@ VERBS = (
     "results pareto tiny --json",
     "results curves tiny --png curves.svg",
     "results curves tiny --json",
+    "results rank tiny",
+    "results rank tiny --json",
+    f"results compare tiny vae {ARM} --column nll_iw",
+    f"results compare tiny vae {ARM} --column probe_accuracy --json",
     "results compare tiny --paper he2019 --dataset yahoo",
     "results compare tiny --paper he2019 --dataset yahoo --markdown",
+    "results export tiny --csv runs.csv",
+    "results export tiny --parquet runs.parquet",
+    "results export tiny --latex front.tex --rows arms --objectives nll_iw:min",
+    "results diff RUN_ID tiny/RUN_ID",
+    "results diff RUN_ID OTHER_ID",
+    "results diff RUN_ID OTHER_ID --json",
     "results archive tiny --unreadable",
+    "results compact tiny",
+    "results merge results/tiny tiny",
     "replay tiny",
     "replay tiny --json",
     "plan tiny.yaml",
@@ -75,8 +87,8 @@ def folder(tmp_path: Path) -> ResultsFolder:
     folder.prepare()
     folder.write("spec.yaml", spec().source.encode())
     (tmp_path / "tiny.yaml").write_text(spec().source)
-    texts = [f.name for f in RUNS_SCHEMA if f.type == pa.string()]
-    kept = ("sweep", "arm", "run_id", "config_id", "status", "parameters", "config", "warnings", "history")
+    texts = [f.name for f in runs_schema() if f.type == pa.string()]
+    kept = ("sweep", "arm", "run_id", "config_id", "status", "parameters", "config", "warnings", "history", "plugins")
     kept += ("data_fingerprint",)
     hostile = {name: HOSTILE for name in texts if name not in kept}
     for number, row in enumerate(play(spec())[0]):
@@ -111,9 +123,9 @@ def check(call: Any, tmp_path: Path, command: str, run_id: str) -> None:
 
 
 def test_texts_of_rows_control_no_terminal(call, folder, tmp_path, printed_warnings):
-    run_id = folder.runs()[0]["run_id"]
+    run_id, other_id, *_ = (row["run_id"] for row in folder.runs())
     for command in VERBS:
-        check(call, tmp_path, command, run_id)
+        check(call, tmp_path, command.replace("OTHER_ID", other_id), run_id)
 
 
 def test_identifiers_and_links_choose_no_file(call, folder, tmp_path, printed_warnings):
@@ -123,7 +135,7 @@ def test_identifiers_and_links_choose_no_file(call, folder, tmp_path, printed_wa
     for number, (column, value) in enumerate(
         (("run_id", "../../../outside/x"), ("arm", HOSTILE), ("sweep", "../../outside"), ("status", HOSTILE))
     ):
-        table = pa.Table.from_pylist([rows[number] | {column: value}], schema=RUNS_SCHEMA)
+        table = pa.Table.from_pylist([rows[number] | {column: value}], schema=runs_schema())
         folder.write_table(f"runs/{rows[number]['run_id']}.parquet", table)
     here = Path(folder.results) / "tiny"
     (here / "runs" / f"{HOSTILE.replace('/', '').replace(chr(0), '')}.parquet").write_bytes(b"damaged")

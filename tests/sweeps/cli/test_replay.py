@@ -18,8 +18,8 @@ GRID = {
 }
 
 
-def write_results(results: Path, **changes: object) -> ResultsFolder:
-    """Write a sweep whose second value of beta is clearly worse."""
+def write_results(results: Path, seconds: float = 3600.0, **changes: object) -> ResultsFolder:
+    """Write a sweep whose second value of beta is clearly worse, and whose runs take `seconds`."""
     spec = spec_of(**GRID | changes)
     folder = ResultsFolder(str(results), "tiny")
     folder.prepare()
@@ -27,7 +27,13 @@ def write_results(results: Path, **changes: object) -> ResultsFolder:
 
     def answer(run):
         worse = 50.0 * run.configuration
-        return {"nll_iw": 90.0 + worse + run.seed, "au": 1, "encoder_steps": 40, "decoder_steps": 40, "seconds": 3600.0}
+        return {
+            "nll_iw": 90.0 + worse + run.seed,
+            "au": 1,
+            "encoder_steps": 40,
+            "decoder_steps": 40,
+            "seconds": seconds,
+        }
 
     for row in play(spec, answer=answer)[0]:
         folder.write_run(row)
@@ -72,6 +78,14 @@ class TestReplay:
         assert found["stopped"] > 0
         assert f"{found['stopped']} of 12 runs" in ended.stdout
         assert f"{found['gradient_evaluations_saved']:,} of 960 gradient evaluations" in ended.stdout
+
+    @pytest.mark.parametrize(("seconds", "total"), [(3600.0, "12 h 00 min"), (0.05, "0.6 s")])
+    def test_times_of_small_sweeps_are_not_rounded_to_nothing(self, call, tmp_path, seconds, total):
+        write_results(tmp_path / "results", seconds)
+        lines = call("replay", "tiny", "--grace", "0").stdout.splitlines()
+        (saved,) = (line for line in lines if line.startswith("saved: "))
+        assert f" of {total} (" in saved
+        assert ", 0 s of" not in saved
 
     def test_the_defaults_are_those_of_the_sweep_file(self, call, tmp_path):
         write_results(tmp_path / "results", stopping={"rule": "halving", "grace": 2})

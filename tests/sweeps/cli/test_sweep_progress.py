@@ -9,6 +9,7 @@ from rich.console import Console
 from worlds import FINGERPRINT, spec_of
 
 from lagvae_core.training.record import Progress
+from sweeps.cli.board import REASON_CHARACTERS
 from sweeps.cli.live_display import Display
 from sweeps.cli.sweep_progress import SweepProgress, TimeLeft
 from sweeps.search.plan import ArmPlan, Plan
@@ -30,12 +31,15 @@ def test_the_best_configuration_has_the_best_mean_of_the_first_objective():
         row(config_id="b", nll_iw=4.0, au=3),
         row(config_id="b", nll_iw=4.0, au=2),
     ]
-    assert SweepProgress(ARMS, OBJECTIVES, rows).best == {"vae": {"nll_iw": 4.0, "au": 2.5}}
+    progress = SweepProgress(ARMS, OBJECTIVES, rows)
+    assert (progress.best("vae"), progress.best("beta")) == ({"nll_iw": 4.0, "au": 2.5}, {})
+    progress.add_row(row(nll_iw=-8.0, au=1))
+    assert progress.best("vae") == pytest.approx({"nll_iw": 2 / 3, "au": 1.0})
 
 
 def test_rows_that_did_not_finish_are_ignored():
     progress = SweepProgress(ARMS, OBJECTIVES, [row(status="failed", nll_iw=None, seconds=None)])
-    assert progress.best == {}
+    assert progress.best("vae") == {}
     assert progress.time_left(1) is None
 
 
@@ -151,6 +155,46 @@ def test_the_display_shows_counts_and_statuses(terminal):
     ):
         assert fragment in text
     assert display.progress.running == {}
+
+
+@pytest.mark.parametrize(("concurrent", "text"), [(1, "1 run at a time on 1 core"), (2, "2 runs at a time on 2 cores")])
+def test_counts_agree_with_their_nouns(concurrent, text):
+    file = io.StringIO()
+    Display(Console(file=file, width=80)).on_training_started(concurrent, concurrent, 0.0)
+    assert file.getvalue().strip() == text
+
+
+STOPPED = "dominated by configuration 0123456789ab after epoch 12 (rule front), even if it improves in nll by 0.2."
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_reason_of_a_stopped_run_is_whole(terminal, width):
+    plan = Plan(spec_of(), FINGERPRINT, [])
+    file = io.StringIO()
+    display = Display(Console(file=file, width=width, height=20, force_terminal=terminal, color_system=None))
+    display.progress = SweepProgress(plan.arms(), plan.spec.objectives)
+    scheduler = RunScheduler(plan)
+    for _ in range(8):
+        run = scheduler.next_run()
+        display.on_run_started(run)
+        display.on_run_ended(run, row(run.arm, status="stopped_early", nll_iw=None, au=None) | {"stop_reason": STOPPED})
+    if terminal:
+        file.truncate(0)
+        display.console.print(display._board())
+        assert len(file.getvalue().splitlines()) <= 20
+    assert STOPPED in " ".join(file.getvalue().split())
+
+
+def test_a_long_reason_is_shortened_and_says_so():
+    plan = Plan(spec_of(), FINGERPRINT, [])
+    file = io.StringIO()
+    display = Display(Console(file=file, width=80))
+    run = RunScheduler(plan).next_run()
+    failed = row(run.arm, status="failed", nll_iw=None, au=None) | {"stop_reason": "no memory " * 100}
+    display.on_run_ended(run, failed)
+    assert " ...)" in file.getvalue()
+    assert len(file.getvalue()) < 80 + REASON_CHARACTERS
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -98,3 +98,16 @@ class TestFormerFingerprint:
         assert make_plan(spec, folder).fingerprint == spec.defaults.data.fingerprint()
         store(folder, former)
         assert make_plan(spec, folder).fingerprint == spec.defaults.data.fingerprint()
+
+
+def test_likelihoods_that_do_not_fit_the_data_are_refused_for_all_arms_at_once():
+    arms = {
+        "vae": [],
+        "counts": {"strategies": [], "trial": {"model": {"likelihood": "poisson"}}},
+        "some": {"strategies": [], "space": {"model.likelihood": {"choices": ["gaussian", "bernoulli"]}}},
+    }
+    spec = spec_of(trial={"data": {"kind": "linear_gaussian"}}, arms=arms, search={"configurations": 2})
+    with pytest.raises(DataError) as caught:
+        load_data(spec)
+    found = [(issue.where, issue.value) for issue in caught.value.issues]
+    assert found == [("arms.counts: model.likelihood", "poisson"), ("arms.some: model.likelihood", "bernoulli")]

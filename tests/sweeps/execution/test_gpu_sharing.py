@@ -66,7 +66,7 @@ connection._start = start_with_gpu
 
 FIXED_ESTIMATES = """
 import sweeps.execution.gpu_sharing as gpu_sharing
-def estimate_on_gpu(config):
+def estimate_on_gpu(config, plugins):
     import ray
     assert len(ray.get_gpu_ids()) == 1
     return {"peak_bytes": 2**30 * (1 + len(config["strategies"])), "device_bytes": 8 * 2**30}

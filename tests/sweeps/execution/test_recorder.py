@@ -10,6 +10,7 @@ import pytest
 from worlds import FINGERPRINT, plausible, row_of, spec_of
 
 from lagvae_core.training.record import CURVE_COLUMNS
+from sweeps.execution.failures import LOSS_CHARACTERS
 from sweeps.execution.losses import LOST_RETRIES, SILENT_RETRIES
 from sweeps.execution.monitor import SilentMonitor
 from sweeps.execution.recorder import RunRecorder
@@ -100,15 +101,34 @@ def test_a_running_row_shows_host_and_device_from_the_first_report_on(world):
     assert world.recorder.folder.runs() == [], "an unchanged row is not written again"
 
 
+def test_all_epochs_but_those_before_the_last_stored_one_are_reported_again(world):
+    run = world.start()
+    assert world.recorder.reported_epochs(run) == 0
+    for epoch in (1, 2, 3):
+        world.recorder.on_run_progress(run.run_id, epoch_report(epoch))
+    assert world.recorder.reported_epochs(run) == 2
+    assert world.stored_epochs == [(1, 0.5)], "a driver that is killed loses the last seconds of a curve"
+    again = world.continued()
+    assert again.recorder.reported_epochs(again.start()) == 0
+    world.recorder.close("interrupted")
+    again = world.continued()
+    resumed = again.scheduler.next_run()
+    assert again.recorder.reported_epochs(resumed) == 2
+
+
 def test_a_restarted_run_shows_its_new_host_and_keeps_the_old_one_in_its_history(world):
     run = world.start()
     world.recorder.on_run_progress(run.run_id, epoch_report(1))
-    world.recorder.on_run_lost(run.run_id, "killed")
+    world.recorder.on_run_lost(run.run_id, f"Failure # 1\nTraceback\nThe actor died: {'worker ' * 100}\n")
     assert world.start() == run, "a lost run is the next to start"
     row = world.row
     assert (row["status"], row["attempt"], row["host"], row["device"]) == ("running", 2, None, None)
     [before] = json.loads(row["history"])
-    assert (before["host"], before["status"], before["stop_reason"]) == ("node7", "interrupted", "its process was lost")
+    assert (before["host"], before["status"], before["error_class"]) == ("node7", "interrupted", "WorkerLost")
+    assert "The actor died: worker" in before["stop_reason"]
+    assert "Traceback" not in before["stop_reason"]
+    assert len(before["stop_reason"]) <= len("its process was lost: ") + LOSS_CHARACTERS
+    assert (row["stop_reason"], row["error_class"]) == (None, None)
     world.recorder.on_run_progress(run.run_id, epoch_report(2, host="node8"))
     assert world.row["host"] == "node8"
 

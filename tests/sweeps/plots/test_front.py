@@ -66,6 +66,20 @@ def drawn(axes) -> list[tuple[float, float]]:
     return [tuple(float(v[0]) for v in bars.lines[0].get_data()) for bars in axes.containers]
 
 
+class TestReferences:
+    def test_a_reference_is_a_line_across_the_plot_and_in_the_legend(self):
+        figure = _draw(POINTS, ("au", "nll_iw"), ("max", "min"), "", {"ppca (line)": 325.0, "lm (line)": 329.0})
+        axes = figure.axes[0]
+        lines = [line for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+        assert [line.get_ydata()[0] for line in lines] == [325.0, 329.0]
+        assert lines[0].get_linestyle() != "-"
+        low, high = axes.get_ylim()
+        assert low <= 325.0 < 330.3 <= high
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels[-2:] == ["ppca (line)", "lm (line)"]
+        assert len(axes_of(POINTS).lines) == len(axes.lines) - 2
+
+
 class TestAxes:
     @pytest.mark.parametrize("x", ["au", "mi"])
     @pytest.mark.parametrize(("direction", "sign"), [("max", -1), ("min", 1)])

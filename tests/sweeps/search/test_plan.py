@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import ClassVar
 
 import pytest
@@ -170,6 +171,44 @@ class TestStoredRows:
         refused = {row["run_id"] for row in rows if row["config_id"] == bad["config_id"]}
         assert set(plan.refused) == refused == {row["run_id"] for row in plan.others}
         assert "must be allowed" in plan.refused[bad["run_id"]]
+
+
+class TestManyConfigurations:
+    """A configuration that this version of lagvae has trained is recognised by its id, without another validation."""
+
+    SPACE: ClassVar = {"training.learning_rate": {"low": 1e-3, "high": 1, "log": True}}
+
+    def spec(self, **changes):
+        return spec_of(arms=ARMS, space=self.SPACE, search=search(configurations=8), **changes)
+
+    @pytest.fixture
+    def rows(self):
+        rows, _ = play(self.spec())
+        return [row | {"lagvae_version": version("lagvae")} for row in rows]
+
+    def test_one_of_each_arm_is_validated(self, rows, monkeypatch):
+        validated, valid = [], SweepSpec.trial_config
+
+        def count(spec, arm, parameters, seed):
+            validated.append(arm.name)
+            return valid(spec, arm, parameters, seed)
+
+        spec = self.spec()
+        monkeypatch.setattr(SweepSpec, "trial_config", count)
+        plan = Plan(spec, FINGERPRINT, rows)
+        assert plan.earlier_runs == 0
+        assert sorted(validated) == sorted(ARMS)
+        assert {one.config_id for one in plan.configurations.values()} == {row["config_id"] for row in rows}
+
+    def test_parameters_that_do_not_fit_the_id_are_not_recognised(self, rows):
+        parameters = json.loads(rows[0]["parameters"])
+        parameters["training.learning_rate"] = 0.5
+        rows[0]["parameters"] = json.dumps(parameters)
+        assert Plan(self.spec(), FINGERPRINT, rows).others == rows[:1]
+
+    def test_rows_of_another_sweep_file_are_not_recognised(self, rows):
+        other = self.spec(trial=changed_trial(training={"epochs": 3}))
+        assert Plan(other, FINGERPRINT, rows).earlier_runs == len(rows)
 
 
 class TestExtension:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import numpy as np
 import pytest
-from worlds import FINGERPRINT, play, spec_of
+from worlds import FINGERPRINT, TINY_TRIAL, play, row_of, spec_of
 
 from sweeps.analysis.front import front_of
 from sweeps.search.plan import Plan
 from sweeps.search.racing import SeedRace
 from sweeps.search.scheduler import RunScheduler
+from sweeps.search.stopping import restored_stopper
 
 OBJECTIVES = {"nll_iw": "min", "au": "max"}
 VALUES = [1, 2, 3, 4, 5, 6]
@@ -127,6 +130,15 @@ class TestScheduler:
         assert trials[1].values == [pytest.approx(100.02), 2]
         assert trials[5].values == [pytest.approx(116.3), 2]
 
+    def test_no_further_seed_starts_once_the_budget_is_used_up(self):
+        """The other running runs end later, and their configurations stay in the race."""
+        search = {"sampler": "grid", "seeds": {"start": 1, "up_to": 5}, "budget": {"hours": 4}}
+        rows, scheduler = play(
+            spec_of(arms=ARMS, search=search), answer=lambda run: answer(run) | {"seconds": 3600.0}, concurrent=3
+        )
+        assert len(rows) == 4 + 2
+        assert (scheduler.exhausted, bool(scheduler.budget_reason)) == (True, True)
+
 
 def answer_is_on_the_front(row):
     return row["nll_iw"] < 105
@@ -145,3 +157,140 @@ class TestPlan:
         more, _ = play(spec(up_to=5), rows, answer=answer)
         assert plan.missing > 0
         assert len(more) - len(rows) == 2 * 3
+
+
+class KilledError(Exception):
+    """The driver is killed."""
+
+
+class Disk:
+    """What survives a driver: rows, curves and checkpoints. It kills the driver after `lives` events, one by one.
+
+    Args:
+        lives: Number of events in the life of each driver; the last driver lives on.
+        lag: Number of epochs after which the curve of a running run is written.
+        checkpoints: Whether a run has a checkpoint of every epoch and of its record; otherwise, it starts again from
+            scratch.
+    """
+
+    def __init__(self, lives=(), lag=1, checkpoints=False):
+        self.rows, self.curves, self.order, self.events = {}, {}, [], 0
+        self.lag, self.checkpoints, self._trained = lag, checkpoints, Counter()
+        self._lives, self._life = iter(lives), 0
+
+    def event(self):
+        self.events += 1
+        self._life -= 1
+        if self._life == 0:
+            raise KilledError
+
+    def drive(self, spec, curve_of):
+        """Run the sweep with one run at a time to its end, with as many drivers as are needed."""
+        while True:
+            self._life = next(self._lives, 0)
+            try:
+                self._drive(spec, curve_of)
+            except KilledError:
+                continue
+            return self
+
+    def _drive(self, spec, curve_of):
+        rows = sorted(self.rows.values(), key=lambda row: (row["arm"], row["configuration"], row["seed"]))
+        plan = Plan(spec, FINGERPRINT, rows)
+        scheduler = RunScheduler(plan)
+        stored = [{"run_id": name, **epoch} for name in sorted(self.curves) for epoch in self.curves[name]]
+        stopper = restored_stopper(spec.stopping, plan, stored)
+        while (run := scheduler.next_run()) is not None:
+            self.order.append(run.run_id)
+            self.rows[run.run_id] = row_of(run, status="running")
+            self.event()
+            values = self._train(run, stopper, curve_of(run))
+            self.rows[run.run_id] = row_of(run, **values)
+            self.event()
+            stopper.on_run_ended(run, self.rows[run.run_id])
+            scheduler.on_run_ended(run, self.rows[run.run_id])
+            self.event()
+        assert scheduler.exhausted
+
+    def _train(self, run, stopper, whole):
+        """Return the columns of the run at its end. The last stored epoch is reported again."""
+        if self.checkpoints and self._trained[run.run_id] == len(whole):
+            stopper.restore(run, whole)
+            return self._end(run, whole)
+        known = len(self.curves.get(run.run_id, ()))
+        start = max(min(known - 1, self._trained[run.run_id]), 0) if self.checkpoints else 0
+        for number, epoch in enumerate(whole[start:], start + 1):
+            if not math.isfinite(epoch["valid_nll_elbo"]):
+                self.curves[run.run_id] = whole[: number - 1]
+                return {"status": "diverged", "epochs": number - 1}
+            self._trained[run.run_id] = max(number, self._trained[run.run_id])
+            verdict = stopper.observe(run, epoch)
+            self.event()
+            if verdict is not None or number % self.lag == 0:
+                self.curves[run.run_id] = whole[:number]
+                self.event()
+            if verdict is not None:
+                return {"status": "stopped_early", "epochs": number, "stop_reason": verdict.reason}
+        return self._end(run, whole)
+
+    def _end(self, run, whole):
+        self.curves[run.run_id] = whole
+        return {"status": "finished", "epochs": len(whole), "nll_elbo": whole[-1]["valid_nll_elbo"]}
+
+    @property
+    def table(self):
+        columns = ("status", "epochs", "nll_elbo", "stop_reason")
+        return {run_id: [row[name] for name in columns] for run_id, row in self.rows.items()}
+
+
+class TestInterruptions:
+    """Sweeps with racing and early stopping, one run at a time, whose driver is killed at every moment."""
+
+    EPOCHS = 4
+
+    def spec(self, start, up_to, sampler="grid"):
+        arms = {"lr": [{"kind": "encoder_lr", "multiplier": {"choices": [1, 2, 3, 4, 5, 6, 7, 8]}}]}
+        search = {"sampler": sampler, "seeds": {"start": start, "up_to": up_to}, "seed": 0}
+        search |= {} if sampler == "grid" else {"configurations": 6}
+        trial = TINY_TRIAL | {"training": {"epochs": self.EPOCHS}}
+        stopping = {"rule": "front", "grace": 1}
+        return spec_of(arms=arms, search=search, trial=trial, objectives={"nll_elbo": "min"}, stopping=stopping)
+
+    def curves(self, world, noise):
+        """Return the function of the curve of a run. Configurations differ in mean and noise; one run diverges."""
+        generator = np.random.default_rng(world)
+        mean_M, noise_M = generator.normal(100, 6, 8), generator.exponential(noise, 8)
+        deviation_MNE = generator.normal(0, 1, (8, 5, self.EPOCHS))
+
+        def curve_of(run):
+            place = run.parameters["encoder_lr.multiplier"] - 1
+            nlls_E = mean_M[place] + noise_M[place] * deviation_MNE[place, run.seed]
+            if place == 2 and run.seed == 0:
+                nlls_E[2:] = float("nan")
+            counts = ("step", "encoder_steps", "decoder_steps")
+            constant = dict.fromkeys(("valid_kl", "valid_mi", "valid_mi_batch", "valid_au", "kl_weight"), 1.0)
+            return [
+                {"epoch": n, **dict.fromkeys(counts, 10 * n), "skipped_batches": 0, "valid_nll_elbo": float(nll)}
+                | constant
+                for n, nll in enumerate(nlls_E, 1)
+            ]
+
+        return curve_of
+
+    # In the first two worlds, a configuration drops out of the race and comes back into it.
+    @pytest.mark.parametrize(
+        ("start", "up_to", "sampler", "world", "noise", "step"),
+        [(2, 4, "grid", 29, 4, 1), (1, 3, "grid", 152, 8, 1), (1, 3, "tpe", 3, 8, 9)],
+    )
+    def test_whatever_the_moment_of_the_kill_the_decisions_are_those_of_an_undisturbed_sweep(
+        self, start, up_to, sampler, world, noise, step
+    ):
+        spec, curve_of = self.spec(start, up_to, sampler), self.curves(world, noise)
+        undisturbed = Disk().drive(spec, curve_of)
+        assert {"finished", "stopped_early"} <= {row["status"] for row in undisturbed.rows.values()}
+        once = [Disk([event]) for event in range(1, undisturbed.events, step)]
+        often = [Disk([events] * 99, lag=3, checkpoints=True) for events in range(4, 10)]
+        for disturbed in (*once, *often):
+            disturbed.drive(spec, curve_of)
+            assert disturbed.table == undisturbed.table
+            assert disturbed.curves == undisturbed.curves

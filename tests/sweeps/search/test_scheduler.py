@@ -464,3 +464,16 @@ def test_a_search_goes_on_after_configurations_whose_runs_were_stopped_early(sam
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
     assert [s for s in states if s != TrialState.FAIL] == [complete, pruned, complete] * 3
     assert len(rows) == 18
+
+
+@pytest.mark.parametrize("ends", [8, 10, 12])
+def test_nsga2_resumes_although_only_one_of_its_first_configurations_finished(ends):
+    def answer(run):
+        return {"status": "stopped_early"} if run.configuration < 3 else plausible(run)
+
+    nsga2 = spec("nsga2", {"beta": ARMS["beta"]}, configurations=9)
+    undisturbed, _ = play(nsga2, answer=answer)
+    rows, _ = play(nsga2, answer=answer, ends=ends)
+    rows, scheduler = play(nsga2, rows, answer=answer)
+    assert scheduler.exhausted
+    assert run_ids(rows) == run_ids(undisturbed)

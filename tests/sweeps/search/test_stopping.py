@@ -204,6 +204,21 @@ class TestResume:
         assert observed.observe(run, record(2, 112)) is None, "a resumed run repeats the epoch"
         assert observed.observe(run, record(3, 112)) is None
 
+    def test_the_last_restored_epoch_is_judged_when_it_is_reported_again(self):
+        """The driver may have been killed between the curve that contains the epoch and the row of the stopped run."""
+
+        def restored(epochs):
+            observed = with_front()
+            train(observed, run_of("bad", 0), 2, 110, au=4)
+            observed.restore(run_of("bad", 1), [record(epoch, 112, au=4) for epoch in range(1, epochs + 1)])
+            return observed
+
+        again = [record(epoch, 112, au=4) for epoch in (1, 2, 2, 3)]
+        observed = restored(2)
+        assert [bool(observed.observe(run_of("bad", 1), values)) for values in again] == [False, True, False, False]
+        observed = restored(3)
+        assert not any(observed.observe(run_of("bad", 1), values) for values in again), "it was passed"
+
     def test_after_an_interruption_the_decisions_are_the_same(self):
         runs = [run_of(name, seed) for name in ("good", "bad") for seed in range(3)]
 

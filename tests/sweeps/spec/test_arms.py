@@ -14,7 +14,8 @@ from lagvae_core.errors import ConfigError, ValidationIssue
 from sweeps.catalogue.arms import resolved_sweep
 from sweeps.spec.space import Arm
 from sweeps.spec.sweep import SweepSpec, parse_spec
-from sweeps.storage.schema import RUNS_SCHEMA, trial_columns
+from sweeps.spec.validation import Problems
+from sweeps.storage.schema import runs_schema, trial_columns
 
 RATE = {"low": 1e-3, "high": 1.0, "log": True}
 SPACE = {
@@ -94,7 +95,7 @@ class TestSharedSpace:
 
     def test_every_column_of_the_trial_is_a_field_that_can_be_searched(self):
         for name, _, _ in trial_columns():
-            assert name in RUNS_SCHEMA.names
+            assert name in runs_schema().names
             section, _, field = name.partition(".")
             assert section in ("training", "model", "data")
             assert field != "path"
@@ -236,6 +237,61 @@ class TestMapping:
         assert part in issue.message
 
 
+class TestIssuesOfSharedFields:
+    """A problem in the space of the sweep is one issue, whatever the number of arms."""
+
+    ARMS: ClassVar[dict[str, Any]] = {"vae": [], "beta": ["beta_vae"], "anneal": ["kl_linear_epoch"]}
+
+    @pytest.mark.parametrize(
+        ("space", "where"),
+        [
+            ({"training.optimiser": {"choices": ["sgd", "sgdd"]}}, "space.training.optimiser"),
+            (
+                {"model.hidden": {"choices": [4, 8]}, "training.optimiser": {"choices": ["sgd", "sgdd"]}},
+                "space.training.optimiser",
+            ),
+            ({"training.epochs": {"choices": [1, "1"]}}, "space.training.epochs"),
+            (
+                {**SPACE, "training.momentum": {"low": 0.0, "high": 0.9, "when": {"training.optimiser": "sdg"}}},
+                "space.training.momentum.when",
+            ),
+        ],
+    )
+    def test_of_all_arms(self, space, where):
+        (issue,) = issues_of(arms=self.ARMS, space=space)
+        assert issue.where == where
+        assert not any(name in str(issue) for name in ("arms.", "beta_vae", "kl_linear_epoch"))
+
+    def test_of_a_grid(self):
+        arms = {"vae": [], "encoder_lr": [{"kind": "encoder_lr", "multiplier": 2}]}
+        (issue,) = issues_of(arms=arms, space={"training.learning_rate": RATE}, search={"sampler": "grid"})
+        assert issue.where == "space.training.learning_rate"
+
+    def test_of_a_field_of_a_strategy(self):
+        space = {"beta_vae.beta": {"low": -1.0, "high": 1.0}}
+        arms = {"vae": [], "a": {"strategies": ["beta_vae"]}, "b": {"strategies": ["beta_vae", "encoder_lr"]}}
+        (issue,) = issues_of(arms=arms, space=space)
+        assert issue.where == "space.beta_vae.beta"
+        assert "arms." not in str(issue)
+
+    def test_of_the_own_choices_of_an_arm(self):
+        own = {"strategies": [], "space": {"training.optimiser": {"choices": ["adam"]}}}
+        (issue,) = issues_of(arms={"vae": [], "own": own}, space=SPACE)
+        assert issue.where == "arms.own: training.momentum.when"
+
+    @pytest.mark.parametrize("concerned", [["vae", "beta"], ["vae", "beta", "anneal"]])
+    def test_arms_are_named_if_it_concerns_only_some_of_them(self, concerned):
+        spec = spec_of(arms=self.ARMS, space={"training.learning_rate": RATE})
+        problems = Problems(reported=())
+        for name in concerned:
+            arm = arm_of(spec, name)
+            problems.add(ValidationIssue("training.learning_rate", "must be less than 1"), arm, arm.probe())
+        (issue,) = problems.issues(spec.arms)
+        assert issue.where == "space.training.learning_rate"
+        named = [name for name in self.ARMS if f"arms.{name}" in issue.hint]
+        assert named == (concerned if len(concerned) < len(spec.arms) else [])
+
+
 class TestUseOfSpace:
     def test_a_field_that_no_arm_searches(self):
         (issue,) = issues_of(arms={"vae": []}, space={"beta_vae.beta": {"choices": [0.2, 0.3]}})
@@ -266,6 +322,18 @@ class TestUseOfSpace:
     def test_keys_that_contradict_each_other(self, changes, where):
         changes["arms"] = changes.get("arms", {"vae": []})
         assert [issue.where for issue in issues_of(**changes)] == [where]
+
+    @pytest.mark.parametrize(
+        ("space", "where"),
+        [
+            ({"nonsense": [1, 2]}, "space.nonsense"),
+            ({"training.learning_rate": {"low": "a"}}, "space.training.learning_rate"),
+            ([1], "space"),
+        ],
+    )
+    def test_paired_arms_whose_shared_fields_are_all_invalid(self, space, where):
+        issues = issues_of(search={"paired": True}, arms={"vae": []}, space=space)
+        assert [issue.where for issue in issues] == [where]
 
 
 class TestFirstPoints:

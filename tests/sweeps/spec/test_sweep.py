@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from helpers import IMAGE_STRATEGIES, rejects
+from helpers import IMAGE_STRATEGIES, VECTOR_STRATEGIES, rejects
 from worlds import FINGERPRINT, TINY_TRIAL, spec_of, sweep
 
 from lagvae_core.errors import ConfigError, ValidationIssue
@@ -20,8 +20,9 @@ from sweeps.spec.arm_syntax import parse_duration, parse_sets
 from sweeps.spec.arms import MAX_ARMS
 from sweeps.spec.sections import MAX_CONFIGURATIONS
 from sweeps.spec.sweep import LIBRARY, load_spec, parse_spec
+from sweeps.spec.trackers import TrackersSpec
 from sweeps.spec.yaml import MAX_CHARACTERS, MAX_NODES, edit_yaml, load_yaml, set_dotted
-from sweeps.storage.schema import OBJECTIVE_COLUMNS
+from sweeps.storage.schema import objective_columns
 
 SHIPPED = sorted(p.name for p in LIBRARY.iterdir() if p.name.endswith(".yaml"))
 
@@ -122,6 +123,11 @@ class TestValid:
     def test_the_hash_depends_on_every_section(self, change):
         assert spec_of().hash == spec_of().hash != spec_of(**change).hash
 
+    def test_trackers_change_neither_the_hash_nor_an_id(self):
+        tracked = spec_of(trackers={"mlflow": {"uri": "http://127.0.0.1:5000"}, "tensorboard": None})
+        ids = [[s.trial_config(arm, arm.probe(), seed=0).config_id("") for arm in s.arms] for s in (tracked, spec_of())]
+        assert (tracked.hash, ids[0]) == (spec_of().hash, ids[1])
+
     def test_the_hash_does_not_depend_on_comments_layout_and_defaults(self):
         flow = "{name: x, arms: {vae: []}, search: {seeds: 2}}"
         block = "# Comment.\narms:\n  vae: []\nname: 'x'\nsearch:\n  seeds: 2\ntrial: {training: {momentum: 0}}\n"
@@ -140,11 +146,15 @@ class TestValid:
         spec = spec_of(trial={"data": {"kind": "text", "path": "~/corpus"}})
         assert spec.trial["data"]["path"] == str(tmp_path / "home" / "corpus")
 
+    def test_the_name_of_a_bundled_set_is_no_path(self):
+        spec = spec_of(trial={"data": {"kind": "vectors", "path": "sklearn:digits"}})
+        assert spec.trial["data"]["path"] == "sklearn:digits"
+
     @pytest.mark.parametrize("name", ["a", "A-1_b+c.d", "0", "x" * 100])
     def test_valid_names(self, name):
         assert spec_of(name=name).name == name
 
-    @pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind not in IMAGE_STRATEGIES])
+    @pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind not in IMAGE_STRATEGIES | VECTOR_STRATEGIES])
     @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
     def test_every_strategy_by_its_bare_kind(self, kind, sampler):
         spec = spec_of(arms={"one": [kind]}, search={"sampler": sampler, "configurations": 3})
@@ -200,6 +210,22 @@ class TestSearch:
         assert issue.where == where
         assert issue.hint
 
+    def test_racing_seeds_are_checked_even_if_other_keys_are_invalid(self):
+        issues = issues_of(search={"seeds": {"start": 5, "up_to": 1}, "sampler": "best"}, resources={"cpus": 0})
+        assert {issue.where for issue in issues} == {"search.seeds.start", "search.sampler", "resources.cpus"}
+
+    @pytest.mark.parametrize(
+        ("changes", "where"),
+        [
+            ({"search": {"seeds": [1, 1]}}, "search.seeds"),
+            ({"search": {"sampler": "grid", "configurations": 3}, "arms": {"vae": []}}, "search.configurations"),
+            ({"search": {"budget": {"gpu_hours": 1}}}, "search.budget.gpu_hours"),
+            ({"stopping": {}, "objectives": {"nll_iw": "min", "seconds": "min"}}, "objectives.seconds"),
+        ],
+    )
+    def test_valid_sections_are_checked_although_another_key_is_invalid(self, changes, where):
+        assert {issue.where for issue in issues_of(**changes, keep="everything")} == {where, "keep"}
+
     @pytest.mark.parametrize("count", [0, -3, "many", 2.5])
     def test_an_invalid_number_of_configurations(self, count):
         issue = issue_of(search={"configurations": count})
@@ -244,7 +270,7 @@ class TestObjectives:
         assert "nll_iw" in issue.hint
 
     def test_an_unknown_column_like_no_known_one(self):
-        assert OBJECTIVE_COLUMNS[0] in issue_of(objectives={"zzzzzzzz": "min"}).hint
+        assert objective_columns()[0] in issue_of(objectives={"zzzzzzzz": "min"}).hint
 
     @pytest.mark.parametrize("column", ["status", "mean_variance", "traceback"])
     def test_a_column_without_numbers(self, column):
@@ -602,7 +628,7 @@ class TestFile:
     def test_an_unknown_key(self, key):
         issue = issue_of(**{key: {}})
         assert issue.where == key
-        assert "name, trial, arms" in issue.hint
+        assert "name, plugins, trial, arms" in issue.hint
 
     @pytest.mark.parametrize(
         ("key", "value"), [("cpus", 0), ("gpus", -1), ("concurrent", 0), ("concurrent", "all"), ("cpus", "x")]
@@ -776,6 +802,12 @@ class TestBudget:
             self.spec(budget)
         assert [issue.where for issue in caught.value.issues] == where
 
+    @pytest.mark.parametrize("budget", ["2h", "", 2, True, [2], {}, {"hours": None}])
+    def test_a_budget_that_is_no_mapping_of_limits_is_shown_how_to_write_it(self, budget):
+        (issue,) = issues_of(search={"budget": budget})
+        assert (issue.where, issue.value) == ("search.budget", budget)
+        assert "{hours: 2}" in issue.hint
+
     def test_the_resolved_sweep_has_the_same_budget_and_the_same_ids(self):
         plain, limited = spec_of(), self.spec({"hours": 12})
         resolved = parse_spec(yaml.safe_dump(resolved_sweep(limited)))
@@ -804,3 +836,36 @@ class TestDurations:
         with pytest.raises(ConfigError) as caught:
             parse_duration(text)
         assert [issue.where for issue in caught.value.issues] == ["--for"]
+
+
+class TestTrackers:
+    def test_a_list_of_names_means_their_defaults(self):
+        assert spec_of(trackers=["wandb", "tensorboard"]).trackers == TrackersSpec(wandb={}, tensorboard={})
+        assert spec_of(trackers={"wandb": None, "tensorboard": {}}).trackers.used.keys() == {"wandb", "tensorboard"}
+        assert spec_of(trackers=[]).trackers == spec_of().trackers == TrackersSpec()
+
+    @pytest.mark.parametrize(
+        ("trackers", "where", "fragment"),
+        [
+            (["mlfow"], "trackers.mlfow", "Did you mean mlflow?"),
+            ({"wandb": {"api_key": "secret"}}, "trackers.wandb.api_key", "unknown key"),
+            ({"wandb": {"mode": "never"}}, "trackers.wandb.mode", "'online' or 'offline'"),
+            ("mlflow", "trackers", "[tensorboard, mlflow]"),
+            ([1], "trackers", "must be a list of tensorboard, mlflow, wandb"),
+            ({"tensorboard": {"folder": ""}}, "trackers.tensorboard.folder", "at least 1 character"),
+        ],
+    )
+    def test_mistakes(self, trackers, where, fragment):
+        issue = issue_of(trackers=trackers)
+        assert issue.where == where
+        assert fragment in str(issue)
+
+    def test_a_password_is_refused_and_not_repeated(self):
+        issue = issue_of(trackers={"mlflow": {"uri": "postgresql://me:secret@host/db"}})
+        assert issue.where == "trackers.mlflow.uri"
+        assert "secret" not in str(issue)
+
+    def test_the_resolved_sweep_has_the_same_trackers(self):
+        spec = spec_of(trackers={"mlflow": {"experiment": "x"}, "tensorboard": {}})
+        assert parse_spec(yaml.safe_dump(resolved_sweep(spec))).trackers == spec.trackers
+        assert "trackers" not in resolved_sweep(spec_of())

@@ -18,13 +18,13 @@ from worlds import play, spec_of
 
 from sweeps.storage.parquet import DamagedFileError, encode_table
 from sweeps.storage.rows import decode_rows
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 from sweeps.storage.table import ResultsFolder
 
 ROWS = play(spec_of())[0]
-TABLE = pa.Table.from_pylist([ROWS[0] | {"nll_iw": 14.25, "mean_variance": [0.5, 0.25]}], schema=RUNS_SCHEMA)
+TABLE = pa.Table.from_pylist([ROWS[0] | {"nll_iw": 14.25, "mean_variance": [0.5, 0.25]}], schema=runs_schema())
 CONTENT = encode_table(TABLE)
-STORED = decode_rows(CONTENT, RUNS_SCHEMA)
+STORED = decode_rows(CONTENT, runs_schema())
 
 
 def without_checksum() -> bytes:
@@ -64,14 +64,14 @@ VALUES = st.none() | st.text(max_size=20) | st.integers(-(2**63), 2**63 - 1) | s
 @given(damages(CONTENT))
 def test_damage_is_never_read_as_another_value(content):
     with contextlib.suppress(DamagedFileError):
-        assert decode_rows(content, RUNS_SCHEMA) == STORED
+        assert decode_rows(content, runs_schema()) == STORED
 
 
 @BOUNDED
 @given(damages(without_checksum()))
 def test_damage_of_a_file_without_checksum_is_no_other_exception(content):
     with contextlib.suppress(DamagedFileError):
-        decode_rows(content, RUNS_SCHEMA)
+        decode_rows(content, runs_schema())
 
 
 def written(tmp_path: Path) -> ResultsFolder:
@@ -104,7 +104,7 @@ def test_no_verb_fails_on_a_damaged_row(tmp_path, content):
 
 @pytest.mark.slow
 @settings(BOUNDED, max_examples=100)
-@given(changes=st.dictionaries(st.sampled_from(RUNS_SCHEMA.names), VALUES, min_size=1, max_size=5))
+@given(changes=st.dictionaries(st.sampled_from(runs_schema().names), VALUES, min_size=1, max_size=5))
 def test_no_verb_fails_on_a_row_with_any_values(tmp_path, changes: dict[str, Any]):
     folder = written(tmp_path)
     columns = {name: pa.array([value]) for name, value in (ROWS[0] | changes).items()}

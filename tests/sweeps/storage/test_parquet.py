@@ -27,6 +27,33 @@ def test_a_table_is_read_as_it_was_written():
     assert decode_table(CONTENT).equals(TABLE)
 
 
+@pytest.mark.parametrize("write", [encode_table, plain])
+def test_columns_that_hold_only_nulls_can_be_left_out(write):
+    columns = {
+        "free_bits.floor": pa.array([None, None], pa.float64()),
+        "floor": pa.array([None, 0.5]),
+        "free_bits": pa.array([False, None]),
+        "text": pa.array([None, None], pa.string()),
+        "empty": pa.array(["", None]),
+        "list": pa.array([None, None], pa.list_(pa.float64())),
+        "lists": pa.array([[1.0, 2.0], None], pa.list_(pa.float64())),
+        "empty_list": pa.array([[], None], pa.list_(pa.float64())),
+        "list_of_null": pa.array([[None], None], pa.list_(pa.float64())),
+    }
+    table = pa.table(columns)
+    decoded = decode_table(write(table), null_columns=False)
+    assert decoded.column_names == [name for name in columns if name not in ("free_bits.floor", "text")]
+    assert decoded.equals(table.select(decoded.column_names).replace_schema_metadata(decoded.schema.metadata))
+
+
+def test_row_groups_keep_all_columns():
+    """In the first row group, the column `text` holds only nulls."""
+    table = pa.table({"text": pa.array([None, "a"])})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, row_group_size=1)
+    assert decode_table(buffer.getvalue().to_pybytes(), null_columns=False).equals(table)
+
+
 def test_other_readers_can_verify_the_pages():
     assert pq.ParquetFile(pa.BufferReader(CONTENT), page_checksum_verification=True).read().equals(TABLE)
 

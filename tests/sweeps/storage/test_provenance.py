@@ -11,13 +11,13 @@ import pytest
 
 import sweeps
 from sweeps.storage.provenance import history_of, now, provenance
-from sweeps.storage.schema import RUNS_SCHEMA
+from sweeps.storage.schema import runs_schema
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
 
 
 def test_history_grows_by_one_attempt():
-    empty = dict.fromkeys(RUNS_SCHEMA.names)
+    empty = dict.fromkeys(runs_schema().names)
     interrupted = {"status": "interrupted", "stop_reason": "the sweep was interrupted.", "ended_at": MOMENT}
     first = empty | {"attempt": 1} | interrupted
     second = empty | {"attempt": 2, "status": "failed", "error_class": "OSError", "history": history_of(first)}

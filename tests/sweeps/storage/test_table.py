@@ -21,7 +21,7 @@ from worlds import FINGERPRINT, spec_of
 
 from lagvae_core.errors import StoreError
 from sweeps.search.plan import Plan
-from sweeps.storage.schema import CURVES_SCHEMA, RUNS_SCHEMA, SCHEMA_VERSION
+from sweeps.storage.schema import CURVES_SCHEMA, SCHEMA_VERSION, runs_schema
 from sweeps.storage.table import ResultsFolder, stored_sweeps
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 250, tzinfo=datetime.UTC)
@@ -34,7 +34,7 @@ A, B = "a" * 12, "b" * 12
 def row(config_id: str = A, seed: int = 0, **values: Any) -> dict[str, Any]:
     identity = {"sweep": "s", "arm": "vae", "run_id": f"{config_id}-{seed}", "config_id": config_id, "seed": seed}
     ended = {"configuration": 0, "attempt": 1, "status": "finished"}
-    return {**dict.fromkeys(RUNS_SCHEMA.names), **identity, **ended, **values}
+    return {**dict.fromkeys(runs_schema().names), **identity, **ended, **values}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class TestRoundTrip:
 
     def test_a_row_of_nulls_keeps_the_types(self, folder):
         folder.write_run(row())
-        assert pq.read_schema(path_of(folder, f"runs/{A}-0.parquet")).equals(RUNS_SCHEMA)
+        assert pq.read_schema(path_of(folder, f"runs/{A}-0.parquet")).equals(runs_schema())
         assert folder.runs() == [row()]
 
     def test_a_full_row(self, folder):
@@ -99,11 +99,12 @@ class TestRoundTrip:
             folder.write_run(row(nll_of_the_moon=1.0))
         assert folder.runs() == []
 
-    def test_missing_columns_of_a_file_are_null(self, folder):
+    def test_missing_columns_of_a_file_are_null_and_unknown_ones_are_kept(self, folder):
         stored = {name: value for name, value in row().items() if value is not None}
         pq.write_table(pa.Table.from_pylist([stored | {"gone": 1}]), path_of(folder, f"runs/{A}-0.parquet"))
         (stored,) = folder.runs()
-        assert set(stored) == set(RUNS_SCHEMA.names)
+        assert set(stored) == {*runs_schema().names, "gone"}
+        assert stored["gone"] == 1
         assert stored["run_id"] == f"{A}-0"
         assert stored["nll_iw"] is None
 
@@ -189,7 +190,7 @@ class TestOtherReaders:
 
     def test_pyarrow(self, two):
         table = pa.dataset.dataset(path_of(two, "runs"), format="parquet").to_table()
-        assert table.schema.equals(RUNS_SCHEMA)
+        assert table.schema.equals(runs_schema())
         assert sorted(table["nll_iw"].to_pylist(), key=str) == [1.5, None]
         files = sorted(path_of(two, "runs").glob("*.parquet"))
         assert pa.concat_tables([pq.read_table(file) for file in files]).num_rows == 2
@@ -283,7 +284,7 @@ class TestCopies:
         folder.write_run(row(nll_iw=1.0))
         folder.write_run(row(B, nll_iw=2.0))
         for name in (" (conflicted copy)", ".sync-conflict-20261129-021500-ABCDEFG", " 2"):
-            copy = pa.Table.from_pylist([row(nll_iw=9.0)], schema=RUNS_SCHEMA)
+            copy = pa.Table.from_pylist([row(nll_iw=9.0)], schema=runs_schema())
             folder.write_table(f"runs/{A}-0{name}.parquet", copy)
         return folder
 
@@ -293,7 +294,7 @@ class TestCopies:
 
     def test_otherwise_the_first_name_counts(self, copied):
         copied.remove(f"runs/{A}-0.parquet")
-        stored = copied.read_table("runs", RUNS_SCHEMA)
+        stored = copied.read_table("runs", runs_schema())
         assert list(stored.files) == [f"runs/{A}-0 (conflicted copy).parquet", f"runs/{B}-0.parquet"]
         assert len(stored.copies) == 2
 

@@ -14,7 +14,7 @@ from following import follow
 from PIL import Image
 
 from lagvae_core.data import ImageData
-from lagvae_core.data.images.raw import SPLITS
+from lagvae_core.data.raw import SPLITS
 from lagvae_core.errors import DataError
 
 IMAGES = {split: np.random.default_rng(n).integers(0, 256, (12, 5, 4), np.uint8) for n, split in enumerate(SPLITS)}

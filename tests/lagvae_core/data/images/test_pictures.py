@@ -11,7 +11,7 @@ from following import follow
 from PIL import Image
 
 from lagvae_core.data import ImageData
-from lagvae_core.data.images.raw import SPLITS
+from lagvae_core.data.raw import SPLITS
 from lagvae_core.errors import DataError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lagvae_core.data import ImageBatch, ImageData
 from lagvae_core.data.images.arrays import fixed_bits
-from lagvae_core.data.images.raw import SPLITS
+from lagvae_core.data.raw import SPLITS
 from lagvae_core.errors import DataError
 from lagvae_core.randomness import Streams
 

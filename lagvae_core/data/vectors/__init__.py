@@ -1,0 +1,1 @@
+"""Vectors: numeric matrices from files, bundled sets, and a generated Gaussian linear set."""
