@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -200,12 +201,16 @@ class Host:
 
 
 def serve_ssh(host: Host, public_key: str) -> None:
-    """Start an SSH server that accepts the private key of `public_key`."""
+    """Start an SSH server that accepts the private key of `public_key`, and wait until it answers."""
     host.write(".ssh/authorized_keys", public_key)
     host.write("sshd_config", SSHD.format(home=HOME))
     host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{HOME}/hostkey")
     host.run("mkdir", "-p", "/run/sshd")
     host.start("/usr/sbin/sshd", "-D", "-e", "-f", f"{HOME}/sshd_config", log="sshd.log")
+    deadline = time.monotonic() + 60
+    while not host.run("ssh-keyscan", "-T", "5", host.address).stdout:
+        assert time.monotonic() < deadline, f"no SSH server on {host.name}: {host.read('sshd.log')}"
+        time.sleep(0.2)
 
 
 def _needed() -> list[str]:
