@@ -77,7 +77,8 @@ def replicates(values_ND: ArrayLike, groups_N: Sequence[Any] | NDArray[np.int64]
             f"groups_N must have one entry per row of values_ND, got {len(groups_N)} entries for {len(values_ND)} rows."
         )
     kept_N = np.flatnonzero(_finite(values_ND))
-    codes_N, names = pd.factorize(np.asarray(groups_N, dtype=object)[kept_N])
+    group_N = groups_N if isinstance(groups_N, np.ndarray) else np.asarray(groups_N, dtype=object)
+    codes_N, names = pd.factorize(group_N[kept_N])
     groups = Groups(codes_N, len(names))
     mean_MD, se_MD = (np.empty((len(names), values_ND.shape[1])) for _ in range(2))
     for group_K, positions_Kn in groups.by_size():

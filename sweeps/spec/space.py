@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lagvae_core.config.recipe import recipe_of
 from lagvae_core.config.trial import TrialConfig
 from lagvae_core.settings import Tunable
@@ -94,12 +97,16 @@ class Dimension:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
         low, high = self._bounds()
-        if not low <= value <= high:
-            return False
+        return low <= value <= high and bool(self.contains_each(np.array([value]))[0])
+
+    def contains_each(self, numbers_N: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return a mask [N] of the numbers that are in the range."""
+        low, high = self._bounds()
+        is_inside_N: NDArray[np.bool_] = (low <= numbers_N) & (numbers_N <= high)
         if self.tunable.step is not None:
-            steps = (value - low) / self.tunable.step
-            return abs(steps - round(steps)) < STEP_TOLERANCE
-        return not self.integral or value == int(value)
+            steps_N = (numbers_N - low) / self.tunable.step
+            return is_inside_N & (abs(steps_N - np.rint(steps_N)) < STEP_TOLERANCE)
+        return is_inside_N & (numbers_N == np.floor(numbers_N)) if self.integral else is_inside_N
 
     def snap(self, value: Value) -> Value:
         """Return the value of a stepped range that is nearest to `value`; of any other dimension, `value` itself."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, overload
 
 import numpy as np
@@ -100,9 +102,9 @@ class RowTable(Sequence[dict[str, Any]]):
 
     def is_in(self, name: str, values: Collection[str]) -> NDArray[np.bool_]:
         """Return a mask [N] of the rows with one of several texts in a column."""
-        codes_N, texts = self.codes(name)
-        wanted = np.array([text is not None and text in values for text in texts], dtype=bool)
-        return wanted[codes_N]
+        indices, dictionary = _encoded(self.column(name))
+        is_wanted = pc.is_in(dictionary, pa.array(list(values), dictionary.type)).to_numpy(zero_copy_only=False)
+        return np.append(is_wanted, False)[indices]  # the index of null is -1
 
     def codes(self, name: str) -> tuple[NDArray[np.int64], list[Any]]:
         """Return a number for each row, equal for equal values, and the values by number in order of appearance."""
@@ -148,6 +150,12 @@ class RowTable(Sequence[dict[str, Any]]):
         rank_of = {text: rank for rank, text in enumerate(sorted(texts))}
         return np.array([rank_of[text] for text in texts], dtype=np.int64)[codes_N]
 
+    def with_joined_texts(self) -> Self:
+        """Return the rows with one dictionary per column of texts, which each reading of them would otherwise join."""
+        with ThreadPoolExecutor() as threads:  # Arrow uses one
+            columns = threads.map(lambda c: _combined(c) if pa.types.is_dictionary(c.type) else c, self.table.columns)
+            return type(self)(pa.table(dict(zip(self.table.schema.names, columns, strict=True))))
+
     def with_column(self, name: str, values: pa.Array | pa.ChunkedArray) -> Self:
         """Return the rows with a column added or replaced."""
         names = self.table.schema.names
@@ -167,8 +175,16 @@ class Groups:
     def __init__(self, codes_N: NDArray[np.int64], groups: int) -> None:
         self.codes_N = codes_N
         self.count_G = np.bincount(codes_N, minlength=groups)
-        self.order_N = np.argsort(codes_N, kind="stable")
-        self.start_G = np.cumsum(self.count_G) - self.count_G
+
+    @functools.cached_property
+    def order_N(self) -> NDArray[np.int64]:
+        """Positions of the rows, one group after the other."""
+        return np.argsort(self.codes_N, kind="stable")
+
+    @functools.cached_property
+    def start_G(self) -> NDArray[np.int64]:
+        """Position in `order_N` of the first row of each group."""
+        return np.cumsum(self.count_G) - self.count_G
 
     def __len__(self) -> int:
         return len(self.count_G)

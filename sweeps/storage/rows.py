@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -83,10 +85,11 @@ def decode_files(
         several_runs: Whether the file of a name may hold the rows of several runs.
     """
     names = [name for name in schema.names if only is None or name in only or name in ALWAYS]
-    decoder = _Decoder(schema, names, all_columns=only is None)
-    for name, content in files:
-        decoder.add(name, content, several_runs=several_runs(name))
-    return decoder.end()
+    with ThreadPoolExecutor(pa.cpu_count()) as threads:
+        decoder = _Decoder(schema, names, threads, all_columns=only is None)
+        for name, content in files:
+            decoder.add(name, content, several_runs=several_runs(name))
+        return decoder.end()
 
 
 def decode_rows(
@@ -120,11 +123,14 @@ class _Decoder:
     Args:
         schema: Columns of the table.
         names: Names of the columns of `schema` that the rows have.
+        threads: Threads that decode files with several runs.
         all_columns: Whether the rows also have the columns that `schema` does not know.
     """
 
-    def __init__(self, schema: pa.Schema, names: Sequence[str], *, all_columns: bool) -> None:
+    def __init__(self, schema: pa.Schema, names: Sequence[str], threads: Executor, *, all_columns: bool) -> None:
         self._schema, self._names, self._all_columns = schema, names, all_columns
+        self._threads = threads
+        self._decoding: deque[tuple[str, Future[pa.Table]]] = deque()
         self._texts = [name for name in names if _in_memory(schema.field(name)).type == TEXT]
         self._waiting: dict[str, pa.Table] = {}
         self._tables: list[pa.Table] = []
@@ -132,47 +138,62 @@ class _Decoder:
         self._unreadable: dict[str, str] = {}
 
     def add(self, name: str, content: bytes, *, several_runs: bool) -> None:
-        """Decode a file."""
+        """Decode a file. One with several runs is decoded by a thread, while the next ones are read."""
+        if several_runs:
+            self._decoding.append((name, self._threads.submit(self._decode, content)))
+            if len(self._decoding) > pa.cpu_count():
+                self._take_decoded()
+            return
         try:
-            table = decode_table(
-                content,
-                null_columns=False,
-                only=None if self._all_columns else self._names,
-                dictionaries=self._texts if several_runs else (),
-            )
+            self._waiting[name] = self._columns(content)
         except DamagedFileError as error:
             self._unreadable[name] = str(error)
-            return
-        if several_runs:
-            self._check({name: table}, several_runs=True)
-            return
-        self._waiting[name] = table
         if len(self._waiting) == BATCH_FILES:
             self._check_waiting()
+
+    def _columns(self, content: bytes, dictionaries: Sequence[str] = ()) -> pa.Table:
+        only = None if self._all_columns else self._names
+        return decode_table(content, null_columns=False, only=only, dictionaries=dictionaries)
+
+    def _decode(self, content: bytes) -> pa.Table:
+        """Return the table of a file with several runs, after all checks."""
+        table = self._columns(content, self._texts)
+        return _checked(table, self._schema, self._names, [table.num_rows], several_runs=True)
+
+    def _take_decoded(self) -> None:
+        name, decoding = self._decoding.popleft()
+        try:
+            self._tables.append(decoding.result())
+        except DamagedFileError as error:
+            self._unreadable[name] = str(error)
+        else:
+            self._rows[name] = self._tables[-1].num_rows
 
     def end(self) -> DecodedFiles:
         """Return the rows of all files."""
         self._check_waiting()
+        while self._decoding:
+            self._take_decoded()
         empty = pa.schema([_in_memory(self._schema.field(name)) for name in self._names]).empty_table()
-        known = _concatenated([empty, *self._tables])
-        return DecodedFiles(RowTable(known), list(self._rows), list(self._rows.values()), self._unreadable)
+        known = RowTable(_concatenated([empty, *self._tables])).with_joined_texts()
+        return DecodedFiles(known, list(self._rows), list(self._rows.values()), self._unreadable)
 
     def _check_waiting(self) -> None:
         files, self._waiting = self._waiting, {}
         if files:
-            self._check(files, several_runs=False)
+            self._check(files)
 
-    def _check(self, files: Mapping[str, pa.Table], *, several_runs: bool) -> None:
+    def _check(self, files: Mapping[str, pa.Table]) -> None:
         """Take the rows of files that are valid. If one of several is not, check each alone."""
         rows = {name: table.num_rows for name, table in files.items()}
         try:
-            table = _checked(_joined(files), self._schema, self._names, list(rows.values()), several_runs=several_runs)
+            table = _checked(_joined(files), self._schema, self._names, list(rows.values()), several_runs=False)
         except DamagedFileError as error:
             if len(files) == 1:
                 self._unreadable |= dict.fromkeys(files, str(error))
                 return
             for name, alone in files.items():
-                self._check({name: alone}, several_runs=False)
+                self._check({name: alone})
             return
         self._tables.append(table)
         self._rows |= rows
@@ -220,13 +241,20 @@ def _checked(
             raise DamagedFileError(f"its column {name} is missing or invalid")
     keys = RowTable(table)
     _check_run_ids(keys)
-    files_N = np.repeat(np.arange(len(rows)), rows)
-    run_N = keys.groups(*RUN).codes_N
-    runs = RowTable(pa.table({"file": files_N, "run": run_N})).groups("file", "run")
-    epochs = RowTable(pa.table({"run": runs.codes_N, "epoch": keys.column("epoch")})).groups("run", "epoch")
-    if len(epochs) != len(table) or 0 in rows or (len(runs) > len(rows) and not several_runs):
+    if not _hold_runs(keys, rows, several_runs=several_runs):
         raise DamagedFileError("it does not hold the rows of one run")
     return table
+
+
+def _hold_runs(keys: RowTable, rows: Sequence[int], *, several_runs: bool) -> bool:
+    """Return whether each file holds the rows of one run, or of several, and no epoch twice; see `_checked`."""
+    runs = keys.groups(*RUN)
+    if 0 in rows or len(runs) == len(keys):  # most tables of runs have one row per run
+        return 0 not in rows and (several_runs or len(rows) == len(keys))
+    file_N = np.repeat(np.arange(len(rows)), rows)
+    runs_of_files = RowTable(pa.table({"file": file_N, "run": runs.codes_N})).groups("file", "run")
+    epochs = RowTable(pa.table({"run": runs_of_files.codes_N, "epoch": keys.column("epoch")})).groups("run", "epoch")
+    return len(epochs) == len(keys) and (several_runs or len(runs_of_files) == len(rows))
 
 
 def _check_run_ids(rows: RowTable) -> None:

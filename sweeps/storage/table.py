@@ -361,6 +361,8 @@ def _resolve(part: str, decoded: DecodedFiles, unreadable: Mapping[str, str]) ->
     names, table = decoded.names, decoded.table
     file_N = np.repeat(np.arange(len(names)), decoded.rows)
     runs = table.groups(*RUN)
+    if len(runs) == len(table):
+        return StoredTable(part, table, names, file_N, {}, unreadable)
     # One number for each run of each file.
     held_P = pd.unique(file_N * len(runs) + runs.codes_N)
     held_files_P, held_runs_P = np.divmod(held_P, max(1, len(runs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from typing import ClassVar
 
@@ -205,6 +206,47 @@ class TestManyConfigurations:
         parameters["training.learning_rate"] = 0.5
         rows[0]["parameters"] = json.dumps(parameters)
         assert Plan(self.spec(), FINGERPRINT, rows).others == rows[:1]
+
+    @pytest.mark.parametrize(
+        ("pattern", "written", "recognised"),
+        [
+            ("", "", 32),
+            (r"\{(.*?), (.*)\}", r"{\2, \1}", 32),  # in another order
+            (r'(latent_dim": \d)', r"\1.0", 32),
+            (r'(warm_up": 1)0(?:\.0)?', r"\1e1", 32),
+            (r'(latent_dim": )(\d)', r'\1"\2"', 0),
+            (r'(latent_dim": )\d', r"\1true", 0),
+            (r'(latent_dim": )\d', r"\1null", 0),
+            (r'(learning_rate": )([^,}]+)', r"\1 \2", 32),
+            (r'(learning_rate": )[^,}]+', r"\g<1>0.5", 0),
+            (r'(learning_rate": )[^,}]+', r"\g<1>2", 0),
+            (r'(learning_rate": )[^,}]+', r"\g<1>1e999", 0),
+            (r'(learning_rate": )[^,}]+', r"\g<1>NaN", 0),
+            (r"sgd", r"s\\u0067d", 32),
+            (r'("training.optimiser": "sgd")', r"\1, \1", 32),
+            (r", [^,]*momentum[^,}]*", "", 20),
+            (r"sgd", "adam", 20),
+            (r"\}", ', "model.hidden": 3}', 0),
+            (r"^", "?", 0),
+            (r"^.*$", "", 0),
+        ],
+    )
+    def test_they_are_recognised_as_if_each_were_validated(self, pattern, written, recognised):
+        space = self.SPACE | {
+            "training.optimiser": {"choices": ["sgd", "adam"]},
+            "training.momentum": {"low": 0, "high": 0.9, "step": 0.1, "when": {"training.optimiser": "sgd"}},
+            "model.latent_dim": {"low": 1, "high": 4},
+        }
+        arms = {"vae": [], "warm": [{"kind": "kl_linear_epoch", "warm_up": {"choices": [1, 10]}}]}
+        spec = spec_of(arms=arms, space=space, search=search(configurations=8))
+        rows, _ = play(spec)
+        rows = [row | {"parameters": re.sub(pattern, written, row["parameters"])} for row in rows]
+        masks = [
+            Plan(spec, FINGERPRINT, [row | {"lagvae_version": trained_by} for row in rows]).is_current_N.tolist()
+            for trained_by in ("0", version("lagvae"))
+        ]
+        assert masks[0] == masks[1]
+        assert sum(masks[0]) == recognised
 
     def test_rows_of_another_sweep_file_are_not_recognised(self, rows):
         other = self.spec(trial=changed_trial(training={"epochs": 3}))
