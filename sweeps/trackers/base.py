@@ -42,11 +42,13 @@ class Front:
     Args:
         title: Name of the sweep.
         objectives: "min" or "max" by column.
+        arms: Names of all arms, in the order of the sweep file.
         rows: Columns of each configuration (see `FrontRow.to_json`). `standing` is "on", "in doubt", "tied" or "off".
     """
 
     title: str
     objectives: Mapping[str, str]
+    arms: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
 
     @property
@@ -83,7 +85,7 @@ class Front:
                 n=row["n"],
                 standing=row["standing"],
             )
-            for row in self.rows
+            for row in sorted(self.rows, key=lambda row: self.arms.index(row["arm"]))
         ]
         directions: Any = (x_direction, y_direction)
         content = io.BytesIO()

@@ -72,10 +72,12 @@ class TrackerMonitor(SilentMonitor):
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._epochs: dict[str, int] = {}
         self._objectives: Mapping[str, Any] = {}
+        self._arms: list[str] = []
         self._completed = self._interrupted = False
 
     def on_sweep_started(self, plan: Plan, report: Mapping[str, int | float | str]) -> None:
         self._rows, self._objectives = dict(plan.rows), plan.spec.objectives
+        self._arms = [arm.name for arm in plan.spec.arms]
         for name, settings in self._settings.items():
             try:
                 record = self._records[name] = CompletionRecord(self._folder, name, settings)
@@ -146,7 +148,8 @@ class TrackerMonitor(SilentMonitor):
         # In the order of the table, because the order of equal configurations depends on that of the rows.
         runs = sorted(self._rows.values(), key=lambda row: (row["arm"], row["configuration"], row["seed"]))
         rows = [row.to_json() for row in front_of(runs, self._objectives)]
-        front = {"title": self._folder.sweep, "objectives": dict(self._objectives), "rows": rows}
+        objectives = dict(self._objectives)
+        front = {"title": self._folder.sweep, "objectives": objectives, "arms": self._arms, "rows": rows}
         digest = hashlib.sha256(json.dumps(front).encode()).hexdigest()[:12]
         return {"call": "front", "digest": digest, **front} if rows and not record.holds("front", digest) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from processes import MARK, TIMEOUT, Ended, kill_all, lagvae, private_home, surv
 from reading import Stored, mlflow_runs, tensorboard_runs, wandb_runs
 from tiny import numbers, write_tiny_sweep
 
+from sweeps.interface import read_results
 from sweeps.storage.schema import CURVES_SCHEMA, objective_columns
 from sweeps.storage.table import ResultsFolder
 
@@ -148,7 +150,9 @@ class TestTracked:
         assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == [
             row["config_id"] for row in shown
         ]
-        assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        picture = io.BytesIO()
+        read_results(results / "tiny").plot().savefig(picture, format="png", dpi=150)
+        assert table.with_suffix(".png").read_bytes() == picture.getvalue()
         text = tensorboard_runs(results / "tiny" / "tensorboard")["front"].status
         assert [config_id for row in shown if (config_id := row["config_id"]) not in text] == []
         assert "front" in wandb_runs(results / "tiny")["tiny-front"].values
