@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -24,6 +25,9 @@ KEYS = ("arm", "configuration", "config_id", "parameters", "lagvae_version")
 
 COLUMNS = (*KEYS, "seed", "run_id")
 """Columns of a row that decide whether it belongs to the sweep."""
+
+MANY_POINTS = 256
+"""Number of points of an arm that are examined for forms. The configurations of other forms are validated."""
 
 
 class Membership:
@@ -70,13 +74,16 @@ class Membership:
             is_planned_G |= keys.equals("arm", arm.name) & (index_G >= 0) & (index_G < self._counts[arm.name])
             has_seed_N |= rows.equals("arm", arm.name) & np.isin(seed_N, self._spec.seeds(arm))
         has_id_G = self._have_usual_ids(keys, is_planned_G)
+        reasons: dict[int, str] = {}
         others_K = np.flatnonzero(is_planned_G & ~has_id_G)
         for number, key in zip(others_K.tolist(), keys.take(others_K), strict=True):
             try:
                 has_id_G[number] = self._has_id(key)
             except ConfigError as error:
-                run_ids = rows.filter(groups.codes_N == number).values("run_id")
-                self.refused |= dict.fromkeys(run_ids, str(error.issues[0]))
+                reasons[number] = str(error.issues[0])
+        if reasons:
+            of_rows = zip(rows.values("run_id"), groups.codes_N.tolist(), strict=True)
+            self.refused = {run_id: reasons[number] for run_id, number in of_rows if number in reasons}
         # The first configuration with an index has it.
         member_K = np.flatnonzero(has_id_G)
         indices = keys.take(member_K).groups("arm", "configuration")
@@ -103,22 +110,23 @@ class Membership:
         is_known_G = is_planned_G & keys.equals("lagvae_version", version("lagvae"))
         for arm in self._spec.arms:
             left_K = np.flatnonzero(is_known_G & keys.equals("arm", arm.name))
-            while len(left_K):
-                form = self._form(arm, keys[int(left_K[0])])
-                matches_K = np.zeros(len(left_K), dtype=bool)
-                if form is not None:
-                    matches_K, has_id_G[left_K] = form.compare(arm, keys.take(left_K), self._fingerprint)
-                matches_K[0] = True  # whatever it is, its form need not be looked at again
+            for form in self._forms(arm) if len(left_K) else ():
+                matches_K, has_id_G[left_K] = form.compare(arm, keys.take(left_K), self._fingerprint)
                 left_K = left_K[~matches_K]
         return has_id_G
 
-    def _form(self, arm: Arm, key: Mapping[str, Any]) -> CanonicalForm | None:
-        """Return the form of the parameters of a key; None if they are invalid or have none."""
-        parameters = self._parameters(arm, key["parameters"])
-        try:
-            return None if parameters is None else CanonicalForm.of(self.config(arm, parameters)[0], parameters)
-        except ConfigError:
-            return None
+    def _forms(self, arm: Arm) -> Iterator[CanonicalForm]:
+        """Yield the forms of the configurations of an arm, which differ in the fields that exist and their types."""
+        known: set[tuple[Any, ...]] = set()
+        for point in arm.probes(MANY_POINTS):
+            signature = tuple((name, float if type(value) is int else type(value)) for name, value in point.items())
+            if signature in known:
+                continue
+            known.add(signature)
+            with contextlib.suppress(ConfigError):  # a sweep file of another version
+                form = CanonicalForm.of(self.config(arm, point)[0], point)
+                if form is not None:
+                    yield form
 
     def _has_id(self, key: Mapping[str, Any]) -> bool:
         """Return whether the `config_id` of a key is that of its parameters.

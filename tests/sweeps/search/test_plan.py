@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from importlib.metadata import version
 from typing import ClassVar
 
@@ -179,29 +180,35 @@ class TestManyConfigurations:
 
     SPACE: ClassVar = {"training.learning_rate": {"low": 1e-3, "high": 1, "log": True}}
 
-    def spec(self, **changes):
-        return spec_of(arms=ARMS, space=self.SPACE, search=search(configurations=8), **changes)
+    OPTIMISERS: ClassVar = {
+        "training.optimiser": {"choices": ["sgd", "adam"]},
+        "training.momentum": {"low": 0, "high": 0.9, "step": 0.1, "when": {"training.optimiser": "sgd"}},
+    }
 
-    @pytest.fixture
-    def rows(self):
-        rows, _ = play(self.spec())
+    def spec(self, **changes):
+        return spec_of(**{"arms": ARMS, "space": self.SPACE, "search": search(configurations=8)} | changes)
+
+    def rows(self, spec=None):
+        rows, _ = play(spec or self.spec())
         return [row | {"lagvae_version": version("lagvae")} for row in rows]
 
-    def test_one_of_each_arm_is_validated(self, rows, monkeypatch):
-        validated, valid = [], SweepSpec.trial_config
+    @pytest.mark.parametrize(("changes", "validated"), [({}, 1), (OPTIMISERS, 2)])
+    def test_one_of_each_set_of_fields_is_validated(self, changes, validated, monkeypatch):
+        spec, counts, valid = self.spec(space=self.SPACE | changes), Counter(), SweepSpec.trial_config
+        rows = self.rows(spec)
 
         def count(spec, arm, parameters, seed):
-            validated.append(arm.name)
+            counts[arm.name] += 1
             return valid(spec, arm, parameters, seed)
 
-        spec = self.spec()
         monkeypatch.setattr(SweepSpec, "trial_config", count)
-        plan = Plan(spec, FINGERPRINT, rows)
+        plan = Plan(self.spec(space=self.SPACE | changes), FINGERPRINT, rows)
         assert plan.earlier_runs == 0
-        assert sorted(validated) == sorted(ARMS)
+        assert counts == dict.fromkeys(ARMS, validated)
         assert {one.config_id for one in plan.configurations.values()} == {row["config_id"] for row in rows}
 
-    def test_parameters_that_do_not_fit_the_id_are_not_recognised(self, rows):
+    def test_parameters_that_do_not_fit_the_id_are_not_recognised(self):
+        rows = self.rows()
         parameters = json.loads(rows[0]["parameters"])
         parameters["training.learning_rate"] = 0.5
         rows[0]["parameters"] = json.dumps(parameters)
@@ -232,14 +239,10 @@ class TestManyConfigurations:
         ],
     )
     def test_they_are_recognised_as_if_each_were_validated(self, pattern, written, recognised):
-        space = self.SPACE | {
-            "training.optimiser": {"choices": ["sgd", "adam"]},
-            "training.momentum": {"low": 0, "high": 0.9, "step": 0.1, "when": {"training.optimiser": "sgd"}},
-            "model.latent_dim": {"low": 1, "high": 4},
-        }
+        space = self.SPACE | self.OPTIMISERS | {"model.latent_dim": {"low": 1, "high": 4}}
         arms = {"vae": [], "warm": [{"kind": "kl_linear_epoch", "warm_up": {"choices": [1, 10]}}]}
-        spec = spec_of(arms=arms, space=space, search=search(configurations=8))
-        rows, _ = play(spec)
+        spec = self.spec(arms=arms, space=space)
+        rows = self.rows(spec)
         rows = [row | {"parameters": re.sub(pattern, written, row["parameters"])} for row in rows]
         masks = [
             Plan(spec, FINGERPRINT, [row | {"lagvae_version": trained_by} for row in rows]).is_current_N.tolist()
@@ -248,7 +251,8 @@ class TestManyConfigurations:
         assert masks[0] == masks[1]
         assert sum(masks[0]) == recognised
 
-    def test_rows_of_another_sweep_file_are_not_recognised(self, rows):
+    def test_rows_of_another_sweep_file_are_not_recognised(self):
+        rows = self.rows()
         other = self.spec(trial=changed_trial(training={"epochs": 3}))
         assert Plan(other, FINGERPRINT, rows).earlier_runs == len(rows)
 
