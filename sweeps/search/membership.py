@@ -90,7 +90,7 @@ class Membership:
         self._first_C = member_K[indices.first_G]
         config_G = keys.codes("config_id")[0]
         has_id_G[member_K] = config_G[member_K] == config_G[self._first_C][indices.codes_N]
-        return has_id_G[groups.codes_N] & has_seed_N if len(rows) else has_seed_N
+        return has_id_G[groups.codes_N] & has_seed_N
 
     def members(self) -> Iterator[tuple[Arm, int, dict[str, Value]]]:
         """Yield arm, index and parameters of each configuration that `divide` has found to belong to the sweep."""
@@ -104,7 +104,7 @@ class Membership:
         """Return a mask [G] of the keys that are certain to have the `config_id` of their parameters.
 
         These are configurations that this version of lagvae has trained, which therefore are valid, with parameters in
-        their usual form. Without a validation and without Python objects, they take a hundredth of the time of others.
+        their usual form. Compared as columns and without a validation, they take a twentieth of the time of others.
         """
         has_id_G = np.zeros(len(keys), dtype=bool)
         is_known_G = is_planned_G & keys.equals("lagvae_version", version("lagvae"))
