@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
 import re
 import resource
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +22,7 @@ __all__ = [
     "CONTEXT_BYTES",
     "choose_device",
     "default_threads",
+    "eager_optimiser",
     "keep_freed_memory",
     "limit_gpu_memory",
     "peak_memory_bytes",
@@ -33,6 +36,8 @@ CONTEXT_BYTES = 600 * 2**20
 """Device memory that CUDA uses per process outside torch's allocator: a few hundred MB, more on newer devices."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+Optimiser = TypeVar("Optimiser", bound=torch.optim.Optimizer)
 
 
 def default_threads(small: bool) -> int:
@@ -71,6 +76,21 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(libc.mallopt(M_MMAP_MAX, 0))
+
+
+def eager_optimiser(optimiser: type[Optimiser]) -> type[Optimiser]:
+    """Return an optimiser class that computes the same without importing torch's compiler.
+
+    The first optimiser of a process imports `torch._dynamo`, which takes almost as long as importing torch and 70 MB of
+    memory, only to exclude its own methods from compilation. lagvae compiles nothing.
+
+    Args:
+        optimiser: An optimiser class of `torch.optim`.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimiser, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimiser.step))
+    return type(optimiser.__name__, (optimiser,), methods)
 
 
 def choose_device(name: str) -> torch.device:

@@ -188,8 +188,8 @@ class Results:
 
         Returns:
             One row per configuration: arm, config_id, mean and standard error of each objective (`COLUMN_se`), number
-            of finished seeds n, parameters, and standing: "on", "in doubt" (on the front, although another one is
-            better beyond the error) or "tied" (dominated, but not beyond the error), and the probability
+            of finished seeds n, parameters, standing: "on", "in doubt" (on the front, although another one, the
+            `rival`, is better beyond the error) or "tied" (dominated, but not beyond the error), and the probability
             to be on the front: the fraction of bootstrap draws over seeds; NaN for one seed, whose spread is unknown.
         """
         _, axes, rows, found = self._configurations(objectives)

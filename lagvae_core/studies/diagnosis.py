@@ -21,10 +21,13 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import frozen
 from lagvae_core.randomness import example_noise
+from lagvae_core.runtime import eager_optimiser
 from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["CAUSES", "Cause", "Diagnosis", "causes_of"]
+
+Adam = eager_optimiser(torch.optim.Adam)
 
 LEAST_INFORMATION = 0.1
 """Mutual information or cost of a swapped z below which z counts as unused [nats]."""
@@ -163,7 +166,7 @@ def _refined(
             return -model.reconstruct(batch, batch.history, draw.z_BSZ).mean(1) - kl_B, kl_B
 
         parameters = [start.mean_BZ.clone().requires_grad_(), start.logvar_BZ.clone().requires_grad_()]
-        optimiser = torch.optim.Adam(parameters, lr=study.rate)
+        optimiser = Adam(parameters, lr=study.rate)
         noise_BKZ = example_noise(seed, "refined", batch.index_B, study.steps * study.samples, q.size[1])
         noise_BKZ = noise_BKZ.to(start.mean_BZ)
         with torch.enable_grad(), frozen(model.parameters()):

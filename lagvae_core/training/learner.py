@@ -15,10 +15,13 @@ from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
+from lagvae_core.runtime import eager_optimiser
 from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies.slots import ClipScope, Forward, Loss, TrainingComponents
 
 __all__ = ["Learner", "StepTerms"]
+
+SGD, Adam = eager_optimiser(torch.optim.SGD), eager_optimiser(torch.optim.Adam)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ class Learner:
     def _optimiser(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         group = [{"params": parameters}]  # torch rejects an empty list, and a language model has no encoder parameters
         if self.training.optimiser == "sgd":
-            return torch.optim.SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
-        return torch.optim.Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
+            return SGD(group, lr=rate, momentum=self.training.momentum, foreach=True)
+        return Adam(group, lr=rate, betas=self.training.adam_betas, foreach=True)
 
     def loss(self, batch: Batch, weight: float) -> Loss:
         """Return the training objective of `batch` at KL weight `weight`, with one posterior sample per example."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.analysis.pareto import Direction, beaten, front, replicates
+from sweeps.analysis.pareto import Direction, beaten, better_than, front, replicates
 from sweeps.analysis.statistics import ConfigurationIdentity, Statistic, identity_of
 from sweeps.storage.row_table import RowTable
 
@@ -36,8 +36,8 @@ ERRORS = 2.0
 Standing = Literal["on", "in doubt", "tied", "off"]
 
 STANDINGS: Mapping[Standing, str] = {
-    "in doubt": f"on the front, but another configuration is better by more than {ERRORS:g} standard errors of the "
-    "difference in one objective, and not worse by more than that in any",
+    "in doubt": f"on the front, but another configuration (the named one) is better by more than {ERRORS:g} standard "
+    "errors of the difference in one objective, and not worse by more than that in any",
     "tied": f"dominated, but no configuration is better by more than {ERRORS:g} standard errors of the difference in "
     "one objective without being worse by more than that in another",
 }
@@ -56,6 +56,7 @@ class FrontRow(ConfigurationIdentity):
             objective and better in one, by the means rounded to `DIGITS` decimals.
         beaten: Whether another configuration is better beyond the error of the difference: by more than `ERRORS`
             standard errors in one objective, and not worse by more than that in any.
+        rival: The best of these in the first objective, on the front if one is, for a configuration in doubt.
     """
 
     mean: Mapping[str, float]
@@ -63,6 +64,7 @@ class FrontRow(ConfigurationIdentity):
     n: int
     member: bool
     beaten: bool
+    rival: str | None = None
 
     def statistic(self, column: str) -> Statistic:
         """Return the statistic of an objective."""
@@ -78,11 +80,17 @@ class FrontRow(ConfigurationIdentity):
             return "in doubt" if self.beaten else "on"
         return "off" if self.beaten else "tied"
 
+    @property
+    def standing_text(self) -> str:
+        """The standing, with the configuration that puts the front in doubt."""
+        return self.standing if self.rival is None else f"{self.standing}: {self.rival}"
+
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"arm": self.arm, "config_id": self.config_id}
         for column, mean in self.mean.items():
             values |= {column: mean, f"{column}_se": self.se[column]}
-        return values | {"n": self.n, "parameters": dict(self.parameters), "standing": self.standing}
+        values |= {"n": self.n, "parameters": dict(self.parameters)}
+        return values | {"standing": self.standing, "rival": self.rival}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +148,15 @@ class Front(Sequence[FrontRow]):
                 n=int(self.n_M[m]),
                 member=bool(self.member_M[m]),
                 beaten=bool(self.beaten_M[m]),
+                rival=self._rival(m) if self.member_M[m] and self.beaten_M[m] else None,
             )
+
+    def _rival(self, m: int) -> str:
+        """Return the `config_id` of the configuration that puts the place of another one on the front in doubt."""
+        mean_MD, directions = np.round(self.mean_MD, DIGITS), tuple(self.objectives.values())
+        better_M = better_than(mean_MD, self.se_MD, directions, ERRORS, m)
+        candidates = better_M & self.member_M if (better_M & self.member_M).any() else better_M
+        return str(self.first[int(np.argmax(candidates))]["config_id"])
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> Front:

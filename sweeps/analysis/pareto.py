@@ -23,6 +23,7 @@ __all__ = [
     "Direction",
     "Replicates",
     "beaten",
+    "better_than",
     "contenders",
     "front",
     "front_probability",
@@ -155,6 +156,32 @@ def beaten(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction]
                     is_worse_RK |= -gain_RK > error_RK
                 beaten_M[part_K] |= (is_better_RK & ~is_worse_RK).any(axis=0)
     return beaten_M
+
+
+def better_than(
+    mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction], errors: float, configuration: int
+) -> NDArray[np.bool_]:
+    """Return which configurations beat one of them.
+
+    Args:
+        mean_MD: Means.
+        se_MD: Standard errors of the means, as for `beaten`.
+        directions: Direction of improvement of each column.
+        errors: Number of standard errors.
+        configuration: Position of the one.
+
+    Returns:
+        A mask [M].
+
+    Raises:
+        ValueError: As for `front`.
+    """
+    mean_MD, se_MD = _matrix(mean_MD, "mean_MD"), np.nan_to_num(_matrix(se_MD, "se_MD"))
+    score_MD = np.where(_maximise(directions, mean_MD.shape[1]), mean_MD, -mean_MD)
+    gain_MD = score_MD - score_MD[configuration]
+    error_MD = errors * np.hypot(se_MD, se_MD[configuration])
+    better_M: NDArray[np.bool_] = (gain_MD > error_MD).any(axis=1) & ~(-gain_MD > error_MD).any(axis=1)
+    return better_M
 
 
 def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:

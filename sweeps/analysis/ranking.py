@@ -96,7 +96,7 @@ class RankedConfiguration:
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"arm": self.row.arm, "config_id": self.row.config_id, "n": self.row.n}
-        values |= {"standing": self.row.standing, "probability": self.probability}
+        values |= {"standing": self.row.standing, "rival": self.row.rival, "probability": self.probability}
         for column, interval in self.intervals.items():
             low, high = interval or (None, None)
             values |= {column: self.row.mean[column], f"{column}_low": low, f"{column}_high": high}

@@ -108,7 +108,7 @@ in every objective and better in one.
 
 A difference is *clear* if it exceeds {ERRORS:g} standard errors of the difference, sqrt(se_1^2 + se_2^2). A
 configuration is *beaten* if another one is clearly better in one objective and clearly worse in none. The column
-`front`, which is `standing` in JSON, combines both:
+`front`, which is `standing` in JSON, combines both. A configuration in doubt names one that beats it (`rival` in JSON):
 
 | `front` | on the front | beaten | meaning |
 |---|---|---|---|

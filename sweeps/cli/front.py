@@ -129,7 +129,7 @@ def _front_table(shown: Sequence[FrontRow], axes: Mapping[str, Direction]) -> Te
     rows = [
         [
             row.arm,
-            row.standing,
+            row.standing_text,
             *(row.statistic(name).text(DIGITS) for name in axes),
             str(row.n),
             row.config_id,

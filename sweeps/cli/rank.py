@@ -94,7 +94,7 @@ def _front_table(ranking: Ranking, axes: Mapping[str, Direction]) -> TextTable:
 
 def _front_cells(configuration: RankedConfiguration) -> list[str]:
     row, probability = configuration.row, configuration.probability
-    cells = [row.arm, row.standing, f"{probability:.2f}" if probability is not None else "one seed"]
+    cells = [row.arm, row.standing_text, f"{probability:.2f}" if probability is not None else "one seed"]
     for name, interval in configuration.intervals.items():
         cells += [f"{round(row.mean[name], DIGITS) + 0.0:.{DIGITS}f}", _interval(interval)]
     return [*cells, str(row.n), row.config_id, format_parameters(row.parameters)]

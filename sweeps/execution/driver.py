@@ -270,7 +270,7 @@ def _train_runs(
                 verbose=0,
             ),
         )
-        with _silenced():
+        with _silenced(), _without_usage_tags():
             tuner.fit()
     except KeyboardInterrupt:
         pass
@@ -284,3 +284,19 @@ def _silenced() -> Iterator[None]:
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def _without_usage_tags() -> Iterator[None]:
+    """Context manager. Keeps Tune from importing MLflow and W&B, if they are installed, only to count their callbacks.
+
+    This takes a second, and Ray's usage statistics, for which it counts, are off (see `cluster.connection.QUIET`).
+    """
+    from ray.air._internal import usage
+
+    tag_callbacks = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = tag_callbacks

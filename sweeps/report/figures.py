@@ -303,7 +303,7 @@ def _description(content: SweepContent, row: FrontRow) -> str:
             lines.append(f"  seeds: {seeds}{', ...' if len(runs) > MOST_SEEDS else ''}")
     probability = content.probabilities.get(row.config_id)
     chance = "" if probability is None else f", probability {probability:.2f}"
-    lines.append(f"{format_count(row.n, 'seed')}; front: {row.standing}{chance}")
+    lines.append(f"{format_count(row.n, 'seed')}; front: {row.standing_text}{chance}")
     return "<br>".join(lines)
 
 

@@ -18,6 +18,9 @@ ZEROS = b"0" * 64
 WITHOUT_CHECKSUM = (None, b"1")
 """Versions of the schema (`lagvae_schema` in the metadata) whose files have no checksum."""
 
+LIST = ".list."
+"""What the path of a list in a file has between the names of the column and of its elements."""
+
 MANY_ROWS = 1000
 """Number of rows from which a file is encoded for its size, and decoded in several threads."""
 
@@ -92,7 +95,7 @@ def decode_table(
         columns = None if null_columns else _columns_with_values(file.metadata)
         if only is not None:
             names = set(file.schema_arrow.names)
-            paths = columns if columns is not None else [column.path for column in _schema_columns(file.metadata)]
+            paths = columns if columns is not None else _paths(file.metadata)
             columns = [path for path in paths if _column_of(path, names) in only]
         # Most files are so small that starting threads would take as long as reading.
         table = file.read(columns=columns, use_threads=file.metadata.num_rows >= MANY_ROWS)
@@ -106,26 +109,26 @@ def decode_table(
 
 def _columns_with_values(metadata: pq.FileMetaData) -> list[str]:
     """Return the paths of the columns that may hold a value. Several row groups are not examined one by one."""
-    columns = _schema_columns(metadata)
     if metadata.num_row_groups != 1:
-        return [column.path for column in columns]
-    chunks = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
-    return [c.path_in_schema for c, column in zip(chunks, columns, strict=True) if not _is_null(c, column)]
+        return _paths(metadata)
+    group = metadata.row_group(0)
+    chunks = [group.column(i) for i in range(metadata.num_columns)]
+    return [chunk.path_in_schema for chunk in chunks if not _is_null(chunk)]
 
 
-def _schema_columns(metadata: pq.FileMetaData) -> list[pq.ColumnSchema]:
-    return [metadata.schema.column(i) for i in range(metadata.num_columns)]
+def _paths(metadata: pq.FileMetaData) -> list[str]:
+    return [metadata.schema.column(i).path for i in range(metadata.num_columns)]
 
 
 def _column_of(path: str, names: Collection[str]) -> str:
     """Return the name of the column with a path; a list has the path `name.list.element`."""
-    return path if path in names else path.rpartition(".list.")[0]
+    return path if path in names else path.rpartition(LIST)[0]
 
 
-def _is_null(column: pq.ColumnChunkMetaData, schema: pq.ColumnSchema) -> bool:
+def _is_null(column: pq.ColumnChunkMetaData) -> bool:
     """Return whether a column holds only nulls. An empty list counts as a null in the statistics of its column."""
-    flat = schema.max_definition_level == 1
-    return bool(flat and column.is_stats_set and column.statistics.null_count == column.num_values)
+    statistics = None if LIST in column.path_in_schema else column.statistics
+    return statistics is not None and statistics.null_count == column.num_values
 
 
 def _checksum_start(content: bytes) -> int | None:

@@ -117,86 +117,110 @@ def decode_runs(content: bytes, schema: pa.Schema) -> pa.Table:
     return table
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """The rows of a few files, after all checks, and why others cannot be read; see `DecodedFiles`."""
+
+    tables: Sequence[pa.Table]
+    rows: Mapping[str, int]
+    unreadable: Mapping[str, str]
+
+
 class _Decoder:
-    """Decodes files. Those of single runs are checked together, because each check takes as long for one as for many.
+    """Decodes files in threads, while the next ones are read.
+
+    Files of single runs are checked together, because each check takes as long for one as for many.
 
     Args:
         schema: Columns of the table.
         names: Names of the columns of `schema` that the rows have.
-        threads: Threads that decode files with several runs.
+        threads: The threads.
         all_columns: Whether the rows also have the columns that `schema` does not know.
     """
 
     def __init__(self, schema: pa.Schema, names: Sequence[str], threads: Executor, *, all_columns: bool) -> None:
         self._schema, self._names, self._all_columns = schema, names, all_columns
-        self._threads = threads
-        self._decoding: deque[tuple[str, Future[pa.Table]]] = deque()
         self._texts = [name for name in names if _in_memory(schema.field(name)).type == TEXT]
-        self._waiting: dict[str, pa.Table] = {}
+        self._threads = threads
+        self._waiting: dict[str, bytes] = {}
+        self._decoding: deque[Future[_Decoded]] = deque()
         self._tables: list[pa.Table] = []
         self._rows: dict[str, int] = {}
         self._unreadable: dict[str, str] = {}
 
     def add(self, name: str, content: bytes, *, several_runs: bool) -> None:
-        """Decode a file. One with several runs is decoded by a thread, while the next ones are read."""
+        """Decode a file. One of a single run waits for others."""
         if several_runs:
-            self._decoding.append((name, self._threads.submit(self._decode, content)))
-            if len(self._decoding) > pa.cpu_count():
-                self._take_decoded()
+            self._submit(self._decode_compacted, name, content)
             return
-        try:
-            self._waiting[name] = self._columns(content)
-        except DamagedFileError as error:
-            self._unreadable[name] = str(error)
+        self._waiting[name] = content
         if len(self._waiting) == BATCH_FILES:
-            self._check_waiting()
-
-    def _columns(self, content: bytes, dictionaries: Sequence[str] = ()) -> pa.Table:
-        only = None if self._all_columns else self._names
-        return decode_table(content, null_columns=False, only=only, dictionaries=dictionaries)
-
-    def _decode(self, content: bytes) -> pa.Table:
-        """Return the table of a file with several runs, after all checks."""
-        table = self._columns(content, self._texts)
-        return _checked(table, self._schema, self._names, [table.num_rows], several_runs=True)
-
-    def _take_decoded(self) -> None:
-        name, decoding = self._decoding.popleft()
-        try:
-            self._tables.append(decoding.result())
-        except DamagedFileError as error:
-            self._unreadable[name] = str(error)
-        else:
-            self._rows[name] = self._tables[-1].num_rows
+            self._decode_waiting()
 
     def end(self) -> DecodedFiles:
         """Return the rows of all files."""
-        self._check_waiting()
+        self._decode_waiting()
         while self._decoding:
             self._take_decoded()
         empty = pa.schema([_in_memory(self._schema.field(name)) for name in self._names]).empty_table()
         known = RowTable(_concatenated([empty, *self._tables])).with_joined_texts()
         return DecodedFiles(known, list(self._rows), list(self._rows.values()), self._unreadable)
 
-    def _check_waiting(self) -> None:
+    def _decode_waiting(self) -> None:
         files, self._waiting = self._waiting, {}
         if files:
-            self._check(files)
+            self._submit(self._decode_single_runs, files)
 
-    def _check(self, files: Mapping[str, pa.Table]) -> None:
-        """Take the rows of files that are valid. If one of several is not, check each alone."""
+    def _submit(self, decode: Callable[..., _Decoded], *arguments: Any) -> None:
+        """Let a thread decode files, and hold no more contents of files in memory than threads can decode."""
+        self._decoding.append(self._threads.submit(decode, *arguments))
+        if len(self._decoding) > pa.cpu_count():
+            self._take_decoded()
+
+    def _take_decoded(self) -> None:
+        decoded = self._decoding.popleft().result()
+        self._tables += decoded.tables
+        self._rows |= decoded.rows
+        self._unreadable |= decoded.unreadable
+
+    def _decode_compacted(self, name: str, content: bytes) -> _Decoded:
+        try:
+            table = self._columns(content, self._texts)
+            table = _checked(table, self._schema, self._names, [table.num_rows], several_runs=True)
+        except DamagedFileError as error:
+            return _Decoded([], {}, {name: str(error)})
+        return _Decoded([table], {name: table.num_rows}, {})
+
+    def _decode_single_runs(self, files: Mapping[str, bytes]) -> _Decoded:
+        tables: dict[str, pa.Table] = {}
+        unreadable: dict[str, str] = {}
+        for name, content in files.items():
+            try:
+                tables[name] = self._columns(content)
+            except DamagedFileError as error:
+                unreadable[name] = str(error)
+        checked = self._check(tables) if tables else _Decoded([], {}, {})
+        return _Decoded(checked.tables, checked.rows, {**unreadable, **checked.unreadable})
+
+    def _columns(self, content: bytes, dictionaries: Sequence[str] = ()) -> pa.Table:
+        only = None if self._all_columns else self._names
+        return decode_table(content, null_columns=False, only=only, dictionaries=dictionaries)
+
+    def _check(self, files: Mapping[str, pa.Table]) -> _Decoded:
+        """Return the rows of files that are valid. If one of several is not, check each alone."""
         rows = {name: table.num_rows for name, table in files.items()}
         try:
             table = _checked(_joined(files), self._schema, self._names, list(rows.values()), several_runs=False)
         except DamagedFileError as error:
             if len(files) == 1:
-                self._unreadable |= dict.fromkeys(files, str(error))
-                return
-            for name, alone in files.items():
-                self._check({name: alone})
-            return
-        self._tables.append(table)
-        self._rows |= rows
+                return _Decoded([], {}, dict.fromkeys(files, str(error)))
+            alone = [self._check({name: table}) for name, table in files.items()]
+            return _Decoded(
+                [table for decoded in alone for table in decoded.tables],
+                {name: count for decoded in alone for name, count in decoded.rows.items()},
+                {name: reason for decoded in alone for name, reason in decoded.unreadable.items()},
+            )
+        return _Decoded([table], rows, {})
 
 
 def _joined(files: Mapping[str, pa.Table]) -> pa.Table:

@@ -1,10 +1,18 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import rejects
 
-from lagvae_core.runtime import choose_device, default_threads, peak_memory_bytes, peak_resident_bytes
+from lagvae_core.runtime import (
+    choose_device,
+    default_threads,
+    eager_optimiser,
+    peak_memory_bytes,
+    peak_resident_bytes,
+)
 
 
 def test_auto_is_a_cuda_device_if_there_is_one(monkeypatch):
@@ -58,3 +66,30 @@ def test_the_peak_includes_memory_that_is_freed():
     block = bytearray(before + 2**24)
     del block
     assert before + 2**24 <= peak_resident_bytes() < 2**40
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
+def test_an_eager_optimiser_computes_the_same(optimiser):
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    weights, states = [], []
+    for chosen in (optimiser, eager_optimiser(optimiser)):
+        weight = torch.ones(3, requires_grad=True)
+        used = chosen([weight], lr=0.1)
+        for x in inputs:
+            (weight * x).square().sum().backward()
+            used.step()
+            used.zero_grad()
+        again = chosen([torch.ones(3, requires_grad=True)], lr=1.0)
+        again.load_state_dict(used.state_dict())
+        weights.append(weight.detach())
+        states.append(again.state_dict())
+    assert torch.equal(*weights)
+    assert str(states[0]) == str(states[1])
+
+
+def test_training_does_not_import_the_compiler():
+    script = (
+        "import sys; from lagvae_core import train; from lagvae_core.testing import tiny_trial; "
+        "train(tiny_trial()); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

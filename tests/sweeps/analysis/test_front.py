@@ -60,6 +60,13 @@ def test_without_a_second_seed_every_difference_counts():
     assert standings(a=[(330.0, 0.0)], b=[(330.01, 0.0)], c=[(331.0, 1.0)]) == {"a": "on", "b": "off", "c": "on"}
 
 
+def test_a_configuration_in_doubt_names_a_better_one_on_the_front_if_there_is_one():
+    vae, dominated, better = seeds(330.0, 0.0), seeds(330.01, 5.0), seeds(330.01, 5.1)
+    found = front_of(rows_of(vae=vae, dominated=dominated, better=better), BOTH)
+    assert {row.config_id: row.rival for row in found} == {"vae": "better", "dominated": None, "better": None}
+    assert json.loads(json.dumps([row.to_json()["rival"] for row in found.shown()])) == ["better", None]
+
+
 def test_the_standing_is_in_the_json():
     assert {row.to_json()["standing"] for row in front_of(rows_of(a=seeds(1.0, 0.0), b=seeds(2.0, 0.0)), BOTH)} == {
         "on",

@@ -9,6 +9,7 @@ from sweeps.analysis import pareto
 from sweeps.analysis.pareto import (
     Direction,
     beaten,
+    better_than,
     contenders,
     front,
     front_probability,
@@ -243,7 +244,10 @@ def test_beaten_agrees_with_its_definition(directions, at_once, monkeypatch):
         score_MD = mean_MD * [1 if direction == "max" else -1 for direction in directions]
         gain_MMD = score_MD[None] - score_MD[:, None]
         error_MMD = errors * np.hypot(np.nan_to_num(se_MD)[None], np.nan_to_num(se_MD)[:, None])
-        by_definition = ((gain_MMD > error_MMD).any(2) & ~(-gain_MMD > error_MMD).any(2)).any(1)
+        better_MM = (gain_MMD > error_MMD).any(2) & ~(-gain_MMD > error_MMD).any(2)
+        by_definition = better_MM.any(1)
+        for m in range(90):
+            assert better_than(mean_MD, se_MD, directions, errors, m).tolist() == better_MM[m].tolist()
         assert beaten(mean_MD, se_MD, directions, errors).tolist() == by_definition.tolist()
         assert 0 < by_definition.sum() < 90
 

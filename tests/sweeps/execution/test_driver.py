@@ -174,7 +174,7 @@ class TestFront:
 
         expected = sorted((p for p in points.values() if not dominated(p)), key=lambda p: p["nll_iw"])
         shown = [point for point in shown if point["standing"] != "tied"]
-        assert [list(point) for point in shown] == [[*point, "standing"] for point in expected]
+        assert [list(point) for point in shown] == [[*point, "standing", "rival"] for point in expected]
         for point, expected_point in zip(shown, expected, strict=True):
             for name, value in expected_point.items():
                 assert point[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
