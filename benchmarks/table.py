@@ -10,7 +10,8 @@ and to read two of its columns.
 
 With --generated, a sweep of N runs with three seeds per configuration is written as compacted files (`generated.py`),
 and each command that reads it runs as a process of its own. With --single, each run has a file of its own, and the
-sweep is first compacted. FOLDER keeps the table, and a table that it holds is not written again.
+commands are those that compact them and show the front then. FOLDER keeps the table, and a table that it holds is not
+written again.
 
     wall      wall time of the command, start of the interpreter included
     cpu       its processor time, which other processes disturb less
@@ -68,7 +69,7 @@ def measure_verbs(runs: int, results: str, *, single: bool) -> None:
         trial = TRIAL | {"training": {"epochs": 3}}
         generate_sweep(results, runs, trial, compacted=not single)
     print(f"{'command':<32} {'wall':>8} {'cpu':>8} {'MiB':>8}")
-    for verb in ([f"compact {NAME}"] if single else []) + list(VERBS):
+    for verb in (f"compact {NAME}", f"pareto {NAME}") if single else VERBS:
         begin = time.perf_counter()
         command = [sys.executable, "-m", "sweeps", "results", *verb.split(), "--results", results]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

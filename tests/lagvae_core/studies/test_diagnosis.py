@@ -15,7 +15,7 @@ from lagvae_core.studies.diagnosis import CAUSES, Diagnosis, causes_of
 from lagvae_core.studies.trained_model import TrainedModel
 from lagvae_core.training.trial import Trial
 
-SEEDS = int(os.environ.get("LAGVAE_SEEDS", "2"))
+SEEDS = int(os.environ.get("LAGVAE_SEEDS", "1"))
 
 USED = {
     "swap_cost": 2.0,

@@ -152,7 +152,7 @@ def without_times(epochs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in epoch.items() if name not in WHEN_AND_WHERE} for epoch in epochs]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("concurrent", [1, 2])
 def test_kills_change_no_decision_of_stopping_and_racing_that_does_not_depend_on_the_order(folders, concurrent):
     """With one run at a time, the tables are equal. With two, the runs that a rule stops may differ, but no value."""
