@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.analysis.pareto import Direction, beaten, better_than, front, replicates
+from sweeps.analysis.pareto import Direction, front, replicates, rivals
 from sweeps.analysis.statistics import ConfigurationIdentity, Statistic, identity_of
 from sweeps.storage.row_table import RowTable
 
@@ -54,17 +54,16 @@ class FrontRow(ConfigurationIdentity):
         n: Number of finished seeds.
         member: Whether the configuration is on the front: no other configuration is at least as good in every
             objective and better in one, by the means rounded to `DIGITS` decimals.
-        beaten: Whether another configuration is better beyond the error of the difference: by more than `ERRORS`
-            standard errors in one objective, and not worse by more than that in any.
-        rival: The best of these in the first objective, on the front if one is, for a configuration in doubt.
+        rival: A configuration that is better beyond the error of the difference: by more than `ERRORS` standard errors
+            in one objective, and not worse by more than that in any. It is on the front if any of those is. None if
+            there is none.
     """
 
     mean: Mapping[str, float]
     se: Mapping[str, float | None]
     n: int
     member: bool
-    beaten: bool
-    rival: str | None = None
+    rival: str | None
 
     def statistic(self, column: str) -> Statistic:
         """Return the statistic of an objective."""
@@ -74,16 +73,16 @@ class FrontRow(ConfigurationIdentity):
     def standing(self) -> Standing:
         """Whether the configuration is on the front, and whether that exceeds the error.
 
-        "in doubt": on the front, although beaten. "tied": dominated, although not beaten.
+        "in doubt": on the front, although another one is better. "tied": dominated, although none is better.
         """
         if self.member:
-            return "in doubt" if self.beaten else "on"
-        return "off" if self.beaten else "tied"
+            return "on" if self.rival is None else "in doubt"
+        return "tied" if self.rival is None else "off"
 
     @property
     def standing_text(self) -> str:
         """The standing, with the configuration that puts the front in doubt."""
-        return self.standing if self.rival is None else f"{self.standing}: {self.rival}"
+        return f"in doubt: {self.rival}" if self.standing == "in doubt" else self.standing
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"arm": self.arm, "config_id": self.config_id}
@@ -107,7 +106,7 @@ class Front(Sequence[FrontRow]):
         se_MD: Standard error of each mean; NaN if only one seed finished.
         n_M: Number of finished seeds.
         member_M: Whether each is on the front (see `FrontRow`).
-        beaten_M: Whether each is beaten (see `FrontRow`).
+        rival_M: Position of the rival of each (see `FrontRow`); -1 if it has none.
     """
 
     objectives: Mapping[str, Direction]
@@ -116,7 +115,7 @@ class Front(Sequence[FrontRow]):
     se_MD: NDArray[np.float64]
     n_M: NDArray[np.int64]
     member_M: NDArray[np.bool_]
-    beaten_M: NDArray[np.bool_]
+    rival_M: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.first)
@@ -136,10 +135,14 @@ class Front(Sequence[FrontRow]):
 
     def shown(self) -> list[FrontRow]:
         """Return the configurations that are on the front or tied with it."""
-        return list(self._rows(np.flatnonzero(self.member_M | ~self.beaten_M)))
+        return list(self._rows(np.flatnonzero(self.member_M | (self.rival_M < 0))))
 
     def _rows(self, positions: NDArray[np.int64]) -> Iterator[FrontRow]:
-        for m, row in zip(positions.tolist(), self.first.take(positions), strict=True):
+        rows, rivals_of = (
+            self.first.take(positions),
+            self.first.take(np.maximum(self.rival_M[positions], 0)).values("config_id"),
+        )
+        for m, row, rival in zip(positions.tolist(), rows, rivals_of, strict=True):
             se_D = self.se_MD[m].tolist()
             yield FrontRow(
                 **identity_of(row),
@@ -147,16 +150,8 @@ class Front(Sequence[FrontRow]):
                 se={c: None if math.isnan(se) else se for c, se in zip(self.objectives, se_D, strict=True)},
                 n=int(self.n_M[m]),
                 member=bool(self.member_M[m]),
-                beaten=bool(self.beaten_M[m]),
-                rival=self._rival(m) if self.member_M[m] and self.beaten_M[m] else None,
+                rival=None if self.rival_M[m] < 0 else rival,
             )
-
-    def _rival(self, m: int) -> str:
-        """Return the `config_id` of the configuration that puts the place of another one on the front in doubt."""
-        mean_MD, directions = np.round(self.mean_MD, DIGITS), tuple(self.objectives.values())
-        better_M = better_than(mean_MD, self.se_MD, directions, ERRORS, m)
-        candidates = better_M & self.member_M if (better_M & self.member_M).any() else better_M
-        return str(self.first[int(np.argmax(candidates))]["config_id"])
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> Front:
@@ -176,8 +171,10 @@ def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Directi
     statistics = replicates(values_ND, groups.codes_N)
     directions = tuple(objectives.values())
     mean_MD = np.round(statistics.mean_MD, DIGITS)
-    member_M, beaten_M = front(mean_MD, directions), beaten(mean_MD, statistics.se_MD, directions, ERRORS)
+    member_M, rival_M = front(mean_MD, directions), rivals(mean_MD, statistics.se_MD, directions, ERRORS)
     order_M = np.argsort((1.0 if directions[0] == "min" else -1.0) * statistics.mean_MD[:, 0], kind="stable")
+    rank_M = np.empty_like(order_M)
+    rank_M[order_M] = np.arange(len(order_M))
     return Front(
         objectives,
         table.take(groups.first_G[order_M]),
@@ -185,7 +182,7 @@ def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Directi
         statistics.se_MD[order_M],
         statistics.n_M[order_M],
         member_M[order_M],
-        beaten_M[order_M],
+        np.where(rival_M < 0, -1, rank_M[rival_M])[order_M],
     )
 
 

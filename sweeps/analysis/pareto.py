@@ -22,14 +22,13 @@ from sweeps.storage.row_table import Groups
 __all__ = [
     "Direction",
     "Replicates",
-    "beaten",
-    "better_than",
     "contenders",
     "front",
     "front_probability",
     "hypervolume",
     "replicates",
     "resample_means",
+    "rivals",
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -111,13 +110,13 @@ def front(points_MD: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.b
     return member_M
 
 
-def beaten(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction], errors: float) -> NDArray[np.bool_]:
-    """Return which configurations are worse than another one beyond the error of the difference.
+def rivals(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction], errors: float) -> NDArray[np.int64]:
+    """Return for each configuration another one that beats it: one that is better beyond the error of the difference.
 
     A configuration is *clearly better* than another in an objective if it is better by more than `errors` standard
-    errors of the difference, sqrt(se_1^2 + se_2^2). It is beaten if some other configuration is clearly better in
-    at least one objective and clearly worse in none. A configuration that is not beaten may be dominated: then it
-    is tied with the front. One that is beaten may be on the front: then it owes this to differences within the error.
+    errors of the difference, sqrt(se_1^2 + se_2^2). One configuration beats another if it is clearly better in at
+    least one objective and clearly worse in none. A configuration that none beats may be dominated: then it is tied
+    with the front. One that another beats may be on the front: then it owes this to differences within the error.
 
     Args:
         mean_MD: Means.
@@ -126,7 +125,7 @@ def beaten(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction]
         errors: Number of standard errors.
 
     Returns:
-        A mask [M].
+        The position [M] of one that beats it, on the front if any of those is; -1 if none does.
 
     Raises:
         ValueError: As for `front`.
@@ -135,53 +134,30 @@ def beaten(mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction]
     score_MD = np.where(_maximise(directions, mean_MD.shape[1]), mean_MD, -mean_MD)
     score_DM, se_DM = np.ascontiguousarray(score_MD.T), np.ascontiguousarray(se_MD.T)
     low_DM, high_DM = score_DM - errors * se_DM, score_DM + errors * se_DM
-    beaten_M = np.zeros(len(score_MD), dtype=bool)
+    rival_M = np.full(len(score_MD), -1)
     # A few configurations on the front beat most of the others, which then need no comparison with more.
     on_front = np.flatnonzero(front(mean_MD, directions))
     on_front = on_front[np.argsort(score_DM[0, on_front])]
-    for rivals in (*(on_front[::step] for step in (64, 16, 4, 1)), np.arange(len(score_MD))):
-        rest = np.flatnonzero(~beaten_M)
+    for candidates in (*(on_front[::step] for step in (64, 16, 4, 1)), np.arange(len(score_MD))):
+        rest = np.flatnonzero(rival_M < 0)
         rest = rest[np.argsort(score_DM[0, rest])]
-        parts = 1 + min(len(rest) // NEIGHBOURS, len(rest) * len(rivals) // COMPARED_AT_ONCE)
+        parts = 1 + min(len(rest) // NEIGHBOURS, len(rest) * len(candidates) // COMPARED_AT_ONCE)
         for part_K in np.array_split(rest, parts):
             # Others are clearly worse in an objective, because the error of a difference is at most the sum of both.
             least_D = low_DM[:, part_K].min(axis=1, initial=np.inf)
-            near = rivals[np.logical_and.reduce(high_DM[:, rivals] >= least_D[:, None])]
-            for rival_R in np.array_split(near, 1 + len(part_K) * len(near) // COMPARED_AT_ONCE):
-                is_better_RK, is_worse_RK = (np.zeros((len(rival_R), len(part_K)), dtype=bool) for _ in range(2))
+            near = candidates[np.logical_and.reduce(high_DM[:, candidates] >= least_D[:, None])]
+            for near_R in np.array_split(near, 1 + len(part_K) * len(near) // COMPARED_AT_ONCE):
+                is_better_RK, is_worse_RK = (np.zeros((len(near_R), len(part_K)), dtype=bool) for _ in range(2))
                 for score_M, se_M in zip(score_DM, se_DM, strict=True):
-                    gain_RK = score_M[rival_R, None] - score_M[part_K]
-                    error_RK = errors * np.hypot(se_M[rival_R, None], se_M[part_K])
+                    gain_RK = score_M[near_R, None] - score_M[part_K]
+                    error_RK = errors * np.hypot(se_M[near_R, None], se_M[part_K])
                     is_better_RK |= gain_RK > error_RK
                     is_worse_RK |= -gain_RK > error_RK
-                beaten_M[part_K] |= (is_better_RK & ~is_worse_RK).any(axis=0)
-    return beaten_M
-
-
-def better_than(
-    mean_MD: ArrayLike, se_MD: ArrayLike, directions: Sequence[Direction], errors: float, configuration: int
-) -> NDArray[np.bool_]:
-    """Return which configurations beat one of them.
-
-    Args:
-        mean_MD: Means.
-        se_MD: Standard errors of the means, as for `beaten`.
-        directions: Direction of improvement of each column.
-        errors: Number of standard errors.
-        configuration: Position of the one.
-
-    Returns:
-        A mask [M].
-
-    Raises:
-        ValueError: As for `front`.
-    """
-    mean_MD, se_MD = _matrix(mean_MD, "mean_MD"), np.nan_to_num(_matrix(se_MD, "se_MD"))
-    score_MD = np.where(_maximise(directions, mean_MD.shape[1]), mean_MD, -mean_MD)
-    gain_MD = score_MD - score_MD[configuration]
-    error_MD = errors * np.hypot(se_MD, se_MD[configuration])
-    better_M: NDArray[np.bool_] = (gain_MD > error_MD).any(axis=1) & ~(-gain_MD > error_MD).any(axis=1)
-    return better_M
+                beats_RK = is_better_RK & ~is_worse_RK
+                beaten_K = beats_RK.any(axis=0)
+                if beaten_K.any():
+                    rival_M[part_K[beaten_K]] = near_R[beats_RK[:, beaten_K].argmax(axis=0)]
+    return rival_M
 
 
 def hypervolume(points_MD: ArrayLike, directions: Sequence[Direction], reference_D: ArrayLike) -> float:

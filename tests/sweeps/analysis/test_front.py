@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweeps.analysis.front import front_of
-from sweeps.analysis.pareto import beaten, front
+from sweeps.analysis.pareto import front, rivals
 
 BOTH = {"nll_iw": "min", "mi": "max"}
 
@@ -63,7 +63,7 @@ def test_without_a_second_seed_every_difference_counts():
 def test_a_configuration_in_doubt_names_a_better_one_on_the_front_if_there_is_one():
     vae, dominated, better = seeds(330.0, 0.0), seeds(330.01, 5.0), seeds(330.01, 5.1)
     found = front_of(rows_of(vae=vae, dominated=dominated, better=better), BOTH)
-    assert {row.config_id: row.rival for row in found} == {"vae": "better", "dominated": None, "better": None}
+    assert {row.config_id: row.rival for row in found} == {"vae": "better", "dominated": "better", "better": None}
     assert json.loads(json.dumps([row.to_json()["rival"] for row in found.shown()])) == ["better", None]
 
 
@@ -79,5 +79,5 @@ def test_without_errors_beaten_is_dominated(seed):
     points = np.random.default_rng(seed).integers(0, 4, size=(40, 3)).astype(float)
     directions = ("min", "max", "min")
     dominated = ~front(points, directions)
-    assert beaten(points, np.full_like(points, np.nan), directions, 2.0).tolist() == dominated.tolist()
-    assert not beaten(points, np.full_like(points, 9.0), directions, 2.0).any()
+    assert (rivals(points, np.full_like(points, np.nan), directions, 2.0) >= 0).tolist() == dominated.tolist()
+    assert (rivals(points, np.full_like(points, 9.0), directions, 2.0) < 0).all()

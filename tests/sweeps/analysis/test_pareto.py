@@ -8,14 +8,13 @@ import pytest
 from sweeps.analysis import pareto
 from sweeps.analysis.pareto import (
     Direction,
-    beaten,
-    better_than,
     contenders,
     front,
     front_probability,
     hypervolume,
     replicates,
     resample_means,
+    rivals,
 )
 
 NAN, INF = np.nan, np.inf
@@ -235,7 +234,7 @@ class TestResampleMeans:
 
 @pytest.mark.parametrize("at_once", [7, 200_000])
 @pytest.mark.parametrize("directions", [("min",), ("min", "max"), ("max", "min", "min")])
-def test_beaten_agrees_with_its_definition(directions, at_once, monkeypatch):
+def test_a_configuration_has_a_rival_if_and_only_if_another_one_beats_it(directions, at_once, monkeypatch):
     monkeypatch.setattr(pareto, "COMPARED_AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     for errors in (0.0, 2.0):
@@ -245,10 +244,12 @@ def test_beaten_agrees_with_its_definition(directions, at_once, monkeypatch):
         gain_MMD = score_MD[None] - score_MD[:, None]
         error_MMD = errors * np.hypot(np.nan_to_num(se_MD)[None], np.nan_to_num(se_MD)[:, None])
         better_MM = (gain_MMD > error_MMD).any(2) & ~(-gain_MMD > error_MMD).any(2)
-        by_definition = better_MM.any(1)
-        for m in range(90):
-            assert better_than(mean_MD, se_MD, directions, errors, m).tolist() == better_MM[m].tolist()
-        assert beaten(mean_MD, se_MD, directions, errors).tolist() == by_definition.tolist()
+        by_definition, member_M = better_MM.any(1), front(mean_MD, directions)
+        rival_M = rivals(mean_MD, se_MD, directions, errors)
+        assert (rival_M >= 0).tolist() == by_definition.tolist()
+        for m in np.flatnonzero(by_definition):
+            assert better_MM[m, rival_M[m]]
+            assert member_M[rival_M[m]] or not better_MM[m, member_M].any()
         assert 0 < by_definition.sum() < 90
 
 
