@@ -57,7 +57,7 @@ class Paced(Strategy):
     paper: ClassVar[str] = "none"
 
     kind: Literal["paced"] = "paced"
-    seconds: float = Field(0.06, description="duration of a pause [s]")
+    seconds: float = Field(0.04, description="duration of a pause [s]")
 
     def build(self, context: BuildContext) -> dict[str, Any]:
         return {"penalties": (_Pause(self.seconds),)}
