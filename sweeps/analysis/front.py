@@ -138,11 +138,8 @@ class Front(Sequence[FrontRow]):
         return list(self._rows(np.flatnonzero(self.member_M | (self.rival_M < 0))))
 
     def _rows(self, positions: NDArray[np.int64]) -> Iterator[FrontRow]:
-        rows, rivals_of = (
-            self.first.take(positions),
-            self.first.take(np.maximum(self.rival_M[positions], 0)).values("config_id"),
-        )
-        for m, row, rival in zip(positions.tolist(), rows, rivals_of, strict=True):
+        rivals_of = self.first.take(np.maximum(self.rival_M[positions], 0)).values("config_id")
+        for m, row, rival in zip(positions.tolist(), self.first.take(positions), rivals_of, strict=True):
             se_D = self.se_MD[m].tolist()
             yield FrontRow(
                 **identity_of(row),
