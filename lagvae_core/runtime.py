@@ -20,6 +20,8 @@ from lagvae_core.machine import available_cores
 
 __all__ = [
     "CONTEXT_BYTES",
+    "SGD",
+    "Adam",
     "choose_device",
     "default_threads",
     "eager_optimiser",
@@ -91,6 +93,9 @@ def eager_optimiser(optimiser: type[Optimiser]) -> type[Optimiser]:
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimiser, name)) for name in names}
     methods["step"] = torch.no_grad()(inspect.unwrap(optimiser.step))
     return type(optimiser.__name__, (optimiser,), methods)
+
+
+SGD, Adam = eager_optimiser(torch.optim.SGD), eager_optimiser(torch.optim.Adam)
 
 
 def choose_device(name: str) -> torch.device:

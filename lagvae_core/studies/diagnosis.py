@@ -21,13 +21,11 @@ from lagvae_core.metrics.information import mutual_information
 from lagvae_core.models.gaussian import Gaussian
 from lagvae_core.models.vae import frozen
 from lagvae_core.randomness import example_noise
-from lagvae_core.runtime import eager_optimiser
+from lagvae_core.runtime import Adam
 from lagvae_core.studies.base import Findings, Study, StudyProgress, needs_z
 from lagvae_core.studies.trained_model import TrainedModel
 
 __all__ = ["CAUSES", "Cause", "Diagnosis", "causes_of"]
-
-Adam = eager_optimiser(torch.optim.Adam)
 
 LEAST_INFORMATION = 0.1
 """Mutual information or cost of a swapped z below which z counts as unused [nats]."""

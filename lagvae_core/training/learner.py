@@ -15,13 +15,11 @@ from lagvae_core.data import Batch
 from lagvae_core.models.gaussian import Inference, Proposal
 from lagvae_core.models.vae import Vae, frozen
 from lagvae_core.randomness import Streams
-from lagvae_core.runtime import eager_optimiser
+from lagvae_core.runtime import SGD, Adam
 from lagvae_core.settings import TrainingConfig
 from lagvae_core.strategies.slots import ClipScope, Forward, Loss, TrainingComponents
 
 __all__ = ["Learner", "StepTerms"]
-
-SGD, Adam = eager_optimiser(torch.optim.SGD), eager_optimiser(torch.optim.Adam)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,13 +117,19 @@ def decode_runs(content: bytes, schema: pa.Schema) -> pa.Table:
     return table
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Decoded:
-    """The rows of a few files, after all checks, and why others cannot be read; see `DecodedFiles`."""
+    """The rows of some files, after all checks, and why others cannot be read; see `DecodedFiles`."""
 
-    tables: Sequence[pa.Table]
-    rows: Mapping[str, int]
-    unreadable: Mapping[str, str]
+    tables: list[pa.Table] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def add(self, others: _Decoded) -> None:
+        """Add other files after these."""
+        self.tables += others.tables
+        self.rows |= others.rows
+        self.unreadable |= others.unreadable
 
 
 class _Decoder:
@@ -144,9 +150,7 @@ class _Decoder:
         self._threads = threads
         self._waiting: dict[str, bytes] = {}
         self._decoding: deque[Future[_Decoded]] = deque()
-        self._tables: list[pa.Table] = []
-        self._rows: dict[str, int] = {}
-        self._unreadable: dict[str, str] = {}
+        self._decoded = _Decoded()
 
     def add(self, name: str, content: bytes, *, several_runs: bool) -> None:
         """Decode a file. One of a single run waits for others."""
@@ -162,9 +166,10 @@ class _Decoder:
         self._decode_waiting()
         while self._decoding:
             self._take_decoded()
+        decoded = self._decoded
         empty = pa.schema([_in_memory(self._schema.field(name)) for name in self._names]).empty_table()
-        known = RowTable(_concatenated([empty, *self._tables])).with_joined_texts()
-        return DecodedFiles(known, list(self._rows), list(self._rows.values()), self._unreadable)
+        known = RowTable(_concatenated([empty, *decoded.tables])).with_joined_texts()
+        return DecodedFiles(known, list(decoded.rows), list(decoded.rows.values()), decoded.unreadable)
 
     def _decode_waiting(self) -> None:
         files, self._waiting = self._waiting, {}
@@ -178,49 +183,45 @@ class _Decoder:
             self._take_decoded()
 
     def _take_decoded(self) -> None:
-        decoded = self._decoding.popleft().result()
-        self._tables += decoded.tables
-        self._rows |= decoded.rows
-        self._unreadable |= decoded.unreadable
+        self._decoded.add(self._decoding.popleft().result())
 
     def _decode_compacted(self, name: str, content: bytes) -> _Decoded:
         try:
             table = self._columns(content, self._texts)
             table = _checked(table, self._schema, self._names, [table.num_rows], several_runs=True)
         except DamagedFileError as error:
-            return _Decoded([], {}, {name: str(error)})
-        return _Decoded([table], {name: table.num_rows}, {})
+            return _Decoded(unreadable={name: str(error)})
+        return _Decoded([table], {name: table.num_rows})
 
     def _decode_single_runs(self, files: Mapping[str, bytes]) -> _Decoded:
         tables: dict[str, pa.Table] = {}
-        unreadable: dict[str, str] = {}
+        decoded = _Decoded()
         for name, content in files.items():
             try:
                 tables[name] = self._columns(content)
             except DamagedFileError as error:
-                unreadable[name] = str(error)
-        checked = self._check(tables) if tables else _Decoded([], {}, {})
-        return _Decoded(checked.tables, checked.rows, {**unreadable, **checked.unreadable})
+                decoded.unreadable[name] = str(error)
+        if tables:
+            self._check(tables, decoded)
+        return decoded
 
     def _columns(self, content: bytes, dictionaries: Sequence[str] = ()) -> pa.Table:
         only = None if self._all_columns else self._names
         return decode_table(content, null_columns=False, only=only, dictionaries=dictionaries)
 
-    def _check(self, files: Mapping[str, pa.Table]) -> _Decoded:
-        """Return the rows of files that are valid. If one of several is not, check each alone."""
+    def _check(self, files: Mapping[str, pa.Table], decoded: _Decoded) -> None:
+        """Add the rows of files that are valid. If one of several is not, check each alone."""
         rows = {name: table.num_rows for name, table in files.items()}
         try:
             table = _checked(_joined(files), self._schema, self._names, list(rows.values()), several_runs=False)
         except DamagedFileError as error:
             if len(files) == 1:
-                return _Decoded([], {}, dict.fromkeys(files, str(error)))
-            alone = [self._check({name: table}) for name, table in files.items()]
-            return _Decoded(
-                [table for decoded in alone for table in decoded.tables],
-                {name: count for decoded in alone for name, count in decoded.rows.items()},
-                {name: reason for decoded in alone for name, reason in decoded.unreadable.items()},
-            )
-        return _Decoded([table], rows, {})
+                decoded.unreadable |= dict.fromkeys(files, str(error))
+                return
+            for name, alone in files.items():
+                self._check({name: alone}, decoded)
+            return
+        decoded.add(_Decoded([table], rows))
 
 
 def _joined(files: Mapping[str, pa.Table]) -> pa.Table:
